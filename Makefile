@@ -1,0 +1,44 @@
+# make demo    the whole study on a generated city walk, on two CPU cores     (VIDEO=my.mp4 trains on your own video)
+# make test    all tests
+# make lint    formatting, style, types, workflow lint
+PYTHON ?= python3.11
+CORES ?= 2
+VIDEO ?=
+VENV := .venv
+BIN := $(VENV)/bin
+REQUIREMENTS := requirements.txt requirements-mm.txt requirements-dev.txt pyproject.toml
+
+.PHONY: demo test lint format install clean
+
+demo: install
+	$(BIN)/snakemake --directory demo --cores $(CORES) $(if $(VIDEO),--config 'videos={"walk": {"source": "$(abspath $(VIDEO))"}}' --) all
+	@echo "tables: demo/results/tables/    page: demo/results/report.html"
+
+test: install
+	$(BIN)/pytest -n $(CORES)
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/mypy
+	$(BIN)/snakemake --lint --configfile config.yaml
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+	$(BIN)/densewalk schema > workflow/schemas/config.schema.json
+
+install: $(VENV)/.installed
+
+# two steps, because the OpenMMLab packages are installed without their own requirements (docs/environment.md)
+$(VENV)/.installed: $(REQUIREMENTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -r requirements.txt -r requirements-dev.txt
+	$(BIN)/pip install --no-deps -r requirements-mm.txt
+	$(BIN)/pip install --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo/results demo/data demo/.snakemake
