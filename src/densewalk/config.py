@@ -1,0 +1,384 @@
+"""The study: what `config.yaml` may say, checked before any job starts.
+
+    densewalk schema > workflow/schemas/config.schema.json      # after a change of the models
+
+A study names videos, image folders and checkpoints; *runs* made from them; *evaluations* of the runs; and tables. A run's
+`init` may be another run, so chains such as DoRA -> Time-Tuning -> NeCo are configuration. This module is free of torch:
+Snakemake imports it at every start of every job.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from densewalk.errors import UserError
+from densewalk.provenance import config_hash
+from densewalk.settings.ade20k import Ade20kLinearSettings, Ade20kUpernetSettings
+from densewalk.settings.base import EvaluationSettings, Settings, TrainingSettings
+from densewalk.settings.coco import CocoSettings
+from densewalk.settings.data import ImagesSettings, VideoSettings
+from densewalk.settings.davis import DavisSettings
+from densewalk.settings.dino import DinoSettings
+from densewalk.settings.dora import DoraSettings
+from densewalk.settings.execution import Execution
+from densewalk.settings.incontext import IncontextSettings
+from densewalk.settings.neco import NecoSettings
+from densewalk.settings.synthetic import SyntheticSettings
+from densewalk.settings.timetuning import TimeTuningSettings
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+RESERVED = {"data", "logs", "state", "tables", "random"}
+
+
+class Labels(Settings):
+    """How the published tables name a run. Published values appear beside ours only where all four and the protocol agree."""
+
+    method: str
+    """Column `method` of published.csv, e.g. DoRA."""
+    init: str = ""
+    """Column `init`, e.g. DINO for NeCo on DINO; empty for training from scratch."""
+    arch: str
+    """Column `arch`, e.g. ViT-S/16."""
+    pretraining_data: str = ""
+    """Column `pretraining_data`, e.g. WT_Venice."""
+
+
+class Checkpoint(Settings):
+    """A file with a backbone's weights, in timm's, DINO's or DINOv2's layout."""
+
+    file: str
+    """Path, relative to the study's folder."""
+    arch: str
+    """`vit_{tiny,small,base,large}_patch{8,14,16}[_reg4]`."""
+    key: str | None = None
+    """Entry of a training checkpoint, e.g. `teacher`; found by itself where there is only one."""
+    url: str | None = None
+    """Where the file comes from; printed when it is missing."""
+    sha256: str | None = None
+    """Checksum of the file; a file with another one is refused."""
+    labels: Labels | None = None
+    """Names in the published tables."""
+
+
+class BaseRun(Settings):
+    """What all runs share: one row of every table per run, repeated for each seed."""
+
+    init: str = "random"
+    """`random`, a checkpoint's name, or another run's name."""
+    arch: str | None = None
+    """Architecture, for `init: random` only; otherwise it is the one of the initial backbone."""
+    seeds: list[int] = Field(default=[0], min_length=1)
+    """One repetition each. A run built on another takes the other's backbone of the same seed, or its only one."""
+    labels: Labels | None = None
+    """Names in the published tables."""
+
+
+class Baseline(BaseRun):
+    """A backbone as it is."""
+
+    method: Literal["none"]
+
+
+class TrainedRun(BaseRun):
+    """A run that trains."""
+
+    data: list[str] = Field(min_length=1)
+    """Names of videos or image folders."""
+    settings: TrainingSettings
+
+
+class DoraRun(TrainedRun):
+    """DoRA, https://arxiv.org/abs/2310.08584."""
+
+    method: Literal["dora"]
+    settings: DoraSettings
+
+
+class DinoRun(TrainedRun):
+    """DINO on frames or images, https://arxiv.org/abs/2104.14294."""
+
+    method: Literal["dino"]
+    settings: DinoSettings
+
+
+class NecoRun(TrainedRun):
+    """NeCo, https://arxiv.org/abs/2408.11054."""
+
+    method: Literal["neco"]
+    settings: NecoSettings
+
+
+class TimeTuningRun(TrainedRun):
+    """Time-Tuning, https://arxiv.org/abs/2308.11796."""
+
+    method: Literal["timetuning"]
+    settings: TimeTuningSettings
+
+
+Run = Annotated[Baseline | DoraRun | DinoRun | NecoRun | TimeTuningRun, Field(discriminator="method")]
+
+
+class BaseEvaluation(Settings):
+    """An evaluation is applied to every run and seed."""
+
+    runs: list[str] | None = None
+    """Only these runs; all by default."""
+    settings: EvaluationSettings
+
+
+class Ade20kLinear(BaseEvaluation):
+    """Semantic segmentation with a frozen backbone and a linear head, through mmsegmentation."""
+
+    protocol: Literal["ade20k_linear"]
+    settings: Ade20kLinearSettings
+
+
+class Ade20kUpernet(BaseEvaluation):
+    """Semantic segmentation, fine-tuned with UPerNet, through mmsegmentation."""
+
+    protocol: Literal["ade20k_upernet"]
+    settings: Ade20kUpernetSettings
+
+
+class Coco(BaseEvaluation):
+    """Detection and instance segmentation, fine-tuned, through mmdetection."""
+
+    protocol: Literal["coco"]
+    settings: CocoSettings
+
+
+class Davis(BaseEvaluation):
+    """Semi-supervised video object segmentation by label propagation with frozen features."""
+
+    protocol: Literal["davis"]
+    settings: DavisSettings
+
+
+class Incontext(BaseEvaluation):
+    """Semantic segmentation by nearest-neighbour retrieval with frozen features."""
+
+    protocol: Literal["incontext"]
+    settings: IncontextSettings
+
+
+Evaluation = Annotated[Ade20kLinear | Ade20kUpernet | Coco | Davis | Incontext, Field(discriminator="protocol")]
+
+
+class Synthetic(SyntheticSettings):
+    """A generated city walk that takes the place of downloaded data."""
+
+    root: str
+    """Folder it is written to; sources and evaluation roots below it wait for it."""
+
+
+class Study(Settings):
+    """One study: one `config.yaml`, one set of tables."""
+
+    study: str = Field(min_length=1)
+    """Title of the tables and the report."""
+    synthetic: Synthetic | None = None
+    """Generate the data instead of downloading any."""
+    videos: dict[Name, VideoSettings] = {}
+    """Videos, transcoded once to a small copy for training."""
+    images: dict[Name, ImagesSettings] = {}
+    """Image folders."""
+    checkpoints: dict[Name, Checkpoint] = {}
+    """Initial backbones."""
+    runs: dict[Name, Run] = Field(min_length=1)
+    """Rows of the tables."""
+    evaluations: dict[Name, Evaluation] = {}
+    """Columns of the tables."""
+    tables: list[Literal["ade20k", "coco", "davis", "incontext"]] | None = None
+    """Tables to make; by default one for each task that has an evaluation."""
+    execution: Execution = Execution()
+    """How jobs are run; changes no configuration hash."""
+
+    # -- consistency -------------------------------------------------------------------------------------------------
+
+    @model_validator(mode="after")
+    def consistent(self) -> Self:
+        """Every name that is used exists, once, and no run is built on itself."""
+        names = [*self.videos, *self.images]
+        twice = sorted({n for n in names if names.count(n) > 1} | (self.checkpoints.keys() & self.runs.keys()))
+        if twice:
+            raise ValueError(f"used twice as a name: {', '.join(twice)}")
+        for name, run in self.runs.items():
+            self._check_run(name, run)
+        for name in self.runs:
+            self._check_chain(name)
+        for name, evaluation in self.evaluations.items():
+            unknown = sorted(set(evaluation.runs or []) - self.runs.keys())
+            if unknown:
+                raise ValueError(f"evaluations.{name}.runs: no such run: {', '.join(unknown)}; allowed: {', '.join(self.runs)}")
+        return self
+
+    def _check_run(self, name: str, run: BaseRun) -> None:
+        where = f"runs.{name}"
+        if name in RESERVED:
+            raise ValueError(f"{where}: the name '{name}' is taken; choose another")
+        if run.init != "random" and run.init not in self.checkpoints and run.init not in self.runs:
+            known = ", ".join(["random", *self.checkpoints, *self.runs])
+            raise ValueError(f"{where}.init: '{run.init}' is neither a checkpoint nor a run; allowed: {known}")
+        if (run.init == "random") != (run.arch is not None):
+            raise ValueError(f"{where}.arch: give it exactly where init is random (init: {run.init}, arch: {run.arch})")
+        if len(set(run.seeds)) != len(run.seeds):
+            raise ValueError(f"{where}.seeds: {run.seeds} has a seed twice")
+        known_data = [*self.videos, *self.images]
+        for source in run.data if isinstance(run, TrainedRun) else []:
+            if source not in known_data:
+                raise ValueError(
+                    f"{where}.data: '{source}' is neither a video nor an image folder; allowed: {', '.join(known_data) or 'none yet'}"
+                )
+        if run.init in self.runs:
+            self._check_seeds(where, run)
+
+    def _check_seeds(self, where: str, run: BaseRun) -> None:
+        theirs = self.runs[run.init].seeds
+        missing = [s for s in run.seeds if s not in theirs]
+        if missing and len(theirs) > 1:
+            raise ValueError(f"{where}.seeds: {run.init} has no seed {missing[0]} (it has {theirs})")
+
+    def _check_chain(self, name: str) -> None:
+        seen = [name]
+        while (name := self.runs[name].init) in self.runs:
+            seen.append(name)
+            if seen.count(name) > 1:
+                raise ValueError(f"runs.{name}.init: a circle, {' -> '.join(seen)}")
+
+    # -- answers for the workflow ------------------------------------------------------------------------------------
+
+    @property
+    def task_tables(self) -> list[str]:
+        """Tables of this study, in a fixed order."""
+        tasks = {e.settings.TASK for e in self.evaluations.values()}
+        return [t for t in ("ade20k", "coco", "davis", "incontext") if t in (self.tables if self.tables is not None else tasks)]
+
+    def arch_of(self, run: str) -> str:
+        """The run's architecture, through the chain of its initial backbones."""
+        r = self.runs[run]
+        if r.arch is not None:
+            return r.arch
+        return self.checkpoints[r.init].arch if r.init in self.checkpoints else self.arch_of(r.init)
+
+    def init_seed(self, run: str, seed: int) -> int:
+        """The seed of the run that `run` is built on."""
+        theirs = self.runs[self.runs[run].init].seeds
+        return seed if seed in theirs else theirs[0]
+
+    def labels_of(self, run: str) -> Labels | None:
+        """The run's names in the published tables; a baseline inherits its checkpoint's."""
+        r = self.runs[run]
+        if r.labels is None and isinstance(r, Baseline) and r.init in self.checkpoints:
+            return self.checkpoints[r.init].labels
+        return r.labels
+
+    def jobs(self) -> Iterator[tuple[str, int]]:
+        """Every (run, seed)."""
+        return ((name, seed) for name, run in self.runs.items() for seed in run.seeds)
+
+    def evaluation_jobs(self) -> Iterator[tuple[str, int, str]]:
+        """Every (run, seed, evaluation)."""
+        for name, seed in self.jobs():
+            for evaluation, e in self.evaluations.items():
+                if e.runs is None or name in e.runs:
+                    yield name, seed, evaluation
+
+    def run_spec(self, run: str, seed: int) -> dict[str, Any]:
+        """All that determines the run's backbone: its hash is the run's identity, and includes those of what it is built on."""
+        r = self.runs[run]
+        spec: dict[str, Any] = {"run": run, "seed": seed, "method": r.method, "arch": self.arch_of(run), "init": self._init_spec(run, seed)}
+        if isinstance(r, TrainedRun):
+            spec["data"] = {n: _plain(self.videos[n] if n in self.videos else self.images[n]) for n in r.data}
+            spec["settings"] = _plain(r.settings)
+        return spec
+
+    def _init_spec(self, run: str, seed: int) -> dict[str, Any]:
+        init = self.runs[run].init
+        if init == "random":
+            return {"kind": "random"}
+        if init in self.checkpoints:
+            c = self.checkpoints[init]
+            return {"kind": "checkpoint", "name": init, "file": c.file, "key": c.key, "sha256": c.sha256, "url": c.url}
+        theirs = self.init_seed(run, seed)
+        return {"kind": "run", "name": init, "seed": theirs, "hash": config_hash(self.run_spec(init, theirs))}
+
+    def evaluation_spec(self, run: str, seed: int, evaluation: str) -> dict[str, Any]:
+        """All that determines one evaluation's numbers."""
+        e = self.evaluations[evaluation]
+        labels = self.labels_of(run)
+        return {
+            "run": run,
+            "seed": seed,
+            "run_hash": config_hash(self.run_spec(run, seed)),
+            "evaluation": evaluation,
+            "protocol": e.protocol,
+            "version": e.settings.VERSION,
+            "settings": _plain(e.settings),
+            "labels": _plain(labels) if labels else None,
+        }
+
+
+def _plain(model: Settings) -> dict[str, Any]:
+    return model.model_dump(mode="json")
+
+
+def parse_study(config: dict[str, Any], source: str = "config.yaml") -> Study:
+    """The study of a parsed configuration.
+
+    Raises:
+        UserError: the first few things that are wrong, each with its key.
+    """
+    try:
+        return Study.model_validate(config)
+    except ValidationError as error:
+        raise UserError(f"{source}: " + "; ".join(_complaints(error))) from error
+
+
+def _complaints(error: ValidationError, most: int = 5) -> list[str]:
+    found = []
+    for e in error.errors()[:most]:
+        key = ".".join(str(part) for part in e["loc"])
+        message = e["msg"].removeprefix("Value error, ")
+        found.append(f"{key}: {message}" if key else message)
+    return found
+
+
+def _settings_by(tag: str, union: Any) -> dict[str, Any]:
+    """Value of `tag` -> settings model, for the members of a discriminated union that have settings."""
+    members = get_args(get_args(union)[0])
+    return {
+        get_args(m.model_fields[tag].annotation)[0]: m.model_fields["settings"].annotation for m in members if "settings" in m.model_fields
+    }
+
+
+def parse_training(method: str, settings: dict[str, Any]) -> TrainingSettings:
+    """The settings of a run's specification."""
+    return _settings_by("method", Run)[method].model_validate(settings)
+
+
+def parse_evaluation(protocol: str, settings: dict[str, Any]) -> EvaluationSettings:
+    """The settings of an evaluation's specification."""
+    return _settings_by("protocol", Evaluation)[protocol].model_validate(settings)
+
+
+def load_study(path: str | Path) -> Study:
+    """The study in a YAML file.
+
+    Raises:
+        UserError: no such file, not YAML, or not a study.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    return parse_study(content if isinstance(content, dict) else {}, str(path))
+
+
+def json_schema() -> dict[str, Any]:
+    """The study's JSON schema, for editors and for Snakemake."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Study.model_json_schema()}

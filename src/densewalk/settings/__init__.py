@@ -1,0 +1,1 @@
+"""The settings of each method and each evaluation, one file each, free of torch."""

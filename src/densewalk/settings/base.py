@@ -1,0 +1,84 @@
+"""What every settings model shares.
+
+Settings are plain pydantic models without torch, so that Snakemake reads and validates a study within a second.
+A default lives here and nowhere else; every field's docstring becomes its description in the JSON schema.
+"""
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from densewalk.errors import UserError
+
+
+class Settings(BaseModel):
+    """Immutable, and strict about unknown keys: a typing error in a study must not go unnoticed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class TrainingSettings(Settings):
+    """What is learnt: everything here enters the run's hash. How it is run is `Execution`."""
+
+    compat: Literal["paper", "released"] = "paper"
+    """`paper`: the method as published. `released`: the released code's known deviations, to the digit."""
+    batch_size: int = Field(default=64, ge=1)
+    """Samples of one optimiser step over all processes together."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the data. Exactly one of `epochs` and `steps`."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps. Exactly one of `epochs` and `steps`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def steps_replace_default_epochs(cls, values: Any) -> Any:
+        """A study that says `steps` need not take back the default of `epochs`."""
+        if isinstance(values, dict) and values.get("steps") is not None and "epochs" not in values:
+            return {**values, "epochs": None}
+        return values
+
+    @model_validator(mode="after")
+    def one_length(self) -> Self:
+        """The length is given in one way."""
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"set exactly one of epochs and steps (epochs={self.epochs}, steps={self.steps})")
+        return self
+
+    def total_steps(self, samples: int) -> tuple[int, int]:
+        """Optimiser steps in all and per epoch, for a data set of `samples` samples (incomplete batches are dropped).
+
+        Raises:
+            UserError: one batch is larger than the data set.
+        """
+        per_epoch = samples // self.batch_size
+        if per_epoch == 0:
+            raise UserError(f"batch_size {self.batch_size} is larger than the data set ({samples} samples)", todo="lower batch_size")
+        return (self.steps if self.steps is not None else max(1, round(self.epochs * per_epoch))), per_epoch  # type: ignore[operator]
+
+
+class EvaluationSettings(Settings):
+    """One protocol. VERSION enters the hash: raising it reruns that column of every table."""
+
+    TASK: ClassVar[str]
+    """The table the numbers go to."""
+    VERSION: ClassVar[int]
+    """Raise it when a change of the code changes numbers."""
+    METRICS: ClassVar[dict[str, str]]
+    """Metric name -> unit and direction, e.g. {"mIoU": "% (higher is better)"}."""
+    PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = None
+    """Metric name -> its name in published.csv; None where all names are the same."""
+
+    root: str
+    """Folder of the evaluation data, relative to the study's folder."""
+    dataset: str
+    """The data's name in the tables. Published values appear beside ours only under the very same name."""
+
+    @property
+    def protocol(self) -> str:
+        """The protocol's name in the tables: two numbers are comparable only if these are equal."""
+        raise NotImplementedError(f"{type(self).__name__} has no protocol name")
+
+    @property
+    def published_protocol(self) -> str | None:
+        """The name of this protocol in published.csv, or None where any setting that matters differs from the published one."""
+        return None

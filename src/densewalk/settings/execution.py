@@ -1,0 +1,26 @@
+"""How jobs are run. Nothing here enters a hash: changing it reruns nothing."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from densewalk.settings.base import Settings
+
+
+class Execution(Settings):
+    """Machine matters, the same for every job of a study."""
+
+    device: str = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda`."""
+    workers: int = Field(default=4, ge=0)
+    """Data-loading processes per training process; 0 loads in the process itself."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Autocast precision of training. Recorded with every result; the losses are computed in float32 either way."""
+    gradient_checkpointing: bool = False
+    """Recompute blocks in the backward pass: about a third more time, far less memory."""
+    checkpoint_minutes: float = Field(default=10.0, ge=0)
+    """Time between two checkpoints of a training; at most this much is lost."""
+    log_seconds: float = Field(default=30.0, gt=0)
+    """Time between two progress lines in a log file."""
+    metrics_every: int = Field(default=10, ge=1)
+    """Steps between two points of the learning curve."""
