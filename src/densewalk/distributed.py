@@ -1,0 +1,102 @@
+"""One process per device, started by torchrun; every function also works, as the identity, in a single process.
+
+torchrun --standalone --nproc-per-node=2 -m densewalk train ...
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+
+def rank() -> int:
+    """This process's number among all, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun started (nccl on CUDA, gloo elsewhere) for the length of the block."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(name: str) -> torch.device:
+    """`auto`: this process's GPU where there is one, else the CPU; any other name as torch understands it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name, int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)
+
+
+@torch.no_grad()
+def all_mean(x: Tensor) -> Tensor:
+    """Mean of `x` over the processes, without gradient; every process must call it with the same shape."""
+    if world_size() == 1:
+        return x
+    x = x.detach().clone()
+    dist.all_reduce(x)
+    return x / world_size()
+
+
+@torch.no_grad()
+def gathered(x: Tensor) -> Tensor:
+    """The `x` of every process, stacked in the order of ranks: [processes, *shape]; all must call it with the same shape."""
+    if world_size() == 1:
+        return x[None]
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.stack(parts)
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in at least one process; all of them get the same answer."""
+    if world_size() == 1:
+        return flag
+    votes = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(votes)
+    return bool(votes.item() > 0)
+
+
+@torch.no_grad()
+def average_gradients(params: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes, in one message.
+
+    With equal shares of the global batch and a loss that is a mean over samples, this is the gradient of the whole batch.
+    A parameter without a gradient counts as zero, so that processes never disagree about what to send.
+    """
+    if world_size() == 1:
+        return
+    params = [p for p in params if p.requires_grad]
+    for p in params:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    flat = torch.cat([p.grad.flatten() for p in params])  # type: ignore[union-attr]
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for p, part in zip(params, flat.split([p.numel() for p in params]), strict=True):
+        p.grad.copy_(part.view_as(p))  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def broadcast_parameters(module: nn.Module) -> None:
+    """Give every process the parameters and buffers of process 0."""
+    if world_size() == 1:
+        return
+    for tensor in [*module.parameters(), *module.buffers()]:
+        dist.broadcast(tensor, 0)

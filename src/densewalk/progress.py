@@ -1,0 +1,76 @@
+"""Progress for people: a bar on a terminal, plain lines with rate and time left in a file."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from tqdm import tqdm
+
+log = logging.getLogger("densewalk")
+T = TypeVar("T")
+
+
+def start_logging() -> None:
+    """Time-stamped lines on standard error."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+
+
+class Progress:
+    """Counts steps of a known total and reports them.
+
+    Args:
+        seconds: time between two lines where there is no terminal.
+    """
+
+    def __init__(self, label: str, total: int, *, done: int = 0, seconds: float = 30.0) -> None:
+        self.label, self.total, self.done, self.seconds = label, total, done, seconds
+        self.first, self.begun = done, time.monotonic()
+        self.reported = self.begun if done else -float("inf")
+        self.bar = tqdm(total=total, initial=done, desc=label) if sys.stderr.isatty() else None
+
+    def advance(self, text: str = "", count: int = 1) -> None:
+        """`count` more are done; `text` goes with the next line."""
+        self.done += count
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.update(count)
+            self.bar.set_postfix_str(text, refresh=False)
+        elif now - self.reported >= self.seconds or self.done == self.total:
+            self.reported = now
+            log.info("%s", self.line(text, now - self.begun))
+
+    def line(self, text: str, elapsed: float) -> str:
+        """One line: label, count, text, rate, time left."""
+        rate = (self.done - self.first) / max(elapsed, 1e-9)
+        left = (self.total - self.done) / rate if rate > 0 else float("inf")
+        speed = f"{rate:.2f}/s" if rate >= 1 else f"{1 / rate:.1f} s each" if rate > 0 else "?"
+        return f"{self.label} {self.done}/{self.total}  {text}{'  ' if text else ''}{speed}  ETA {clock(left)}"
+
+    def close(self) -> None:
+        """Give the terminal's line back."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """The items, with their progress reported."""
+    if total is None:
+        if not isinstance(items, Sized):
+            raise TypeError("give `total` for an iterable without a length")
+        total = len(items)
+    progress = Progress(label, total)
+    for item in items:
+        yield item
+        progress.advance()
+    progress.close()
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes, seconds, e.g. 1:02:03; `?` for an unknown time."""
+    if seconds == float("inf"):
+        return "?"
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}"

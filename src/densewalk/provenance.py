@@ -1,0 +1,71 @@
+"""Where a number comes from: configuration hash, commit, versions, machine, cost."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import resource
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "mmsegmentation", "mmdet", "onedl-mmengine", "mmcv-lite", "decord", "av", "snakemake")
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def config_hash(value: Any) -> str:
+    """Twelve hexadecimal digits of the sha256 of the value's canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
+
+
+def derive_seed(*parts: Any) -> int:
+    """A 63-bit seed that depends on all parts and on nothing else, the same in every process and version of Python."""
+    return int.from_bytes(hashlib.sha256(canonical(parts).encode()).digest()[:8], "big") >> 1
+
+
+def file_sha256(path: str | Path) -> str:
+    """The file's sha256, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache
+def commit() -> tuple[str, bool]:
+    """The checkout's commit, and whether tracked files differ from it; ("unknown", False) outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", False
+
+
+@lru_cache
+def versions() -> dict[str, str]:
+    """Versions of Python, densewalk and the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("densewalk", *PACKAGES):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_rss_mib() -> float:
+    """Largest resident set of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def record() -> dict[str, Any]:
+    """What every record written by a job carries."""
+    sha, dirty = commit()
+    return {"commit": sha, "dirty": dirty, "versions": versions(), "host": platform.node(), "peak_rss_mib": round(peak_rss_mib(), 1)}

@@ -1,0 +1,35 @@
+"""Schedules as arrays with one value per optimiser step: what is plotted is what is used."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Schedule = NDArray[np.float64]
+
+
+def cosine(base: float, final: float, total: int, *, warmup: int = 0, start: float = 0.0) -> Schedule:
+    """Linear warm-up from `start` to `base`, then half a cosine from `base` towards `final`.
+
+    s[i] = start + (base - start) i / (warmup - 1)                          for i < warmup
+    s[i] = final + (base - final) (1 + cos(pi (i - warmup) / (total - warmup))) / 2   after it
+
+    The value `final` itself lies one step past the end, as in DINO (https://arxiv.org/abs/2104.14294, released schedules).
+
+    Args:
+        total: number of steps, the length of the result; `warmup` may not exceed it.
+    """
+    if not 0 <= warmup <= total:
+        raise ValueError(f"warm-up of {warmup} steps does not fit into {total} steps")
+    rise = np.linspace(start, base, warmup)
+    progress = np.arange(total - warmup) / max(1, total - warmup)
+    return np.concatenate([rise, final + 0.5 * (base - final) * (1 + np.cos(np.pi * progress))])
+
+
+def constant(value: float, total: int) -> Schedule:
+    """`value` at each of `total` steps."""
+    return np.full(total, value)
+
+
+def linear_then_constant(start: float, value: float, total: int, *, warmup: int) -> Schedule:
+    """From `start` to `value` in `warmup` steps, then `value` (DINO's teacher temperature)."""
+    warmup = min(warmup, total)
+    return np.concatenate([np.linspace(start, value, warmup), np.full(total - warmup, value)])

@@ -1,0 +1,12 @@
+"""Array shapes and types are checked in the numerical modules while the tests run, and nowhere else."""
+
+from jaxtyping import install_import_hook
+
+NUMERICAL = (
+    "backbone distributed evals heads images methods propagation schedules segmentation sinkhorn sorting synthetic teacher video views"
+)
+install_import_hook([f"densewalk.{name}" for name in NUMERICAL.split()], "beartype.beartype")
+
+import torch  # noqa: E402  after the hook, so that the modules are imported through it
+
+torch.set_num_threads(1)
