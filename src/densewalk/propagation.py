@@ -1,0 +1,199 @@
+"""Labels that travel through a video along feature similarity: Time-Tuning's feature-forwarder and DAVIS label propagation.
+
+    affinity(t, s) = exp(<f_t, f_s> / temperature)   where |row_t - row_s| <= radius and |column_t - column_s| <= radius, else 0
+    kept(t)        = { s : affinity(t, s) >= the top_k-th largest affinity of t over the whole context }         (ties stay)
+    label(t)       = sum_{s in kept(t)} affinity(t, s) label(s) / sum_{s in kept(t)} affinity(t, s)
+
+f are L2-normalised patch features; the context of a frame is the first frame and up to `context` frames before it. Sources:
+DINO's video segmentation (https://arxiv.org/abs/2104.14294, section 4.2.2), which follows https://arxiv.org/abs/2006.14613,
+appendix F; Time-Tuning (https://arxiv.org/abs/2308.11796, section 3) uses the same rule on a clip's soft cluster assignment.
+
+The result is exact, yet no [targets, sources] matrix is ever built: the target grid is cut into tiles, and each tile meets
+only the keys its window reaches. A position matters only by its best frame: the k best sources of a target lie on the k
+positions whose best frame is best. So one maximum over the frames shrinks the search before anything is sorted. Memory grows
+with the window, not with the square of the grid.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+TILE = (10, 13)  # target rows and columns at most: small enough to skip what the window excludes, large enough for fast products
+BUDGET = 1 << 22  # similarities that may exist at once (16 MiB), as far as a batch can be split
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How labels travel.
+
+    grid: rows and columns of patches. radius: half-width of the square window, in patches whatever their size (as in DINO);
+    None for no limit. top_k: sources kept per target. context: frames remembered beside the first.
+    """
+
+    grid: tuple[int, int]
+    radius: int | None
+    top_k: int
+    context: int
+    temperature: float = 0.1
+
+
+def follow(
+    frames: Iterable[Float[Tensor, "batch patches dim"]], first: Float[Tensor, "batch classes patches"], rule: Rule
+) -> Iterator[Float[Tensor, "batch classes patches"]]:
+    """The soft labels of the second, third, ... frame, as the frames come.
+
+    What is remembered of a frame is its soft label, not the argmax, and its features, normalised once.
+
+    Args:
+        frames: features of every frame, the first included; not necessarily normalised.
+        first: the first frame's labels, hard or soft.
+    """
+    iterator = iter(frames)
+    anchor = (F.normalize(next(iterator), dim=-1), first)
+    recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=rule.context)
+    for features in iterator:
+        features = F.normalize(features, dim=-1)
+        context = [anchor, *recent]
+        labels = propagate([f for f, _ in context], [s for _, s in context], features, rule)
+        recent.append((features, labels))
+        yield labels
+
+
+@torch.no_grad()
+def propagate(
+    context: Sequence[Float[Tensor, "batch patches dim"]],
+    labels: Sequence[Float[Tensor, "batch classes patches"]],
+    target: Float[Tensor, "batch patches dim"],
+    rule: Rule,
+) -> Float[Tensor, "batch classes patches"]:
+    """One frame's soft labels from those of its context. All features are L2-normalised.
+
+    Equals, for every target t, with s running over all patches of all context frames:
+        a = [exp(f_t . f_s / temperature) if s is inside t's window else 0 for s]
+        a = [a_s if a_s >= sorted(a)[-top_k] else 0 for s]
+        label[:, t] = sum(a_s label[:, s]) / sum(a)
+    """
+    similarity, source = best_sources(context, target, rule)
+    table = torch.stack([s.transpose(1, 2) for s in labels], dim=1).flatten(1, 2)  # [batch, context * patches, classes]
+    weights = _weights(similarity, rule).to(table.dtype)
+    result = _mix(table, source, weights)
+    unsure = _unsure(similarity, rule)
+    for item in unsure.any(dim=1).nonzero().flatten().tolist():
+        rows = unsure[item].nonzero().flatten()
+        everything = _all_similarities([f[item] for f in context], target[item], rows, rule)
+        result[item, rows] = _weights(everything, rule).to(table.dtype) @ table[item]
+    return result.transpose(1, 2)
+
+
+@torch.no_grad()
+def best_sources(
+    context: Sequence[Float[Tensor, "batch patches dim"]], target: Float[Tensor, "batch patches dim"], rule: Rule
+) -> tuple[Float[Tensor, "batch patches kept"], Int[Tensor, "batch patches kept"]]:
+    """The largest similarities of every target inside its window, falling, and where they are: frame * patches + patch.
+
+    Twice `top_k` of them (fewer where there are not so many sources), so that ties at the k-th value come along. Where a
+    window holds less, the similarity is -inf.
+    """
+    window = math.prod(min(size, 2 * _radius(rule) + 1) for size in rule.grid)
+    most = max(1, BUDGET // (len(context) * window * math.prod(TILE)))
+    parts = [slice(start, start + most) for start in range(0, len(target), most)]
+    found = [_best_sources([f[part] for f in context], target[part], rule) for part in parts]
+    return torch.cat([similarity for similarity, _ in found]), torch.cat([source for _, source in found])
+
+
+def _best_sources(context: list[Tensor], target: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    """`best_sources` for as many items as fit into memory together: tile after tile."""
+    height, width = rule.grid
+    grids = [f.unflatten(1, rule.grid) for f in context]
+    queries = target.unflatten(1, rule.grid)
+    positions = torch.arange(height * width, device=target.device).view(height, width)
+    strips = []
+    for (x0, x1), (left, right) in _spans(width, rule, TILE[1]):
+        keys = [g[:, :, left:right].flatten(1, 2) for g in grids]  # [batch, height * reach, dim], rows of a tile lie together
+        tiles = []
+        for (y0, y1), (top, bottom) in _spans(height, rule, TILE[0]):
+            rows = slice(top * (right - left), bottom * (right - left))
+            outside = _outside(positions[y0:y1, x0:x1], positions[top:bottom, left:right], rule)
+            similarity, frame, key = _search(queries[:, y0:y1, x0:x1].flatten(1, 2), [k[:, rows] for k in keys], outside, rule.top_k)
+            source = frame * (height * width) + positions[top:bottom, left:right].flatten()[key]
+            tiles.append((similarity.unflatten(1, (y1 - y0, -1)), source.unflatten(1, (y1 - y0, -1))))
+        strips.append([torch.cat(parts, dim=1) for parts in zip(*tiles, strict=True)])
+    similarity, source = (torch.cat(parts, dim=2).flatten(1, 2) for parts in zip(*strips, strict=True))
+    return similarity, source
+
+
+def _search(queries: Tensor, keys: list[Tensor], outside: Bool[Tensor, "queries keys"], top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The 2 top_k best of all frames' keys for each query, [batch, queries, kept]: similarity, frame, key."""
+    similarity = queries.new_empty(len(keys), len(queries), queries.shape[1], keys[0].shape[1])
+    for frame, key in enumerate(keys):
+        torch.bmm(queries, key.transpose(1, 2), out=similarity[frame])
+    best_frame = similarity.amax(dim=0).masked_fill_(outside, -math.inf)
+    places, place = best_frame.topk(min(2 * top_k, best_frame.shape[-1]), dim=-1)
+    candidates = similarity.gather(3, place.expand(len(keys), -1, -1, -1)).masked_fill_(places.isinf(), -math.inf)
+    candidates = candidates.permute(1, 2, 3, 0).flatten(2)  # place after place, each with all frames
+    best, index = candidates.topk(min(2 * top_k, candidates.shape[-1]), dim=-1)
+    return best, index % len(keys), place.gather(2, index // len(keys))
+
+
+def _weights(similarity: Float[Tensor, "*batch sources"], rule: Rule) -> Float[Tensor, "*batch sources"]:
+    """Softmax over the sources whose similarity reaches the top_k-th largest (which -inf never does with any weight)."""
+    threshold = similarity.topk(min(rule.top_k, similarity.shape[-1]), dim=-1).values[..., -1:]
+    return (similarity / rule.temperature).masked_fill(similarity < threshold, -math.inf).softmax(dim=-1)
+
+
+def _mix(table: Tensor, source: Tensor, weights: Tensor) -> Tensor:
+    """result[b, t] = sum_k weights[b, t, k] table[b, source[b, t, k]], without the [batch, targets, kept, classes] tensor."""
+    batch, targets, kept = source.shape
+    offset = torch.arange(batch, device=source.device)[:, None, None] * table.shape[1]
+    rows = F.embedding_bag((source + offset).view(-1, kept), table.flatten(0, 1), per_sample_weights=weights.reshape(-1, kept), mode="sum")
+    return rows.view(batch, targets, -1)
+
+
+# -- ties that reach beyond the candidates (a still or constant picture) ---------------------------------------------
+
+
+def _unsure(similarity: Tensor, rule: Rule) -> Bool[Tensor, "batch targets"]:
+    """Whether the last candidate still equals the top_k-th, so that further equals may have been left out."""
+    if similarity.shape[-1] <= rule.top_k:
+        return torch.zeros(similarity.shape[:-1], dtype=torch.bool, device=similarity.device)
+    last = similarity[..., -1]
+    return (last == similarity[..., rule.top_k - 1]) & last.isfinite()
+
+
+def _all_similarities(context: list[Tensor], target: Tensor, rows: Tensor, rule: Rule) -> Float[Tensor, "rows sources"]:
+    """Every similarity of some targets of one item, -inf outside the window."""
+    positions = torch.arange(target.shape[0], device=target.device)
+    outside = _outside(positions[rows], positions, rule)
+    return torch.cat([(target[rows] @ f.T).masked_fill_(outside, -math.inf) for f in context], dim=-1)
+
+
+# -- the window ------------------------------------------------------------------------------------------------------
+
+
+def _radius(rule: Rule) -> int:
+    return max(rule.grid) if rule.radius is None else rule.radius
+
+
+def _spans(size: int, rule: Rule, tile: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Cut `size` rows or columns into even tiles: [start, end) of the targets and of the keys they reach.
+
+    A window of three quarters of the grid leaves nothing worth skipping: one tile.
+    """
+    radius = _radius(rule)
+    count = 1 if 2 * radius + 1 >= 0.75 * size else math.ceil(size / tile)
+    edges = [round(i * size / count) for i in range(count + 1)]
+    return [((a, b), (max(0, a - radius), min(size, b + radius))) for a, b in pairwise(edges)]
+
+
+def _outside(targets: Int[Tensor, "..."], keys: Int[Tensor, "..."], rule: Rule) -> Bool[Tensor, "targets keys"]:
+    """Which of the keys' positions lie outside the window of which target; positions count row by row."""
+    width, radius = rule.grid[1], _radius(rule)
+    t, s = targets.flatten()[:, None], keys.flatten()[None, :]
+    return ((t // width - s // width).abs() > radius) | ((t % width - s % width).abs() > radius)

@@ -1,0 +1,29 @@
+"""The exponential-moving-average teacher."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def make_teacher(student: M) -> M:
+    """A frozen copy of the student in evaluation mode: no dropout, no stochastic depth, no gradient."""
+    teacher = copy.deepcopy(student)
+    return teacher.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher <- momentum * teacher + (1 - momentum) * student, for every parameter, in one fused call.
+
+    Equals: for each pair of parameters p_t, p_s:  p_t = momentum * p_t + (1 - momentum) * p_s
+    """
+    targets: list[Tensor] = list(teacher.parameters())
+    sources: list[Tensor] = list(student.parameters())
+    if len(targets) != len(sources):
+        raise ValueError(f"teacher has {len(targets)} parameters, student {len(sources)}: they must be the same network")
+    torch._foreach_mul_(targets, momentum)
+    torch._foreach_add_(targets, sources, alpha=1 - momentum)

@@ -1,0 +1,265 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from timm.layers import Mlp
+from timm.models.vision_transformer import VisionTransformer
+
+from densewalk.backbone import SIZES, Architecture, LeanMlp, create, interpolate_positions, load, to_timm
+from densewalk.checkpoint import export_backbone
+from densewalk.errors import UserError
+
+ARCHS = ["vit_nano_patch8", "vit_nano_patch14", "vit_nano_patch16", "vit_nano_patch14_reg4", "vit_nano_patch16_reg4"]
+
+
+def official_forward(weights: dict[str, torch.Tensor], images: torch.Tensor, heads: int, patch: int) -> torch.Tensor:
+    """All tokens of an official DINO / DINOv2 file at its native size, written from the architecture alone, in float64."""
+    w = {k: v.double() for k, v in weights.items()}
+
+    def norm(x, name):
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def linear(x, name):
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    tokens = []
+    for i in range(0, images.shape[2], patch):
+        for j in range(0, images.shape[3], patch):
+            pixels = images[:, :, i : i + patch, j : j + patch].double().flatten(1)
+            tokens.append(pixels @ w["patch_embed.proj.weight"].flatten(1).T + w["patch_embed.proj.bias"])
+    x = torch.stack(tokens, dim=1)
+    x = torch.cat([w["cls_token"].expand(len(x), -1, -1), x], dim=1) + w["pos_embed"]
+    if "register_tokens" in w:
+        x = torch.cat([x[:, :1], w["register_tokens"].expand(len(x), -1, -1), x[:, 1:]], dim=1)
+    depth = 1 + max(int(k.split(".")[1]) for k in w if k.startswith("blocks."))
+    for b in range(depth):
+        qkv = linear(norm(x, f"blocks.{b}.norm1"), f"blocks.{b}.attn.qkv")
+        q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        attention = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
+        y = linear((attention @ v).transpose(1, 2).flatten(2), f"blocks.{b}.attn.proj")
+        x = x + y * w.get(f"blocks.{b}.ls1.gamma", 1.0)
+        hidden = linear(norm(x, f"blocks.{b}.norm2"), f"blocks.{b}.mlp.fc1")
+        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+        x = x + linear(hidden, f"blocks.{b}.mlp.fc2") * w.get(f"blocks.{b}.ls2.gamma", 1.0)
+    return norm(x, "norm")
+
+
+def official_weights(arch: Architecture, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A random file in the official layout: `register_tokens`, `mask_token`, positions with CLS."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {k: torch.randn(v.shape, generator=generator) * 0.2 for k, v in create(arch, seed=0).vit.state_dict().items()}
+    if arch.registers:
+        weights["register_tokens"] = weights.pop("reg_token")
+        weights["pos_embed"] = torch.randn(1, 1 + (arch.image // arch.patch) ** 2, arch.dim, generator=generator) * 0.2
+    if arch.layer_scale:
+        weights["mask_token"] = torch.zeros(1, arch.dim)
+    return weights
+
+
+@pytest.mark.parametrize("name", ["vit_nano_patch16", "vit_nano_patch14", "vit_nano_patch14_reg4"])
+def test_official_layouts_give_the_official_features(name, tmp_path):
+    arch = Architecture.named(name)
+    weights = official_weights(arch)
+    torch.save(weights, tmp_path / "official.pth")
+    backbone = load(tmp_path / "official.pth", name).eval()
+    images = torch.randn(1, 3, arch.image, arch.image)
+    with torch.no_grad():
+        tokens = backbone.tokens(images)
+    expected = official_forward(weights, images, arch.heads, arch.patch)
+    found = torch.cat([tokens.cls[:, None], tokens.registers, tokens.patches], dim=1)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_every_view_of_the_network_agrees(name):
+    backbone = create(name, seed=1).eval()
+    images = torch.randn(2, 3, 3 * backbone.patch, 5 * backbone.patch)
+    with torch.no_grad():
+        tokens, last = backbone.tokens(images), backbone.last_block(images)
+        cls, key = backbone.cls_and_keys(images)
+        (deepest,) = backbone.intermediate(images, [backbone.arch.depth - 1], norm=True)
+    assert tokens.grid == (3, 5)
+    assert tokens.registers.shape[1] == backbone.arch.registers
+    torch.testing.assert_close(last.tokens.patches, tokens.patches, atol=1e-5, rtol=0)
+    torch.testing.assert_close(backbone.cls(images), tokens.cls, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cls, tokens.cls, atol=1e-5, rtol=0)
+    torch.testing.assert_close(key, last.key)
+    torch.testing.assert_close(backbone.dense(images)[:, :, 1, 2], tokens.patches[:, 7], atol=1e-5, rtol=0)
+    torch.testing.assert_close(deepest, tokens.dense(), atol=1e-5, rtol=0)
+
+
+def test_cls_attention_is_the_softmax_row_of_cls():
+    backbone = create("vit_nano_patch16_reg4", seed=2).eval()
+    with torch.no_grad():
+        last = backbone.last_block(torch.randn(2, 3, 32, 48))
+    for b in range(2):
+        for h in range(6):
+            scores = [float(last.query[b, h, 0] @ last.key[b, h, t]) / math.sqrt(8) for t in range(1 + 4 + 6)]
+            total = sum(math.exp(s) for s in scores)
+            row = [math.exp(s) / total for s in scores[5:]]
+            assert last.cls_attention[b, h].tolist() == pytest.approx(row, rel=1e-5)
+
+
+def test_gradient_checkpointing_changes_nothing():
+    backbone = create("vit_nano_patch16", seed=0)
+    images = torch.randn(1, 3, 32, 32)
+    grads = []
+    for on in (False, True):
+        backbone.gradient_checkpointing = on
+        backbone.zero_grad()
+        backbone.dense(images).square().sum().backward()
+        grads.append(backbone.vit.blocks[0].mlp.fc1.weight.grad.clone())
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_timm_agrees_where_its_interpolation_is_the_familys():
+    # timm resamples by size with antialias: DINOv2 with registers does too
+    backbone = create("vit_nano_patch14_reg4", seed=3).eval()
+    images = torch.randn(1, 3, 70, 98)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.vit.forward_features(images)[:, 5:], backbone.tokens(images).patches, atol=1e-5, rtol=0)
+
+
+def cubic(t: float, a: float = -0.75) -> float:
+    t = abs(t)
+    if t <= 1:
+        return (a + 2) * t**3 - (a + 3) * t**2 + 1
+    return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
+
+
+@given(st.integers(3, 9), st.integers(2, 12), st.integers(2, 12))
+@settings(max_examples=20, deadline=None)
+def test_offset_interpolation_is_bicubic_with_dinos_scale(side, rows, cols):
+    if (rows, cols) == (side, side):
+        return
+    table = torch.randn(1, side * side, 1, dtype=torch.float64)
+    found = interpolate_positions(table.float(), (rows, cols), "offset")[0, :, 0].unflatten(0, (rows, cols))
+    image = table[0, :, 0].unflatten(0, (side, side))
+    for i in {0, rows // 2, rows - 1}:
+        for j in {0, cols // 2, cols - 1}:
+            y, x = ((i + 0.5) * side / (rows + 0.1) - 0.5, (j + 0.5) * side / (cols + 0.1) - 0.5)
+            value = 0.0
+            for m in range(math.floor(y) - 1, math.floor(y) + 3):
+                for n in range(math.floor(x) - 1, math.floor(x) + 3):
+                    clamped = image[min(max(m, 0), side - 1), min(max(n, 0), side - 1)]
+                    value += float(clamped) * cubic(y - m) * cubic(x - n)
+            assert float(found[i, j]) == pytest.approx(value, abs=1e-4)
+
+
+def test_families_differ_and_the_native_grid_is_untouched():
+    table = torch.randn(1, 196, 4)
+    assert interpolate_positions(table, (14, 14), "offset") is table
+    results = [interpolate_positions(table, (7, 7), mode) for mode in ("offset", "antialias", "size")]
+    assert (results[0] - results[2]).norm() > 0.005 * results[2].norm()
+    assert (results[1] - results[2]).norm() > 0.02 * results[2].norm()
+
+
+def test_an_image_that_would_lose_pixels_is_refused():
+    with pytest.raises(ValueError, match="multiples of the patch size 16"):
+        create("vit_nano_patch16", seed=0).dense(torch.randn(1, 3, 32, 40))
+
+
+def test_weights_depend_on_the_seed_alone():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one, two = create("vit_nano_patch16", seed=0), create("vit_nano_patch16", seed=0)
+    other = create("vit_nano_patch16", seed=1)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.equal(one.vit.blocks[0].attn.qkv.weight, two.vit.blocks[0].attn.qkv.weight)
+    assert not torch.equal(one.vit.blocks[0].attn.qkv.weight, other.vit.blocks[0].attn.qkv.weight)
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_export_round_trip_through_timm(name, tmp_path):
+    backbone = create(name, seed=4)
+    export_backbone(backbone, tmp_path / "backbone.safetensors", run="x-s0", config_hash="abc")
+    again = load(tmp_path / "backbone.safetensors")
+    assert again.arch == backbone.arch
+    a = backbone.arch
+    model = VisionTransformer(
+        img_size=a.image,
+        patch_size=a.patch,
+        embed_dim=a.dim,
+        depth=a.depth,
+        num_heads=a.heads,
+        num_classes=0,
+        init_values=1e-5 if a.layer_scale else None,
+        reg_tokens=a.registers,
+        no_embed_class=a.registers > 0,
+    )
+    model.load_state_dict(load_file(tmp_path / "backbone.safetensors"))
+    for key, value in again.vit.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key])
+
+
+def test_training_checkpoints_lose_their_wrappers_and_heads(tmp_path):
+    weights = create("vit_nano_patch16", seed=0).vit.state_dict()
+    teacher = {f"backbone.{k}": v + 1 for k, v in weights.items()} | {"head.mlp.0.weight": torch.zeros(2)}
+    student = {f"module.backbone.{k}": v for k, v in weights.items()}
+    torch.save({"student": student, "teacher": teacher, "epoch": 3}, tmp_path / "full.pth")
+    assert torch.equal(load(tmp_path / "full.pth", "vit_nano_patch16").vit.cls_token, weights["cls_token"] + 1)
+    assert torch.equal(load(tmp_path / "full.pth", "vit_nano_patch16", key="student").vit.cls_token, weights["cls_token"])
+    with pytest.raises(UserError, match="no 'ema'; allowed: student, teacher, epoch"):
+        load(tmp_path / "full.pth", "vit_nano_patch16", key="ema")
+
+
+def test_block_chunks_are_renumbered():
+    arch = Architecture.named("vit_nano_patch14")
+    weights = official_weights(arch)
+    chunked = {k.replace("blocks.1.", "blocks.1.1.").replace("blocks.0.", "blocks.0.0."): v for k, v in weights.items()}
+    assert to_timm(chunked, arch).keys() == to_timm(weights, arch).keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("norm.weight"), "missing: norm.weight"),
+        (lambda w: w.update(surprise=torch.zeros(1)), "not expected: surprise"),
+        (lambda w: w.update(cls_token=torch.zeros(1, 1, 7)), r"wrong shape: cls_token \(1, 1, 7\) instead of \(1, 1, 48\)"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_explained(tmp_path, change, message):
+    weights = create("vit_nano_patch16", seed=0).vit.state_dict()
+    change(weights)
+    torch.save(weights, tmp_path / "broken.pth")
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "broken.pth", "vit_nano_patch16")
+
+
+class Hostile:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_a_hostile_checkpoint_is_not_executed(tmp_path, capsys):
+    torch.save({"x": Hostile()}, tmp_path / "hostile.pth")
+    with pytest.raises(UserError, match="cannot be read safely"):
+        load(tmp_path / "hostile.pth", "vit_nano_patch16")
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_unknown_architectures_are_explained():
+    for name in ("vit_huge_patch16", "resnet50", "vit_small_patch7"):
+        with pytest.raises(UserError, match="unknown architecture"):
+            Architecture.named(name)
+    assert {Architecture.named(f"vit_{size}_patch16").dim for size in SIZES} == {48, 96, 192, 384, 768, 1024}
+
+
+def test_lean_mlp_equals_timm_s_and_lets_autograd_keep_less():
+    lean, full = LeanMlp(48, 192), Mlp(48, 192)
+    full.load_state_dict(lean.state_dict())
+    results, kept = [], []
+    for mlp in (lean, full):
+        x, packed = torch.randn(5, 17, 48, generator=torch.Generator().manual_seed(0)).requires_grad_(), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, packed=packed: packed.append(t.shape) or t, lambda t: t):
+            y = mlp(x)
+        y.square().sum().backward()
+        results.append([y, x.grad, *(p.grad for p in mlp.parameters())])
+        kept.append(sum(shape.numel() == 5 * 17 * 192 for shape in packed))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert kept == [1, 2]
