@@ -1,0 +1,247 @@
+"""DAVIS: video object segmentation by propagating labels along frozen features.
+
+    densewalk evaluate --spec '{"protocol": "davis", ...}' --backbone backbone.safetensors --state DIR --out FILE
+
+Each frame becomes a grid of L2-normalised patch features. A frame's soft labels are those of its most similar patches in the
+first frame and the last few (propagation.py has the formula); they are interpolated to the input's pixels, each object's
+channel is stretched to 0..1, the largest wins, and the result is resized (nearest) to the frame. Nothing is trained.
+
+Semi-supervised, the task DINO reports: the first frame's mask is given. Scored are J and F (jf.py) of every object on all frames
+but the first and the last, void as background. Unsupervised: the first frame's features are clustered by k-means instead, which
+is our own choice of proposals. Scored as DAVIS-2017 does: all frames, void left out, each object with the proposal that the
+Hungarian method gives it for the largest sum of mean J and mean F. In both the data set's value is the mean over *objects*, not
+sequences. Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.2.2) and its eval_video_segmentation.py, DAVIS-2017
+(https://arxiv.org/abs/1704.00675, https://arxiv.org/abs/1905.00737) and davis2017-evaluation.
+
+    job.out/{sequence}/00000.png ...    predictions, palette PNGs as the DAVIS server takes them (semi-supervised: the first is given)
+    job.out/{sequence}.png              some frames, the true objects above, the predicted ones below
+
+What the released code does, reproduced with `compat: released`; each is a switch of the settings:
+
+    switch                  paper   released  effect
+    red_std                 0.229   0.228     a slip of the pen in the normalisation
+    keep_small_objects      yes     no        an object too small for any patch of the reduced first mask is lost
+    constant_channel_wins   no      yes       a channel with one positive value is stretched to 0 / 0; NaN wins the argmax everywhere
+
+In both modes frames are resized as there: OpenCV's bilinear interpolation, no antialiasing (854 x 480 to 832 x 480). The
+released code reads a square frame's mask in the other orientation, which changes nothing. The scoring tool's default task,
+unsupervised, and its way of reporting result tables found from an earlier run have no counterpart here.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from densewalk.backbone import Backbone, load
+from densewalk.errors import UserError
+from densewalk.evals.base import Job, Result
+from densewalk.evals.jf import jf, jf_pairs, statistics
+from densewalk.images import IMAGENET_MEAN, IMAGENET_STD
+from densewalk.progress import Progress
+from densewalk.propagation import Rule, follow
+from densewalk.sequences import VOID, Labels, Sequence, Video, davis, write_labels, write_strip
+from densewalk.settings.davis import DavisSettings
+
+
+def evaluate(settings: DavisSettings, backbone_path: Path, job: Job) -> Result:
+    """Segment and score every sequence; predictions and pictures go to `job.out`.
+
+    Raises:
+        UserError: a list, sequence, frame or mask is missing, damaged or does not fit; the message names the file.
+    """
+    settings = settings.resolved()
+    sequences = find_sequences(settings)
+    backbone = load(backbone_path).eval().to(job.device)
+    progress = Progress("davis", sum(len(s) for s in sequences))
+    scores = {}
+    for sequence in sequences:
+        prediction = segment(backbone, sequence, settings, job.seed, progress)
+        write_labels(job.out / sequence.name, prediction)
+        write_strip(job.out / f"{sequence.name}.png", sequence, [sequence.truth(), prediction])
+        scores[sequence.name] = score(sequence, prediction, settings)
+    progress.close()
+    return summary(scores)
+
+
+def find_sequences(settings: DavisSettings) -> list[Sequence]:
+    """The listed sequences, with every file's presence and size and every first mask checked.
+
+    Raises:
+        UserError: see `evaluate`.
+    """
+    unsupervised = settings.task == "unsupervised"
+    sequences = davis(
+        settings.root,
+        year=settings.year,
+        split=settings.split,
+        resolution=settings.resolution,
+        annotations="Annotations_unsupervised" if unsupervised and settings.year == 2017 else "Annotations",
+        only=settings.sequences,
+    )
+    for sequence in [] if unsupervised else sequences:
+        if len(sequence) < 3:
+            raise UserError(f"{sequence.frames[0].parent} has {len(sequence)} frames (*.jpg), but the first and the last are not scored")
+        check_first_mask(sequence)
+    return sequences
+
+
+def check_first_mask(sequence: Sequence) -> None:
+    """The first mask says which objects there are: 1, 2, ... without gaps."""
+    objects = [i for i in np.unique(sequence.mask(0)).tolist() if i > 0]
+    if not objects:
+        raise UserError(f"mask {sequence.masks[0]} has no object", todo="the first frame's mask must show every object to follow")
+    if objects != list(range(1, len(objects) + 1)):
+        raise UserError(
+            f"mask {sequence.masks[0]} has the ids {objects}", allowed="1, 2, ... without gaps (indices of a palette, not greys)"
+        )
+
+
+# -- from the first frame to all ---------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def segment(backbone: Backbone, sequence: Sequence, settings: DavisSettings, seed: int, progress: Progress) -> Video:
+    """Labels of every frame, from the first frame's mask or, unsupervised, from its clusters."""
+    first = sequence.mask(0)
+    size = input_size(first.shape[0], first.shape[1], settings, backbone.patch)
+    grid = (size[0] // backbone.patch, size[1] // backbone.patch)
+    frames = features(backbone, sequence, size, settings, progress)
+    start = next(frames)
+    if settings.task == "unsupervised":
+        small = clusters(start[0], settings.proposals, seed).reshape(grid)
+        first = resize_labels(small, (first.shape[0], first.shape[1]))
+    else:
+        small = reduce(first, grid, keep_small_objects=bool(settings.keep_small_objects))
+    rule = Rule(grid, settings.radius, settings.top_k, settings.context, settings.temperature)
+    labels = follow(chain([start], frames), one_hot(small).to(start.device), rule)
+    return np.stack([first, *(decide(soft[0].unflatten(1, grid), size, first.shape, settings) for soft in labels)])
+
+
+def clusters(features: Float[Tensor, "patches dim"], count: int, seed: int) -> UInt8[np.ndarray, " patches"]:
+    """Proposals 1 to `count` for objects in one frame: k-means of the normalised features."""
+    from densewalk.clustering import kmeans, nearest_centre  # scikit-learn: slow to import, and the usual task does without
+
+    unit = F.normalize(features, dim=-1)
+    return (nearest_centre(unit, kmeans(unit, count, seed=seed)) + 1).byte().cpu().numpy()
+
+
+def input_size(height: int, width: int, settings: DavisSettings, patch: int) -> tuple[int, int]:
+    """Height and width of the network's input; see `DavisSettings.multiple`."""
+    long_side = settings.short_side * max(height, width) // min(height, width) // settings.multiple * settings.multiple
+    short, long = (max(1, round(side / patch)) * patch for side in (settings.short_side, long_side))
+    return (short, long) if height <= width else (long, short)
+
+
+def features(
+    backbone: Backbone, sequence: Sequence, size: tuple[int, int], settings: DavisSettings, progress: Progress
+) -> Iterator[Float[Tensor, "1 patches dim"]]:
+    """Patch features of each frame after the network's final norm, as they are needed."""
+    device = next(backbone.parameters()).device
+    for number in range(len(sequence.frames)):
+        yield backbone.tokens(to_input(sequence.image(number), size, settings).to(device)).patches
+        progress.advance(sequence.name)
+
+
+def to_input(
+    image: UInt8[np.ndarray, "height width 3"], size: tuple[int, int], settings: DavisSettings
+) -> Float[Tensor, "1 3 rows columns"]:
+    """A frame resized and normalised."""
+    resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor([settings.red_std, *IMAGENET_STD[1:]])
+    return ((torch.from_numpy(resized).float() / 255 - mean) / std).permute(2, 0, 1)[None]
+
+
+def reduce(mask: Labels, grid: tuple[int, int], *, keep_small_objects: bool) -> UInt8[np.ndarray, "rows columns"]:
+    """The label at the centre of every patch.
+
+    Args:
+        keep_small_objects: an object that no centre meets gets the patch that it covers most, but for patches that are
+            another object's only one. Otherwise it is lost.
+    """
+    small = resize_labels(mask, grid)
+    for number in range(1, int(mask.max()) + 1 if keep_small_objects else 0):
+        if not (small == number).any():
+            free = (small == 0) | (np.bincount(small.ravel())[small] > 1)
+            covered = F.adaptive_avg_pool2d(torch.from_numpy(mask == number)[None].float(), grid)[0].numpy() * free
+            if covered.any():
+                small[np.unravel_index(covered.argmax(), grid)] = number
+    return small
+
+
+def one_hot(labels: UInt8[np.ndarray, "rows columns"]) -> Float[Tensor, "1 classes patches"]:
+    """Background and the objects up to the highest id, a channel each."""
+    return F.one_hot(torch.from_numpy(labels).long().flatten()).T[None].float()
+
+
+def decide(
+    soft: Float[Tensor, "classes rows columns"], size: tuple[int, int], original: tuple[int, ...], settings: DavisSettings
+) -> Labels:
+    """The label of every pixel of the original frame."""
+    channels = F.interpolate(soft[None], size=size, mode="bilinear", align_corners=False)[0]
+    labels = stretch(channels, constant_channel_wins=bool(settings.constant_channel_wins)).argmax(dim=0)
+    return resize_labels(labels.byte().cpu().numpy(), (original[0], original[1]))
+
+
+def stretch(channels: Float[Tensor, "classes height width"], *, constant_channel_wins: bool) -> Float[Tensor, "classes height width"]:
+    """(x - min) / (max - min) for each channel that is positive anywhere, the background's included.
+
+    A constant positive channel stays as it is, unless `constant_channel_wins`: then it is 0 / 0 = NaN, as in the released code.
+    """
+    low, high = channels.amin(dim=(1, 2), keepdim=True), channels.amax(dim=(1, 2), keepdim=True)
+    leave = high <= 0 if constant_channel_wins else high <= low
+    return torch.where(leave, channels, (channels - low) / (high - low))
+
+
+def resize_labels(labels: Labels, size: tuple[int, int]) -> UInt8[np.ndarray, "new_height new_width"]:
+    """Nearest neighbour, as Pillow does it."""
+    return np.array(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+# -- scores ----------------------------------------------------------------------------------------------------------
+
+
+def score(sequence: Sequence, prediction: Video, settings: DavisSettings) -> Float[np.ndarray, "objects 2 3"]:
+    """Mean, recall and decay (0..1) of J and of F for each object."""
+    if settings.task == "unsupervised":
+        return score_unsupervised(sequence.truth(keep_void=True), prediction)
+    return score_semi_supervised(sequence.truth(), prediction)
+
+
+def score_semi_supervised(truth: Video, prediction: Video) -> Float[np.ndarray, "objects 2 3"]:
+    """The objects of the first true mask; the first and the last frame are not scored."""
+    j, f = jf(truth[1:-1], prediction[1:-1], int(truth[0].max()))
+    return np.stack([statistics(j), statistics(f)], axis=1)
+
+
+def score_unsupervised(truth: Video, prediction: Video) -> Float[np.ndarray, "objects 2 3"]:
+    """All objects of all frames; pixels that are void (255) in the truth count for nothing; an object without proposal has 0."""
+    void = truth == VOID
+    truth, prediction = np.where(void, np.uint8(0), truth), np.where(void, np.uint8(0), prediction)
+    objects, proposals = int(truth.max()), int(prediction.max())
+    j, f = jf_pairs(truth, prediction, objects, proposals)
+    rows, columns = linear_sum_assignment(j.mean(-1) + f.mean(-1), maximize=True)
+    scores = np.zeros((objects, 2, len(truth)))
+    scores[rows] = np.stack([j[rows, columns], f[rows, columns]], axis=1)
+    return statistics(scores)
+
+
+def summary(scores: dict[str, Float[np.ndarray, "_ 2 3"]]) -> Result:
+    """Means over all objects of all sequences, in percent, and every object's own values."""
+    objects = 100 * np.concatenate(list(scores.values()))
+    j, f = objects.mean(axis=0).tolist()
+    metrics = {"J&F": (j[0] + f[0]) / 2, "J": j[0], "F": f[0], "J_recall": j[1], "F_recall": f[1], "J_decay": j[2], "F_decay": f[2]}
+    names = ("mean", "recall", "decay")
+    details = {
+        name: [{kind: dict(zip(names, row, strict=True)) for kind, row in zip("JF", rows, strict=True)} for rows in (100 * values).tolist()]
+        for name, values in scores.items()
+    }
+    return Result(metrics=metrics, n=len(objects), unit="objects", details={"sequences": details})

@@ -1,0 +1,117 @@
+"""Scores of label maps: one confusion matrix, from which every mIoU of the field follows.
+
+    confusion = Confusion(classes=21, ignore=255)
+    for target, prediction in batches:
+        confusion.add(target, prediction)
+    mean_iou(confusion.matrix)                                  # predictions are classes
+    matched = reassign(confusion.matrix, hungarian(confusion.matrix))
+    mean_iou(matched)                                           # predictions are clusters, one per class
+    matched = reassign(confusion.matrix, many_to_one(confusion.matrix))
+    mean_iou(matched)                                           # more clusters than classes
+
+Rows are ground truth, columns predictions. Counts are int64, so that a whole data set adds up exactly, in any order.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+
+class Confusion:
+    """A confusion matrix that grows batch by batch; it lives on the CPU, whatever device the batches are on."""
+
+    def __init__(self, classes: int, clusters: int | None = None, *, ignore: int | None = None) -> None:
+        self.ignore = ignore
+        self.matrix = torch.zeros(classes, clusters or classes, dtype=torch.int64)
+
+    def add(self, target: Shaped[Tensor, "*shape"], prediction: Shaped[Tensor, "*shape"]) -> None:
+        """Count one batch; see `confusion_matrix`."""
+        self.matrix += confusion_matrix(target, prediction, *self.matrix.shape, ignore=self.ignore).cpu()
+
+
+def confusion_matrix(
+    target: Shaped[Tensor, "*shape"], prediction: Shaped[Tensor, "*shape"], classes: int, clusters: int, *, ignore: int | None = None
+) -> Int[Tensor, "{classes} {clusters}"]:
+    """How often each class met each predicted label, by a single bincount.
+
+        for t, p in zip(target, prediction):
+            if t != ignore:
+                confusion[t, p] += 1
+
+    Raises:
+        ValueError: a target that is not `ignore` lies outside [0, classes), or a prediction outside [0, clusters).
+    """
+    t, p = target.flatten().long(), prediction.flatten().long()
+    if ignore is not None:
+        t = torch.where(t == ignore, classes, t)  # one more row, cut off below
+    _require_range("target", t, classes + (ignore is not None))
+    _require_range("prediction", p, clusters)
+    counts = torch.bincount(t * clusters + p, minlength=(classes + 1) * clusters)
+    return counts.view(classes + 1, clusters)[:classes]
+
+
+def _require_range(name: str, labels: Tensor, end: int) -> None:
+    if not labels.numel():
+        return
+    low, high = (int(x) for x in torch.aminmax(labels))
+    if low < 0 or high >= end:
+        raise ValueError(f"{name} labels run from {low} to {high}, expected 0 to {end - 1}")
+
+
+# -- from counts to scores -------------------------------------------------------------------------------------------
+
+
+def iou(confusion: Int[Tensor, "classes classes"]) -> Float[Tensor, " classes"]:
+    """Intersection over union of every class, in [0, 1], float64; NaN where a class is neither there nor predicted."""
+    hits = confusion.diagonal().double()
+    return hits / (confusion.sum(0) + confusion.sum(1) - hits)
+
+
+def mean_iou(confusion: Int[Tensor, "classes classes"], *, absent: Literal["skip", "zero"] = "skip") -> float:
+    """Mean IoU in [0, 1].
+
+    Args:
+        absent: classes that are neither there nor predicted are left out of the mean (as mmsegmentation does), or count as 0
+            (as open-hummingbird-eval, NeCo and Time-Tuning do: ADE20K's empty class 0 costs them 1/151).
+
+    Raises:
+        ValueError: no pixel was counted.
+    """
+    if not confusion.any():
+        raise ValueError("mIoU of no pixel at all")
+    values = iou(confusion)
+    return float(values.nanmean() if absent == "skip" else values.nan_to_num(0.0).mean())
+
+
+def pixel_accuracy(confusion: Int[Tensor, "classes classes"]) -> float:
+    """Share of the counted pixels that carry their own class, in [0, 1]."""
+    return float(confusion.diagonal().sum() / confusion.sum())
+
+
+# -- from clusters to classes ----------------------------------------------------------------------------------------
+
+
+def hungarian(confusion: Int[Tensor, "classes clusters"]) -> Int[Tensor, " clusters"]:
+    """The class of each cluster in the one-to-one matching of largest total IoU; -1 for a cluster that found none."""
+    overlap = confusion.double()
+    union = overlap.sum(1, keepdim=True) + overlap.sum(0, keepdim=True) - overlap
+    rows, columns = linear_sum_assignment((overlap / union.clamp(min=1)).numpy(), maximize=True)
+    assignment = torch.full((confusion.shape[1],), -1)
+    assignment[torch.from_numpy(columns)] = torch.from_numpy(rows)
+    return assignment
+
+
+def many_to_one(confusion: Int[Tensor, "classes clusters"]) -> Int[Tensor, " clusters"]:
+    """The class of each cluster by greatest precision: the class that most of the cluster's pixels belong to; -1 if it has none."""
+    return torch.where(confusion.sum(0) > 0, confusion.argmax(0), -1)
+
+
+def reassign(
+    confusion: Int[Tensor, "classes clusters"], assignment: Int[Tensor, " clusters"], *, unmatched: int = 0
+) -> Int[Tensor, "classes classes"]:
+    """The confusion matrix after every predicted cluster has taken its class; clusters marked -1 become class `unmatched`."""
+    target = torch.where(assignment < 0, unmatched, assignment)
+    return confusion.new_zeros(len(confusion), len(confusion)).index_add_(1, target, confusion)
