@@ -1,0 +1,190 @@
+"""The command line. The workflow's rules call it; each command can be typed by hand as well.
+
+densewalk check config.yaml                        # what is wrong with a study, without starting anything
+densewalk probe walk.mp4                           # codec, size, frame rate, length of a video
+densewalk train --spec JSON --state DIR --out DIR [--init FILE] [--data RECEIPT ...]
+densewalk evaluate --spec JSON --backbone FILE --state DIR --out FILE
+densewalk tables | report ...                      # results -> CSV, HTML
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from densewalk.errors import Interrupted, TrainingError, UserError
+from densewalk.progress import log, start_logging
+from densewalk.settings.execution import Execution
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; what stops it becomes one line and an exit status (errors.py)."""
+    start_logging()
+    args = parser().parse_args(argv)
+    try:
+        return args.command(args) or 0
+    except (UserError, TrainingError, Interrupted) as error:
+        log.error("%s%s", "" if isinstance(error, Interrupted) else "error: ", error)
+        return error.exit_status
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
+    top = argparse.ArgumentParser(prog="densewalk", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    p = _command(commands, "check", check, "validate a study's configuration")
+    p.add_argument("config", type=Path)
+    _command(commands, "schema", schema, "print the configuration's JSON schema")
+    p = _command(commands, "probe", probe, "describe a video file")
+    p.add_argument("video", type=Path)
+
+    p = _command(commands, "generate", generate, "write the synthetic city walk")
+    p.add_argument("--settings", type=json.loads, required=True)
+    p.add_argument("--root", type=Path, required=True)
+    p = _command(commands, "prepare-video", prepare_video, "transcode a video to its training copy")
+    p.add_argument("--settings", type=json.loads, required=True)
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--receipt", type=Path, required=True)
+    p = _command(commands, "check-images", check_images, "check an image folder")
+    p.add_argument("--settings", type=json.loads, required=True)
+    p.add_argument("--receipt", type=Path, required=True)
+
+    p = _command(commands, "train", train, "make one run's backbone")
+    p.add_argument("--spec", type=json.loads, required=True)
+    p.add_argument("--init", type=Path)
+    p.add_argument("--data", type=Path, nargs="*", default=[], metavar="RECEIPT")
+    p.add_argument("--out", type=Path, required=True)
+    _job_options(p)
+    p.add_argument("--processes", type=int, default=1, help="training processes on this machine, one per GPU")
+
+    p = _command(commands, "evaluate", evaluate, "evaluate one backbone by one protocol")
+    p.add_argument("--spec", type=json.loads, required=True)
+    p.add_argument("--backbone", type=Path, required=True)
+    p.add_argument("--out", type=Path, required=True)
+    _job_options(p)
+
+    p = _command(commands, "tables", tables, "result records -> one table")
+    p.add_argument("--table", required=True, help="a task's name, or `all` for the tidy table")
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("records", type=Path, nargs="*")
+    p = _command(commands, "report", report, "tables, curves and pictures -> one page")
+    p.add_argument("--title", required=True)
+    p.add_argument("--results", type=Path, required=True)
+    p.add_argument("--out", type=Path, required=True)
+    return top
+
+
+def _command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, function, text: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    p = commands.add_parser(name, help=text, description=text)
+    p.set_defaults(command=function)
+    return p
+
+
+def _job_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--state", type=Path, required=True, help="folder of the resumable state")
+    p.add_argument(
+        "--execution",
+        type=Execution.model_validate_json,
+        default=os.environ.get("DENSEWALK_EXECUTION", "{}"),
+        help="how to run, as JSON (default: $DENSEWALK_EXECUTION, which the workflow sets)",
+    )
+    p.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
+
+
+# Heavy imports happen inside the commands: `check` and `--help` answer at once.
+
+
+def check(args: argparse.Namespace) -> None:
+    """Validate a study."""
+    from densewalk.config import load_study
+
+    study = load_study(args.config)
+    print(f"{args.config} is a study of {len(list(study.jobs()))} runs and {len(list(study.evaluation_jobs()))} evaluations")
+
+
+def schema(_args: argparse.Namespace) -> None:
+    """Print the JSON schema."""
+    from densewalk.config import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+def probe(args: argparse.Namespace) -> None:
+    """Describe a video."""
+    from dataclasses import asdict
+
+    from densewalk.video import probe as probe_video
+
+    print(json.dumps(asdict(probe_video(args.video)), indent=2, default=str))
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Write the synthetic city walk."""
+    from densewalk.settings.synthetic import SyntheticSettings
+    from densewalk.synthetic import generate as generate_walk
+
+    generate_walk(args.root, SyntheticSettings.model_validate(args.settings))
+
+
+def prepare_video(args: argparse.Namespace) -> None:
+    """Make a video's training copy and receipt."""
+    from densewalk.settings.data import VideoSettings
+    from densewalk.video import transcode
+
+    settings = VideoSettings.model_validate(args.settings)
+    transcode(settings.source, args.out, args.receipt, settings)
+
+
+def check_images(args: argparse.Namespace) -> None:
+    """Check an image folder and write its receipt."""
+    from densewalk.images import check_images as check_folder
+    from densewalk.settings.data import ImagesSettings
+
+    settings = ImagesSettings.model_validate(args.settings)
+    check_folder(settings.source, args.receipt, settings.layout)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Make one run's backbone, in as many processes as asked for."""
+    if args.processes > 1 and "WORLD_SIZE" not in os.environ:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={args.processes}"]
+        os.execv(sys.executable, [*launcher, "-m", "densewalk", *sys.argv[1:]])
+    import torch
+
+    from densewalk import jobs
+
+    torch.set_num_threads(args.threads)
+    jobs.run(args.spec, args.init, args.data, args.state, args.out, args.execution)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Evaluate one backbone by one protocol."""
+    import torch
+
+    from densewalk import jobs
+
+    torch.set_num_threads(args.threads)
+    jobs.evaluate(args.spec, args.backbone, args.state, args.out, args.execution)
+
+
+def tables(args: argparse.Namespace) -> None:
+    """Write one table."""
+    from densewalk.tables import write_all, write_task_table
+
+    if args.table == "all":
+        write_all(args.records, args.out)
+    else:
+        write_task_table(args.records, args.table, args.out)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write the page."""
+    from densewalk.report import report_folder
+
+    report_folder(args.results, args.title, args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

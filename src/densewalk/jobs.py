@@ -1,0 +1,196 @@
+"""What the workflow's jobs do: read a specification, do the work, write the result with its provenance.
+
+results/{run}/s{seed}/backbone.safetensors, run.json, card.md, metrics.jsonl
+results/{run}/s{seed}/{evaluation}.json, {evaluation}/...
+"""
+
+import importlib
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from densewalk import distributed, loop
+from densewalk.backbone import Backbone, create, load
+from densewalk.checkpoint import State, export_backbone, read_json, write_card, write_json
+from densewalk.config import parse_evaluation, parse_training
+from densewalk.errors import UserError
+from densewalk.evals.base import Job, Result
+from densewalk.methods.base import Method, Source
+from densewalk.progress import log
+from densewalk.provenance import config_hash, file_sha256, record
+from densewalk.settings.execution import Execution
+
+METHODS = {
+    "dora": ("densewalk.methods.dora", "Dora"),
+    "dino": ("densewalk.methods.dino", "Dino"),
+    "neco": ("densewalk.methods.neco", "Neco"),
+    "timetuning": ("densewalk.methods.timetuning", "TimeTuning"),
+}
+EVALUATIONS = {
+    "ade20k_linear": "densewalk.evals.ade20k",
+    "ade20k_upernet": "densewalk.evals.ade20k",
+    "coco": "densewalk.evals.coco",
+    "davis": "densewalk.evals.davis",
+    "incontext": "densewalk.evals.incontext",
+}
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+
+def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state: Path, out: Path, execution: Execution) -> None:
+    """Make one run's backbone: train it, or for a baseline take it over.
+
+    Args:
+        spec: `Study.run_spec`.
+        init: the initial backbone's file, unless it is random.
+        receipts: of the prepared data, in the specification's order.
+        state: folder of the resumable state. out: folder of the results.
+    """
+    backbone = initial_backbone(spec, init)
+    if spec["method"] == "none":
+        hand_on(backbone, spec, out, training=None)
+        return
+    sources = [read_source(path, name) for path, name in zip(receipts, spec["data"], strict=True)]
+    inputs = {str(path): file_sha256(path) for path in [*receipts, *([init] if init else [])]}
+    device = distributed.local_device(execution.device)
+    with distributed.process_group(device):
+        if distributed.rank() > 0:
+            train(spec, backbone, sources, State(state, inputs), execution, device)
+            return
+        with State(state, inputs) as held:
+            method, trained = train(spec, backbone, sources, held, execution, device)
+            cost = round(trained.seconds * distributed.world_size() / 3600, 4) if device.type == "cuda" else 0.0
+            training = {
+                "steps": trained.steps,
+                "samples_seen": trained.samples,
+                "seconds": round(trained.seconds, 1),
+                "gpu_hours": cost,
+                "processes": distributed.world_size(),
+                "device": str(device),
+                "execution": execution.model_dump(mode="json"),
+            }
+            hand_on(method.export(), spec, out, training)
+            shutil.copyfile(held.folder / "metrics.jsonl", out / "metrics.jsonl")
+
+
+def initial_backbone(spec: dict[str, Any], init: Path | None) -> Backbone:
+    """Random weights of the run's seed, or the given file's.
+
+    Raises:
+        UserError: the file is missing, has another checksum, or does not fit the architecture.
+    """
+    if spec["init"]["kind"] == "random":
+        return create(spec["arch"], seed=spec["seed"])
+    assert init is not None
+    if not init.is_file():
+        url = spec["init"].get("url")
+        raise UserError(f"checkpoint {init} does not exist", todo=f"download {url}" if url else "put it there or correct `file`")
+    expected = spec["init"].get("sha256")
+    if expected and (found := file_sha256(init)) != expected:
+        raise UserError(f"{init} has sha256 {found}, expected {expected}", todo="download it again")
+    # a run's own export knows its architecture, which NeCo may have changed by dropping the registers
+    arch = None if spec["init"]["kind"] == "run" else spec["arch"]
+    return load(init, arch, key=spec["init"].get("key"))
+
+
+def read_source(receipt: Path, name: str) -> Source:
+    """A prepared data set by its receipt."""
+    content = read_json(receipt)
+    return Source(name=name, kind=content["kind"], path=Path(content["path"]), receipt=content)
+
+
+def train(
+    spec: dict[str, Any], backbone: Backbone, sources: Sequence[Source], state: State, execution: Execution, device: torch.device
+) -> tuple[Method, loop.Trained]:
+    """Build the method and train it to the end."""
+    settings = parse_training(spec["method"], spec["settings"])
+    module, name = METHODS[spec["method"]]
+    kind = getattr(importlib.import_module(module), name)
+    data = kind.dataset(settings, sources)
+    total, per_epoch = settings.total_steps(len(data))
+    log.info("%s, seed %d: %d samples, %d steps of batch %d", spec["run"], spec["seed"], len(data), total, settings.batch_size)
+    torch.manual_seed(spec["seed"])
+    method = kind(settings, backbone, total, per_epoch, spec["seed"])
+    method.diagnostics = state.folder
+    for part in method.modules():
+        if isinstance(part, Backbone):
+            part.gradient_checkpointing = execution.gradient_checkpointing
+    trained = loop.train(method, data, batch_size=settings.batch_size, seed=spec["seed"], state=state, execution=execution, device=device)
+    return method, trained
+
+
+def hand_on(backbone: Backbone, spec: dict[str, Any], out: Path, training: dict[str, Any] | None) -> None:
+    """Write the backbone with its card and record; the backbone comes last, so that its existence means all is there."""
+    sha = config_hash(spec)
+    facts = record()
+    compat = spec.get("settings", {}).get("compat", "")
+    init = spec["init"].get("name", "random weights")
+    made = {"config_hash": sha, "arch": backbone.arch.name, "compat": compat, "spec": spec, "training": training}
+    write_json(out / "run.json", {**made, **facts})
+    described = {"run": spec["run"], "seed": spec["seed"], "method": spec["method"], "compat": compat or "-", "init": init}
+    data = ", ".join(spec.get("data", {})) or "no data"
+    write_card(backbone, out / "card.md", {**described, "data": data, "config_hash": sha, "commit": facts["commit"]})
+    export_backbone(backbone, out / "backbone.safetensors", run=f"{spec['run']}-s{spec['seed']}", config_hash=sha)
+    log.info("wrote %s", out / "backbone.safetensors")
+
+
+# -- evaluations -----------------------------------------------------------------------------------------------------
+
+
+def evaluate(spec: dict[str, Any], backbone: Path, state: Path, out: Path, execution: Execution) -> None:
+    """Evaluate one backbone by one protocol and write the result record `out`.
+
+    Args:
+        spec: `Study.evaluation_spec`.
+        state: folder of the resumable state.
+    """
+    settings = parse_evaluation(spec["protocol"], spec["settings"])
+    run_record = read_json(backbone.with_name("run.json"))
+    module = importlib.import_module(EVALUATIONS[spec["protocol"]])
+    device = distributed.local_device(execution.device)
+    begun = time.monotonic()
+    with State(state, {"backbone": file_sha256(backbone)}):
+        job = Job(out=out.with_suffix(""), state=state, seed=spec["seed"], device=str(device), workers=execution.workers)
+        result = module.evaluate(settings, backbone, job)
+    require_metrics(result, settings.METRICS)
+    content = {
+        "run": spec["run"],
+        "seed": spec["seed"],
+        "method": run_record["spec"]["method"],
+        "init": run_record["spec"]["init"].get("name", "random"),
+        "arch": run_record["arch"],
+        "compat": run_record["compat"],
+        "labels": spec["labels"],
+        "task": settings.TASK,
+        "evaluation": spec["evaluation"],
+        "dataset": settings.dataset,
+        "protocol": settings.protocol,
+        "published_protocol": settings.published_protocol,
+        "published_metrics": settings.PUBLISHED_METRICS,
+        "version": settings.VERSION,
+        "metrics": {name: None if math.isnan(value) else value for name, value in result.metrics.items()},
+        "n": result.n,
+        "unit": result.unit,
+        "details": result.details,
+        "config_hash": config_hash(spec),
+        "run_hash": spec["run_hash"],
+        "device": str(device),
+        "seconds": round(time.monotonic() - begun, 2),
+        "training": run_record["training"],
+        "spec": spec,
+        **record(),
+    }
+    write_json(out, content)
+    log.info("%s", ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.items()))
+
+
+def require_metrics(result: Result, promised: dict[str, str]) -> None:
+    """An evaluation delivers the metrics it promises: a column must not vanish from a table unseen."""
+    if set(result.metrics) != set(promised):
+        raise AssertionError(f"metrics {sorted(result.metrics)} instead of {sorted(promised)}")

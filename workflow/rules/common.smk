@@ -1,0 +1,144 @@
+# What the rules ask of the study. Torch-free: every job of a cluster run parses this file again.
+import json
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from densewalk.config import parse_study
+from densewalk.errors import UserError
+from densewalk.provenance import config_hash
+
+try:
+    STUDY = parse_study(config)
+except UserError as error:
+    raise WorkflowError(str(error))
+
+# jobs use the Python that runs Snakemake, whether or not its environment is activated
+shell.prefix(f"export PATH={Path(sys.executable).parent}:$PATH; ")
+
+# how jobs are run goes by the environment, not by params: changing it reruns nothing
+os.environ.update(DENSEWALK_EXECUTION=STUDY.execution.model_dump_json())
+
+
+wildcard_constraints:
+    run="|".join(STUDY.runs),
+    seed=r"\d+",
+    evaluation="|".join(STUDY.evaluations) or "(?!)",
+
+
+def only(names):
+    """A wildcard constraint for exactly these names; an empty one would mean any."""
+    return "|".join(names) or "(?!)"
+
+
+def runs_of(method):
+    return [name for name, run in STUDY.runs.items() if run.method == method]
+
+
+def evaluations_of(protocol):
+    return [name for name, e in STUDY.evaluations.items() if e.protocol == protocol]
+
+
+def settings_of(kind):
+    """The function that gives a video's or an image folder's settings as JSON."""
+    return lambda wildcards: getattr(STUDY, kind)[wildcards.name].model_dump_json()
+
+
+def generated(path):
+    """What a path waits for: the generator's receipt if it lies in the generated folder, else nothing."""
+    inside = STUDY.synthetic and Path(path).is_relative_to(STUDY.synthetic.root)
+    return [f"{STUDY.synthetic.root}/receipt.json"] if inside else []
+
+
+def video_needs(wildcards):
+    return generated(STUDY.videos[wildcards.name].source)
+
+
+def images_need(wildcards):
+    return generated(STUDY.images[wildcards.name].source)
+
+
+def source_stamp(wildcards):
+    """Size and time of a video file. One that was removed after its transcoding keeps the stamp of then, so that freeing
+    the disk of a 100 GB original reruns nothing, while replacing it reruns everything made from it.
+    """
+    source = Path(STUDY.videos[wildcards.name].source)
+    receipt = Path(f"results/data/{wildcards.name}.json")
+    if source.is_file():
+        return f"{source.stat().st_size} bytes, {source.stat().st_mtime_ns}"
+    return (
+        json.loads(receipt.read_text()).get("source_stamp", "none")
+        if receipt.is_file()
+        else "none"
+    )
+
+
+def run_spec(wildcards):
+    return json.dumps(STUDY.run_spec(wildcards.run, int(wildcards.seed)))
+
+
+def run_state(wildcards):
+    """Keyed by the configuration: a changed run starts afresh, an interrupted one resumes. Not an output: Snakemake
+    deletes the outputs of failed jobs."""
+    spec = STUDY.run_spec(wildcards.run, int(wildcards.seed))
+    return f"results/state/{wildcards.run}-s{wildcards.seed}-{config_hash(spec)}"
+
+
+def run_init(wildcards):
+    """The initial backbone's file; a checkpoint that is not there yet is reported by the job itself."""
+    init = STUDY.run_spec(wildcards.run, int(wildcards.seed))["init"]
+    if init["kind"] == "run":
+        return f"results/{init['name']}/s{init['seed']}/backbone.safetensors"
+    return (
+        init["file"]
+        if init["kind"] == "checkpoint" and os.path.isfile(init["file"])
+        else []
+    )
+
+
+def init_option(wildcards):
+    init = STUDY.run_spec(wildcards.run, int(wildcards.seed))["init"]
+    return (
+        f"--init {init['file'] if init['kind'] == 'checkpoint' else run_init(wildcards)}"
+        if init["kind"] != "random"
+        else ""
+    )
+
+
+def run_data(wildcards):
+    return [
+        f"results/data/{name}.json"
+        for name in getattr(STUDY.runs[wildcards.run], "data", [])
+    ]
+
+
+def evaluation_spec(wildcards):
+    return json.dumps(
+        STUDY.evaluation_spec(wildcards.run, int(wildcards.seed), wildcards.evaluation)
+    )
+
+
+def evaluation_state(wildcards):
+    spec = STUDY.evaluation_spec(
+        wildcards.run, int(wildcards.seed), wildcards.evaluation
+    )
+    return f"results/state/{wildcards.run}-s{wildcards.seed}-{wildcards.evaluation}-{config_hash(spec)}"
+
+
+def evaluation_data(wildcards):
+    return generated(STUDY.evaluations[wildcards.evaluation].settings.root)
+
+
+def records_of(table):
+    """The result records a table is made of, in the study's order."""
+    return [
+        f"results/{run}/s{seed}/{evaluation}.json"
+        for run, seed, evaluation in STUDY.evaluation_jobs()
+        if table == "all" or STUDY.evaluations[evaluation].settings.TASK == table
+    ]
+
+
+def table_records(wildcards):
+    return records_of(wildcards.table)

@@ -1,0 +1,53 @@
+# sources -> training copies and receipts
+
+
+if STUDY.synthetic:
+
+    rule generate:
+        output:
+            f"{STUDY.synthetic.root}/receipt.json",
+        log:
+            "results/logs/generate.log",
+        conda:
+            "../../envs/main.yaml"
+        params:
+            settings=STUDY.synthetic.model_dump_json(exclude={"root"}),
+            root=STUDY.synthetic.root,
+        shell:
+            "densewalk generate --settings {params.settings:q} --root {params.root} 2> {log}"
+
+
+rule prepare_video:
+    input:
+        video_needs,
+    output:
+        video="results/data/{name}.mp4",
+        receipt="results/data/{name}.json",
+    log:
+        "results/logs/data/{name}.log",
+    wildcard_constraints:
+        name=only(STUDY.videos),
+    conda:
+        "../../envs/main.yaml"
+    params:
+        settings=settings_of("videos"),
+        stamp=source_stamp,
+    shell:
+        "densewalk prepare-video --settings {params.settings:q} --out {output.video} --receipt {output.receipt} 2> {log}"
+
+
+rule check_images:
+    input:
+        images_need,
+    output:
+        "results/data/{name}.json",
+    log:
+        "results/logs/data/{name}.log",
+    wildcard_constraints:
+        name=only(STUDY.images),
+    conda:
+        "../../envs/main.yaml"
+    params:
+        settings=settings_of("images"),
+    shell:
+        "densewalk check-images --settings {params.settings:q} --receipt {output} 2> {log}"
