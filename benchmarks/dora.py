@@ -1,0 +1,116 @@
+"""Cost of one DoRA step and of one clip's views, in CPU seconds and peak memory.
+
+    python benchmarks/dora.py                                   # two frames, a minute
+    python benchmarks/dora.py --frames 8 --compat released      # the case of the release: 80 to 114 CPU s, 6.8 GiB there
+
+The released code was measured with ViT-S/16, 8 frames, 1 clip, 6 local crops and 65536 prototypes in float32.
+"""
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from densewalk import loop
+from densewalk.backbone import create
+from densewalk.methods.dora import Dora, cut_clip, frame_terms, global_view, local_crops, show_objects, total_loss
+from densewalk.settings.dora import DoraSettings
+
+
+class Stopwatch:
+    """CPU seconds by label."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, label: str, function: Callable[[], Any]) -> Any:
+        """Run, and add the time it took."""
+        begun = time.process_time()
+        result = function()
+        self.seconds[label] = self.seconds.get(label, 0.0) + time.process_time() - begun
+        return result
+
+
+def step_stages(method: Dora, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor], at: int) -> dict[str, float]:
+    """One whole step in its stages."""
+    watch, s = Stopwatch(), method.settings
+    loop.set_schedules(optimizer, at)
+    views = batch["global"].flatten(0, 1)
+    seen = watch("teacher", lambda: method.look(views))
+    heads = method.draw_heads(torch.Generator().manual_seed(at))
+    masks = watch("discover and track", lambda: method.discover_and_track(seen, heads, batch, at))
+    masked, local = watch("student forward", lambda: method.student_logits(show_objects(views, masks, seen.grid), batch["local"]))
+
+    def loss() -> torch.Tensor:
+        terms = frame_terms(method.targets(seen.logits, at), masked, local, s.student_temperature)
+        method.update_center(seen.logits)
+        return total_loss(*terms, carry_over=bool(s.loss_carry_over))
+
+    watch("backward", watch("loss", loss).backward)
+    watch("clip, AdamW, EMA", lambda: (method.after_backward(at), optimizer.step(), method.after_update(at)))
+    optimizer.zero_grad(set_to_none=True)
+    return watch.seconds
+
+
+def clip_stages(settings: DoraSettings, height: int, width: int) -> dict[str, float]:
+    """The views of one decoded clip."""
+    watch, generator = Stopwatch(), torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (settings.frames, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    cut = watch("cut the clip", lambda: cut_clip(frames, settings, generator))
+    for _ in range(settings.global_views or 1):
+        watch("global views", lambda: global_view(cut, settings, generator))
+    for _ in range(settings.local_crops):
+        watch("local crops", lambda: local_crops(cut, settings, generator))
+    return watch.seconds
+
+
+def show(title: str, runs: list[dict[str, float]]) -> None:
+    """Fastest and slowest of the repetitions after the first, which warms up."""
+    runs = runs[1:] or runs
+    print(f"\n{title:28} {'fastest':>9} {'slowest':>9}  CPU s")
+    for label in runs[0]:
+        values = [run[label] for run in runs]
+        print(f"{label:28} {min(values):9.3f} {max(values):9.3f}")
+    totals = [sum(run.values()) for run in runs]
+    print(f"{'total':28} {min(totals):9.3f} {max(totals):9.3f}")
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="vit_small_patch16")
+    parser.add_argument("--frames", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--locals", type=int, default=6)
+    parser.add_argument("--views", type=int, default=1)
+    parser.add_argument("--out-dim", type=int, default=65536)
+    parser.add_argument("--sizes", type=int, nargs=2, default=(224, 112), metavar=("GLOBAL", "LOCAL"))
+    parser.add_argument("--compat", choices=("paper", "released"), default="paper")
+    parser.add_argument("--frame-size", type=int, nargs=2, default=(540, 960), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--repeat", type=int, default=2, help="measured repetitions after one that warms up")
+    parser.add_argument("--threads", type=int, default=1)
+    a = parser.parse_args()
+    torch.set_num_threads(a.threads)
+
+    settings = DoraSettings(
+        compat=a.compat, frames=a.frames, local_crops=a.locals, global_views=a.views, out_dim=a.out_dim,
+        global_size=a.sizes[0], local_size=a.sizes[1], warmup_epochs=0, freeze_last_layer_epochs=0, steps=a.repeat + 1,
+    )  # fmt: skip
+    print(f"{a.arch}, {a.batch} x {a.frames} frames, {a.locals} local crops, {a.out_dim} prototypes, {a.compat}, {a.threads} thread(s)")
+    show(f"views from {a.frame_size[1]}x{a.frame_size[0]}", [clip_stages(settings.resolved(), *a.frame_size) for _ in range(5)])
+
+    method = Dora(settings, create(a.arch, seed=0), a.repeat + 1, 1, seed=0).train()
+    optimizer = loop.make_optimizer(method)
+    batch = {
+        "global": torch.randn(a.batch, a.views, a.frames, 3, a.sizes[0], a.sizes[0]),
+        "local": torch.randn(a.batch, a.locals, a.frames, 3, a.sizes[1], a.sizes[1]),
+    }
+    show("training step", [step_stages(method, optimizer, batch, at) for at in range(a.repeat + 1)])
+    print(f"\npeak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Cost of NeCo's loss and of a whole step, against the published formula in matrices and the release's way of running it.
+
+    python benchmarks/neco.py                            # the loss; a step of one 224 px image; under a minute
+    python benchmarks/neco.py --size 224 --batch 4       # the cases of the release's measurements
+    python benchmarks/neco.py --size 518 --batch 1
+
+One thread, CPU seconds of this process, the best of several runs, the rivals in turn, so that a busy machine is equally unfair to all. The
+release itself was measured at 1,703 us per row of 49 (bitonic), and 15.0 s (224 px, 4 images) and 23.7 s (518 px, 1 image) per step.
+"""
+
+import argparse
+import importlib.util
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from benchmarks import matrix_sort
+from torch import Tensor
+
+from densewalk import loop, sorting
+from densewalk.backbone import create
+from densewalk.methods.base import Item
+from densewalk.methods.neco import Neco, NecoViews
+from densewalk.settings.neco import NecoSettings
+
+STEEPNESS = 100.0
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="vit_small_patch14_reg4")
+    parser.add_argument("--size", type=int, default=224, help="side of a global crop")
+    parser.add_argument("--local", type=int, default=98, help="side of a local crop")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rows", type=int, default=784, help="rows of the loss: 49 for each image and pair of crops")
+    parser.add_argument("--repeats", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for kind in ("bitonic", "odd_even"):
+        print_losses(kind, options.rows, options.repeats)
+    print_steps(options)
+
+
+# -- the loss alone ----------------------------------------------------------------------------------------------------
+
+
+def print_losses(kind: str, rows: int, repeats: int) -> None:
+    """Microseconds per row of loss and gradient, and how far each is from the matrix formula in float64."""
+    student, teacher = scores(rows)
+    few = slice(0, 100)
+    exact = evaluate(lambda s: matrix_sort.sort_loss(s, teacher[few].double(), kind, STEEPNESS, STEEPNESS), student[few].double())
+    largest = exact[1].abs().max()
+    print(f"\n{kind}, 49 scores, {rows} rows             us/row  faster   off by (loss, gradient; largest gradient {largest:.0e})")
+    rivals: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "matrices": lambda s, t: matrix_sort.sort_loss(s, t, kind, STEEPNESS, STEEPNESS),
+        **{name: backend(kind, name) for name in ("torch", "numba") if importlib.util.find_spec(name)},
+    }
+    counts = {"matrices": repeats, "torch": 2 * repeats, "numba": 10 * repeats}
+    for run in list(rivals.values())[1:]:
+        evaluate(lambda s, run=run: run(s, teacher[few]), student[few])  # compiles
+    seconds: dict[str, float] = {}
+    for name in (rival for rival in rivals for _ in range(counts[rival])):
+        taken = timed(lambda name=name: evaluate(lambda s: rivals[name](s, teacher), student))
+        seconds[name] = min(taken, seconds.get(name, taken))
+    for name, run in rivals.items():
+        loss, gradient = evaluate(lambda s, run=run: run(s, teacher[few]), student[few])
+        faster = seconds["matrices"] / seconds[name]
+        off = f"{abs(loss - exact[0]):.0e}, {(gradient - exact[1]).abs().max():.0e}"
+        print(f"  {name:<38}{1e6 * seconds[name] / rows:9.1f}{faster:7.1f}x   {off}")
+
+
+def scores(rows: int) -> tuple[Tensor, Tensor]:
+    """Cosines to 49 references as in training: clustered, the student near the teacher."""
+    g = torch.Generator().manual_seed(0)
+    teacher = 0.2 + 0.15 * torch.randn(rows, 49, generator=g)
+    return teacher + 0.05 * torch.randn(rows, 49, generator=g), teacher
+
+
+def backend(kind: str, name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """`sorting.sort_loss` on one back end."""
+    options: dict[str, Any] = {"student_steepness": STEEPNESS, "teacher_steepness": STEEPNESS, "backend": name}
+    return lambda s, t: sorting.sort_loss(s, t, network=sorting.network(kind, 49), **options)  # type: ignore[arg-type]
+
+
+def evaluate(loss: Callable[[Tensor], Tensor], student: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and gradient."""
+    student = student.clone().requires_grad_()
+    value = loss(student)
+    return value.detach(), torch.autograd.grad(value, student)[0]
+
+
+# -- a whole step ------------------------------------------------------------------------------------------------------
+
+
+def print_steps(options: argparse.Namespace) -> None:
+    """CPU seconds and saved activations of one step as released and as here."""
+    size = f"{options.arch}, {options.batch} image(s) of {options.size} and {options.local} px"
+    print(f"\nstep of {size:<49} teacher student    loss backward  update  total  faster   saved MiB/image")
+    rows = {
+        "compat: released, matrices": ("released", matrix_losses),
+        "compat: released": ("released", sorting.sort_losses),
+        "compat: paper": ("paper", sorting.sort_losses),
+    }
+    first = None
+    for label, (compat, losses) in rows.items():
+        method, optimizer, batch = new_run(options, compat)
+        stages = min((one_step(method, optimizer, batch, losses) for _ in range(options.repeats)), key=lambda s: sum(s.values()))
+        saved = saved_bytes(method, batch, losses) / 2**20 / options.batch
+        total = sum(stages.values())
+        first = first or total
+        print(f"  {label:<57}" + "".join(f"{s:8.2f}" for s in stages.values()) + f"{total:8.2f}{first / total:7.2f}x{saved:14.0f}")
+
+
+def new_run(options: argparse.Namespace, compat: str) -> tuple[Neco, torch.optim.Optimizer, dict[str, Tensor]]:
+    """A run of the README's recipe (no queue), and one batch."""
+    sizes = {"global_size": options.size, "local_size": options.local, "batch_size": options.batch}
+    settings = NecoSettings(compat=compat, queue=0, steps=10, **sizes)  # type: ignore[arg-type]
+    method = Neco(settings, create(options.arch, seed=0), 10, 10, seed=0)
+    pictures = [torch.randint(0, 256, (3, 480, 640), dtype=torch.uint8) for _ in range(options.batch)]
+    views = NecoViews(pictures, settings)  # type: ignore[arg-type]
+    batch = torch.utils.data.default_collate([views[Item(i, i)] for i in range(options.batch)])
+    return method, loop.make_optimizer(method), batch
+
+
+def one_step(method: Neco, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], losses: Any) -> dict[str, float]:
+    """CPU seconds of each stage of one step."""
+    seconds = dict.fromkeys(("teacher", "student", "loss", "backward", "update"), 0.0)
+
+    def watch(label: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            begun = time.process_time()
+            result = function(*arguments)
+            seconds[label] += time.process_time() - begun
+            return result
+
+        return run
+
+    loop.set_schedules(optimizer, 0)
+    teacher, student = watch("teacher", method.look_with_mask), watch("student", method.look_at)
+    with replaced(method, "look_with_mask", teacher), replaced(method, "look_at", student), replaced(sorting, "sort_losses", losses):
+        loss, _ = watch("loss", method.step)(batch, 0, torch.Generator().manual_seed(0))
+    seconds["loss"] -= seconds["teacher"] + seconds["student"]
+    watch("backward", loss.backward)()
+    watch("update", lambda: (method.after_backward(0), optimizer.step(), method.after_update(0)))()
+    optimizer.zero_grad(set_to_none=True)
+    return seconds
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Another attribute for the length of the block."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def matrix_losses(
+    student: Tensor, teacher: Tensor, *, network: sorting.Network, student_steepness: float, teacher_steepness: float, **_: Any
+) -> Tensor:
+    """The opponent in the place of `sorting.sort_losses`."""
+    kind = "bitonic" if network.reverse else "odd_even"
+    return matrix_sort.sort_loss(student, teacher, kind, student_steepness, teacher_steepness)
+
+
+def saved_bytes(method: Neco, batch: dict[str, Tensor], losses: Any) -> int:
+    """What the forward pass keeps for the backward pass, without the weights."""
+    weights = {p.untyped_storage().data_ptr() for p in method.parameters()}
+    storages: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with replaced(sorting, "sort_losses", losses), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss, _ = method.step(batch, 0, torch.Generator().manual_seed(0))
+    del loss
+    return sum(storages.values())
+
+
+def timed(function: Callable[[], Any]) -> float:
+    """CPU seconds."""
+    begun = time.process_time()
+    function()
+    return time.process_time() - begun
+
+
+if __name__ == "__main__":
+    main()
