@@ -28,6 +28,7 @@ from densewalk.settings.incontext import IncontextSettings
 from densewalk.settings.neco import NecoSettings
 from densewalk.settings.synthetic import SyntheticSettings
 from densewalk.settings.timetuning import TimeTuningSettings
+from densewalk.settings.video_segmentation import VideoSegmentationSettings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 RESERVED = {"data", "logs", "state", "tables", "random"}
@@ -164,7 +165,14 @@ class Incontext(BaseEvaluation):
     settings: IncontextSettings
 
 
-Evaluation = Annotated[Ade20kLinear | Ade20kUpernet | Coco | Davis | Incontext, Field(discriminator="protocol")]
+class VideoSegmentation(BaseEvaluation):
+    """Unsupervised video object segmentation by clusters of frozen features."""
+
+    protocol: Literal["video_segmentation"]
+    settings: VideoSegmentationSettings
+
+
+Evaluation = Annotated[Ade20kLinear | Ade20kUpernet | Coco | Davis | Incontext | VideoSegmentation, Field(discriminator="protocol")]
 
 
 def _settings_by(tag: str, union: Any) -> dict[str, Any]:

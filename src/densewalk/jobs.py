@@ -38,6 +38,7 @@ EVALUATIONS = {
     "coco": "densewalk.evals.coco",
     "davis": "densewalk.evals.davis",
     "incontext": "densewalk.evals.incontext",
+    "video_segmentation": "densewalk.evals.video_segmentation",
 }
 
 

@@ -33,6 +33,7 @@ HEADINGS = {
     "coco": "Detection and instance segmentation (COCO)",
     "davis": "Video object segmentation (DAVIS)",
     "incontext": "In-context segmentation",
+    "video_segmentation": "Unsupervised video segmentation",
     "all": "Every number",
     "cost": "Cost",
 }

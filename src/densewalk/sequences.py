@@ -160,9 +160,15 @@ def write_labels(folder: Path, labels: Video) -> None:
 def write_strip(path: Path, sequence: Sequence, rows: Several[Video], *, shown: int = 4, width: int = 320) -> None:
     """A few frames, evenly spaced, once for each of the label maps, with the objects tinted."""
     numbers = np.linspace(0, len(sequence) - 1, shown).round().astype(int).tolist()
-    pictures = [np.concatenate([tinted(sequence.image(n), labels[n]) for n in numbers], axis=1) for labels in rows]
+    frames = [sequence.image(n) for n in numbers]
+    write_rows(path, [(frames, labels[numbers]) for labels in rows], width)
+
+
+def write_rows(path: Path, rows: Several[tuple[Several[UInt8[np.ndarray, "height width 3"]], Several[Labels]]], width: int = 320) -> None:
+    """Each row's frames side by side, at most `width` wide, tinted by their labels."""
+    pictures = [np.concatenate([tinted(*pair) for pair in zip(*row, strict=True)], axis=1) for row in rows]
     picture = Image.fromarray(np.concatenate(pictures))
-    picture.thumbnail((shown * width, picture.height))
+    picture.thumbnail((len(rows[0][0]) * width, picture.height))
     with atomic_write(path) as temporary:
         picture.save(temporary)
 

@@ -43,3 +43,8 @@ use rule evaluate_davis as evaluate_ade20k_upernet with:
 use rule evaluate_davis as evaluate_coco with:
     wildcard_constraints:
         evaluation=only(evaluations_of("coco")),
+
+
+use rule evaluate_davis as evaluate_video_segmentation with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("video_segmentation")),

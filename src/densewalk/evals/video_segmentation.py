@@ -24,21 +24,19 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from densewalk.backbone import Backbone, load
-from densewalk.checkpoint import atomic_write
 from densewalk.clustering import PrincipalComponents, kmeans
 from densewalk.evals.base import Job, Result
 from densewalk.images import normalize, read_rgb
 from densewalk.progress import track
 from densewalk.provenance import derive_seed
 from densewalk.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
-from densewalk.sequences import Sequence, davis, tinted, youtube_vos
+from densewalk.sequences import Sequence, davis, write_rows, youtube_vos
 from densewalk.settings.video_segmentation import VideoSegmentationSettings
 
 POINTS_PER_CLUSTER = 256  # random pixels that k-means learns from, faiss's rule
@@ -56,13 +54,14 @@ def evaluate(settings: VideoSegmentationSettings, backbone_path: Path, job: Job)
     backbone = load(backbone_path).eval().to(job.device)
     side = max(1, settings.size // backbone.patch) * backbone.patch
     scores: dict[str, list[float]] = {name: [] for name in settings.METRICS}
-    seen, components = [], PrincipalComponents()
+    seen: list[Seen] = []
+    components = PrincipalComponents()
     for clip in track(clips, "video_segmentation"):
         view = look(backbone, clip, side, settings)
         components.add(view.features.flatten(0, 1))
         by_clip = PrincipalComponents(view.features.flatten(0, 1)).project(view.features, settings.components)
         score_clip(scores, view, by_clip, settings, job, clip)
-        seen.append(view)
+        seen.append(Seen(view.features, view.grid, view.small_labels))
     score_dataset(scores, seen, components, settings, job)
     metrics = {name: 100 * float(np.mean(values)) for name, values in scores.items()}
     return Result(metrics=metrics, n=len(scores["F"]), unit="frames", details={"clips": len(clips), "input_size": side})
@@ -89,6 +88,15 @@ class View:
     grid: tuple[int, int]
     labels: Int[Tensor, "frames height width"]
     small_labels: Int[Tensor, "frames small small"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is kept of a clip until the whole data set is clustered; see `View`."""
+
+    features: Float[Tensor, "frames patches dim"]
+    grid: tuple[int, int]
+    labels: Int[Tensor, "frames small small"]
 
 
 def find_clips(settings: VideoSegmentationSettings) -> list[Clip]:
@@ -159,13 +167,13 @@ def score_clip(
 
 
 def score_dataset(
-    scores: dict[str, list[float]], views: list[View], components: PrincipalComponents, settings: VideoSegmentationSettings, job: Job
+    scores: dict[str, list[float]], seen: list[Seen], components: PrincipalComponents, settings: VideoSegmentationSettings, job: Job
 ) -> None:
     """Add D of all clips together."""
-    projected = torch.cat([components.project(view.features, settings.components) for view in views])
-    labels = torch.cat([view.small_labels for view in views])
+    projected = torch.cat([components.project(clip.features, settings.components) for clip in seen])
+    labels = torch.cat([clip.labels for clip in seen])
     for name, count in (("D", len(labels.unique())), ("D_over", settings.dataset_clusters)):
-        maps = cluster_maps(projected, views[0].grid, settings.dataset_size, count, settings, derive_seed(job.seed, name))
+        maps = cluster_maps(projected, seen[0].grid, settings.dataset_size, count, settings, derive_seed(job.seed, name))
         scores[name].append(match_and_score(labels, maps, count, matching(name))[0])
 
 
@@ -203,9 +211,9 @@ def cluster_maps(
     chosen = sample_pixels(len(components), size, count * POINTS_PER_CLUSTER, seed)
     learnt = torch.cat([pixels(frame, grid, size, own) for frame, own in zip(components, chosen, strict=True)])
     centres = kmeans(learnt, count, seed=seed, iterations=settings.iterations, restarts=settings.restarts)
-    distances = centres.square().sum(dim=1) - 2 * components @ centres.T
-    maps = [F.interpolate(d.T.unflatten(1, grid)[None], (size, size), mode="bilinear").argmin(dim=1) for d in distances]
-    return torch.cat(maps)
+    squares = centres.square().sum(dim=1)[:, None]
+    distances = ((squares - 2 * centres @ frame.T).unflatten(1, grid)[None] for frame in components)
+    return torch.cat([F.interpolate(d, (size, size), mode="bilinear").argmin(dim=1) for d in distances])
 
 
 def sample_pixels(frames: int, size: int, most: int, seed: int) -> list[Int[Tensor, " chosen"]]:
@@ -232,9 +240,5 @@ def pixels(
 def draw(path: Path, view: View, matched: Int[Tensor, "frames height width"], offset: int) -> None:
     """Some frames of a clip: their labels above, the matched clusters below."""
     numbers = np.linspace(0, len(view.images) - 1, min(4, len(view.images))).round().astype(int).tolist()
-    rows = []
-    for labels in (view.labels, matched):
-        own = torch.where(labels > 0, labels - offset, 0).byte().numpy()
-        rows.append(np.concatenate([tinted(view.images[n], own[n]) for n in numbers], axis=1))
-    with atomic_write(path) as temporary:
-        Image.fromarray(np.concatenate(rows)).save(temporary)
+    own = [torch.where(labels > 0, labels - offset, 0).byte().numpy()[numbers] for labels in (view.labels, matched)]
+    write_rows(path, [(view.images[numbers], labels) for labels in own])
