@@ -28,6 +28,7 @@ What the two values of `variant` do, each a switch in the settings; `simplified`
     teacher           yes         no          who assigns the first frame (the README of the release says no, its code yes)
     assigned_frames   first       all         whose patches share the prototypes evenly
     context           7           6           frames to propagate from, beside the first
+    epochs            100         800         unless a study says how long
 
 Parts of the release without a counterpart here: its command-line options that have no effect (propagation and Sinkhorn settings)
 or another than they say (`--use_queue False` turns the queue on); anomaly detection left on; the end of its weight-decay schedule,
@@ -45,6 +46,7 @@ gradient on the last frame only (8); the teacher's last two on the first frame (
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,11 +64,14 @@ from densewalk.methods.base import Item, Method, ParamGroup, Source, decay_group
 from densewalk.propagation import Rule, follow
 from densewalk.provenance import derive_seed
 from densewalk.schedules import cosine
+from densewalk.sequences import write_rows
 from densewalk.settings.timetuning import TimeTuningSettings
 from densewalk.sinkhorn import sinkhorn
 from densewalk.teacher import make_teacher, update_teacher
 from densewalk.video import VideoClips
 from densewalk.views import distort, maybe, random_resized_crop_box, resized_crop
+
+CLIPS_SHOWN = 4  # in the picture of a finished training
 
 Clips = Float[Tensor, "batch frames 3 height width"]
 
@@ -137,6 +142,20 @@ class TimeTuning(Method):
         """The student: it is what the paper evaluates."""
         return self.student.backbone
 
+    def pictures(self, data: "Dataset[Tensor]", folder: Path) -> None:
+        """Some clips without augmentation, and below them their prototypes: of the first frame as assigned, then propagated."""
+        assert isinstance(data, ClipDataset)
+        frames = torch.stack([data.plain(i * len(data) // CLIPS_SHOWN) for i in range(min(CLIPS_SHOWN, len(data)))])
+        clips = normalized(frames.to(self.student.prototypes.device).float() / 255, self.settings)
+        trunk, grid = self.student.trunk(clips)
+        features = self.student.features(trunk, grid)
+        vectors, network = self.vectors(trunk, grid, features)
+        shares = self.shares(vectors.flatten(0, -2) @ network.prototypes.T, across_processes=False)
+        first = shares.view(*vectors.shape[:-1], -1)[:, 0]
+        following = follow(features.float().unbind(1), first.transpose(1, 2), self.rule)
+        maps = torch.stack([first.argmax(dim=2), *(soft.argmax(dim=1) for soft in following)], dim=1)
+        draw(folder / "prototypes.png", frames, maps.unflatten(2, grid).cpu())
+
     # -- the parts of a step -----------------------------------------------------------------------------------------
 
     def student_features(
@@ -156,17 +175,31 @@ class TimeTuning(Method):
         rng: Generator,
     ) -> Float[Tensor, "batch patches protos"]:
         """Each patch's share in each prototype, for the first frames; all prototypes get the same share of all patches."""
-        count = features.shape[1] if self.settings.assigned_frames == "all" else 1
-        network = self.student if self.teacher is None else self.teacher
-        own = features[:, :count] if self.teacher is None else self.teacher.features(trunk[:, :count], grid)
-        vectors = network.head(own.float())
+        vectors, network = self.vectors(trunk, grid, features)
         rows = vectors.flatten(0, -2)
-        scores = torch.cat([rows, self.queued()]) @ network.prototypes.T
-        shares = sinkhorn(
-            scores, epsilon=self.settings.sinkhorn_epsilon, iterations=self.settings.sinkhorn_iterations, across_processes=True
-        )
+        shares = self.shares(torch.cat([rows, self.queued()]) @ network.prototypes.T, across_processes=True)
         self.enqueue(vectors[:, 0], rng)
         return shares[: len(rows)].view(*vectors.shape[:-1], -1)[:, 0]
+
+    def vectors(
+        self,
+        trunk: Float[Tensor, "batch frames tokens dim"],
+        grid: tuple[int, int],
+        features: Float[Tensor, "batch frames patches dim"],
+    ) -> tuple[Float[Tensor, "batch assigned patches width"], "Clusterer"]:
+        """What is assigned to prototypes, the first frame or all of them, and whose network it comes from.
+
+        features: the student's.
+        """
+        count = features.shape[1] if self.settings.assigned_frames == "all" else 1
+        if self.teacher is None:
+            return self.student.head(features[:, :count].float()), self.student
+        return self.teacher.head(self.teacher.features(trunk[:, :count], grid).float()), self.teacher
+
+    def shares(self, scores: Float[Tensor, "rows protos"], *, across_processes: bool) -> Float[Tensor, "rows protos"]:
+        """Sinkhorn-Knopp as the settings say."""
+        s = self.settings
+        return sinkhorn(scores, epsilon=s.sinkhorn_epsilon, iterations=s.sinkhorn_iterations, across_processes=across_processes)
 
     def forward_labels(
         self, features: Float[Tensor, "batch frames patches dim"], assignment: Float[Tensor, "batch patches protos"]
@@ -354,6 +387,15 @@ class ClipDataset(Dataset[Tensor]):
         numbers = choose_frames(video.length, self.settings, generator)
         return augment(video.read([video.start + n for n in numbers]), self.settings, generator)
 
+    def plain(self, index: int) -> UInt8[Tensor, "frames 3 size size"]:
+        """Always the same clip of a video: the middle of its frames, not augmented."""
+        video = self.videos[index]
+        numbers = choose_frames(video.length, self.settings, torch.Generator().manual_seed(0))
+        clip = video.read([video.start + n for n in numbers])
+        height, width = clip.shape[-2:]
+        side = min(height, width)
+        return resized_crop(clip, ((height - side) // 2, (width - side) // 2, side, side), self.settings.size)
+
 
 def augment(
     clip: UInt8[Tensor, "frames 3 height width"], settings: TimeTuningSettings, generator: Generator
@@ -362,6 +404,23 @@ def augment(
     height, width = clip.shape[-2:]
     box = random_resized_crop_box(height, width, settings.scale, (3 / 4, 4 / 3), generator)
     clip = distort(resized_crop(clip, box, settings.size).float() / 255, generator)
-    clip = clip.flip(-1) if maybe(0.5, generator) else clip
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor([settings.red_std, *IMAGENET_STD[1:]])
+    return normalized(clip.flip(-1) if maybe(0.5, generator) else clip, settings)
+
+
+def normalized(clip: Float[Tensor, "*batch 3 height width"], settings: TimeTuningSettings) -> Float[Tensor, "*batch 3 height width"]:
+    """RGB in 0..1 as the network takes it."""
+    mean, std = clip.new_tensor(IMAGENET_MEAN), clip.new_tensor([settings.red_std, *IMAGENET_STD[1:]])
     return (clip - mean[:, None, None]) / std[:, None, None]
+
+
+# -- pictures --------------------------------------------------------------------------------------------------------
+
+
+def draw(path: Path, clips: UInt8[Tensor, "clips frames 3 size size"], maps: Int[Tensor, "clips frames rows columns"]) -> None:
+    """Each clip's frames, and below them the same with every patch in its prototype's colour; frequent ones get the clearest."""
+    _, prototype, count = maps.unique(return_inverse=True, return_counts=True)
+    rank = count.argsort(descending=True, stable=True).argsort() + 1
+    colours = rank[prototype].clamp(max=255)
+    large = F.interpolate(colours.float(), clips.shape[-2:], mode="nearest").byte()
+    rows = [(frames, labels) for frames, own in zip(clips.permute(0, 1, 3, 4, 2), large, strict=True) for labels in (0 * own, own)]
+    write_rows(path, [(frames.numpy(), labels.numpy()) for frames, labels in rows])
