@@ -19,6 +19,7 @@ from densewalk.images import (
     read_mask,
     read_rgb,
 )
+from densewalk.settings.data import ImagesSettings
 from tests.helpers import shared
 
 RED, GREEN = (250, 20, 30), (10, 240, 60)
@@ -196,3 +197,32 @@ def test_the_receipt_of_real_sequences(tmp_path):
     receipt = check_images(shared("data/davis/JPEGImages/480p"), tmp_path / "davis.json", "sequences")
     assert (receipt["kind"], receipt["sequences"], receipt["files"]) == ("sequences", 5, 219)
     assert (receipt["shortest"], receipt["longest"]) == (40, 50)
+
+
+def frame(folder):
+    folder.mkdir(parents=True)
+    Image.fromarray(two_colours()).save(folder / "00000.png")
+
+
+def test_sequences_can_be_chosen_by_a_list(tmp_path):
+    for name in ("a", "b", "c"):
+        frame(tmp_path / "frames" / name)
+    (tmp_path / "train.txt").write_text("a\n\nc\n")
+    receipt = check_images(tmp_path / "frames", tmp_path / "receipt.json", "sequences", tmp_path / "train.txt")
+    assert (receipt["sequences"], receipt["chosen"]) == (2, ["a", "c"])
+    assert FrameFolders(tmp_path / "frames", only=receipt["chosen"]).names == ["a", "c"]
+    (tmp_path / "train.txt").write_text("a\nd\n")
+    with pytest.raises(UserError, match=r"frames has no sequence d \(1 of 2 listed ones are missing\)"):
+        check_images(tmp_path / "frames", tmp_path / "receipt.json", "sequences", tmp_path / "train.txt")
+    with pytest.raises(UserError, match=r"list .*val.txt does not exist"):
+        check_images(tmp_path / "frames", tmp_path / "receipt.json", "sequences", tmp_path / "val.txt")
+    with pytest.raises(ValueError, match="only layout sequences has one"):
+        ImagesSettings(source="x", sequence_list="train.txt")
+
+
+def test_masks_are_not_taken_for_videos(tmp_path):
+    for kind in ("JPEGImages", "Annotations"):
+        frame(tmp_path / "DAVIS" / kind / "480p" / "swan")
+    with pytest.raises(UserError, match=r"DAVIS holds masks \(Annotations/480p/swan\).*allowed: .*DAVIS/JPEGImages/480p"):
+        check_images(tmp_path / "DAVIS", tmp_path / "receipt.json", "sequences")
+    assert FrameFolders(tmp_path / "DAVIS/JPEGImages/480p").names == ["swan"]

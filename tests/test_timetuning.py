@@ -12,7 +12,7 @@ from densewalk.errors import UserError
 from densewalk.methods import timetuning
 from densewalk.methods.base import Item, Source
 from densewalk.methods.timetuning import TimeTuning, attended, augment, choose_frames, segments, videos_of
-from densewalk.propagation import propagate
+from densewalk.propagation import follow, propagate
 from densewalk.settings.timetuning import TimeTuningSettings
 from tests.helpers import shared
 
@@ -130,8 +130,21 @@ def test_parity_of_the_inner_results(released):
         labels = method.forward_labels(features, assignment)
     assert torch.allclose(features.flatten(0, 1), torch.from_numpy(values["teacher/steps/0/backbone_features"]), atol=1e-5)
     assert torch.allclose(assignment.flatten(0, 1), torch.from_numpy(values["teacher/steps/0/sinkhorn/0/q"]), atol=1e-6)
+    propagated = torch.stack(list(follow(features.unbind(1), assignment.transpose(1, 2), method.rule)), dim=1)
     for i, own in enumerate(labels):
-        assert torch.equal(own, torch.from_numpy(values[f"teacher/steps/0/propagated/{i}"])[-1].argmax(0).flatten())
+        expected = torch.from_numpy(values[f"teacher/steps/0/propagated/{i}"]).flatten(2)
+        assert (propagated[i].double() - expected).abs().max() <= 1e-6
+        assert torch.equal(propagated[i].argmax(1), expected.argmax(1))
+        assert torch.equal(own, expected[-1].argmax(0))
+
+
+def test_parity_of_every_assignment_that_the_release_computes(released):
+    """Of first and last frame, by teacher and student: it uses the first of the four."""
+    values, method, _ = released
+    for i in range(4):
+        scores = torch.from_numpy(values[f"teacher/steps/0/sinkhorn/{i}/scores"])
+        shares = method.shares(scores, across_processes=False)
+        assert (shares - torch.from_numpy(values[f"teacher/steps/0/sinkhorn/{i}/q"])).abs().max() <= 1e-6
 
 
 # -- the formulas ------------------------------------------------------------------------------------------------------
@@ -160,9 +173,16 @@ def plain_loss(method, batch):
     return torch.stack([-row.log_softmax(0)[k] for row, k in zip(scores.flatten(0, 1), hard.flatten(), strict=True)]).mean()
 
 
-@pytest.mark.parametrize(("variant", "assigned"), [("timetuning", "first"), ("simplified", "all"), ("timetuning", "all")])
-def test_step_equals_its_formulas(variant, assigned):
-    method = make(small(variant=variant, assigned_frames=assigned))
+@pytest.mark.parametrize(
+    ("variant", "assigned", "arch"),
+    [
+        ("timetuning", "first", "vit_nano_patch16"),
+        ("simplified", "all", "vit_nano_patch16"),
+        ("timetuning", "all", "vit_nano_patch8_reg4"),
+    ],
+)
+def test_step_equals_its_formulas(variant, assigned, arch):
+    method = make(small(variant=variant, assigned_frames=assigned), arch=arch)
     if method.teacher is not None:  # later in a training: the networks differ
         for p, learnt in zip(method.teacher.parameters(), method.student.parameters(), strict=True):
             p.data += 0.1 * learnt.requires_grad * torch.randn(p.shape, generator=generator())
@@ -305,6 +325,41 @@ def test_export_is_the_student():
     assert method.export() is method.student.backbone
 
 
+def read_strip(path, rows, frames):
+    """[rows, frames, size, size, 3]"""
+    picture = np.asarray(Image.open(path))
+    return picture.reshape(rows, 48, frames, 48, 3).swapaxes(1, 2)
+
+
+def test_pictures_show_frames_and_their_prototypes(tmp_path):
+    _pictures(tmp_path / "moving" / "a", 5)
+    _pictures(tmp_path / "moving" / "b", 5)
+    data = TimeTuning.dataset(small(), [Source("s", "sequences", tmp_path / "moving", {})])
+    method = make()
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    for name in ("once", "again"):
+        with torch.no_grad():
+            method.pictures(data, tmp_path / name)
+    assert (tmp_path / "once/prototypes.png").read_bytes() == (tmp_path / "again/prototypes.png").read_bytes()
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+    strip = read_strip(tmp_path / "once/prototypes.png", rows=4, frames=3)
+    clip = data.plain(1).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(strip[2], clip)
+    assert (strip[3] != clip).any(axis=-1).mean() > 0.9, "every patch has a prototype's colour"
+
+
+def test_prototypes_of_a_still_stay_where_they_are(tmp_path):
+    _pictures(tmp_path / "still", 1)
+    data = TimeTuning.dataset(small(radius=0, top_k=1), [Source("s", "images", tmp_path / "still", {})])
+    with torch.no_grad():
+        make(small(radius=0, top_k=1)).pictures(data, tmp_path)
+    frames, prototypes = read_strip(tmp_path / "prototypes.png", rows=2, frames=3)
+    for row in (frames, prototypes):
+        assert np.array_equal(row[0], row[1])
+        assert np.array_equal(row[0], row[2])
+    assert not np.array_equal(frames, prototypes)
+
+
 def test_bfloat16_autocast_computes_the_loss_in_float32():
     method = make()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -365,6 +420,8 @@ def test_folders_of_frames_and_of_pictures(tmp_path):
         assert clip.shape == (3, 3, 48, 48)
         assert torch.equal(clip, data[Item(index, seed=4)])
         assert not torch.equal(clip, data[Item(index, seed=5)])
+    chosen = Source("s", "sequences", tmp_path / "sequences", {"chosen": ["b"]})
+    assert [v.length for v in videos_of(chosen, small().resolved())] == [2]
     still = data[Item(3, seed=4)]
     assert torch.equal(still[0], still[2])
 
@@ -414,6 +471,11 @@ def test_variants_and_switches():
     simplified = TimeTuningSettings(variant="simplified", context=3, compat="released").resolved()
     assert (simplified.sampling, simplified.teacher, simplified.assigned_frames, simplified.context) == ("dense", False, "all", 3)
     assert (simplified.red_std, simplified.swapped_momentum) == (0.228, True)
+    assert (TimeTuningSettings().epochs, TimeTuningSettings(variant="simplified").epochs) == (100, 800)
+    assert TimeTuningSettings(variant="simplified", epochs=5).epochs == 5
+    assert TimeTuningSettings(variant="simplified", steps=5).epochs is None
+    dumped = simplified.model_dump(mode="json")
+    assert TimeTuningSettings.model_validate(dumped).model_dump(mode="json") == dumped
 
 
 def test_bad_settings_are_refused():

@@ -143,7 +143,7 @@ def check_images(args: argparse.Namespace) -> None:
     from densewalk.settings.data import ImagesSettings
 
     settings = ImagesSettings.model_validate(args.settings)
-    check_folder(settings.source, args.receipt, settings.layout)
+    check_folder(settings.source, args.receipt, settings.layout, settings.sequence_list)
 
 
 def train(args: argparse.Namespace) -> None:

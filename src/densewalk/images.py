@@ -9,7 +9,7 @@ clip = clips.read(0, [0, 4, 8])                   # three frames of the first se
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,15 +122,22 @@ class FrameFolders:
         names: the sequences' folders relative to `root`, sorted.
         sequences: for each the paths of its frames, sorted by number.
 
+    Args:
+        only: names of the sequences to use; all by default.
+
     Raises:
-        UserError: no such folder, or no picture in it.
+        UserError: no such folder, no picture in it, masks among the frames' folders, or a name in `only` that is not there.
     """
 
-    def __init__(self, root: str | Path, extensions: Sequence[str] = EXTENSIONS) -> None:
+    def __init__(self, root: str | Path, extensions: Sequence[str] = EXTENSIONS, *, only: Collection[str] | None = None) -> None:
         folders: dict[str, list[str]] = {}
         for name in ImageFolder(root, extensions).names:
             folders.setdefault(os.path.dirname(name), []).append(name)
-        self.names = sorted(folders)
+        _refuse_masks(root, folders)
+        missing = sorted(set(only or ()) - folders.keys())
+        if missing:
+            raise UserError(f"{root} has no sequence {missing[0]} ({len(missing)} of {len(only or ())} listed ones are missing)")
+        self.names = sorted(folders if only is None else only)
         self.sequences = [[os.path.join(root, name) for name in sorted(folders[folder], key=_by_number)] for folder in self.names]
 
     def __len__(self) -> int:
@@ -152,12 +159,21 @@ class FrameFolders:
         return torch.stack(frames)
 
 
-def check_images(root: str | Path, receipt_path: str | Path, layout: Literal["pictures", "sequences"] = "pictures") -> dict[str, Any]:
+def check_images(
+    root: str | Path,
+    receipt_path: str | Path,
+    layout: Literal["pictures", "sequences"] = "pictures",
+    chosen: str | Path | None = None,
+) -> dict[str, Any]:
     """Look at a folder before anything is trained on it: list it, open some pictures, write the receipt.
+
+    Args:
+        chosen: a text file with the names of the sequences to use.
 
     Returns:
         The receipt: kind, name, path, files, `listing` (sha256 of all names: adding a file changes it), smallest and largest
-        [width, height] of the opened pictures, and for sequences their number and their shortest and longest length.
+        [width, height] of the opened pictures, and for sequences their number, their shortest and longest length, and the
+        names of those that were chosen (None for all).
 
     Raises:
         UserError: the folder is missing (named with what is there instead), empty, or a picture cannot be read.
@@ -175,10 +191,38 @@ def check_images(root: str | Path, receipt_path: str | Path, layout: Literal["pi
         "largest": sizes[-1],
     }
     if layout == "sequences":
-        lengths = [len(sequence) for sequence in FrameFolders(root).sequences]
-        receipt |= {"sequences": len(lengths), "shortest": min(lengths), "longest": max(lengths)}
+        names = read_list(chosen) if chosen is not None else None
+        lengths = [len(sequence) for sequence in FrameFolders(root, only=names).sequences]
+        receipt |= {"sequences": len(lengths), "shortest": min(lengths), "longest": max(lengths), "chosen": names}
     write_json(receipt_path, receipt)
     return receipt
+
+
+def read_list(path: str | Path) -> list[str]:
+    """The names in a text file, one a line, e.g. DAVIS's ImageSets/2017/train.txt.
+
+    Raises:
+        UserError: the file is missing or empty.
+    """
+    try:
+        names = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    except FileNotFoundError as error:
+        raise UserError(f"list {path} does not exist", todo="correct `sequence_list` or download it") from error
+    if not names:
+        raise UserError(f"list {path} is empty", todo="correct `sequence_list` or leave it out")
+    return names
+
+
+def _refuse_masks(root: str | Path, folders: Collection[str]) -> None:
+    """A benchmark's folder holds its masks, too, which are no frames to train on."""
+    masks = next((folder for folder in sorted(folders) if "Annotations" in Path(folder).parts), None)
+    if masks is not None:
+        frames = sorted({str(Path(f).parent) for f in folders if "JPEGImages" in Path(f).parts})
+        raise UserError(
+            f"{root} holds masks ({masks}), which would be taken for a video",
+            allowed=", ".join(str(Path(root) / f) for f in frames) or "a folder of frames alone",
+            todo="point `source` to the frames",
+        )
 
 
 def _existing(root: Path) -> Path:

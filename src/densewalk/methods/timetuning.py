@@ -321,7 +321,7 @@ def videos_of(source: Source, settings: TimeTuningSettings) -> list[Video]:
             raise UserError(f"{source.name}: no usable part without a scene cut has {settings.frames} frames", todo="lower frames")
         return [Video(reader.read, start, end - start) for start, end in parts]
     if source.kind == "sequences":
-        folders = FrameFolders(source.path)
+        folders = FrameFolders(source.path, only=source.receipt.get("chosen"))
         return [Video(_SequenceReader(folders, i), 0, len(frames)) for i, frames in enumerate(folders.sequences)]
     pictures = ImageFolder(source.path)
     return [Video(_PictureReader(pictures), i, 1) for i in range(len(pictures))]

@@ -48,4 +48,14 @@ class ImagesSettings(Settings):
     source: str
     """The folder, relative to the study's folder; its subfolders are searched."""
     layout: Literal["pictures", "sequences"] = "pictures"
-    """`pictures`: unrelated images. `sequences`: one folder of numbered frames per video, as in DAVIS and YouTube-VOS."""
+    """`pictures`: unrelated images. `sequences`: one folder of numbered frames per video, as in DAVIS and YouTube-VOS, whose
+    JPEGImages/480p and train/JPEGImages are such a `source`."""
+    sequence_list: str | None = None
+    """Layout `sequences`: text file with the names of the sequences to use, one a line, e.g. DAVIS/ImageSets/2017/train.txt."""
+
+    @model_validator(mode="after")
+    def list_of_sequences(self) -> Self:
+        """Pictures have no names to list."""
+        if self.sequence_list is not None and self.layout != "sequences":
+            raise ValueError("sequence_list: only layout sequences has one; leave it out or set layout to sequences")
+        return self
