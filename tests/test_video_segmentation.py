@@ -6,13 +6,19 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from densewalk import jobs
 from densewalk.backbone import Architecture, Backbone, Tokens
 from densewalk.clustering import kmeans, nearest_centre
+from densewalk.config import parse_study
+from densewalk.errors import UserError
 from densewalk.evals import video_segmentation
 from densewalk.evals.base import Job
 from densewalk.evals.video_segmentation import cluster_maps, find_clips, match_and_score, pixels, sample_pixels
+from densewalk.images import check_images
 from densewalk.sequences import write_labels
+from densewalk.settings.execution import Execution
 from densewalk.settings.video_segmentation import VideoSegmentationSettings
+from densewalk.tables import read_table, write_task_table
 from tests.helpers import shared
 
 
@@ -153,6 +159,109 @@ def test_random_features_score_less(root, tmp_path, monkeypatch):
     wrong = evaluate(root, tmp_path / "b", monkeypatch).metrics
     assert wrong["F"] < right["F"] - 20
     assert wrong["C"] < right["C"] - 20
+
+
+# -- as a column of a study --------------------------------------------------------------------------------------------
+
+
+def study_of(root, **settings):
+    """A Time-Tuning of seconds on the frames of the two videos, scored by their masks."""
+    training = {"steps": 2, "batch_size": 2, "size": 32, "frames": 3, "head_widths": [16], "prototypes": 6}
+    evaluation = {"root": str(root), "dataset": "squares", "layout": "davis", "size": 32, "dataset_size": 16, "restarts": 1}
+    evaluation |= {"clip_frames": 2, "clusters": 3, "dataset_clusters": 5}
+    return parse_study(
+        {
+            "study": "squares",
+            "images": {"frames": {"source": str(root / "JPEGImages/480p"), "layout": "sequences"}},
+            "runs": {
+                "start": {"method": "none", "init": "random", "arch": "vit_nano_patch16"},
+                "tuned": {"method": "timetuning", "init": "start", "data": ["frames"], "settings": training},
+            },
+            "evaluations": {"clusters": {"protocol": "video_segmentation", "settings": {**evaluation, **settings}}},
+        }
+    )
+
+
+def test_a_study_trains_scores_and_tabulates(root, tmp_path):
+    study, execution = study_of(root), Execution(device="cpu", workers=0)
+    results = tmp_path / "results"
+    check_images(root / "JPEGImages/480p", tmp_path / "frames.json", "sequences")
+    start = results / "start/s0/backbone.safetensors"
+    jobs.run(study.run_spec("start", 0), None, [], tmp_path / "state/a", results / "start/s0", execution)
+    jobs.run(study.run_spec("tuned", 0), start, [tmp_path / "frames.json"], tmp_path / "state/b", results / "tuned/s0", execution)
+    assert (results / "tuned/s0/training/prototypes.png").is_file()
+    for run, seed, evaluation in study.evaluation_jobs():
+        folder = results / run / f"s{seed}"
+        spec = study.evaluation_spec(run, seed, evaluation)
+        jobs.evaluate(spec, folder / "backbone.safetensors", tmp_path / "state" / run, folder / f"{evaluation}.json", execution)
+        assert (folder / evaluation / "two.png").is_file()
+    records = sorted(results.glob("*/s0/clusters.json"))
+    write_task_table(records, study.task_tables[0], tmp_path / "table.csv")
+    table = read_table(tmp_path / "table.csv")
+    assert study.task_tables == ["video_segmentation"]
+    assert list(table["run"]) == ["start", "tuned"]
+    assert list(table["n"]) == ["6", "6"]
+    assert all(0 < float(table[metric][0]) <= 100 for metric in VideoSegmentationSettings.METRICS)
+    assert not table["protocol"][0].startswith("unsupervised video segmentation, 2017 val, clips of 16")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": "test-dev"}, r"list .*ImageSets/2017/test-dev.txt does not exist; allowed: val"),
+        ({"sequences": ["one", "three"]}, r"does not list three; allowed: one, two"),
+        ({"resolution": "1080p"}, r"folder .*JPEGImages/1080p/one does not exist"),
+        ({"layout": "youtube_vos"}, r"YouTube-VOS's folder .*train does not exist"),
+        ({"root": "/nowhere"}, r"DAVIS's folder /nowhere does not exist"),
+    ],
+)
+def test_missing_data_are_named_before_the_backbone_is_loaded(root, tmp_path, changes, message):
+    settings = settings_for(root).model_copy(update=changes)
+    with pytest.raises(UserError, match=message):
+        video_segmentation.evaluate(settings, tmp_path / "no.safetensors", Job(out=tmp_path, state=tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["no mask", "colours", "size", "truncated"])
+def test_damaged_masks_are_named_before_the_backbone_is_loaded(root, tmp_path, damage):
+    mask = root / "Annotations/480p/two/00001.png"
+    if damage == "no mask":
+        mask.unlink()
+    elif damage == "truncated":
+        mask.write_bytes(mask.read_bytes()[:-40])
+    else:
+        shape = (60, 90, 3) if damage == "colours" else (60, 80)
+        Image.fromarray(np.zeros(shape, np.uint8)).save(mask)
+    with pytest.raises(UserError, match=r"two/00001\.png"):
+        video_segmentation.evaluate(settings_for(root), tmp_path / "no.safetensors", Job(out=tmp_path, state=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layout": "davos"}, "evaluations.clusters.video_segmentation.settings.layout"),
+        ({"clip_frames": 0}, "settings.clip_frames"),
+        ({"layout": "youtube_vos", "year": 2017}, "layout youtube_vos has no year: leave them out"),
+        ({"sequences": []}, "settings.sequences"),
+    ],
+)
+def test_wrong_settings_are_named_by_the_study(root, settings, message):
+    with pytest.raises(UserError, match=message):
+        study_of(root, **settings)
+
+
+def test_youtube_vos_scores_the_frames_that_have_masks(root, tmp_path, monkeypatch):
+    (tmp_path / "yt").mkdir()
+    (tmp_path / "yt/train").mkdir()
+    for kind in ("JPEGImages", "Annotations"):
+        (root / kind / "480p").rename(tmp_path / "yt/train" / kind)
+    (tmp_path / "yt/train/Annotations/two/00001.png").unlink()
+    settings = settings_for(tmp_path / "yt", layout="youtube_vos", clip_frames=None)
+    clips = find_clips(settings)
+    assert [(c.sequence.name, [c.sequence.masks[n].stem for n in c.numbers], c.offset) for c in clips] == [
+        ("one", ["00000", "00001", "00002"], 0),
+        ("two", ["00000", "00002"], 1),
+    ]
+    assert evaluate(tmp_path / "yt", tmp_path / "out", monkeypatch, layout="youtube_vos", clip_frames=None).n == 5
 
 
 def test_settings():

@@ -49,7 +49,7 @@ def confusion_matrix(
         t = torch.where(t == ignore, classes, t)  # one more row, cut off below
     _require_range("target", t, classes + (ignore is not None))
     _require_range("prediction", p, clusters)
-    counts = torch.bincount(t * clusters + p, minlength=(classes + 1) * clusters)
+    counts = torch.bincount(torch.add(p, t, alpha=clusters), minlength=(classes + 1) * clusters)
     return counts.view(classes + 1, clusters)[:classes]
 
 
