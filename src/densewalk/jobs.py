@@ -1,6 +1,6 @@
 """What the workflow's jobs do: read a specification, do the work, write the result with its provenance.
 
-results/{run}/s{seed}/backbone.safetensors, run.json, card.md, metrics.jsonl
+results/{run}/s{seed}/backbone.safetensors, run.json, card.md, metrics.jsonl, training/*.png
 results/{run}/s{seed}/{evaluation}.json, {evaluation}/...
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from densewalk import distributed, loop
 from densewalk.backbone import Backbone, create, load
@@ -64,7 +65,7 @@ def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state
             train(spec, backbone, sources, State(state, inputs), execution, device)
             return
         with State(state, inputs) as held:
-            method, trained = train(spec, backbone, sources, held, execution, device)
+            method, data, trained = train(spec, backbone, sources, held, execution, device)
             cost = round(trained.seconds * distributed.world_size() / 3600, 4) if device.type == "cuda" else 0.0
             training = {
                 "steps": trained.steps,
@@ -75,6 +76,7 @@ def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state
                 "device": str(device),
                 "execution": execution.model_dump(mode="json"),
             }
+            draw(method, data, out / "training")
             hand_on(method.export(), spec, out, training)
             shutil.copyfile(held.folder / "metrics.jsonl", out / "metrics.jsonl")
 
@@ -107,8 +109,8 @@ def read_source(receipt: Path, name: str) -> Source:
 
 def train(
     spec: dict[str, Any], backbone: Backbone, sources: Sequence[Source], state: State, execution: Execution, device: torch.device
-) -> tuple[Method, loop.Trained]:
-    """Build the method and train it to the end."""
+) -> tuple[Method, "Dataset[Any]", loop.Trained]:
+    """Build the method and train it to the end; the method, the data set and what was spent."""
     settings = parse_training(spec["method"], spec["settings"])
     module, name = METHODS[spec["method"]]
     kind = getattr(importlib.import_module(module), name)
@@ -122,7 +124,15 @@ def train(
         if isinstance(part, Backbone):
             part.gradient_checkpointing = execution.gradient_checkpointing
     trained = loop.train(method, data, batch_size=settings.batch_size, seed=spec["seed"], state=state, execution=execution, device=device)
-    return method, trained
+    return method, data, trained
+
+
+def draw(method: Method, data: "Dataset[Any]", folder: Path) -> None:
+    """The method's pictures of what it has learnt, in place of those of an earlier training."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    with torch.no_grad():
+        method.eval().pictures(data, folder)
 
 
 def hand_on(backbone: Backbone, spec: dict[str, Any], out: Path, training: dict[str, Any] | None) -> None:

@@ -82,6 +82,15 @@ class Method(nn.Module, ABC):
     def after_update(self, at: int) -> None:
         """After the optimiser, e.g. the teacher's update."""
 
+    def pictures(self, data: "Dataset[Any]", folder: Path) -> None:
+        """Draw what the finished training has learnt into PNG files in `folder`, which the report shows; nothing by default.
+
+        Called without gradients, in evaluation mode, by one process. The same weights must give the same files.
+
+        Args:
+            data: what `dataset` returned.
+        """
+
     @abstractmethod
     def export(self) -> Backbone:
         """The network the method hands on: the one its paper evaluates."""
