@@ -93,7 +93,7 @@ class Dora(SelfDistillation):
         seen = self.look(views)
         masks = self.discover_and_track(seen, self.draw_heads(rng), batch, at)
         masked, local = self.student_logits(show_objects(views, masks, seen.grid), batch["local"])
-        targets = self.targets(seen.logits, at)
+        targets = self.targets(seen.logits, at, batch)
         mask_terms, local_terms = frame_terms(targets, masked, local, self.settings.student_temperature)
         loss = total_loss(mask_terms, local_terms, carry_over=bool(self.settings.loss_carry_over))
         self.update_center(seen.logits)

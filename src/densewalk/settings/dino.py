@@ -1,6 +1,6 @@
 """Settings of DINO, and of what DoRA shares with it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -51,8 +51,13 @@ class SelfDistillationSettings(TrainingSettings):
     """Temperature of the teacher's softmax at the start."""
     teacher_temperature_epochs: int = Field(default=0, ge=0)
     """Epochs from the first temperature to the second, linearly, one step an epoch."""
+    centering: Literal["mean", "sinkhorn"] = "mean"
+    """What keeps the teacher from one answer to everything. `mean`: DINO's, subtract a moving mean from its logits. `sinkhorn`:
+    DINOv2's, share each batch out evenly among the prototypes; works from the first step on, where the mean has yet to be found."""
     center_momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Share of the old centre of the teacher's logits in each update."""
+    """Centring `mean`: share of the old centre of the teacher's logits in each update."""
+    sinkhorn_centering_iterations: int = Field(default=3, ge=1)
+    """Centring `sinkhorn`: iterations; few, so that the shares are only roughly even."""
 
     global_size: int = Field(default=224, ge=8)
     """Side of a global view in pixels."""
