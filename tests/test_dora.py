@@ -18,6 +18,7 @@ from densewalk import distributed, loop
 from densewalk.backbone import Architecture, Backbone, create
 from densewalk.checkpoint import State
 from densewalk.errors import TrainingError, UserError
+from densewalk.images import normalize
 from densewalk.methods import dora
 from densewalk.methods.base import Item, Source
 from densewalk.methods.dora import Dora, DoraViews, frame_terms, hard_masks, refine, show_objects, soft_masks, total_loss, track
@@ -552,6 +553,36 @@ def test_global_views_are_consistent_in_time_and_local_crops_are_not(monkeypatch
 def test_colours_differ_between_frames() -> None:
     sample = DoraViews(StillClips(3), small_settings().resolved())[Item(0, seed=3)]
     assert not torch.equal(sample["global"][0, 0], sample["global"][0, 2])
+
+
+# -- pictures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compat", ["paper", "released"])
+def test_pictures_show_what_the_student_is_shown(compat: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = small_settings(compat=compat, global_size=32)
+    method, data, drawn = small_method(settings).eval(), DoraViews(StillClips(3), settings.resolved()), []
+    monkeypatch.setattr(dora, "tracking_strip", lambda path, clips: drawn.append((path, clips)))
+    for noise in range(2):
+        torch.manual_seed(noise)
+        method.pictures(data, tmp_path)
+    (path, clips), (_, again) = drawn
+    assert path == tmp_path / "objects.png"
+    assert [clip.title for clip in clips] == [f"clip {i} of 5" for i in (0, 1, 3, 4)]
+    # 90 x 120 px with a short side of 32 px in patches of 16
+    assert clips[0].frames.shape == (3, 32, 48, 3)
+    assert clips[0].masks.shape == (3, 3, 2, 3)
+    assert all(np.array_equal(one.masks, two.masks) for one, two in zip(clips, again, strict=True))
+    view = normalize(torch.from_numpy(clips[1].frames).permute(0, 3, 1, 2) / 255)
+    seen = method.look(view[None])
+    heads = method.draw_heads(torch.Generator().manual_seed(0))
+    expected = method.discover_and_track(seen, heads, {}, at=0)[0].unflatten(-1, (2, 3))
+    np.testing.assert_allclose(clips[1].masks, expected, atol=1e-6)
+
+
+def test_spread_stays_away_from_the_ends() -> None:
+    assert dora.spread(100, 4) == [12, 37, 62, 87]
+    assert dora.spread(2, 4) == [0, 1]
 
 
 # -- whole runs ------------------------------------------------------------------------------------------------------
