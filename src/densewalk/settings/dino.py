@@ -4,12 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from densewalk.settings.base import TrainingSettings
+from densewalk.settings.base import PresetSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class SelfDistillationSettings(TrainingSettings):
+class SelfDistillationSettings(PresetSettings):
     """A student that learns an exponential-moving-average teacher's prototype distribution (DINO, DoRA)."""
 
     epochs: float | None = Field(default=100, gt=0)
