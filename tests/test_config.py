@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from densewalk.config import Evaluation, json_schema, load_study, parse_evaluation, parse_study, parse_training
 from densewalk.errors import UserError
 from densewalk.provenance import canonical, config_hash, derive_seed
+from densewalk.settings.dino import DinoSettings
+from densewalk.settings.dora import DoraSettings
+from densewalk.settings.neco import NecoSettings
 from tests.studies import REPOSITORY, TINY
 
 
@@ -114,6 +117,21 @@ def test_a_run_takes_its_own_seed_of_what_it_is_built_on():
     assert study.run_spec("neco_dora", 1)["init"]["seed"] == 1
     study = parse_study(changed(runs__neco_dora__seeds=[0, 1, 2]))
     assert study.run_spec("neco_dora", 2)["init"]["seed"] == 0
+
+
+PRESETS = [(model, name) for model in (DinoSettings, DoraSettings, NecoSettings) for name in model.PRESETS]
+
+
+@pytest.mark.parametrize(("model", "name"), PRESETS)
+def test_a_preset_gives_way_to_what_stands_beside_it(model, name):
+    preset = model(preset=name)
+    assert {key: getattr(preset, key) for key in model.PRESETS[name]} == model.PRESETS[name]
+    assert model(preset=name, batch_size=7).batch_size == 7
+    assert (model(preset=name, steps=5).steps, model(preset=name, steps=5).epochs) == (5, None)
+    assert (model(preset=name, epochs=5).steps, model(preset=name, epochs=5).epochs) == (None, 5)
+    assert model.model_validate(preset.model_dump(mode="json")) == preset
+    with pytest.raises(ValueError, match=f"preset '{name}s' is unknown; allowed: .*{name}"):
+        model(preset=f"{name}s")
 
 
 def test_a_file_that_is_no_study(tmp_path):

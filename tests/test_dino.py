@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from densewalk import loop
 from densewalk.backbone import create
-from densewalk.errors import UserError
+from densewalk.errors import TrainingError, UserError
 from densewalk.methods import dino
 from densewalk.methods.base import Item, Source
 from densewalk.methods.dino import Dino, DinoViews, clip_each, cross_entropies, dino_loss, koleo, teacher_entropies
@@ -88,7 +88,7 @@ def test_targets_are_centred_and_sharpened_by_epoch() -> None:
     logits = torch.randn(2, 3, 128)
     for at, temperature in ((0, 0.04), (1, 0.04), (2, 0.05), (6, 0.07), (19, 0.07)):
         expected = ((logits - method.center) / temperature).softmax(-1)
-        torch.testing.assert_close(method.targets(logits, at), expected, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(method.targets(logits, at, {}), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_center_is_the_moving_mean_over_views_and_samples() -> None:
@@ -97,6 +97,58 @@ def test_center_is_the_moving_mean_over_views_and_samples() -> None:
     logits = torch.randn(2, 3, 128)
     method.update_center(logits)
     torch.testing.assert_close(method.center, 0.9 * 2.0 + 0.1 * logits.view(6, 128).mean(0))
+
+
+def plain_sinkhorn_targets(logits: np.ndarray, temperature: float, iterations: int) -> np.ndarray:
+    """DINOv2's: divide prototypes' rows by their sums, then samples' columns, each by the number of them, too."""
+    q = np.exp(logits.T / temperature)
+    protos, samples = q.shape
+    q /= q.sum()
+    for _ in range(iterations):
+        for k in range(protos):
+            q[k] /= q[k].sum() * protos
+        for b in range(samples):
+            q[:, b] /= q[:, b].sum() * samples
+    return (q * samples).T
+
+
+def test_sinkhorn_centering_equals_the_plain_loop() -> None:
+    settings = small_settings(centering="sinkhorn", teacher_temperature_start=0.1, teacher_temperature=0.3, teacher_temperature_epochs=2)
+    method = small_method(settings, total=10, per_epoch=2)
+    logits = normal(2, 3, 128)
+    for at, temperature in ((0, 0.1), (9, 0.3)):
+        expected = plain_sinkhorn_targets(logits.view(6, 128).numpy(), temperature, iterations=3)
+        targets = method.targets(logits, at, {})
+        np.testing.assert_allclose(targets.view(6, 128), expected, rtol=1e-9, atol=1e-15)
+    assert targets.view(6, 128).sum(dim=1).tolist() == pytest.approx([1.0] * 6)
+
+
+def test_sinkhorn_centering_has_no_center() -> None:
+    method = small_method(small_settings(centering="sinkhorn"))
+    take_step(method, random_batch(method.settings))
+    assert not method.center.any()
+
+
+def test_sinkhorn_centering_tells_near_equal_pictures_apart_at_once() -> None:
+    logits = 0.9 + 0.05 * torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
+    logits = logits + 0.02 * torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
+    spread = {}
+    for centering in ("mean", "sinkhorn"):
+        method = small_method(small_settings(out_dim=64, centering=centering, teacher_temperature=0.01, teacher_temperature_start=0.01))
+        spread[centering] = teacher_entropies(method.targets(logits, 0, {}))["teacher_mean_entropy"].item()
+    assert spread["sinkhorn"] > 0.95 * math.log(64)
+    assert spread["mean"] < 0.6 * math.log(64)
+
+
+def test_nan_in_the_logits_ends_the_training_with_its_batch_saved(tmp_path: Path) -> None:
+    method = small_method(small_settings(centering="sinkhorn"))
+    method.diagnostics = tmp_path
+    batch = random_batch(method.settings)
+    batch["global"][0, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(TrainingError, match=r"step 4: the teacher's logits: 128 of 1024 .*; its batch is in .*failed-step-00000004"):
+        take_step(method, batch, at=4)
+    saved = torch.load(next(tmp_path.glob("failed-step-*.pt")), weights_only=True)
+    torch.testing.assert_close(saved["batch"], batch, rtol=0, atol=0, equal_nan=True)
 
 
 def test_koleo_equals_the_plain_loop() -> None:

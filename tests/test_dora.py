@@ -18,6 +18,7 @@ from densewalk import distributed, loop
 from densewalk.backbone import Architecture, Backbone, create
 from densewalk.checkpoint import State
 from densewalk.errors import TrainingError, UserError
+from densewalk.images import normalize
 from densewalk.methods import dora
 from densewalk.methods.base import Item, Source
 from densewalk.methods.dora import Dora, DoraViews, frame_terms, hard_masks, refine, show_objects, soft_masks, total_loss, track
@@ -27,6 +28,7 @@ from densewalk.settings.execution import Execution
 from densewalk.video import transcode, write_video
 from tests.helpers import shared
 
+CENTERINGS = ("mean", "sinkhorn")
 SMALL = {"global_size": 64, "local_size": 32, "out_dim": 256, "head_hidden": 64, "head_bottleneck": 32, "drop_path": 0.0}
 
 
@@ -125,7 +127,7 @@ def order_of_tracks(recorded: Recorded, tracks: Tensor) -> tuple[int, int, int, 
 
 
 def test_recorded_loss_terms(recorded: Recorded) -> None:
-    targets = recorded.method.targets(recorded.tensor("teacher/logits").transpose(0, 1), at=0)
+    targets = recorded.method.targets(recorded.tensor("teacher/logits").transpose(0, 1), at=0, batch={})
     masked = recorded.tensor("student/masked").transpose(1, 2)
     crops = recorded.tensor("student/local").unflatten(1, (3, 2)).permute(1, 2, 0, 3)
     mask_terms, local_terms = frame_terms(targets, masked, crops[1:], 0.1)
@@ -553,6 +555,36 @@ def test_colours_differ_between_frames() -> None:
     assert not torch.equal(sample["global"][0, 0], sample["global"][0, 2])
 
 
+# -- pictures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compat", ["paper", "released"])
+def test_pictures_show_what_the_student_is_shown(compat: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = small_settings(compat=compat, global_size=32)
+    method, data, drawn = small_method(settings).eval(), DoraViews(StillClips(3), settings.resolved()), []
+    monkeypatch.setattr(dora, "tracking_strip", lambda path, clips: drawn.append((path, clips)))
+    for noise in range(2):
+        torch.manual_seed(noise)
+        method.pictures(data, tmp_path)
+    (path, clips), (_, again) = drawn
+    assert path == tmp_path / "objects.png"
+    assert [clip.title for clip in clips] == [f"clip {i} of 5" for i in (0, 1, 3, 4)]
+    # 90 x 120 px with a short side of 32 px in patches of 16
+    assert clips[0].frames.shape == (3, 32, 48, 3)
+    assert clips[0].masks.shape == (3, 3, 2, 3)
+    assert all(np.array_equal(one.masks, two.masks) for one, two in zip(clips, again, strict=True))
+    view = normalize(torch.from_numpy(clips[1].frames).permute(0, 3, 1, 2) / 255)
+    seen = method.look(view[None])
+    heads = method.draw_heads(torch.Generator().manual_seed(0))
+    expected = method.discover_and_track(seen, heads, {}, at=0)[0].unflatten(-1, (2, 3))
+    np.testing.assert_allclose(clips[1].masks, expected, atol=1e-6)
+
+
+def test_spread_stays_away_from_the_ends() -> None:
+    assert dora.spread(100, 4) == [12, 37, 62, 87]
+    assert dora.spread(2, 4) == [0, 1]
+
+
 # -- whole runs ------------------------------------------------------------------------------------------------------
 
 
@@ -582,11 +614,11 @@ def test_a_run_on_two_videos(tmp_path: Path) -> None:
     assert all(math.isfinite(value) for line in curve for value in line.values())
 
 
-def noise_run(folder: Path) -> Dora:
+def noise_run(folder: Path, centering: str) -> Dora:
     """Three steps on four clips each, spread over however many processes there are."""
-    settings = small_settings(batch_size=4, local_crops=1, lr=0.1)
+    settings = small_settings(batch_size=4, local_crops=1, lr=0.1, centering=centering)
     method = small_method(settings, total=3, per_epoch=1)
-    run(method, DoraViews(StillClips(3), settings.resolved()), folder / str(distributed.rank()), batch_size=4)
+    run(method, DoraViews(StillClips(3), settings.resolved()), folder / f"{centering}-{distributed.rank()}", batch_size=4)
     return method
 
 
@@ -594,19 +626,21 @@ def noise_run(folder: Path) -> Dora:
 def test_two_processes_equal_one_on_the_same_global_batch(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tests.test_dora", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[1])
-    both, images = small_method(small_settings()), torch.randn(4, 3, 64, 64)
-    start = both.student.backbone.cls(images)
-    both.load_state_dict(torch.load(tmp_path / "final.pt", weights_only=True))
-    alone = noise_run(tmp_path / "alone")
-    torch.testing.assert_close(both.center, alone.center, atol=1e-4, rtol=0)
-    # compared by their output: the gradient of the keys' bias, and thus AdamW's step, is rounding noise
-    ends = [method.student.backbone.cls(images) for method in (both, alone)]
-    assert (ends[0] - ends[1]).norm() < 0.01 * (ends[0] - start).norm()
+    for centering in CENTERINGS:
+        both, images = small_method(small_settings()), torch.randn(4, 3, 64, 64)
+        start = both.student.backbone.cls(images)
+        both.load_state_dict(torch.load(tmp_path / f"{centering}.pt", weights_only=True))
+        alone = noise_run(tmp_path / "alone", centering)
+        torch.testing.assert_close(both.center, alone.center, atol=1e-4, rtol=0)
+        # compared by their output: the gradient of the keys' bias, and thus AdamW's step, is rounding noise
+        ends = [method.student.backbone.cls(images) for method in (both, alone)]
+        assert (ends[0] - ends[1]).norm() < 0.01 * (ends[0] - start).norm(), centering
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with distributed.process_group(torch.device("cpu")):
-        trained = noise_run(Path(sys.argv[1]))
-        if distributed.rank() == 0:
-            torch.save(trained.state_dict(), Path(sys.argv[1]) / "final.pt")
+        for name in CENTERINGS:
+            trained = noise_run(Path(sys.argv[1]), name)
+            if distributed.rank() == 0:
+                torch.save(trained.state_dict(), Path(sys.argv[1]) / f"{name}.pt")

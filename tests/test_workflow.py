@@ -42,7 +42,8 @@ def test_the_study_runs_whole(finished):
     assert tidy.loc[tidy["run"] == "start", "seed"].nunique() == 2
     wide = pd.read_csv(results / "tables" / "davis.csv")
     assert len(wide) == 3
-    assert (results / "report.html").stat().st_size > 1000
+    assert (results / "dora" / "s0" / "training" / "objects.png").is_file()
+    assert "dora, training: objects" in (results / "report.html").read_text()
     record = json.loads((results / "dora" / "s0" / "davis.json").read_text())
     assert record["training"]["steps"] == 2
     assert record["training"]["samples_seen"] == 4

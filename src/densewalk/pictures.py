@@ -1,11 +1,12 @@
-"""Label maps as pictures."""
+"""Label maps and tracked objects as pictures."""
 
+import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Float, Integer, UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -75,3 +76,58 @@ def _legend(rows: Sequence[Row], names: Sequence[str], colours: UInt8[np.ndarray
     if ignore is not None:
         handles.append(Patch(facecolor="#{:02x}{:02x}{:02x}".format(*NOT_SCORED), edgecolor="0.6", label="not scored"))
     return handles
+
+
+@dataclass(frozen=True)
+class TrackedClip:
+    """One line of a strip: the frames of a clip, and how much of each of its patches belongs to each object, from 0 to 1."""
+
+    title: str
+    frames: UInt8[np.ndarray, "frames height width 3"]
+    masks: Float[np.ndarray, "objects frames rows columns"]
+
+
+def tracking_strip(path: str | Path, clips: Sequence[TrackedClip]) -> None:
+    """Write each clip as a row of its frames with every object in a colour of its own, the same in all of them."""
+    columns = max(len(clip.frames) for clip in clips)
+    height = max(clip.frames.shape[1] / clip.frames.shape[2] for clip in clips)
+    figure = Figure(figsize=(1.6 * columns, (1.6 * height + 0.25) * len(clips) + 0.3), layout="constrained")
+    grid = figure.subplots(len(clips), columns, squeeze=False)
+    colours = object_colours(len(clips[0].masks))
+    for axes, clip in zip(grid, clips, strict=True):
+        for axis in axes:
+            axis.set_axis_off()
+        for i, (axis, frame) in enumerate(zip(axes, clip.frames, strict=False)):
+            axis.imshow(tinted(frame, clip.masks[:, i], colours), interpolation="nearest")
+        axes[0].set_title(clip.title, fontsize=8, loc="left")
+    handles = [Patch(facecolor=colour, label=f"object {i + 1}") for i, colour in enumerate(colours)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=7, frameon=False)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110, metadata={"Software": None})
+
+
+def object_colours(number: int) -> Float[np.ndarray, "{number} 3"]:
+    """Bright colours in 0..1, their hues evenly apart."""
+    return np.array([colorsys.hsv_to_rgb(i / number, 1.0, 1.0) for i in range(number)])
+
+
+def tinted(
+    frame: UInt8[np.ndarray, "height width 3"], masks: Float[np.ndarray, "objects rows columns"], colours: Float[np.ndarray, "objects 3"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The frame in grey, each patch tinted by the objects that hold it: where they overlap, by their mixture.
+
+    for patch: strength = 0.7 max_i mask_i,  tint = sum_i mask_i colour_i / sum_i mask_i,  pixel = (1 - strength) grey + strength tint
+
+    Raises:
+        ValueError: the frame is not made of whole patches.
+    """
+    _, rows, columns = masks.shape
+    height, width = frame.shape[:2]
+    if height % rows or width % columns:
+        raise ValueError(f"a frame of {height} x {width} px is not made of {rows} x {columns} equal patches")
+    weights = masks.repeat(height // rows, axis=1).repeat(width // columns, axis=2)
+    total = weights.sum(axis=0)[..., None]
+    tint = np.einsum("ohw,oc->hwc", weights, colours) / np.where(total > 0, total, 1)
+    strength = 0.7 * weights.max(axis=0)[..., None]
+    grey = frame @ np.array([0.299, 0.587, 0.114]) / 255
+    return np.round(255 * ((1 - strength) * grey[..., None] + strength * tint)).astype(np.uint8)

@@ -12,7 +12,9 @@ Published, ViT-S/16 after 100 epochs of ImageNet-1k: 69.3 % k-NN and 74.0 % line
 DoRA's authors trained on Walking Tours is known by its checkpoint only; on video frames, an epoch here is every usable frame once.
 
 The optional KoLeo term is DINOv2's (https://arxiv.org/abs/2304.07193, section 4), as released: on the backbone's CLS of each
-global view, within one process.
+global view, within one process. So is `centering: sinkhorn` (there; 3 iterations over the batch of all processes, instead of equation 4):
+
+    P_t = the rows of SinkhornKnopp(exp(g_t / tau_t)), which share the batch out evenly among the prototypes
 
 `compat` changes nothing: the recipe is the released one. Deviations from it: views are cut and coloured as tensors (antialiased
 resizing, colours in float), so that the pixels differ from Pillow's in the last digits.
@@ -38,6 +40,7 @@ from densewalk.images import ImageFolder, normalize
 from densewalk.methods.base import Item, Method, ParamGroup, Source, decay_groups
 from densewalk.schedules import cosine, linear_then_constant
 from densewalk.settings.dino import DinoSettings, SelfDistillationSettings
+from densewalk.sinkhorn import NonFiniteScores, sinkhorn
 from densewalk.teacher import make_teacher, update_teacher
 from densewalk.video import VideoClips
 from densewalk.views import Box, color_jitter, gaussian_blur, grayscale, maybe, random_resized_crop_box, resized_crop, uniform
@@ -100,14 +103,27 @@ class SelfDistillation(Method):
         """All of the student, with and without weight decay."""
         return decay_groups("student", list(self.student.named_parameters()), self.lr, self.decay)
 
-    def targets(self, logits: Float[Tensor, "*batch protos"], at: int) -> Float[Tensor, "*batch protos"]:
-        """The teacher's distribution: centred, sharpened (equation 1)."""
-        temperature = self.temperatures[min(at // self.steps_per_epoch, len(self.temperatures) - 1)]
-        return ((logits.float() - self.center) / float(temperature)).softmax(dim=-1)
+    def targets(self, logits: Float[Tensor, "*batch protos"], at: int, batch: Any) -> Float[Tensor, "*batch protos"]:
+        """The teacher's distribution: centred, sharpened (equation 1), or shared out evenly over all processes' batch.
+
+        Raises:
+            TrainingError: there are NaN to be shared out; `batch` is saved.
+        """
+        temperature = float(self.temperatures[min(at // self.steps_per_epoch, len(self.temperatures) - 1)])
+        if self.settings.centering == "mean":
+            return ((logits.float() - self.center) / temperature).softmax(dim=-1)
+        iterations = self.settings.sinkhorn_centering_iterations
+        try:
+            rows = sinkhorn(logits.flatten(0, -2), epsilon=temperature, iterations=iterations, across_processes=True)
+        except NonFiniteScores as error:
+            self.stop(f"the teacher's logits: {error}", batch, at)
+        return rows.view_as(logits)
 
     @torch.no_grad()
     def update_center(self, logits: Float[Tensor, "*batch protos"]) -> None:
         """Equation 4, over all processes."""
+        if self.settings.centering != "mean":
+            return
         mean = distributed.all_mean(logits.float().flatten(0, -2).mean(dim=0))
         self.center.lerp_(mean, 1 - self.settings.center_momentum)
 
@@ -230,7 +246,7 @@ class Dino(SelfDistillation):
         """One batch of `global` [batch, 2, 3, height, width] and `local` [batch, crops, 3, height, width] views."""
         logits, features = self.student_logits(batch)
         teacher_logits = self.teacher_logits(batch["global"])
-        targets = self.targets(teacher_logits, at)
+        targets = self.targets(teacher_logits, at, batch)
         loss = dino_loss(targets, logits, self.settings.student_temperature)
         logs = {"loss_dino": loss.detach(), **teacher_entropies(targets)}
         if self.settings.koleo_weight:

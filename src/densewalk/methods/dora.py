@@ -45,6 +45,7 @@ Choices of ours that neither the paper nor the release settles:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -58,10 +59,13 @@ from densewalk.errors import UserError
 from densewalk.images import normalize
 from densewalk.methods.base import Item, Source
 from densewalk.methods.dino import SelfDistillation, by_view, colour, cross_entropies, draw_box, teacher_entropies
+from densewalk.pictures import TrackedClip, tracking_strip
 from densewalk.settings.dora import DoraSettings
 from densewalk.sinkhorn import NonFiniteScores, linear_sinkhorn, sinkhorn
 from densewalk.video import VideoClips
 from densewalk.views import maybe, resized_crop
+
+CLIPS_SHOWN = 4  # in the picture of a finished training
 
 
 class Dora(SelfDistillation):
@@ -93,7 +97,7 @@ class Dora(SelfDistillation):
         seen = self.look(views)
         masks = self.discover_and_track(seen, self.draw_heads(rng), batch, at)
         masked, local = self.student_logits(show_objects(views, masks, seen.grid), batch["local"])
-        targets = self.targets(seen.logits, at)
+        targets = self.targets(seen.logits, at, batch)
         mask_terms, local_terms = frame_terms(targets, masked, local, self.settings.student_temperature)
         loss = total_loss(mask_terms, local_terms, carry_over=bool(self.settings.loss_carry_over))
         self.update_center(seen.logits)
@@ -130,17 +134,38 @@ class Dora(SelfDistillation):
         self, seen: "Sight", heads: Int[Tensor, " objects"], batch: dict[str, Tensor], at: int
     ) -> Float[Tensor, "batch objects frames patches"]:
         """Each object's mask in each frame, or the end of the training if there is none."""
-        s = self.settings
-        with torch.autocast(seen.keys.device.type, enabled=False):
-            try:
-                tracks = track(refine(prototypes(seen.cls_attention[:, heads], seen.query), seen.patches, s), seen.keys)
-            except NonFiniteScores as error:
-                self.stop(str(error), batch, at)
-            masks = hard_masks(tracks, per_batch=bool(s.batch_threshold)) if s.hard_masks else soft_masks(tracks)
+        try:
+            masks = self.object_masks(seen, heads)
+        except NonFiniteScores as error:
+            self.stop(str(error), batch, at)
         empty = ~(masks.amax(dim=-1) > 0)  # true for NaN, too
         if empty.any():
             self.stop(f"{int(empty.sum())} of {empty.numel()} tracked objects have no patch to show", batch, at)
         return masks
+
+    def object_masks(self, seen: "Sight", heads: Int[Tensor, " objects"]) -> Float[Tensor, "batch objects frames patches"]:
+        """The objects these heads discover in the first frame, tracked through all; NaN where soft masks have nothing to tell apart.
+
+        Raises:
+            NonFiniteScores: the teacher's output is not finite.
+        """
+        s = self.settings
+        with torch.autocast(seen.keys.device.type, enabled=False):
+            refined = refine(prototypes(seen.cls_attention[:, heads], seen.query), seen.patches, s)
+            tracks = track(refined, seen.keys)
+            return hard_masks(tracks, per_batch=bool(s.batch_threshold)) if s.hard_masks else soft_masks(tracks)
+
+    def pictures(self, data: "Dataset[dict[str, Tensor]]", folder: Path) -> None:
+        """The objects of some clips of uncut frames, discovered and tracked as in training by one fixed draw of heads."""
+        assert isinstance(data, DoraViews)
+        heads = self.draw_heads(Generator(self.center.device).manual_seed(0))
+        rows = []
+        for number in spread(len(data), CLIPS_SHOWN):
+            frames = uncut(data.clips[number], self.settings.global_size, self.teacher.backbone.patch)
+            seen = self.look(normalize(frames / 255).to(self.center.device)[None])
+            masks = self.object_masks(seen, heads)[0].nan_to_num().unflatten(-1, seen.grid)
+            rows.append(TrackedClip(f"clip {number} of {len(data)}", frames.permute(0, 2, 3, 1).numpy(), masks.cpu().numpy()))
+        tracking_strip(folder / "objects.png", rows)
 
     def student_logits(
         self, masked: Float[Tensor, "batch objects frames 3 height width"], crops: Float[Tensor, "samples crops frames 3 size size"]
@@ -315,3 +340,17 @@ def local_crops(frames: Tensor, settings: DoraSettings, generator: Generator) ->
         crop = resized_crop(frame, box, settings.local_size, InterpolationMode.BICUBIC)
         crops.append(colour(crop, generator, blur=0.5))
     return normalize(torch.stack(crops))
+
+
+def uncut(frames: UInt8[Tensor, "frames 3 height width"], short_side: int, patch: int) -> UInt8[Tensor, "frames 3 new_height new_width"]:
+    """Whole frames whose short side is about `short_side` and whose both sides are whole patches, for pictures."""
+    height, width = frames.shape[-2:]
+    scale = short_side / min(height, width) / patch
+    size = (max(1, round(height * scale)) * patch, max(1, round(width * scale)) * patch)
+    return resized_crop(frames, (0, 0, height, width), size)
+
+
+def spread(length: int, wanted: int) -> list[int]:
+    """At most `wanted` of `length` numbers, evenly apart and away from the ends."""
+    wanted = min(wanted, length)
+    return [length * (2 * i + 1) // (2 * wanted) for i in range(wanted)]

@@ -56,6 +56,35 @@ class TrainingSettings(Settings):
         return (self.steps if self.steps is not None else max(1, round(self.epochs * per_epoch))), per_epoch  # type: ignore[operator]
 
 
+class PresetSettings(TrainingSettings):
+    """Training settings of which some combinations have a name."""
+
+    # name -> what it sets
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    preset: str | None = None
+    """A named configuration; keys given beside it win."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def preset_first(cls, values: Any) -> Any:
+        """Keys given in the study win over the preset's."""
+        if not isinstance(values, dict) or values.get("preset") is None:
+            return values
+        if values["preset"] not in cls.PRESETS:
+            raise ValueError(f"preset '{values['preset']}' is unknown; allowed: {', '.join(cls.PRESETS)}")
+        preset = cls.preset_beside(values)
+        for length, other in (("steps", "epochs"), ("epochs", "steps")):
+            if values.get(length) is not None:
+                preset[other] = None
+        return {**preset, **values}
+
+    @classmethod
+    def preset_beside(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What the preset sets beside the given keys."""
+        return dict(cls.PRESETS[values["preset"]])
+
+
 class EvaluationSettings(Settings):
     """One protocol. VERSION enters the hash: raising it reruns that column of every table."""
 

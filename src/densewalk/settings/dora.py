@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.settings.dino import SelfDistillationSettings
+from densewalk.settings.dino import SMALL_VIDEO, SelfDistillationSettings
 
 
 class DoraSettings(SelfDistillationSettings):
@@ -22,6 +22,9 @@ class DoraSettings(SelfDistillationSettings):
         "n_fold_assignment": (False, True),
         "linear_sinkhorn": (False, True),
         "global_views": (2, 1),
+    }
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "small_video": {**SMALL_VIDEO, "batch_size": 4, "steps": 500, "lr": 5e-4 * 256 / 4, "warmup_epochs": 0.5, "frames": 4},
     }
 
     batch_size: int = Field(default=48, ge=1)

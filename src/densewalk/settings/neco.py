@@ -2,9 +2,9 @@
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from densewalk.settings.base import TrainingSettings
+from densewalk.settings.base import PresetSettings
 
 _S14: dict[str, Any] = {"global_size": 518, "local_size": 98, "batch_size": 64, "epochs": 25, "backbone_lr": 1e-5, "queue": 8192}
 _B14: dict[str, Any] = {**_S14, "batch_size": 16}
@@ -12,7 +12,7 @@ _S16: dict[str, Any] = {"global_size": 224, "local_size": 96, "batch_size": 45, 
 _README: dict[str, Any] = {"local_size": 98, "batch_size": 6, "epochs": 50, "backbone_lr": 1e-6, "queue": 0}
 
 
-class NecoSettings(TrainingSettings):
+class NecoSettings(PresetSettings):
     """NeCo (https://arxiv.org/abs/2408.11054); defaults are the recipe of the released DINOv2 ViT-S/14 models.
 
     A switch left at null follows `compat`; the table in densewalk.methods.neco gives the source of each.
@@ -131,20 +131,13 @@ class NecoSettings(TrainingSettings):
     cut_remainder: bool | None = None
     """Accept crops that are no multiple of the patch size and cut off the rest, though boxes count it."""
 
-    @model_validator(mode="before")
     @classmethod
-    def preset_first(cls, values: Any) -> Any:
-        """Keys given in the study win over the preset's."""
-        if not isinstance(values, dict) or values.get("preset") is None:
-            return values
-        if values["preset"] not in cls.PRESETS:
-            raise ValueError(f"preset '{values['preset']}' is unknown; allowed: {', '.join(cls.PRESETS)}")
-        preset = dict(cls.PRESETS[values["preset"]])
+    def preset_beside(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The release cuts local crops of 98 px at patch 16, too; see `cut_remainder`."""
+        preset = super().preset_beside(values)
         if preset["global_size"] == 224 and preset["local_size"] == 96 and values.get("compat") == "released":
             preset["local_size"] = 98
-        if values.get("steps") is not None:
-            preset["epochs"] = None
-        return {**preset, **values}
+        return preset
 
     def resolved(self) -> Self:
         """The same settings with every switch set."""
