@@ -146,6 +146,10 @@ class NecoSettings(TrainingSettings):
             preset["epochs"] = None
         return {**preset, **values}
 
+    def across_samples(self) -> str | None:
+        """The references."""
+        return "NeCo draws its references from the patches of the whole batch"
+
     def resolved(self) -> Self:
         """The same settings with every switch set."""
         column = ("paper", "released").index(self.compat)
