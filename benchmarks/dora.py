@@ -2,7 +2,7 @@
 
     python benchmarks/dora.py                                   # two frames, a minute
     python benchmarks/dora.py --frames 8 --compat released      # the case of the release: 80 to 114 CPU s, 6.8 GiB there
-    python benchmarks/dora.py --frames 8 --recompute            # `execution.gradient_checkpointing`; --compile: `execution.compile`
+    python benchmarks/dora.py --frames 8 --recompute            # execution.gradient_checkpointing; --compile, --parts: the others
 
 The released code was measured with ViT-S/16, 8 frames, 1 clip, 6 local crops and 65536 prototypes in float32 on one thread. That
 the loss, gradients and update are the release's is shown by tests/test_dora.py; the figures to meet are printed below that case.
@@ -38,10 +38,20 @@ class Stopwatch:
         return result
 
 
-def step_stages(method: Dora, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor], at: int) -> dict[str, float]:
+def step_stages(method: Dora, optimizer: torch.optim.Optimizer, parts: list[dict[str, torch.Tensor]], at: int) -> dict[str, float]:
     """One whole step in its stages."""
-    watch, s = Stopwatch(), method.settings
+    watch = Stopwatch()
     loop.set_schedules(optimizer, at)
+    for part in parts:
+        part_stages(watch, method, part, at, share=1 / len(parts))
+    watch("clip, AdamW, EMA", lambda: (method.after_backward(at), optimizer.step(), method.after_update(at)))
+    optimizer.zero_grad(set_to_none=True)
+    return watch.seconds
+
+
+def part_stages(watch: Stopwatch, method: Dora, batch: dict[str, torch.Tensor], at: int, share: float) -> None:
+    """One part of the batch, to its gradient."""
+    s = method.settings
     views = batch["global"].flatten(0, 1)
     seen = watch("teacher", lambda: method.look(views))
     heads = method.draw_heads(torch.Generator().manual_seed(at))
@@ -51,12 +61,9 @@ def step_stages(method: Dora, optimizer: torch.optim.Optimizer, batch: dict[str,
     def loss() -> torch.Tensor:
         terms = frame_terms(method.targets(seen.logits, at), masked, local, s.student_temperature)
         method.note_logits(seen.logits)
-        return total_loss(*terms, carry_over=bool(s.loss_carry_over))
+        return share * total_loss(*terms, carry_over=bool(s.loss_carry_over))
 
     watch("backward", watch("loss", loss).backward)
-    watch("clip, AdamW, EMA", lambda: (method.after_backward(at), optimizer.step(), method.after_update(at)))
-    optimizer.zero_grad(set_to_none=True)
-    return watch.seconds
 
 
 def clip_stages(settings: DoraSettings, height: int, width: int) -> dict[str, float]:
@@ -95,6 +102,7 @@ def main() -> None:
     parser.add_argument("--arch", default="vit_small_patch16")
     parser.add_argument("--frames", type=int, default=2)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--parts", type=int, default=1, help="in which the batch is passed")
     parser.add_argument("--locals", type=int, default=6)
     parser.add_argument("--views", type=int, default=1)
     parser.add_argument("--out-dim", type=int, default=65536)
@@ -125,7 +133,7 @@ def main() -> None:
         "global": torch.randn(a.batch, a.views, a.frames, 3, a.sizes[0], a.sizes[0]),
         "local": torch.randn(a.batch, a.locals, a.frames, 3, a.sizes[1], a.sizes[1]),
     }
-    seconds = show("training step", [step_stages(method, optimizer, batch, at) for at in range(a.repeat + 1)])
+    seconds = show("training step", [step_stages(method, optimizer, loop.split(batch, a.parts), at) for at in range(a.repeat + 1)])
     gib = peak_rss_mib() / 1024
     print(f"\npeak memory of this process: {gib:.2f} GiB")
     if (a.arch, a.frames, a.batch, a.locals, a.views, a.out_dim, a.threads) == ("vit_small_patch16", 8, 1, 6, 1, 65536, 1):

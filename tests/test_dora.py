@@ -523,17 +523,18 @@ def test_an_object_without_patches_ends_the_training(hard: bool, monkeypatch: py
 
 @pytest.mark.parametrize("compat", ["paper", "released"])
 def test_a_batch_in_parts_equals_the_whole(compat: str) -> None:
-    settings = small_settings(compat=compat, batch_size=4, batch_threshold=False, clip_grad=0.3, freeze_last_layer_epochs=0)
+    changes = {"batch_threshold": False, "linear_sinkhorn": False, "clip_grad": 0.3, "freeze_last_layer_epochs": 0}
+    settings = small_settings(compat=compat, batch_size=4, **changes)
     batch, results = random_batch(settings, batch=4), []
     for parts in (1, 2, 4):
-        method = small_method(settings)
+        method = sharpen(small_method(settings))  # else all heads look at much the same, and it matters little which are drawn
         optimizer = loop.make_optimizer(method)
         for at in range(2):  # the second step's targets are centred by the first one's
             loss, _ = loop.one_step(method, optimizer, loop.split(batch, parts), at, 0, Execution(), torch.device("cpu"))
         gradients = torch.cat([p.grad.flatten() for p in method.student.parameters() if p.grad is not None])
         results.append((loss, method.center.clone(), gradients))
     for whole, *accumulated in zip(*results, strict=True):
-        assert all((whole - x).norm() < 1e-3 * whole.norm() for x in accumulated)
+        assert all((whole - x).norm() < 1e-5 * whole.norm() for x in accumulated)
 
 
 def test_the_released_underflow_ends_the_training() -> None:
