@@ -90,9 +90,9 @@ def show(title: str, runs: list[dict[str, float]]) -> float:
 
 
 def compare(seconds: float, gib: float) -> None:
-    """A step of the release's case beside the release and the figures to meet."""
+    """A step of the release's case beside the best of the release, and the figures to meet."""
     print(f"\n{'':28} {'here':>9} {'release':>9} {'ratio':>9} {'figure':>9}")
-    for label, own, released, most in (("CPU s a step (its best)", seconds, 79.9, 17.0), ("peak memory, GiB", gib, 6.8, 3.5)):
+    for label, own, released, most in (("CPU s a step (median)", seconds, 79.9, 17.0), ("peak memory, GiB", gib, 6.8, 3.5)):
         print(f"{label:28} {own:9.2f} {released:9.1f} {released / own:8.1f}x {most:9.1f}  {'met' if own <= most else 'MISSED'}")
 
 
