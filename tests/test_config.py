@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from densewalk.config import Evaluation, json_schema, load_study, parse_evaluation, parse_study, parse_training
 from densewalk.errors import UserError
 from densewalk.provenance import canonical, config_hash, derive_seed
+from densewalk.settings.base import TrainingSettings
 from densewalk.settings.dino import DinoSettings
 from densewalk.settings.dora import DoraSettings
+from densewalk.settings.execution import Execution
 from densewalk.settings.neco import NecoSettings
+from densewalk.settings.timetuning import TimeTuningSettings
 from tests.studies import REPOSITORY, TINY
 
 
@@ -58,6 +61,10 @@ def test_every_key_is_described():
         (changed(runs__state=TINY["runs"]["start"]), "the name 'state' is taken"),
         (changed(execution__workers=-1), "execution.workers"),
         (changed(tables=["davis", "dancing"]), "tables.1: no such table: 'dancing'; allowed: ade20k, coco, "),
+        (changed(execution__accumulate=0), "execution.accumulate"),
+        (changed(execution__accumulate=2), "execution.accumulate: run 'neco_dora': NeCo draws its references"),
+        (changed(execution__accumulate={"dora": 3}), "execution.accumulate: run 'dora': batch_size 2 does not split into 3 equal parts"),
+        (changed(execution__accumulate={"doro": 2}), "execution.accumulate: no such run: doro; allowed: start, dora, neco_dora"),
     ],
 )
 def test_what_is_wrong_is_named(config, message):
@@ -82,6 +89,33 @@ def test_a_run_is_known_by_all_it_is_built_on():
     assert hashes[0][0] == hashes[1][0]
     assert hashes[0][1] != hashes[1][1]
     assert hashes[0][2] != hashes[1][2], "NeCo starts from another backbone: its old state must not be resumed"
+
+
+def test_parts_of_the_batch_are_refused_where_they_would_change_what_is_learnt():
+    settings = [
+        (DinoSettings(), 8, 1, None),
+        (DinoSettings(batch_size=6), 4, 1, "batch_size 6 does not split into 4 equal parts"),
+        (DinoSettings(batch_size=12), 4, 2, "batch_size 12 shared by 2 processes does not split into 4 equal parts"),
+        (DinoSettings(koleo_weight=0.1), 2, 1, "koleo_weight spreads the pictures of a batch apart"),
+        (DoraSettings(), 2, 1, None),
+        (DoraSettings(compat="released"), 2, 1, "batch_threshold compares masks with their mean over the batch"),
+        (DoraSettings(compat="released", hard_masks=False), 2, 1, None),
+        (DoraSettings(unseeded_heads=True), 2, 1, "unseeded_heads draws the heads once for a batch"),
+        (NecoSettings(), 2, 1, "NeCo draws its references from the patches of the whole batch"),
+        (TimeTuningSettings(), 2, 1, "Sinkhorn shares the prototypes out"),
+        (TrainingSettings(steps=1), 2, 1, "TrainingSettings does not say that its loss is a mean over independent samples"),
+    ]
+    for model, parts, processes, expected in settings:
+        obstacle = model.obstacle_to_parts(parts, processes)
+        assert (obstacle is None) == (expected is None), obstacle
+        assert expected is None or expected in obstacle
+        assert model.obstacle_to_parts(1, processes) is None
+
+
+def test_parts_are_given_for_all_runs_or_by_run():
+    by_run = parse_study(changed(execution__accumulate={"dora": 2})).execution
+    assert [by_run.parts_of(run) for run in ("dora", "neco_dora")] == [2, 1]
+    assert Execution(accumulate=3).parts_of("dora") == 3
 
 
 def test_execution_enters_no_specification():

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,8 @@ from densewalk.methods.dora import Dora, DoraViews, frame_terms, hard_masks, ref
 from densewalk.settings.data import VideoSettings
 from densewalk.settings.dora import DoraSettings
 from densewalk.settings.execution import Execution
-from densewalk.video import transcode, write_video
+from densewalk.sinkhorn import linear_sinkhorn, sinkhorn
+from densewalk.video import VideoClips, transcode, write_video
 from tests.helpers import shared
 
 CENTERINGS = ("mean", "sinkhorn")
@@ -115,8 +117,41 @@ def test_recorded_discovery_and_tracking(recorded: Recorded) -> None:
     torch.testing.assert_close(tracks.permute(order_of_tracks(recorded, tracks)), recorded.tensor("mot/track_soft"), atol=2e-5, rtol=1e-4)
     masks = hard_masks(tracks, per_batch=True)
     assert torch.equal(masks.permute(order_of_tracks(recorded, tracks)), recorded.tensor("mot/track_bin"))
+    unit = torch.nn.functional.normalize(tracks, dim=-1)
+    margins = (unit - unit.mean(dim=(0, -1), keepdim=True)).abs().amin(dim=(0, -1))
+    np.testing.assert_allclose(np.sort(margins.flatten()), np.sort(recorded.values["mot/track_margin_min"]), atol=1e-5)
     shown = show_objects(recorded.batch["global"].flatten(0, 1), masks, seen.grid)
     assert torch.equal(shown.transpose(0, 1), recorded.tensor("mot/masked_img"))
+
+
+def test_recorded_assignment(recorded: Recorded) -> None:
+    seen = recorded.method.look(recorded.batch["global"].flatten(0, 1))
+    unit = torch.nn.functional.normalize(seen.patches, dim=-1)
+    torch.testing.assert_close(unit, recorded.tensor("mot/z_norm"), atol=1e-6, rtol=0)
+    scores = unit @ dora.prototypes(seen.cls_attention[:, recorded.heads], seen.query).transpose(1, 2)
+    torch.testing.assert_close(scores, recorded.tensor("mot/assignment"), atol=1e-5, rtol=1e-5)
+    exact_scores = recorded.tensor("mot/z_norm").double() @ recorded.tensor("mot/prototypes").double().transpose(1, 2)
+    for solve in (sinkhorn, linear_sinkhorn):
+        shares = solve(recorded.tensor("mot/assignment"), epsilon=0.05, iterations=30)
+        torch.testing.assert_close(shares, recorded.tensor("mot/sinkhorn"), atol=2e-5, rtol=0)
+        exact = solve(exact_scores, epsilon=0.05, iterations=30)
+        torch.testing.assert_close(exact, recorded.tensor("mot/sinkhorn_f64"), atol=1e-12, rtol=0)
+
+
+def test_recorded_configuration(recorded: Recorded) -> None:
+    """The values that the step was recorded with are the method's own."""
+    config = {name.removeprefix("config/"): str(recorded.values[name]) for name in recorded.values.files if name.startswith("config/")}
+    s, arch = recorded.method.settings, recorded.method.student.backbone.arch
+    ours = {
+        "img": s.global_size, "local": s.local_size, "patch": arch.patch, "dim": arch.dim, "depth": arch.depth, "heads": arch.heads,
+        "T": s.frames, "B": len(recorded.batch["global"]), "n_local": s.local_crops, "hid": s.head_hidden, "bot": s.head_bottleneck,
+        "out": s.out_dim, "student_temp": s.student_temperature, "teacher_temp": s.teacher_temperature,
+        "center_momentum": s.center_momentum, "sk_iters": s.sinkhorn_iterations, "sk_eps": s.sinkhorn_epsilon,
+    }  # fmt: skip
+    assert {name: str(value) for name, value in ours.items()} == {name: config[name] for name in ours}
+    # the release draws the heads by Python's generator, which `unseeded_heads` stands for
+    drawn = random.Random(recorded.values["mot_python_seed"].item()).sample(range(arch.heads), s.objects)
+    assert drawn == recorded.heads.tolist()
 
 
 def order_of_tracks(recorded: Recorded, tracks: Tensor) -> tuple[int, int, int, int]:
@@ -135,7 +170,8 @@ def test_recorded_loss_terms(recorded: Recorded) -> None:
     expected = recorded.tensor("loss/mask_terms")
     transposed = not torch.allclose(mask_terms, expected, rtol=1e-5)
     torch.testing.assert_close(mask_terms.T if transposed else mask_terms, expected, rtol=1e-5, atol=0)
-    assert total_loss(mask_terms, local_terms, carry_over=True).item() == pytest.approx(recorded.values["loss/official"].item(), rel=1e-6)
+    for name in ("loss/official", "loss/loss_official_formula"):
+        assert total_loss(mask_terms, local_terms, carry_over=True).item() == pytest.approx(recorded.values[name].item(), rel=1e-6)
     all_mask_terms, all_local_terms = frame_terms(targets, masked, crops, 0.1)
     torch.testing.assert_close(all_local_terms, recorded.tensor("loss/local_terms_all"), rtol=1e-5, atol=0)
     clean = total_loss(all_mask_terms, all_local_terms, carry_over=False)
@@ -157,10 +193,10 @@ def test_recorded_step() -> None:
     loop.set_schedules(optimizer, 0)
     loss, _ = take_step(method, recorded.batch)
     assert loss.item() == pytest.approx(recorded.values["loss/official"].item(), rel=1e-6)
-    torch.testing.assert_close(method.center, recorded.tensor("loss/center_after")[0], atol=1e-6, rtol=1e-5)
     loss.backward()
     compare_gradients(recorded)
     method.after_backward(0)
+    torch.testing.assert_close(method.center, recorded.tensor("loss/center_after")[0], atol=1e-6, rtol=1e-5)
     optimizer.step()
     method.after_update(0)
     networks = {"student": method.student.state_dict(), "teacher": method.teacher.state_dict()}
@@ -487,6 +523,22 @@ def test_an_object_without_patches_ends_the_training(hard: bool, monkeypatch: py
         take_step(method, random_batch(settings))
 
 
+@pytest.mark.parametrize("compat", ["paper", "released"])
+def test_a_batch_in_parts_equals_the_whole(compat: str) -> None:
+    changes = {"batch_threshold": False, "linear_sinkhorn": False, "clip_grad": 0.3, "freeze_last_layer_epochs": 0}
+    settings = small_settings(compat=compat, batch_size=4, **changes)
+    batch, results = random_batch(settings, batch=4), []
+    for parts in (1, 2, 4):
+        method = sharpen(small_method(settings))  # else all heads look at much the same, and it matters little which are drawn
+        optimizer = loop.make_optimizer(method)
+        for at in range(2):  # the second step's targets are centred by the first one's
+            loss, _ = loop.one_step(method, optimizer, loop.split(batch, parts), at, 0, Execution(), torch.device("cpu"))
+        gradients = torch.cat([p.grad.flatten() for p in method.student.parameters() if p.grad is not None])
+        results.append((loss, method.center.clone(), gradients))
+    for whole, *accumulated in zip(*results, strict=True):
+        assert all((whole - x).norm() < 1e-5 * whole.norm() for x in accumulated)
+
+
 def test_the_released_underflow_ends_the_training() -> None:
     settings = small_settings(compat="released")
     with pytest.raises(TrainingError, match="no patch to show"):
@@ -590,7 +642,7 @@ def test_spread_stays_away_from_the_ends() -> None:
 
 def run(method: Dora, data: Dataset[dict[str, Tensor]], folder: Path, batch_size: int) -> None:
     """Train to the end."""
-    execution = Execution(workers=0, metrics_every=1)
+    execution = Execution(workers=0, metrics_every=1, checkpoint_minutes=0)
     with State(folder, {"data": "test"}) as state:
         loop.train(method, data, batch_size=batch_size, seed=3, state=state, execution=execution, device=torch.device("cpu"))
 
@@ -608,10 +660,32 @@ def test_a_run_on_two_videos(tmp_path: Path) -> None:
     data = Dora.dataset(settings, sources)
     # 9 frames at 4 a second: clips of 3 frames, 2 frames apart, start at frames 0 to 4
     assert len(data) == 10  # type: ignore[arg-type]
+    for i in range(10):  # a clip never mixes videos
+        own = VideoClips(sources[i // 5].path, sources[i // 5].receipt, 3, 0.5).read([i % 5, i % 5 + 2, i % 5 + 4])
+        assert torch.equal(data.clips[i], own)  # type: ignore[attr-defined]
     run(small_method(settings, total=3, per_epoch=5), data, tmp_path / "state", batch_size=2)
     curve = [json.loads(line) for line in (tmp_path / "state" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in curve] == [0, 1, 2]
     assert all(math.isfinite(value) for line in curve for value in line.values())
+
+
+def test_a_run_stopped_inside_an_epoch_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    settings = small_settings(batch_size=2, local_crops=1, drop_path=0.1)
+    data = DoraViews(StillClips(3), settings.resolved())  # five clips: two steps an epoch
+
+    class Stopped(Dora):
+        def step(self, batch: dict[str, Tensor], at: int, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            if at == 3:
+                raise KeyboardInterrupt
+            return super().step(batch, at, rng)
+
+    whole, resumed = (small_method(settings, total=5, per_epoch=2) for _ in range(2))
+    run(whole, data, tmp_path / "whole", batch_size=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(Stopped(settings, create("vit_nano_patch16", seed=1), 5, 2, seed=0), data, tmp_path / "parts", batch_size=2)
+    run(resumed, data, tmp_path / "parts", batch_size=2)
+    one, other = whole.state_dict(), resumed.state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def noise_run(folder: Path, centering: str) -> Dora:

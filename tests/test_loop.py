@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from densewalk import loop
+from densewalk import jobs, loop
+from densewalk.backbone import create
 from densewalk.checkpoint import State, StateBusy
 from densewalk.errors import UserError
 from densewalk.loop import StepSampler
@@ -52,6 +53,34 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, dies_at):
     curves = [(tmp_path / part / "metrics.jsonl").read_text().splitlines() for part in ("whole", "parts")]
     without_time = [[{k: v for k, v in json.loads(line).items() if k != "time"} for line in curve] for curve in curves]
     assert without_time[0] == without_time[1]
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_equals_the_whole(tmp_path, parts):
+    whole, accumulated = (fit(tmp_path / str(n), steps=4, parts=n, drop_path=0.0) for n in (1, parts))
+    assert sorted(accumulated.seen[:4]) == sorted(whole.seen[:4])
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    start, *ends = (method.student.cls(images) for method in (Toy(4), whole, accumulated))
+    assert (ends[0] - ends[1]).norm() < 1e-3 * (ends[0] - start).norm()
+    curves = [[json.loads(line) for line in (tmp_path / str(n) / "metrics.jsonl").read_text().splitlines()] for n in (1, parts)]
+    for one, other in zip(*curves, strict=True):
+        assert (one["loss"], one["noise"]) == pytest.approx((other["loss"], other["noise"]), rel=1e-4)
+
+
+def test_a_job_refuses_parts_that_would_change_what_is_learnt(tmp_path):
+    spec = {"run": "neco_dora", "seed": 0, "method": "neco", "settings": {"steps": 1, "batch_size": 2}}
+    execution = loop.Execution(accumulate={"neco_dora": 2})
+    with pytest.raises(UserError, match=r"from the patches of the whole batch.*correct execution\.accumulate"):
+        jobs.train(spec, create("vit_nano_patch16", seed=0), [], State(tmp_path, {}), execution, torch.device("cpu"))
+
+
+def test_parts_of_a_nested_batch():
+    batch = {"a": torch.arange(4), "b": [torch.arange(8).view(4, 2), torch.empty(4, 0)]}
+    first, second = loop.split(batch, 2)
+    assert first["a"].tolist() == [0, 1]
+    assert second["b"][0].tolist() == [[4, 5], [6, 7]]
+    assert second["b"][1].shape == (2, 0)
+    assert loop.split(batch, 1)[0] is batch
 
 
 def test_loading_processes_change_nothing(tmp_path):

@@ -28,11 +28,20 @@ class Noise(Dataset):
         return torch.randn(3, 32, 32, generator=generator), torch.tensor(item.index)
 
 
+class ToySettings(TrainingSettings):
+    """A mean over independent pictures."""
+
+    batch_size: int = 4
+
+    def across_samples(self):
+        return None
+
+
 class Toy(Method):
     """Predict the teacher's CLS token of a noisy picture."""
 
     def __init__(self, total_steps: int, *, drop_path: float = 0.1, dies_at: int | None = None):
-        super().__init__(TrainingSettings(steps=total_steps), total_steps, 3)
+        super().__init__(ToySettings(steps=total_steps), total_steps, 3)
         self.student = create("vit_nano_patch16", seed=0, drop_path=drop_path)
         self.teacher = make_teacher(create("vit_nano_patch16", seed=1))
         self.seen: list[int] = []
@@ -62,12 +71,12 @@ class Toy(Method):
         return self.teacher
 
 
-def fit(folder: Path, *, steps: int = 8, workers: int = 0, minutes: float = 10.0, **options) -> Toy:
+def fit(folder: Path, *, steps: int = 8, workers: int = 0, minutes: float = 10.0, parts: int = 1, **options) -> Toy:
     """Train to the end with a batch of four."""
     method = Toy(steps, **options)
     execution = Execution(workers=workers, checkpoint_minutes=minutes, metrics_every=1, log_seconds=1e-3)
     with State(folder, {"data": "noise"}) as state:
-        loop.train(method, Noise(), batch_size=4, seed=7, state=state, execution=execution, device=torch.device("cpu"))
+        loop.train(method, Noise(), batch_size=4, seed=7, state=state, execution=execution, device=torch.device("cpu"), parts=parts)
     return method
 
 

@@ -1,6 +1,7 @@
 """The command line. The workflow's rules call it; each command can be typed by hand as well.
 
 densewalk check config.yaml                        # what is wrong with a study, without starting anything
+densewalk status config.yaml                       # how far it is, when it ends, what it has cost
 densewalk probe walk.mp4                           # codec, size, frame rate, length of a video
 densewalk train --spec JSON --state DIR --out DIR [--init FILE] [--data RECEIPT ...]
 densewalk evaluate --spec JSON --backbone FILE --state DIR --out FILE
@@ -36,6 +37,11 @@ def parser() -> argparse.ArgumentParser:
 
     p = _command(commands, "check", check, "validate a study's configuration")
     p.add_argument("config", type=Path)
+    p = _command(commands, "status", status, "print a study's runs, progress and cost")
+    p.add_argument("config", type=Path)
+    p.add_argument(
+        "--results", type=Path, help="folder of results (default: results/ where you are, as for Snakemake)", default=Path("results")
+    )
     _command(commands, "schema", schema, "print the configuration's JSON schema")
     p = _command(commands, "probe", probe, "describe a video file")
     p.add_argument("video", type=Path)
@@ -102,6 +108,15 @@ def check(args: argparse.Namespace) -> None:
 
     study = load_study(args.config)
     print(f"{args.config} is a study of {len(list(study.jobs()))} runs and {len(list(study.evaluation_jobs()))} evaluations")
+
+
+def status(args: argparse.Namespace) -> None:
+    """Print what has become of a study."""
+    from densewalk.config import load_study
+    from densewalk.status import status as look
+    from densewalk.status import table
+
+    print(table(list(look(load_study(args.config), args.results))))
 
 
 def schema(_args: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from densewalk.blocks import Through, through
 from densewalk.errors import UserError
 
 Interpolation = Literal["offset", "antialias", "size"]
@@ -121,7 +122,7 @@ class LeanMlp(Mlp):
     def forward(self, x: Tensor) -> Tensor:
         """What timm's gives."""
         x = self.fc1(x)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a compiler chooses by itself what to keep
             # stops as soon as the activation is there: the second layer is not computed again
             return checkpoint(self._activate, x, use_reentrant=False, preserve_rng_state=False)
         return self._activate(x)
@@ -156,7 +157,9 @@ class Backbone(nn.Module):
             dynamic_img_size=True,
             mlp_layer=LeanMlp,
         )
+        # how blocks are run (blocks.py): neither changes what comes out
         self.gradient_checkpointing = False
+        self.through: Through = through
 
     @property
     def dim(self) -> int:
@@ -201,10 +204,7 @@ class Backbone(nn.Module):
 
     def run(self, x: Float[Tensor, "batch tokens dim"], start: int = 0, stop: int | None = None) -> Float[Tensor, "batch tokens dim"]:
         """Blocks `start` to `stop` (exclusive; negative counts from the end)."""
-        for block in self.vit.blocks[start:stop]:
-            recompute = self.gradient_checkpointing and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-        return x
+        return self.through(list(self.vit.blocks[start:stop]), x, self.gradient_checkpointing and torch.is_grad_enabled())
 
     def finish(self, x: Float[Tensor, "batch tokens dim"], grid: tuple[int, int]) -> Tokens:
         """The final LayerNorm, and the tokens by kind."""

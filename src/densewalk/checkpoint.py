@@ -3,6 +3,7 @@
 results/state/{run}-s{seed}-{hash}/
     .lock                 held by the process that trains
     inputs.json           fingerprints of what the job was started with
+    plan.json             steps in all, and on how many GPUs
     step-00001200.pt      networks, optimiser, step          (newest two are kept)
     step-00001200.json    its sha256: a file that does not match is passed over
     metrics.jsonl         one line per logged step

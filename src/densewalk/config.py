@@ -238,6 +238,7 @@ class Study(Settings):
             self._check_run(name, run)
         for name in self.runs:
             self._check_chain(name)
+        self._check_parts()
         for name, evaluation in self.evaluations.items():
             unknown = sorted(set(evaluation.runs or []) - self.runs.keys())
             if unknown:
@@ -269,6 +270,15 @@ class Study(Settings):
         missing = [s for s in run.seeds if s not in theirs]
         if missing and len(theirs) > 1:
             raise ValueError(f"{where}.seeds: {run.init} has no seed {missing[0]} (it has {theirs})")
+
+    def _check_parts(self) -> None:
+        parts = self.execution.accumulate
+        unknown = sorted(parts.keys() - self.runs.keys()) if isinstance(parts, dict) else []
+        if unknown:
+            raise ValueError(f"execution.accumulate: no such run: {', '.join(unknown)}; allowed: {', '.join(self.runs)}")
+        for name, run in self.runs.items():
+            if isinstance(run, TrainedRun) and (obstacle := run.settings.obstacle_to_parts(self.execution.parts_of(name))):
+                raise ValueError(f"execution.accumulate: run '{name}': {obstacle}; to do: give accumulate by run, for those that allow it")
 
     def _check_chain(self, name: str) -> None:
         seen = [name]

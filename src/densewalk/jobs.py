@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from densewalk import distributed, loop
 from densewalk.backbone import Backbone, create, load
+from densewalk.blocks import CompiledBlocks
 from densewalk.checkpoint import State, export_backbone, read_json, write_card, write_json
 from densewalk.config import parse_evaluation, parse_training
 from densewalk.errors import UserError
@@ -113,18 +114,34 @@ def train(
 ) -> tuple[Method, "Dataset[Any]", loop.Trained]:
     """Build the method and train it to the end; the method, the data set and what was spent."""
     settings = parse_training(spec["method"], spec["settings"])
+    parts = execution.parts_of(spec["run"])
+    if obstacle := settings.obstacle_to_parts(parts, distributed.world_size()):
+        raise UserError(obstacle, todo="correct execution.accumulate")
     module, name = METHODS[spec["method"]]
     kind = getattr(importlib.import_module(module), name)
     data = kind.dataset(settings, sources)
     total, per_epoch = settings.total_steps(len(data))
     log.info("%s, seed %d: %d samples, %d steps of batch %d", spec["run"], spec["seed"], len(data), total, settings.batch_size)
+    if distributed.rank() == 0:  # for `densewalk status`
+        write_json(state.folder / "plan.json", {"steps": total, "gpus": distributed.world_size() if device.type == "cuda" else 0})
     torch.manual_seed(spec["seed"])
     method = kind(settings, backbone, total, per_epoch, spec["seed"])
     method.diagnostics = state.folder
+    compiled = CompiledBlocks() if execution.compile else None
     for part in method.modules():
         if isinstance(part, Backbone):
             part.gradient_checkpointing = execution.gradient_checkpointing
-    trained = loop.train(method, data, batch_size=settings.batch_size, seed=spec["seed"], state=state, execution=execution, device=device)
+            part.through = compiled or part.through
+    trained = loop.train(
+        method,
+        data,
+        batch_size=settings.batch_size,
+        seed=spec["seed"],
+        state=state,
+        execution=execution,
+        device=device,
+        parts=parts,
+    )
     return method, data, trained
 
 

@@ -43,12 +43,22 @@ class Trained:
 
 
 def train(
-    method: Method, data: "Dataset[Any]", *, batch_size: int, seed: int, state: State, execution: Execution, device: torch.device
+    method: Method,
+    data: "Dataset[Any]",
+    *,
+    batch_size: int,
+    seed: int,
+    state: State,
+    execution: Execution,
+    device: torch.device,
+    parts: int = 1,
 ) -> Trained:
     """Train `method` to its last step, from the newest intact checkpoint if there is one.
 
     Args:
         batch_size: samples per step over all processes.
+        parts: in which a process passes its share of them, one after the other. The method's settings must allow it
+            (`TrainingSettings.obstacle_to_parts`).
 
     Raises:
         UserError: the batch cannot be split evenly.
@@ -68,7 +78,7 @@ def train(
 
     with stop_signals() as stop:
         for at, batch in enumerate(loader, start=done):
-            loss, logs = one_step(method, optimizer, to_device(batch, device), at, seed, execution, device)
+            loss, logs = one_step(method, optimizer, split(batch, parts), at, seed, execution, device)
             curve.add(at, loss, logs, optimizer)
             progress.advance(f"loss {curve.latest_loss:.4f}")
             stopping = distributed.any_process(stop.requested, device)
@@ -84,22 +94,30 @@ def train(
 
 
 def one_step(
-    method: Method, optimizer: torch.optim.Optimizer, batch: Any, at: int, seed: int, execution: Execution, device: torch.device
+    method: Method, optimizer: torch.optim.Optimizer, parts: list[Any], at: int, seed: int, execution: Execution, device: torch.device
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Schedules, loss, gradients averaged over processes, update."""
+    """Schedules, loss, gradients averaged over the parts of the batch and over processes, update."""
     set_schedules(optimizer, at)
-    # stochastic depth may differ between processes, the method's own draws may not: they describe the whole batch
+    # stochastic depth may differ between parts and processes, the method's own draws may not: they describe the whole batch
     torch.manual_seed(derive_seed(seed, "step", at, distributed.rank()))
-    rng = torch.Generator(device=device).manual_seed(derive_seed(seed, "draws", at))
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=execution.precision == "bfloat16"):
-        loss, logs = method.step(batch, at, rng)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    results = []
+    for part in parts:
+        rng = torch.Generator(device=device).manual_seed(derive_seed(seed, "draws", at))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=execution.precision == "bfloat16"):
+            loss, logs = method.step(to_device(part, device), at, rng)
+        (loss / len(parts)).backward()
+        results.append((loss.detach(), logs))
     distributed.average_gradients(p for group in optimizer.param_groups for p in group["params"])
     method.after_backward(at)
     optimizer.step()
     method.after_update(at)
-    return loss.detach(), logs
+    return mean_of([loss for loss, _ in results]), {name: mean_of([logs[name] for _, logs in results]) for name in results[0][1]}
+
+
+def mean_of(scalars: list[Tensor]) -> Tensor:
+    """Mean in float32, without gradient."""
+    return torch.stack([x.detach().float() for x in scalars]).mean()
 
 
 # -- optimiser and schedules -----------------------------------------------------------------------------------------
@@ -174,6 +192,20 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list | tuple):
         return [to_device(v, device) for v in batch]
     return batch
+
+
+def split(batch: Any, parts: int) -> list[Any]:
+    """A collated batch in equal parts: a tensor along its first axis, a nested batch tensor by tensor."""
+    if parts == 1:
+        return [batch]
+    if isinstance(batch, Tensor):
+        return list(batch.chunk(parts))
+    if isinstance(batch, dict):
+        pieces = {name: split(value, parts) for name, value in batch.items()}
+        return [{name: piece[i] for name, piece in pieces.items()} for i in range(parts)]
+    if isinstance(batch, list | tuple):
+        return [list(piece) for piece in zip(*(split(value, parts) for value in batch), strict=True)]
+    raise TypeError(f"a batch of {type(batch).__name__} has no parts")
 
 
 def leave_signals_to_parent(_worker: int) -> None:

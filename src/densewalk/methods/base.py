@@ -74,10 +74,14 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def step(self, batch: Any, at: int, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one batch at optimiser step `at`, and scalar tensors worth logging."""
+        """The loss of one batch at optimiser step `at`, and scalar tensors worth logging.
+
+        Where the settings' `across_samples` is None, the batch may be one of several equal parts, each with the same `at` and
+        the same draws from `rng`: what changes from step to step waits for `after_backward`.
+        """
 
     def after_backward(self, at: int) -> None:
-        """Between backward (gradients averaged over processes) and the optimiser, e.g. clipping."""
+        """Once a step, between backward (gradients averaged over parts and processes) and the optimiser, e.g. clipping."""
 
     def after_update(self, at: int) -> None:
         """After the optimiser, e.g. the teacher's update."""

@@ -83,6 +83,7 @@ class SelfDistillation(Method):
             self.teacher = make_teacher(Network(backbone, head))
             self.student = Network(with_drop_path(backbone, settings.drop_path), head)
         self.register_buffer("center", torch.zeros(settings.out_dim))
+        self.seen: list[Tensor] = []  # mean logits of the parts of this step's batch
         self.schedule()
 
     def schedule(self) -> None:
@@ -120,6 +121,11 @@ class SelfDistillation(Method):
         return rows.view_as(logits)
 
     @torch.no_grad()
+    def note_logits(self, logits: Float[Tensor, "*batch protos"]) -> None:
+        """Keep the teacher's mean logits until all parts of the batch have been seen: all of them are centred alike."""
+        self.seen.append(logits.float().flatten(0, -2).mean(dim=0))
+
+    @torch.no_grad()
     def update_center(self, logits: Float[Tensor, "*batch protos"]) -> None:
         """Equation 4, over all processes."""
         if self.settings.centering != "mean":
@@ -128,7 +134,9 @@ class SelfDistillation(Method):
         self.center.lerp_(mean, 1 - self.settings.center_momentum)
 
     def after_backward(self, at: int) -> None:
-        """Clip each tensor's gradient; hold the prototypes still in the beginning."""
+        """Move the centre; clip each tensor's gradient; hold the prototypes still in the beginning."""
+        self.update_center(torch.stack(self.seen))
+        self.seen.clear()
         if self.settings.clip_grad is not None:
             clip_each([p.grad for p in self.student.parameters() if p.grad is not None], self.settings.clip_grad)
         if at < self.settings.freeze_last_layer_epochs * self.steps_per_epoch:
@@ -252,7 +260,7 @@ class Dino(SelfDistillation):
         if self.settings.koleo_weight:
             spread = torch.stack([koleo(view) for view in features]).mean()
             loss, logs["loss_koleo"] = loss + self.settings.koleo_weight * spread, spread.detach()
-        self.update_center(teacher_logits)
+        self.note_logits(teacher_logits)
         return loss, logs
 
     def student_logits(self, batch: dict[str, Tensor]) -> tuple[Float[Tensor, "views batch protos"], Float[Tensor, "globals batch dim"]]:

@@ -100,7 +100,7 @@ class Dora(SelfDistillation):
         targets = self.targets(seen.logits, at, batch)
         mask_terms, local_terms = frame_terms(targets, masked, local, self.settings.student_temperature)
         loss = total_loss(mask_terms, local_terms, carry_over=bool(self.settings.loss_carry_over))
-        self.update_center(seen.logits)
+        self.note_logits(seen.logits)
         halves = {"loss_mask": mask_terms.detach().mean(), "loss_local": local_terms.detach().mean()}
         return loss, {**halves, **teacher_entropies(targets), **mask_statistics(masks)}
 

@@ -44,6 +44,24 @@ class TrainingSettings(Settings):
             raise ValueError(f"set exactly one of epochs and steps (epochs={self.epochs}, steps={self.steps})")
         return self
 
+    def across_samples(self) -> str | None:
+        """What in a step looks across the samples of a process's batch, in a few words; None where nothing does.
+
+        None promises that the gradient of a batch is the mean of its parts' gradients, so that they may be passed one by one.
+        """
+        return f"{type(self).__name__} does not say that its loss is a mean over independent samples"
+
+    def obstacle_to_parts(self, parts: int, processes: int = 1) -> str | None:
+        """Why each of the processes cannot pass its share of the batch in this many equal parts; None where it can."""
+        if parts == 1:
+            return None
+        if reason := self.across_samples():
+            return f"{reason}, and would learn something else from {parts} parts"
+        if self.batch_size % (parts * processes):
+            shares = f" shared by {processes} processes" if processes > 1 else ""
+            return f"batch_size {self.batch_size}{shares} does not split into {parts} equal parts"
+        return None
+
     def total_steps(self, samples: int) -> tuple[int, int]:
         """Optimiser steps in all and per epoch, for a data set of `samples` samples (incomplete batches are dropped).
 

@@ -91,6 +91,10 @@ class SelfDistillationSettings(PresetSettings):
     local_crops: int = Field(default=8, ge=0)
     """Local crops of a picture (DINO) or of each frame (DoRA)."""
 
+    def across_samples(self) -> str | None:
+        """Nothing: the targets are centred by what earlier batches left."""
+        return None
+
 
 class DinoSettings(SelfDistillationSettings):
     """DINO on video frames or images (https://arxiv.org/abs/2104.14294); defaults are the released 100-epoch recipe."""
@@ -103,3 +107,7 @@ class DinoSettings(SelfDistillationSettings):
     """Pictures of one optimiser step over all processes together."""
     koleo_weight: float = Field(default=0.0, ge=0)
     """Weight of the KoLeo regulariser on the global views (DINOv2 uses 0.1)."""
+
+    def across_samples(self) -> str | None:
+        """KoLeo looks for neighbours in the batch."""
+        return "koleo_weight spreads the pictures of a batch apart" if self.koleo_weight else super().across_samples()

@@ -74,6 +74,13 @@ class DoraSettings(SelfDistillationSettings):
         unset = {name: values[column] for name, values in self.SWITCHES.items() if getattr(self, name) is None}
         return self.model_copy(update=unset)
 
+    def across_samples(self) -> str | None:
+        """The release's threshold is a mean over the batch; heads from the system's entropy are drawn once for it."""
+        if self.unseeded_heads:
+            return "unseeded_heads draws the heads once for a batch"
+        resolved = self.resolved()
+        return "batch_threshold compares masks with their mean over the batch" if resolved.hard_masks and resolved.batch_threshold else None
+
     @model_validator(mode="after")
     def some_local_crop_is_used(self) -> Self:
         """Refuse a study that could only fail at its first step."""

@@ -1,10 +1,12 @@
 """How jobs are run. Nothing here enters a hash: changing it reruns nothing."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from densewalk.settings.base import Settings
+
+Parts = Annotated[int, Field(ge=1)]
 
 
 class Execution(Settings):
@@ -18,9 +20,18 @@ class Execution(Settings):
     """Autocast precision of training. Recorded with every result; the losses are computed in float32 either way."""
     gradient_checkpointing: bool = False
     """Recompute blocks in the backward pass: about a third more time, far less memory."""
+    accumulate: Parts | dict[str, Parts] = 1
+    """Parts in which a training process passes its share of the batch, one after the other, for one update: less memory, the same
+    gradient. A number for all runs, or numbers by run (`{dora_venice: 4}`). Refused where a step looks across the samples of its batch."""
+    compile: bool = False
+    """Compile the backbones' blocks with torch.compile. Where that fails, a line in the log says so and they run as they are."""
     checkpoint_minutes: float = Field(default=10.0, ge=0)
     """Time between two checkpoints of a training; at most this much is lost."""
     log_seconds: float = Field(default=30.0, gt=0)
     """Time between two progress lines in a log file."""
     metrics_every: int = Field(default=10, ge=1)
     """Steps between two points of the learning curve."""
+
+    def parts_of(self, run: str) -> int:
+        """In how many parts a training process of this run passes its share of the batch."""
+        return self.accumulate.get(run, 1) if isinstance(self.accumulate, dict) else self.accumulate

@@ -139,6 +139,10 @@ class NecoSettings(PresetSettings):
             preset["local_size"] = 98
         return preset
 
+    def across_samples(self) -> str | None:
+        """The references."""
+        return "NeCo draws its references from the patches of the whole batch"
+
     def resolved(self) -> Self:
         """The same settings with every switch set."""
         column = ("paper", "released").index(self.compat)

@@ -98,6 +98,10 @@ class TimeTuningSettings(TrainingSettings):
     swapped_momentum: bool | None = None
     """Take `momentum` as the share of the student: the teacher is then all but the student itself."""
 
+    def across_samples(self) -> str | None:
+        """The assignment."""
+        return "Time-Tuning's Sinkhorn shares the prototypes out among the patches of the whole batch"
+
     def resolved(self) -> Self:
         """The same settings with every switch set."""
         compat = ("paper", "released").index(self.compat)

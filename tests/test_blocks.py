@@ -1,0 +1,71 @@
+"""Blocks recomputed and compiled give what plain ones give, and a compiler that fails stops nothing."""
+
+import logging
+from functools import partial
+
+import pytest
+import torch
+
+from densewalk.backbone import Backbone, create
+from densewalk.blocks import CompiledBlocks
+
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def outcome(backbone: Backbone) -> list[torch.Tensor]:
+    """CLS token and gradients."""
+    backbone.zero_grad()
+    cls = backbone.cls(IMAGES)
+    cls.square().sum().backward()
+    return [cls.detach(), *(p.grad for p in backbone.parameters() if p.grad is not None)]
+
+
+def same(one: list[torch.Tensor], two: list[torch.Tensor]) -> bool:
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
+def test_traced_blocks_equal_plain_ones(recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # all of torch.compile but the making of machine code, which takes minutes
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.reset()
+    student, teacher = create("vit_nano_patch16", seed=0), create("vit_nano_patch16", seed=1).requires_grad_(False).eval()
+    expected = outcome(student), teacher.cls(IMAGES)
+    compiled = CompiledBlocks()
+    for backbone in (student, teacher):
+        backbone.gradient_checkpointing, backbone.through = recompute, compiled
+    for _ in range(2):
+        assert same(outcome(student), expected[0])
+        torch.testing.assert_close(teacher.cls(IMAGES), expected[1], rtol=1e-4, atol=1e-5)
+    assert compiled.compiled is not None, "nothing failed"
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2, "one for each network, none for the second round"
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_blocks_run_as_they_are(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    torch._dynamo.reset()
+    backbone = create("vit_nano_patch16", seed=0)
+    expected = outcome(backbone)
+    backbone.through = CompiledBlocks()
+    with caplog.at_level(logging.WARNING, logger="densewalk"):
+        for _ in range(2):
+            assert same(outcome(backbone), expected)
+    (line,) = [record.message for record in caplog.records if record.name == "densewalk"]
+    assert line.startswith("torch.compile fails here (")
+    assert line.endswith("blocks run as they are")
+
+
+def test_what_fails_without_the_compiler_is_raised() -> None:
+    def wrong(blocks: object, x: torch.Tensor, recompute: bool) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    compiled = CompiledBlocks()
+    compiled.compiled = wrong
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        compiled([torch.nn.Linear(3, 3)], torch.ones(1, 4), False)
