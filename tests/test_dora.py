@@ -29,6 +29,7 @@ from densewalk.video import transcode, write_video
 from tests.helpers import shared
 
 CENTERINGS = ("mean", "sinkhorn")
+FULL = math.log(256)  # entropy of a teacher that uses all prototypes of the preset alike
 SMALL = {"global_size": 64, "local_size": 32, "out_dim": 256, "head_hidden": 64, "head_bottleneck": 32, "drop_path": 0.0}
 
 
@@ -612,6 +613,24 @@ def test_a_run_on_two_videos(tmp_path: Path) -> None:
     curve = [json.loads(line) for line in (tmp_path / "state" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in curve] == [0, 1, 2]
     assert all(math.isfinite(value) for line in curve for value in line.values())
+
+
+def small_video_curve(folder: Path, steps: int, **changes: Any) -> dict[str, np.ndarray]:
+    """The preset's learning curve on five still clips of noise, with a smaller network and smaller views."""
+    settings = DoraSettings(preset="small_video", steps=steps, warmup_epochs=0, global_size=64, local_size=32, **changes)
+    method = Dora(settings, create("vit_nano_patch16", seed=1), steps, 1, seed=0)
+    run(method, DoraViews(StillClips(settings.frames), settings.resolved()), folder, settings.batch_size)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {key: np.array([line[key] for line in lines]) for key in ("loss", "teacher_mean_entropy")}
+
+
+@pytest.mark.slow
+def test_the_preset_for_small_videos_learns_where_a_mean_collapses(tmp_path: Path) -> None:
+    curve = small_video_curve(tmp_path / "sinkhorn", steps=60)
+    # a student that ignored its picture could at best predict the targets' mean
+    assert (curve["teacher_mean_entropy"] - curve["loss"])[-10:].mean() > 0.1
+    assert curve["teacher_mean_entropy"].min() > 0.95 * FULL
+    assert small_video_curve(tmp_path / "mean", steps=20, centering="mean")["teacher_mean_entropy"][-10:].mean() < 0.3 * FULL
 
 
 def noise_run(folder: Path, centering: str) -> Dora:
