@@ -21,7 +21,18 @@ from densewalk.errors import TrainingError, UserError
 from densewalk.images import normalize
 from densewalk.methods import dora
 from densewalk.methods.base import Item, Source
-from densewalk.methods.dora import Dora, DoraViews, frame_terms, hard_masks, refine, show_objects, soft_masks, total_loss, track
+from densewalk.methods.dora import (
+    Dora,
+    DoraViews,
+    frame_terms,
+    hard_masks,
+    koleo_of_frames,
+    refine,
+    show_objects,
+    soft_masks,
+    total_loss,
+    track,
+)
 from densewalk.settings.data import VideoSettings
 from densewalk.settings.dora import DoraSettings
 from densewalk.settings.execution import Execution
@@ -144,7 +155,7 @@ def test_recorded_loss_terms(recorded: Recorded) -> None:
 
 
 def test_recorded_student(recorded: Recorded) -> None:
-    masked, local = recorded.method.student_logits(recorded.tensor("mot/masked_img").transpose(0, 1), recorded.batch["local"])
+    masked, local, _ = recorded.method.student_logits(recorded.tensor("mot/masked_img").transpose(0, 1), recorded.batch["local"])
     torch.testing.assert_close(masked.transpose(1, 2), recorded.tensor("student/masked"), atol=2e-6, rtol=1e-5)
     expected = recorded.tensor("student/local").unflatten(1, (3, 2)).permute(1, 2, 0, 3)[1:]
     torch.testing.assert_close(local, expected, atol=2e-6, rtol=1e-5)
@@ -554,6 +565,30 @@ def test_global_views_are_consistent_in_time_and_local_crops_are_not(monkeypatch
 def test_colours_differ_between_frames() -> None:
     sample = DoraViews(StillClips(3), small_settings().resolved())[Item(0, seed=3)]
     assert not torch.equal(sample["global"][0, 0], sample["global"][0, 2])
+
+
+# -- KoLeo -----------------------------------------------------------------------------------------------------------
+
+
+def test_koleo_spreads_the_frames_of_each_object_and_view_apart() -> None:
+    objects, samples, views, frames = 2, 3, 2, 4
+    features = torch.randn(objects, samples * views, frames, 5, generator=torch.Generator().manual_seed(0))
+    terms = []
+    for i, g in itertools.product(range(objects), range(views)):
+        rows = [features[i, s * views + g, t] for s in range(samples) for t in range(frames)]
+        unit = [row / row.norm() for row in rows]
+        for a in range(len(unit)):
+            nearest = max((b for b in range(len(unit)) if b != a), key=lambda b: float(unit[a] @ unit[b]))
+            terms.append(-math.log(float((unit[a] - unit[nearest]).norm()) + 1e-8))
+    assert koleo_of_frames(features, samples).item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+
+
+def test_koleo_adds_its_weight() -> None:
+    plain, _ = take_step(small_method(small_settings()), random_batch(small_settings()))
+    settings = small_settings(koleo_weight=0.1)
+    loss, logs = take_step(small_method(settings), random_batch(settings))
+    assert logs["loss_koleo"] != 0
+    assert (loss - plain).item() == pytest.approx(0.1 * logs["loss_koleo"].item(), rel=1e-4)
 
 
 # -- pictures --------------------------------------------------------------------------------------------------------

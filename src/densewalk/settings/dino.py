@@ -80,6 +80,9 @@ class SelfDistillationSettings(PresetSettings):
     sinkhorn_centering_iterations: int = Field(default=3, ge=1)
     """Centring `sinkhorn`: iterations; few, so that the shares are only roughly even."""
 
+    koleo_weight: float = Field(default=0.0, ge=0)
+    """Weight of the KoLeo regulariser on the student's global views, in DoRA on the masked ones (DINOv2 uses 0.1)."""
+
     global_size: int = Field(default=224, ge=8)
     """Side of a global view in pixels."""
     global_scale: tuple[Share, Share] = (0.4, 1.0)
@@ -101,5 +104,3 @@ class DinoSettings(SelfDistillationSettings):
 
     batch_size: int = Field(default=512, ge=1)
     """Pictures of one optimiser step over all processes together."""
-    koleo_weight: float = Field(default=0.0, ge=0)
-    """Weight of the KoLeo regulariser on the global views (DINOv2 uses 0.1)."""
