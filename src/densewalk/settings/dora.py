@@ -27,7 +27,7 @@ class DoraSettings(SelfDistillationSettings):
         "small_video": {
             **SMALL_VIDEO,
             "batch_size": 4,
-            "steps": 500,
+            "steps": 360,
             "lr": 5e-4 * 256 / 4,
             "warmup_epochs": 0.5,
             "frames": 4,
