@@ -41,6 +41,7 @@ Choices of ours that neither the paper nor the release settles:
     - Augmentation is the release's: one box of a share 0.2 to 1 for the whole clip, resized to 300 px (for 224 px views), from which
       clip-consistent global views are cut and flipped; local crops are cut per frame, not flipped; colours are drawn per image.
       All resizing is antialiased, and the crop comes before anything is converted.
+    - `centering: sinkhorn` and KoLeo (dino.py) are options, off by default; KoLeo is on the student's CLS of the masked frames.
 """
 
 from collections.abc import Sequence
