@@ -22,7 +22,18 @@ from densewalk.errors import TrainingError, UserError
 from densewalk.images import normalize
 from densewalk.methods import dora
 from densewalk.methods.base import Item, Source
-from densewalk.methods.dora import Dora, DoraViews, frame_terms, hard_masks, refine, show_objects, soft_masks, total_loss, track
+from densewalk.methods.dora import (
+    Dora,
+    DoraViews,
+    frame_terms,
+    hard_masks,
+    koleo_of_frames,
+    refine,
+    show_objects,
+    soft_masks,
+    total_loss,
+    track,
+)
 from densewalk.settings.data import VideoSettings
 from densewalk.settings.dora import DoraSettings
 from densewalk.settings.execution import Execution
@@ -31,6 +42,7 @@ from densewalk.video import VideoClips, transcode, write_video
 from tests.helpers import shared
 
 CENTERINGS = ("mean", "sinkhorn")
+FULL = math.log(256)  # entropy of a teacher that uses all prototypes of the preset alike
 SMALL = {"global_size": 64, "local_size": 32, "out_dim": 256, "head_hidden": 64, "head_bottleneck": 32, "drop_path": 0.0}
 
 
@@ -179,7 +191,7 @@ def test_recorded_loss_terms(recorded: Recorded) -> None:
 
 
 def test_recorded_student(recorded: Recorded) -> None:
-    masked, local = recorded.method.student_logits(recorded.tensor("mot/masked_img").transpose(0, 1), recorded.batch["local"])
+    masked, local, _ = recorded.method.student_logits(recorded.tensor("mot/masked_img").transpose(0, 1), recorded.batch["local"])
     torch.testing.assert_close(masked.transpose(1, 2), recorded.tensor("student/masked"), atol=2e-6, rtol=1e-5)
     expected = recorded.tensor("student/local").unflatten(1, (3, 2)).permute(1, 2, 0, 3)[1:]
     torch.testing.assert_close(local, expected, atol=2e-6, rtol=1e-5)
@@ -607,6 +619,30 @@ def test_colours_differ_between_frames() -> None:
     assert not torch.equal(sample["global"][0, 0], sample["global"][0, 2])
 
 
+# -- KoLeo -----------------------------------------------------------------------------------------------------------
+
+
+def test_koleo_spreads_the_frames_of_each_object_and_view_apart() -> None:
+    objects, samples, views, frames = 2, 3, 2, 4
+    features = torch.randn(objects, samples * views, frames, 5, generator=torch.Generator().manual_seed(0))
+    terms = []
+    for i, g in itertools.product(range(objects), range(views)):
+        rows = [features[i, s * views + g, t] for s in range(samples) for t in range(frames)]
+        unit = [row / row.norm() for row in rows]
+        for a in range(len(unit)):
+            nearest = max((b for b in range(len(unit)) if b != a), key=lambda b: float(unit[a] @ unit[b]))
+            terms.append(-math.log(float((unit[a] - unit[nearest]).norm()) + 1e-8))
+    assert koleo_of_frames(features, samples).item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+
+
+def test_koleo_adds_its_weight() -> None:
+    plain, _ = take_step(small_method(small_settings()), random_batch(small_settings()))
+    settings = small_settings(koleo_weight=0.1)
+    loss, logs = take_step(small_method(settings), random_batch(settings))
+    assert logs["loss_koleo"] != 0
+    assert (loss - plain).item() == pytest.approx(0.1 * logs["loss_koleo"].item(), rel=1e-4)
+
+
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 
@@ -686,6 +722,25 @@ def test_a_run_stopped_inside_an_epoch_resumes_to_the_same_weights(tmp_path: Pat
     run(resumed, data, tmp_path / "parts", batch_size=2)
     one, other = whole.state_dict(), resumed.state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def small_video_curve(folder: Path, steps: int, **changes: Any) -> dict[str, np.ndarray]:
+    """The preset's learning curve on five still clips of noise, with a smaller network and smaller views."""
+    settings = DoraSettings(preset="small_video", steps=steps, warmup_epochs=0, global_size=64, local_size=32, **changes)
+    method = Dora(settings, create("vit_nano_patch16", seed=1), steps, 1, seed=0)
+    run(method, DoraViews(StillClips(settings.frames), settings.resolved()), folder, settings.batch_size)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {key: np.array([line[key] for line in lines]) for key in ("loss_mask", "loss_local", "teacher_mean_entropy")}
+
+
+@pytest.mark.slow
+def test_the_preset_for_small_videos_learns_where_a_mean_collapses(tmp_path: Path) -> None:
+    curve = small_video_curve(tmp_path / "sinkhorn", steps=60)
+    # a student that ignored its picture could at best predict the targets' mean
+    cross_entropy = (curve["loss_mask"] + curve["loss_local"]) / 2
+    assert (curve["teacher_mean_entropy"] - cross_entropy)[-10:].mean() > 0.1
+    assert curve["teacher_mean_entropy"].min() > 0.95 * FULL
+    assert small_video_curve(tmp_path / "mean", steps=20, centering="mean")["teacher_mean_entropy"].max() < 0.5 * FULL
 
 
 def noise_run(folder: Path, centering: str) -> Dora:

@@ -41,6 +41,7 @@ Choices of ours that neither the paper nor the release settles:
     - Augmentation is the release's: one box of a share 0.2 to 1 for the whole clip, resized to 300 px (for 224 px views), from which
       clip-consistent global views are cut and flipped; local crops are cut per frame, not flipped; colours are drawn per image.
       All resizing is antialiased, and the crop comes before anything is converted.
+    - `centering: sinkhorn` and KoLeo (dino.py) are options, off by default; KoLeo is on the student's CLS of the masked frames.
 """
 
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ from densewalk.backbone import Backbone
 from densewalk.errors import UserError
 from densewalk.images import normalize
 from densewalk.methods.base import Item, Source
-from densewalk.methods.dino import SelfDistillation, by_view, colour, cross_entropies, draw_box, teacher_entropies
+from densewalk.methods.dino import SelfDistillation, by_view, colour, cross_entropies, draw_box, koleo, teacher_entropies
 from densewalk.pictures import TrackedClip, tracking_strip
 from densewalk.settings.dora import DoraSettings
 from densewalk.sinkhorn import NonFiniteScores, linear_sinkhorn, sinkhorn
@@ -96,13 +97,16 @@ class Dora(SelfDistillation):
         views = batch["global"].flatten(0, 1)
         seen = self.look(views)
         masks = self.discover_and_track(seen, self.draw_heads(rng), batch, at)
-        masked, local = self.student_logits(show_objects(views, masks, seen.grid), batch["local"])
+        masked, local, features = self.student_logits(show_objects(views, masks, seen.grid), batch["local"])
         targets = self.targets(seen.logits, at, batch)
         mask_terms, local_terms = frame_terms(targets, masked, local, self.settings.student_temperature)
         loss = total_loss(mask_terms, local_terms, carry_over=bool(self.settings.loss_carry_over))
+        logs = {"loss_mask": mask_terms.detach().mean(), "loss_local": local_terms.detach().mean()}
+        if self.settings.koleo_weight:
+            apart = koleo_of_frames(features, samples=len(batch["local"]))
+            loss, logs["loss_koleo"] = loss + self.settings.koleo_weight * apart, apart.detach()
         self.note_logits(seen.logits)
-        halves = {"loss_mask": mask_terms.detach().mean(), "loss_local": local_terms.detach().mean()}
-        return loss, {**halves, **teacher_entropies(targets), **mask_statistics(masks)}
+        return loss, {**logs, **teacher_entropies(targets), **mask_statistics(masks)}
 
     @torch.no_grad()
     def look(self, views: Float[Tensor, "batch frames 3 height width"]) -> "Sight":
@@ -169,14 +173,18 @@ class Dora(SelfDistillation):
 
     def student_logits(
         self, masked: Float[Tensor, "batch objects frames 3 height width"], crops: Float[Tensor, "samples crops frames 3 size size"]
-    ) -> tuple[Float[Tensor, "objects batch frames protos"], Float[Tensor, "used_crops samples frames protos"]]:
-        """The student's logits of masked frames and of local crops; the head runs once, on both."""
+    ) -> tuple[
+        Float[Tensor, "objects batch frames protos"],
+        Float[Tensor, "used_crops samples frames protos"],
+        Float[Tensor, "objects batch frames dim"],
+    ]:
+        """The student's logits of masked frames and of local crops, and its features of the former; the head runs once, on both."""
         used = crops[:, 1:] if self.settings.skip_first_local_crop else crops
         features = [by_view(self.student.backbone.cls, images) for images in (masked, used)]
         logits = self.student.head(torch.cat([x.flatten(0, -2) for x in features]))
         parts = logits.split([x.shape[:-1].numel() for x in features])
         masked_logits, local_logits = (part.unflatten(0, x.shape[:-1]) for part, x in zip(parts, features, strict=True))
-        return masked_logits, local_logits
+        return masked_logits, local_logits, features[0]
 
 
 @dataclass(frozen=True)
@@ -294,6 +302,20 @@ def total_loss(
         weights = [sum(frames**-e for e in range(objects - j)) for j in range(objects)]
         terms = terms * torch.tensor(weights, device=terms.device)[:, None]
     return terms.mean()
+
+
+def koleo_of_frames(features: Float[Tensor, "objects batch frames dim"], samples: int) -> Float[Tensor, ""]:
+    """Spread the frames of a batch that show one object of one global view, mean over objects and views.
+
+    for i, g:  terms[i, g] = koleo(all features[i, view g of sample s, t] over s and t)
+
+    Views of the same frame, which are to agree, are never pushed apart.
+
+    Args:
+        samples: clips of the batch; the views of one are neighbours.
+    """
+    groups = features.unflatten(1, (samples, -1)).transpose(1, 2).flatten(2, 3)
+    return torch.stack([koleo(group) for group in groups.flatten(0, 1)]).mean()
 
 
 # -- views -----------------------------------------------------------------------------------------------------------

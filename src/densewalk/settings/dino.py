@@ -9,8 +9,8 @@ from densewalk.settings.base import PresetSettings
 Share = Annotated[float, Field(gt=0, le=1)]
 
 # From scratch on a video of minutes, on one CPU core in minutes: for vit_micro_patch16. What it was measured on, its curve and
-# what it gains are in docs/small_video.md. What lets it learn at all: Sinkhorn centring and a sharp teacher, without which a
-# small batch collapses; few prototypes; no schedule that takes longer than the training.
+# what it gains are in docs/small_video.md. Sinkhorn centring and a sharp teacher let a small batch learn at all, where a moving
+# mean collapses; KoLeo keeps patches apart, which would otherwise come to tell less than those of random weights.
 SMALL_VIDEO: dict[str, Any] = {
     "out_dim": 256,
     "head_hidden": 256,
@@ -24,6 +24,7 @@ SMALL_VIDEO: dict[str, Any] = {
     "teacher_temperature": 0.02,
     "teacher_temperature_start": 0.02,
     "centering": "sinkhorn",
+    "koleo_weight": 0.3,
     "global_size": 96,
     "local_size": 48,
     "local_crops": 2,
@@ -80,6 +81,9 @@ class SelfDistillationSettings(PresetSettings):
     sinkhorn_centering_iterations: int = Field(default=3, ge=1)
     """Centring `sinkhorn`: iterations; few, so that the shares are only roughly even."""
 
+    koleo_weight: float = Field(default=0.0, ge=0)
+    """Weight of the KoLeo regulariser on the student's global views, in DoRA on the masked ones (DINOv2 uses 0.1)."""
+
     global_size: int = Field(default=224, ge=8)
     """Side of a global view in pixels."""
     global_scale: tuple[Share, Share] = (0.4, 1.0)
@@ -92,22 +96,27 @@ class SelfDistillationSettings(PresetSettings):
     """Local crops of a picture (DINO) or of each frame (DoRA)."""
 
     def across_samples(self) -> str | None:
-        """Nothing: the targets are centred by what earlier batches left."""
-        return None
+        """KoLeo and Sinkhorn's centring; otherwise the targets are centred by what earlier batches left."""
+        if self.koleo_weight:
+            return "koleo_weight spreads the pictures of a batch apart"
+        return "centering: sinkhorn shares the prototypes out among the whole batch" if self.centering == "sinkhorn" else None
 
 
 class DinoSettings(SelfDistillationSettings):
     """DINO on video frames or images (https://arxiv.org/abs/2104.14294); defaults are the released 100-epoch recipe."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "small_video": {**SMALL_VIDEO, "batch_size": 16, "steps": 710, "lr": 5e-4 * 256 / 16, "warmup_epochs": 2},
+        "small_video": {
+            **SMALL_VIDEO,
+            "batch_size": 16,
+            "steps": 530,
+            "lr": 5e-4 * 256 / 16,
+            "warmup_epochs": 2,
+            # views of a frame agree on less than masked frames do with the whole one
+            "teacher_temperature": 0.01,
+            "teacher_temperature_start": 0.01,
+        },
     }
 
     batch_size: int = Field(default=512, ge=1)
     """Pictures of one optimiser step over all processes together."""
-    koleo_weight: float = Field(default=0.0, ge=0)
-    """Weight of the KoLeo regulariser on the global views (DINOv2 uses 0.1)."""
-
-    def across_samples(self) -> str | None:
-        """KoLeo looks for neighbours in the batch."""
-        return "koleo_weight spreads the pictures of a batch apart" if self.koleo_weight else super().across_samples()
