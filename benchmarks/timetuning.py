@@ -1,11 +1,14 @@
-"""Cost of a Time-Tuning step against the release's schedule of work, at equal loss and gradients; CPU seconds on one thread.
+"""Time-Tuning's step, its feature-forwarder and its scores, each against the plain form; CPU seconds on one thread.
 
-    python benchmarks/timetuning.py                                       # ViT-S/16, 2 clips of 4 frames of 224 px: a minute
+    python benchmarks/timetuning.py                                       # ViT-S/16, 2 clips of 4 frames of 224 px: two minutes
     python benchmarks/timetuning.py --arch vit_micro_patch16 --size 96 --batch 4
 
 The release asks for features three times (student for propagation, student for the loss, teacher), each time of all frames, and
 passes the backbone twice for each, once for attention maps that nothing uses: 6 x 12 blocks x 4 frames = 288 block passes a clip.
 Measured with its code on another two-core machine: 5.41 s a step, against 1.04 s for a prototype of the schedule used here.
+
+The plain forwarder goes clip by clip with a dense float64 [sources, targets] matrix. Matching has two plain forms: the confusion
+matrix pixel by pixel, and counting the pixels of every pair of class and cluster anew, as the release does.
 """
 
 import argparse
@@ -20,6 +23,7 @@ from torch.nn import functional as F
 from densewalk.backbone import create
 from densewalk.methods.timetuning import Clusterer, TimeTuning, augment
 from densewalk.propagation import Rule, follow
+from densewalk.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
 from densewalk.settings.timetuning import TimeTuningSettings
 from densewalk.sinkhorn import sinkhorn
 
@@ -84,16 +88,78 @@ def cpu_seconds(function: Callable[[], Any], repeat: int) -> float:
     return min(spent)
 
 
-def propagation_seconds(side: int, clips: int, frames: int, classes: int) -> float:
-    """One batch of clips through the feature-forwarder."""
+# -- the feature-forwarder -------------------------------------------------------------------------------------------
+
+
+def plain_follow(features: Tensor, first: Tensor, rule: Rule) -> Tensor:
+    """The last frame's soft labels, [clips, classes, patches]; features [frames, clips, patches, dim]."""
+    height, width = rule.grid
+    rows, columns = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
+    near = torch.maximum((rows[:, None] - rows).abs(), (columns[:, None] - columns).abs()) <= (rule.radius or 0)
+    found = []
+    for clip, own in zip(F.normalize(features, dim=-1).unbind(1), first.double(), strict=True):
+        labels = [own]
+        for t in range(1, len(clip)):
+            context = [0, *range(max(1, t - rule.context), t)]
+            affinity = torch.cat([(clip[c].double() @ clip[t].double().T / rule.temperature).exp() * near for c in context])
+            affinity[affinity < affinity.topk(rule.top_k, dim=0).values[-1]] = 0
+            labels.append(torch.cat([labels[c] for c in context], dim=1) @ (affinity / affinity.sum(dim=0)))
+        found.append(labels[-1])
+    return torch.stack(found)
+
+
+def propagation_row(grid: tuple[int, int], clips: int, repeat: int) -> str:
+    """One line of the table: a batch of clips of 4 frames, 200 prototypes."""
     rng = torch.Generator().manual_seed(0)
-    features = torch.randn(frames, clips, side**2, 384, generator=rng)
-    first = torch.randn(clips, classes, side**2, generator=rng).softmax(dim=1)
-    return cpu_seconds(lambda: list(follow(features, first, Rule((side, side), 6, 5, 7))), repeat=3)
+    patches, rule = grid[0] * grid[1], Rule(grid, 6, 5, 7)
+    features = torch.randn(1, clips, patches, 384, generator=rng) + 0.5 * torch.randn(4, clips, patches, 384, generator=rng)
+    first = torch.randn(clips, 200, patches, generator=rng).softmax(dim=1)
+    *_, last = follow(features, first, rule)
+    expected = plain_follow(features, first, rule)
+    same = (last.argmax(1) == expected.argmax(1)).float().mean()
+    plain = cpu_seconds(lambda: plain_follow(features, first, rule), repeat)
+    ours = cpu_seconds(lambda: list(follow(features, first, rule)), repeat)
+    equality = f"{(last - expected).abs().max():.0e}, labels {100 * same:.2f} % equal"
+    return f"| {grid[0]} x {grid[1]}, {clips} clips | {1000 * plain:.0f} | {1000 * ours:.0f} | {plain / ours:.1f} | {equality} |"
+
+
+# -- clusters to labels ----------------------------------------------------------------------------------------------
+
+
+def pixel_by_pixel(labels: Tensor, clusters: Tensor, classes: int, count: int) -> Tensor:
+    """The confusion matrix as its definition says."""
+    confusion = torch.zeros(classes, count, dtype=torch.int64)
+    for label, cluster in zip(labels, clusters, strict=True):
+        confusion[label, cluster] += 1
+    return confusion
+
+
+def pair_by_pair(labels: Tensor, clusters: Tensor, classes: int, count: int) -> Tensor:
+    """The confusion matrix, all pixels being looked at for every entry."""
+    return torch.stack([torch.stack([((labels == c) & (clusters == k)).sum() for k in range(count)]) for c in range(classes)])
+
+
+def matching_row(name: str, match: Callable[[Tensor], Tensor], count: int, pixels: int, classes: int = 21) -> str:
+    """One line of the table: mIoU of random clusters, most of which lie within a class."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.randint(classes, (pixels,), generator=rng)
+    random = torch.randint(count, (pixels,), generator=rng)
+    clusters = torch.where(torch.rand(pixels, generator=rng) < 0.6, labels * (count // classes), random)
+
+    def score(confuse: Callable[[Tensor, Tensor, int, int], Tensor]) -> float:
+        confusion = confuse(labels, clusters, classes, count)
+        return mean_iou(reassign(confusion, match(confusion)))
+
+    scores: list[float] = []
+    ways = ((confusion_matrix, 5), (pixel_by_pixel, 1), (pair_by_pair, 1))
+    ours, loop, pairs = (cpu_seconds(lambda way=way: scores.append(score(way)), repeat) for way, repeat in ways)
+    assert len(set(scores)) == 1, scores
+    ratios = f"{loop / ours:.0f}, {pairs / ours:.0f}"
+    return f"| {name}, {count} clusters, {pixels} pixels | {loop:.1f} | {pairs:.1f} | {1000 * ours:.1f} | {ratios} |"
 
 
 def main() -> None:
-    """Measure and print a Markdown table."""
+    """Measure and print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="vit_small_patch16")
     parser.add_argument("--size", type=int, default=224)
@@ -128,8 +194,12 @@ def main() -> None:
     frame = torch.randint(0, 256, (settings.frames, 3, 480, 854), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     clip = cpu_seconds(lambda: augment(frame, settings, torch.Generator().manual_seed(1)), args.repeat)
     print(f"augmentation of one decoded clip of 854 x 480: {1000 * clip:.0f} ms")
-    for side in (14, 28):
-        print(f"propagation of 8 clips of 4 frames, 200 prototypes, {side} x {side}: {1000 * propagation_seconds(side, 8, 4, 200):.0f} ms")
+    print("\n| propagation over 4 frames | plain, CPU ms | ours | ratio | largest difference |\n|---|---|---|---|---|")
+    print(propagation_row((14, 14), 8, args.repeat))
+    print(propagation_row((30, 52), 2, args.repeat))
+    print("\n| mIoU | pixel by pixel, CPU s | pair by pair | ours, ms | ratios |\n|---|---|---|---|---|")
+    print(matching_row("Hungarian", hungarian, 21, 1_000_000))
+    print(matching_row("many to one", many_to_one, 300, 200_000))
 
 
 if __name__ == "__main__":

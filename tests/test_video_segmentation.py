@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from densewalk import jobs
 from densewalk.backbone import Architecture, Backbone, Tokens
-from densewalk.clustering import kmeans, nearest_centre
+from densewalk.clustering import PrincipalComponents, kmeans, nearest_centre
 from densewalk.config import parse_study
 from densewalk.errors import UserError
 from densewalk.evals import video_segmentation
@@ -73,6 +73,25 @@ def test_parity_of_scores(case):
     labels, maps = labels.view(*groups, 56, 56), maps.view(*groups, 56, 56)
     scores = [match_and_score(t, m, int(maps.max()) + 1, how)[0] for t, m in zip(labels, maps, strict=True)]
     assert np.mean(scores) == pytest.approx(float(values[f"cases/{case}/score"]), abs=1e-6)
+
+
+@pytest.mark.parametrize("case", [0, 3])
+def test_parity_of_clusters(case):
+    """From features to scores: principal components, interpolation and k-means draw other random points than the release's."""
+    values = np.load(shared("parity/timetuning_eval.npz"))
+    groups = {"frame-wise": (12, 1), "dataset-wise": (1, 12)}[str(values[f"cases/{case}/protocol"])]
+    features = torch.from_numpy(values["features"])
+    components = PrincipalComponents(features.flatten(0, 2)).project(features, 50).view(*groups, 196, -1)
+    labels, theirs = (
+        torch.from_numpy(values[n].astype(np.int64)).view(*groups, 56, 56) for n in ("annotations", f"cases/{case}/cluster_maps")
+    )
+    scores, agreement = [], []
+    for own, truth, expected in zip(components, labels, theirs, strict=True):
+        maps = cluster_maps(own, (14, 14), 56, 4, settings_for("."), seed=0)
+        scores.append(match_and_score(truth, maps, 4, "hungarian")[0])
+        agreement.append(match_and_score(expected, maps, 4, "hungarian")[0])
+    assert np.mean(scores) == pytest.approx(float(values[f"cases/{case}/score"]), abs=2e-3)
+    assert np.mean(agreement) > 0.99
 
 
 @pytest.mark.parametrize("how", ["hungarian", "many_to_one"])
