@@ -38,6 +38,10 @@ EVALUATIONS = {
     "coco": "densewalk.evals.coco",
     "davis": "densewalk.evals.davis",
     "incontext": "densewalk.evals.incontext",
+    "knn": "densewalk.evals.knn",
+    "linear": "densewalk.evals.linear",
+    "discovery": "densewalk.evals.discovery",
+    "tracking": "densewalk.evals.tracking",
 }
 
 

@@ -33,6 +33,9 @@ HEADINGS = {
     "coco": "Detection and instance segmentation (COCO)",
     "davis": "Video object segmentation (DAVIS)",
     "incontext": "In-context segmentation",
+    "classification": "Image classification",
+    "discovery": "Object discovery (CorLoc)",
+    "tracking": "Box tracking",
     "all": "Every number",
     "cost": "Cost",
 }

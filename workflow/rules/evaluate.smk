@@ -43,3 +43,23 @@ use rule evaluate_davis as evaluate_ade20k_upernet with:
 use rule evaluate_davis as evaluate_coco with:
     wildcard_constraints:
         evaluation=only(evaluations_of("coco")),
+
+
+use rule evaluate_davis as evaluate_knn with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("knn")),
+
+
+use rule evaluate_davis as evaluate_linear with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("linear")),
+
+
+use rule evaluate_davis as evaluate_discovery with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("discovery")),
+
+
+use rule evaluate_davis as evaluate_tracking with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("tracking")),
