@@ -31,12 +31,12 @@ def iou(one: Float[np.ndarray, "*one 4"], other: Float[np.ndarray, "*other 4"]) 
     """
     sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
     intersection = sides.clip(min=0).prod(axis=-1)
-    union = _area(one) + _area(other) - intersection
+    union = np.asarray(_area(one) + _area(other) - intersection)
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 
 def _area(boxes: Float[np.ndarray, "*batch 4"]) -> Float[np.ndarray, "*batch"]:
-    return (boxes[..., 2:] - boxes[..., :2]).clip(min=0).prod(axis=-1)
+    return np.asarray((boxes[..., 2:] - boxes[..., :2]).clip(min=0).prod(axis=-1))
 
 
 def clip(boxes: Float[np.ndarray, "*batch 4"], width: int, height: int) -> Float[np.ndarray, "*batch 4"]:
@@ -64,7 +64,11 @@ def voc(root: str | Path, year: int, split: str = "trainval") -> list[Boxed]:
     Raises:
         UserError: a list, an image or an annotation is missing, or an annotation cannot be read.
     """
-    root = _folder(_descend(_descend(Path(root), "VOCdevkit"), f"VOC{year}"), f"Pascal VOC's folder VOC{year}")
+    root = _descend(_descend(Path(root), "VOCdevkit"), f"VOC{year}")
+    if root.name != f"VOC{year}":
+        raise UserError(
+            f"{root} is not Pascal VOC's folder VOC{year} and holds none", todo="correct `root` or `year`, or download the data"
+        )
     path = root / "ImageSets" / "Main" / f"{split}.txt"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt")))
@@ -199,7 +203,11 @@ def _track(folder: Path) -> Track:
             values = _rows(folder / name, len(frames), columns=1)[:, 0]
             visible &= values > 0 if name == "cover.label" else values == 0
     _require_boxes(boxes[visible], folder / "groundtruth.txt")
-    return Track(folder.name, frames, boxes, visible, _size(frames[0]))
+    size = _size(frames[0])
+    for frame in frames:
+        if (other := _size(frame)) != size:
+            raise UserError(f"{frame} is {other[0]}x{other[1]}, but {frames[0]} is {size[0]}x{size[1]}")
+    return Track(folder.name, frames, boxes, visible, size)
 
 
 def _rows(path: Path, frames: int, *, columns: int) -> Float[np.ndarray, "frames columns"]:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
+from PIL import Image
 from scipy import ndimage
 
 from densewalk.backbone import Backbone, load
@@ -30,13 +31,13 @@ from densewalk.checkpoint import atomic_write
 from densewalk.errors import UserError
 from densewalk.evals import davis
 from densewalk.evals.base import Job, Result
-from densewalk.pictures import boxes_strip
+from densewalk.pictures import FOUND_COLOUR, TRUE_COLOUR, with_boxes
 from densewalk.progress import Progress
 from densewalk.propagation import Rule, follow
 from densewalk.sequences import Sequence
 from densewalk.settings.tracking import TrackingSettings
 
-SHOWN = 4  # frames in a picture
+SHOWN, WIDTH = 4, 320  # frames in a picture, and their width in pixels
 
 
 def evaluate(settings: TrackingSettings, backbone_path: Path, job: Job) -> Result:
@@ -109,7 +110,7 @@ def box_of(mask: Bool[np.ndarray, "height width"], settings: TrackingSettings, b
     return np.array([columns.start, rows.start, columns.stop, rows.stop], dtype=np.float64)
 
 
-def quantiles(counts: Float[np.ndarray, " positions"], tail: float) -> tuple[float, float]:
+def quantiles(counts: Shaped[np.ndarray, " positions"], tail: float) -> tuple[float, float]:
     """Where the `tail` and the 1 - `tail` quantile of pixels lie, drawn apart to the ends of a uniform bar with these quantiles."""
     shares = np.concatenate([[0.0], counts.cumsum() / counts.sum()])
     low, high = np.interp([tail, 1 - tail], shares, np.arange(len(shares), dtype=np.float64))
@@ -151,8 +152,12 @@ def write_boxes(path: Path, boxes: Float[np.ndarray, "frames 4"]) -> None:
 
 
 def write_strip(path: Path, track: Track, found: Float[np.ndarray, "frames 4"]) -> None:
-    """A few frames, evenly spaced."""
+    """A few frames, evenly spaced, side by side."""
     sequence = Sequence(track.name, track.frames, [])
-    overlaps = iou(track.boxes, found)
     numbers = np.linspace(0, len(track) - 1, SHOWN).round().astype(int).tolist()
-    boxes_strip(path, [(f"frame {n}  IoU {overlaps[n]:.2f}", sequence.image(n), track.boxes[n : n + 1], found[n]) for n in numbers])
+    truths = [with_boxes(sequence.image(n), track.boxes[n : n + 1], TRUE_COLOUR) for n in numbers]
+    shown = [with_boxes(image, found[n : n + 1], FOUND_COLOUR) for image, n in zip(truths, numbers, strict=True)]
+    picture = Image.fromarray(np.concatenate(shown, axis=1))
+    picture.thumbnail((SHOWN * WIDTH, picture.height))
+    with atomic_write(path) as temporary:
+        picture.save(temporary)

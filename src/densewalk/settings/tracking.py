@@ -27,10 +27,10 @@ class TrackingSettings(EvaluationSettings):
     """Folder below `root` with list.txt and the sequences; GOT-10k's `test` has no boxes."""
     sequences: list[str] | None = Field(default=None, min_length=1)
     """Only these sequences of the list; all by default."""
-    box: Literal["component", "quantile"] = "component"
+    box: Literal["component", "quantile"] = "quantile"
     """How a frame's labels become a box. `component`: around the largest connected piece of the object's pixels. `quantile`: around
-    the object's pixels but for the outermost `tail` of them on each side."""
-    tail: float = Field(default=0.02, ge=0, lt=0.5)
+    the object's pixels but for the outermost `tail` of them on each side, drawn out to where a filled box would end."""
+    tail: float = Field(default=0.05, ge=0, lt=0.5)
     """`quantile`: share of the object's pixels that may lie outside the box on each of its sides."""
     short_side: int = Field(default=480, ge=32)
     """Shorter side of the network's input in pixels."""
