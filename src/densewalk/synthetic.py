@@ -212,7 +212,7 @@ class _ImageNetLayout:
 
     def __init__(self, root: Path) -> None:
         self.base = root / "imagenet"
-        self.crops: dict[str, dict[int, list[Rgb]]] = {"training": defaultdict(list), "validation": defaultdict(list)}
+        self.crops: dict[str, dict[int, list[np.ndarray]]] = {"training": defaultdict(list), "validation": defaultdict(list)}
 
     def add(self, split: str, frame: Frame) -> None:
         for identity, category in sorted(frame.coco.items()):
@@ -230,7 +230,7 @@ class _ImageNetLayout:
         return {name: {split: len(of[category]) for split, of in self.crops.items()} for category, name in names.items()}
 
 
-def _cut_out(image: Rgb, mask: Bool[np.ndarray, "height width"]) -> Rgb:
+def _cut_out(image: Rgb, mask: Bool[np.ndarray, "height width"]) -> UInt8[np.ndarray, "rows columns 3"]:
     """A square around the mask, moved or cut where it leaves the picture."""
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     side = round(CROP_MARGIN * max(width, height))
