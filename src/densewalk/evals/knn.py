@@ -53,7 +53,10 @@ def evaluate(settings: KnnSettings, backbone_path: Path, job: Job) -> Result:
     ks = usable(len(training))
     backbone = load(backbone_path).eval().to(job.device)
     require_multiple(settings.size, backbone)
-    memory = torch.cat([f for f, _ in features(backbone, training, settings, job, "training features")])
+    memory = torch.empty(len(training), backbone.dim, device=job.device)  # filled in place: concatenating would need it twice
+    rows = iter(memory.split(BATCH))
+    for batch, _ in features(backbone, training, settings, job, "training features"):
+        next(rows).copy_(batch)
     labels = torch.tensor(training.targets, device=memory.device)
     correct = torch.zeros(len(ks), dtype=torch.int64, device=memory.device)
     for batch, targets in features(backbone, validation, settings, job, "k-NN"):
