@@ -16,14 +16,16 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pydantic import ValidationError
 
+from densewalk.boxes import got10k
 from densewalk.city.items import ADE, KINDS, WALKING_SPEED
 from densewalk.city.raster import SUPERSAMPLE, Camera, Raster, Texture, rotation
 from densewalk.city.street import Street
 from densewalk.city.walk import Frame, Walk, _Codes
+from densewalk.classified import imagenet
 from densewalk.errors import UserError
 from densewalk.pictures import palette
 from densewalk.settings.synthetic import SyntheticSettings
-from densewalk.synthetic import coco_annotations, coco_categories, generate, mask_polygons
+from densewalk.synthetic import _cut_out, coco_annotations, coco_categories, generate, mask_polygons
 from densewalk.video import probe
 from tests.helpers import shared
 
@@ -393,6 +395,45 @@ def test_davis_layout(city: Path) -> None:
             values.append(set(np.unique(np.asarray(image))) - {0})
     assert values[0] == set(range(1, len(values[0]) + 1)) != set()
     assert values[-1] == values[0]
+
+
+def test_got10k_layout(city: Path) -> None:
+    (track,) = got10k(city / "GOT-10k")
+    assert (track.name, len(track), track.size) == ("walk-00", 3, (128, 80))
+    assert track.visible[[0, -1]].all()
+    for number in np.flatnonzero(track.visible).tolist():
+        mask = cv2.imread(str(city / f"DAVIS/Annotations/480p/walk-00/{number:05d}.png"), cv2.IMREAD_UNCHANGED)
+        x, y, width, height = cv2.boundingRect((_object_of(mask) == 1).astype(np.uint8))
+        assert track.boxes[number].tolist() == [x, y, x + width, y + height]
+
+
+def _object_of(mask: np.ndarray) -> np.ndarray:
+    """Palette PNGs come as colours from OpenCV, blue first: colour back to object."""
+    colours = {tuple(colour[::-1]): number for number, colour in enumerate(palette().tolist()[:16])}
+    return np.array([[colours[tuple(pixel)] for pixel in row] for row in mask.tolist()])
+
+
+def test_imagenet_layout(city: Path) -> None:
+    training, validation = imagenet(city / "imagenet")
+    counts = json.loads((city / "receipt.json").read_text())["imagenet"]
+    assert list(counts) == sorted(counts, key=[c["name"].replace(" ", "_") for c in coco_categories()].index)
+    assert sorted(counts) == training.names
+    assert len(training) == sum(of["training"] for of in counts.values())
+    assert len(validation) == sum(of["validation"] for of in counts.values())
+    assert len(training.names) >= 2
+
+
+def test_things_are_cut_out_whole() -> None:
+    image = default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    for rows, columns in ((slice(10, 20), slice(20, 25)), (slice(0, 6), slice(50, 60)), (slice(0, 40), slice(0, 60))):
+        mask = np.zeros((40, 60), bool)
+        mask[rows, columns] = True
+        crop = _cut_out(image, mask)
+        side = round(1.2 * max(np.ptp(np.nonzero(mask)[0]) + 1, np.ptp(np.nonzero(mask)[1]) + 1))
+        assert crop.shape[:2] == (min(side, 40), min(side, 60))
+        inside = [np.array_equal(crop[y : y + mask[:, columns.start].sum(), x : x + mask[rows.start].sum()], image[rows, columns])
+                  for y in range(crop.shape[0]) for x in range(crop.shape[1])]  # fmt: skip
+        assert any(inside)
 
 
 def test_palette_is_the_one_of_davis() -> None:

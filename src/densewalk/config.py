@@ -22,12 +22,16 @@ from densewalk.settings.coco import CocoSettings
 from densewalk.settings.data import ImagesSettings, VideoSettings
 from densewalk.settings.davis import DavisSettings
 from densewalk.settings.dino import DinoSettings
+from densewalk.settings.discovery import DiscoverySettings
 from densewalk.settings.dora import DoraSettings
 from densewalk.settings.execution import Execution
 from densewalk.settings.incontext import IncontextSettings
+from densewalk.settings.knn import KnnSettings
+from densewalk.settings.linear import LinearSettings
 from densewalk.settings.neco import NecoSettings
 from densewalk.settings.synthetic import SyntheticSettings
 from densewalk.settings.timetuning import TimeTuningSettings
+from densewalk.settings.tracking import TrackingSettings
 from densewalk.settings.video_segmentation import VideoSegmentationSettings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -172,7 +176,38 @@ class VideoSegmentation(BaseEvaluation):
     settings: VideoSegmentationSettings
 
 
-Evaluation = Annotated[Ade20kLinear | Ade20kUpernet | Coco | Davis | Incontext | VideoSegmentation, Field(discriminator="protocol")]
+class Knn(BaseEvaluation):
+    """Image classification by the votes of nearest neighbours with frozen features."""
+
+    protocol: Literal["knn"]
+    settings: KnnSettings
+
+
+class Linear(BaseEvaluation):
+    """Image classification with linear classifiers on frozen features."""
+
+    protocol: Literal["linear"]
+    settings: LinearSettings
+
+
+class Discovery(BaseEvaluation):
+    """One object's box in each image without training, from the last block's keys (LOST) or attention."""
+
+    protocol: Literal["discovery"]
+    settings: DiscoverySettings
+
+
+class Tracking(BaseEvaluation):
+    """Box tracking by label propagation with frozen features; our own protocol."""
+
+    protocol: Literal["tracking"]
+    settings: TrackingSettings
+
+
+Evaluation = Annotated[
+    Ade20kLinear | Ade20kUpernet | Coco | Davis | Incontext | VideoSegmentation | Knn | Linear | Discovery | Tracking,
+    Field(discriminator="protocol"),
+]
 
 
 def _settings_by(tag: str, union: Any) -> dict[str, Any]:

@@ -79,6 +79,15 @@ def read_mask(path: str | Path) -> Int64[Tensor, "height width"]:
     return torch.from_numpy(np.asarray(image).astype(np.int64))
 
 
+def read_stored(path: str | Path) -> Image.Image:
+    """The picture as a Pillow image, RGB, as it is stored: what annotations in pixels and torchvision's ImageFolder refer to.
+
+    Raises:
+        UserError: the file is missing, damaged or no picture.
+    """
+    return _open(path).convert("RGB")
+
+
 def _open(path: str | Path) -> Image.Image:
     """The decoded file; a truncated one is an error here and not later."""
     try:

@@ -40,6 +40,10 @@ EVALUATIONS = {
     "davis": "densewalk.evals.davis",
     "incontext": "densewalk.evals.incontext",
     "video_segmentation": "densewalk.evals.video_segmentation",
+    "knn": "densewalk.evals.knn",
+    "linear": "densewalk.evals.linear",
+    "discovery": "densewalk.evals.discovery",
+    "tracking": "densewalk.evals.tracking",
 }
 
 

@@ -1,4 +1,4 @@
-"""Label maps and tracked objects as pictures."""
+"""Label maps, tracked objects and boxes as pictures."""
 
 import colorsys
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from PIL import Image, ImageDraw
 
 from densewalk.checkpoint import atomic_write
 
@@ -131,3 +132,40 @@ def tinted(
     strength = 0.7 * weights.max(axis=0)[..., None]
     grey = frame @ np.array([0.299, 0.587, 0.114]) / 255
     return np.round(255 * ((1 - strength) * grey[..., None] + strength * tint)).astype(np.uint8)
+
+
+# -- boxes -------------------------------------------------------------------------------------------------------------
+
+TRUE_COLOUR, FOUND_COLOUR = "limegreen", "red"
+
+
+def with_boxes(
+    image: UInt8[np.ndarray, "height width 3"], boxes: Float[np.ndarray, "boxes 4"], colour: str
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The image with outlines of the boxes x0, y0, x1, y1, as thick as its size asks for."""
+    picture = Image.fromarray(image)
+    thickness = max(2, round(min(picture.size) / 120))
+    for x0, y0, x1, y1 in boxes.tolist():
+        if x1 > x0 and y1 > y0:
+            ImageDraw.Draw(picture).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=thickness)
+    return np.array(picture)
+
+
+def boxes_strip(
+    path: str | Path,
+    panels: Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"], Float[np.ndarray, "_ 4"], Float[np.ndarray, "4"]]],
+    columns: int = 4,
+) -> None:
+    """Write images with their titles; the true boxes are green, the found one is red."""
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3 * columns, 2.6 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in grid:
+        axis.set_axis_off()
+    for axis, (title, image, truth, found) in zip(grid, panels, strict=False):
+        axis.imshow(with_boxes(with_boxes(image, truth, TRUE_COLOUR), found[None], FOUND_COLOUR))
+        axis.set_title(title, fontsize=8, loc="left")
+    handles = [Patch(facecolor="none", edgecolor=c, label=n) for c, n in ((TRUE_COLOUR, "ground truth"), (FOUND_COLOUR, "found"))]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7, frameon=False)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110, metadata={"Software": None})

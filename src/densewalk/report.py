@@ -34,6 +34,9 @@ HEADINGS = {
     "davis": "Video object segmentation (DAVIS)",
     "incontext": "In-context segmentation",
     "video_segmentation": "Unsupervised video segmentation",
+    "classification": "Image classification",
+    "discovery": "Object discovery (CorLoc)",
+    "tracking": "Box tracking",
     "all": "Every number",
     "cost": "Cost",
 }

@@ -10,6 +10,8 @@
     ADEChallengeData2016/{images,annotations}/{training,validation}/ADE_{train,val}_%08d.{jpg,png}
     coco/{train2017,val2017}/%012d.jpg, coco/annotations/instances_{train,val}2017.json
     DAVIS/{JPEGImages,Annotations}/480p/{sequence}/%05d.{jpg,png}, DAVIS/ImageSets/2017/{train,val}.txt
+    GOT-10k/val/{sequence}/{%08d.jpg,groundtruth.txt,cover.label,absence.label}, GOT-10k/val/list.txt      one object of each of these
+    imagenet/{train,val}/{category}/%05d.JPEG       the things of the photographs, cut out; categories seen in both splits
     receipt.json                                    counts and class shares; written last
 
 The city itself is in `densewalk.city`.
@@ -17,7 +19,7 @@ The city itself is in `densewalk.city`.
 
 import json
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -61,7 +63,9 @@ DAVIS_OBJECTS = 3
 DAVIS_STARTS = (0.0, 8.0, 16.0)
 JPEG_QUALITY = 92
 MARKER = "SYNTHETIC.txt"
-FOLDERS = ("walk_masks", "ADEChallengeData2016", "coco", "DAVIS")
+FOLDERS = ("walk_masks", "ADEChallengeData2016", "coco", "DAVIS", "GOT-10k", "imagenet")
+CROP_PIXELS = 64  # smaller visible pieces of a thing are not cut out
+CROP_MARGIN = 1.2  # side of the square that is cut out, over the thing's longer side
 
 
 # -- the data set ----------------------------------------------------------------------------------------------------
@@ -77,13 +81,15 @@ def generate(root: Path, settings: SyntheticSettings) -> dict[str, Any]:
     """
     root = Path(root)
     _clear(root)
+    crops = _ImageNetLayout(root)
     with _one_opencv_thread():  # pictures this small are only slowed down by several
         receipt = {
             "name": "synthetic city walk",
             "settings": settings.model_dump(),
             "video": _write_walk(root, settings),
-            "training": _write_photos(root, settings, "training", settings.ade_train, settings.coco_train),
-            "validation": _write_photos(root, settings, "validation", settings.ade_val, settings.coco_val),
+            "training": _write_photos(root, settings, "training", settings.ade_train, settings.coco_train, crops),
+            "validation": _write_photos(root, settings, "validation", settings.ade_val, settings.coco_val, crops),
+            "imagenet": crops.finish(),
             "davis": _write_davis(root, settings),
         }
     write_json(root / "receipt.json", receipt)
@@ -108,7 +114,9 @@ def _clear(root: Path) -> None:
     for name in FOLDERS:
         shutil.rmtree(root / name, ignore_errors=True)
     with atomic_write(root / MARKER) as temporary:
-        temporary.write_text("Pictures of a generated city. Numbers measured on them say nothing about ADE20K, COCO or DAVIS.\n")
+        temporary.write_text(
+            "Pictures of a generated city. Numbers measured on them say nothing about ADE20K, COCO, DAVIS, GOT-10k or ImageNet.\n"
+        )
 
 
 SPLITS = ("video", "training", "validation", "davis")
@@ -148,7 +156,7 @@ def _photos(settings: SyntheticSettings, split: str, count: int) -> Iterator[Fra
         yield walk.frame(round(PHOTO_SECONDS * stop * settings.fps))
 
 
-def _write_photos(root: Path, settings: SyntheticSettings, split: str, ade: int, coco: int) -> dict[str, Any]:
+def _write_photos(root: Path, settings: SyntheticSettings, split: str, ade: int, coco: int, crops: "_ImageNetLayout") -> dict[str, Any]:
     """The same pictures in the layouts of ADE20K and COCO; a split of the one shares no walk with the other split of either."""
     ade20k, coco2017 = _AdeLayout(root, split), _CocoLayout(root, split)
     for number, frame in enumerate(_photos(settings, split, max(ade, coco)), start=1):
@@ -156,6 +164,7 @@ def _write_photos(root: Path, settings: SyntheticSettings, split: str, ade: int,
             ade20k.add(number, frame)
         if number <= coco:
             coco2017.add(number, frame)
+        crops.add(split, frame)
     return {"ade20k": ade20k.finish(), "coco": coco2017.finish()}
 
 
@@ -198,18 +207,55 @@ class _CocoLayout:
         return {"images": len(self.images), "instances": {c["name"]: counts[c["id"]] for c in categories if counts[c["id"]]}}
 
 
+class _ImageNetLayout:
+    """Pictures are held back until both splits have been seen: a category of one split only would have nothing to compare."""
+
+    def __init__(self, root: Path) -> None:
+        self.base = root / "imagenet"
+        self.crops: dict[str, dict[int, list[np.ndarray]]] = {"training": defaultdict(list), "validation": defaultdict(list)}
+
+    def add(self, split: str, frame: Frame) -> None:
+        for identity, category in sorted(frame.coco.items()):
+            mask = frame.instances == identity
+            if category and mask.sum() >= CROP_PIXELS:
+                self.crops[split][category].append(_cut_out(frame.rgb, mask))
+
+    def finish(self) -> dict[str, Any]:
+        common = self.crops["training"].keys() & self.crops["validation"].keys()
+        names = {c["id"]: c["name"].replace(" ", "_") for c in coco_categories() if c["id"] in common}
+        for folder, split in (("train", "training"), ("val", "validation")):
+            for category, name in names.items():
+                for number, crop in enumerate(self.crops[split][category], start=1):
+                    _write_image(self.base / folder / name / f"{number:05d}.JPEG", crop)
+        return {name: {split: len(of[category]) for split, of in self.crops.items()} for category, name in names.items()}
+
+
+def _cut_out(image: Rgb, mask: Bool[np.ndarray, "height width"]) -> UInt8[np.ndarray, "rows columns 3"]:
+    """A square around the mask, moved or cut where it leaves the picture."""
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    side = round(CROP_MARGIN * max(width, height))
+    left, top = (
+        max(0, min(start + (length - side) // 2, whole - side))
+        for start, length, whole in ((x, width, mask.shape[1]), (y, height, mask.shape[0]))
+    )
+    return image[top : top + side, left : left + side]
+
+
 def _write_davis(root: Path, settings: SyntheticSettings) -> dict[str, Any]:
     names = [f"walk-{number:02d}" for number in range(settings.davis_sequences)]
-    objects = {name: _write_sequence(root / "DAVIS", name, settings, number) for number, name in enumerate(names)}
+    objects = {name: _write_sequence(root, name, settings, number) for number, name in enumerate(names)}
     cut = len(names) // 3
     for split, members in {"train": names[:cut], "val": names[cut:]}.items():
         with atomic_write(root / f"DAVIS/ImageSets/2017/{split}.txt") as temporary:
             temporary.write_text("".join(f"{name}\n" for name in members))
+    with atomic_write(root / "GOT-10k/val/list.txt") as temporary:
+        temporary.write_text("".join(f"{name}\n" for name in names))
     return {"sequences": len(names), "frames": settings.davis_frames, "objects": objects}
 
 
-def _write_sequence(davis: Path, name: str, settings: SyntheticSettings, number: int) -> int:
-    """One sequence; returns the number of its objects."""
+def _write_sequence(root: Path, name: str, settings: SyntheticSettings, number: int) -> int:
+    """One sequence, for DAVIS with all its objects, for GOT-10k with the box of the most prominent; returns the objects' number."""
+    davis = root / "DAVIS"
     walk = _walk(settings, "davis", number, settings.davis_frames / settings.fps + DAVIS_STARTS[-1])
     start, objects = _prominent(walk, settings)
     values = np.zeros(2 * len(walk.items) + 2, np.uint8)
@@ -218,7 +264,23 @@ def _write_sequence(davis: Path, name: str, settings: SyntheticSettings, number:
     for position, frame in enumerate(frames):
         _write_image(davis / f"JPEGImages/480p/{name}/{position:05d}.jpg", frame.rgb)
     write_labels(davis / "Annotations/480p" / name, np.stack([values[frame.instances] for frame in frames]))
+    _write_track(root / "GOT-10k/val" / name, frames, objects[0])
     return len(objects)
+
+
+def _write_track(folder: Path, frames: list[Frame], identity: int) -> None:
+    """GOT-10k's files: pictures from number 1 on, boxes x,y,width,height, whether there is something to see (8) or not (0)."""
+    boxes = [cv2.boundingRect((frame.instances == identity).astype(np.uint8)) for frame in frames]
+    for number, frame in enumerate(frames, start=1):
+        _write_image(folder / f"{number:08d}.jpg", frame.rgb)
+    lines = {
+        "groundtruth.txt": [",".join(f"{value:.4f}" for value in box) for box in boxes],
+        "cover.label": ["8" if box[2] else "0" for box in boxes],
+        "absence.label": ["0" if box[2] else "1" for box in boxes],
+    }
+    for name, content in lines.items():
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in content))
 
 
 def _prominent(walk: Walk, settings: SyntheticSettings) -> tuple[int, list[int]]:
@@ -251,7 +313,7 @@ def _shares(masks: list[Labels]) -> dict[str, float]:
 
 
 def _write_image(path: Path, image: UInt8[np.ndarray, "..."]) -> None:
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == ".jpg" else []
+    options = [] if path.suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     _, encoded = cv2.imencode(path.suffix, image[..., ::-1] if image.ndim == 3 else image, options)
     with atomic_write(path) as temporary:
         temporary.write_bytes(encoded.tobytes())

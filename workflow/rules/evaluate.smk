@@ -48,3 +48,21 @@ use rule evaluate_davis as evaluate_coco with:
 use rule evaluate_davis as evaluate_video_segmentation with:
     wildcard_constraints:
         evaluation=only(evaluations_of("video_segmentation")),
+use rule evaluate_davis as evaluate_knn with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("knn")),
+
+
+use rule evaluate_davis as evaluate_linear with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("linear")),
+
+
+use rule evaluate_davis as evaluate_discovery with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("discovery")),
+
+
+use rule evaluate_davis as evaluate_tracking with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("tracking")),

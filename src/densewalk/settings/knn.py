@@ -1,0 +1,51 @@
+"""Settings of k-NN classification."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from densewalk.settings.base import EvaluationSettings
+from densewalk.settings.naming import changes
+
+# the numbers of neighbours that DINO and DINOv2 report
+NEIGHBOURS = (10, 20, 100, 200)
+
+
+class KnnSettings(EvaluationSettings):
+    """Weighted k-NN classification with frozen features; nothing is trained."""
+
+    TASK: ClassVar[str] = "classification"
+    VERSION: ClassVar[int] = 1
+    METRICS: ClassVar[dict[str, str]] = {f"top1_k{k}": f"% (higher is better), {k} neighbours" for k in NEIGHBOURS}
+    # DINO found 20 best "consistently" (arXiv 2104.14294, section 4.2.1); DINOv2's paper follows it and names no k
+    PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = {"top1_k20": "top1"}
+
+    recipe: Literal["dino", "dinov2"] = "dino"
+    """Whose protocol. DINO weighs a neighbour by exp(cosine / temperature), DINOv2 by the softmax of the same over the 200
+    nearest: every weight of one query is divided by the same number, so the predictions are the same ones. Only the published
+    values differ."""
+    training: str = "train"
+    """Folder below `root` with the labelled pictures, one folder per class."""
+    validation: str = "val"
+    """Folder below `root` with the pictures to classify."""
+    resize: int = Field(default=256, ge=1)
+    """Shorter side of a picture in pixels (bicubic)."""
+    size: int = Field(default=224, ge=1)
+    """Side of the centre crop in pixels, a multiple of the patch size."""
+    temperature: float = Field(default=0.07, gt=0)
+    """Of the neighbours' weights."""
+
+    @property
+    def protocol(self) -> str:
+        """Everything but the data's place."""
+        shown = ("recipe", "resize", "size", "temperature")
+        name = "exp" if self.recipe == "dino" else "softmax"
+        parts = [f"weighted k-NN, CLS, {self.size} px of {self.resize}", f"{name}(cosine / {self.temperature:g})"]
+        return ", ".join([*parts, *changes(self, *shown), f"recipe {self.recipe}"])
+
+    @property
+    def published_protocol(self) -> str | None:
+        """`k-NN (DINO)` or `k-NN (DINOv2)` where every setting is the published one and the data are ImageNet's."""
+        if self.dataset != "ImageNet-1k" or changes(self, "recipe"):
+            return None
+        return {"dino": "k-NN (DINO)", "dinov2": "k-NN (DINOv2)"}[self.recipe]
