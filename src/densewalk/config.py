@@ -26,6 +26,7 @@ from densewalk.settings.dora import DoraSettings
 from densewalk.settings.execution import Execution
 from densewalk.settings.incontext import IncontextSettings
 from densewalk.settings.neco import NecoSettings
+from densewalk.settings.segmentation import SegmentationLinearSettings, SegmentationUpernetSettings
 from densewalk.settings.synthetic import SyntheticSettings
 from densewalk.settings.timetuning import TimeTuningSettings
 
@@ -143,6 +144,20 @@ class Ade20kUpernet(BaseEvaluation):
     settings: Ade20kUpernetSettings
 
 
+class SegmentationLinear(BaseEvaluation):
+    """The same on other data than ADE20K: VOC, Cityscapes, COCO-Stuff, or folders of images and masks."""
+
+    protocol: Literal["segmentation_linear"]
+    settings: SegmentationLinearSettings
+
+
+class SegmentationUpernet(BaseEvaluation):
+    """UPerNet on other data than ADE20K."""
+
+    protocol: Literal["segmentation_upernet"]
+    settings: SegmentationUpernetSettings
+
+
 class Coco(BaseEvaluation):
     """Detection and instance segmentation, fine-tuned, through mmdetection."""
 
@@ -164,7 +179,9 @@ class Incontext(BaseEvaluation):
     settings: IncontextSettings
 
 
-Evaluation = Annotated[Ade20kLinear | Ade20kUpernet | Coco | Davis | Incontext, Field(discriminator="protocol")]
+Evaluation = Annotated[
+    Ade20kLinear | Ade20kUpernet | SegmentationLinear | SegmentationUpernet | Coco | Davis | Incontext, Field(discriminator="protocol")
+]
 
 
 class Synthetic(SyntheticSettings):
@@ -191,7 +208,7 @@ class Study(Settings):
     """Rows of the tables."""
     evaluations: dict[Name, Evaluation] = {}
     """Columns of the tables."""
-    tables: list[Literal["ade20k", "coco", "davis", "incontext"]] | None = None
+    tables: list[Literal["ade20k", "segmentation", "coco", "davis", "incontext"]] | None = None
     """Tables to make; by default one for each task that has an evaluation."""
     execution: Execution = Execution()
     """How jobs are run; changes no configuration hash."""
@@ -254,7 +271,9 @@ class Study(Settings):
     def task_tables(self) -> list[str]:
         """Tables of this study, in a fixed order."""
         tasks = {e.settings.TASK for e in self.evaluations.values()}
-        return [t for t in ("ade20k", "coco", "davis", "incontext") if t in (self.tables if self.tables is not None else tasks)]
+        return [
+            t for t in ("ade20k", "segmentation", "coco", "davis", "incontext") if t in (self.tables if self.tables is not None else tasks)
+        ]
 
     def arch_of(self, run: str) -> str:
         """The run's architecture, through the chain of its initial backbones."""

@@ -6,10 +6,11 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from densewalk.settings.base import EvaluationSettings
+from densewalk.settings.layouts import RULES
 
 Layout = Literal["ade20k", "voc", "masks", "video"]
 # label values of a mask, the ignored one among or beside them
-KNOWN: dict[str, tuple[int, int]] = {"ade20k": (151, 0), "voc": (21, 255)}
+KNOWN = {name: (RULES[name].label_values, RULES[name].ignored) for name in ("ade20k", "voc")}
 PUBLISHED_AT_DEFAULT = (
     "memory_list",
     "query_list",
