@@ -321,4 +321,4 @@ def write_strip(path: Path, settings: SegmentationSettings, validation: list[Exa
             prediction = values[shown[str(example.image)].numpy()]
             rows.append(Row(example.image.stem, np.asarray(labelled.read_image(example)), labelled.read_mask(example.mask), prediction))
     by_label = dict(zip(settings.rule.values, names, strict=True))
-    segmentation_strip(path, rows, [by_label.get(v, "") for v in range(settings.rule.label_values)], settings.rule.ignored)
+    segmentation_strip(path, rows, [by_label.get(v, "") for v in range(settings.rule.label_values)], ignore=settings.rule.ignored)

@@ -54,13 +54,13 @@ def decay_table(model: nn.Module, rate: float, *, decay_position_embedding: bool
 def write_table(model: nn.Module, optimizer: Optimizer, path: Path) -> None:
     """One line per trained parameter as the optimiser has it: shape, factor on the learning rate, learning rate after the warm-up,
     weight decay."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("parameter", "shape", "lr_scale", "lr", "weight_decay"))
         for group in optimizer.param_groups:
             lr, base = group["initial_lr"], optimizer.defaults["lr"]
-            for parameter in group["params"]:
+            for parameter in (p for p in group["params"] if id(p) in names):
                 shape = "x".join(str(side) for side in parameter.shape)
                 writer.writerow((names[id(parameter)], shape, f"{lr / base:.6g}", f"{lr:.6g}", f"{group['weight_decay']:g}"))
 

@@ -13,7 +13,7 @@ from densewalk.settings.naming import as_published, changes
 from densewalk.settings.recipes import completed
 
 # what every protocol's name says by itself; the sizes of a multi-scale test matter in one only
-NAMED = ("iterations", "batch_size", "crop", "slide", "window_step", "multi_scale", "test_ratios")
+NAMED = ("iterations", "batch_size", "crop", "slide", "window_step", "multi_scale", "test_ratios", "training", "validation")
 
 
 class SegmentationSettings(EvaluationSettings):
@@ -91,7 +91,11 @@ class SegmentationSettings(EvaluationSettings):
         if self.multi_scale:
             test += f", ms + flip at {'/'.join(f'{ratio:g}' for ratio in self.test_ratios)}"
         parts = [head, f"{self.iterations} it", f"batch {self.batch_size}", f"crop {self.crop}", test]
-        return ", ".join([*parts, *changes(self, *NAMED, *shown)])
+        return ", ".join([*parts, *changes(self, *NAMED, *shown), *self._halves()])
+
+    def _halves(self) -> list[str]:
+        """What a name says about the data's halves, where they can be chosen."""
+        return []
 
 
 class LinearSettings(SegmentationSettings):

@@ -74,6 +74,9 @@ class LayoutData(SegmentationSettings):
         training, validation = SPLITS[self.layout]
         return self.training or training, self.validation or validation
 
+    def _halves(self) -> list[str]:
+        return [self.layout, " to ".join(self.splits)]
+
 
 class SegmentationLinearSettings(LinearSettings, LayoutData):
     """Linear segmentation: a linear head on the frozen backbone; see `preset`."""
