@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import densewalk.mmlab  # noqa: F401  stands in for mmcv's operators, which mmseg imports
 from densewalk import labelled
 from densewalk.errors import UserError
 from densewalk.settings.layouts import NAMES, RULES, LabelRule, counted
@@ -59,8 +60,6 @@ def test_label_rules_are_the_benchmarks():
 def test_names_are_in_mmsegmentations_order():
     from mmseg.datasets import CityscapesDataset, COCOStuffDataset, PascalVOCDataset
 
-    import densewalk.mmlab  # noqa: F401  stands in for mmcv's operators
-
     sets = {"voc": PascalVOCDataset, "cityscapes": CityscapesDataset, "coco_stuff": COCOStuffDataset}
     assert {name: kind.METAINFO["classes"] for name, kind in sets.items()} == NAMES
 
@@ -74,7 +73,7 @@ def test_cityscapes_needs_train_ids(tmp_path):
     found = labelled.cityscapes(tmp_path, "train")
     assert [example.mask.name for example in found] == ["aachen_0_gtFine_labelTrainIds.png", "ulm_0_gtFine_labelTrainIds.png"]
     found[1].mask.unlink()
-    with pytest.raises(UserError, match=r"ulm_0_leftImg8bit.png has no mask .*; csCreateTrainIdLabelImgs|csCreateTrainIdLabelImgs"):
+    with pytest.raises(UserError, match=r"ulm_0_leftImg8bit.png has no mask .*csCreateTrainIdLabelImgs"):
         labelled.cityscapes(tmp_path, "train")
     with pytest.raises(UserError, match="leftImg8bit/test does not exist"):
         labelled.cityscapes(tmp_path, "test")
