@@ -13,11 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Integer
 from PIL import Image, UnidentifiedImageError
 
 from densewalk.errors import UserError
-from densewalk.settings.layouts import NAMES, LabelRule
 from densewalk.video import ClipReader
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -64,33 +63,6 @@ def voc(root: str | Path, name: str, masks: str = "SegmentationClass") -> list[E
     return _some(examples, path)
 
 
-def cityscapes(root: str | Path, split: str) -> list[Example]:
-    """leftImg8bit/`split`/CITY/NAME_leftImg8bit.png and gtFine/`split`/CITY/NAME_gtFine_labelTrainIds.png."""
-    images, masks = (_folder(Path(root) / part / split) for part in ("leftImg8bit", "gtFine"))
-    examples = []
-    for image in sorted(images.glob("*/*_leftImg8bit.png")):
-        mask = masks / image.parent.name / image.name.replace("_leftImg8bit", "_gtFine_labelTrainIds")
-        if not mask.is_file():
-            raise UserError(
-                f"image {image} has no mask {mask}",
-                todo="make the masks with cityscapesscripts' csCreateTrainIdLabelImgs, or download gtFine",
-            )
-        examples.append(Example(image, mask))
-    return _some(examples, images)
-
-
-def coco_stuff(root: str | Path, split: str) -> list[Example]:
-    """Images in `split` or images/`split`; masks in stuffthingmaps/`split` or annotations/`split`, as released (labels 0 to 181, 255).
-
-    Files beside them that mmsegmentation's converter wrote (NAME_labelTrainIds.png) are passed over: their labels are others.
-    """
-    root = Path(root)
-    maps = root / "stuffthingmaps" if (root / "stuffthingmaps").is_dir() else root / "annotations"
-    return _pair(
-        _folder(_descend(root, "images") / split), _folder(maps / split, "folder of COCO-Stuff's label maps"), without="_labelTrainIds"
-    )
-
-
 def folders(images: str | Path, masks: str | Path) -> list[Example]:
     """Image and mask files with equal paths but for the suffix, sorted. Images without a mask are left out."""
     return _pair(_folder(Path(images)), _folder(Path(masks)))
@@ -128,13 +100,10 @@ def _some(examples: list[Example], where: Path) -> list[Example]:
     return examples
 
 
-def _pair(images: Path, masks: Path, *, without: str | None = None) -> list[Example]:
-    """Files with equal paths but for the suffix; masks whose names end in `without` are passed over."""
+def _pair(images: Path, masks: Path) -> list[Example]:
     by_key = {p.relative_to(images).with_suffix(""): p for p in sorted(images.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES}
     examples = []
     for mask in sorted(masks.rglob("*.png")):
-        if without is not None and mask.stem.endswith(without):
-            continue
         image = by_key.get(mask.relative_to(masks).with_suffix(""))
         if image is None:
             raise UserError(
@@ -154,7 +123,8 @@ def read(example: Example, *, label_values: int, ignore: int | None) -> tuple[Im
         UserError: a file cannot be read, the sizes differ, or a label is neither below `label_values` nor `ignore`.
     """
     image, mask = read_image(example), read_mask(example.mask)
-    require_one_size(example, image, mask)
+    if mask.shape != (image.height, image.width):
+        raise UserError(f"{example.mask} is {mask.shape[1]}x{mask.shape[0]}, but {example} is {image.width}x{image.height}")
     require_labels(example.mask, mask, label_values, ignore)
     return image, mask
 
@@ -182,12 +152,6 @@ def read_mask(path: Path) -> Integer[np.ndarray, "height width"]:
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
-def require_one_size(example: Example, image: Image.Image, mask: Integer[np.ndarray, "height width"]) -> None:
-    """Refuse a mask of another size than its image."""
-    if mask.shape != (image.height, image.width):
-        raise UserError(f"{example.mask} is {mask.shape[1]}x{mask.shape[0]}, but {example} is {image.width}x{image.height}")
-
-
 def require_labels(path: Path, mask: Integer[np.ndarray, "height width"], label_values: int, ignore: int | None) -> None:
     """Refuse a mask with a label beyond the classes, naming the file."""
     found = np.unique(mask)
@@ -204,7 +168,7 @@ def class_names(root: str | Path, layout: str, label_values: int, given: Sequenc
     if given is not None:
         return list(given)
     if layout == "voc":
-        return list(NAMES["voc"])
+        return VOC_NAMES
     table = _descend(Path(root), "ADEChallengeData2016") / "objectInfo150.txt"
     if layout == "ade20k" and table.is_file():
         rows = [line.split("\t") for line in table.read_text().splitlines()[1:]]
@@ -212,42 +176,10 @@ def class_names(root: str | Path, layout: str, label_values: int, given: Sequenc
     return [f"class {i}" for i in range(label_values)]
 
 
-# -- classes ---------------------------------------------------------------------------------------------------------
-
-IGNORE = 255  # the class of pixels that are not scored
-_NEITHER = 254  # of pixel values that are neither a class nor ignored
-
-
-def read_classes(path: Path, rule: LabelRule) -> UInt8[np.ndarray, "height width"]:
-    """A mask's classes, from 0 on; IGNORE where nothing is scored.
-
-    for k, value in enumerate(rule.values):
-        classes[labels == value] = k
-    classes[labels == rule.ignored] = IGNORE
-
-    Raises:
-        UserError: unreadable, a colour image, or a pixel value that the rule does not know.
-    """
-    labels, table = read_mask(path), _table(rule)
-    classes = table[labels if labels.dtype.kind == "u" else np.clip(labels, 0, len(table) - 1)]
-    if (classes == _NEITHER).any():
-        besides = "" if rule.ignored is None else f", and {rule.ignored} for pixels that are not scored"
-        raise UserError(
-            f"mask {path} holds label {labels[classes == _NEITHER][0]}",
-            allowed=f"the {len(rule.values)} classes from {rule.values[0]} to {rule.values[-1]}{besides}",
-            todo="correct the number of classes, or look whether the masks are those of this layout",
-        )
-    return classes
-
-
-@lru_cache(maxsize=4)
-def _table(rule: LabelRule) -> UInt8[np.ndarray, "65536"]:
-    """The class of every pixel value of up to 16 bits; PNGs have no more."""
-    table = np.full(1 << 16, _NEITHER, np.uint8)
-    table[list(rule.values)] = np.arange(len(rule.values))
-    if rule.ignored is not None:
-        table[rule.ignored] = IGNORE
-    return table
+VOC_NAMES = [
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+]
 
 
 def _open(path: Path) -> Image.Image:

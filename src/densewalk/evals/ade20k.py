@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from densewalk import labelled
+from densewalk import labelled, layouts
 from densewalk.backbone import Architecture, load
 from densewalk.errors import UserError
 from densewalk.evals.base import Job, Result
@@ -78,7 +78,7 @@ def check_data(settings: SegmentationSettings) -> tuple[list[Example], list[Exam
     training, validation = splits(settings)
     for examples in (training, validation):
         for example in examples[:: max(1, len(examples) // CHECKED)]:
-            read(example, settings)
+            layouts.check(example, settings.rule)
     return training, validation
 
 
@@ -104,16 +104,8 @@ def list_half(settings: SegmentationSettings, split: str) -> list[Example]:
     if settings.layout == "voc":
         return labelled.voc(root, split, settings.masks or "SegmentationClass")
     if settings.layout == "cityscapes":
-        return labelled.cityscapes(root, split)
-    examples = labelled.coco_stuff(root, split)
-    return require_masks(examples, examples[0].image.parent)
-
-
-def read(example: Example, settings: SegmentationSettings) -> tuple[np.ndarray, np.ndarray]:
-    """The image and its classes, checked."""
-    image, classes = labelled.read_image(example), labelled.read_classes(example.mask, settings.rule)
-    labelled.require_one_size(example, image, classes)
-    return np.asarray(image), classes
+        return layouts.cityscapes(root, split)
+    return layouts.coco_stuff(root, split)
 
 
 def require_masks(examples: list[Example], folder: Path) -> list[Example]:
@@ -131,10 +123,8 @@ def class_names(settings: SegmentationSettings) -> list[str]:
     values = settings.rule.values
     if isinstance(settings, LayoutData) and settings.layout in NAMES:
         return list(NAMES[settings.layout])
-    if isinstance(settings, LayoutData):
-        names = settings.class_names or []
-    else:
-        names = labelled.class_names(settings.root, "ade20k", settings.rule.label_values)
+    layout, given = (settings.layout, settings.class_names) if isinstance(settings, LayoutData) else ("ade20k", None)
+    names = labelled.class_names(settings.root, layout, settings.rule.label_values, given)
     return [names[v] for v in values] if len(names) == settings.rule.label_values else [f"class {v}" for v in values]
 
 
@@ -150,7 +140,6 @@ def experiment(
     else:
         assert isinstance(settings, LinearSettings)
         model, building = linear(settings, backbone, arch)
-    views = Counter(test_sides(settings))
     optimizer = {"type": "AdamW", "lr": settings.learning_rate, "betas": (0.9, 0.999), "weight_decay": settings.weight_decay}
     return Experiment(
         scope="mmseg",
@@ -162,8 +151,7 @@ def experiment(
         metric={"type": "SegmentationScore", "classes": len(settings.rule.values), "shown": SHOWN},
         iterations=settings.iterations,
         batch_size=settings.batch_size,
-        # in the order of `test_pipeline`: each size plain and mirrored
-        test_model={"type": "AveragedViews", "weights": [n for n in views.values() for _ in range(2)]} if settings.multi_scale else None,
+        test_model=averaging(settings) if settings.multi_scale else None,
     )
 
 
@@ -241,6 +229,11 @@ def window(settings: SegmentationSettings) -> Config:
     if not settings.slide:
         return {"mode": "whole"}
     return {"mode": "slide", "crop_size": (settings.crop, settings.crop), "stride": (settings.stride, settings.stride)}
+
+
+def averaging(settings: SegmentationSettings) -> Config:
+    """How the views of `test_pipeline` are put together: each size, plain and mirrored, as often as it is named."""
+    return {"type": "AveragedViews", "weights": [n for n in Counter(test_sides(settings)).values() for _ in ("plain", "mirrored")]}
 
 
 def preprocessor(settings: SegmentationSettings) -> Config:

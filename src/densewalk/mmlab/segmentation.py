@@ -13,7 +13,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from densewalk.labelled import IGNORE, read_classes
+from densewalk.layouts import IGNORE, read_classes
 from densewalk.mmlab.experiment import PREFIX
 from densewalk.segmentation import Confusion
 from densewalk.settings.layouts import LabelRule

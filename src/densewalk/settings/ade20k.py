@@ -111,6 +111,7 @@ class LinearSettings(SegmentationSettings):
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "dinov2": {},
         "dinov2_4layers": {"layers": 4},
+        # what goes beyond the paper's appendix (crops, scales, windows) is known from copies of its configuration only
         "dinov2_ms": {
             "layers": 4,
             "crop": 640,

@@ -6,11 +6,10 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from densewalk.settings.base import EvaluationSettings
-from densewalk.settings.layouts import RULES
 
 Layout = Literal["ade20k", "voc", "masks", "video"]
 # label values of a mask, the ignored one among or beside them
-KNOWN = {name: (RULES[name].label_values, RULES[name].ignored) for name in ("ade20k", "voc")}
+KNOWN: dict[str, tuple[int, int]] = {"ade20k": (151, 0), "voc": (21, 255)}
 PUBLISHED_AT_DEFAULT = (
     "memory_list",
     "query_list",

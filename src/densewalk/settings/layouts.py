@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from densewalk.settings.incontext import KNOWN
+
 
 @dataclass(frozen=True)
 class LabelRule:
@@ -28,8 +30,7 @@ def counted(label_values: int, ignored: int | None) -> LabelRule:
 _STUFF_GAPS = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
 
 RULES = {
-    "ade20k": counted(151, 0),
-    "voc": counted(21, 255),
+    "voc": counted(*KNOWN["voc"]),
     "cityscapes": counted(19, 255),
     "coco_stuff": LabelRule(tuple(v for v in range(182) if v not in _STUFF_GAPS), 255),
 }
@@ -39,11 +40,8 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in " ".join(text.split()).split(","))
 
 
-# names of the classes in the order of their rule; ADE20K's come with its data
+# names of the classes in the order of their rule; ADE20K's come with its data, VOC's are in `densewalk.labelled`
 NAMES = {
-    "voc": _names("""
-    background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person,
-    pottedplant, sheep, sofa, train, tvmonitor"""),
     "cityscapes": _names("""
     road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky, person, rider, car, truck,
     bus, train, motorcycle, bicycle"""),
