@@ -11,53 +11,9 @@ from timm.models.vision_transformer import VisionTransformer
 from densewalk.backbone import SIZES, Architecture, LeanMlp, create, interpolate_positions, load, to_timm
 from densewalk.checkpoint import export_backbone
 from densewalk.errors import UserError
+from tests.official import cubic, official_tokens, official_weights
 
 ARCHS = ["vit_nano_patch8", "vit_nano_patch14", "vit_nano_patch16", "vit_nano_patch14_reg4", "vit_nano_patch16_reg4"]
-
-
-def official_forward(weights: dict[str, torch.Tensor], images: torch.Tensor, heads: int, patch: int) -> torch.Tensor:
-    """All tokens of an official DINO / DINOv2 file at its native size, written from the architecture alone, in float64."""
-    w = {k: v.double() for k, v in weights.items()}
-
-    def norm(x, name):
-        centred = x - x.mean(-1, keepdim=True)
-        return centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-    def linear(x, name):
-        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
-
-    tokens = []
-    for i in range(0, images.shape[2], patch):
-        for j in range(0, images.shape[3], patch):
-            pixels = images[:, :, i : i + patch, j : j + patch].double().flatten(1)
-            tokens.append(pixels @ w["patch_embed.proj.weight"].flatten(1).T + w["patch_embed.proj.bias"])
-    x = torch.stack(tokens, dim=1)
-    x = torch.cat([w["cls_token"].expand(len(x), -1, -1), x], dim=1) + w["pos_embed"]
-    if "register_tokens" in w:
-        x = torch.cat([x[:, :1], w["register_tokens"].expand(len(x), -1, -1), x[:, 1:]], dim=1)
-    depth = 1 + max(int(k.split(".")[1]) for k in w if k.startswith("blocks."))
-    for b in range(depth):
-        qkv = linear(norm(x, f"blocks.{b}.norm1"), f"blocks.{b}.attn.qkv")
-        q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        attention = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
-        y = linear((attention @ v).transpose(1, 2).flatten(2), f"blocks.{b}.attn.proj")
-        x = x + y * w.get(f"blocks.{b}.ls1.gamma", 1.0)
-        hidden = linear(norm(x, f"blocks.{b}.norm2"), f"blocks.{b}.mlp.fc1")
-        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-        x = x + linear(hidden, f"blocks.{b}.mlp.fc2") * w.get(f"blocks.{b}.ls2.gamma", 1.0)
-    return norm(x, "norm")
-
-
-def official_weights(arch: Architecture, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A random file in the official layout: `register_tokens`, `mask_token`, positions with CLS."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {k: torch.randn(v.shape, generator=generator) * 0.2 for k, v in create(arch, seed=0).vit.state_dict().items()}
-    if arch.registers:
-        weights["register_tokens"] = weights.pop("reg_token")
-        weights["pos_embed"] = torch.randn(1, 1 + (arch.image // arch.patch) ** 2, arch.dim, generator=generator) * 0.2
-    if arch.layer_scale:
-        weights["mask_token"] = torch.zeros(1, arch.dim)
-    return weights
 
 
 @pytest.mark.parametrize("name", ["vit_nano_patch16", "vit_nano_patch14", "vit_nano_patch14_reg4"])
@@ -69,7 +25,7 @@ def test_official_layouts_give_the_official_features(name, tmp_path):
     images = torch.randn(1, 3, arch.image, arch.image)
     with torch.no_grad():
         tokens = backbone.tokens(images)
-    expected = official_forward(weights, images, arch.heads, arch.patch)
+    expected = official_tokens(weights, images, arch)[-1]
     found = torch.cat([tokens.cls[:, None], tokens.registers, tokens.patches], dim=1)
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 1e-4
@@ -125,13 +81,6 @@ def test_timm_agrees_where_its_interpolation_is_the_familys():
         torch.testing.assert_close(backbone.vit.forward_features(images)[:, 5:], backbone.tokens(images).patches, atol=1e-5, rtol=0)
 
 
-def cubic(t: float, a: float = -0.75) -> float:
-    t = abs(t)
-    if t <= 1:
-        return (a + 2) * t**3 - (a + 3) * t**2 + 1
-    return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
-
-
 @given(st.integers(3, 9), st.integers(2, 12), st.integers(2, 12))
 @settings(max_examples=20, deadline=None)
 def test_offset_interpolation_is_bicubic_with_dinos_scale(side, rows, cols):
@@ -147,7 +96,7 @@ def test_offset_interpolation_is_bicubic_with_dinos_scale(side, rows, cols):
             for m in range(math.floor(y) - 1, math.floor(y) + 3):
                 for n in range(math.floor(x) - 1, math.floor(x) + 3):
                     clamped = image[min(max(m, 0), side - 1), min(max(n, 0), side - 1)]
-                    value += float(clamped) * cubic(y - m) * cubic(x - n)
+                    value += float(clamped) * cubic(y - m, -0.75) * cubic(x - n, -0.75)
             assert float(found[i, j]) == pytest.approx(value, abs=1e-4)
 
 

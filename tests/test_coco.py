@@ -1,5 +1,4 @@
 import contextlib
-import csv
 import json
 
 import numpy as np
@@ -16,6 +15,7 @@ from densewalk.evals import coco
 from densewalk.evals.base import Job
 from densewalk.mmlab import detection, runner
 from densewalk.settings.coco import CocoSettings
+from densewalk.tables import published_numbers
 from tests.helpers import shared
 from tests.mmdata import CATEGORIES, backbone_file, write_coco
 
@@ -68,11 +68,32 @@ def test_both_detectors_train_every_part_and_are_scored(data, nano, tmp_path, he
     assert all(0 <= value <= 100 for value in result.metrics.values())
     assert (result.n, result.unit) == (2, "images")
     json.dumps(result.details, allow_nan=False)
+    assert (tmp_path / "out" / "optimizer.csv").is_file()
     prefix = "backbone.network.vit."
     after = {k.removeprefix(prefix): v for k, v in final_weights(tmp_path).items() if k.startswith(prefix)}
     before = load(nano).vit.state_dict()
     # final_norm is off, as in iBOT
     assert {k for k, v in after.items() if torch.equal(before[k], v)} == {"norm.weight", "norm.bias"}
+
+
+def test_what_was_found_is_written_in_cocos_result_format(data, nano, tmp_path, monkeypatch):
+    monkeypatch.setattr(coco, "SCORE", 0.0)
+    result = coco.evaluate(small(data), nano, job(tmp_path))
+    path = str(data / "annotations/instances_val2017.json")
+    for kind, field, suffix in (("bbox", "bbox", "box"), ("segm", "segmentation", "mask")):
+        file = tmp_path / "out" / f"detections_val2017_{kind}.json"
+        records = json.loads(file.read_text())
+        assert len(records) > 10
+        assert all(record.keys() == {"image_id", "category_id", "score", field} for record in records)
+        assert {record["image_id"] for record in records} == {1, 2}
+        assert {record["category_id"] for record in records} <= {category["id"] for category in CATEGORIES}
+        with contextlib.redirect_stdout(None):
+            truth = COCO(path)
+            reference = COCOeval(truth, truth.loadRes(str(file)), kind)
+            reference.evaluate()
+            reference.accumulate()
+            reference.summarize()
+        assert result.metrics[f"AP_{suffix}"] == pytest.approx(100 * reference.stats[0], abs=1e-9)
 
 
 def test_a_seed_gives_the_same_weights_twice(data, nano, tmp_path):
@@ -166,6 +187,9 @@ def test_statistics_are_pycocotools(data, real):
         truth = COCO(str(path))
     found = random_detections(truth, np.random.default_rng(0))
     ours = detection.CocoScore(str(path), truth.getCatIds()).compute_metrics([found[:10], found[10:]])
+    assert [ours.pop(kind) for kind in ("boxes", "masks")] == [
+        [{k: v for k, v in record.items() if k != other} for record in found] for other in ("segmentation", "bbox")
+    ]
     expected = {}
     for kind, suffix, other in (("bbox", "box", "segmentation"), ("segm", "mask", "bbox")):
         with contextlib.redirect_stdout(None):
@@ -310,11 +334,11 @@ def test_levels_must_exist(data, nano, tmp_path):
 
 
 def test_published_names_exist_and_need_the_published_settings():
-    with open(shared("published.csv")) as file:
-        known = {(row["dataset"], row["protocol"]) for row in csv.DictReader(file)}
+    known = {(dataset, protocol) for _, _, _, _, dataset, protocol, _ in published_numbers()}
     settings = CocoSettings(root="x", dataset="COCO")
     assert ("COCO", settings.published_protocol) in known
-    base = settings.model_copy(update={"batch_size": 16, "layer_decay": 0.75, "drop_path": 0.2})
+    base = CocoSettings(root="x", dataset="COCO", preset="base")
+    assert (base.batch_size, base.layer_decay, base.drop_path, base.learning_rate, base.warmup) == (16, 0.75, 0.2, 1e-4, 500)
     assert base.published_protocol == settings.published_protocol
     for change in (
         {"head": "maskrcnn"},
@@ -327,10 +351,20 @@ def test_published_names_exist_and_need_the_published_settings():
         assert settings.model_copy(update=change).published_protocol is None, change
 
 
+def test_a_smaller_batch_sees_as_many_images_at_a_lower_rate():
+    settings = CocoSettings(root="x", dataset="COCO", batch_size=8)
+    assert (settings.learning_rate, settings.warmup, settings.epochs) == (2.5e-5, 2000, 12)
+    assert settings.total_iterations(80) == 120
+    assert settings.protocol == "Cascade Mask R-CNN (iBOT), 1x, batch 8, learning_rate 2.5e-05, warmup 2000"
+    assert settings.published_protocol is None
+    assert CocoSettings(root="x", dataset="COCO", preset="base", batch_size=8).learning_rate == 5e-5
+    assert CocoSettings(root="x", dataset="COCO", batch_size=8, learning_rate=1e-4).learning_rate == 1e-4
+
+
 def test_every_setting_that_matters_is_in_the_protocols_name():
     settings = CocoSettings(root="x", dataset="x")
     others = {"head": "maskrcnn", "iterations": 5, "levels": [1, 2, 3, 4], "short_sides": [800], "lr_drops": [0.5]}
-    for name in CocoSettings.model_fields.keys() - {"root", "dataset", "gradient_checkpointing"}:
+    for name in CocoSettings.model_fields.keys() - {"root", "dataset", "gradient_checkpointing", "preset"}:
         value = getattr(settings, name)
         other = others.get(name) or ((not value) if isinstance(value, bool) else value / 2 if isinstance(value, float) else value + 1)
         assert settings.model_copy(update={name: other}).protocol != settings.protocol, name

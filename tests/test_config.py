@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from densewalk.config import Evaluation, json_schema, load_study, parse_evaluation, parse_study, parse_training
 from densewalk.errors import UserError
+from densewalk.jobs import EVALUATIONS
 from densewalk.provenance import canonical, config_hash, derive_seed
 from densewalk.settings.base import TrainingSettings
 from densewalk.settings.dino import DinoSettings
@@ -33,6 +34,21 @@ def changed(**paths):
 def test_the_schema_is_in_step_with_the_models():
     stored = json.loads((REPOSITORY / "workflow" / "schemas" / "config.schema.json").read_text())
     assert stored == json.loads(json.dumps(json_schema())), "run `make format` and commit workflow/schemas/config.schema.json"
+
+
+def test_segmentation_of_other_data_has_a_table_of_its_own():
+    settings = {"root": "data", "dataset": "PascalVOC", "layout": "voc"}
+    evaluations = {
+        "voc_upernet": {"protocol": "segmentation_upernet", "settings": {**settings, "preset": "small_40k"}},
+        "voc_linear": {"protocol": "segmentation_linear", "settings": settings},
+        "ade20k": {"protocol": "ade20k_linear", "settings": {"root": "data", "dataset": "ADE20K"}},
+    }
+    study = parse_study(changed(evaluations=evaluations))
+    assert study.task_tables == ["ade20k", "segmentation"]
+    spec = study.evaluation_spec("start", 0, "voc_upernet")
+    assert spec["settings"]["iterations"] == 40_000
+    assert parse_evaluation(spec["protocol"], spec["settings"]) == study.evaluations["voc_upernet"].settings
+    assert set(EVALUATIONS) >= {evaluation.protocol for evaluation in study.evaluations.values()}
 
 
 def test_every_key_is_described():

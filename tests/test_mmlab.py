@@ -1,3 +1,4 @@
+import csv
 import random
 from itertools import islice
 from types import ModuleType
@@ -13,9 +14,10 @@ from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
+from torch.optim.lr_scheduler import LinearLR
 
 import densewalk.mmlab
-from densewalk.backbone import Architecture, create
+from densewalk.backbone import Architecture, create, load
 from densewalk.checkpoint import export_backbone
 from densewalk.errors import UserError
 from densewalk.evals import ade20k, coco
@@ -23,11 +25,12 @@ from densewalk.methods.base import Item
 from densewalk.mmlab import detection, ops, pyramid, runner, segmentation
 from densewalk.mmlab.data import ItemStream, SeededDataset
 from densewalk.mmlab.experiment import default_levels, scales, strides
-from densewalk.mmlab.optim import decay_table
+from densewalk.mmlab.optim import decay_table, write_table
 from densewalk.mmlab.vit import DensewalkBackbone, pad
 from densewalk.settings.ade20k import Ade20kLinearSettings, Ade20kUpernetSettings
 from densewalk.settings.coco import CocoSettings
 from tests.mmdata import backbone_file
+from tests.official import official_maps, official_weights
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +139,30 @@ def test_families_keep_their_registers_and_interpolation(tmp_path, arch):
     images = torch.randn(1, 3, 3 * patch, 5 * patch)
     (found,) = DensewalkBackbone(str(path), [1], final_norm=True)(images)
     assert torch.equal(found, create(arch, seed=0).dense(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "padding"), [("vit_nano_patch16", "corner"), ("vit_nano_patch14", "centre"), ("vit_nano_patch14_reg4", "corner")]
+)
+@pytest.mark.parametrize("norm", [True, False])
+def test_official_files_give_the_families_own_maps_at_any_size(tmp_path, name, padding, norm):
+    """Positions resampled as the family does, registers, LayerScale, padding to the patch: against a forward written apart."""
+    arch = Architecture.named(name)
+    weights = official_weights(arch, seed=3)
+    torch.save(weights, tmp_path / "official.pth")
+    export_backbone(load(tmp_path / "official.pth", name), tmp_path / "run.safetensors", run="test", config_hash="0")
+    images = torch.randn(1, 3, 5 * arch.patch - 6, 8 * arch.patch - 5)
+    found = DensewalkBackbone(str(tmp_path / "run.safetensors"), [0, 1], final_norm=norm, padding=padding).eval()(images)
+    padded = torch.zeros(1, 3, 5 * arch.patch, 8 * arch.patch)
+    top, left = (3, 2) if padding == "centre" else (0, 0)
+    padded[:, :, top : top + images.shape[2], left : left + images.shape[3]] = images
+    antialias = name.endswith("reg4")
+    expected = official_maps(weights, padded, arch, antialias=antialias, norm=norm)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape == (1, arch.dim, 5, 8)
+        assert (ours - theirs).abs().max() < 2e-4 * theirs.abs().max()
+    other = official_maps(weights, padded, arch, antialias=not antialias, norm=norm)
+    assert (found[0] - other[0]).abs().max() > 2e-3 * other[0].abs().max(), "the other family's resampling would pass too"
 
 
 def test_weights_are_loaded_strictly(tmp_path, nano):
@@ -283,6 +310,28 @@ def test_the_optimiser_follows_the_table(nano):
     assert found["backbone.network.vit.blocks.0.mlp.fc1.weight"] == (pytest.approx(1e-2 / 4), 0.05)
 
 
+def test_the_optimiser_is_written_down_as_it_is(nano, tmp_path):
+    model = nn.ModuleDict({"backbone": DensewalkBackbone(str(nano), [1], final_norm=False), "head": nn.Linear(4, 4)})
+    decay = {"rate": 0.5, "decay_position_embedding": False}
+    optimizer = {"type": "AdamW", "lr": 1e-2, "weight_decay": 0.05}
+    config = {"optimizer": optimizer, "constructor": "LayerDecayConstructor", "paramwise_cfg": decay}
+    optimizer = build_optim_wrapper(model, ConfigDict(config)).optimizer
+    LinearLR(optimizer, start_factor=0.1)  # the warm-up must not show
+    write_table(model, optimizer, tmp_path / "optimizer.csv")
+    with (tmp_path / "optimizer.csv").open() as file:
+        rows = {row["parameter"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    prefix = "backbone.network.vit."
+    expected = {
+        f"{prefix}pos_embed": ("1x197x48", "0.125", "0.00125", "0"),
+        f"{prefix}blocks.0.norm1.weight": ("48", "0.25", "0.0025", "0"),
+        f"{prefix}blocks.1.mlp.fc1.weight": ("192x48", "0.5", "0.005", "0.05"),
+        "head.weight": ("4x4", "1", "0.01", "0.05"),
+        "head.bias": ("4", "1", "0.01", "0"),
+    }
+    assert {name: tuple(rows[name].values())[1:] for name in expected} == expected
+
+
 # -- pyramids --------------------------------------------------------------------------------------------------------
 
 
@@ -332,20 +381,22 @@ def test_pyramids_are_float32_under_autocast():
 # -- the linear head and the score -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layers", [1, 4])
-def test_linear_head_is_batch_normalisation_and_a_1x1_convolution(nano, layers):
-    arch = Architecture("vit_nano_patch16", dim=6, depth=4, heads=2, patch=16)
-    model, _ = ade20k.linear(Ade20kLinearSettings(root="x", dataset="x", classes=3, layers=layers), str(nano), arch)
+@pytest.mark.parametrize(("preset", "levels"), [("dinov2", [11]), ("dinov2_4layers", [8, 9, 10, 11]), ("ibot", [3, 5, 7, 11])])
+def test_linear_head_is_a_1x1_convolution_after_batch_normalisation_or_none(nano, preset, levels):
+    arch = Architecture("vit_nano_patch16", dim=6, depth=12, heads=2, patch=16)
+    model, _ = ade20k.linear(Ade20kLinearSettings(root="x", dataset="x", classes=3, preset=preset), str(nano), arch)
     with DefaultScope.overwrite_default_scope("mmseg"):
         head = MODELS.build(ConfigDict(model["decode_head"])).train()
-    maps = [torch.randn(2, 6, 4, 5) * 3 + 1 for _ in range(layers)]
+    maps = [torch.randn(2, 6, 4, 5) * 3 + 1 for _ in levels]
     x = torch.cat(maps, dim=1).double()
     mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
     weight, bias = head.conv_seg.weight[:, :, 0, 0].double(), head.conv_seg.bias.double()
-    expected = torch.einsum("oc,bchw->bohw", weight, (x - mean) / (variance + 1e-5).sqrt()) + bias[None, :, None, None]
+    normalised = x if preset == "ibot" else (x - mean) / (variance + 1e-5).sqrt()
+    expected = torch.einsum("oc,bchw->bohw", weight, normalised) + bias[None, :, None, None]
     torch.testing.assert_close(head(maps).double(), expected, rtol=1e-5, atol=1e-5)
-    assert model["backbone"]["levels"] == list(range(4 - layers, 4))
-    assert {name for name, _ in head.named_parameters()} == {"bn.weight", "bn.bias", "conv_seg.weight", "conv_seg.bias"}
+    assert model["backbone"]["levels"] == levels
+    norm = set() if preset == "ibot" else {"bn.weight", "bn.bias"}
+    assert {name for name, _ in head.named_parameters()} == norm | {"conv_seg.weight", "conv_seg.bias"}
 
 
 def test_the_score_is_mmsegmentations():

@@ -29,6 +29,7 @@ from densewalk.settings.incontext import IncontextSettings
 from densewalk.settings.knn import KnnSettings
 from densewalk.settings.linear import LinearSettings
 from densewalk.settings.neco import NecoSettings
+from densewalk.settings.segmentation import SegmentationLinearSettings, SegmentationUpernetSettings
 from densewalk.settings.synthetic import SyntheticSettings
 from densewalk.settings.timetuning import TimeTuningSettings
 from densewalk.settings.tracking import TrackingSettings
@@ -148,6 +149,20 @@ class Ade20kUpernet(BaseEvaluation):
     settings: Ade20kUpernetSettings
 
 
+class SegmentationLinear(BaseEvaluation):
+    """The same on other data than ADE20K: VOC, Cityscapes, COCO-Stuff, or folders of images and masks."""
+
+    protocol: Literal["segmentation_linear"]
+    settings: SegmentationLinearSettings
+
+
+class SegmentationUpernet(BaseEvaluation):
+    """UPerNet on other data than ADE20K."""
+
+    protocol: Literal["segmentation_upernet"]
+    settings: SegmentationUpernetSettings
+
+
 class Coco(BaseEvaluation):
     """Detection and instance segmentation, fine-tuned, through mmdetection."""
 
@@ -205,7 +220,18 @@ class Tracking(BaseEvaluation):
 
 
 Evaluation = Annotated[
-    Ade20kLinear | Ade20kUpernet | Coco | Davis | Incontext | VideoSegmentation | Knn | Linear | Discovery | Tracking,
+    Ade20kLinear
+    | Ade20kUpernet
+    | SegmentationLinear
+    | SegmentationUpernet
+    | Coco
+    | Davis
+    | Incontext
+    | VideoSegmentation
+    | Knn
+    | Linear
+    | Discovery
+    | Tracking,
     Field(discriminator="protocol"),
 ]
 

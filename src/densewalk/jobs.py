@@ -36,6 +36,8 @@ METHODS = {
 EVALUATIONS = {
     "ade20k_linear": "densewalk.evals.ade20k",
     "ade20k_upernet": "densewalk.evals.ade20k",
+    "segmentation_linear": "densewalk.evals.ade20k",
+    "segmentation_upernet": "densewalk.evals.ade20k",
     "coco": "densewalk.evals.coco",
     "davis": "densewalk.evals.davis",
     "incontext": "densewalk.evals.incontext",

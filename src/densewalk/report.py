@@ -30,6 +30,7 @@ from densewalk.tables import SUFFIXES, metrics_of, read_table
 
 HEADINGS = {
     "ade20k": "Semantic segmentation (ADE20K)",
+    "segmentation": "Semantic segmentation (other data)",
     "coco": "Detection and instance segmentation (COCO)",
     "davis": "Video object segmentation (DAVIS)",
     "incontext": "In-context segmentation",

@@ -40,6 +40,16 @@ use rule evaluate_davis as evaluate_ade20k_upernet with:
         evaluation=only(evaluations_of("ade20k_upernet")),
 
 
+use rule evaluate_davis as evaluate_segmentation_linear with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("segmentation_linear")),
+
+
+use rule evaluate_davis as evaluate_segmentation_upernet with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("segmentation_upernet")),
+
+
 use rule evaluate_davis as evaluate_coco with:
     wildcard_constraints:
         evaluation=only(evaluations_of("coco")),
@@ -48,6 +58,8 @@ use rule evaluate_davis as evaluate_coco with:
 use rule evaluate_davis as evaluate_video_segmentation with:
     wildcard_constraints:
         evaluation=only(evaluations_of("video_segmentation")),
+
+
 use rule evaluate_davis as evaluate_knn with:
     wildcard_constraints:
         evaluation=only(evaluations_of("knn")),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from densewalk.backbone import Architecture, load
-from densewalk.checkpoint import read_json
+from densewalk.checkpoint import atomic_write, read_json
 from densewalk.errors import UserError
 from densewalk.evals.base import Job, Result
 from densewalk.mmlab.experiment import Config, Experiment, default_levels, strides
@@ -50,7 +50,7 @@ class Split:
 
 
 def evaluate(settings: CocoSettings, backbone_path: Path, job: Job) -> Result:
-    """Train a detector on one backbone and score it.
+    """Train a detector on one backbone and score it; what it found goes to `job.out` in COCO's result format.
 
     Raises:
         UserError: data missing or inconsistent; the message names the file.
@@ -68,8 +68,16 @@ def evaluate(settings: CocoSettings, backbone_path: Path, job: Job) -> Result:
         "settings": config_hash([settings.model_dump(mode="json"), job.seed]),
     }
     found = run(experiment(settings, str(backbone_path), arch, training, validation), job, inputs)
+    for kind, records in (("bbox", found.pop("boxes")), ("segm", found.pop("masks"))):
+        write_detections(job.out / f"detections_val2017_{kind}.json", records)
     metrics = {name: found.pop(name, math.nan) for name in settings.METRICS}
     return Result(metrics, n=validation.count, unit="images", details=found)
+
+
+def write_detections(path: Path, records: list[dict[str, Any]]) -> None:
+    """COCO's result format, which its evaluation servers take too: image_id, category_id, score, and bbox or segmentation."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(records, separators=(",", ":")))
 
 
 # -- data ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ What the toolboxes lack is registered here, in mmengine's root registries, where
     vit             DensewalkBackbone, this project's backbones
     optim           LayerDecayConstructor
     pyramid         SimplePyramid, LevelPyramid: feature pyramids from a plain ViT (imports mmdet)
-    segmentation    BatchNormLinearHead, LabelledImages, SegmentationScore (imports mmseg)
+    segmentation    LinearHead, LabelledImages, LoadClasses, AveragedViews, SegmentationScore (imports mmseg)
     detection       CocoScore
 """
 

@@ -40,12 +40,14 @@ class CocoScore(BaseMetric):
             self.results.append(detections(sample["img_id"], sample["pred_instances"], self.category_ids))
 
     def compute_metrics(self, results: list[list[dict[str, Any]]]) -> dict[str, Any]:
-        """`AP_box` and so on, in percent; size bins without a ground truth are left out."""
+        """`AP_box` and so on, in percent; size bins without a ground truth are left out. `boxes` and `masks`: the detections as
+        COCO's servers take them."""
         found = [detection for image in results for detection in image]
         boxes = [{k: v for k, v in d.items() if k != "segmentation"} for d in found]
         # without its box, a mask's own area decides its size bin
         masks = [{k: v for k, v in d.items() if k != "bbox"} for d in found]
-        return average_precision(self.annotations, boxes, "bbox") | average_precision(self.annotations, masks, "segm")
+        scores = average_precision(self.annotations, boxes, "bbox") | average_precision(self.annotations, masks, "segm")
+        return scores | {"boxes": boxes, "masks": masks}
 
 
 def detections(image: int, instances: dict[str, Any], category_ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -60,8 +62,9 @@ def detections(image: int, instances: dict[str, Any], category_ids: Sequence[int
 
 
 def encode(masks: Bool[Tensor, "masks height width"]) -> list[dict[str, Any]]:
-    """Run lengths of binary masks."""
-    return rle.encode(np.asfortranarray(masks.cpu().numpy().transpose(1, 2, 0).astype(np.uint8)))
+    """Run lengths of binary masks, `counts` as text, as in COCO's files."""
+    encoded = rle.encode(np.asfortranarray(masks.cpu().numpy().transpose(1, 2, 0).astype(np.uint8)))
+    return [{"size": mask["size"], "counts": mask["counts"].decode("ascii")} for mask in encoded]
 
 
 def average_precision(annotations: str, found: list[dict[str, Any]], kind: str) -> dict[str, float]:
@@ -70,7 +73,8 @@ def average_precision(annotations: str, found: list[dict[str, Any]], kind: str) 
     No detection at all is AP 0.
     """
     truth = COCO(annotations)
-    evaluation = COCOeval_faster(truth, truth.loadRes(found), kind, print_function=log.debug)
+    # copies, since loading adds entries
+    evaluation = COCOeval_faster(truth, truth.loadRes([dict(record) for record in found]), kind, print_function=log.debug)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()

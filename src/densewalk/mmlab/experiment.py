@@ -13,7 +13,7 @@ class Experiment:
 
     optimizer: an optim_wrapper's `optimizer`, and `constructor` and `paramwise_cfg` if wanted. schedules: parameter schedulers
     that count iterations. metric: an evaluator's configuration; `run` returns what it computes. group_by_aspect: batches of
-    portrait or of landscape images only.
+    portrait or of landscape images only. test_model: what is put around the trained model, its `segmentor`, for the test.
     """
 
     scope: Literal["mmseg", "mmdet"]
@@ -26,6 +26,7 @@ class Experiment:
     iterations: int
     batch_size: int
     group_by_aspect: bool = False
+    test_model: Config | None = None
 
 
 def default_levels(depth: int) -> list[int]:

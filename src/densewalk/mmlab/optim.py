@@ -7,12 +7,17 @@ iBOT, https://arxiv.org/abs/2111.07832). mmsegmentation's own constructor looks 
 every block at 1 without a word; this one asks the backbone.
 """
 
+import csv
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
+from torch.optim import Optimizer
+
+from densewalk.checkpoint import atomic_write
 
 TOKEN_PARAMETERS = ("pos_embed", "cls_token", "reg_token")
 
@@ -44,6 +49,20 @@ def decay_table(model: nn.Module, rate: float, *, decay_position_embedding: bool
         decayed = parameter.ndim > 1 and not name.endswith(".bias") and (decay_position_embedding or not token)
         rows.append(Row(name, layer, rate ** (layers - 1 - layer), decayed))
     return rows
+
+
+def write_table(model: nn.Module, optimizer: Optimizer, path: Path) -> None:
+    """One line per trained parameter as the optimiser has it: shape, factor on the learning rate, learning rate after the warm-up,
+    weight decay."""
+    names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("parameter", "shape", "lr_scale", "lr", "weight_decay"))
+        for group in optimizer.param_groups:
+            lr, base = group["initial_lr"], optimizer.defaults["lr"]
+            for parameter in (p for p in group["params"] if id(p) in names):
+                shape = "x".join(str(side) for side in parameter.shape)
+                writer.writerow((names[id(parameter)], shape, f"{lr / base:.6g}", f"{lr:.6g}", f"{group['weight_decay']:g}"))
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

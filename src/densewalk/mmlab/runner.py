@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -28,7 +29,7 @@ from densewalk.checkpoint import State
 from densewalk.errors import Interrupted
 from densewalk.evals.base import Job
 from densewalk.loop import Curve, StopRequest, require_finite, stop_signals
-from densewalk.mmlab import optim, vit  # noqa: F401  registers DensewalkBackbone and LayerDecayConstructor
+from densewalk.mmlab import optim, vit  # noqa: F401  registers DensewalkBackbone
 from densewalk.mmlab.data import ItemStream, SeededDataset, seed_everything
 from densewalk.mmlab.experiment import PREFIX, Config, Experiment
 from densewalk.progress import Progress, log
@@ -36,6 +37,7 @@ from densewalk.provenance import derive_seed
 
 SAVE_SECONDS = 600.0  # between two checkpoints: at most this much work is lost without a signal
 CURVE = "metrics.jsonl"
+TABLE = "optimizer.csv"  # beside the result: learning rate and weight decay of every parameter
 CURVE_EVERY = 10  # iterations between two points of the learning curve
 
 _numbers = itertools.count()
@@ -55,6 +57,8 @@ def run(experiment: Experiment, job: Job, inputs: Mapping[str, str]) -> dict[str
         with stop_signals() as stop:
             runner = StatefulRunner(experiment, job, state, stop, scratch)
             runner.train()
+        if experiment.test_model is not None:
+            runner.model = MODELS.build(experiment.test_model | {"segmentor": runner.model})
         found = runner.test()
     return {name.removeprefix(f"{PREFIX}/"): value for name, value in found.items()}
 
@@ -103,7 +107,7 @@ class StatefulRunner(Runner):
             test_cfg={"type": "TestLoop"},
             test_evaluator=experiment.metric,
             default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
-            custom_hooks=[SeedHook(job.seed), ProgressHook(state), StateHook(state, stop)],
+            custom_hooks=[SeedHook(job.seed), TableHook(job.out / TABLE), ProgressHook(state), StateHook(state, stop)],
             default_scope=experiment.scope,
             randomness={"seed": derive_seed(job.seed, "model") % 2**32},
             log_level="WARNING",
@@ -173,6 +177,17 @@ class SeedHook(Hook):
     def before_train_iter(self, runner: Runner, **_: Any) -> None:
         """Called with the batch at hand, whose loading draws from the same generators."""
         seed_everything(derive_seed(self.seed, "step", runner.iter))
+
+
+class TableHook(Hook):
+    """Writes down what the optimiser does to each parameter."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def before_train(self, runner: Runner) -> None:
+        """The optimiser is there."""
+        optim.write_table(runner.model, runner.optim_wrapper.optimizer, self.path)
 
 
 class ProgressHook(Hook):

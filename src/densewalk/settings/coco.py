@@ -1,14 +1,13 @@
 """Settings of detection and instance segmentation on COCO, through mmdetection."""
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from densewalk.settings.base import EvaluationSettings
-from densewalk.settings.naming import changes
+from densewalk.settings.naming import as_published, changes
+from densewalk.settings.recipes import completed
 
-# iBOT's two recipes: ViT-S and ViT-B
-PUBLISHED = ({"batch_size": 32, "layer_decay": 0.8, "drop_path": 0.1}, {"batch_size": 16, "layer_decay": 0.75, "drop_path": 0.2})
 HEADS = {"cascade": "Cascade Mask R-CNN (iBOT)", "maskrcnn": "Mask R-CNN, simple feature pyramid"}
 
 
@@ -16,8 +15,7 @@ class CocoSettings(EvaluationSettings):
     """A detector on the fine-tuned backbone. `root` holds annotations/instances_{train,val}2017.json, train2017, val2017.
 
     `cascade` is the detector of iBOT for ViT-S, 1x schedule, which DoRA follows (https://arxiv.org/abs/2111.07832, appendix;
-    https://github.com/bytedance/ibot, evaluation/README.md): batch 32 there, and batch 16, layer_decay 0.75, drop_path 0.2
-    for ViT-B. `maskrcnn` is cheaper: Mask R-CNN on the simple feature pyramid of ViTDet (https://arxiv.org/abs/2203.16527),
+    https://github.com/bytedance/ibot, evaluation/README.md). `maskrcnn` is cheaper: Mask R-CNN on the simple feature pyramid of ViTDet (https://arxiv.org/abs/2203.16527),
     with the same schedule, optimiser (iBOT's weight decay 0.05, not ViTDet's 0.1) and augmentation, so that a number tells the
     detectors apart and nothing else. It has no published counterpart.
     """
@@ -33,6 +31,14 @@ class CocoSettings(EvaluationSettings):
         "AP75_mask": "% (higher is better), mask AP at IoU 0.75",
     }
 
+    # iBOT's two recipes: name -> what it sets beside the defaults
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "small": {},
+        "base": {"batch_size": 16, "layer_decay": 0.75, "drop_path": 0.2},
+    }
+
+    preset: Literal["small", "base"] = "small"
+    """A published recipe, for ViT-S or ViT-B; keys given beside it win."""
     head: Literal["cascade", "maskrcnn"] = "cascade"
     """The detector."""
     epochs: float = Field(default=12.0, gt=0)
@@ -40,7 +46,8 @@ class CocoSettings(EvaluationSettings):
     iterations: int | None = Field(default=None, ge=1)
     """Optimiser steps; if given, `epochs` counts for nothing."""
     batch_size: int = Field(default=32, ge=1)
-    """Images of one optimiser step."""
+    """Images of one optimiser step. With b instead of the preset's B, the learning rate is multiplied by b / B and warmup by B / b,
+    as far as they are not given: as many images are seen (linear scaling, https://arxiv.org/abs/1706.02677)."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """AdamW's, for the detector; layers of the backbone have less, see `layer_decay`."""
     weight_decay: float = Field(default=0.05, ge=0)
@@ -77,6 +84,12 @@ class CocoSettings(EvaluationSettings):
     gradient_checkpointing: bool = False
     """Recompute blocks in the backward pass: less memory, more time, the same numbers."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def preset_first(cls, values: Any) -> Any:
+        """Keys given in the study win over the preset's, which are scaled to the study's batch."""
+        return completed(cls, cls.PRESETS, values)
+
     @model_validator(mode="after")
     def consistent(self) -> Self:
         """Drops in order and inside the training; no levels where they would do nothing."""
@@ -106,8 +119,4 @@ class CocoSettings(EvaluationSettings):
     @property
     def published_protocol(self) -> str | None:
         """iBOT's protocol for ViT-S or ViT-B, if nothing that matters was changed."""
-        recipe = {name: getattr(self, name) for name in PUBLISHED[0]}
-        rest = changes(self, "epochs", *recipe)
-        if self.dataset == "COCO" and self.length == "1x" and recipe in PUBLISHED and not rest:
-            return "Cascade Mask R-CNN 1x"
-        return None
+        return "Cascade Mask R-CNN 1x" if self.dataset == "COCO" and as_published(self) else None

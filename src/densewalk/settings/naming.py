@@ -6,8 +6,8 @@ from pydantic_core import PydanticUndefined
 
 from densewalk.settings.base import EvaluationSettings
 
-# where the data lie and how memory is saved changes no number
-WITHOUT_EFFECT = {"root", "dataset", "gradient_checkpointing"}
+# where the data lie, what their labels are called and how memory is saved changes no number; a preset is what it sets
+WITHOUT_EFFECT = {"root", "dataset", "images", "masks", "class_names", "gradient_checkpointing", "preset"}
 
 
 def changes(settings: EvaluationSettings, *shown: str) -> list[str]:
@@ -18,6 +18,12 @@ def changes(settings: EvaluationSettings, *shown: str) -> list[str]:
         if name not in WITHOUT_EFFECT and name not in shown and default is not PydanticUndefined and value != default:
             found.append(f"{name} {_brief(value)}")
     return found
+
+
+def as_published(settings: EvaluationSettings) -> bool:
+    """Whether every setting that matters is its preset's."""
+    plain = {name: getattr(settings, name) for name in WITHOUT_EFFECT & type(settings).model_fields.keys()}
+    return settings == type(settings)(**plain)
 
 
 def _brief(value: Any) -> str:
