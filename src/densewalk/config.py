@@ -88,6 +88,9 @@ class TrainedRun(BaseRun):
     data: list[str] = Field(min_length=1)
     """Names of videos or image folders."""
     settings: TrainingSettings
+    sweep: dict[Name, Annotated[dict[str, Any], Field(min_length=1)]] = {}
+    """Variants for an ablation: name of the variant -> settings in which it differs. Each is a run of its own, called
+    `{run}_{variant}`, beside the run itself."""
 
 
 class DoraRun(TrainedRun):
@@ -195,6 +198,14 @@ class Study(Settings):
     """Tables to make; by default one for each task that has an evaluation."""
     execution: Execution = Execution()
     """How jobs are run; changes no configuration hash."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def sweeps_become_runs(cls, values: Any) -> Any:
+        """Every variant is a run like any other from here on: in the tables, the workflow, the hashes and as an `init`."""
+        if not isinstance(values, dict) or not isinstance(values.get("runs"), dict):
+            return values
+        return {**values, "runs": expand_sweeps(values["runs"])}
 
     # -- consistency -------------------------------------------------------------------------------------------------
 
@@ -319,6 +330,36 @@ class Study(Settings):
             "settings": _plain(e.settings),
             "labels": _plain(labels) if labels else None,
         }
+
+
+def expand_sweeps(runs: dict[str, Any]) -> dict[str, Any]:
+    """The runs of a study that is not yet checked, each followed by the variants of its `sweep`.
+
+    What is no sweep by its form stays where it is, for the models to complain about.
+
+    Raises:
+        ValueError: a variant has the name of another run.
+    """
+    expanded: dict[str, Any] = {}
+    for name, run in runs.items():
+        variants = _variants(run)
+        taken = sorted(v for v in variants if f"{name}_{v}" in runs or f"{name}_{v}" in expanded)
+        if taken or name in expanded:
+            clash = f"{name}_{taken[0]}" if taken else name
+            raise ValueError(f"runs.{name}: '{clash}' is the name of both a run and a variant of a sweep; rename one of them")
+        expanded[name] = {k: v for k, v in run.items() if k != "sweep"} if variants else run
+        for variant, changes in variants.items():
+            # not the labels: published values belong to the recipe, not to its variants
+            kept = {k: v for k, v in run.items() if k not in ("sweep", "labels")}
+            expanded[f"{name}_{variant}"] = {**kept, "settings": {**run["settings"], **changes}}
+    return expanded
+
+
+def _variants(run: Any) -> dict[str, dict[str, Any]]:
+    """A run's well-formed sweep, or nothing."""
+    sweep = run.get("sweep") if isinstance(run, dict) and isinstance(run.get("settings"), dict) else None
+    well_formed = isinstance(sweep, dict) and all(isinstance(k, str) and isinstance(v, dict) and v for k, v in sweep.items())
+    return sweep if well_formed and run.get("method") != "none" else {}
 
 
 def _plain(model: Settings) -> dict[str, Any]:
