@@ -47,14 +47,15 @@ class Labels(Settings):
 
 
 class Checkpoint(Settings):
-    """A file with a backbone's weights, in timm's, DINO's or DINOv2's layout."""
+    """A file with a backbone's weights, in timm's, DINO's, DINOv2's, NeCo's, Leopart's or Time-Tuning's layout."""
 
     file: str
     """Path, relative to the study's folder."""
     arch: str
     """`vit_{tiny,small,base,large}_patch{8,14,16}[_reg4]`."""
     key: str | None = None
-    """Entry of a training checkpoint, e.g. `teacher`; found by itself where there is only one."""
+    """Which network of a training checkpoint, by a part of its name: `teacher`, `student`, `model` (the student in NeCo's and
+    Leopart's), `feature_extractor` (the student in Time-Tuning's). Found by itself where there is only one."""
     url: str | None = None
     """Where the file comes from; printed when it is missing."""
     sha256: str | None = None
