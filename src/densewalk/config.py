@@ -358,9 +358,12 @@ def expand_sweeps(runs: dict[str, Any]) -> dict[str, Any]:
 
 def _variants(run: Any) -> dict[str, dict[str, Any]]:
     """A run's well-formed sweep, or nothing."""
-    sweep = run.get("sweep") if isinstance(run, dict) and isinstance(run.get("settings"), dict) else None
-    well_formed = isinstance(sweep, dict) and all(isinstance(k, str) and isinstance(v, dict) and v for k, v in sweep.items())
-    return sweep if well_formed and run.get("method") != "none" else {}
+    if not isinstance(run, dict) or not isinstance(run.get("settings"), dict) or run.get("method") == "none":
+        return {}
+    sweep = run.get("sweep")
+    if not isinstance(sweep, dict) or not all(isinstance(k, str) and isinstance(v, dict) and v for k, v in sweep.items()):
+        return {}
+    return sweep
 
 
 def _plain(model: Settings) -> dict[str, Any]:
