@@ -151,10 +151,65 @@ def test_training_checkpoints_lose_their_wrappers_and_heads(tmp_path):
     teacher = {f"backbone.{k}": v + 1 for k, v in weights.items()} | {"head.mlp.0.weight": torch.zeros(2)}
     student = {f"module.backbone.{k}": v for k, v in weights.items()}
     torch.save({"student": student, "teacher": teacher, "epoch": 3}, tmp_path / "full.pth")
-    assert torch.equal(load(tmp_path / "full.pth", "vit_nano_patch16").vit.cls_token, weights["cls_token"] + 1)
-    assert torch.equal(load(tmp_path / "full.pth", "vit_nano_patch16", key="student").vit.cls_token, weights["cls_token"])
-    with pytest.raises(UserError, match="no 'ema'; allowed: student, teacher, epoch"):
+    for key, more in (("teacher", 1), ("student", 0)):
+        assert torch.equal(load(tmp_path / "full.pth", "vit_nano_patch16", key=key).vit.cls_token, weights["cls_token"] + more)
+    with pytest.raises(UserError, match=r"no network 'ema'; allowed: student.module.backbone, teacher.backbone"):
         load(tmp_path / "full.pth", "vit_nano_patch16", key="ema")
+    with pytest.raises(UserError, match=r"holds several networks: student.module.backbone, teacher.backbone; to do: say with `key`"):
+        load(tmp_path / "full.pth", "vit_nano_patch16")
+
+
+def under(prefix, weights):
+    """Weights with a longer name."""
+    return {f"{prefix}{k}": v for k, v in weights.items()}
+
+
+HEAD = {f"{i}.{kind}": torch.zeros(2) for i in (0, 2, 4) for kind in ("weight", "bias")}
+# how a file holds the networks `one` (wanted) and `other` -> the key that chooses `one`
+RELEASED = {
+    "NeCo's hub files": (None, lambda one, _: one),
+    "NeCo's training, student": ("model", lambda one, other: lightning(under("model.", one) | under("teacher.", other))),
+    "NeCo's training, teacher": ("teacher", lambda one, other: lightning(under("model.", other) | under("teacher.", one))),
+    "Leopart": (None, lambda one, _: lightning(under("model.", one | {"prototypes.weight": torch.zeros(2)}))),
+    "TimeT.pth": (None, lambda one, _: timet(one)),
+    "TimeT.pth with a teacher": ("feature_extractor", lambda one, other: timet(one) | under("teacher.backbone.", other)),
+    "TimeT.pth, its teacher": ("teacher", lambda one, other: timet(other) | under("teacher.backbone.", one)),
+    "Time-Tuning's checkpoint.pth": ("teacher", lambda one, other: {"epoch": 1, "model": timet(other) | under("teacher.backbone.", one)}),
+}
+
+
+def lightning(weights):
+    """A Lightning checkpoint with NeCo's projection heads."""
+    heads = {f"{n}.projection_head.{k}": v for n in {k.split(".")[0] for k in weights} for k, v in HEAD.items()}
+    return {"epoch": 1, "state_dict": weights | heads, "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(2)}}}]}
+
+
+def timet(weights):
+    """The state dict of a TimeT module."""
+    prototypes = {"prototypes": torch.zeros(2, 2), "teacher_prototypes": torch.zeros(2, 2)}
+    return prototypes | under("feature_extractor.backbone.", weights) | under("feature_extractor.head.", HEAD)
+
+
+@pytest.mark.parametrize("name", ["vit_nano_patch16", "vit_nano_patch14_reg4"])
+@pytest.mark.parametrize("layout", RELEASED)
+def test_released_checkpoints_give_their_network(layout, name, tmp_path):
+    arch = Architecture.named(name)
+    one, other = official_weights(arch, seed=1), official_weights(arch, seed=2)
+    key, pack = RELEASED[layout]
+    torch.save(one, tmp_path / "alone.pth")
+    torch.save(pack(one, other), tmp_path / "released.ckpt")
+    alone, found = load(tmp_path / "alone.pth", name), load(tmp_path / "released.ckpt", name, key=key)
+    assert alone.vit.state_dict().keys() == found.vit.state_dict().keys()
+    assert all(torch.equal(v, found.vit.state_dict()[k]) for k, v in alone.vit.state_dict().items())
+    if key is not None:
+        with pytest.raises(UserError, match=r"holds several networks: .* say with `key` which one"):
+            load(tmp_path / "released.ckpt", name)
+
+
+def test_a_key_for_a_file_of_one_nameless_network_is_refused(tmp_path):
+    torch.save(official_weights(Architecture.named("vit_nano_patch16")), tmp_path / "one.pth")
+    with pytest.raises(UserError, match=r"no network 'teacher'; allowed: one without a name \(leave `key` out\)"):
+        load(tmp_path / "one.pth", "vit_nano_patch16", key="teacher")
 
 
 def test_block_chunks_are_renumbered():

@@ -1,9 +1,11 @@
 """Principal components against numpy's singular value decomposition, k-means on clusters that are there."""
 
 import numpy as np
+import pytest
 import torch
 
 from densewalk.clustering import PrincipalComponents, kmeans, nearest_centre
+from tests.helpers import shared
 
 
 def blobs(clusters=4, each=50, dim=6, seed=0):
@@ -64,3 +66,31 @@ def test_no_more_clusters_than_points():
 def test_nearest_centre_is_the_euclidean_one():
     x, centres = torch.randn(2, 50, 3), torch.randn(7, 3)
     assert torch.equal(nearest_centre(x, centres), torch.cdist(x, centres.expand(2, -1, -1)).argmin(-1))
+
+
+# -- the released code's numbers ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def released():
+    with np.load(shared("parity/neco_eval.npz")) as file:
+        return {k: torch.from_numpy(np.array(file[k])) for k in ("pca/x", "pca/z", "cluster/0/assign", "cluster/0/K")}
+
+
+def test_components_equal_the_releases(released):
+    ours, theirs = (x.double() for x in (PrincipalComponents(released["pca/x"]).project(released["pca/x"], 50), released["pca/z"]))
+    sign = (ours * theirs).sum(0).sign()
+    assert (ours * sign - theirs).abs().max() < 1e-3 * theirs.abs().max()
+
+
+def spread(x, labels):
+    """Sum of squared distances to the mean of each cluster."""
+    return sum(float((x[labels == k] - x[labels == k].mean(0)).square().sum()) for k in labels.unique())
+
+
+def test_clusters_are_as_tight_as_the_releases(released):
+    # both start from random points, so that the partitions differ where the data has no clear clusters
+    x, theirs, k = released["pca/z"], released["cluster/0/assign"].flatten(), int(released["cluster/0/K"])
+    ours = nearest_centre(x, kmeans(x, k, seed=0, iterations=100))
+    assert len(ours.unique()) == len(theirs.unique()) == k
+    assert spread(x, ours) < 1.01 * spread(x, theirs)

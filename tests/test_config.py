@@ -199,3 +199,89 @@ def test_a_file_that_is_no_study(tmp_path):
 def test_seeds_depend_on_every_part(one, two):
     assert (derive_seed(*one) == derive_seed(*two)) == (one == two)
     assert 0 <= derive_seed(*one) < 2**63
+
+
+# -- sweeps ------------------------------------------------------------------------------------------------------------
+
+SWEEP = {"steep10": {"student_steepness": 10, "teacher_steepness": 10}, "odd_even": {"network": "odd_even"}}
+
+
+def swept(**sweep):
+    """TINY with variants of its NeCo run."""
+    return changed(runs__neco_dora__sweep=sweep)
+
+
+def test_a_sweep_is_the_run_and_one_run_for_each_variant():
+    written_out = copy.deepcopy(TINY)
+    base = written_out["runs"]["neco_dora"]
+    for variant, changes in SWEEP.items():
+        written_out["runs"][f"neco_dora_{variant}"] = {**base, "settings": {**base["settings"], **changes}}
+    study = parse_study(swept(**SWEEP))
+    assert list(study.runs) == ["start", "dora", "neco_dora", "neco_dora_steep10", "neco_dora_odd_even"]
+    assert study == parse_study(written_out)
+    assert study.run_spec("neco_dora", 0) == parse_study(TINY).run_spec("neco_dora", 0), "the run itself is not made again"
+    assert [job[0] for job in study.evaluation_jobs()].count("neco_dora_steep10") == len(TINY["evaluations"])
+
+
+def test_a_change_of_one_variant_reruns_it_alone():
+    one, two = parse_study(swept(**SWEEP)), parse_study(swept(**{**SWEEP, "odd_even": {"network": "odd_even", "head_out": 32}}))
+    different = [run for run, seed in one.jobs() if config_hash(one.run_spec(run, seed)) != config_hash(two.run_spec(run, seed))]
+    assert different == ["neco_dora_odd_even"]
+
+
+def test_a_variant_can_be_built_on_evaluated_alone_and_take_seeds():
+    config = swept(**SWEEP)
+    config["runs"]["neco_dora"]["seeds"] = [0, 1]
+    config["runs"]["longer"] = {**TINY["runs"]["neco_dora"], "init": "neco_dora_steep10"}
+    config["evaluations"]["davis"]["runs"] = ["neco_dora_steep10"]
+    study = parse_study(config)
+    assert study.run_spec("longer", 0)["init"]["hash"] == config_hash(study.run_spec("neco_dora_steep10", 0))
+    assert [j for j in study.evaluation_jobs() if j[2] == "davis"] == [("neco_dora_steep10", s, "davis") for s in (0, 1)]
+
+
+def test_published_values_do_not_stand_beside_variants():
+    config = swept(**SWEEP)
+    config["runs"]["neco_dora"]["labels"] = {"method": "NeCo", "arch": "ViT-S/14"}
+    study = parse_study(config)
+    assert study.labels_of("neco_dora") is not None
+    assert study.labels_of("neco_dora_steep10") is None
+
+
+def test_a_variant_wins_over_a_preset():
+    config = swept(smaller={"batch_size": 2})
+    config["runs"]["neco_dora"]["settings"] = {"preset": "small/neco_dino"}
+    runs = parse_study(config).runs
+    assert (runs["neco_dora"].settings.batch_size, runs["neco_dora_smaller"].settings.batch_size) == (45, 2)
+    assert runs["neco_dora_smaller"].settings.epochs == 50
+
+
+@pytest.mark.parametrize(
+    ("path", "sweep", "message"),
+    [
+        ("neco_dora", {"steep": {"student_stepness": 1}}, "runs.neco_dora_steep.neco.settings.student_stepness"),
+        ("neco_dora", {"steep": {"student_steepness": -1}}, "runs.neco_dora_steep.neco.settings.student_steepness"),
+        ("neco_dora", {"same": {}}, "runs.neco_dora.neco.sweep.same"),
+        ("neco_dora", {"steep": 10}, "runs.neco_dora.neco.sweep.steep"),
+        ("neco_dora", {10: {"student_steepness": 10}}, "runs.neco_dora.neco.sweep.10"),
+        ("neco_dora", {"Steep": {"student_steepness": 10}}, "runs.neco_dora_Steep"),
+        ("neco_dora", [10, 100], "runs.neco_dora.neco.sweep"),
+        ("start", {"other": {"steps": 1}}, "runs.start.none.sweep"),
+    ],
+)
+def test_what_is_wrong_with_a_sweep_is_named(path, sweep, message):
+    with pytest.raises(UserError) as error:
+        parse_study(changed(**{f"runs__{path}__sweep": sweep}))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_variant_takes_no_other_run_s_name(order):
+    config = swept(**SWEEP)
+    config["runs"]["neco_dora_odd_even"] = TINY["runs"]["neco_dora"]
+    config["runs"] = dict(list(config["runs"].items())[::order])
+    with pytest.raises(UserError, match="'neco_dora_odd_even' is the name of both a run and a variant of a sweep"):
+        parse_study(config)
+    twice = changed(runs__neco_dora__sweep={"a_b": {"head_out": 8}})
+    twice["runs"]["neco_dora_a"] = {**TINY["runs"]["neco_dora"], "sweep": {"b": {"head_out": 9}}}
+    with pytest.raises(UserError, match="'neco_dora_a_b' is the name of both"):
+        parse_study(twice)

@@ -3,6 +3,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from benchmarks import matrix_sort
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.layers import DropPath
@@ -77,6 +78,12 @@ def test_the_loss_equals_the_releases(monkeypatch):
     for p in range(10):
         for side, found in ((2 * p, sources), (2 * p + 1, targets)):
             torch.testing.assert_close(found[p], case[f"pairs/{side}/src"].flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-4)
+    for side in range(20):
+        torch.testing.assert_close(references[side // 2], case[f"pairs/{side}/ref"].flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-4)
+    for side, found in ((0, sources), (1, targets)):
+        rows = scores(found[0], references[0], method.settings).flatten(0, 1).detach().double()
+        order = matrix_sort.relaxed_sort(rows, "bitonic", 100.0)[0].unflatten(0, found[0].shape[:2])  # image, patch, reference, position
+        torch.testing.assert_close(order.permute(0, 3, 2, 1).float(), case[f"pairs/{side}/perm"].flatten(3), atol=1e-4, rtol=1e-3)
     for p in range(10):
         rows = [scores(x[p], references[p], method.settings).flatten(0, 1) for x in (sources, targets)]
         assert method.sort_losses(*rows, 100.0).mean().item() == pytest.approx(float(case[f"sublosses/{p}/loss"]), abs=1e-5)
@@ -92,6 +99,19 @@ def test_the_loss_equals_the_releases(monkeypatch):
 def to_network(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The released network's names in ours."""
     return {k.replace("projection_head.", "head.mlp.") if "head" in k else f"backbone.vit.{k}": v for k, v in weights.items()}
+
+
+def require_released_groups(method: Neco, optimizer: torch.optim.Optimizer) -> None:
+    """Every parameter has the learning rate and weight decay that the release gives it."""
+    with np.load(shared("parity/neco_step.npz")) as file:
+        recorded = [{k: file[f"param_groups/{g}/{k}"] for k in ("names", "lr", "wd")} for g in range(4)]
+    names = {id(p): name for name, p in method.student.named_parameters()}
+    set_schedules(optimizer, 0)
+    found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    expected = {to_network({str(name): None}).popitem()[0]: (float(g["lr"]), float(g["wd"])) for g in recorded for name in g["names"]}
+    assert found.keys() == expected.keys()
+    for name, rates in expected.items():
+        assert found[name] == pytest.approx(rates), name
 
 
 def replay(monkeypatch, permutations: list[torch.Tensor]) -> None:
@@ -132,6 +152,7 @@ def test_three_steps_equal_the_releases(monkeypatch):
     method.student.load_state_dict(to_network(nested("neco_step.npz", "student0/")))
     method.teacher.load_state_dict(to_network(nested("neco_step.npz", "teacher0/")))
     optimizer = make_optimizer(method)
+    require_released_groups(method, optimizer)
     np.testing.assert_allclose(method.momentum, case["momentum_schedule"], rtol=1e-12)
     np.testing.assert_allclose(method.param_groups()[0].weight_decay, case["wd_schedule"], rtol=1e-12)
     for at in range(3):
@@ -144,6 +165,11 @@ def test_three_steps_equal_the_releases(monkeypatch):
         }
         replay(monkeypatch, [step[f"randperms_in_order/{p}"] for p in range(10)])
         set_schedules(optimizer, at)
+        np.testing.assert_allclose([g["lr"] for g in optimizer.param_groups], step["lrs"], rtol=1e-9)
+        for network, crops, name in ((method.teacher, ("global",), "teacher_emb"), (method.student, ("global", "local"), "student_emb")):
+            maps = [method.look(network, batch[c]).transpose(0, 1).flatten(0, 1) for c in crops]
+            found = torch.cat([m.flatten(2).transpose(1, 2).flatten(0, 1) for m in maps])
+            torch.testing.assert_close(found, step[name], atol=1e-4, rtol=1e-3)
         loss, _ = method.step(batch, at, torch.Generator())
         assert loss.item() == pytest.approx(float(step["loss"]), abs=1e-5)
         optimizer.zero_grad()

@@ -159,6 +159,16 @@ def test_the_releases_numbers(case, backend):
     assert (gradient - expected).norm() < 1e-4 * expected.norm()
 
 
+@pytest.mark.parametrize("case", range(13))
+def test_the_benchmark_s_opponent_equals_the_release(case):
+    with np.load(shared("parity/neco_sort.npz")) as file:
+        at = {k: file[f"{case}/{k}"] for k in ("kind", "S", "T", "steep_s", "steep_t", "P", "Q", "sorted_s", "sorted_t")}
+    for scores, steepness, p, ordered in (("S", "steep_s", "P", "sorted_s"), ("T", "steep_t", "Q", "sorted_t")):
+        found = matrix_sort.relaxed_sort(torch.from_numpy(at[scores]).double(), str(at["kind"]), float(at[steepness]))
+        for mine, theirs in zip(found, (at[p], at[ordered]), strict=True):
+            np.testing.assert_allclose(mine.numpy(), theirs, atol=5e-5)  # theirs is float32
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_matrix_formula(kind, backend):

@@ -11,7 +11,7 @@ embeddings of 37 x 37 patches (518 px); the others have 224 px embeddings. `nano
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +40,8 @@ SIZES = {
     "base": (768, 12, 12),
     "large": (1024, 24, 16),
 }
+# parts beside a backbone's own in a file: classifiers, projection heads (NeCo, Leopart) and prototypes (Leopart)
+HEADS = {"head", "projection_head", "prototypes"}
 _NAME = re.compile(r"vit_(?P<size>[a-z]+)_patch(?P<patch>8|14|16)(?P<reg>_reg4)?")
 
 
@@ -351,11 +353,11 @@ def create(arch: str | Architecture, *, seed: int, drop_path: float = 0.0) -> Ba
 
 
 def load(path: str | Path, arch: str | Architecture | None = None, *, drop_path: float = 0.0, key: str | None = None) -> Backbone:
-    """A backbone from a file of this project, timm, DINO or DINOv2; every key must fit.
+    """A backbone from a file of this project, timm, DINO, DINOv2, NeCo, Leopart or Time-Tuning; every key must fit.
 
     Args:
         arch: needed unless the file is one of this project's exports, which know theirs.
-        key: for training checkpoints with several networks, e.g. `teacher` (default: teacher, student, model, state_dict).
+        key: for training checkpoints with several networks: a part of the name of the wanted one, e.g. `teacher`.
 
     Raises:
         UserError: unreadable file, missing, extra or misshapen keys; the message lists them.
@@ -408,10 +410,10 @@ def _some(keys: list[str], most: int = 6) -> str:
 
 
 def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A file's flat state dict, and the metadata of a safetensors file; nothing in it is executed.
+    """The flat state dict of a file's backbone, and the metadata of a safetensors file; nothing in it is executed.
 
     Raises:
-        UserError: no such file, or not a safetensors file nor a plain dictionary of tensors.
+        UserError: no such file, not a safetensors file nor a plain dictionary of tensors, or not clear which network.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist", todo="download it or correct the path")
@@ -419,28 +421,46 @@ def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor],
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 metadata = dict(file.metadata() or {})
-            return load_file(path), metadata
+            return _one_network(load_file(path), path, key), metadata
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"checkpoint {path} cannot be read safely: {error}", todo="use a file of tensors only") from error
-    return _flat(content, path, key), {}
+    return _one_network(content, path, key), {}
 
 
-def _flat(content: Any, path: Path, key: str | None) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, without the wrappers' prefixes and without projection heads."""
-    if not isinstance(content, dict):
+def _one_network(content: Any, path: Path, key: str | None) -> dict[str, Tensor]:
+    """The state dict of one backbone inside a checkpoint, without wrappers' prefixes and without projection heads.
+
+    Wherever a `cls_token` is, there is a network, and what stands before it is its name: `teacher.backbone` in DINO's and
+    Time-Tuning's files, `state_dict.model` in Lightning's (NeCo, Leopart), nothing in a file of weights alone.
+
+    Raises:
+        UserError: several networks and no `key` to choose by, or none that `key` fits.
+    """
+    if not isinstance(content, Mapping):
         raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a dictionary of tensors")
-    for name in [key] if key else ["teacher", "student", "model", "state_dict"]:
-        if isinstance(content.get(name), dict):
-            content = content[name]
-            break
-    else:
-        if key:
-            raise UserError(f"checkpoint {path} has no '{key}'", allowed=", ".join(map(str, content)))
-    flat = {k.removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
-    if any(k.startswith("backbone.") for k in flat):
-        flat = {k.removeprefix("backbone."): v for k, v in flat.items() if k.startswith("backbone.")}
-    return flat
+    flat = dict(_leaves(content))
+    networks = sorted({k.removesuffix("cls_token") for k in flat if k.split(".")[-1] == "cls_token"})
+    chosen = [n for n in networks if key is None or f".{key}." in f".{n}"]
+    names = ", ".join(n.removesuffix(".") or "one without a name (leave `key` out)" for n in networks) or "none"
+    if key is not None and not chosen:
+        raise UserError(f"checkpoint {path} has no network '{key}'", allowed=names)
+    if len(chosen) > 1:
+        raise UserError(f"checkpoint {path} holds several networks: {names}", todo="say with `key` which one, e.g. the part `teacher`")
+    prefix = chosen[0] if chosen else ""
+    weights = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
+    return {k: v for k, v in weights.items() if k.split(".")[0] not in HEADS}
+
+
+def _leaves(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of nested dictionaries under dotted names."""
+    for name, value in content.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        elif isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
 
 
 def to_timm(weights: Mapping[str, Tensor], arch: Architecture) -> dict[str, Tensor]:

@@ -53,14 +53,15 @@ class Labels(Settings):
 
 
 class Checkpoint(Settings):
-    """A file with a backbone's weights, in timm's, DINO's or DINOv2's layout."""
+    """A file with a backbone's weights, in timm's, DINO's, DINOv2's, NeCo's, Leopart's or Time-Tuning's layout."""
 
     file: str
     """Path, relative to the study's folder."""
     arch: str
     """`vit_{tiny,small,base,large}_patch{8,14,16}[_reg4]`."""
     key: str | None = None
-    """Entry of a training checkpoint, e.g. `teacher`; found by itself where there is only one."""
+    """Which network of a training checkpoint, by a part of its name: `teacher`, `student`, `model` (the student in NeCo's and
+    Leopart's), `feature_extractor` (the student in Time-Tuning's). Found by itself where there is only one."""
     url: str | None = None
     """Where the file comes from; printed when it is missing."""
     sha256: str | None = None
@@ -94,6 +95,9 @@ class TrainedRun(BaseRun):
     data: list[str] = Field(min_length=1)
     """Names of videos or image folders."""
     settings: TrainingSettings
+    sweep: dict[Name, Annotated[dict[str, Any], Field(min_length=1)]] = {}
+    """Variants for an ablation: name of the variant -> settings in which it differs. Each is a run of its own, called
+    `{run}_{variant}`, beside the run itself."""
 
 
 class DoraRun(TrainedRun):
@@ -286,6 +290,14 @@ class Study(Settings):
     execution: Execution = Execution()
     """How jobs are run; changes no configuration hash."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def sweeps_become_runs(cls, values: Any) -> Any:
+        """Every variant is a run like any other from here on: in the tables, the workflow, the hashes and as an `init`."""
+        if not isinstance(values, dict) or not isinstance(values.get("runs"), dict):
+            return values
+        return {**values, "runs": expand_sweeps(values["runs"])}
+
     # -- consistency -------------------------------------------------------------------------------------------------
 
     @model_validator(mode="after")
@@ -419,6 +431,39 @@ class Study(Settings):
             "settings": _plain(e.settings),
             "labels": _plain(labels) if labels else None,
         }
+
+
+def expand_sweeps(runs: dict[str, Any]) -> dict[str, Any]:
+    """The runs of a study that is not yet checked, each followed by the variants of its `sweep`.
+
+    What is no sweep by its form stays where it is, for the models to complain about.
+
+    Raises:
+        ValueError: a variant has the name of another run.
+    """
+    expanded: dict[str, Any] = {}
+    for name, run in runs.items():
+        variants = _variants(run)
+        taken = sorted(v for v in variants if f"{name}_{v}" in runs or f"{name}_{v}" in expanded)
+        if taken or name in expanded:
+            clash = f"{name}_{taken[0]}" if taken else name
+            raise ValueError(f"runs.{name}: '{clash}' is the name of both a run and a variant of a sweep; rename one of them")
+        expanded[name] = {k: v for k, v in run.items() if k != "sweep"} if variants else run
+        for variant, changes in variants.items():
+            # not the labels: published values belong to the recipe, not to its variants
+            kept = {k: v for k, v in run.items() if k not in ("sweep", "labels")}
+            expanded[f"{name}_{variant}"] = {**kept, "settings": {**run["settings"], **changes}}
+    return expanded
+
+
+def _variants(run: Any) -> dict[str, dict[str, Any]]:
+    """A run's well-formed sweep, or nothing."""
+    if not isinstance(run, dict) or not isinstance(run.get("settings"), dict) or run.get("method") == "none":
+        return {}
+    sweep = run.get("sweep")
+    if not isinstance(sweep, dict) or not all(isinstance(k, str) and isinstance(v, dict) and v for k, v in sweep.items()):
+        return {}
+    return sweep
 
 
 def _plain(model: Settings) -> dict[str, Any]:
