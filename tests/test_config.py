@@ -1,11 +1,12 @@
 import copy
 import json
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from densewalk.config import json_schema, load_study, parse_evaluation, parse_study, parse_training
+from densewalk.config import Evaluation, json_schema, load_study, parse_evaluation, parse_study, parse_training
 from densewalk.errors import UserError
 from densewalk.provenance import canonical, config_hash, derive_seed
 from tests.studies import REPOSITORY, TINY
@@ -53,12 +54,23 @@ def test_every_key_is_described():
         (changed(evaluations__davis__protocol="davos"), "davos"),
         (changed(runs__state=TINY["runs"]["start"]), "the name 'state' is taken"),
         (changed(execution__workers=-1), "execution.workers"),
+        (changed(tables=["davis", "dancing"]), "tables.1: no such table: 'dancing'; allowed: ade20k, coco, "),
     ],
 )
 def test_what_is_wrong_is_named(config, message):
     with pytest.raises(UserError, match=r"config\.yaml") as error:
         parse_study(config)
     assert message in str(error.value)
+
+
+def test_tables_follow_from_the_evaluations():
+    tasks = [member.model_fields["settings"].annotation.TASK for member in get_args(get_args(Evaluation)[0])]
+    allowed = json_schema()["properties"]["tables"]["anyOf"][0]["items"]["enum"]
+    assert set(allowed) == set(tasks)
+    assert sorted(allowed, key=tasks.index) == allowed
+    assert parse_study(TINY).task_tables == ["davis", "incontext"]
+    assert parse_study(changed(tables=["incontext", "ade20k"])).task_tables == ["ade20k", "incontext"]
+    assert parse_study(changed(tables=[])).task_tables == []
 
 
 def test_a_run_is_known_by_all_it_is_built_on():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from densewalk.errors import UserError
 from densewalk.provenance import config_hash
@@ -167,6 +167,27 @@ class Incontext(BaseEvaluation):
 Evaluation = Annotated[Ade20kLinear | Ade20kUpernet | Coco | Davis | Incontext, Field(discriminator="protocol")]
 
 
+def _settings_by(tag: str, union: Any) -> dict[str, Any]:
+    """Value of `tag` -> settings model, for the members of a discriminated union that have settings."""
+    members = get_args(get_args(union)[0])
+    return {
+        get_args(m.model_fields[tag].annotation)[0]: m.model_fields["settings"].annotation for m in members if "settings" in m.model_fields
+    }
+
+
+# in the order in which the evaluations are declared, several of which may share a table
+TABLES = tuple(dict.fromkeys(settings.TASK for settings in _settings_by("protocol", Evaluation).values()))
+
+
+def _known_table(name: str) -> str:
+    if name not in TABLES:
+        raise ValueError(f"no such table: '{name}'; allowed: {', '.join(TABLES)}")
+    return name
+
+
+Table = Annotated[str, AfterValidator(_known_table), Field(json_schema_extra={"enum": [*TABLES]})]
+
+
 class Synthetic(SyntheticSettings):
     """A generated city walk that takes the place of downloaded data."""
 
@@ -191,7 +212,7 @@ class Study(Settings):
     """Rows of the tables."""
     evaluations: dict[Name, Evaluation] = {}
     """Columns of the tables."""
-    tables: list[Literal["ade20k", "coco", "davis", "incontext"]] | None = None
+    tables: list[Table] | None = None
     """Tables to make; by default one for each task that has an evaluation."""
     execution: Execution = Execution()
     """How jobs are run; changes no configuration hash."""
@@ -254,7 +275,7 @@ class Study(Settings):
     def task_tables(self) -> list[str]:
         """Tables of this study, in a fixed order."""
         tasks = {e.settings.TASK for e in self.evaluations.values()}
-        return [t for t in ("ade20k", "coco", "davis", "incontext") if t in (self.tables if self.tables is not None else tasks)]
+        return [t for t in TABLES if t in (self.tables if self.tables is not None else tasks)]
 
     def arch_of(self, run: str) -> str:
         """The run's architecture, through the chain of its initial backbones."""
@@ -344,14 +365,6 @@ def _complaints(error: ValidationError, most: int = 5) -> list[str]:
         message = e["msg"].removeprefix("Value error, ")
         found.append(f"{key}: {message}" if key else message)
     return found
-
-
-def _settings_by(tag: str, union: Any) -> dict[str, Any]:
-    """Value of `tag` -> settings model, for the members of a discriminated union that have settings."""
-    members = get_args(get_args(union)[0])
-    return {
-        get_args(m.model_fields[tag].annotation)[0]: m.model_fields["settings"].annotation for m in members if "settings" in m.model_fields
-    }
 
 
 def parse_training(method: str, settings: dict[str, Any]) -> TrainingSettings:
