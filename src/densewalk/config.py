@@ -25,12 +25,14 @@ from densewalk.settings.dino import DinoSettings
 from densewalk.settings.dora import DoraSettings
 from densewalk.settings.execution import Execution
 from densewalk.settings.incontext import IncontextSettings
+from densewalk.settings.linear_segmentation import LinearSegmentationSettings
 from densewalk.settings.neco import NecoSettings
+from densewalk.settings.overcluster import OverclusterSettings
 from densewalk.settings.synthetic import SyntheticSettings
 from densewalk.settings.timetuning import TimeTuningSettings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
-RESERVED = {"data", "logs", "state", "tables", "random"}
+RESERVED = {"cache", "data", "logs", "state", "tables", "random"}
 
 
 class Labels(Settings):
@@ -164,7 +166,23 @@ class Incontext(BaseEvaluation):
     settings: IncontextSettings
 
 
-Evaluation = Annotated[Ade20kLinear | Ade20kUpernet | Coco | Davis | Incontext, Field(discriminator="protocol")]
+class LinearSegmentation(BaseEvaluation):
+    """Semantic segmentation by a linear head on frozen features, with reduced masks."""
+
+    protocol: Literal["linear_segmentation"]
+    settings: LinearSegmentationSettings
+
+
+class Overcluster(BaseEvaluation):
+    """Semantic segmentation by clusters of frozen features."""
+
+    protocol: Literal["overcluster"]
+    settings: OverclusterSettings
+
+
+Evaluation = Annotated[
+    Ade20kLinear | Ade20kUpernet | Coco | Davis | Incontext | LinearSegmentation | Overcluster, Field(discriminator="protocol")
+]
 
 
 def _settings_by(tag: str, union: Any) -> dict[str, Any]:

@@ -43,3 +43,13 @@ use rule evaluate_davis as evaluate_ade20k_upernet with:
 use rule evaluate_davis as evaluate_coco with:
     wildcard_constraints:
         evaluation=only(evaluations_of("coco")),
+
+
+use rule evaluate_davis as evaluate_linear_segmentation with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("linear_segmentation")),
+
+
+use rule evaluate_davis as evaluate_overcluster with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("overcluster")),
