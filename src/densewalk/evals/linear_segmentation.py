@@ -38,6 +38,7 @@ from densewalk.checkpoint import State
 from densewalk.errors import Interrupted, TrainingError, UserError
 from densewalk.evals.base import Job, Result
 from densewalk.evals.views import BATCH, SHOWN, reduced, require_finite, row, validation_maps, whole_batches
+from densewalk.feature_cache import Dense
 from densewalk.images import normalize
 from densewalk.labelled import Example
 from densewalk.loop import StopRequest, leave_signals_to_parent, stop_signals
@@ -113,7 +114,7 @@ def train(settings: LinearSegmentationSettings, backbone: Backbone, examples: Se
         for at, (images, masks, items) in enumerate(loader, start=done):
             optimizer.param_groups[0]["lr"] = settings.learning_rate * (0.1 if at // per_epoch >= settings.drop_epoch else 1)
             names = [examples[i] for i in items.tolist()]
-            loss = step(settings, backbone, head, optimizer, images.to(job.device), masks.to(job.device), names)
+            loss = step(settings, backbone.dense, head, optimizer, images.to(job.device), masks.to(job.device), names)
             progress.advance(f"loss {loss:.4f}")
             _keep(state, head, optimizer, at + 1, len(batches), per_epoch, stop)
     progress.close()
@@ -143,7 +144,7 @@ def resume(head: nn.Linear, optimizer: torch.optim.Optimizer, state: State, devi
 
 def step(
     settings: LinearSegmentationSettings,
-    backbone: Backbone,
+    dense: Dense,
     head: nn.Linear,
     optimizer: torch.optim.Optimizer,
     images: Float[Tensor, "batch 3 size size"],
@@ -164,7 +165,7 @@ def step(
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
         with torch.no_grad():
-            maps = backbone.dense(images[part])
+            maps = dense(images[part])
         require_finite(maps, names[part])
         loss = F.cross_entropy(logits(head, maps, (settings.mask_size, settings.mask_size)), labels[part], reduction="sum") / counted
         loss.backward()
