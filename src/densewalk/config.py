@@ -28,7 +28,9 @@ from densewalk.settings.execution import Execution
 from densewalk.settings.incontext import IncontextSettings
 from densewalk.settings.knn import KnnSettings
 from densewalk.settings.linear import LinearSettings
+from densewalk.settings.linear_segmentation import LinearSegmentationSettings
 from densewalk.settings.neco import NecoSettings
+from densewalk.settings.overcluster import OverclusterSettings
 from densewalk.settings.segmentation import SegmentationLinearSettings, SegmentationUpernetSettings
 from densewalk.settings.synthetic import SyntheticSettings
 from densewalk.settings.timetuning import TimeTuningSettings
@@ -36,7 +38,7 @@ from densewalk.settings.tracking import TrackingSettings
 from densewalk.settings.video_segmentation import VideoSegmentationSettings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
-RESERVED = {"data", "logs", "state", "tables", "random"}
+RESERVED = {"cache", "data", "logs", "state", "tables", "random"}
 
 
 class Labels(Settings):
@@ -223,6 +225,20 @@ class Tracking(BaseEvaluation):
     settings: TrackingSettings
 
 
+class LinearSegmentation(BaseEvaluation):
+    """Semantic segmentation by a linear head on frozen features, with reduced masks."""
+
+    protocol: Literal["linear_segmentation"]
+    settings: LinearSegmentationSettings
+
+
+class Overcluster(BaseEvaluation):
+    """Semantic segmentation by clusters of frozen features."""
+
+    protocol: Literal["overcluster"]
+    settings: OverclusterSettings
+
+
 Evaluation = Annotated[
     Ade20kLinear
     | Ade20kUpernet
@@ -231,6 +247,8 @@ Evaluation = Annotated[
     | Coco
     | Davis
     | Incontext
+    | LinearSegmentation
+    | Overcluster
     | VideoSegmentation
     | Knn
     | Linear

@@ -6,6 +6,7 @@ results/{run}/s{seed}/{evaluation}.json, {evaluation}/...
 
 import importlib
 import math
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from densewalk.checkpoint import State, export_backbone, read_json, write_card, 
 from densewalk.config import parse_evaluation, parse_training
 from densewalk.errors import UserError
 from densewalk.evals.base import Job, Result
+from densewalk.feature_cache import FeatureCache
 from densewalk.methods.base import Method, Source
 from densewalk.progress import log
 from densewalk.provenance import config_hash, file_sha256, record
@@ -46,6 +48,8 @@ EVALUATIONS = {
     "linear": "densewalk.evals.linear",
     "discovery": "densewalk.evals.discovery",
     "tracking": "densewalk.evals.tracking",
+    "linear_segmentation": "densewalk.evals.linear_segmentation",
+    "overcluster": "densewalk.evals.overcluster",
 }
 
 
@@ -190,7 +194,8 @@ def evaluate(spec: dict[str, Any], backbone: Path, state: Path, out: Path, execu
     device = distributed.local_device(execution.device)
     begun = time.monotonic()
     with State(state, {"backbone": file_sha256(backbone)}):
-        job = Job(out=out.with_suffix(""), state=state, seed=spec["seed"], device=str(device), workers=execution.workers)
+        cache = FeatureCache(Path(os.environ.get("DENSEWALK_CACHE", "results/cache")), int(execution.cache_gib * 2**30))
+        job = Job(out.with_suffix(""), state, spec["seed"], str(device), execution.workers, cache)
         result = module.evaluate(settings, backbone, job)
     require_metrics(result, settings.METRICS)
     content = {

@@ -78,3 +78,13 @@ use rule evaluate_davis as evaluate_discovery with:
 use rule evaluate_davis as evaluate_tracking with:
     wildcard_constraints:
         evaluation=only(evaluations_of("tracking")),
+
+
+use rule evaluate_davis as evaluate_linear_segmentation with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("linear_segmentation")),
+
+
+use rule evaluate_davis as evaluate_overcluster with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("overcluster")),

@@ -4,12 +4,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from densewalk.feature_cache import Dense, FeatureCache
+from densewalk.provenance import file_sha256
+
 
 @dataclass(frozen=True)
 class Job:
     """Where and how one evaluation runs; none of it changes a number.
 
     out: folder for pictures and predictions beside the result. state: folder for resumable state, kept after a failure.
+    cache: features that evaluations share; none without it.
     """
 
     out: Path
@@ -17,6 +21,11 @@ class Job:
     seed: int = 0
     device: str = "cpu"
     workers: int = 0
+    cache: FeatureCache | None = None
+
+    def cached(self, dense: Dense, backbone_path: Path) -> Dense:
+        """`dense`, sharing what it computes with all evaluations of the same backbone file."""
+        return dense if self.cache is None else self.cache.around(dense, file_sha256(backbone_path))
 
 
 @dataclass(frozen=True)

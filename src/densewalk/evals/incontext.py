@@ -17,7 +17,7 @@ approximately (ScaNN); the search here is exact. Where more patches are asked fo
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from densewalk import labelled
 from densewalk.backbone import load
 from densewalk.errors import UserError
 from densewalk.evals.base import Job, Result
+from densewalk.evals.views import BATCH, require_finite, resize
+from densewalk.feature_cache import Dense
 from densewalk.labelled import Example
 from densewalk.pictures import Row, segmentation_strip
 from densewalk.progress import track
@@ -45,11 +47,8 @@ from densewalk.settings.incontext import IncontextSettings
 
 log = logging.getLogger("densewalk")
 
-BATCH = 8  # images per forward pass
 BLOCK, TILE = 1_024, 16_384  # query and memory patches that meet at once: 64 MiB of similarities
 SHOWN = 4  # queries in the picture
-
-Dense = Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, "batch dim rows columns"]]
 
 
 def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Result:
@@ -60,11 +59,13 @@ def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Resu
     """
     memory_set, query_set = splits(settings)
     backbone = load(backbone_path).eval().to(job.device)
+    dense = job.cached(backbone.dense, backbone_path)
     views = Views(settings, settings.input_size // backbone.patch * backbone.patch, backbone.patch, job)
     answers = []
     for sample in samples(settings, memory_set):
-        memory = build_memory(views, backbone.dense, sample.examples, sample.seed)
-        answers.append(answer(views, backbone.dense, memory, query_set))
+        # no augmented image is seen twice
+        memory = build_memory(views, backbone.dense if settings.augmentation_epochs else dense, sample.examples, sample.seed)
+        answers.append(answer(views, dense, memory, query_set))
     names = labelled.class_names(settings.root, settings.layout, settings.label_values, settings.class_names)
     segmentation_strip(job.out / "strip.png", answers[0].shown, names, settings.ignored)
     return summary(settings, answers, len(query_set), names, {"input_size": views.size, "memory_images": len(sample.examples)})
@@ -83,22 +84,8 @@ class Sample:
 
 def splits(settings: IncontextSettings) -> tuple[list[Example], list[Example]]:
     """Memory and query images."""
-    root = Path(settings.root)
-    if settings.layout == "ade20k":
-        return labelled.ade20k(root, "training"), labelled.ade20k(root, "validation")
-    if settings.layout == "voc":
-        masks = settings.masks or "SegmentationClass"
-        return labelled.voc(root, settings.memory_list, masks), labelled.voc(root, settings.query_list, masks)
-    assert settings.images is not None
-    assert settings.masks is not None
-    open_layout = labelled.video if settings.layout == "video" else labelled.folders
-    examples = open_layout(root / settings.images, root / settings.masks)
-    for example in examples:
-        labelled.require_labels(example.mask, labelled.read_mask(example.mask), settings.label_values, settings.ignored)
-    queries = examples[settings.query_offset :: settings.query_every]
-    if not queries:
-        raise UserError(f"{len(examples)} labelled images in {root} leave no query", todo="lower query_offset")
-    return examples[:: settings.memory_every], queries
+    memory = labelled.split(settings, "training", settings.memory_list, settings.memory_every)
+    return memory, labelled.split(settings, "validation", settings.query_list, settings.query_every, settings.query_offset)
 
 
 # the published samples' sizes are no exact fractions
@@ -264,11 +251,7 @@ class Views:
         for images, masks, numbers in track(loader, label):
             with torch.inference_mode():
                 maps = dense(images.to(self.job.device))
-            bad = ~maps.flatten(1).isfinite().all(1)
-            if bad.any():
-                raise UserError(
-                    f"the backbone's features of {examples[numbers[bad.cpu()][0]]} are not finite", todo="check the training run"
-                )
+            require_finite(maps, [examples[i] for i in numbers.tolist()])
             yield from zip(maps, masks.to(self.job.device), numbers.tolist(), strict=True)
 
 
@@ -290,14 +273,6 @@ class Images(Dataset[tuple[Tensor, Tensor, int]]):
         else:
             x, labels = augment(image, labels, self.size, derive_seed(self.seed, i))
         return TF.normalize(x, [0.485, 0.456, 0.406], self.std), labels, i
-
-
-def resize(
-    image: Image.Image, mask: Integer[Tensor, "height width"], size: int
-) -> tuple[Float[Tensor, "3 {size} {size}"], Integer[Tensor, "{size} {size}"]]:
-    """Image (bilinear) and mask (nearest), squeezed to a square."""
-    square = image.resize((size, size), Image.Resampling.BILINEAR)
-    return TF.to_tensor(square), TF.resize(mask[None], [size, size], T.InterpolationMode.NEAREST)[0]
 
 
 JITTER = T.Compose([T.RandomApply([T.ColorJitter(**{what: 0.1})], p=0.5) for what in ("brightness", "contrast", "saturation", "hue")])

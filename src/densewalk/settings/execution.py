@@ -31,6 +31,8 @@ class Execution(Settings):
     """Time between two progress lines in a log file."""
     metrics_every: int = Field(default=10, ge=1)
     """Steps between two points of the learning curve."""
+    cache_gib: float = Field(default=20.0, ge=0)
+    """Size that the folder of shared features may have (results/cache, or $DENSEWALK_CACHE); 0 keeps none."""
 
     def parts_of(self, run: str) -> int:
         """In how many parts a training process of this run passes its share of the batch."""

@@ -1,15 +1,11 @@
 """Settings of in-context segmentation, the Hummingbird protocol."""
 
-from math import gcd
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.settings.base import EvaluationSettings
+from densewalk.settings.labelled import KNOWN, LabelledSettings, require_apart
 
-Layout = Literal["ade20k", "voc", "masks", "video"]
-# label values of a mask, the ignored one among or beside them
-KNOWN: dict[str, tuple[int, int]] = {"ade20k": (151, 0), "voc": (21, 255)}
 PUBLISHED_AT_DEFAULT = (
     "memory_list",
     "query_list",
@@ -22,7 +18,7 @@ PUBLISHED_AT_DEFAULT = (
 )
 
 
-class IncontextSettings(EvaluationSettings):
+class IncontextSettings(LabelledSettings):
     """Dense nearest-neighbour retrieval: patches of labelled memory images vote on the patches of query images."""
 
     TASK: ClassVar[str] = "incontext"
@@ -34,20 +30,6 @@ class IncontextSettings(EvaluationSettings):
     # published values are Hungarian-matched: our metric -> the metric's name in published.csv
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = {"mIoU_hungarian": "mIoU"}
 
-    layout: Layout
-    """`ade20k`: ADEChallengeData2016. `voc`: VOCdevkit/VOC2012. `masks`: a folder of images and one of masks with equal
-    names. `video`: a video and a folder of masks named by frame number, 00000.png for the first frame."""
-    images: str | None = None
-    """Layout `masks`: folder of the images below `root`. Layout `video`: the video file below `root`."""
-    masks: str | None = None
-    """Folder of the masks below `root` (layouts `masks` and `video`); layout `voc`: folder of the masks inside VOC2012,
-    SegmentationClass if not given."""
-    num_classes: int | None = Field(default=None, ge=2)
-    """Layouts `masks` and `video`: number of label values; a mask may hold 0 to num_classes - 1 and `ignore`."""
-    ignore: int | None = Field(default=None, ge=0)
-    """Layouts `masks` and `video`: label of pixels that count for nothing."""
-    class_names: list[str] | None = None
-    """Layouts `masks` and `video`: names of the labels, for legends."""
     memory_list: str = "trainaug"
     """Layout `voc`: list in ImageSets/Segmentation with the memory images."""
     query_list: str = "val"
@@ -78,39 +60,11 @@ class IncontextSettings(EvaluationSettings):
     pixels stored in memory as class 0, classes that occur nowhere count as 0 in the mean. `paper`: none of these."""
 
     @model_validator(mode="after")
-    def layout_has_what_it_needs(self) -> Self:
-        """The fields that this layout needs, and no others that would silently do nothing."""
-        own = ("images", "masks", "num_classes")
-        if self.layout in KNOWN:
-            extra = [n for n in ("images", "num_classes", "ignore", "class_names") if getattr(self, n) is not None]
-            extra += ["masks"] if self.layout == "ade20k" and self.masks is not None else []
-            if extra:
-                raise ValueError(f"layout {self.layout} knows its own {', '.join(extra)}: leave them out")
-        elif missing := [n for n in own if getattr(self, n) is None]:
-            raise ValueError(f"layout {self.layout} needs {', '.join(missing)}")
-        if self.class_names is not None and len(self.class_names) != self.num_classes:
-            raise ValueError(f"{len(self.class_names)} class_names for num_classes {self.num_classes}")
-        return self
-
-    @model_validator(mode="after")
     def queries_are_not_memory(self) -> Self:
-        """No image may answer for itself: a * memory_every = query_offset + b * query_every must have no solution."""
-        if self.layout not in KNOWN and self.query_offset % gcd(self.memory_every, self.query_every) == 0:
-            raise ValueError(
-                f"memory_every {self.memory_every}, query_every {self.query_every} and query_offset {self.query_offset} make "
-                "some images both memory and query; choose an offset that is no multiple of the two numbers' common divisor"
-            )
+        """No image may answer for itself."""
+        if self.layout not in KNOWN:
+            require_apart(self.memory_every, self.query_every, self.query_offset, ("memory_every", "query_every", "query_offset"))
         return self
-
-    @property
-    def label_values(self) -> int:
-        """Number of labels a prediction can take."""
-        return KNOWN[self.layout][0] if self.layout in KNOWN else self.num_classes  # type: ignore[return-value]
-
-    @property
-    def ignored(self) -> int | None:
-        """The label that is not scored."""
-        return KNOWN[self.layout][1] if self.layout in KNOWN else self.ignore
 
     @property
     def protocol(self) -> str:

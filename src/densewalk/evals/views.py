@@ -1,0 +1,102 @@
+"""Labelled images as a frozen backbone gets them: square, normalised, in batches."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms as T
+from torchvision.transforms import functional as TF
+
+from densewalk import labelled
+from densewalk.errors import UserError
+from densewalk.evals.base import Job
+from densewalk.feature_cache import Dense
+from densewalk.images import normalize
+from densewalk.labelled import Example
+from densewalk.pictures import Row
+from densewalk.progress import track
+from densewalk.settings.labelled import ValidationSettings
+
+BATCH = 8  # images per forward pass
+SHOWN = 4  # images in the picture
+
+
+class SquareImages(Dataset[tuple[Tensor, Tensor, int]]):
+    """Normalised image [3, size, size], mask [size, size], number."""
+
+    def __init__(self, settings: ValidationSettings, examples: Sequence[Example], size: int) -> None:
+        self.settings, self.examples, self.size = settings, examples, size
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
+        image, mask = labelled.read(self.examples[i], label_values=self.settings.label_values, ignore=self.settings.ignored)
+        x, labels = resize(image, torch.from_numpy(mask.astype(np.int32)), self.size)
+        return normalize(x), labels, i
+
+
+def resize(
+    image: Image.Image, mask: Integer[Tensor, "height width"], size: int
+) -> tuple[Float[Tensor, "3 {size} {size}"], Integer[Tensor, "{size} {size}"]]:
+    """Image (bilinear) and mask (nearest), squeezed to a square."""
+    square = image.resize((size, size), Image.Resampling.BILINEAR)
+    return TF.to_tensor(square), TF.resize(mask[None], [size, size], T.InterpolationMode.NEAREST)[0]
+
+
+def reduced(masks: Integer[Tensor, "batch height width"], size: int) -> Integer[Tensor, "batch {size} {size}"]:
+    """Masks of `size` x `size`: the label of the pixel floor(i * height / size), floor(j * width / size)."""
+    return F.interpolate(masks[:, None].float(), (size, size), mode="nearest")[:, 0].to(masks.dtype)
+
+
+def validation_maps(
+    settings: ValidationSettings, dense: Dense, examples: Sequence[Example], size: int, job: Job, label: str
+) -> Iterator[tuple[Float[Tensor, "dim rows columns"], Integer[Tensor, "size size"], int]]:
+    """Features, mask and number of each image.
+
+    Raises:
+        UserError: an image or mask is bad, or features are not finite; the message names the file.
+    """
+    loader = DataLoader(SquareImages(settings, examples, size), batch_size=BATCH, num_workers=job.workers)
+    for images, masks, numbers in track(loader, label):
+        with torch.inference_mode():
+            maps = dense(images.to(job.device))
+        require_finite(maps, [examples[i] for i in numbers.tolist()])
+        yield from zip(maps, masks.to(job.device), numbers.tolist(), strict=True)
+
+
+def require_finite(maps: Float[Tensor, "batch dim rows columns"], examples: Sequence[Any]) -> None:
+    """Refuse features that are no numbers, naming the image."""
+    bad = ~maps.flatten(1).isfinite().all(1)
+    if bad.any():
+        raise UserError(f"the backbone's features of {examples[int(bad.nonzero()[0])]} are not finite", todo="check the training run")
+
+
+def whole_batches(settings: ValidationSettings, examples: list[Example], batch: int) -> list[Example]:
+    """With `compat: released`, layout `voc` loses what fills no batch.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    if settings.compat == "paper" or settings.layout != "voc":
+        return examples
+    kept = len(examples) // batch * batch
+    if not kept:
+        raise UserError(
+            f"{len(examples)} images fill no batch of {batch}, and compat `released` drops what fills none", todo="set compat: paper"
+        )
+    return examples[:kept]
+
+
+def row(example: Example, target: Integer[Tensor, "h w"], prediction: Integer[Tensor, "h w"]) -> Row:
+    """One line of the picture."""
+    height, width = target.shape
+    image = labelled.read_image(example).resize((width, height), Image.Resampling.BILINEAR)
+    title = example.image.stem if example.frame is None else f"{example.image.stem}, frame {example.frame}"
+    return Row(title, np.asarray(image), target.cpu().numpy(), prediction.cpu().numpy())
