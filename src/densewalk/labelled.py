@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from densewalk.checkpoint import read_json
 from densewalk.errors import UserError
+from densewalk.settings import layouts
 from densewalk.settings.labelled import LabelledSettings
 from densewalk.video import ClipReader
 
@@ -290,10 +291,6 @@ VOC_NAMES = [
 ]
 
 
-CITYSCAPES_NAMES = [
-    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain", "sky"),
-    *("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
-]
 THINGS_NAMES = [
     *("accessory", "animal", "appliance", "electronic", "food", "furniture", "indoor", "kitchen", "outdoor", "person", "sports"),
     "vehicle",
@@ -302,7 +299,7 @@ STUFF_NAMES = [
     *("building", "ceiling", "floor", "food-stuff", "furniture-stuff", "ground", "plant", "raw-material", "sky", "solid"),
     *("structural", "textile", "wall", "water", "window"),
 ]
-NAMES = {"voc": VOC_NAMES, "cityscapes": CITYSCAPES_NAMES, "coco_things": THINGS_NAMES, "coco_stuff": STUFF_NAMES}
+NAMES = {"voc": VOC_NAMES, "cityscapes": [*layouts.NAMES["cityscapes"]], "coco_things": THINGS_NAMES, "coco_stuff": STUFF_NAMES}
 # label ids of the 19 classes that are scored, in their order
 CITYSCAPES = Relabel(tuple(zip((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33), range(19), strict=True)))
 

@@ -21,6 +21,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
         "pixel_accuracy": 100 * pixel_accuracy(confusion),
         "IoU": {name: None if value != value else round(100 * value, 4) for name, value in zip(names, values, strict=True)},
     }
-    absent = "zero" if settings.compat == "released" else "skip"
+    absent: Literal["skip", "zero"] = "zero" if settings.compat == "released" else "skip"
     return Result(metrics={"mIoU": 100 * mean_iou(confusion, absent=absent)}, n=len(validation), unit="images", details=details)
 
 
