@@ -1,6 +1,7 @@
 # make demo    the whole study on a generated city walk, on two CPU cores     (VIDEO=my.mp4 trains on your own video)
 # make test    all tests
 # make lint    formatting, style, types, workflow lint
+# make test-slurm    the study on a real Slurm of this machine, with faults (docs/testing.md)
 PYTHON ?= python3.11
 CORES ?= 2
 VIDEO ?=
@@ -8,14 +9,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements.txt requirements-mm.txt requirements-dev.txt pyproject.toml
 
-.PHONY: demo test lint format install clean
+.PHONY: demo test test-slurm lint format install clean
 
 demo: install
 	$(BIN)/snakemake --directory demo --cores $(CORES) $(if $(VIDEO),--config 'videos={"walk": {"source": "$(abspath $(VIDEO))"}}' --) all
 	@echo "tables: demo/results/tables/    page: demo/results/report.html"
 
 test: install
-	$(BIN)/pytest -n $(CORES)
+	$(BIN)/pytest -n $(CORES) -m "not slurm"
+
+test-slurm: install
+	$(BIN)/pytest -m slurm -rs
 
 lint: install
 	$(BIN)/ruff format --check .

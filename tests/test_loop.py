@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -169,6 +170,57 @@ def test_a_killed_training_resumes_to_identical_weights(tmp_path, number):
     subprocess.run(run_toy(killed, 1, 60), cwd=REPOSITORY, check=True, capture_output=True)
     one, two = (torch.load(folder / "final.pt", weights_only=True) for folder in (whole, killed))
     assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+@pytest.mark.slow
+def test_fifty_random_kills_change_nothing(tmp_path):
+    steps, rng = 320, random.Random(0)
+    whole = fit(tmp_path / "whole", steps=steps)
+    folder = tmp_path / "killed"
+    for _ in range(50):
+        before = newest_step(folder)
+        child = os.fork()
+        if child == 0:
+            fit(folder, steps=steps, minutes=0.0)
+            os._exit(0)
+        deadline = time.monotonic() + 60
+        while newest_step(folder) < before + rng.randint(1, 4) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.03))  # anywhere in a step or in the writing of a checkpoint
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, "it was still training"
+        assert newest_step(folder) > before, "a checkpoint a step: a life is never lost"
+    assert newest_step(folder) < steps
+    assert same_weights(whole, fit(folder, steps=steps))
+    assert not list(folder.glob(".*.tmp*")), "what the dead left half written is gone"
+
+
+def newest_step(folder: Path) -> int:
+    """The last step with a complete checkpoint."""
+    return max((int(seal.stem.removeprefix("step-")) for seal in folder.glob("step-*.json")), default=0)
+
+
+def test_an_unsealed_checkpoint_is_no_checkpoint(tmp_path):
+    with State(tmp_path, {}) as state:
+        for step in (1, 2, 3):
+            state.save(step, {"step": step})
+        (tmp_path / "step-00000003.json").unlink()  # killed before the checksum was written
+        assert state.newest() == {"step": 2}
+        state.save(4, {"step": 4})
+        assert sorted(p.name for p in tmp_path.glob("step-*.pt")) == ["step-00000002.pt", "step-00000004.pt"], "the two intact ones stay"
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_clear_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    with State(tmp_path, {}) as state:
+        state.save(1, {"step": 1})
+        monkeypatch.setattr(torch, "save", full)
+        with pytest.raises(UserError, match=r"step-00000002.pt cannot be written with \d+ MiB free.*make room"):
+            state.save(2, {"step": 2})
+        assert state.newest() == {"step": 1}
+        assert not list(tmp_path.glob(".*.tmp*"))
 
 
 def test_a_signal_saves_and_stops(tmp_path):

@@ -9,6 +9,7 @@ densewalk tables | report ...                      # results -> CSV, HTML
 """
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -28,6 +29,11 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, TrainingError, Interrupted) as error:
         log.error("%s%s", "" if isinstance(error, Interrupted) else "error: ", error)
         return error.exit_status
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        log.error("error: %s cannot be written: %s; to do: make room and start again", error.filename or "a file", error.strerror)
+        return UserError.exit_status
 
 
 def parser() -> argparse.ArgumentParser:

@@ -104,6 +104,8 @@ class State:
                 f"{self.folder} is being worked in by {who}", todo="wait for that job or cancel it; what it writes is not lost"
             ) from error
         job = os.environ.get("SLURM_JOB_ID")
+        for left in self.folder.rglob(".*.tmp*"):  # of a process that was killed while it wrote
+            left.unlink()
         holder.write_text(f"process {os.getpid()} on {os.uname().nodename}" + (f", Slurm job {job}" if job else ""))
         self._set_stale_aside()
         return self
@@ -123,13 +125,25 @@ class State:
         write_json(record, self.inputs)
 
     def save(self, step: int, content: Mapping[str, Any]) -> None:
-        """Write a checkpoint, then its checksum, then remove the oldest ones."""
+        """Write a checkpoint, then its checksum, then remove the oldest ones.
+
+        Raises:
+            UserError: it cannot be written, for instance because the disk is full. The checkpoints before it are intact.
+        """
         path = self.folder / f"step-{step:08d}.pt"
-        with atomic_write(path) as temporary:
-            torch.save(dict(content), temporary)
-            digest = file_sha256(temporary)
-        write_json(path.with_suffix(".json"), {"step": step, "sha256": digest})
-        for old in self._checkpoints()[self.keep :]:
+        try:
+            with atomic_write(path) as temporary:
+                torch.save(dict(content), temporary)
+                digest = file_sha256(temporary)
+            write_json(path.with_suffix(".json"), {"step": step, "sha256": digest})
+        except (OSError, RuntimeError) as error:  # torch's writer turns the system's errors into RuntimeErrors
+            free = shutil.disk_usage(self.folder).free / 2**20
+            raise UserError(
+                f"{path} cannot be written with {free:.0f} MiB free: {str(error).splitlines()[0]}",
+                todo="make room and start again: the job goes on from the checkpoint before",
+            ) from error
+        sealed = [p for p in self._checkpoints() if p.with_suffix(".json").exists()]
+        for old in {*self._checkpoints()} - {*sealed[: self.keep]}:
             old.unlink()
             old.with_suffix(".json").unlink(missing_ok=True)
 
