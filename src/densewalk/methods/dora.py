@@ -160,9 +160,9 @@ class Dora(SelfDistillation):
             return hard_masks(tracks, per_batch=bool(s.batch_threshold)) if s.hard_masks else soft_masks(tracks)
 
     def pictures(self, data: "Dataset[dict[str, Tensor]]", folder: Path) -> None:
-        """The objects of some clips of uncut frames, discovered and tracked as in training by one fixed draw of heads."""
+        """The objects of some clips of uncut frames, discovered by the first heads and tracked as in training."""
         assert isinstance(data, DoraViews)
-        heads = self.draw_heads(Generator(self.center.device).manual_seed(0))
+        heads = torch.arange(self.settings.objects, device=self.center.device)
         rows = []
         for number in spread(len(data), CLIPS_SHOWN):
             frames = uncut(data.clips[number], self.settings.global_size, self.teacher.backbone.patch)
