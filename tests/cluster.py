@@ -56,7 +56,8 @@ SlurmdTimeout=30
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory={memory} Gres=gpu:{gpus}
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 \\
+  RealMemory={memory} Gres=gpu:{gpus}
 PartitionName=gpu Nodes={host} Default=YES MaxTime=3-00:00:00 DefMemPerCPU=500 PriorityTier=10
 PartitionName=urgent Nodes={host} MaxTime=1:00:00 DefMemPerCPU=500 PriorityTier=100
 """

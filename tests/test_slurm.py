@@ -203,7 +203,7 @@ def test_a_full_disk_stops_a_training_that_goes_on_once_there_is_room(slurm, dis
         assert "cannot be written" in log
         assert "make room" in log
         assert "Traceback" not in log
-        assert not [path for path in state.rglob("*.tmp*")], "what was half written is gone"
+        assert not list(state.rglob("*.tmp*")), "what was half written is gone"
         (state / "ballast").unlink()
         run("mount", "-o", "remount,size=200m", str(state))
         finish(start_driver(folder), folder)

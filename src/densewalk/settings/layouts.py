@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from densewalk.settings.incontext import KNOWN
+from densewalk.settings.labelled import KNOWN
 
 
 @dataclass(frozen=True)
