@@ -64,7 +64,7 @@ class FeatureCache:
 
     def path(self, images: Float[Tensor, "batch 3 height width"], backbone: str) -> Path:
         """Where the features of a batch lie."""
-        pixels = hashlib.sha256(images.detach().cpu().contiguous().numpy()).hexdigest()
+        pixels = hashlib.sha256(images.detach().cpu().contiguous().numpy().data).hexdigest()
         maker = [str(torch.__version__), images.device.type, torch.get_num_threads(), str(images.dtype), list(images.shape)]
         name = hashlib.sha256(f"{VERSION} {backbone} {pixels} {config_hash(maker)}".encode()).hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.safetensors"
@@ -116,4 +116,4 @@ def read(path: Path) -> Float[Tensor, "batch dim rows columns"] | None:
 
 def checksum(maps: Tensor) -> str:
     """CRC-32 of the content."""
-    return f"{zlib.crc32(maps.contiguous().numpy()):08x}"
+    return f"{zlib.crc32(maps.contiguous().numpy().data):08x}"
