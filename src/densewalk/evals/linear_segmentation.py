@@ -12,12 +12,13 @@ classes instead of feature dimensions. No batch norm. Source: NeCo (https://arxi
 (https://arxiv.org/abs/2204.13101), their released linear_finetune.py. DINOv2's linear segmentation is another protocol: `ade20k_linear`.
 
     job.out/strip.png           image, ground truth and prediction of some validation images
-    job.state/step-*.pt         head and optimiser after each epoch, and where a signal stopped the training
+    job.state/step-*.pt         head and optimiser: every few minutes, where a signal stopped the training, and at its end
 
 Deviations of the released code, reproduced with `compat: released`: see the settings. The head starts from the job's seed.
 """
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,7 @@ from densewalk.evals.views import BATCH, SHOWN, reduced, require_finite, row, va
 from densewalk.feature_cache import Dense
 from densewalk.images import normalize
 from densewalk.labelled import Example
-from densewalk.loop import StopRequest, leave_signals_to_parent, stop_signals
+from densewalk.loop import leave_signals_to_parent, stop_signals
 from densewalk.pictures import Row, segmentation_strip
 from densewalk.progress import Progress
 from densewalk.provenance import derive_seed
@@ -50,6 +51,8 @@ from densewalk.segmentation import Confusion, iou, mean_iou, pixel_accuracy
 from densewalk.settings.linear_segmentation import LinearSegmentationSettings
 
 log = logging.getLogger("densewalk")
+
+SAVE_SECONDS = 300  # at most this much of the training is lost
 
 
 def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job) -> Result:
@@ -75,8 +78,8 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
         "pixel_accuracy": 100 * pixel_accuracy(confusion),
         "IoU": {name: None if value != value else round(100 * value, 4) for name, value in zip(names, values, strict=True)},
     }
-    absent: Literal["skip", "zero"] = "zero" if settings.compat == "released" else "skip"
-    return Result(metrics={"mIoU": 100 * mean_iou(confusion, absent=absent)}, n=len(validation), unit="images", details=details)
+    value = 100 * mean_iou(confusion, absent="zero" if settings.compat == "released" else "skip")
+    return Result(metrics={"mIoU": value}, n=len(validation), unit="images", details=details)
 
 
 def splits(settings: LinearSegmentationSettings, seed: int) -> tuple[list[Example], list[Example]]:
@@ -110,26 +113,20 @@ def train(settings: LinearSegmentationSettings, backbone: Backbone, examples: Se
     data = TrainingImages(settings, examples, size, job.seed)
     loader = DataLoader(data, batch_sampler=batches[done:], num_workers=job.workers, worker_init_fn=leave_signals_to_parent)
     progress = Progress("linear_segmentation", len(batches), done=done)
-    per_epoch = len(batches) // settings.epochs
+    per_epoch, saved = len(batches) // settings.epochs, time.monotonic()
     with stop_signals() as stop:
         for at, (images, masks, items) in enumerate(loader, start=done):
             optimizer.param_groups[0]["lr"] = settings.learning_rate * (0.1 if at // per_epoch >= settings.drop_epoch else 1)
             names = [examples[i] for i in items.tolist()]
             loss = step(settings, backbone.dense, head, optimizer, images.to(job.device), masks.to(job.device), names)
             progress.advance(f"loss {loss:.4f}")
-            _keep(state, head, optimizer, at + 1, len(batches), per_epoch, stop)
+            if stop.requested or at + 1 == len(batches) or time.monotonic() - saved >= SAVE_SECONDS:
+                state.save(at + 1, {"step": at + 1, "head": head.state_dict(), "optimizer": optimizer.state_dict()})
+                saved = time.monotonic()
+            if stop.requested and at + 1 < len(batches):
+                raise Interrupted(f"stopped by a signal after step {at + 1} of {len(batches)}; the state is saved in {state.folder}")
     progress.close()
     return head
-
-
-def _keep(
-    state: State, head: nn.Linear, optimizer: torch.optim.Optimizer, done: int, total: int, per_epoch: int, stop: StopRequest
-) -> None:
-    """Save at the end of an epoch and where a signal came."""
-    if stop.requested or done % per_epoch == 0:
-        state.save(done, {"step": done, "head": head.state_dict(), "optimizer": optimizer.state_dict()})
-    if stop.requested and done < total:
-        raise Interrupted(f"stopped by a signal after step {done} of {total}; the state is saved in {state.folder}")
 
 
 def resume(head: nn.Linear, optimizer: torch.optim.Optimizer, state: State, device: str) -> int:
