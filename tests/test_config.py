@@ -76,7 +76,7 @@ def test_every_key_is_described():
         (changed(evaluations__davis__protocol="davos"), "davos"),
         (changed(runs__state=TINY["runs"]["start"]), "the name 'state' is taken"),
         (changed(execution__workers=-1), "execution.workers"),
-        (changed(tables=["davis", "dancing"]), "tables.1: no such table: 'dancing'; allowed: ade20k, coco, "),
+        (changed(tables=["davis", "dancing"]), "tables.1: no such table: 'dancing'; allowed: ade20k, segmentation, coco, "),
         (changed(execution__accumulate=0), "execution.accumulate"),
         (changed(execution__accumulate=2), "execution.accumulate: run 'neco_dora': NeCo draws its references"),
         (changed(execution__accumulate={"dora": 3}), "execution.accumulate: run 'dora': batch_size 2 does not split into 3 equal parts"),

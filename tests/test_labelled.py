@@ -67,6 +67,6 @@ def test_cityscapes_has_training_ids(tmp_path):
     picture(raw, 0).save(tmp_path / "leftImg8bit/val/ulm/ulm_0_leftImg8bit.png")
     labels = read_labels(labelled.cityscapes(tmp_path, "val")[0])[0]
     named = {7: "road", 8: "sidewalk", 11: "building", 19: "traffic light", 23: "sky", 24: "person", 26: "car", 33: "bicycle"}
-    assert {i: labelled.CITYSCAPES_NAMES[labels[i]] for i in named} == named
+    assert {i: labelled.NAMES["cityscapes"][labels[i]] for i in named} == named
     assert sorted(labels[labels != 255].tolist()) == list(range(19))
     assert (labels == 255).sum() == 15
