@@ -127,7 +127,7 @@ def test_features_are_normalised_cls_tokens_in_order(root):
 def test_protocol_names():
     settings = KnnSettings(root=".", dataset="ImageNet-1k")
     assert settings.published_protocol == "k-NN (DINO)"
-    assert settings.model_copy(update={"recipe": "dinov2"}).published_protocol == "k-NN (DINOv2)"
+    assert settings.model_copy(update={"recipe": "dinov2"}).published_protocol is None
     for change in ({"temperature": 0.1}, {"size": 256}, {"resize": 224}, {"training": "train10"}, {"recipe": "dinov2"}):
         changed = settings.model_copy(update=change)
         assert changed.protocol != settings.protocol, change

@@ -17,13 +17,12 @@ class KnnSettings(EvaluationSettings):
     TASK: ClassVar[str] = "classification"
     VERSION: ClassVar[int] = 1
     METRICS: ClassVar[dict[str, str]] = {f"top1_k{k}": f"% (higher is better), {k} neighbours" for k in NEIGHBOURS}
-    # DINO found 20 best "consistently" (arXiv 2104.14294, section 4.2.1); DINOv2's paper follows it and names no k
+    # DINO's published value is that of 20 neighbours; DINOv2's names no number, so that none stands beside ours
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = {"top1_k20": "top1"}
 
     recipe: Literal["dino", "dinov2"] = "dino"
     """Whose protocol. DINO weighs a neighbour by exp(cosine / temperature), DINOv2 by the softmax of the same over the 200
-    nearest: every weight of one query is divided by the same number, so the predictions are the same ones. Only the published
-    values differ."""
+    nearest: every weight of one query is divided by the same number, so the predictions are the same ones."""
     training: str = "train"
     """Folder below `root` with the labelled pictures, one folder per class."""
     validation: str = "val"
@@ -45,7 +44,5 @@ class KnnSettings(EvaluationSettings):
 
     @property
     def published_protocol(self) -> str | None:
-        """`k-NN (DINO)` or `k-NN (DINOv2)` where every setting is the published one and the data are ImageNet's."""
-        if self.dataset != "ImageNet-1k" or changes(self, "recipe"):
-            return None
-        return {"dino": "k-NN (DINO)", "dinov2": "k-NN (DINOv2)"}[self.recipe]
+        """`k-NN (DINO)` where every setting is the published one and the data are ImageNet's."""
+        return "k-NN (DINO)" if self.dataset == "ImageNet-1k" and not changes(self) else None
