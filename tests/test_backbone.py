@@ -1,9 +1,11 @@
 import math
+import os
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file
 from timm.layers import Mlp
 from timm.models.vision_transformer import VisionTransformer
@@ -121,6 +123,20 @@ def test_weights_depend_on_the_seed_alone():
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(one.vit.blocks[0].attn.qkv.weight, two.vit.blocks[0].attn.qkv.weight)
     assert not torch.equal(one.vit.blocks[0].attn.qkv.weight, other.vit.blocks[0].attn.qkv.weight)
+
+
+def test_equal_networks_give_equal_files_that_everybody_may_read(tmp_path):
+    contents = set()
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        export_backbone(create("vit_nano_patch16", seed=0), path, run="r", config_hash="h")
+        contents.add(path.read_bytes())
+        mask = os.umask(0)
+        os.umask(mask)
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+    assert len(contents) == 1
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"format": "pt", "arch": "vit_nano_patch16", "interpolation": "offset", "run": "r", "config_hash": "h"}
 
 
 @pytest.mark.parametrize("name", ARCHS)

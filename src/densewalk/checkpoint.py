@@ -170,6 +170,20 @@ def export_backbone(backbone: Backbone, path: str | Path, *, run: str, config_ha
     metadata = {"format": "pt", "arch": arch.name, "interpolation": arch.interpolation, "run": run, "config_hash": config_hash}
     with atomic_write(path) as temporary:
         save_file(weights, temporary, metadata=metadata)
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in order: the library writes them in any, so that equal networks gave unequal files.
+
+    A file is eight bytes with the length of its header, the header (JSON, filled up with spaces), and the tensors.
+    """
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
 
 
 CARD = """---
