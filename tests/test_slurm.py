@@ -45,7 +45,7 @@ def disturbed():
     """A study with a run for each fault, among them one on two processes with a time limit of a minute."""
     study = copy.deepcopy(TINY)
     study["runs"] = {
-        name: {"method": "dora", "init": "random", "arch": "vit_nano_patch16", "data": ["walk"], "settings": DORA} for name in FAULTS
+        name: {"method": "dora", "init": "random", "arch": "vit_nano_patch16", "data": ["walk"], "settings": {**DORA}} for name in FAULTS
     }
     study["runs"]["limited"] = {"method": "dino", "init": "random", "arch": "vit_nano_patch16", "data": ["walk"], "settings": DINO}
     study["runs"]["descendant"] = {"method": "neco", "init": "killed", "data": ["coco"], "settings": TRAINING}
