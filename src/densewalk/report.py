@@ -34,6 +34,8 @@ HEADINGS = {
     "coco": "Detection and instance segmentation (COCO)",
     "davis": "Video object segmentation (DAVIS)",
     "incontext": "In-context segmentation",
+    "linear_segmentation": "Linear segmentation (frozen features)",
+    "overcluster": "Clusters of frozen features",
     "video_segmentation": "Unsupervised video segmentation",
     "classification": "Image classification",
     "discovery": "Object discovery (CorLoc)",
