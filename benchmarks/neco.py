@@ -1,8 +1,8 @@
 """Cost of NeCo's loss and of a whole step, against the published formula in matrices and the release's way of running it.
 
-    python benchmarks/neco.py                            # the loss; a step of one 224 px image; under a minute
-    python benchmarks/neco.py --size 224 --batch 4       # the cases of the release's measurements
-    python benchmarks/neco.py --size 518 --batch 1
+    python -m benchmarks.neco                            # the loss; a step of one 224 px image; under a minute
+    python -m benchmarks.neco --size 224 --batch 4       # the cases of the release's measurements
+    python -m benchmarks.neco --size 518 --batch 1
 
 One thread, CPU seconds of this process, the best of several runs, the rivals in turn, so that a busy machine is equally unfair to all. The
 release itself was measured at 1,703 us per row of 49 (bitonic), and 15.0 s (224 px, 4 images) and 23.7 s (518 px, 1 image) per step.
