@@ -98,7 +98,7 @@ def tracking_strip(path: str | Path, clips: Sequence[TrackedClip]) -> None:
     for axes, clip in zip(grid, clips, strict=True):
         for axis in axes:
             axis.set_axis_off()
-        for i, (axis, frame) in enumerate(zip(axes, clip.frames, strict=False)):
+        for i, (axis, frame) in enumerate(zip(axes, clip.frames, strict=False)):  # a shorter clip leaves axes empty
             axis.imshow(tinted(frame, clip.masks[:, i], colours), interpolation="nearest")
         axes[0].set_title(clip.title, fontsize=8, loc="left")
     handles = [Patch(facecolor=colour, label=f"object {i + 1}") for i, colour in enumerate(colours)]
@@ -162,7 +162,7 @@ def boxes_strip(
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in grid:
         axis.set_axis_off()
-    for axis, (title, image, truth, found) in zip(grid, panels, strict=False):
+    for axis, (title, image, truth, found) in zip(grid, panels, strict=False):  # the last row of axes may not be full
         axis.imshow(with_boxes(with_boxes(image, truth, TRUE_COLOUR), found[None], FOUND_COLOUR))
         axis.set_title(title, fontsize=8, loc="left")
     handles = [Patch(facecolor="none", edgecolor=c, label=n) for c, n in ((TRUE_COLOUR, "ground truth"), (FOUND_COLOUR, "found"))]

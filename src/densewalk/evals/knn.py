@@ -19,6 +19,7 @@ has no value.
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -104,7 +105,7 @@ def vote(
     weights = ((similarity - 1) / temperature).exp()  # a common factor: no temperature overflows
     scores = weights.new_zeros(len(weights), classes)
     predictions = []
-    for start, stop in zip([0, *ks], ks, strict=False):
+    for start, stop in pairwise([0, *ks]):
         scores.scatter_add_(1, labels[:, start:stop], weights[:, start:stop])
         predictions.append(scores.argmax(1))
     return torch.stack(predictions)
