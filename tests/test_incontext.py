@@ -34,6 +34,7 @@ from densewalk.evals.incontext import (
     score,
     splits,
 )
+from densewalk.images import read_mask
 from densewalk.labelled import Example
 from densewalk.nearest import nearest
 from densewalk.pictures import palette
@@ -369,7 +370,7 @@ def broken(tmp_path, how):
     [
         ("label", r"002.png holds label 9; allowed: 0 to 3"),
         ("size", r"002.png is 16x16, but .*002.png is 32x32"),
-        ("colour", r"002.png is a colour image \(RGB\)"),
+        ("colour", r"002.png is a colour picture \(RGB\)"),
         ("truncated mask", r"masks/002.png cannot be read"),
         ("truncated image", r"images/002.png cannot be read"),
         ("no image", r"masks/002.png has no image"),
@@ -387,7 +388,7 @@ def test_bad_data_names_the_file(tmp_path, how, message):
 
 def test_a_palette_is_not_a_colour(tmp_path):
     broken(tmp_path, "palette")
-    assert labelled.read_mask(tmp_path / "masks" / "002.png").max() <= 3
+    assert read_mask(tmp_path / "masks" / "002.png").max() <= 3
     assert Image.open(tmp_path / "masks" / "002.png").convert("L").getextrema()[1] > 3
 
 
