@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densewalk.evals.incontext import Memory, Store, mix_labels, nearest, patch_labels, predict
+from densewalk.evals.incontext import Memory, Store, mix_labels, patch_labels, predict
+from densewalk.nearest import nearest
 from densewalk.segmentation import Confusion, hungarian, mean_iou, reassign
 
 K, TEMPERATURE, PATCH = 30, 0.02, 16

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densewalk.evals.incontext import nearest
 from densewalk.evals.knn import vote
+from densewalk.nearest import nearest
 from densewalk.settings.knn import NEIGHBOURS
 
 TEMPERATURE = 0.07

@@ -266,7 +266,7 @@ def spoil(root, what):
         ("mask", r"1 images in .*images/validation have no mask, e.g. ADE_valid_00000001.jpg"),
         ("image", r"ADE_train_00000000.png has no image"),
         ("label", r"ADE_valid_00000001.png holds label 5"),
-        ("colour", r"ADE_valid_00000001.png is a colour image"),
+        ("colour", r"ADE_valid_00000001.png is a colour picture"),
         ("size", r"ADE_valid_00000001.png is 95x64"),
     ],
 )

@@ -24,9 +24,7 @@ from densewalk.evals.incontext import (
     build_memory,
     choose_patches,
     evaluate,
-    largest,
     mix_labels,
-    nearest,
     patch_labels,
     predict,
     remember,
@@ -36,7 +34,9 @@ from densewalk.evals.incontext import (
     score,
     splits,
 )
+from densewalk.images import read_mask
 from densewalk.labelled import Example
+from densewalk.nearest import nearest
 from densewalk.pictures import palette
 from densewalk.segmentation import Confusion, hungarian, reassign
 from densewalk.settings.incontext import IncontextSettings
@@ -156,27 +156,6 @@ def test_patch_labels_equal_the_loop(ignore):
         if label != ignore:
             expected[b, y // 4 * 2 + x // 4, label] += 1 / 16
     np.testing.assert_allclose(patch_labels(masks, 4, 5, ignore=ignore), expected)
-
-
-@pytest.mark.parametrize("columns", [5, 30, 64, 1000, 1023, 1024, 4097])
-@pytest.mark.parametrize("k", [1, 7, 30])
-def test_largest_equals_topk(columns, k):
-    x = torch.randn(20, columns, generator=torch.Generator().manual_seed(columns))
-    expected = x.topk(min(k, columns))
-    values, index = largest(x, k)
-    assert torch.equal(values, expected.values)
-    assert torch.equal(index, expected.indices)
-
-
-@pytest.mark.parametrize("entries", [7, 900, 40_000])
-def test_nearest_equals_sorting(entries):
-    """40,000 entries are three tiles, 1,100 queries two blocks."""
-    rng = torch.Generator().manual_seed(entries)
-    memory, queries = torch.randn(entries, 8, generator=rng), torch.randn(1_100, 8, generator=rng)
-    values, index = nearest(memory, queries, 30)
-    order = (queries[::50] @ memory.T).argsort(dim=1, descending=True)[:, :30]
-    torch.testing.assert_close(values[::50], (queries[::50] @ memory.T).gather(1, order))
-    assert (index[::50] == order).float().mean() > 0.999  # a tie in float32 may fall either way
 
 
 def test_mixture_equals_the_loop():
@@ -391,7 +370,7 @@ def broken(tmp_path, how):
     [
         ("label", r"002.png holds label 9; allowed: 0 to 3"),
         ("size", r"002.png is 16x16, but .*002.png is 32x32"),
-        ("colour", r"002.png is a colour image \(RGB\)"),
+        ("colour", r"002.png is a colour picture \(RGB\)"),
         ("truncated mask", r"masks/002.png cannot be read"),
         ("truncated image", r"images/002.png cannot be read"),
         ("no image", r"masks/002.png has no image"),
@@ -409,7 +388,7 @@ def test_bad_data_names_the_file(tmp_path, how, message):
 
 def test_a_palette_is_not_a_colour(tmp_path):
     broken(tmp_path, "palette")
-    assert labelled.read_mask(tmp_path / "masks" / "002.png").max() <= 3
+    assert read_mask(tmp_path / "masks" / "002.png").max() <= 3
     assert Image.open(tmp_path / "masks" / "002.png").convert("L").getextrema()[1] > 3
 
 

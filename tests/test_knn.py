@@ -14,7 +14,7 @@ from densewalk.checkpoint import export_backbone
 from densewalk.errors import UserError
 from densewalk.evals import knn
 from densewalk.evals.base import Job
-from densewalk.evals.incontext import nearest
+from densewalk.nearest import nearest
 from densewalk.settings.knn import NEIGHBOURS, KnnSettings
 from tests.helpers import shared
 from tests.test_classified import write_classes

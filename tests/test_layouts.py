@@ -75,13 +75,13 @@ def test_cityscapes_needs_train_ids(tmp_path):
         written(tmp_path / f"leftImg8bit/train/{city}/{city}_0_leftImg8bit.png", picture)
         written(tmp_path / f"gtFine/train/{city}/{city}_0_gtFine_labelTrainIds.png", picture[:, :, 0])
         written(tmp_path / f"gtFine/train/{city}/{city}_0_gtFine_labelIds.png", picture[:, :, 0])
-    found = layouts.cityscapes(tmp_path, "train")
+    found = labelled.cityscapes(tmp_path, "train", "labelTrainIds")
     assert [example.mask.name for example in found] == ["aachen_0_gtFine_labelTrainIds.png", "ulm_0_gtFine_labelTrainIds.png"]
     found[1].mask.unlink()
     with pytest.raises(UserError, match=r"ulm_0_leftImg8bit.png has no mask .*csCreateTrainIdLabelImgs"):
-        layouts.cityscapes(tmp_path, "train")
+        labelled.cityscapes(tmp_path, "train", "labelTrainIds")
     with pytest.raises(UserError, match="leftImg8bit/test does not exist"):
-        layouts.cityscapes(tmp_path, "test")
+        labelled.cityscapes(tmp_path, "test", "labelTrainIds")
 
 
 @pytest.mark.parametrize(("images", "maps"), [("", "stuffthingmaps"), ("images", "annotations")])

@@ -17,9 +17,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 from jaxtyping import Bool, Float
-from PIL import Image
 
 from densewalk.errors import UserError
+from densewalk.images import picture_header
+from densewalk.paths import descend, existing_file, existing_folder
 
 Boxes = Float[np.ndarray, "boxes 4"]
 
@@ -64,7 +65,7 @@ def voc(root: str | Path, year: int, split: str = "trainval") -> list[Boxed]:
     Raises:
         UserError: a list, an image or an annotation is missing, or an annotation cannot be read.
     """
-    root = _descend(_descend(Path(root), "VOCdevkit"), f"VOC{year}")
+    root = descend(descend(Path(root), "VOCdevkit"), f"VOC{year}")
     if root.name != f"VOC{year}":
         raise UserError(
             f"{root} is not Pascal VOC's folder VOC{year} and holds none", todo="correct `root` or `year`, or download the data"
@@ -76,7 +77,10 @@ def voc(root: str | Path, year: int, split: str = "trainval") -> list[Boxed]:
     stems = path.read_text().split()
     if not stems:
         raise UserError(f"list {path} is empty")
-    return [Boxed(_file(root / "JPEGImages" / f"{stem}.jpg"), _voc_boxes(_file(root / "Annotations" / f"{stem}.xml"))) for stem in stems]
+    return [
+        Boxed(existing_file(root / "JPEGImages" / f"{stem}.jpg"), _voc_boxes(existing_file(root / "Annotations" / f"{stem}.xml")))
+        for stem in stems
+    ]
 
 
 def _voc_boxes(path: Path) -> Boxes:
@@ -103,8 +107,8 @@ def coco(root: str | Path, images: str, annotations: str, ids: str | None = None
     Raises:
         UserError: a file is missing or not what COCO's are, or `ids` names an image that the annotations do not know.
     """
-    root = _folder(Path(root), "COCO's folder")
-    path = _file(root / annotations)
+    root = existing_folder(Path(root), "COCO's folder")
+    path = existing_file(root / annotations)
     content = _coco_content(path)
     names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
     chosen = sorted(names) if ids is None else _listed(root / ids, names, path)
@@ -117,7 +121,7 @@ def coco(root: str | Path, images: str, annotations: str, ids: str | None = None
     for number, boxes in rows.items():
         rounded = np.array(boxes, dtype=np.float64).reshape(-1, 4).round()
         _require_boxes(rounded, path, f", image {number}")
-        found.append(Boxed(_file(root / images / names[number]), rounded))
+        found.append(Boxed(existing_file(root / images / names[number]), rounded))
     return found
 
 
@@ -137,7 +141,7 @@ def _coco_content(path: Path) -> dict[str, Any]:
 
 def _listed(path: Path, names: dict[int, str], annotations: Path) -> list[int]:
     """Ids of the listed images: each line is an id or a file name that ends in it."""
-    lines = _file(path).read_text().split()
+    lines = existing_file(path).read_text().split()
     ids = []
     for line in lines:
         digits = re.search(r"(\d+)(\.\w+)?$", line)
@@ -181,14 +185,14 @@ def got10k(root: str | Path, split: str = "val", only: Several[str] | None = Non
     Raises:
         UserError: a file is missing or malformed, or has not one line for each frame.
     """
-    folder = _folder(Path(root) / split, "GOT-10k's folder")
+    folder = existing_folder(Path(root) / split, "GOT-10k's folder")
     listing = folder / "list.txt"
     names = listing.read_text().split() if listing.is_file() else sorted(p.name for p in folder.iterdir() if p.is_dir())
     where = listing if listing.is_file() else folder
     unknown = [name for name in only or [] if name not in names]
     if unknown or not names:
         raise UserError(f"{where} does not list {unknown[0]}" if unknown else f"{where} lists no sequence", allowed=", ".join(names[:8]))
-    return [_track(_folder(folder / name)) for name in names if only is None or name in only]
+    return [_track(existing_folder(folder / name)) for name in names if only is None or name in only]
 
 
 def _track(folder: Path) -> Track:
@@ -203,16 +207,16 @@ def _track(folder: Path) -> Track:
             values = _rows(folder / name, len(frames), columns=1)[:, 0]
             visible &= values > 0 if name == "cover.label" else values == 0
     _require_boxes(boxes[visible], folder / "groundtruth.txt")
-    size = _size(frames[0])
+    size, _ = picture_header(frames[0])
     for frame in frames:
-        if (other := _size(frame)) != size:
+        if (other := picture_header(frame)[0]) != size:
             raise UserError(f"{frame} is {other[0]}x{other[1]}, but {frames[0]} is {size[0]}x{size[1]}")
     return Track(folder.name, frames, boxes, visible, size)
 
 
 def _rows(path: Path, frames: int, *, columns: int) -> Float[np.ndarray, "frames columns"]:
     """The numbers of a file with one line per frame, separated by commas or blanks."""
-    lines = [line for line in _file(path).read_text().splitlines() if line.strip()]
+    lines = [line for line in existing_file(path).read_text().splitlines() if line.strip()]
     if len(lines) != frames:
         raise UserError(f"{path} has {len(lines)} lines for {frames} frames", todo="download the sequence again")
     rows = []
@@ -227,14 +231,6 @@ def _rows(path: Path, frames: int, *, columns: int) -> Float[np.ndarray, "frames
     return np.array(rows, dtype=np.float64)
 
 
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}", todo="download it again") from error
-
-
 # -- checks ------------------------------------------------------------------------------------------------------------
 
 
@@ -243,19 +239,3 @@ def _require_boxes(boxes: Boxes, path: Path, where: str = "") -> None:
     if bad.any():
         x0, y0, x1, y1 = boxes[bad][0]
         raise UserError(f"{path}{where} has the box {x0:g}, {y0:g}, {x1:g}, {y1:g}", allowed="x0 <= x1 and y0 <= y1")
-
-
-def _descend(root: Path, name: str) -> Path:
-    return root / name if (root / name).is_dir() else root
-
-
-def _folder(path: Path, what: str = "folder") -> Path:
-    if not path.is_dir():
-        raise UserError(f"{what} {path} does not exist", todo="correct `root` or download the data")
-    return path
-
-
-def _file(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist", todo="correct `root` or download the data")
-    return path

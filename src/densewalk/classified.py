@@ -13,6 +13,7 @@ from pathlib import Path
 
 from densewalk.errors import UserError
 from densewalk.images import EXTENSIONS
+from densewalk.paths import existing_folder
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def imagenet(root: str | Path, training: str = "train", validation: str = "val")
     Raises:
         UserError: a split or a class folder is missing, is empty, or is in one split only.
     """
-    folders = [_existing(Path(root) / split) for split in (training, validation)]
+    folders = [existing_folder(Path(root) / split, allowed="ROOT/{train,val}/{class}/*.JPEG") for split in (training, validation)]
     classes = [_classes(folder) for folder in folders]
     for here, there in ((0, 1), (1, 0)):
         if missing := sorted(set(classes[there]) - set(classes[here])):
@@ -68,11 +69,3 @@ def _split(folder: Path, names: list[str]) -> Classified:
         paths += found
         targets += [number] * len(found)
     return Classified(paths, targets, names)
-
-
-def _existing(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise UserError(
-            f"folder {folder} does not exist", allowed="ROOT/{train,val}/{class}/*.JPEG", todo="correct `root` or a split's name"
-        )
-    return folder

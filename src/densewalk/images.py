@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Integer, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -55,7 +55,7 @@ def read_rgb(path: str | Path) -> UInt8[Tensor, "3 height width"]:
     Raises:
         UserError: the file is missing, damaged or no picture.
     """
-    image = ImageOps.exif_transpose(_open(path))
+    image = ImageOps.exif_transpose(open_picture(path))
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -71,12 +71,22 @@ def read_mask(path: str | Path) -> Int64[Tensor, "height width"]:
     Raises:
         UserError: the file is missing, damaged, no picture, or a colour picture.
     """
-    image = _open(path)
+    return torch.from_numpy(read_labels(path).astype(np.int64))
+
+
+def read_labels(path: str | Path) -> Integer[np.ndarray, "height width"]:
+    """`read_mask` in the file's own type, uint8 or wider.
+
+    Raises:
+        UserError: see `read_mask`.
+    """
+    image = open_picture(path)
     if image.mode not in ("P", "L", "1", "I") and not image.mode.startswith("I;16"):
         raise UserError(
             f"mask {path} is a colour picture ({image.mode})", allowed="indexed or greyscale PNG whose pixel values are the labels"
         )
-    return torch.from_numpy(np.asarray(image).astype(np.int64))
+    labels = np.asarray(image)
+    return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
 def read_stored(path: str | Path) -> Image.Image:
@@ -85,11 +95,28 @@ def read_stored(path: str | Path) -> Image.Image:
     Raises:
         UserError: the file is missing, damaged or no picture.
     """
-    return _open(path).convert("RGB")
+    return open_picture(path).convert("RGB")
 
 
-def _open(path: str | Path) -> Image.Image:
-    """The decoded file; a truncated one is an error here and not later."""
+def picture_header(path: str | Path) -> tuple[tuple[int, int], str]:
+    """Width and height, and Pillow's mode, without decoding the pixels.
+
+    Raises:
+        UserError: the file is missing, damaged or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size, image.mode
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as a picture: {error}", todo="download it again") from error
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """The decoded file; a truncated one is an error here and not later.
+
+    Raises:
+        UserError: the file is missing, damaged or no picture.
+    """
     try:
         image = Image.open(path)
         image.load()

@@ -15,17 +15,17 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Integer, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from densewalk.checkpoint import read_json
 from densewalk.errors import UserError
+from densewalk.images import EXTENSIONS, open_picture, read_stored
+from densewalk.images import read_labels as read_indexed
+from densewalk.paths import descend, existing_folder
 from densewalk.settings import layouts
 from densewalk.settings.labelled import LabelledSettings
 from densewalk.video import ClipReader
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-# modes in which a pixel is one number
-MASK_MODES = ("P", "L", "1", "I", "I;16")
 IGNORED = 255  # what a relabelled mask holds beside its labels
 
 
@@ -66,13 +66,13 @@ class Relabel:
 
 def ade20k(root: str | Path, split: str) -> list[Example]:
     """ADEChallengeData2016/{images,annotations}/{training,validation}; `root` is that folder or the one above it."""
-    root = _folder(_descend(Path(root), "ADEChallengeData2016"), "ADE20K's folder ADEChallengeData2016")
-    return _pair(_folder(root / "images" / split), _folder(root / "annotations" / split))
+    root = existing_folder(descend(Path(root), "ADEChallengeData2016"), "ADE20K's folder ADEChallengeData2016")
+    return _pair(existing_folder(root / "images" / split), existing_folder(root / "annotations" / split))
 
 
 def voc(root: str | Path, name: str, masks: str = "SegmentationClass") -> list[Example]:
     """VOC2012/{JPEGImages,`masks`} by ImageSets/Segmentation/`name`.txt; `root` is that folder, VOCdevkit, or the one above it."""
-    root = _folder(_descend(_descend(Path(root), "VOCdevkit"), "VOC2012"), "Pascal VOC's folder VOC2012")
+    root = existing_folder(descend(descend(Path(root), "VOCdevkit"), "VOC2012"), "Pascal VOC's folder VOC2012")
     path = root / "ImageSets" / "Segmentation" / f"{name}.txt"
     if not path.is_file():
         there = sorted(p.stem for p in path.parent.glob("*.txt"))
@@ -88,16 +88,25 @@ def voc(root: str | Path, name: str, masks: str = "SegmentationClass") -> list[E
     return _some(examples, path)
 
 
-def cityscapes(root: str | Path, name: str) -> list[Example]:
-    """leftImg8bit/`name`/CITY/*_leftImg8bit.png and gtFine/`name`/CITY/*_gtFine_labelIds.png, with the 19 training ids."""
-    masks, images = _folder(Path(root) / "gtFine" / name), _folder(Path(root) / "leftImg8bit" / name)
-    examples = []
-    for mask in sorted(masks.rglob("*_gtFine_labelIds.png")):
-        image = images / mask.parent.name / mask.name.replace("_gtFine_labelIds", "_leftImg8bit")
-        if not image.is_file():
-            raise UserError(f"mask {mask} has no image {image}", todo="download leftImg8bit again")
-        examples.append(Example(image, mask, relabel=CITYSCAPES))
-    return _some(examples, masks)
+def cityscapes(root: str | Path, name: str, masks: Literal["labelIds", "labelTrainIds"] = "labelIds") -> list[Example]:
+    """leftImg8bit/`name`/CITY/*_leftImg8bit.png and gtFine/`name`/CITY/*_gtFine_`masks`.png, both with the 19 training ids.
+
+    `labelIds` are what is downloaded, `labelTrainIds` what mmsegmentation's users make of them.
+
+    Raises:
+        UserError: an image without a mask or a mask without an image: leaving them out would change the benchmark.
+    """
+    images, truth = existing_folder(Path(root) / "leftImg8bit" / name), existing_folder(Path(root) / "gtFine" / name)
+    by_key = {str(p.relative_to(images)).removesuffix("_leftImg8bit.png"): p for p in images.glob("*/*_leftImg8bit.png")}
+    ends = f"_gtFine_{masks}.png"
+    masks_by_key = {str(p.relative_to(truth)).removesuffix(ends): p for p in truth.glob(f"*/*{ends}")}
+    for key in sorted(by_key.keys() - masks_by_key.keys()):
+        todo = "make the masks with cityscapesscripts' csCreateTrainIdLabelImgs, or download gtFine"
+        raise UserError(f"image {by_key[key]} has no mask {truth / key}{ends}", todo=todo)
+    for key in sorted(masks_by_key.keys() - by_key.keys()):
+        raise UserError(f"mask {masks_by_key[key]} has no image {images / key}_leftImg8bit.png", todo="download leftImg8bit again")
+    relabel = CITYSCAPES if masks == "labelIds" else None
+    return _some([Example(by_key[key], masks_by_key[key], relabel=relabel) for key in sorted(by_key)], images)
 
 
 def coco(root: str | Path, name: str, kind: Literal["things", "stuff"]) -> list[Example]:
@@ -115,7 +124,7 @@ def coco(root: str | Path, name: str, kind: Literal["things", "stuff"]) -> list[
         tables = [tuple(sorted((s["id"], labels[s["category_id"]]) for s in info if s["category_id"] in labels)) for *_, info in found]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} lacks {error}", allowed="COCO's panoptic annotations", todo="download them again") from error
-    folder, masks = _folder(Path(root) / name), _folder(path.with_suffix(""))
+    folder, masks = existing_folder(Path(root) / name), existing_folder(path.with_suffix(""))
     examples = [
         Example(folder / image, masks / mask, relabel=Relabel(table, colours=True))
         for (image, mask, _), table in zip(found, tables, strict=True)
@@ -133,12 +142,12 @@ def _supercategories(categories: Sequence[dict[str, Any]], kind: Literal["things
 
 def folders(images: str | Path, masks: str | Path) -> list[Example]:
     """Image and mask files with equal paths but for the suffix, sorted. Images without a mask are left out."""
-    return _pair(_folder(Path(images)), _folder(Path(masks)))
+    return _pair(existing_folder(Path(images)), existing_folder(Path(masks)))
 
 
 def video(path: str | Path, masks: str | Path) -> list[Example]:
     """The frames of a video that have a mask; masks are PNGs named by frame number."""
-    path, masks = Path(path), _folder(Path(masks))
+    path, masks = Path(path), existing_folder(Path(masks))
     if not path.is_file():
         raise UserError(f"video {path} does not exist", todo="correct the path")
     total = len(_reader(path))
@@ -175,20 +184,10 @@ def split(settings: LabelledSettings, name: Literal["training", "validation"], l
     open_layout = video if settings.layout == "video" else folders
     examples = open_layout(root / settings.images, root / settings.masks)
     for example in examples:
-        require_labels(example.mask, read_mask(example.mask), settings.label_values, settings.ignored)
+        require_labels(example.mask, read_indexed(example.mask), settings.label_values, settings.ignored)
     if first >= len(examples):
         raise UserError(f"{len(examples)} labelled images in {root} leave none for {name}", todo=f"lower the offset {first}")
     return examples[first::every]
-
-
-def _descend(root: Path, name: str) -> Path:
-    return root / name if (root / name).is_dir() else root
-
-
-def _folder(path: Path, what: str = "folder") -> Path:
-    if not path.is_dir():
-        raise UserError(f"{what} {path} does not exist", todo="correct `root` or download the data")
-    return path
 
 
 def _some(examples: list[Example], where: Path) -> list[Example]:
@@ -198,7 +197,7 @@ def _some(examples: list[Example], where: Path) -> list[Example]:
 
 
 def _pair(images: Path, masks: Path) -> list[Example]:
-    by_key = {p.relative_to(images).with_suffix(""): p for p in sorted(images.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES}
+    by_key = {p.relative_to(images).with_suffix(""): p for p in sorted(images.rglob("*")) if p.suffix.lower() in EXTENSIONS}
     examples = []
     for mask in sorted(masks.rglob("*.png")):
         image = by_key.get(mask.relative_to(masks).with_suffix(""))
@@ -231,34 +230,19 @@ def read_image(example: Example) -> Image.Image:
     if example.frame is not None:
         frame = _reader(example.image).read([example.frame])[0]
         return Image.fromarray(frame.permute(1, 2, 0).numpy())
-    return _open(example.image).convert("RGB")
+    return read_stored(example.image)
 
 
 def read_labels(example: Example) -> Integer[np.ndarray, "height width"]:
     """The mask, in the layout's own numbering."""
     if example.relabel is None:
-        return read_mask(example.mask)
+        return read_indexed(example.mask)
     if not example.relabel.colours:
-        return example.relabel(read_mask(example.mask))
-    picture = _open(example.mask)
+        return example.relabel(read_indexed(example.mask))
+    picture = open_picture(example.mask)
     if picture.mode != "RGB":
         raise UserError(f"mask {example.mask} is no panoptic PNG ({picture.mode})", allowed="RGB", todo="download it again")
     return example.relabel(np.asarray(picture, dtype=np.int64) @ (1, 256, 65_536))
-
-
-def read_mask(path: Path) -> Integer[np.ndarray, "height width"]:
-    """The labels of an indexed or greyscale PNG.
-
-    Raises:
-        UserError: unreadable, or a colour image.
-    """
-    mask = _open(path)
-    if mask.mode not in MASK_MODES:
-        raise UserError(
-            f"mask {path} is a colour image ({mask.mode})", allowed="indexed or greyscale PNG whose pixel values are the labels"
-        )
-    labels = np.asarray(mask)
-    return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
 def require_labels(path: Path, mask: Integer[np.ndarray, "height width"], label_values: int, ignore: int | None) -> None:
@@ -278,7 +262,7 @@ def class_names(root: str | Path, layout: str, label_values: int, given: Sequenc
         return list(given)
     if layout in NAMES:
         return NAMES[layout]
-    table = _descend(Path(root), "ADEChallengeData2016") / "objectInfo150.txt"
+    table = descend(Path(root), "ADEChallengeData2016") / "objectInfo150.txt"
     if layout == "ade20k" and table.is_file():
         rows = [line.split("\t") for line in table.read_text().splitlines()[1:]]
         return ["other", *(row[-1].split(",")[0].strip() for row in rows)]
@@ -302,16 +286,6 @@ STUFF_NAMES = [
 NAMES = {"voc": VOC_NAMES, "cityscapes": [*layouts.NAMES["cityscapes"]], "coco_things": THINGS_NAMES, "coco_stuff": STUFF_NAMES}
 # label ids of the 19 classes that are scored, in their order
 CITYSCAPES = Relabel(tuple(zip((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33), range(19), strict=True)))
-
-
-def _open(path: Path) -> Image.Image:
-    """The decoded file; a truncated one is an error here and not later."""
-    try:
-        image = Image.open(path)
-        image.load()
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise UserError(f"{path} cannot be read: {error}", todo="download it again") from error
-    return image
 
 
 @lru_cache(maxsize=4)

@@ -1,7 +1,7 @@
-"""Cityscapes and COCO-Stuff as mmsegmentation's users keep them, and masks as classes by a label rule.
+"""COCO-Stuff as mmsegmentation's users keep it, and masks as classes by a label rule.
 
-    examples = cityscapes("data/cityscapes", "train")
-    classes = read_classes(examples[0].mask, RULES["cityscapes"])
+    examples = coco_stuff("data/coco", "val2017")
+    classes = read_classes(examples[0].mask, RULES["coco_stuff"])
 
 More layouts are in `labelled`, the rules in `settings.layouts`.
 """
@@ -13,21 +13,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from densewalk.errors import UserError
-from densewalk.labelled import Example, read_image, read_mask
+from densewalk.images import read_labels
+from densewalk.labelled import Example, read_image
+from densewalk.paths import existing_folder
 from densewalk.settings.layouts import LabelRule
 
 IGNORE = 255  # the class of pixels that are not scored
 _NEITHER = 254  # of pixel values that are neither a class nor ignored
-
-
-def cityscapes(root: str | Path, split: str) -> list[Example]:
-    """leftImg8bit/`split`/CITY/NAME_leftImg8bit.png and gtFine/`split`/CITY/NAME_gtFine_labelTrainIds.png."""
-    images, masks = Path(root) / "leftImg8bit" / split, Path(root) / "gtFine" / split
-    examples = [
-        Example(image, masks / image.parent.name / image.name.replace("_leftImg8bit", "_gtFine_labelTrainIds"))
-        for image in _listed(images, "*/*_leftImg8bit.png")
-    ]
-    return _complete(examples, "make the masks with cityscapesscripts' csCreateTrainIdLabelImgs, or download gtFine")
 
 
 def coco_stuff(root: str | Path, split: str) -> list[Example]:
@@ -39,7 +31,10 @@ def coco_stuff(root: str | Path, split: str) -> list[Example]:
     images = _first(root / "images" / split, root / split)
     maps = _first(root / "stuffthingmaps" / split, root / "annotations" / split)
     examples = [Example(image, maps / f"{image.stem}.png") for image in _listed(images, "*.jpg")]
-    return _complete(examples, "download stuffthingmaps_trainval2017.zip")
+    for example in examples:
+        if not example.mask.is_file():  # leaving it out would change the benchmark
+            raise UserError(f"image {example.image} has no mask {example.mask}", todo="download stuffthingmaps_trainval2017.zip")
+    return examples
 
 
 def _first(one: Path, other: Path) -> Path:
@@ -47,20 +42,10 @@ def _first(one: Path, other: Path) -> Path:
 
 
 def _listed(folder: Path, pattern: str) -> list[Path]:
-    if not folder.is_dir():
-        raise UserError(f"folder {folder} does not exist", todo="correct `root` or download the data")
-    found = sorted(folder.glob(pattern))
+    found = sorted(existing_folder(folder).glob(pattern))
     if not found:
         raise UserError(f"{folder} has no image {pattern}")
     return found
-
-
-def _complete(examples: list[Example], todo: str) -> list[Example]:
-    """Refuse images without a mask: leaving them out would change the benchmark."""
-    for example in examples:
-        if not example.mask.is_file():
-            raise UserError(f"image {example.image} has no mask {example.mask}", todo=todo)
-    return examples
 
 
 # -- classes ---------------------------------------------------------------------------------------------------------
@@ -83,7 +68,7 @@ def read_classes(path: Path, rule: LabelRule) -> UInt8[np.ndarray, "height width
     Raises:
         UserError: unreadable, a colour image, or a pixel value that the rule does not know.
     """
-    labels, table = read_mask(path), _table(rule)
+    labels, table = read_labels(path), _table(rule)
     classes = table[labels if labels.dtype.kind == "u" else np.clip(labels, 0, len(table) - 1)]
     if (classes == _NEITHER).any():
         besides = "" if rule.ignored is None else f", and {rule.ignored} for pixels that are not scored"

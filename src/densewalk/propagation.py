@@ -110,22 +110,33 @@ def best_sources(
 
 def _best_sources(context: list[Tensor], target: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
     """`best_sources` for as many items as fit into memory together: tile after tile."""
-    height, width = rule.grid
-    grids = [f.unflatten(1, rule.grid) for f in context]
-    queries = target.unflatten(1, rule.grid)
-    positions = torch.arange(height * width, device=target.device).view(height, width)
-    strips = []
-    for (x0, x1), (left, right) in _spans(width, rule, TILE[1]):
-        keys = [g[:, :, left:right].flatten(1, 2) for g in grids]  # [batch, height * reach, dim], rows of a tile lie together
-        tiles = []
-        for (y0, y1), (top, bottom) in _spans(height, rule, TILE[0]):
-            rows = slice(top * (right - left), bottom * (right - left))
-            outside = _outside(positions[y0:y1, x0:x1], positions[top:bottom, left:right], rule)
-            similarity, frame, key = _search(queries[:, y0:y1, x0:x1].flatten(1, 2), [k[:, rows] for k in keys], outside, rule.top_k)
-            source = frame * (height * width) + positions[top:bottom, left:right].flatten()[key]
-            tiles.append((similarity.unflatten(1, (y1 - y0, -1)), source.unflatten(1, (y1 - y0, -1))))
-        strips.append([torch.cat(parts, dim=1) for parts in zip(*tiles, strict=True)])
+    grids, queries = [f.unflatten(1, rule.grid) for f in context], target.unflatten(1, rule.grid)
+    strips = [_strip(grids, queries, columns, reach, rule) for columns, reach in _spans(rule.grid[1], rule, TILE[1])]
     similarity, source = (torch.cat(parts, dim=2).flatten(1, 2) for parts in zip(*strips, strict=True))
+    return similarity, source
+
+
+def _strip(
+    grids: list[Tensor], queries: Tensor, columns: tuple[int, int], reach: tuple[int, int], rule: Rule
+) -> tuple[Float[Tensor, "batch rows columns kept"], Int[Tensor, "batch rows columns kept"]]:
+    """`_best_sources` for some columns of targets, whose windows `reach` covers.
+
+    A function of its own so that a strip's copy of the keys, the largest thing here, is gone before the next one is made.
+    """
+    height, width = rule.grid
+    positions = torch.arange(height * width, device=queries.device).view(height, width)[:, slice(*reach)]
+    keys = [g[:, :, slice(*reach)].flatten(1, 2) for g in grids]  # [batch, height * reach, dim], rows of a tile lie together
+    tiles = []
+    for (y0, y1), (top, bottom) in _spans(height, rule, TILE[0]):
+        within = positions[top:bottom].flatten()
+        rows = slice(top * positions.shape[1], bottom * positions.shape[1])
+        wanted = positions[y0:y1, columns[0] - reach[0] : columns[1] - reach[0]]
+        outside = _outside(wanted, within, rule)
+        tile = queries[:, y0:y1, slice(*columns)].flatten(1, 2)
+        similarity, frame, key = _search(tile, [k[:, rows] for k in keys], outside, rule.top_k)
+        source = frame * (height * width) + within[key]
+        tiles.append((similarity.unflatten(1, wanted.shape), source.unflatten(1, wanted.shape)))
+    similarity, source = (torch.cat(parts, dim=1) for parts in zip(*tiles, strict=True))
     return similarity, source
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from densewalk.checkpoint import atomic_write
 from densewalk.errors import UserError
-from densewalk.images import read_mask, read_rgb
+from densewalk.images import picture_header, read_labels, read_rgb
+from densewalk.paths import existing_folder
 from densewalk.pictures import palette
 
 VOID = 255  # annotators were unsure
@@ -46,7 +47,10 @@ class Sequence:
 
     def mask(self, number: int, *, keep_void: bool = False) -> Labels:
         """The objects 1, 2, ... of a frame; 0 is background, and so is void unless it is kept as 255."""
-        labels = read_mask(self.masks[number]).numpy().astype(np.uint8)
+        labels = read_labels(self.masks[number])
+        if labels.max() > VOID:
+            raise UserError(f"mask {self.masks[number]} has the id {labels.max()}", allowed=f"0 to {VOID}", todo="number the objects anew")
+        labels = labels.astype(np.uint8)
         if self.merge:
             return (labels > 0).astype(np.uint8)
         return labels if keep_void else np.where(labels == VOID, np.uint8(0), labels)
@@ -77,7 +81,7 @@ def davis(
     Raises:
         UserError: a list, folder or file is missing, or a mask has another size than its frames.
     """
-    root = _folder(Path(root), "DAVIS's folder")
+    root = existing_folder(Path(root), "DAVIS's folder")
     path = root / "ImageSets" / str(year) / f"{split}.txt"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt")))
@@ -92,8 +96,8 @@ def youtube_vos(root: str | Path, *, split: str = "train", only: Several[str] | 
     Raises:
         UserError: see `davis`.
     """
-    folder = _folder(Path(root) / split, "YouTube-VOS's folder")
-    masks = _folder(folder / "Annotations")
+    folder = existing_folder(Path(root) / split, "YouTube-VOS's folder")
+    masks = existing_folder(folder / "Annotations")
     names = _choose(sorted(p.name for p in masks.iterdir() if p.is_dir()), only, masks)
     return [_sequence(folder / "JPEGImages", masks, name, sparse=True) for name in names]
 
@@ -107,7 +111,7 @@ def _choose(names: list[str], only: Several[str] | None, where: Path) -> list[st
 
 def _sequence(images: Path, masks: Path, name: str, *, merge: bool = False, sparse: bool = False) -> Sequence:
     """The checked files of one sequence. sparse: frames without a mask are left out."""
-    images, masks = _folder(images / name), _folder(masks / name)
+    images, masks = existing_folder(images / name), existing_folder(masks / name)
     frames = [f for f in sorted(images.glob("*.jpg")) if not sparse or (masks / f"{f.stem}.png").is_file()]
     if not frames:
         raise UserError(f"{images} has no frame (*.jpg)" + (f" with a mask in {masks}" if sparse else ""))
@@ -121,27 +125,13 @@ def _sequence(images: Path, masks: Path, name: str, *, merge: bool = False, spar
 
 def _check_headers(sequence: Sequence) -> None:
     """One size for all pictures, one number for each pixel of a mask."""
-    expected = _header(sequence.frames[0])[0]
+    expected = picture_header(sequence.frames[0])[0]
     for path in [*sequence.frames, *sequence.masks]:
-        size, mode = _header(path)
+        size, mode = picture_header(path)
         if size != expected:
             raise UserError(f"{path} is {size[0]}x{size[1]}, but {sequence.frames[0]} is {expected[0]}x{expected[1]}")
         if path in sequence.masks and mode in ("RGB", "RGBA", "LA", "CMYK", "YCbCr"):
             raise UserError(f"mask {path} is a colour picture ({mode})", allowed="an indexed PNG whose pixel values are the objects")
-
-
-def _header(path: Path) -> tuple[tuple[int, int], str]:
-    try:
-        with Image.open(path) as image:
-            return image.size, image.mode
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}", todo="download it again") from error
-
-
-def _folder(path: Path, what: str = "folder") -> Path:
-    if not path.is_dir():
-        raise UserError(f"{what} {path} does not exist", todo="correct `root` or download the data")
-    return path
 
 
 # -- output ------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from densewalk import labelled, layouts
 from densewalk.backbone import Architecture, load
 from densewalk.errors import UserError
 from densewalk.evals.base import Job, Result
+from densewalk.images import EXTENSIONS, read_labels
 from densewalk.labelled import Example
 from densewalk.mmlab.experiment import Config, Experiment, default_levels, scales
 from densewalk.pictures import Row, segmentation_strip
@@ -104,13 +105,13 @@ def list_half(settings: SegmentationSettings, split: str) -> list[Example]:
     if settings.layout == "voc":
         return labelled.voc(root, split, settings.masks or "SegmentationClass")
     if settings.layout == "cityscapes":
-        return layouts.cityscapes(root, split)
+        return labelled.cityscapes(root, split, "labelTrainIds")
     return layouts.coco_stuff(root, split)
 
 
 def require_masks(examples: list[Example], folder: Path) -> list[Example]:
     """The examples; images of `folder` without a mask are refused: leaving them out would change the benchmark."""
-    images = {path for path in folder.rglob("*") if path.suffix.lower() in labelled.IMAGE_SUFFIXES}
+    images = {path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS}
     alone = sorted(images - {example.image for example in examples})
     if alone:
         found = f"{len(alone)} images in {folder} have no mask, e.g. {alone[0].name}"
@@ -312,6 +313,6 @@ def write_strip(path: Path, settings: SegmentationSettings, validation: list[Exa
     for example in validation:
         if str(example.image) in shown:
             prediction = values[shown[str(example.image)].numpy()]
-            rows.append(Row(example.image.stem, np.asarray(labelled.read_image(example)), labelled.read_mask(example.mask), prediction))
+            rows.append(Row(example.image.stem, np.asarray(labelled.read_image(example)), read_labels(example.mask), prediction))
     by_label = dict(zip(settings.rule.values, names, strict=True))
     segmentation_strip(path, rows, [by_label.get(v, "") for v in range(settings.rule.label_values)], ignore=settings.rule.ignored)

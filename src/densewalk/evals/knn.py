@@ -34,8 +34,8 @@ from densewalk.backbone import Backbone, load
 from densewalk.classified import Classified, imagenet
 from densewalk.errors import UserError
 from densewalk.evals.base import Job, Result
-from densewalk.evals.incontext import nearest
 from densewalk.images import normalize, read_stored
+from densewalk.nearest import nearest
 from densewalk.progress import track
 from densewalk.settings.knn import NEIGHBOURS, KnnSettings
 

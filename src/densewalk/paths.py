@@ -1,0 +1,32 @@
+"""Where data sets lie: the checks that every layout makes, and what is said when something is not there."""
+
+from pathlib import Path
+
+from densewalk.errors import UserError
+
+
+def descend(root: Path, name: str) -> Path:
+    """The folder `name` below `root`, or `root` itself where there is none: users name either."""
+    return root / name if (root / name).is_dir() else root
+
+
+def existing_folder(path: Path, what: str = "folder", *, allowed: str = "") -> Path:
+    """The path.
+
+    Raises:
+        UserError: it is no folder.
+    """
+    if not path.is_dir():
+        raise UserError(f"{what} {path} does not exist", allowed=allowed, todo="correct `root` or download the data")
+    return path
+
+
+def existing_file(path: Path) -> Path:
+    """The path.
+
+    Raises:
+        UserError: it is no file.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", todo="correct `root` or download the data")
+    return path
