@@ -3,6 +3,7 @@
 densewalk check config.yaml                        # what is wrong with a study, without starting anything
 densewalk status config.yaml                       # how far it is, when it ends, what it has cost
 densewalk probe walk.mp4                           # codec, size, frame rate, length of a video
+densewalk add-video walk.mp4 --out study.yaml      # what is usable in it, a contact sheet, a study to begin with
 densewalk train --spec JSON --state DIR --out DIR [--init FILE] [--data RECEIPT ...]
 densewalk evaluate --spec JSON --backbone FILE --state DIR --out FILE
 densewalk tables | report ...                      # results -> CSV, HTML
@@ -51,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
     _command(commands, "schema", schema, "print the configuration's JSON schema")
     p = _command(commands, "probe", probe, "describe a video file")
     p.add_argument("video", type=Path)
+
+    p = _command(commands, "add-video", add_video, "look at a video of your own and write a study on it")
+    p.add_argument("video", type=Path)
+    p.add_argument("--out", default="-", help="the study's configuration; - prints it, and the report to standard error (default)")
+    p.add_argument("--sheet", type=Path, help="contact sheet (default: {video's name}.png beside --out)")
+    p.add_argument("--all-frames", action="store_true", help="look at every frame of a long video, too")
 
     p = _command(commands, "generate", generate, "write the synthetic city walk")
     p.add_argument("--settings", type=json.loads, required=True)
@@ -139,6 +146,27 @@ def probe(args: argparse.Namespace) -> None:
     from densewalk.video import probe as probe_video
 
     print(json.dumps(asdict(probe_video(args.video)), indent=2, default=str))
+
+
+def add_video(args: argparse.Namespace) -> None:
+    """Report on a video, draw its contact sheet and write a study."""
+    from densewalk.checkpoint import atomic_write
+    from densewalk.own_video import look, study_text
+
+    folder = Path() if args.out == "-" else Path(args.out).parent
+    if args.out != "-" and Path(args.out).exists():
+        raise UserError(f"{args.out} exists", todo="give another --out, or copy what `--out -` prints into it")
+    sheet = args.sheet or folder / f"{args.video.stem}.png"
+    findings = look(args.video, sheet, whole=args.all_frames or None)
+    print(f"{findings.report()}\nsheet       {sheet}", file=sys.stderr if args.out == "-" else sys.stdout)
+    # a study's paths are relative to its folder
+    inside = args.video.resolve().is_relative_to(folder.resolve())
+    text = study_text(findings, str(args.video.resolve().relative_to(folder.resolve()) if inside else args.video.resolve()))
+    if args.out == "-":
+        print(text, end="")
+        return
+    with atomic_write(args.out) as temporary:
+        temporary.write_text(text)
 
 
 def generate(args: argparse.Namespace) -> None:
