@@ -70,6 +70,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--settings", type=json.loads, required=True)
     p.add_argument("--receipt", type=Path, required=True)
 
+    p = _command(commands, "curate", curate, "choose frames and pictures to train on")
+    p.add_argument("--spec", type=json.loads, required=True)
+    p.add_argument("--backbone", type=Path, required=True)
+    p.add_argument("--data", type=Path, nargs="+", required=True, metavar="RECEIPT")
+    p.add_argument("--out", type=Path, required=True)
+    _execution_options(p)
+
     p = _command(commands, "train", train, "make one run's backbone")
     p.add_argument("--spec", type=json.loads, required=True)
     p.add_argument("--init", type=Path)
@@ -103,6 +110,10 @@ def _command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", na
 
 def _job_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--state", type=Path, required=True, help="folder of the resumable state")
+    _execution_options(p)
+
+
+def _execution_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--execution",
         type=Execution.model_validate_json,
@@ -193,6 +204,16 @@ def check_images(args: argparse.Namespace) -> None:
 
     settings = ImagesSettings.model_validate(args.settings)
     check_folder(settings.source, args.receipt, settings.layout, settings.sequence_list)
+
+
+def curate(args: argparse.Namespace) -> None:
+    """Choose what to train on."""
+    import torch
+
+    from densewalk import jobs
+
+    torch.set_num_threads(args.threads)
+    jobs.curate(args.spec, args.backbone, args.data, args.out, args.execution)
 
 
 def train(args: argparse.Namespace) -> None:

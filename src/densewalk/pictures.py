@@ -160,7 +160,7 @@ def boxes_strip(
     shown = [
         Panel(title, with_boxes(with_boxes(image, truth, TRUE_COLOUR), found[None], FOUND_COLOUR)) for title, image, truth, found in panels
     ]
-    figure = _grid(shown, columns)
+    figure = _grid(shown, columns, row_height=2.6)
     handles = [Patch(facecolor="none", edgecolor=c, label=n) for c, n in ((TRUE_COLOUR, "ground truth"), (FOUND_COLOUR, "found"))]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7, frameon=False)
     with atomic_write(path) as temporary:
@@ -181,16 +181,17 @@ class Panel:
 
 def contact_sheet(path: str | Path, panels: Sequence[Panel], columns: int, note: str = "") -> None:
     """Write pictures in rows, each below its title; `note` stands at the foot."""
-    figure = _grid(panels, columns)
+    tallest = max(panel.image.shape[0] / panel.image.shape[1] for panel in panels)
+    figure = _grid(panels, columns, row_height=2.9 * min(tallest, 1.2) + 0.4)
     if note:
         figure.supxlabel(note, fontsize=8)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, metadata={"Software": None})
 
 
-def _grid(panels: Sequence[Panel], columns: int) -> Figure:
+def _grid(panels: Sequence[Panel], columns: int, row_height: float) -> Figure:
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3 * columns, 2.6 * rows), layout="constrained")
+    figure = Figure(figsize=(3 * columns, row_height * rows + 0.2), layout="constrained")
     for axis, panel in zip(figure.subplots(rows, columns, squeeze=False).ravel(), _filled(panels, rows * columns), strict=True):
         axis.set(xticks=[], yticks=[])
         axis.set_visible(panel is not None)

@@ -892,11 +892,13 @@ class VideoClips(Dataset[Tensor]):
     `[i]` is uint8 [frames, 3, height, width] RGB. A clip may hold a scene cut; the receipt's `cuts` say where they are.
 
     Args:
-        path: the training copy. receipt: what `transcode` returned for it.
+        path: the training copy. receipt: what `transcode` returned for it; with `kept` (ascending frame numbers), only clips that
+            start at one of those.
         frames: per clip. spacing_seconds: between two frames of a clip, made a whole number of frames (`stride`).
 
     Raises:
-        UserError: the file is missing or another one, the spacing is less than half a frame, or no usable part is long enough.
+        UserError: the file is missing or another one, the spacing is less than half a frame, no usable part is long enough, or
+            no kept frame begins a clip.
     """
 
     def __init__(self, path: str | Path, receipt: dict[str, Any], frames: int, spacing_seconds: float) -> None:
@@ -907,15 +909,20 @@ class VideoClips(Dataset[Tensor]):
             raise UserError(f"{path} has a frame every {1 / self.fps:g} s: {spacing_seconds:g} s between frames is less")
         self.reader = ClipReader(path, gop=receipt["gop"])
         span = (frames - 1) * self.stride + 1
-        self.usable = [(start, end) for start, end in receipt["usable"] if end - start >= span]
-        if not self.usable:
+        usable = [range(start, end - span + 1) for start, end in receipt["usable"] if end - start >= span]
+        if not usable:
             longest = max((end - start for start, end in receipt["usable"]), default=0)
             raise UserError(
                 f"{path}: a clip of {frames} frames, {spacing_seconds:g} s apart, takes {span / self.fps:.1f} s; "
                 f"the longest usable part has {longest / self.fps:.1f} s",
                 todo="take fewer frames, a smaller spacing or a longer video",
             )
-        self.counts = np.cumsum([end - start - span + 1 for start, end in self.usable])
+        kept = receipt.get("kept")
+        # a frame that was chosen by itself is a range of one
+        self.starts = usable if kept is None else [range(k, k + 1) for k in kept if any(k in part for part in usable)]
+        if not self.starts:
+            raise UserError(f"{path}: no frame that the curation keeps begins a clip of {span / self.fps:.1f} s", todo="keep more of them")
+        self.counts = np.cumsum([len(part) for part in self.starts])
 
     def __len__(self) -> int:
         return int(self.counts[-1])
@@ -929,7 +936,7 @@ class VideoClips(Dataset[Tensor]):
             raise IndexError(f"clip {index} of {len(self)}")
         part = int(np.searchsorted(self.counts, index, side="right"))
         before = int(self.counts[part - 1]) if part else 0
-        start = self.usable[part][0] + index - before
+        start = self.starts[part][index - before]
         return [start + n * self.stride for n in range(self.frames)]
 
     def read(self, frame_indices: Sequence[int]) -> UInt8[Tensor, "frames 3 height width"]:
