@@ -54,7 +54,7 @@ log = logging.getLogger("densewalk")
 
 BATCH = 64  # pictures per forward pass
 TILE = 2048  # pictures that meet as many others at once: 16 MiB of similarities
-PAIRS = 8  # of each kind on the sheet
+PAIRS = 8  # of each kind on the sheet, in two rows
 CHAIN = 0.1  # a group of duplicates with a larger share of the pool is worth a warning
 
 
@@ -316,7 +316,10 @@ def draw(path: Path, pools: Sequence[Pool], choice: Choice, references: ImageFol
     pool: ConcatDataset[Tensor] = ConcatDataset(pools)
     names = [f"{p.source.name} {p.name(i)}" for p in pools for i in range(len(p))]
     panels = []
-    for i in _spread(np.flatnonzero(~choice.unique), choice.like_first):
+    # of each group the duplicate that is least like its first picture
+    order = np.argsort(choice.like_first, kind="stable")
+    order = order[~choice.unique[order]]
+    for i in _spread(order[np.unique(choice.first[order], return_index=True)[1]], choice.like_first):
         panels.append(Panel(f"kept  {names[choice.first[i]]}", _array(pool[int(choice.first[i])]), "green"))
         panels.append(Panel(f"duplicate {choice.like_first[i]:.3f}  {names[i]}", _array(pool[i]), "red"))
     if references is not None and choice.reference is not None and choice.like_reference is not None:
@@ -325,7 +328,7 @@ def draw(path: Path, pools: Sequence[Pool], choice: Choice, references: ImageFol
                 panels.append(Panel(f"reference  {references.names[choice.reference[i]]}", _array(references[int(choice.reference[i])])))
                 panels.append(Panel(f"{verdict} {choice.like_reference[i]:.3f}  {names[i]}", _array(pool[i]), colour))
     note = f"kept {choice.kept.sum()} of {len(names)} pictures; numbers are cosine similarities"
-    contact_sheet(path, panels or [Panel(f"kept  {names[0]}", _array(pool[0]), "green")], 4, note)
+    contact_sheet(path, panels or [Panel(f"kept  {names[0]}", _array(pool[0]), "green")], PAIRS, note)
 
 
 def _spread(numbers: Int[np.ndarray, " some"], by: Float[np.ndarray, " pictures"]) -> list[int]:

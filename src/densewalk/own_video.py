@@ -109,7 +109,7 @@ def look(path: str | Path, sheet: str | Path, *, whole: bool | None = None, thre
 
 
 class _Glance:
-    """Sharpness and borders of every picture that passes, and some pictures evenly apart."""
+    """Sharpness of every picture that passes; some pictures evenly apart, and their borders."""
 
     def __init__(self, duration: float) -> None:
         self.moments = [(i + 0.5) * duration / SHOWN for i in range(SHOWN)]
@@ -123,13 +123,16 @@ class _Glance:
         grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
         self.times.append(seconds)
         self.sharpness.append(sharpness(grey))
-        # a bar is dark in all pictures
-        rows, columns = np.percentile(grey[:, ::4], 95, axis=1), np.percentile(grey[::4], 95, axis=0)
-        first = not self.rows.size
-        self.rows, self.columns = (rows, columns) if first else (np.maximum(self.rows, rows), np.maximum(self.columns, columns))
         if self.moments and seconds >= self.moments[0]:
             self.moments = [m for m in self.moments if m > seconds]
             self.shown.append((len(self.times) - 1, picture))
+            self._note_borders(grey)
+
+    def _note_borders(self, grey: Float[np.ndarray, "height width"]) -> None:
+        """A bar is dark in all pictures."""
+        rows, columns = np.percentile(grey, 95, axis=1), np.percentile(grey, 95, axis=0)
+        first = not self.rows.size
+        self.rows, self.columns = (rows, columns) if first else (np.maximum(self.rows, rows), np.maximum(self.columns, columns))
 
     def bars(self) -> tuple[int, int, int, int]:
         """Rows and columns of black bars: top, bottom, left, right; fewer than a fiftieth of a side are none."""

@@ -182,7 +182,7 @@ class Panel:
 def contact_sheet(path: str | Path, panels: Sequence[Panel], columns: int, note: str = "") -> None:
     """Write pictures in rows, each below its title; `note` stands at the foot."""
     tallest = max(panel.image.shape[0] / panel.image.shape[1] for panel in panels)
-    figure = _grid(panels, columns, row_height=2.9 * min(tallest, 1.2) + 0.4)
+    figure = _grid(panels, columns, row_height=2.9 * min(tallest, 0.9) + 0.4)
     if note:
         figure.supxlabel(note, fontsize=8)
     with atomic_write(path) as temporary:

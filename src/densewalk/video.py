@@ -618,27 +618,28 @@ class Survey:
                     raise UserError(f"{self.info.path} does not decode at its beginning", todo="download it again")
                 yield last, frame is not None
 
-    def _cuts(self, change: Float[np.ndarray, " frames"], scale: _Scaler) -> tuple[list[int], list[str]]:
-        """Stretches with a cut, and a sentence that says where cuts were looked for."""
+    def _cuts(self, change: Float[np.ndarray, " frames"], scale: _Scaler) -> tuple[list[float], list[str]]:
+        """Cuts in stretches from the beginning, and a sentence if they were not looked for wherever they may be."""
         likely = [int(i) for i in np.argsort(-change, kind="stable") if i > 0 and change[i] >= CUT_CHANGE]
+        cuts: list[float] = []
         with _open(self.info.path) as container:
             stream = _video_stream(container, self.info.path)
-            cuts = [
-                i
-                for i in track(likely[:PLACES], "look for cuts")
-                if self._has_cut(container, stream, self.keys[i - 1], self.keys[i], scale)
-            ]
+            for i in track(sorted(likely[:PLACES]), "look for cuts"):
+                seconds = float((self.keys[i - 1] - self.keys[0]) * _time_base(stream))
+                found = self._cuts_between(container, stream, self.keys[i - 1], self.keys[i], scale)
+                cuts += [(seconds + n / self.info.fps) / self.step for n in found]
         left = len(likely) - PLACES
-        return sorted(cuts), [f"cuts were looked for at the {PLACES} likeliest places only, {left} more are possible"] if left > 0 else []
+        return cuts, [f"cuts were looked for at the {PLACES} likeliest places only, {left} more are possible"] if left > 0 else []
 
-    def _has_cut(self, container: InputContainer, stream: VideoStream, start: int, end: int, scale: _Scaler) -> bool:
+    def _cuts_between(self, container: InputContainer, stream: VideoStream, start: int, end: int, scale: _Scaler) -> list[int]:
+        """Cuts from one key frame to another, in frames from the first."""
         inspection = _Inspection(self.settings, self.info.fps)
         container.seek(start, stream=stream)
         for frame in _decode(container, stream):
             if frame is None or frame.pts is None or frame.pts > end:
                 break
             inspection.see(scale(frame), good=True)
-        return bool(cut_frames(np.array(inspection.change), self.info.fps))
+        return cut_frames(np.array(inspection.change), self.info.fps)
 
 
 def spread_out(keys: Sequence[int], shown: Sequence[int], unit: float) -> tuple[list[int], float]:
