@@ -3,6 +3,7 @@
 densewalk check config.yaml                        # what is wrong with a study, without starting anything
 densewalk status config.yaml                       # how far it is, when it ends, what it has cost
 densewalk probe walk.mp4                           # codec, size, frame rate, length of a video
+densewalk add-video walk.mp4 --out study.yaml      # what is usable in it, a contact sheet, a study to begin with
 densewalk train --spec JSON --state DIR --out DIR [--init FILE] [--data RECEIPT ...]
 densewalk evaluate --spec JSON --backbone FILE --state DIR --out FILE
 densewalk tables | report ...                      # results -> CSV, HTML
@@ -52,6 +53,12 @@ def parser() -> argparse.ArgumentParser:
     p = _command(commands, "probe", probe, "describe a video file")
     p.add_argument("video", type=Path)
 
+    p = _command(commands, "add-video", add_video, "look at a video of your own and write a study on it")
+    p.add_argument("video", type=Path)
+    p.add_argument("--out", default="-", help="the study's configuration; - prints it, and the report to standard error (default)")
+    p.add_argument("--sheet", type=Path, help="contact sheet (default: {video's name}.png beside --out)")
+    p.add_argument("--all-frames", action="store_true", help="look at every frame of a long video, too")
+
     p = _command(commands, "generate", generate, "write the synthetic city walk")
     p.add_argument("--settings", type=json.loads, required=True)
     p.add_argument("--root", type=Path, required=True)
@@ -62,6 +69,13 @@ def parser() -> argparse.ArgumentParser:
     p = _command(commands, "check-images", check_images, "check an image folder")
     p.add_argument("--settings", type=json.loads, required=True)
     p.add_argument("--receipt", type=Path, required=True)
+
+    p = _command(commands, "curate", curate, "choose frames and pictures to train on")
+    p.add_argument("--spec", type=json.loads, required=True)
+    p.add_argument("--backbone", type=Path, required=True)
+    p.add_argument("--data", type=Path, nargs="+", required=True, metavar="RECEIPT")
+    p.add_argument("--out", type=Path, required=True)
+    _execution_options(p)
 
     p = _command(commands, "train", train, "make one run's backbone")
     p.add_argument("--spec", type=json.loads, required=True)
@@ -96,6 +110,10 @@ def _command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", na
 
 def _job_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--state", type=Path, required=True, help="folder of the resumable state")
+    _execution_options(p)
+
+
+def _execution_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--execution",
         type=Execution.model_validate_json,
@@ -141,6 +159,27 @@ def probe(args: argparse.Namespace) -> None:
     print(json.dumps(asdict(probe_video(args.video)), indent=2, default=str))
 
 
+def add_video(args: argparse.Namespace) -> None:
+    """Report on a video, draw its contact sheet and write a study."""
+    from densewalk.checkpoint import atomic_write
+    from densewalk.own_video import look, study_text
+
+    folder = Path() if args.out == "-" else Path(args.out).parent
+    if args.out != "-" and Path(args.out).exists():
+        raise UserError(f"{args.out} exists", todo="give another --out, or copy what `--out -` prints into it")
+    sheet = args.sheet or folder / f"{args.video.stem}.png"
+    findings = look(args.video, sheet, whole=args.all_frames or None)
+    print(f"{findings.report()}\nsheet       {sheet}", file=sys.stderr if args.out == "-" else sys.stdout)
+    # a study's paths are relative to its folder
+    inside = args.video.resolve().is_relative_to(folder.resolve())
+    text = study_text(findings, str(args.video.resolve().relative_to(folder.resolve()) if inside else args.video.resolve()))
+    if args.out == "-":
+        print(text, end="")
+        return
+    with atomic_write(args.out) as temporary:
+        temporary.write_text(text)
+
+
 def generate(args: argparse.Namespace) -> None:
     """Write the synthetic city walk."""
     from densewalk.settings.synthetic import SyntheticSettings
@@ -165,6 +204,16 @@ def check_images(args: argparse.Namespace) -> None:
 
     settings = ImagesSettings.model_validate(args.settings)
     check_folder(settings.source, args.receipt, settings.layout, settings.sequence_list)
+
+
+def curate(args: argparse.Namespace) -> None:
+    """Choose what to train on."""
+    import torch
+
+    from densewalk import jobs
+
+    torch.set_num_threads(args.threads)
+    jobs.curate(args.spec, args.backbone, args.data, args.out, args.execution)
 
 
 def train(args: argparse.Namespace) -> None:

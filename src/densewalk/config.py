@@ -19,7 +19,7 @@ from densewalk.provenance import config_hash
 from densewalk.settings.ade20k import Ade20kLinearSettings, Ade20kUpernetSettings
 from densewalk.settings.base import EvaluationSettings, Settings, TrainingSettings
 from densewalk.settings.coco import CocoSettings
-from densewalk.settings.data import ImagesSettings, VideoSettings
+from densewalk.settings.data import CurationSettings, ImagesSettings, VideoSettings
 from densewalk.settings.davis import DavisSettings
 from densewalk.settings.dino import DinoSettings
 from densewalk.settings.discovery import DiscoverySettings
@@ -95,7 +95,7 @@ class TrainedRun(BaseRun):
     """A run that trains."""
 
     data: list[str] = Field(min_length=1)
-    """Names of videos or image folders."""
+    """Names of videos, image folders or curations."""
     settings: TrainingSettings
     sweep: dict[Name, Annotated[dict[str, Any], Field(min_length=1)]] = {}
     """Variants for an ablation: name of the variant -> settings in which it differs. Each is a run of its own, called
@@ -297,6 +297,8 @@ class Study(Settings):
     """Videos, transcoded once to a small copy for training."""
     images: dict[Name, ImagesSettings] = {}
     """Image folders."""
+    curations: dict[Name, CurationSettings] = {}
+    """Pools of frames and pictures without near duplicates, or like a reference set."""
     checkpoints: dict[Name, Checkpoint] = {}
     """Initial backbones."""
     runs: dict[Name, Run] = Field(min_length=1)
@@ -321,14 +323,16 @@ class Study(Settings):
     @model_validator(mode="after")
     def consistent(self) -> Self:
         """Every name that is used exists, once, and no run is built on itself."""
-        names = [*self.videos, *self.images]
+        names = [*self.videos, *self.images, *self.curations]
         twice = sorted({n for n in names if names.count(n) > 1} | (self.checkpoints.keys() & self.runs.keys()))
         if twice:
             raise ValueError(f"used twice as a name: {', '.join(twice)}")
         for name, run in self.runs.items():
             self._check_run(name, run)
+        for name, curation in self.curations.items():
+            self._check_curation(f"curations.{name}", curation)
         for name in self.runs:
-            self._check_chain(name)
+            self._check_chain([name])
         self._check_parts()
         for name, evaluation in self.evaluations.items():
             unknown = sorted(set(evaluation.runs or []) - self.runs.keys())
@@ -347,11 +351,11 @@ class Study(Settings):
             raise ValueError(f"{where}.arch: give it exactly where init is random (init: {run.init}, arch: {run.arch})")
         if len(set(run.seeds)) != len(run.seeds):
             raise ValueError(f"{where}.seeds: {run.seeds} has a seed twice")
-        known_data = [*self.videos, *self.images]
+        known_data = [*self.videos, *self.images, *self.curations]
         for source in run.data if isinstance(run, TrainedRun) else []:
             if source not in known_data:
                 raise ValueError(
-                    f"{where}.data: '{source}' is neither a video nor an image folder; allowed: {', '.join(known_data) or 'none yet'}"
+                    f"{where}.data: '{source}' is no video, image folder or curation; allowed: {', '.join(known_data) or 'none yet'}"
                 )
         if run.init in self.runs:
             self._check_seeds(where, run)
@@ -371,12 +375,28 @@ class Study(Settings):
             if isinstance(run, TrainedRun) and (obstacle := run.settings.obstacle_to_parts(self.execution.parts_of(name))):
                 raise ValueError(f"execution.accumulate: run '{name}': {obstacle}; to do: give accumulate by run, for those that allow it")
 
-    def _check_chain(self, name: str) -> None:
-        seen = [name]
-        while (name := self.runs[name].init) in self.runs:
-            seen.append(name)
-            if seen.count(name) > 1:
-                raise ValueError(f"runs.{name}.init: a circle, {' -> '.join(seen)}")
+    def _check_curation(self, where: str, curation: CurationSettings) -> None:
+        pictures = [*self.videos, *(name for name, folder in self.images.items() if folder.layout == "pictures")]
+        unknown = [name for name in curation.data if name not in pictures]
+        if unknown or len(set(curation.data)) < len(curation.data):
+            found = f"'{unknown[0]}' is neither a video nor a folder of pictures" if unknown else "a name stands there twice"
+            raise ValueError(f"{where}.data: {found}; allowed: {', '.join(pictures) or 'none yet'}")
+        if curation.backbone not in self.checkpoints and curation.backbone not in self.runs:
+            known = ", ".join([*self.checkpoints, *self.runs])
+            raise ValueError(f"{where}.backbone: '{curation.backbone}' is neither a checkpoint nor a run; allowed: {known}")
+        seeds = self.runs[curation.backbone].seeds if curation.backbone in self.runs else []
+        if seeds and curation.seed is not None and curation.seed not in seeds:
+            raise ValueError(f"{where}.seed: {curation.backbone} has no seed {curation.seed} (it has {seeds})")
+
+    def _check_chain(self, chain: list[str]) -> None:
+        """What a run is built on: its initial backbone, and those that its data were chosen with."""
+        run = self.runs[chain[-1]]
+        chosen_with = [self.curations[n].backbone for n in getattr(run, "data", []) if n in self.curations]
+        for name in [run.init, *chosen_with]:
+            if name in chain:
+                raise ValueError(f"runs.{name}: a circle, {' -> '.join([*chain[chain.index(name) :], name])}")
+            if name in self.runs:
+                self._check_chain([*chain, name])
 
     # -- answers for the workflow ------------------------------------------------------------------------------------
 
@@ -392,11 +412,6 @@ class Study(Settings):
         if r.arch is not None:
             return r.arch
         return self.checkpoints[r.init].arch if r.init in self.checkpoints else self.arch_of(r.init)
-
-    def init_seed(self, run: str, seed: int) -> int:
-        """The seed of the run that `run` is built on."""
-        theirs = self.runs[self.runs[run].init].seeds
-        return seed if seed in theirs else theirs[0]
 
     def labels_of(self, run: str) -> Labels | None:
         """The run's names in the published tables; a baseline inherits its checkpoint's."""
@@ -421,19 +436,34 @@ class Study(Settings):
         r = self.runs[run]
         spec: dict[str, Any] = {"run": run, "seed": seed, "method": r.method, "arch": self.arch_of(run), "init": self._init_spec(run, seed)}
         if isinstance(r, TrainedRun):
-            spec["data"] = {n: _plain(self.videos[n] if n in self.videos else self.images[n]) for n in r.data}
+            spec["data"] = {n: self._data_spec(n) for n in r.data}
             spec["settings"] = _plain(r.settings)
         return spec
 
+    def curation_spec(self, name: str) -> dict[str, Any]:
+        """All that determines which pictures a curation keeps."""
+        c = self.curations[name]
+        backbone = self._backbone_spec(c.backbone, c.seed)
+        arch = self.checkpoints[c.backbone].arch if c.backbone in self.checkpoints else self.arch_of(c.backbone)
+        return {"arch": arch, "backbone": backbone, "data": {n: self._data_spec(n) for n in c.data}, "settings": _plain(c)}
+
+    def _data_spec(self, name: str) -> dict[str, Any]:
+        if name in self.curations:
+            return self.curation_spec(name)
+        return _plain(self.videos[name] if name in self.videos else self.images[name])
+
     def _init_spec(self, run: str, seed: int) -> dict[str, Any]:
         init = self.runs[run].init
-        if init == "random":
-            return {"kind": "random"}
-        if init in self.checkpoints:
-            c = self.checkpoints[init]
-            return {"kind": "checkpoint", "name": init, "file": c.file, "key": c.key, "sha256": c.sha256, "url": c.url}
-        theirs = self.init_seed(run, seed)
-        return {"kind": "run", "name": init, "seed": theirs, "hash": config_hash(self.run_spec(init, theirs))}
+        return {"kind": "random"} if init == "random" else self._backbone_spec(init, seed)
+
+    def _backbone_spec(self, name: str, seed: int | None) -> dict[str, Any]:
+        """A checkpoint, or a run with the wanted seed or its first."""
+        if name in self.checkpoints:
+            c = self.checkpoints[name]
+            return {"kind": "checkpoint", "name": name, "file": c.file, "key": c.key, "sha256": c.sha256, "url": c.url}
+        seeds = self.runs[name].seeds
+        theirs = seed if seed in seeds else seeds[0]
+        return {"kind": "run", "name": name, "seed": theirs, "hash": config_hash(self.run_spec(name, theirs))}
 
     def evaluation_spec(self, run: str, seed: int, evaluation: str) -> dict[str, Any]:
         """All that determines one evaluation's numbers."""

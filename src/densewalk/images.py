@@ -9,7 +9,7 @@ clip = clips.read(0, [0, 4, 8])                   # three frames of the first se
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,16 +133,24 @@ def open_picture(path: str | Path) -> Image.Image:
 class ImageFolder(Dataset[Tensor]):
     """All pictures below a folder, sorted by path; `[i]` is uint8 [3, height, width] RGB.
 
+    Args:
+        receipt: `check_images`'s, with `kept` (ascending numbers) for those pictures only.
+
     Raises:
-        UserError: no such folder, or no picture in it; later, a picture that cannot be read.
+        UserError: no such folder, no picture in it, or other ones than those the kept were chosen from; later, a picture that
+            cannot be read.
     """
 
-    def __init__(self, root: str | Path, extensions: Sequence[str] = EXTENSIONS) -> None:
+    def __init__(self, root: str | Path, extensions: Sequence[str] = EXTENSIONS, *, receipt: Mapping[str, Any] | None = None) -> None:
         self.root = _existing(Path(root))
         # strings, not paths: a million of them are copied to every worker
         self.names = sorted(_pictures(self.root, extensions))
         if not self.names:
             raise UserError(f"{root} holds no picture", allowed=" ".join(extensions), todo="correct `source` or download the pictures")
+        if receipt is not None and "kept" in receipt:
+            if listing(self.names) != receipt["listing"]:
+                raise UserError(f"{root} has changed since its pictures were chosen", todo="delete its receipt in results/data")
+            self.names = [self.names[i] for i in receipt["kept"]]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -222,7 +230,7 @@ def check_images(
         "name": Path(receipt_path).stem,
         "path": str(root),
         "files": len(folder),
-        "listing": hashlib.sha256("\n".join(folder.names).encode()).hexdigest(),
+        "listing": listing(folder.names),
         "smallest": sizes[0],
         "largest": sizes[-1],
     }
@@ -232,6 +240,11 @@ def check_images(
         receipt |= {"sequences": len(lengths), "shortest": min(lengths), "longest": max(lengths), "chosen": names}
     write_json(receipt_path, receipt)
     return receipt
+
+
+def listing(names: Sequence[str]) -> str:
+    """A fingerprint of a folder: which files there are, not what is in them."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def read_list(path: str | Path) -> list[str]:

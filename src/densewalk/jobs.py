@@ -21,12 +21,14 @@ from densewalk.backbone import Backbone, create, load
 from densewalk.blocks import CompiledBlocks
 from densewalk.checkpoint import State, export_backbone, read_json, write_card, write_json
 from densewalk.config import parse_evaluation, parse_training
+from densewalk.curation import curate as choose
 from densewalk.errors import UserError
 from densewalk.evals.base import Job, Result
 from densewalk.feature_cache import FeatureCache
 from densewalk.methods.base import Method, Source
 from densewalk.progress import log
 from densewalk.provenance import config_hash, file_sha256, record
+from densewalk.settings.data import CurationSettings
 from densewalk.settings.execution import Execution
 
 METHODS = {
@@ -69,7 +71,7 @@ def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state
     if spec["method"] == "none":
         hand_on(backbone, spec, out, training=None)
         return
-    sources = [read_source(path, name) for path, name in zip(receipts, spec["data"], strict=True)]
+    sources = [source for path, name in zip(receipts, spec["data"], strict=True) for source in read_sources(path, name)]
     inputs = {str(path): file_sha256(path) for path in [*receipts, *([init] if init else [])]}
     device = distributed.local_device(execution.device)
     with distributed.process_group(device):
@@ -94,29 +96,35 @@ def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state
 
 
 def initial_backbone(spec: dict[str, Any], init: Path | None) -> Backbone:
-    """Random weights of the run's seed, or the given file's.
+    """Random weights of the run's seed, or the given file's."""
+    if spec["init"]["kind"] == "random":
+        return create(spec["arch"], seed=spec["seed"])
+    assert init is not None
+    return read_backbone(spec["init"], spec["arch"], init)
+
+
+def read_backbone(described: dict[str, Any], arch: str, file: Path) -> Backbone:
+    """A checkpoint's or a run's backbone.
 
     Raises:
         UserError: the file is missing, has another checksum, or does not fit the architecture.
     """
-    if spec["init"]["kind"] == "random":
-        return create(spec["arch"], seed=spec["seed"])
-    assert init is not None
-    if not init.is_file():
-        url = spec["init"].get("url")
-        raise UserError(f"checkpoint {init} does not exist", todo=f"download {url}" if url else "put it there or correct `file`")
-    expected = spec["init"].get("sha256")
-    if expected and (found := file_sha256(init)) != expected:
-        raise UserError(f"{init} has sha256 {found}, expected {expected}", todo="download it again")
+    if not file.is_file():
+        url = described.get("url")
+        raise UserError(f"checkpoint {file} does not exist", todo=f"download {url}" if url else "put it there or correct `file`")
+    expected = described.get("sha256")
+    if expected and (found := file_sha256(file)) != expected:
+        raise UserError(f"{file} has sha256 {found}, expected {expected}", todo="download it again")
     # a run's own export knows its architecture, which NeCo may have changed by dropping the registers
-    arch = None if spec["init"]["kind"] == "run" else spec["arch"]
-    return load(init, arch, key=spec["init"].get("key"))
+    return load(file, None if described["kind"] == "run" else arch, key=described.get("key"))
 
 
-def read_source(receipt: Path, name: str) -> Source:
-    """A prepared data set by its receipt."""
+def read_sources(receipt: Path, name: str) -> list[Source]:
+    """A prepared data set by its receipt; for a curation, what is kept of each that it chose from."""
     content = read_json(receipt)
-    return Source(name=name, kind=content["kind"], path=Path(content["path"]), receipt=content)
+    if content["kind"] == "curation":
+        return [Source(n, r["kind"], Path(r["path"]), r) for n, r in content["sources"].items() if r["kept"]]
+    return [Source(name=name, kind=content["kind"], path=Path(content["path"]), receipt=content)]
 
 
 def train(
@@ -178,6 +186,28 @@ def hand_on(backbone: Backbone, spec: dict[str, Any], out: Path, training: dict[
     log.info("wrote %s", out / "backbone.safetensors")
 
 
+# -- curation --------------------------------------------------------------------------------------------------------
+
+
+def curate(spec: dict[str, Any], backbone: Path, receipts: Sequence[Path], out: Path, execution: Execution) -> None:
+    """Choose what runs are to be trained on.
+
+    Args:
+        spec: `Study.curation_spec`.
+        backbone: what compares pictures. receipts: of the data, in the specification's order.
+        out: the receipt; the list of all pictures and the sheet lie beside it.
+    """
+    network = read_backbone(spec["backbone"], spec["arch"], backbone).eval().to(distributed.local_device(execution.device))
+    sources = [source for path, name in zip(receipts, spec["data"], strict=True) for source in read_sources(path, name)]
+    cls = feature_cache(execution).around(network.cls, f"cls {file_sha256(backbone)} {spec['backbone'].get('key')}")
+    choose(CurationSettings.model_validate(spec["settings"]), sources, network, cls, out, workers=execution.workers)
+
+
+def feature_cache(execution: Execution) -> FeatureCache:
+    """The folder of features that jobs share."""
+    return FeatureCache(Path(os.environ.get("DENSEWALK_CACHE", "results/cache")), int(execution.cache_gib * 2**30))
+
+
 # -- evaluations -----------------------------------------------------------------------------------------------------
 
 
@@ -194,8 +224,7 @@ def evaluate(spec: dict[str, Any], backbone: Path, state: Path, out: Path, execu
     device = distributed.local_device(execution.device)
     begun = time.monotonic()
     with State(state, {"backbone": file_sha256(backbone)}):
-        cache = FeatureCache(Path(os.environ.get("DENSEWALK_CACHE", "results/cache")), int(execution.cache_gib * 2**30))
-        job = Job(out.with_suffix(""), state, spec["seed"], str(device), execution.workers, cache)
+        job = Job(out.with_suffix(""), state, spec["seed"], str(device), execution.workers, feature_cache(execution))
         result = module.evaluate(settings, backbone, job)
     require_metrics(result, settings.METRICS)
     content = {

@@ -157,15 +157,53 @@ def boxes_strip(
     columns: int = 4,
 ) -> None:
     """Write images with their titles; the true boxes are green, the found one is red."""
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3 * columns, 2.6 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in grid:
-        axis.set_axis_off()
-    for axis, (title, image, truth, found) in zip(grid, panels, strict=False):  # the last row of axes may not be full
-        axis.imshow(with_boxes(with_boxes(image, truth, TRUE_COLOUR), found[None], FOUND_COLOUR))
-        axis.set_title(title, fontsize=8, loc="left")
+    shown = [
+        Panel(title, with_boxes(with_boxes(image, truth, TRUE_COLOUR), found[None], FOUND_COLOUR)) for title, image, truth, found in panels
+    ]
+    figure = _grid(shown, columns, row_height=2.6)
     handles = [Patch(facecolor="none", edgecolor=c, label=n) for c, n in ((TRUE_COLOUR, "ground truth"), (FOUND_COLOUR, "found"))]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7, frameon=False)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, metadata={"Software": None})
+
+
+# -- contact sheets ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a sheet; `colour` frames it."""
+
+    title: str
+    image: UInt8[np.ndarray, "_ _ 3"]
+    colour: str | None = None
+
+
+def contact_sheet(path: str | Path, panels: Sequence[Panel], columns: int, note: str = "") -> None:
+    """Write pictures in rows, each below its title; `note` stands at the foot."""
+    tallest = max(panel.image.shape[0] / panel.image.shape[1] for panel in panels)
+    figure = _grid(panels, columns, row_height=2.9 * min(tallest, 0.9) + 0.4)
+    if note:
+        figure.supxlabel(note, fontsize=8)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110, metadata={"Software": None})
+
+
+def _grid(panels: Sequence[Panel], columns: int, row_height: float) -> Figure:
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3 * columns, row_height * rows + 0.2), layout="constrained")
+    for axis, panel in zip(figure.subplots(rows, columns, squeeze=False).ravel(), _filled(panels, rows * columns), strict=True):
+        axis.set(xticks=[], yticks=[])
+        axis.set_visible(panel is not None)
+        if panel is None:
+            continue
+        axis.imshow(panel.image)
+        axis.set_title(panel.title, fontsize=8, loc="left", color=panel.colour or "black")
+        for side in axis.spines.values():
+            side.set(color=panel.colour, linewidth=3, visible=panel.colour is not None)
+    return figure
+
+
+def _filled(panels: Sequence[Panel], places: int) -> list[Panel | None]:
+    """The last row may not be full."""
+    return [*panels, *[None] * (places - len(panels))]

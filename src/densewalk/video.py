@@ -40,7 +40,7 @@ from torch.utils.data import Dataset
 
 from densewalk.checkpoint import atomic_write, write_json
 from densewalk.errors import UserError
-from densewalk.progress import Progress, clock
+from densewalk.progress import Progress, clock, track
 from densewalk.provenance import file_sha256
 from densewalk.settings.data import VideoSettings
 
@@ -56,6 +56,9 @@ ENCODER_THREADS = 4
 CELLS = (64, 36)
 # a cut changes the cells by this many grey levels on average, and by this many times what is usual around it
 CUT_CHANGE, CUT_RATIO = 25.0, 3.0
+# a look at a video decodes all of it up to this many pixels (half an hour of 480p at 30 fps, a minute of 4K), looks at this many
+# pictures, for cuts between this many of them, and takes no key frames further apart than this many seconds
+WHOLE, SAMPLES, PLACES, MOST_STEP = 3e10, 1200, 32, 15.0
 # a jump of the time stamps by more seconds than this is damage, not a variable frame rate
 MOST_JUMP = 10.0
 
@@ -119,12 +122,14 @@ def _video_stream(container: InputContainer, path: str | Path) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
     if picture or not streams:
         raise UserError(f"{path} is no video ({container.format.long_name})", allowed="any file with a video stream that FFmpeg reads")
+    if streams[0].codec_context is None:
+        raise UserError(f"{path} is encrypted, or in a codec that FFmpeg does not know", todo="convert it with what can play it")
     return streams[0]
 
 
 def _first_frame(container: InputContainer, stream: VideoStream, path: str | Path, seconds: float) -> av.VideoFrame:
     """The first frame that decodes from a time on; in most containers the key frame at or before it."""
-    reason = "it may be cut off"
+    reason = "it may be cut off or encrypted"
     try:
         # where a container has no index, seeking leads to any frame: begin earlier if no key frame follows
         for earlier in (0.0, 10.0, seconds):
@@ -144,7 +149,7 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: str | Pat
 
 def _describe(container: InputContainer, stream: VideoStream, frame: av.VideoFrame, path: str | Path) -> VideoInfo:
     rate = _rate(stream, path)
-    frames = stream.frames - _trimmed(stream) if stream.frames else len(_packet_times(path)[0])
+    frames = stream.frames - _trimmed(stream) if stream.frames else len(packet_times(path)[0])
     turn = _turn(frame)
     if turn % 90:
         raise UserError(f"{path} is to be shown turned by {turn} degrees", allowed="0, 90, 180, 270", todo="re-encode it upright")
@@ -187,8 +192,8 @@ def _trimmed(stream: VideoStream) -> int:
     return sum(entry.is_discard for entry in stream.index_entries)
 
 
-def _packet_times(path: str | Path) -> tuple[list[int], list[int]]:
-    """Sorted time stamps of the frames that are shown, and of all key frames. Reads the file, decodes nothing."""
+def packet_times(path: str | Path) -> tuple[list[int], list[int]]:
+    """Sorted time stamps, in the stream's unit, of the frames that are shown and of all key frames. Reads the file, decodes nothing."""
     shown, keys = [], []
     with _open(path) as container:
         for packet in container.demux(_video_stream(container, path)):
@@ -252,35 +257,49 @@ def transcode(
 
 def _copy(info: VideoInfo, target: Path, settings: VideoSettings, threads: int) -> dict[str, Any]:
     """Decode, resample, scale, inspect and encode all frames; what there is to say about the copy."""
-    width, height = target_size(info.width, info.height, settings.short_side)
-    # frame rates are broadcast ones such as 30000/1001, or averages for which a millionth does not matter
-    source_rate = Fraction(info.fps).limit_denominator(1001)
-    rate = min(source_rate, Fraction(settings.fps or info.fps).limit_denominator(1001))
-    decoder = _Decoder(info, settings.skip_broken, threads)
-    resampler = _Resampler(rate, source_rate)
-    scale = _Scaler(width, height, info.rotation, threads)
-    inspection = _Inspection(settings, float(rate))
-    with _Encoder(target, width, height, rate, settings.crf, settings.gop) as encoder:
-        for frame, good in resampler.resample(decoder.frames()):
-            scaled = scale(frame)
-            inspection.see(scaled, good)
-            encoder.write(scaled)
-    usable, idle = inspection.usable()
-    problems = decoder.problems + resampler.problems() + idle
-    if not usable:
-        raise UserError(f"nothing in {info.path} is usable: {'; '.join(problems)}", todo="correct usable_seconds or choose another video")
-    return {
-        "codec": "h264",
-        "width": width,
-        "height": height,
-        "fps": float(rate),
-        "frames": len(inspection),
-        "duration": len(inspection) / float(rate),
-        "gop": settings.gop,
-        "usable": [list(part) for part in usable],
-        "cuts": cut_frames(np.array(inspection.change), float(rate)),
-        "problems": problems,
-    }
+    passage = _Passage(info, settings, threads, f"transcode {Path(info.path).name}")
+    with _Encoder(target, *passage.size, passage.rate, settings.crf, settings.gop) as encoder:
+        for frame in passage.frames():
+            encoder.write(frame)
+    found = passage.found()
+    if not found["usable"]:
+        reasons = "; ".join(found["problems"])
+        raise UserError(f"nothing in {info.path} is usable: {reasons}", todo="correct usable_seconds or choose another video")
+    width, height = passage.size
+    return {"codec": "h264", "width": width, "height": height, "gop": settings.gop, **found}
+
+
+class _Passage:
+    """All frames of a video at a constant rate and at the training copy's size, and what is found on the way."""
+
+    def __init__(self, info: VideoInfo, settings: VideoSettings, threads: int, label: str) -> None:
+        # frame rates are broadcast ones such as 30000/1001, or averages for which a millionth does not matter
+        source_rate = Fraction(info.fps).limit_denominator(1001)
+        self.rate = min(source_rate, Fraction(settings.fps or info.fps).limit_denominator(1001))
+        self.size = target_size(info.width, info.height, settings.short_side)
+        self.decoder = _Decoder(info, settings.skip_broken, threads, label)
+        self.resampler = _Resampler(self.rate, source_rate)
+        self.scale = _Scaler(*self.size, info.rotation, threads)
+        self.inspection = _Inspection(settings, float(self.rate))
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """Frame n shows the moment n / rate."""
+        for frame, good in self.resampler.resample(self.decoder.frames()):
+            scaled = self.scale(frame)
+            self.inspection.see(scaled, good)
+            yield scaled
+
+    def found(self) -> dict[str, Any]:
+        """After the last frame: frames, their rate and duration, usable parts, cuts, problems."""
+        usable, idle = self.inspection.usable()
+        return {
+            "fps": float(self.rate),
+            "frames": len(self.inspection),
+            "duration": len(self.inspection) / float(self.rate),
+            "usable": [list(part) for part in usable],
+            "cuts": cut_frames(np.array(self.inspection.change), float(self.rate)),
+            "problems": self.decoder.problems + self.resampler.problems() + idle,
+        }
 
 
 def target_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -292,8 +311,9 @@ def target_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 class _Decoder:
     """All frames of a file, with damage noticed: an error, or skipped and written down in `problems`."""
 
-    def __init__(self, info: VideoInfo, skip_broken: bool, threads: int) -> None:
-        self.info, self.skip_broken, self.threads = info, skip_broken, threads
+    def __init__(self, info: VideoInfo, skip_broken: bool, threads: int, label: str) -> None:
+        self.info, self.skip_broken, self.threads, self.label = info, skip_broken, threads, label
+        self.decoded = 0
         self.problems: list[str] = []
         self.step = 1 / info.fps
         self.at = -self.step  # seconds from the first frame to the last good one
@@ -302,7 +322,7 @@ class _Decoder:
 
     def frames(self) -> Iterator[tuple[float, av.VideoFrame, bool]]:
         """Seconds after the first frame, the frame, and whether nothing is missing between it and the one before."""
-        progress = Progress(f"transcode {Path(self.info.path).name}", self.info.frames)
+        progress = Progress(self.label, self.info.frames)
         with _open(self.info.path) as container:
             stream = _video_stream(container, self.info.path)
             stream.thread_type = "AUTO"
@@ -311,6 +331,7 @@ class _Decoder:
                 if frame is None:
                     self._damage("does not decode")
                 else:
+                    self.decoded += 1
                     yield from self._good(frame, first=progress.done == 0)
                 progress.advance(f"at {clock(max(self.at, 0))}")
         progress.close()
@@ -323,7 +344,7 @@ class _Decoder:
 
     def _good(self, frame: av.VideoFrame, first: bool) -> Iterator[tuple[float, av.VideoFrame, bool]]:
         if first:
-            self._note_kind(frame)
+            self.problems += peculiarities(frame)
         self._advance(frame)
         if self.broken:
             self.problems[-1] += f" to {clock(self.at)}"
@@ -349,11 +370,15 @@ class _Decoder:
             self.problems.append(where)
         self.broken = True
 
-    def _note_kind(self, frame: av.VideoFrame) -> None:
-        if frame.interlaced_frame:
-            self.problems.append("interlaced: moving edges are combed")
-        if frame.color_trc in (16, 18):  # SMPTE ST 2084 and HLG of ITU-T H.273
-            self.problems.append("high dynamic range: converted without tone mapping, colours look dull")
+
+def peculiarities(frame: av.VideoFrame) -> list[str]:
+    """A sentence for each thing that makes a video's frames look odd."""
+    found = []
+    if frame.interlaced_frame:
+        found.append("interlaced: moving edges are combed")
+    if frame.color_trc in (16, 18):  # SMPTE ST 2084 and HLG of ITU-T H.273
+        found.append("high dynamic range: converted without tone mapping, colours look dull")
+    return found
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | None]:
@@ -511,6 +536,133 @@ def cut_frames(change: Float[np.ndarray, " frames"], fps: float) -> list[int]:
     """
     usual = median_filter(change, size=2 * max(5, round(fps / 2)) + 1, mode="nearest")
     return np.flatnonzero((change >= CUT_CHANGE) & (change >= CUT_RATIO * usual)).tolist()
+
+
+# -- looking without copying -----------------------------------------------------------------------------------------
+
+
+class Survey:
+    """Frames of a video spread over its length, at the training copy's size, and what is found on the way.
+
+    Iterate it once for (seconds after the first frame, picture); then ask it. A short video is decoded whole, as `transcode`
+    would; of a long one, one key frame is decoded in each of even stretches, and all frames only between those two neighbours
+    whose pictures differ most, where cuts are to be expected. Memory holds a thumbnail and two numbers for each frame looked at.
+
+    Attributes:
+        decoded, tried: frames that decode, of how many.
+        whole: whether all frames were looked at. step: seconds from one that was to the next.
+        intervals: shortest, middle and longest time between two frames of the file, in seconds.
+
+    Args:
+        whole: decode all frames; by default where that takes no more than `WHOLE` pixels.
+
+    Raises:
+        UserError: no video, or, at the first iteration, one that does not decode.
+    """
+
+    def __init__(self, path: str | Path, settings: VideoSettings, *, whole: bool | None = None, threads: int | None = None) -> None:
+        self.info = probe(path)
+        self.settings, self.threads = settings, threads or len(os.sched_getaffinity(0))
+        shown, keys = packet_times(path)
+        if len(shown) < self.info.frames - self.info.fps:
+            raise UserError(f"{path} is cut off: {len(shown)} of {self.info.frames} frames are there", todo="download it again")
+        with _open(path) as container:
+            unit = float(_time_base(_video_stream(container, path)))
+        self.intervals = tuple(float(q) * unit for q in np.quantile(np.diff(shown), [0.0, 0.5, 1.0])) if len(shown) > 1 else None
+        self.keys, self.step = spread_out(keys, shown, unit)
+        pixels = self.info.frames * self.info.width * self.info.height
+        self.whole = whole if whole is not None else pixels <= WHOLE or self.step > MOST_STEP
+        if self.whole:
+            self.step = 1 / self.info.fps
+        self.found: dict[str, Any] = {}
+        self.decoded = self.tried = 0
+
+    def __iter__(self) -> Iterator[tuple[float, Picture]]:
+        return self._all() if self.whole else self._keys()
+
+    def _all(self) -> Iterator[tuple[float, Picture]]:
+        passage = _Passage(self.info, self.settings, self.threads, "look at all frames")
+        every = max(1, self.info.frames // SAMPLES)
+        reformatter = VideoReformatter()
+        for number, frame in enumerate(passage.frames()):
+            if number % every == 0:
+                yield number / float(passage.rate), reformatter.reformat(frame, format="rgb24").to_ndarray()
+        self.found = passage.found()
+        self.decoded, self.tried = passage.decoder.decoded, max(self.info.frames, passage.decoder.decoded)
+
+    def _keys(self) -> Iterator[tuple[float, Picture]]:
+        size = target_size(self.info.width, self.info.height, self.settings.short_side)
+        scale, inspection = _Scaler(*size, self.info.rotation, self.threads), _Inspection(self.settings, 1 / self.step)
+        reformatter = VideoReformatter()
+        for number, (frame, good) in enumerate(self._key_frames()):
+            if number == 0:
+                odd = peculiarities(frame)
+            scaled = scale(frame)
+            inspection.see(scaled, good)
+            yield number * self.step, reformatter.reformat(scaled, format="rgb24").to_ndarray()
+        usable, idle = inspection.usable()
+        cuts, note = self._cuts(np.array(inspection.change), scale)
+        self.found = {"fps": 1 / self.step, "frames": len(inspection), "duration": self.info.duration, "usable": usable, "cuts": cuts}
+        self.found["problems"] = odd + idle + note
+
+    def _key_frames(self) -> Iterator[tuple[av.VideoFrame, bool]]:
+        """Each chosen key frame and True, or the one before it and False where it does not decode."""
+        last = None
+        with _open(self.info.path) as container:
+            stream = _video_stream(container, self.info.path)
+            for key in track(self.keys, "look at key frames"):
+                frame = _key_frame(container, stream, key)
+                self.decoded, self.tried = self.decoded + (frame is not None), self.tried + 1
+                last = frame or last
+                if last is None:
+                    raise UserError(f"{self.info.path} does not decode at its beginning", todo="download it again")
+                yield last, frame is not None
+
+    def _cuts(self, change: Float[np.ndarray, " frames"], scale: _Scaler) -> tuple[list[float], list[str]]:
+        """Cuts in stretches from the beginning, and a sentence if they were not looked for wherever they may be."""
+        likely = [int(i) for i in np.argsort(-change, kind="stable") if i > 0 and change[i] >= CUT_CHANGE]
+        cuts: list[float] = []
+        with _open(self.info.path) as container:
+            stream = _video_stream(container, self.info.path)
+            for i in track(sorted(likely[:PLACES]), "look for cuts"):
+                seconds = float((self.keys[i - 1] - self.keys[0]) * _time_base(stream))
+                found = self._cuts_between(container, stream, self.keys[i - 1], self.keys[i], scale)
+                cuts += [(seconds + n / self.info.fps) / self.step for n in found]
+        left = len(likely) - PLACES
+        return cuts, [f"cuts were looked for at the {PLACES} likeliest places only, {left} more are possible"] if left > 0 else []
+
+    def _cuts_between(self, container: InputContainer, stream: VideoStream, start: int, end: int, scale: _Scaler) -> list[int]:
+        """Cuts from one key frame to another, in frames from the first."""
+        inspection = _Inspection(self.settings, self.info.fps)
+        container.seek(start, stream=stream)
+        for frame in _decode(container, stream):
+            if frame is None or frame.pts is None or frame.pts > end:
+                break
+            inspection.see(scale(frame), good=True)
+        return cut_frames(np.array(inspection.change), self.info.fps)
+
+
+def spread_out(keys: Sequence[int], shown: Sequence[int], unit: float) -> tuple[list[int], float]:
+    """The first key frame of each of the shortest even stretches that all have one, and a stretch's length in seconds.
+
+    At most `SAMPLES` stretches. for n: chosen[n] = min(key for key in keys if start + n * length <= key)
+    """
+    if not keys or not shown:
+        return [], float("inf")
+    end = shown[-1] + (shown[-1] - shown[0]) / max(1, len(shown) - 1)
+    length = max(float(np.diff([*keys, end]).max()), (end - keys[0]) / SAMPLES, 1.0)
+    stretch = ((np.asarray(keys) - keys[0]) // length).astype(int)
+    chosen = np.unique(stretch, return_index=True)[1]
+    return [keys[i] for i in chosen], length * unit
+
+
+def _key_frame(container: InputContainer, stream: VideoStream, key: int) -> av.VideoFrame | None:
+    """The key frame at a time stamp, or None if it does not decode."""
+    try:
+        container.seek(key, stream=stream)
+        return next(_decode(container, stream), None)
+    except av.FFmpegError:
+        return None
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------
@@ -686,7 +838,7 @@ class _PyAVFile:
         self.stream = _video_stream(self.container, path)
         self.stream.codec_context.thread_count = 1
         self.reformatter = VideoReformatter()
-        self.times, self.keys = _packet_times(path) if gop is None else self._regular_times(gop)
+        self.times, self.keys = packet_times(path) if gop is None else self._regular_times(gop)
         self.position: int | None = None  # time stamp of the last decoded frame
         self.frames: Iterator[av.VideoFrame] = iter(())
 
@@ -741,11 +893,13 @@ class VideoClips(Dataset[Tensor]):
     `[i]` is uint8 [frames, 3, height, width] RGB. A clip may hold a scene cut; the receipt's `cuts` say where they are.
 
     Args:
-        path: the training copy. receipt: what `transcode` returned for it.
+        path: the training copy. receipt: what `transcode` returned for it; with `kept` (ascending frame numbers), only clips that
+            start at one of those.
         frames: per clip. spacing_seconds: between two frames of a clip, made a whole number of frames (`stride`).
 
     Raises:
-        UserError: the file is missing or another one, the spacing is less than half a frame, or no usable part is long enough.
+        UserError: the file is missing or another one, the spacing is less than half a frame, no usable part is long enough, or
+            no kept frame begins a clip.
     """
 
     def __init__(self, path: str | Path, receipt: dict[str, Any], frames: int, spacing_seconds: float) -> None:
@@ -756,15 +910,20 @@ class VideoClips(Dataset[Tensor]):
             raise UserError(f"{path} has a frame every {1 / self.fps:g} s: {spacing_seconds:g} s between frames is less")
         self.reader = ClipReader(path, gop=receipt["gop"])
         span = (frames - 1) * self.stride + 1
-        self.usable = [(start, end) for start, end in receipt["usable"] if end - start >= span]
-        if not self.usable:
+        usable = [range(start, end - span + 1) for start, end in receipt["usable"] if end - start >= span]
+        if not usable:
             longest = max((end - start for start, end in receipt["usable"]), default=0)
             raise UserError(
                 f"{path}: a clip of {frames} frames, {spacing_seconds:g} s apart, takes {span / self.fps:.1f} s; "
                 f"the longest usable part has {longest / self.fps:.1f} s",
                 todo="take fewer frames, a smaller spacing or a longer video",
             )
-        self.counts = np.cumsum([end - start - span + 1 for start, end in self.usable])
+        kept = receipt.get("kept")
+        # a frame that was chosen by itself is a range of one
+        self.starts = usable if kept is None else [range(k, k + 1) for k in kept if any(k in part for part in usable)]
+        if not self.starts:
+            raise UserError(f"{path}: no frame that the curation keeps begins a clip of {span / self.fps:.1f} s", todo="keep more of them")
+        self.counts = np.cumsum([len(part) for part in self.starts])
 
     def __len__(self) -> int:
         return int(self.counts[-1])
@@ -778,7 +937,7 @@ class VideoClips(Dataset[Tensor]):
             raise IndexError(f"clip {index} of {len(self)}")
         part = int(np.searchsorted(self.counts, index, side="right"))
         before = int(self.counts[part - 1]) if part else 0
-        start = self.usable[part][0] + index - before
+        start = self.starts[part][index - before]
         return [start + n * self.stride for n in range(self.frames)]
 
     def read(self, frame_indices: Sequence[int]) -> UInt8[Tensor, "frames 3 height width"]:

@@ -86,25 +86,49 @@ def run_state(wildcards):
     return f"results/state/{wildcards.run}-s{wildcards.seed}-{config_hash(spec)}"
 
 
+def file_of(backbone):
+    """What a job waits for; a checkpoint that is not there yet is reported by the job itself."""
+    if backbone["kind"] == "checkpoint" and not os.path.isfile(backbone["file"]):
+        return []
+    return [] if backbone["kind"] == "random" else path_of(backbone)
+
+
+def path_of(backbone):
+    if backbone["kind"] == "run":
+        return f"results/{backbone['name']}/s{backbone['seed']}/backbone.safetensors"
+    return backbone["file"]
+
+
 def run_init(wildcards):
-    """The initial backbone's file; a checkpoint that is not there yet is reported by the job itself."""
-    init = STUDY.run_spec(wildcards.run, int(wildcards.seed))["init"]
-    if init["kind"] == "run":
-        return f"results/{init['name']}/s{init['seed']}/backbone.safetensors"
-    return (
-        init["file"]
-        if init["kind"] == "checkpoint" and os.path.isfile(init["file"])
-        else []
-    )
+    return file_of(STUDY.run_spec(wildcards.run, int(wildcards.seed))["init"])
 
 
 def init_option(wildcards):
     init = STUDY.run_spec(wildcards.run, int(wildcards.seed))["init"]
-    return (
-        f"--init {init['file'] if init['kind'] == 'checkpoint' else run_init(wildcards)}"
-        if init["kind"] != "random"
-        else ""
-    )
+    return "" if init["kind"] == "random" else f"--init {path_of(init)}"
+
+
+def curation_spec(wildcards):
+    return json.dumps(STUDY.curation_spec(wildcards.name))
+
+
+def curation_backbone(wildcards):
+    return file_of(STUDY.curation_spec(wildcards.name)["backbone"])
+
+
+def curation_backbone_path(wildcards):
+    return path_of(STUDY.curation_spec(wildcards.name)["backbone"])
+
+
+def curation_data(wildcards):
+    return [
+        f"results/data/{name}.json" for name in STUDY.curations[wildcards.name].data
+    ]
+
+
+def curation_references(wildcards):
+    retrieve = STUDY.curations[wildcards.name].retrieve
+    return generated(retrieve.source) if retrieve else []
 
 
 def run_data(wildcards):

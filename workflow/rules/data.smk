@@ -1,4 +1,4 @@
-# sources -> training copies and receipts
+# sources -> training copies, receipts and curated pools
 
 
 if STUDY.synthetic:
@@ -51,3 +51,30 @@ rule check_images:
         settings=settings_of("images"),
     shell:
         "densewalk check-images --settings {params.settings:q} --receipt {output} 2> {log}"
+
+
+rule curate:
+    input:
+        backbone=curation_backbone,
+        data=curation_data,
+        references=curation_references,
+    output:
+        receipt="results/data/{name}.json",
+        list="results/data/{name}.csv",
+        sheet="results/data/{name}.png",
+    log:
+        "results/logs/data/{name}.log",
+    benchmark:
+        "results/logs/data/{name}.tsv"
+    wildcard_constraints:
+        name=only(STUDY.curations),
+    conda:
+        "../../envs/main.yaml"
+    resources:
+        gpu=0,
+    params:
+        spec=curation_spec,
+        backbone=curation_backbone_path,
+    shell:
+        "densewalk curate --spec {params.spec:q} --backbone {params.backbone} --data {input.data} --out {output.receipt}"
+        " --threads {threads} 2> {log}"

@@ -288,7 +288,7 @@ def pictures(source: Source) -> "Dataset[Tensor]":
     """The source's pictures, uint8 [3, height, width] or, from a video, [1, 3, height, width]."""
     if source.kind == "video":
         return VideoClips(source.path, source.receipt, frames=1, spacing_seconds=1.0)
-    return ImageFolder(source.path)
+    return ImageFolder(source.path, receipt=source.receipt)
 
 
 class DinoViews(Dataset[dict[str, Tensor]]):

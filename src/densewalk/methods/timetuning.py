@@ -43,6 +43,7 @@ Here it is 50: the frozen blocks once for all frames (40), shared with the teach
 gradient on the last frame only (8); the teacher's last two on the first frame (2).
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -323,7 +324,7 @@ def videos_of(source: Source, settings: TimeTuningSettings) -> list[Video]:
     if source.kind == "sequences":
         folders = FrameFolders(source.path, only=source.receipt.get("chosen"))
         return [Video(_SequenceReader(folders, i), 0, len(frames)) for i, frames in enumerate(folders.sequences)]
-    pictures = ImageFolder(source.path)
+    pictures = ImageFolder(source.path, receipt=source.receipt)
     return [Video(_PictureReader(pictures), i, 1) for i in range(len(pictures))]
 
 
@@ -345,7 +346,10 @@ class _PictureReader:
 
 
 def segments(receipt: dict[str, Any], seconds: float, least: int) -> list[tuple[int, int]]:
-    """Even pieces of the usable parts of a video, as [start, end) frames: about `seconds` long, without a cut, `least` frames or more."""
+    """Even pieces of the usable parts of a video, as [start, end) frames: about `seconds` long, without a cut, `least` frames or more.
+
+    Where frames were chosen by a curation, those pieces that hold one.
+    """
     found = []
     for start, end in receipt["usable"]:
         edges = [start, *(cut for cut in receipt["cuts"] if start < cut < end), end]
@@ -353,7 +357,8 @@ def segments(receipt: dict[str, Any], seconds: float, least: int) -> list[tuple[
             count = max(1, round((b - a) / (seconds * receipt["fps"])))
             marks = [a + (b - a) * i // count for i in range(count + 1)]
             found += [(x, y) for x, y in pairwise(marks) if y - x >= least]
-    return found
+    kept = receipt.get("kept")
+    return found if kept is None else [(x, y) for x, y in found if bisect_left(kept, x) < bisect_left(kept, y)]
 
 
 def choose_frames(length: int, settings: TimeTuningSettings, generator: Generator) -> list[int]:
