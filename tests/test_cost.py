@@ -79,9 +79,13 @@ def test_attempts_add_up(nvml, tmp_path):
 
 
 def test_what_is_interrupted_is_paid_all_the_same(nvml, tmp_path):
-    with pytest.raises(KeyboardInterrupt), metered(tmp_path / "cost.json", GPU):
-        nvml.millijoules += 3_600_000
-        raise KeyboardInterrupt
+    def evaluate():
+        with metered(tmp_path / "cost.json", GPU):
+            nvml.millijoules += 3_600_000
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate()
     assert Meter(tmp_path / "cost.json", GPU).total().energy_wh == pytest.approx(1)
 
 

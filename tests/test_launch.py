@@ -1,6 +1,7 @@
 """How a job becomes processes; the real srun and torchrun run in test_slurm.py and test_loop.py."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -12,25 +13,24 @@ from densewalk.errors import UserError
 
 @pytest.fixture
 def started(monkeypatch):
-    """What would replace this process."""
+    """The launcher that this process would become, and its environment."""
     commands = []
     monkeypatch.setattr(sys, "argv", ["densewalk", "train", "--nodes", "2"])
     for name in [n for n in os.environ if n.startswith("SLURM_")] + ["WORLD_SIZE", "CUDA_VISIBLE_DEVICES", launch.FIRST_NODE]:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(launch.signal, "signal", lambda *_: None)
 
-    class Replaced(Exception):
+    class Launched(Exception):
         pass
 
-    def replace(_program, command, environment=None):
-        commands.append((command, environment))
-        raise Replaced
+    def note(*command):
+        commands.append(command)
+        raise Launched
 
-    monkeypatch.setattr(os, "execv", replace)
-    monkeypatch.setattr(os, "execvpe", replace)
+    monkeypatch.setattr(launch, "torchrun", note)
+    monkeypatch.setattr(os, "execvpe", note)
 
     def become(*args):
-        with pytest.raises(Replaced):
+        with pytest.raises(Launched):
             launch.become_processes(*args)
         return commands[-1]
 
@@ -45,25 +45,33 @@ def test_one_process_is_this_one(started, monkeypatch):
 
 
 def test_one_node_is_torchrun(started):
-    command, _ = started(4, 1, 8)
-    assert command[1:5] == ["-m", "torch.distributed.run", "--nproc-per-node=4", "--standalone"]
-    assert command[5:] == ["-m", "densewalk", "train", "--nodes", "2"]
+    assert started(4, 1, 8) == (["--nproc-per-node=4", "--standalone", "-m", "densewalk", "train", "--nodes", "2"],)
 
 
 def test_nodes_are_srun_and_then_torchrun_with_the_gpus_of_each(started, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "123456")
     monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setattr(launch.socket, "gethostname", lambda: "first")
-    command, environment = started(0, 2, 8)
-    assert command[0] == "srun"
+    program, command, environment = started(0, 2, 8)
+    assert program == command[0] == "srun"
     assert {"--overlap", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=8"} <= {*command}
     assert "SLURM_NTASKS" not in environment, "the size of the step that calls"
     assert environment[launch.FIRST_NODE] == "first:23456"
     monkeypatch.setenv(launch.FIRST_NODE, environment[launch.FIRST_NODE])
     monkeypatch.setenv("SLURM_NODEID", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    command, _ = started(0, 2, 8)
-    assert command[3:8] == ["--nproc-per-node=3", "--nnodes=2", "--node-rank=1", "--master-addr=first", "--master-port=23456"]
+    (arguments,) = started(0, 2, 8)
+    assert arguments[:5] == ["--nproc-per-node=3", "--nnodes=2", "--node-rank=1", "--master-addr=first", "--master-port=23456"]
+
+
+def test_the_warning_reaches_processes_that_left_the_group():
+    listen = "import signal; signal.signal(signal.SIGUSR1, lambda *_: exit(7)); print('ready', flush=True); input()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert child.stdout.readline() == "ready\n"
+    launch.pass_on(signal.SIGUSR1, None)
+    assert child.wait(30) == 7
 
 
 def test_nodes_need_slurm(started):
@@ -71,7 +79,13 @@ def test_nodes_need_slurm(started):
         launch.become_processes(0, 2, 1)
 
 
-CLAIM = "import os, sys; from densewalk.launch import claim_gpus; claim_gpus(int(sys.argv[1])); print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); input()"  # fmt: skip
+CLAIM = """
+import os, sys
+from densewalk.launch import claim_gpus
+claim_gpus(int(sys.argv[1]))
+print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+input()
+"""
 
 
 def test_jobs_side_by_side_take_different_gpus(tmp_path):

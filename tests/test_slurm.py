@@ -1,10 +1,9 @@
 """The study on a real Slurm: what a cluster does to jobs must change no number.
 
-One study has a run for each fault, and the fixture `survived` lets them all happen. Every training is held, by SIGSTOP, at its first
-checkpoint, so that a fault never comes too late; Slurm wakes up what it asks to stop. Meanwhile the same study runs undisturbed.
+The fixture `survived` runs one study and lets everything happen to it. A training is held, by SIGSTOP, at a checkpoint, so that no fault
+comes too late; Slurm wakes up what it asks to stop. Meanwhile the same study runs undisturbed.
 """
 
-import copy
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,25 +27,25 @@ from tests.studies import REPOSITORY, TINY, TRAINING, planned, snakemake, write_
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow, pytest.mark.slow]
 
-# small machines, short waits; all else is the profile that users get. DINO trains on two nodes and is warned of its time limit; NeCo in
-# two processes of one node, without a warning
+# small machines, short waits; all else is the profile that users get. DINO trains on two nodes and is warned of its time limit, NeCo is not
 OVERRIDES = [
     "--set-resources",
     *("train_dora:gpu=1", "evaluate_davis:gpu=1"),
-    *("train_dino:gpu=0", "train_dino:nodes=2", "train_dino:gres=gpu:1", "train_dino:runtime=attempt", "train_dino:slurm_extra='--signal=USR1@10'"),
-    *("train_neco:gpu=2", "train_neco:runtime=attempt", "train_neco:slurm_extra=''"),
+    *("train_dino:gpu=0", "train_dino:nodes=2", "train_dino:gres=gpu:1", "train_dino:runtime=2*attempt"),
+    "train_dino:slurm_extra='--signal=USR1@10'",
+    *("train_neco:gpu=1", "train_neco:runtime=attempt", "train_neco:slurm_extra=''"),
     *("--set-threads", *(f"train_{method}=1" for method in ("dora", "dino", "neco"))),
     *("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"),
 ]  # fmt: skip
-LOCALLY = ["--set-resources", "train_dino:gpu=2", "train_neco:gpu=2"]
+LOCALLY = ["--set-resources", "train_dino:gpu=2"]
 # small heads: every step of these trainings is written to the disk
 SMALL = {**TRAINING, "out_dim": 16, "head_hidden": 16, "head_bottleneck": 8, "local_crops": 2, "warmup_epochs": 0}
-DORA = {"method": "dora", "data": ["walk"], "init": "random", "arch": "vit_nano_patch16", "settings": {**SMALL, "frames": 2, "steps": 24}}
-DINO = {"method": "dino", "data": ["walk"], "init": "random", "arch": "vit_nano_patch16", "settings": {**SMALL, "steps": 40}}
+NANO = {"init": "random", "arch": "vit_nano_patch16"}
 RUNS = {
-    **{name: copy.deepcopy(DORA) for name in ("killed", "cancelled", "spoilt", "preempted", "full")},
-    "warned": DINO,
-    "limited": {"method": "neco", "init": "random", "arch": "vit_nano_patch16", "data": ["coco"], "settings": {**TRAINING, "steps": 24}},
+    # killed, cancelled, its newest checkpoint spoilt, preempted; and on a disk that is full
+    **{name: {**NANO, "method": "dora", "data": ["walk"], "settings": {**SMALL, "frames": 2, "steps": 40}} for name in ("unlucky", "full")},
+    "warned": {**NANO, "method": "dino", "data": ["walk"], "settings": {**SMALL, "steps": 24}},
+    "limited": {**NANO, "method": "neco", "data": ["coco"], "settings": {**TRAINING, "steps": 24}},
     "orphaned": {"method": "neco", "init": "limited", "data": ["coco"], "settings": {**TRAINING, "steps": 8}},
 }
 TARGETS = ["all", *(f"results/{name}/s0/backbone.safetensors" for name in RUNS)]
@@ -68,77 +68,144 @@ def slurm(tmp_path_factory):
 
 @dataclass
 class Survived:
-    """Two folders of the same study, and what was seen on the way."""
+    """Two folders of the same study, and what was seen on the way, by fault."""
 
     folder: Path
     undisturbed: Path
-    steps: dict[str, int] = field(default_factory=dict)  # newest intact checkpoint when the fault came
-    seen: dict[str, str] = field(default_factory=dict)  # what jobs said that did not end
+    checkpoint: dict[str, int] = field(default_factory=dict)  # step of the newest intact one when the fault came
+    resumed: dict[str, int] = field(default_factory=dict)  # step that the next attempt went on after
+    said: dict[str, str] = field(default_factory=dict)  # logs of attempts that failed
 
 
 @pytest.fixture(scope="module")
 def survived(slurm, tmp_path_factory):
     """The study, finished in spite of everything."""
-    study = copy.deepcopy({**TINY, "runs": RUNS})
-    study["execution"] |= {"checkpoint_minutes": 0.0, "metrics_every": 1}
-    study["evaluations"] = {"davis": {**study["evaluations"]["davis"], "runs": ["limited", "orphaned"]}}
+    study = {**TINY, "runs": RUNS, "execution": {**TINY["execution"], "checkpoint_minutes": 0.0, "metrics_every": 1}}
+    study["evaluations"] = {"davis": {**TINY["evaluations"]["davis"], "runs": ["warned", "orphaned"]}}
     undisturbed = write_study(tmp_path_factory.mktemp("undisturbed"), study)
     snakemake(undisturbed, "results/data/walk.json", "results/data/coco.json")
     folder = tmp_path_factory.mktemp("disturbed") / "study"
     shutil.copytree(undisturbed, folder, copy_function=shutil.copy2)
-    survived = Survived(folder, undisturbed)
-    with SmallDisk(state_folder(folder, "full")) as disk:
-        drivers = [start(undisturbed, "--cores", "1", *LOCALLY), start_driver(folder)]
+    story = Story(slurm, Survived(folder, undisturbed))
+    with SmallDisk(state_folder(folder, "full")) as story.disk:
         try:
-            faults(slurm, survived, disk)
-            wait_for(lambda: hold(folder, "orphaned"), "a checkpoint of orphaned", seconds=240)
-            drivers.append(kill_and_restart(drivers.pop(), survived))
-            finish(drivers[1], folder)
-            finish(drivers[0], undisturbed)
+            story.tell()
         finally:
-            for driver in drivers:
+            for driver in story.drivers:
                 interrupt(driver)
-        yield survived
+        yield story.survived
 
 
-def faults(slurm: Cluster, survived: Survived, disk: "SmallDisk") -> None:
-    """Everything that happens to jobs, and the controller's absence."""
-    process, job = hold_all(survived, disk)
-    os.kill(process["killed"], signal.SIGKILL)
-    run("scancel", job["cancelled"])
-    spoil_newest(survived)
-    os.kill(process["spoilt"], signal.SIGKILL)
-    wait_for(lambda: free(disk, survived), "the disk to be full", seconds=240)
-    wait_for(lambda: is_warned(process["warned"]), "the signal before the time limit", seconds=120)
-    os.kill(process["warned"], signal.SIGCONT)
-    wait_for(lambda: state_of_job(job["warned"]) == "FAILED", "the warned job to save and end")
-    survived.seen["warned"] = said(survived.folder, "warned")
-    wait_for(lambda: state_of_job(job["limited"]) == "TIMEOUT", "the time limit", seconds=150)
-    run("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    wait_for(lambda: state_of_job(job["preempted"]) == "PENDING", "the job to be preempted and queued again")
-    for waiting in ask("squeue", "-h", "-t", "PENDING", "-o", "%i").split():
-        run("scontrol", "update", f"jobid={waiting}", "StartTime=now", check=False)  # Slurm would wait two minutes
-    slurm.end_controller()
-    wait_for(lambda: is_running("sacct"), "the driver to miss the controller", seconds=90)
-    time.sleep(15)  # longer than Slurm's own commands have patience here
-    slurm.start_controller()
+class Story:
+    """What happens to the study, in this order."""
 
+    disk: "SmallDisk"
 
-def hold_all(survived: Survived, disk: "SmallDisk") -> tuple[dict[str, int], dict[str, str]]:
-    """Stop the runs of independent faults once they have a checkpoint; process and job of each."""
-    held: dict[str, Path] = {}
+    def __init__(self, slurm: Cluster, survived: Survived) -> None:
+        self.slurm, self.survived, self.folder = slurm, survived, survived.folder
+        self.drivers: list[subprocess.Popen[str]] = []
+        self.held: dict[str, tuple[int, str]] = {}  # process and job, by run
 
-    def all_held() -> bool:
-        free(disk, survived)
-        for name in {*RUNS} - {*held, "full", "orphaned"}:
-            if state := hold(survived.folder, name, checkpoints=2 if name == "spoilt" else 1):
-                held[name] = state
-        return len(held) == len(RUNS) - 2
+    def tell(self) -> None:
+        """All faults, and the end."""
+        self.start_driver()
+        self.until(lambda: [name for name in ("unlucky", "limited", "warned") if not self.holds(name)] == [], "a checkpoint of each run")
+        self.drivers.append(start(self.survived.undisturbed, "--cores", "1", *LOCALLY))
+        self.strike("killed", lambda process, _: os.kill(process, signal.SIGKILL))
+        self.strike("cancelled", lambda _, job: run("scancel", job))
+        self.strike("spoilt", self.spoil_and_kill)
+        self.until(lambda: not self.disk.full, "the disk to be full")
+        self.until(lambda: "warned" in self.survived.said, "the signal before the time limit")
+        self.until(lambda: state_of_job(self.held["limited"][1]) == "TIMEOUT", "the time limit")
+        self.preempt()
+        self.lose_controller()
+        self.lose_driver()
+        finish(self.drivers[-1], self.folder)
+        finish(self.drivers[1], self.survived.undisturbed)
+        for fault, name in (("preempted", "unlucky"), ("limited", "limited"), ("warned", "warned")):
+            self.survived.resumed[fault] = resumed_at(self.folder, name)
 
-    wait_for(all_held, "a checkpoint of each run", seconds=300)
-    survived.steps |= {name: newest_step(state) for name, state in held.items()}
-    holders = {name: holder(state) for name, state in held.items()}
-    return {name: process for name, (process, _) in holders.items()}, {name: job for name, (_, job) in holders.items()}
+    def start_driver(self) -> None:
+        self.drivers.append(start(self.folder, "--profile", "slurm", *OVERRIDES))
+
+    def until(self, happened: Callable[[], object], what: str) -> None:
+        """Wait, and do meanwhile what may be due at any time."""
+
+        def look() -> bool:
+            self.free_disk()
+            self.hear_warning()
+            return bool(happened())
+
+        wait_for(look, what, seconds=300)
+
+    def state(self, name: str) -> Path:
+        return state_folder(self.folder, name)
+
+    def holds(self, name: str, after: int = 0) -> bool:
+        """Stop the training of a run that has two checkpoints, new ones after step `after`; whether it is stopped."""
+        state, before = self.state(name), self.held.get(name)
+        if before and not after:
+            return True
+        if newest_step(state) < after + 2 or holder(state) in (None, before):
+            return False
+        self.held[name] = process, _ = holder(state)
+        os.kill(process, signal.SIGSTOP)
+        self.survived.checkpoint[name] = newest_step(state)
+        return True
+
+    def strike(self, fault: str, do: Callable[[int, str], object]) -> None:
+        """Let the fault come over `unlucky`, and hold its next attempt."""
+        step = newest_step(self.state("unlucky"))
+        self.survived.checkpoint[fault] = step - (fault == "spoilt")
+        do(*self.held["unlucky"])
+        self.until(lambda: self.holds("unlucky", after=step), f"the attempt after the one that was {fault}")
+        self.survived.resumed[fault] = resumed_at(self.folder, "unlucky")
+
+    def spoil_and_kill(self, process: int, _job: str) -> None:
+        """The newest checkpoint is cut short: the one before it is what must not be lost."""
+        state = self.state("unlucky")
+        newest = state / f"step-{newest_step(state):08d}.pt"
+        newest.write_bytes(newest.read_bytes()[:-1000])
+        os.kill(process, signal.SIGKILL)
+
+    def hear_warning(self) -> None:
+        """Note what the warned job has said, before its next attempt begins a new log."""
+        if "warned" in self.held and "warned" not in self.survived.said and (state := state_of_job(self.held["warned"][1])) != "RUNNING":
+            self.survived.said |= {"warned": said(self.folder, "warned"), "end of warned": state}
+
+    def free_disk(self) -> None:
+        """Make room as soon as the job has said that there is none."""
+        if self.disk.full and "cannot be written" in (log := said(self.folder, "full")):
+            self.survived.said["full"] = log
+            self.survived.said["left"] = " ".join(path.name for path in self.disk.folder.rglob(".*.tmp*"))
+            self.disk.make_room()
+
+    def preempt(self) -> None:
+        """A job that goes before all others takes both nodes."""
+        job = self.held["unlucky"][1]
+        self.survived.checkpoint["preempted"] = newest_step(self.state("unlucky"))
+        run("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+        self.until(lambda: state_of_job(job) == "PENDING", "the job to be preempted and queued again")
+        for waiting in ask("squeue", "-h", "-t", "PENDING", "-o", "%i").split():
+            run("scontrol", "update", f"jobid={waiting}", "StartTime=now", check=False)  # Slurm would wait two minutes
+
+    def lose_controller(self) -> None:
+        """slurmctld is away for longer than Slurm's own commands have patience; jobs run on."""
+        self.slurm.end_controller()
+        self.until(lambda: run("pgrep", "-x", "sacct", check=False).returncode == 0, "the driver to miss the controller")
+        time.sleep(15)
+        self.slurm.start_controller()
+
+    def lose_driver(self) -> None:
+        """The driver is killed while `orphaned` trains; the next one's job for it must be turned away."""
+        self.until(lambda: self.holds("orphaned"), "a checkpoint of orphaned")
+        os.killpg(self.drivers[0].pid, signal.SIGKILL)
+        self.drivers[0].wait()
+        snakemake(self.folder, "--unlock")
+        self.start_driver()
+        self.until(lambda: "is being worked in by" in said(self.folder, "orphaned"), "a second job of orphaned")
+        self.survived.said["orphaned"] = said(self.folder, "orphaned")
+        os.kill(self.held["orphaned"][0], signal.SIGCONT)
 
 
 # -- drivers ---------------------------------------------------------------------------------------------------------
@@ -150,23 +217,6 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(folder / "driver.log", "a") as log:
         return subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log, text=True, env=environment, start_new_session=True)
-
-
-def start_driver(folder: Path) -> "subprocess.Popen[str]":
-    return start(folder, "--profile", "slurm", *OVERRIDES)
-
-
-def kill_and_restart(driver: "subprocess.Popen[str]", survived: Survived) -> "subprocess.Popen[str]":
-    """A driver killed while `orphaned` trains; the next one's job for it must be turned away."""
-    process = holder(only(survived.folder.glob("results/state/orphaned-s0-*")))[0]
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
-    snakemake(survived.folder, "--unlock")
-    driver = start_driver(survived.folder)
-    wait_for(lambda: "is being worked in by" in said(survived.folder, "orphaned"), "a second job of orphaned", seconds=120)
-    survived.seen["orphaned"] = said(survived.folder, "orphaned")
-    os.kill(process, signal.SIGCONT)
-    return driver
 
 
 def finish(driver: "subprocess.Popen[str]", folder: Path) -> None:
@@ -192,48 +242,21 @@ def state_folder(folder: Path, name: str) -> Path:
     return folder / "results" / "state" / f"{name}-s0-{config_hash(load_study(folder / 'config.yaml').run_spec(name, 0))}"
 
 
-def hold(folder: Path, name: str, checkpoints: int = 1) -> Path | None:
-    """Stop a run's training where it has so many checkpoints; the folder of its state."""
-    seals = list(folder.glob(f"results/state/{name}-s0-*/step-*.json"))
-    if len(seals) < checkpoints:
-        return None
-    state = seals[0].parent
-    os.kill(holder(state)[0], signal.SIGSTOP)
-    return state
-
-
 def newest_step(state: Path) -> int:
-    return max(int(path.stem.removeprefix("step-")) for path in state.glob("step-*.json"))
+    """0 before the first checkpoint."""
+    return max((int(path.stem.removeprefix("step-")) for path in state.glob("step-*.json")), default=0)
 
 
-def spoil_newest(survived: Survived) -> None:
-    """Cut the newest checkpoint of `spoilt` short: the one before it is what must not be lost."""
-    state = state_folder(survived.folder, "spoilt")
-    newest = state / f"step-{newest_step(state):08d}.pt"
-    newest.write_bytes(newest.read_bytes()[:-1000])
-    survived.steps["spoilt"] -= 1
-
-
-def holder(state: Path) -> tuple[int, str]:
-    """Process and job that work in a state folder."""
-    process, job = re.fullmatch(r"process (\d+) on \S+, Slurm job (\d+)", (state / ".holder").read_text()).groups()
-    return int(process), job
+def holder(state: Path) -> tuple[int, str] | None:
+    """Process and job that work in a state folder; None before there are any."""
+    file = state / ".holder"
+    match = re.fullmatch(r"process (\d+) on \S+, Slurm job (\d+)", file.read_text()) if file.exists() else None
+    return (int(match[1]), match[2]) if match else None
 
 
 def state_of_job(job: str) -> str:
     """RUNNING, PENDING, TIMEOUT, ..."""
     return ask("squeue", "-h", "-t", "all", "-j", job, "-o", "%T")
-
-
-def is_warned(process: int) -> bool:
-    """Whether SIGUSR1 waits for a stopped process to wake up."""
-    pending = re.search(r"ShdPnd:\s*(\w+)", Path(f"/proc/{process}/status").read_text())[1]
-    return bool(int(pending, 16) >> (signal.SIGUSR1 - 1) & 1)
-
-
-def is_running(name: str) -> bool:
-    """Whether a process of this name exists."""
-    return run("pgrep", "-x", name, check=False).returncode == 0
 
 
 def said(folder: Path, name: str) -> str:
@@ -242,38 +265,31 @@ def said(folder: Path, name: str) -> str:
     return log.read_text() if log.exists() else ""
 
 
-def only(paths) -> Path:
-    (path,) = paths
-    return path
+def resumed_at(folder: Path, name: str) -> int:
+    """The step that the latest attempt went on after."""
+    return int(re.search(r"resuming after step (\d+)", said(folder, name))[1])
 
 
 class SmallDisk:
-    """A folder on a disk of its own that is all but full; `full` stays false where none can be mounted."""
+    """A folder on a disk of its own that is all but full; `full` is false where none can be mounted."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.full, self.mounted = folder, False, False
+        self.folder = folder
 
     def __enter__(self) -> "SmallDisk":
         self.folder.mkdir(parents=True)
-        self.mounted = self.full = run("mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(self.folder), check=False).returncode == 0
+        self.full = run("mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(self.folder), check=False).returncode == 0
         if self.full:
             (self.folder / "ballast").write_bytes(bytes(5_000_000))
         return self
 
+    def make_room(self) -> None:
+        (self.folder / "ballast").unlink()
+        run("mount", "-o", "remount,size=200m", str(self.folder))
+        self.full = False
+
     def __exit__(self, *_: object) -> None:
-        if self.mounted:
-            run("umount", "--lazy", str(self.folder), check=False)
-
-
-def free(disk: SmallDisk, survived: Survived) -> bool:
-    """Make room as soon as the job has said that there is none; whether there is now."""
-    if disk.full and "cannot be written" in (log := said(survived.folder, "full")):
-        survived.seen["full"] = log
-        survived.seen["left"] = " ".join(path.name for path in disk.folder.rglob(".*.tmp*"))
-        (disk.folder / "ballast").unlink()
-        run("mount", "-o", "remount,size=200m", str(disk.folder))
-        disk.full = False
-    return not disk.full
+        run("umount", "--lazy", str(self.folder), check=False)
 
 
 # -- what must hold --------------------------------------------------------------------------------------------------
@@ -292,27 +308,28 @@ def test_tables_are_those_of_an_undisturbed_study(survived):
     assert values[0].equals(values[1])
 
 
-@pytest.mark.parametrize("name", ["killed", "cancelled", "spoilt", "preempted", "limited", "warned"])
-def test_no_checkpoint_is_lost(survived, name):
-    assert int(re.search(r"resuming after step (\d+)", said(survived.folder, name))[1]) >= survived.steps[name]
+@pytest.mark.parametrize("fault", ["killed", "cancelled", "spoilt", "preempted", "limited", "warned"])
+def test_no_checkpoint_is_lost(survived, fault):
+    assert survived.resumed[fault] >= survived.checkpoint[fault]
 
 
 def test_a_job_that_is_warned_of_its_time_limit_saves(survived):
-    assert "SIGUSR1: saving after this step" in survived.seen["warned"]
-    assert "the state is saved" in survived.seen["warned"]
+    assert "SIGUSR1: saving after this step" in survived.said["warned"]
+    assert "the state is saved" in survived.said["warned"]
+    assert survived.said["end of warned"] in ("COMPLETING", "FAILED"), "before the time limit"
 
 
 def test_a_full_disk_is_one_clear_error_and_room_is_enough(survived):
-    if "full" not in survived.seen:
+    if "full" not in survived.said:
         pytest.skip("no small disk can be mounted here")
-    assert "make room" in survived.seen["full"]
-    assert "Traceback" not in survived.seen["full"]
-    assert survived.seen["left"] == "", "what was half written is gone"
+    assert "make room" in survived.said["full"]
+    assert "Traceback" not in survived.said["full"]
+    assert survived.said["left"] == "", "what was half written is gone"
 
 
 def test_a_second_job_is_turned_away_while_an_orphan_works(survived):
-    assert "error: " in survived.seen["orphaned"]
-    assert "Traceback" not in survived.seen["orphaned"]
+    assert "error: " in survived.said["orphaned"]
+    assert "Traceback" not in survived.said["orphaned"]
 
 
 def test_a_changed_hyperparameter_is_a_matter_of_its_descendants(survived):

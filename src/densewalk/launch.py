@@ -1,7 +1,7 @@
 """Where a job's processes run: GPUs of this machine, torchrun on each node, srun over the nodes of a Slurm job.
 
-    densewalk train ... --gpus 4        # torchrun, four processes
-    densewalk train ... --nodes 2       # in a Slurm job of two nodes: srun, and torchrun on each of them with a process per GPU
+densewalk train ... --gpus 4        # torchrun, four processes
+densewalk train ... --nodes 2       # in a Slurm job of two nodes: srun, and torchrun on each of them with a process per GPU
 """
 
 import fcntl
@@ -12,7 +12,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from densewalk.errors import UserError
 from densewalk.progress import log
@@ -22,7 +24,7 @@ LOCKS = Path(tempfile.gettempdir()) / f"densewalk-gpus-{os.getuid()}"
 
 
 def become_processes(gpus: int, nodes: int, threads: int) -> None:
-    """Replace this process by the launcher of several; return where it is to work itself.
+    """Turn this process into the launcher of several, which does not return; return where it is to work itself.
 
     Args:
         gpus: one process for each. On several nodes, Slurm says how many there are on each.
@@ -33,21 +35,32 @@ def become_processes(gpus: int, nodes: int, threads: int) -> None:
     """
     if "WORLD_SIZE" in os.environ or max(gpus, nodes) <= 1:
         return
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # is for the processes, which save; it must not end their launchers
-    command = [sys.executable, "-m", "densewalk", *sys.argv[1:]]
+    command = ["-m", "densewalk", *sys.argv[1:]]
     if nodes == 1:
-        os.execv(sys.executable, torchrun(command, gpus, ["--standalone"]))
+        torchrun([f"--nproc-per-node={gpus}", "--standalone", *command])
     if FIRST_NODE not in os.environ:
-        os.execvpe("srun", srun(command, nodes, threads), srun_environment(dict(os.environ)))
+        os.execvpe("srun", srun([sys.executable, *command], nodes, threads), srun_environment(dict(os.environ)))
     host, port = os.environ[FIRST_NODE].split(":")
     meet = [f"--nnodes={nodes}", f"--node-rank={os.environ['SLURM_NODEID']}", f"--master-addr={host}", f"--master-port={port}"]
-    os.execv(sys.executable, torchrun(command, max(1, len(visible_gpus())), meet))
+    torchrun([f"--nproc-per-node={max(1, len(visible_gpus()))}", *meet, *command])
 
 
-def torchrun(command: list[str], processes: int, meet: list[str]) -> list[str]:
-    """The command as so many processes of this node."""
-    python, *arguments = command
-    return [python, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *meet, *arguments]
+def torchrun(arguments: list[str]) -> NoReturn:
+    """The processes of this node. torchrun passes SIGTERM on and kills 30 seconds later; SIGUSR1 it would not pass on at all."""
+    from torch.distributed.run import main
+
+    signal.signal(signal.SIGUSR1, pass_on)
+    main(arguments)
+    sys.exit()
+
+
+def pass_on(number: int, _frame: object) -> None:
+    """Send a signal to the processes that this one has started: they have left its process group, which is what Slurm signals."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            _state, parent, *_ = stat.read_text().rpartition(") ")[2].split()
+            if int(parent) == os.getpid():
+                os.kill(int(stat.parent.name), number)
 
 
 def srun(command: list[str], nodes: int, threads: int) -> list[str]:
