@@ -118,8 +118,8 @@ class Story:
         self.until(lambda: "warned" in self.survived.said, "the signal before the time limit")
         self.until(lambda: state_of_job(self.held["limited"][1]) == "TIMEOUT", "the time limit")
         self.preempt()
-        self.lose_controller()
         self.lose_driver()
+        self.lose_controller()
         finish(self.drivers[-1], self.folder)
         finish(self.drivers[1], self.survived.undisturbed)
         for fault, name in (("preempted", "unlucky"), ("limited", "limited"), ("warned", "warned")):
@@ -199,6 +199,7 @@ class Story:
     def lose_driver(self) -> None:
         """The driver is killed while `orphaned` trains; the next one's job for it must be turned away."""
         self.until(lambda: self.holds("orphaned"), "a checkpoint of orphaned")
+        self.until(lambda: newest_step(self.state("unlucky")) > self.survived.checkpoint["preempted"], "the preempted job to go on")
         os.killpg(self.drivers[0].pid, signal.SIGKILL)
         self.drivers[0].wait()
         snakemake(self.folder, "--unlock")
