@@ -20,8 +20,11 @@ validate(
 report: "workflow/report/study.rst"
 
 
+# of seconds: not worth a place in a queue
 localrules:
     all,
+    table,
+    report,
 
 
 rule all:

@@ -19,8 +19,8 @@ import torch
 from densewalk import loop
 from densewalk.backbone import create
 from densewalk.blocks import CompiledBlocks
+from densewalk.cost import peak_rss_mib
 from densewalk.methods.dora import Dora, cut_clip, frame_terms, global_view, local_crops, show_objects, total_loss
-from densewalk.provenance import peak_rss_mib
 from densewalk.settings.dora import DoraSettings
 
 

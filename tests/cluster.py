@@ -1,4 +1,4 @@
-"""A Slurm cluster of one node on the loopback interface, with fake GPUs; as root, without systemd, in a folder of its own.
+"""A Slurm cluster of two nodes on the loopback interface, with fake GPUs; as root, without systemd, in a folder of its own.
 
     python -m tests.cluster start DIR        # then: squeue, sbatch, snakemake --profile slurm ...
     python -m tests.cluster stop DIR
@@ -18,25 +18,24 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "squeue")
 SYSTEM = Path("/etc/slurm")
-PORTS = {"controller": 16817, "node": 16818}
-CPUS, GPUS, MEMORY = 64, 8, 1_000_000  # what the node claims to have: as much as the profile's largest job asks for
+CONTROLLER, NODES = 16817, {"node1": 16818, "node2": 16819}  # ports
+CPUS, GPUS, MEMORY = 64, 8, 1_000_000  # what a node claims to have: as much as the profile's largest job asks for
 
 CONFIGURATION = """\
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
-SlurmdPort={node}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
 AuthInfo=socket={folder}/munge/socket
 StateSaveLocation={folder}/controller
-SlurmdSpoolDir={folder}/node
+SlurmdSpoolDir={folder}/%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
@@ -56,11 +55,14 @@ SlurmdTimeout=30
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 \\
-  RealMemory={memory} Gres=gpu:{gpus}
-PartitionName=gpu Nodes={host} Default=YES MaxTime=3-00:00:00 DefMemPerCPU=500 PriorityTier=10
-PartitionName=urgent Nodes={host} MaxTime=1:00:00 DefMemPerCPU=500 PriorityTier=100
+{nodes}
+PartitionName=gpu Nodes=ALL Default=YES MaxTime=3-00:00:00 DefMemPerCPU=500 PriorityTier=10
+PartitionName=urgent Nodes=ALL MaxTime=1:00:00 DefMemPerCPU=500 PriorityTier=100
 """
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} SocketsPerBoard=1 CoresPerSocket={cpus}"
+    " ThreadsPerCore=1 RealMemory={memory} Gres=gpu:{gpus}"
+)
 
 
 def missing() -> str:
@@ -86,15 +88,16 @@ class Cluster:
         files = {name: f"--{name}-file={folder}/munge/{name}" for name in ("key", "seed", "pid", "log")}
         run("munged", "--force", *files.values(), f"--socket={folder}/munge/socket", "--num-threads=2")
         self.start_controller()
-        run("slurmd", "-f", f"{folder}/slurm.conf")
-        wait_for(lambda: ask("sinfo", "-h", "-o", "%T") in ("idle", "mixed", "allocated"), "the node")
+        for node in NODES:
+            run("slurmd", "-N", node, "-f", f"{folder}/slurm.conf")
+        wait_for(lambda: {*ask("sinfo", "-h", "-N", "-o", "%T").split()} <= {"idle", "mixed", "allocated"}, "the nodes")
         return self
 
     def __exit__(self, *_: object) -> None:
         run("scancel", "-u", "root", "--quiet", check=False)
         # a job whose node is gone stays in the queue; all that matters is that its processes are
         wait_for(lambda: not ask("squeue", "-h"), "the jobs' end", seconds=40, needed=False)
-        for name in ("slurmd.pid", "slurmctld.pid", "munge/pid"):
+        for name in (*(f"{node}.pid" for node in NODES), "slurmctld.pid", "munge/pid"):
             self.end(self.folder / name)
         for name in ("slurm.conf", "gres.conf"):
             if (SYSTEM / name).is_symlink():
@@ -102,7 +105,7 @@ class Cluster:
 
     def configure(self) -> None:
         """Write configuration and key, and make the GPUs: character devices, without which jobs are not told their numbers."""
-        for name in ("controller", "node", "munge", "gpus"):
+        for name in ("controller", *NODES, "munge", "gpus"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         for folder in (self.folder, *self.folder.parents[:-1]):
             folder.chmod(folder.stat().st_mode | 0o011)  # munge wants a path that everybody may pass
@@ -114,9 +117,10 @@ class Cluster:
             device = self.folder / "gpus" / f"gpu{number}"
             if not device.exists():
                 run("mknod", str(device), "c", "1", "3")
-        sizes = {"cpus": CPUS, "gpus": GPUS, "memory": MEMORY}
         host = os.uname().nodename.split(".")[0]
-        (self.folder / "slurm.conf").write_text(CONFIGURATION.format(host=host, folder=self.folder, **PORTS, **sizes))
+        sizes = {"host": host, "cpus": CPUS, "gpus": GPUS, "memory": MEMORY}
+        nodes = "\n".join(NODE.format(name=name, port=port, **sizes) for name, port in NODES.items())
+        (self.folder / "slurm.conf").write_text(CONFIGURATION.format(host=host, folder=self.folder, controller=CONTROLLER, nodes=nodes))
         (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpus/gpu[0-{GPUS - 1}]\n")
         SYSTEM.mkdir(exist_ok=True)
         for name in ("slurm.conf", "gres.conf"):
@@ -136,11 +140,9 @@ class Cluster:
         run("kill", str(number), check=False)
         wait_for(lambda: not Path(f"/proc/{number}").exists(), pid_file.name, seconds=30)
 
-    def restart_controller(self, away: float) -> None:
-        """slurmctld is away for so many seconds; jobs run on."""
+    def end_controller(self) -> None:
+        """slurmctld is away; jobs run on."""
         self.end(self.folder / "slurmctld.pid")
-        time.sleep(away)
-        self.start_controller()
 
 
 def run(*command: str, check: bool = True) -> "subprocess.CompletedProcess[str]":

@@ -1,34 +1,54 @@
-"""The study on a real Slurm: what a cluster does to jobs must change no number."""
+"""The study on a real Slurm: what a cluster does to jobs must change no number.
 
-import copy
+The fixture `survived` runs one study and lets everything happen to it. A training is held, by SIGSTOP, at a checkpoint, so that no fault
+comes too late; Slurm wakes up what it asks to stop. Meanwhile the same study runs undisturbed.
+"""
+
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
+from densewalk.config import load_study
+from densewalk.provenance import config_hash
 from tests import cluster
 from tests.cluster import Cluster, ask, run, wait_for
 from tests.studies import REPOSITORY, TINY, TRAINING, planned, snakemake, write_study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow, pytest.mark.slow]
 
-# small machines, short waits; all else is the profile that users get
+# small machines, short waits; all else is the profile that users get. DINO trains on two nodes and is warned of its time limit, NeCo is not
 OVERRIDES = [
-    *("--set-resources", "train_dora:gpu=1", "train_dino:gpu=2", "train_dino:runtime=attempt", "train_neco:gpu=1", "evaluate_davis:gpu=1"),
-    *("--set-threads", "train_dora=1", "prepare_video=1"),
+    "--set-resources",
+    *("train_dora:gpu=1", "evaluate_davis:gpu=1"),
+    *("train_dino:gpu=0", "train_dino:nodes=2", "train_dino:gres=gpu:1", "train_dino:runtime=2*attempt"),
+    "train_dino:slurm_extra='--signal=USR1@10'",
+    *("train_neco:gpu=1", "train_neco:runtime=attempt", "train_neco:slurm_extra=''"),
+    *("--set-threads", *(f"train_{method}=1" for method in ("dora", "dino", "neco"))),
     *("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"),
-]
+]  # fmt: skip
+LOCALLY = ["--set-resources", "train_dino:gpu=2"]
 # small heads: every step of these trainings is written to the disk
 SMALL = {**TRAINING, "out_dim": 16, "head_hidden": 16, "head_bottleneck": 8, "local_crops": 2, "warmup_epochs": 0}
-DORA = {**SMALL, "frames": 2, "steps": 60}
-DINO = {**SMALL, "steps": 120}
-FAULTS = ("killed", "cancelled", "spoilt", "preempted")
+NANO = {"init": "random", "arch": "vit_nano_patch16"}
+RUNS = {
+    # killed, cancelled, its newest checkpoint spoilt, preempted; and on a disk that is full
+    **{name: {**NANO, "method": "dora", "data": ["walk"], "settings": {**SMALL, "frames": 2, "steps": 40}} for name in ("unlucky", "full")},
+    "warned": {**NANO, "method": "dino", "data": ["walk"], "settings": {**SMALL, "steps": 24}},
+    "limited": {**NANO, "method": "neco", "data": ["coco"], "settings": {**TRAINING, "steps": 24}},
+    "orphaned": {"method": "neco", "init": "limited", "data": ["coco"], "settings": {**TRAINING, "steps": 8}},
+}
+TARGETS = ["all", *(f"results/{name}/s0/backbone.safetensors" for name in RUNS)]
 
 
 @pytest.fixture(scope="module")
@@ -36,179 +56,286 @@ def slurm(tmp_path_factory):
     reason = cluster.missing()
     if reason:
         pytest.skip(f"no Slurm cluster can be started here: {reason}")
-    with Cluster(tmp_path_factory.mktemp("cluster")) as started:
-        yield started
+    started = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        started.__enter__()
+    except (OSError, RuntimeError, TimeoutError) as error:
+        started.__exit__()
+        pytest.skip(f"no Slurm cluster can be started here: {error}")
+    yield started
+    started.__exit__()
+
+
+@dataclass
+class Survived:
+    """Two folders of the same study, and what was seen on the way, by fault."""
+
+    folder: Path
+    undisturbed: Path
+    checkpoint: dict[str, int] = field(default_factory=dict)  # step of the newest intact one when the fault came
+    resumed: dict[str, int] = field(default_factory=dict)  # step that the next attempt went on after
+    said: dict[str, str] = field(default_factory=dict)  # logs of attempts that failed
 
 
 @pytest.fixture(scope="module")
-def disturbed():
-    """A study with a run for each fault, among them one on two processes with a time limit of a minute."""
-    study = copy.deepcopy(TINY)
-    study["runs"] = {
-        name: {"method": "dora", "init": "random", "arch": "vit_nano_patch16", "data": ["walk"], "settings": {**DORA}} for name in FAULTS
-    }
-    study["runs"]["limited"] = {"method": "dino", "init": "random", "arch": "vit_nano_patch16", "data": ["walk"], "settings": DINO}
-    study["runs"]["descendant"] = {"method": "neco", "init": "killed", "data": ["coco"], "settings": TRAINING}
-    del study["evaluations"]["incontext"]
-    study["execution"] |= {"checkpoint_minutes": 0.0, "metrics_every": 1}
-    return study
+def survived(slurm, tmp_path_factory):
+    """The study, finished in spite of everything."""
+    study = {**TINY, "runs": RUNS, "execution": {**TINY["execution"], "checkpoint_minutes": 0.0, "metrics_every": 1}}
+    study["evaluations"] = {"davis": {**TINY["evaluations"]["davis"], "runs": ["warned", "orphaned"]}}
+    undisturbed = write_study(tmp_path_factory.mktemp("undisturbed"), study)
+    snakemake(undisturbed, "results/data/walk.json", "results/data/coco.json")
+    folder = tmp_path_factory.mktemp("disturbed") / "study"
+    shutil.copytree(undisturbed, folder, copy_function=shutil.copy2)
+    story = Story(slurm, Survived(folder, undisturbed))
+    with SmallDisk(state_folder(folder, "full")) as story.disk:
+        try:
+            story.tell()
+        finally:
+            for driver in story.drivers:
+                interrupt(driver)
+        yield story.survived
 
 
-@pytest.fixture(scope="module")
-def undisturbed(disturbed, tmp_path_factory):
-    """The same study on this machine, where nothing happens to it."""
-    folder = write_study(tmp_path_factory.mktemp("undisturbed"), disturbed)
-    snakemake(folder, "all", "--set-resources", "train_dino:gpu=2")
-    return folder
+class Story:
+    """What happens to the study, in this order."""
+
+    disk: "SmallDisk"
+
+    def __init__(self, slurm: Cluster, survived: Survived) -> None:
+        self.slurm, self.survived, self.folder = slurm, survived, survived.folder
+        self.drivers: list[subprocess.Popen[str]] = []
+        self.held: dict[str, tuple[int, str]] = {}  # process and job, by run
+
+    def tell(self) -> None:
+        """All faults, and the end."""
+        self.start_driver()
+        self.until(lambda: [name for name in ("unlucky", "limited", "warned") if not self.holds(name)] == [], "a checkpoint of each run")
+        self.drivers.append(start(self.survived.undisturbed, "--cores", "1", *LOCALLY))
+        self.strike("killed", lambda process, _: os.kill(process, signal.SIGKILL))
+        self.strike("cancelled", lambda _, job: run("scancel", job))
+        self.strike("spoilt", self.spoil_and_kill)
+        self.until(lambda: not self.disk.full, "the disk to be full")
+        self.until(lambda: "warned" in self.survived.said, "the signal before the time limit")
+        self.until(lambda: state_of_job(self.held["limited"][1]) == "TIMEOUT", "the time limit")
+        self.preempt()
+        self.lose_driver()
+        self.lose_controller()
+        finish(self.drivers[-1], self.folder)
+        finish(self.drivers[1], self.survived.undisturbed)
+        for fault, name in (("preempted", "unlucky"), ("limited", "limited"), ("warned", "warned")):
+            self.survived.resumed[fault] = resumed_at(self.folder, name)
+
+    def start_driver(self) -> None:
+        self.drivers.append(start(self.folder, "--profile", "slurm", *OVERRIDES))
+
+    def until(self, happened: Callable[[], object], what: str) -> None:
+        """Wait, and do meanwhile what may be due at any time."""
+
+        def look() -> bool:
+            self.free_disk()
+            self.hear_warning()
+            return bool(happened())
+
+        wait_for(look, what, seconds=300)
+
+    def state(self, name: str) -> Path:
+        return state_folder(self.folder, name)
+
+    def holds(self, name: str, after: int = 0) -> bool:
+        """Stop the training of a run that has two checkpoints, new ones after step `after`; whether it is stopped."""
+        state, before = self.state(name), self.held.get(name)
+        if before and not after:
+            return True
+        if newest_step(state) < after + 2 or holder(state) in (None, before):
+            return False
+        self.held[name] = process, _ = holder(state)
+        os.kill(process, signal.SIGSTOP)
+        self.survived.checkpoint[name] = newest_step(state)
+        return True
+
+    def strike(self, fault: str, do: Callable[[int, str], object]) -> None:
+        """Let the fault come over `unlucky`, and hold its next attempt."""
+        step = newest_step(self.state("unlucky"))
+        self.survived.checkpoint[fault] = step - (fault == "spoilt")
+        do(*self.held["unlucky"])
+        self.until(lambda: self.holds("unlucky", after=step), f"the attempt after the one that was {fault}")
+        self.survived.resumed[fault] = resumed_at(self.folder, "unlucky")
+
+    def spoil_and_kill(self, process: int, _job: str) -> None:
+        """The newest checkpoint is cut short: the one before it is what must not be lost."""
+        state = self.state("unlucky")
+        newest = state / f"step-{newest_step(state):08d}.pt"
+        newest.write_bytes(newest.read_bytes()[:-1000])
+        os.kill(process, signal.SIGKILL)
+
+    def hear_warning(self) -> None:
+        """Note what the warned job has said, before its next attempt begins a new log."""
+        if "warned" in self.held and "warned" not in self.survived.said and (state := state_of_job(self.held["warned"][1])) != "RUNNING":
+            self.survived.said |= {"warned": said(self.folder, "warned"), "end of warned": state}
+
+    def free_disk(self) -> None:
+        """Make room as soon as the job has said that there is none."""
+        if self.disk.full and "cannot be written" in (log := said(self.folder, "full")):
+            self.survived.said["full"] = log
+            self.survived.said["left"] = " ".join(path.name for path in self.disk.folder.rglob(".*.tmp*"))
+            self.disk.make_room()
+
+    def preempt(self) -> None:
+        """A job that goes before all others takes both nodes."""
+        job = self.held["unlucky"][1]
+        self.survived.checkpoint["preempted"] = newest_step(self.state("unlucky"))
+        run("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+        self.until(lambda: state_of_job(job) == "PENDING", "the job to be preempted and queued again")
+        for waiting in ask("squeue", "-h", "-t", "PENDING", "-o", "%i").split():
+            run("scontrol", "update", f"jobid={waiting}", "StartTime=now", check=False)  # Slurm would wait two minutes
+
+    def lose_controller(self) -> None:
+        """slurmctld is away for longer than Slurm's own commands have patience; jobs run on."""
+        self.slurm.end_controller()
+        self.until(lambda: run("pgrep", "-x", "sacct", check=False).returncode == 0, "the driver to miss the controller")
+        time.sleep(15)
+        self.slurm.start_controller()
+
+    def lose_driver(self) -> None:
+        """The driver is killed while `orphaned` trains; the next one's job for it must be turned away."""
+        self.until(lambda: self.holds("orphaned"), "a checkpoint of orphaned")
+        self.until(lambda: newest_step(self.state("unlucky")) > self.survived.checkpoint["preempted"], "the preempted job to go on")
+        os.killpg(self.drivers[0].pid, signal.SIGKILL)
+        self.drivers[0].wait()
+        snakemake(self.folder, "--unlock")
+        self.start_driver()
+        self.until(lambda: "is being worked in by" in said(self.folder, "orphaned"), "a second job of orphaned")
+        self.survived.said["orphaned"] = said(self.folder, "orphaned")
+        os.kill(self.held["orphaned"][0], signal.SIGCONT)
 
 
-def start_driver(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """`snakemake --profile slurm all` in a process group of its own; what it prints goes to driver.log."""
-    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--directory", str(folder), *OVERRIDES, *arguments, "--", "all"]
+# -- drivers ---------------------------------------------------------------------------------------------------------
+
+
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """`snakemake all` in a process group of its own; what it prints goes to driver.log."""
+    command = [sys.executable, "-m", "snakemake", "--directory", str(folder), *arguments, "--", *TARGETS]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(folder / "driver.log", "a") as log:
         return subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log, text=True, env=environment, start_new_session=True)
 
 
-def finish(driver: "subprocess.Popen[str]", folder: Path, seconds: float = 600) -> None:
-    """Wait for the driver's good end; one that hangs is interrupted, which cancels its jobs."""
+def finish(driver: "subprocess.Popen[str]", folder: Path) -> None:
+    """Wait for the driver's good end."""
     try:
-        status = driver.wait(seconds)
+        status = str(driver.wait(300))
     except subprocess.TimeoutExpired:
+        status = "hangs"
+    assert status == "0", f"{status}: {(folder / 'driver.log').read_text()[-6000:]}"
+
+
+def interrupt(driver: "subprocess.Popen[str]") -> None:
+    """End a driver that has not ended; it cancels its jobs."""
+    if driver.poll() is None:
         driver.send_signal(signal.SIGINT)
         driver.wait(60)
-        status = "hangs"
-    assert status == 0, (folder / "driver.log").read_text()[-6000:]
 
 
-def state_of(folder: Path, name: str) -> Path:
-    """The folder of a run's resumable state, once it holds a complete checkpoint."""
-    found: list[Path] = []
-    wait_for(lambda: found.extend(folder.glob(f"results/state/{name}-s0-*/step-*.json")) or found, f"a checkpoint of {name}", seconds=240)
-    return found[0].parent
+# -- states, processes, jobs -----------------------------------------------------------------------------------------
+
+
+def state_folder(folder: Path, name: str) -> Path:
+    return folder / "results" / "state" / f"{name}-s0-{config_hash(load_study(folder / 'config.yaml').run_spec(name, 0))}"
 
 
 def newest_step(state: Path) -> int:
-    return max(int(path.stem.removeprefix("step-")) for path in state.glob("step-*.json"))
+    """0 before the first checkpoint."""
+    return max((int(path.stem.removeprefix("step-")) for path in state.glob("step-*.json")), default=0)
 
 
-def holder(state: Path) -> tuple[int, str]:
-    """Process and job that work in a state folder."""
-    process, job = re.fullmatch(r"process (\d+) on \S+, Slurm job (\d+)", (state / ".holder").read_text()).groups()
-    return int(process), job
+def holder(state: Path) -> tuple[int, str] | None:
+    """Process and job that work in a state folder; None before there are any."""
+    file = state / ".holder"
+    match = re.fullmatch(r"process (\d+) on \S+, Slurm job (\d+)", file.read_text()) if file.exists() else None
+    return (int(match[1]), match[2]) if match else None
 
 
-def job_state(job: str) -> str:
+def state_of_job(job: str) -> str:
     """RUNNING, PENDING, TIMEOUT, ..."""
     return ask("squeue", "-h", "-t", "all", "-j", job, "-o", "%T")
 
 
+def said(folder: Path, name: str) -> str:
+    """The log of a run's latest attempt."""
+    log = folder / "results" / "logs" / name / "s0" / "train.log"
+    return log.read_text() if log.exists() else ""
+
+
 def resumed_at(folder: Path, name: str) -> int:
-    """The step that the last attempt went on after."""
-    log = (folder / "results" / "logs" / name / "s0" / "train.log").read_text()
-    return int(re.search(r"resuming after step (\d+)", log)[1])
+    """The step that the latest attempt went on after."""
+    return int(re.search(r"resuming after step (\d+)", said(folder, name))[1])
 
 
-def require_equal(one: Path, two: Path, runs: list[str]) -> None:
-    """Equal weights to the last bit, and equal tables."""
-    for name in runs:
-        a, b = (folder / "results" / name / "s0" / "backbone.safetensors" for folder in (one, two))
-        assert a.read_bytes() == b.read_bytes(), name
-    for table in one.glob("results/tables/*.csv"):
-        if table.name != "all.csv":  # holds times
-            assert table.read_bytes() == (two / "results" / "tables" / table.name).read_bytes(), table.name
-    values = [pd.read_csv(folder / "results" / "tables" / "all.csv")[["run", "metric", "value"]] for folder in (one, two)]
+class SmallDisk:
+    """A folder on a disk of its own that is all but full; `full` is false where none can be mounted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> "SmallDisk":
+        self.folder.mkdir(parents=True)
+        self.full = run("mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(self.folder), check=False).returncode == 0
+        if self.full:
+            (self.folder / "ballast").write_bytes(bytes(5_000_000))
+        return self
+
+    def make_room(self) -> None:
+        (self.folder / "ballast").unlink()
+        run("mount", "-o", "remount,size=200m", str(self.folder))
+        self.full = False
+
+    def __exit__(self, *_: object) -> None:
+        run("umount", "--lazy", str(self.folder), check=False)
+
+
+# -- what must hold --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_weights_are_those_of_an_undisturbed_run(survived, name):
+    one, two = (folder / "results" / name / "s0" / "backbone.safetensors" for folder in (survived.folder, survived.undisturbed))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_tables_are_those_of_an_undisturbed_study(survived):
+    one, two = (folder / "results" / "tables" for folder in (survived.folder, survived.undisturbed))
+    assert (one / "davis.csv").read_bytes() == (two / "davis.csv").read_bytes()
+    values = [pd.read_csv(tables / "all.csv")[["run", "metric", "value"]] for tables in (one, two)]
     assert values[0].equals(values[1])
 
 
-def test_whatever_hits_the_jobs_the_tables_are_the_same(slurm, disturbed, undisturbed, tmp_path):
-    folder = write_study(tmp_path / "study", disturbed)
-    driver = start_driver(folder)
-    losses = {}
-
-    state = state_of(folder, "killed")
-    losses["killed"] = newest_step(state)
-    os.kill(holder(state)[0], signal.SIGKILL)
-
-    state = state_of(folder, "cancelled")
-    losses["cancelled"] = newest_step(state)
-    run("scancel", holder(state)[1])
-
-    state = state_of(folder, "spoilt")
-    wait_for(lambda: len(list(state.glob("step-*.json"))) > 1, "a second checkpoint")
-    process = holder(state)[0]
-    os.kill(process, signal.SIGSTOP)
-    losses["spoilt"] = newest_step(state) - 1
-    newest = state / f"step-{newest_step(state):08d}.pt"
-    newest.write_bytes(newest.read_bytes()[:-1000])
-    os.kill(process, signal.SIGKILL)
-
-    # Slurm's minutes are long: these two sleep until their time has come; Slurm wakes up what it asks to stop
-    jobs = {}
-    for name in ("limited", "preempted"):
-        state = state_of(folder, name)
-        losses[name] = newest_step(state)
-        process, jobs[name] = holder(state)
-        os.kill(process, signal.SIGSTOP)
-    wait_for(lambda: job_state(jobs["limited"]) == "TIMEOUT", "the time limit", seconds=150)
-    run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    wait_for(lambda: job_state(jobs["preempted"]) == "PENDING", "the job to be preempted and queued again")
-    for job in ask("squeue", "-h", "-t", "PENDING", "-o", "%i").split():
-        run("scontrol", "update", f"jobid={job}", "StartTime=now", check=False)  # Slurm would wait two minutes
-
-    slurm.restart_controller(away=1.0)
-    finish(driver, folder)
-    require_equal(folder, undisturbed, [*disturbed["runs"]])
-    assert all(resumed_at(folder, name) >= step for name, step in losses.items()), losses
-    # and what is done stays done: one changed hyperparameter is a matter of its descendants
-    changed = copy.deepcopy(disturbed)
-    changed["runs"]["killed"]["settings"]["objects"] = 2
-    write_study(folder, changed)
-    jobs = planned(folder, "--set-resources", "train_dino:gpu=2")
-    assert {path.split("/")[1] for path in jobs if path.startswith("results/") and "/s0/" in path} == {"killed", "descendant"}
+@pytest.mark.parametrize("fault", ["killed", "cancelled", "spoilt", "preempted", "limited", "warned"])
+def test_no_checkpoint_is_lost(survived, fault):
+    assert survived.resumed[fault] >= survived.checkpoint[fault]
 
 
-def test_a_driver_that_was_killed_is_started_again(slurm, disturbed, undisturbed, tmp_path):
-    study = copy.deepcopy(disturbed)
-    study["runs"] = {"killed": study["runs"]["killed"], "descendant": study["runs"]["descendant"]}
-    folder = write_study(tmp_path / "study", study)
-    driver = start_driver(folder)
-    state = state_of(folder, "killed")
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
-    assert Path(f"/proc/{holder(state)[0]}").exists(), "the job runs on without its driver"
-    # while the orphan trains, a second job is turned away by the lock on the state, and tries again
-    snakemake(folder, "--unlock")
-    finish(start_driver(folder), folder)
-    require_equal_runs = [*study["runs"]]
-    for name in require_equal_runs:
-        a, b = (f / "results" / name / "s0" / "backbone.safetensors" for f in (folder, undisturbed))
-        assert a.read_bytes() == b.read_bytes(), name
+def test_a_job_that_is_warned_of_its_time_limit_saves(survived):
+    assert "SIGUSR1: saving after this step" in survived.said["warned"]
+    assert "the state is saved" in survived.said["warned"]
+    assert survived.said["end of warned"] in ("COMPLETING", "FAILED"), "before the time limit"
 
 
-def test_a_full_disk_stops_a_training_that_goes_on_once_there_is_room(slurm, disturbed, undisturbed, tmp_path):
-    study = copy.deepcopy(disturbed)
-    study["runs"] = {"killed": study["runs"]["killed"]}
-    folder = write_study(tmp_path / "study", study)
-    snakemake(folder, "results/data/walk.json")
-    state = folder / "results" / "state"
-    state.mkdir(parents=True)
-    done = run("mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(state), check=False)
-    if done.returncode:
-        pytest.skip(f"no small disk can be mounted here: {done.stderr}")
-    try:
-        (state / "ballast").write_bytes(bytes(5_000_000))
-        assert start_driver(folder, "--retries", "0").wait(300) != 0
-        log = (folder / "results" / "logs" / "killed" / "s0" / "train.log").read_text()
-        assert "cannot be written" in log
-        assert "make room" in log
-        assert "Traceback" not in log
-        assert not list(state.rglob("*.tmp*")), "what was half written is gone"
-        (state / "ballast").unlink()
-        run("mount", "-o", "remount,size=200m", str(state))
-        finish(start_driver(folder), folder)
-        backbones = [f / "results" / "killed" / "s0" / "backbone.safetensors" for f in (folder, undisturbed)]
-        assert backbones[0].read_bytes() == backbones[1].read_bytes()
-    finally:
-        run("umount", str(state), check=False)
-        shutil.rmtree(state, ignore_errors=True)
+def test_a_full_disk_is_one_clear_error_and_room_is_enough(survived):
+    if "full" not in survived.said:
+        pytest.skip("no small disk can be mounted here")
+    assert "make room" in survived.said["full"]
+    assert "Traceback" not in survived.said["full"]
+    assert survived.said["left"] == "", "what was half written is gone"
+
+
+def test_a_second_job_is_turned_away_while_an_orphan_works(survived):
+    assert "error: " in survived.said["orphaned"]
+    assert "Traceback" not in survived.said["orphaned"]
+
+
+def test_a_changed_hyperparameter_is_a_matter_of_its_descendants(survived):
+    study = yaml.safe_load((survived.folder / "config.yaml").read_text())
+    study["runs"]["limited"]["settings"]["steps"] = 25
+    write_study(survived.folder, study)
+    jobs = planned(survived.folder, *LOCALLY)
+    assert {path.split("/")[1] for path in jobs if "/s0/" in path} == {"limited", "orphaned"}

@@ -130,7 +130,7 @@ def test_golden_tidy_table(records, tmp_path):
     assert lines[0] == ",".join(TIDY)
     assert lines[1] == (
         'walk,dora,random,vit_small_patch16,paper,incontext,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,mIoU,40.000000,'
-        "1449,images,0,000000000000,0123456789abcdef0123456789abcdef,true,python=3.11.7 torch=2.14.1,cpu,12.3,813,,,"
+        "1449,images,0,000000000000,0123456789abcdef0123456789abcdef,true,python=3.11.7 torch=2.14.1,cpu,12.3,,813,,,60.0,0.5000,,,,,,"
     )
     assert lines[6].endswith(",48.70,NeCo paper via DIP paper Tab. 1,-0.24")
     assert ",J&F,," in lines[7]  # no value is an empty cell

@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,36 @@ def test_the_slurm_profile_is_found_from_a_clone(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "slurm_partition=gpu" in done.stdout
     assert "gpu=4" in done.stdout
+
+
+@pytest.mark.parametrize("profile", ["slurm", "workflow/profiles/local"])
+def test_a_profile_gives_every_training_and_evaluation_a_gpu(profile):
+    rules = {
+        name
+        for path in (REPOSITORY / "workflow" / "rules").glob("*.smk")
+        for name in re.findall(r"(?:train|evaluate)_\w+", path.read_text())
+    }
+    resources = yaml.safe_load((REPOSITORY / profile / "profile.yaml").read_text())["set-resources"]
+    assert {*resources} == rules
+    assert all(r["gpu"] >= 1 for r in resources.values())
+
+
+def test_states_of_jobs_are_asked_of_squeue_and_all_else_of_sacct(tmp_path):
+    """The executor's fallback, with the two questions that it asks."""
+    for name in ("squeue", "sacct"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    shim = REPOSITORY / "slurm" / "bin" / "sacct"
+    environment = {**os.environ, "PATH": f"{shim.parent}:{tmp_path}:{os.environ['PATH']}"}
+
+    def asked(*arguments):
+        return subprocess.run(["sacct", *arguments], env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+    status = asked("-X", "--parsable2", "--noheader", "--format=JobIdRaw,State", "--name", "RUN")
+    assert status.stdout.strip() == "squeue --states=all --noheader --format=%i|%T --name RUN"
+    assert asked("-j", "7", "-n", "-X", "-o", "nodelist%-256").stdout.strip() == "sacct -j 7 -n -X -o nodelist%-256"
+    (tmp_path / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    assert asked("--name", "RUN").returncode != 0, "no answer is not an empty one"
 
 
 @pytest.mark.parametrize(

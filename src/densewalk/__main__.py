@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", type=Path, nargs="*", default=[], metavar="RECEIPT")
     p.add_argument("--out", type=Path, required=True)
     _job_options(p)
-    p.add_argument("--processes", type=int, default=1, help="training processes on this machine, one per GPU")
+    p.add_argument("--nodes", type=int, default=1, help="of the Slurm job; each runs a process per GPU that Slurm gives it")
 
     p = _command(commands, "evaluate", evaluate, "evaluate one backbone by one protocol")
     p.add_argument("--spec", type=json.loads, required=True)
@@ -120,7 +120,8 @@ def _execution_options(p: argparse.ArgumentParser) -> None:
         default=os.environ.get("DENSEWALK_EXECUTION", "{}"),
         help="how to run, as JSON (default: $DENSEWALK_EXECUTION, which the workflow sets)",
     )
-    p.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
+    p.add_argument("--threads", type=int, default=1, help="CPU threads of torch, shared by the processes of a node")
+    p.add_argument("--gpus", type=int, default=0, help="GPUs of this machine to take; a training runs a process on each")
 
 
 # Heavy imports happen inside the commands: `check` and `--help` answer at once.
@@ -218,19 +219,23 @@ def curate(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Make one run's backbone, in as many processes as asked for."""
-    if args.processes > 1 and "WORLD_SIZE" not in os.environ:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={args.processes}"]
-        os.execv(sys.executable, [*launcher, "-m", "densewalk", *sys.argv[1:]])
+    from densewalk.launch import become_processes, claim_gpus
+
+    claim_gpus(args.gpus)
+    become_processes(args.gpus, args.nodes, args.threads)
     import torch
 
     from densewalk import jobs
 
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(max(1, args.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     jobs.run(args.spec, args.init, args.data, args.state, args.out, args.execution)
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate one backbone by one protocol."""
+    from densewalk.launch import claim_gpus
+
+    claim_gpus(args.gpus)
     import torch
 
     from densewalk import jobs

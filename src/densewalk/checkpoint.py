@@ -7,6 +7,7 @@ results/state/{run}-s{seed}-{hash}/
     step-00001200.pt      networks, optimiser, step          (newest two are kept)
     step-00001200.json    its sha256: a file that does not match is passed over
     metrics.jsonl         one line per logged step
+    cost.json             time, memory and energy spent up to the newest checkpoint
 """
 
 import json

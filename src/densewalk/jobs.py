@@ -8,7 +8,6 @@ import importlib
 import math
 import os
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from densewalk.backbone import Backbone, create, load
 from densewalk.blocks import CompiledBlocks
 from densewalk.checkpoint import State, export_backbone, read_json, write_card, write_json
 from densewalk.config import parse_evaluation, parse_training
+from densewalk.cost import metered
 from densewalk.curation import curate as choose
 from densewalk.errors import UserError
 from densewalk.evals.base import Job, Result
@@ -80,12 +80,10 @@ def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state
             return
         with State(state, inputs) as held:
             method, data, trained = train(spec, backbone, sources, held, execution, device)
-            cost = round(trained.seconds * distributed.world_size() / 3600, 4) if device.type == "cuda" else 0.0
             training = {
                 "steps": trained.steps,
                 "samples_seen": trained.samples,
-                "seconds": round(trained.seconds, 1),
-                "gpu_hours": cost,
+                **trained.cost.record(),
                 "processes": distributed.world_size(),
                 "device": str(device),
                 "execution": execution.model_dump(mode="json"),
@@ -222,8 +220,7 @@ def evaluate(spec: dict[str, Any], backbone: Path, state: Path, out: Path, execu
     run_record = read_json(backbone.with_name("run.json"))
     module = importlib.import_module(EVALUATIONS[spec["protocol"]])
     device = distributed.local_device(execution.device)
-    begun = time.monotonic()
-    with State(state, {"backbone": file_sha256(backbone)}):
+    with State(state, {"backbone": file_sha256(backbone)}), metered(state / "cost.json", device) as meter:
         job = Job(out.with_suffix(""), state, spec["seed"], str(device), execution.workers, feature_cache(execution))
         result = module.evaluate(settings, backbone, job)
     require_metrics(result, settings.METRICS)
@@ -249,7 +246,7 @@ def evaluate(spec: dict[str, Any], backbone: Path, state: Path, out: Path, execu
         "config_hash": config_hash(spec),
         "run_hash": spec["run_hash"],
         "device": str(device),
-        "seconds": round(time.monotonic() - begun, 2),
+        **meter.total().record(),
         "training": run_record["training"],
         "spec": spec,
         **record(),

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from densewalk import distributed
 from densewalk.checkpoint import State
+from densewalk.cost import Cost, Meter
 from densewalk.errors import Interrupted, TrainingError, UserError
 from densewalk.methods.base import Item, Method
 from densewalk.progress import Progress
@@ -35,11 +36,11 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished training reports: steps, samples seen, seconds of this and all earlier attempts."""
+    """What a finished training reports: steps, samples seen, the cost of this and all earlier attempts."""
 
     steps: int
     samples: int
-    seconds: float
+    cost: Cost
 
 
 def train(
@@ -65,16 +66,17 @@ def train(
         Interrupted: a signal came; the state is saved.
         TrainingError: the loss is not finite.
     """
+    meter = Meter(state.folder / "cost.json", device)
     method.to(device).train()
     optimizer = make_optimizer(method)
-    done, seconds = resume(method, optimizer, state, device)
+    done = resume(method, optimizer, state, device)
     sampler = StepSampler(len(data), batch_size, seed, done, method.total_steps)  # type: ignore[arg-type]
     loader = DataLoader(
         data, batch_sampler=sampler, num_workers=execution.workers, pin_memory=device.type == "cuda", worker_init_fn=leave_signals_to_parent
     )
     curve = Curve(state.folder / "metrics.jsonl", done, every=execution.metrics_every)
     progress = Progress("train", method.total_steps, done=done, seconds=execution.log_seconds)
-    begun = saved = time.monotonic()
+    saved = time.monotonic()
 
     with stop_signals() as stop:
         for at, batch in enumerate(loader, start=done):
@@ -85,12 +87,13 @@ def train(
             due = distributed.any_process(time.monotonic() - saved >= 60 * execution.checkpoint_minutes, device)
             if stopping or due or at + 1 == method.total_steps:
                 require_finite(loss, at, curve.path)
-                save(method, optimizer, state, at + 1, seconds + time.monotonic() - begun)
+                save(method, optimizer, state, at + 1)
+                meter.keep()
                 saved = time.monotonic()
             if stopping and at + 1 < method.total_steps:
                 raise Interrupted(f"stopped by a signal after step {at + 1} of {method.total_steps}; the state is saved in {state.folder}")
     progress.close()
-    return Trained(method.total_steps, method.total_steps * batch_size, seconds + time.monotonic() - begun)
+    return Trained(method.total_steps, method.total_steps * batch_size, meter.keep())
 
 
 def one_step(
@@ -217,22 +220,22 @@ def leave_signals_to_parent(_worker: int) -> None:
 # -- state -----------------------------------------------------------------------------------------------------------
 
 
-def save(method: Method, optimizer: torch.optim.Optimizer, state: State, step: int, seconds: float) -> None:
+def save(method: Method, optimizer: torch.optim.Optimizer, state: State, step: int) -> None:
     """Write the state after `step` steps; process 0 does."""
     if distributed.rank() == 0:
-        content = {"step": step, "seconds": seconds, "method": method.state_dict(), "optimizer": plain(optimizer.state_dict())}
+        content = {"step": step, "method": method.state_dict(), "optimizer": plain(optimizer.state_dict())}
         state.save(step, content)
 
 
-def resume(method: Method, optimizer: torch.optim.Optimizer, state: State, device: torch.device) -> tuple[int, float]:
-    """Load the newest checkpoint; the number of steps done and seconds spent."""
+def resume(method: Method, optimizer: torch.optim.Optimizer, state: State, device: torch.device) -> int:
+    """Load the newest checkpoint; the number of steps done."""
     content = state.newest(map_location=device)
     if content is None:
-        return 0, 0.0
+        return 0
     method.load_state_dict(content["method"])
     optimizer.load_state_dict(with_schedules(content["optimizer"], optimizer))
     log.info("resuming after step %d", content["step"])
-    return content["step"], content["seconds"]
+    return content["step"]
 
 
 def plain(state: dict[str, Any]) -> dict[str, Any]:

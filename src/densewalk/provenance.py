@@ -1,10 +1,9 @@
-"""Where a number comes from: configuration hash, commit, versions, machine, cost."""
+"""Where a number comes from: configuration hash, commit, versions, machine."""
 
 import hashlib
 import importlib.metadata
 import json
 import platform
-import resource
 import subprocess
 from functools import lru_cache
 from pathlib import Path
@@ -60,12 +59,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def peak_rss_mib() -> float:
-    """Largest resident set of this process so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def record() -> dict[str, Any]:
     """What every record written by a job carries."""
     sha, dirty = commit()
-    return {"commit": sha, "dirty": dirty, "versions": versions(), "host": platform.node(), "peak_rss_mib": round(peak_rss_mib(), 1)}
+    return {"commit": sha, "dirty": dirty, "versions": versions(), "host": platform.node()}

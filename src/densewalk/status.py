@@ -71,7 +71,7 @@ def _done(run: str, seed: int, evaluations: tuple[int, int], out: Path) -> Statu
     training = json.loads((out / "run.json").read_text())["training"]
     if training is None:
         return Status(run, seed, "done", evaluations)
-    return Status(run, seed, "done", evaluations, training["steps"], training["steps"], gpu_hours=training["gpu_hours"])
+    return Status(run, seed, "done", evaluations, training["steps"], training["steps"], gpu_hours=training["gpu_hours"] or 0.0)
 
 
 def _unfinished(run: str, seed: int, evaluations: tuple[int, int], state: Path, now: float) -> Status:

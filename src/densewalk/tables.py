@@ -32,9 +32,12 @@ LEADING = (
     *("seeds", "n", "unit"),
 )
 TRAILING = ("training_steps", "samples_seen", "config_hash", "commit")
+COST_OF_JOB = {"seconds": 1, "gpu_hours": 4, "peak_rss_mib": 0, "peak_gpu_mib": 0, "energy_wh": 2}  # and their decimals
 TIDY = (
     *("run", "method", "init", "arch", "compat", "task", "evaluation", "dataset", "protocol", "protocol_version", "metric", "value"),
-    *("n", "unit", "seed", "config_hash", "commit", "dirty", "versions", "device", "seconds", "peak_rss_mib"),
+    *("n", "unit", "seed", "config_hash", "commit", "dirty", "versions", "device"),
+    *COST_OF_JOB,
+    *(f"training_{name}" for name in COST_OF_JOB),
     *("published", "published_source", "delta"),
 )
 COST = (
@@ -195,8 +198,8 @@ def tidy_row(record: Record, metric: str) -> dict[str, str]:
         "value": fixed(value, 6),
         "dirty": str(bool(record["dirty"])).lower(),
         "versions": " ".join(f"{k}={v}" for k, v in sorted(record["versions"].items())),
-        "seconds": fixed(record["seconds"], 1),
-        "peak_rss_mib": fixed(record["peak_rss_mib"], 0),
+        **{name: fixed(record.get(name), digits) for name, digits in COST_OF_JOB.items()},
+        **{f"training_{name}": fixed((record["training"] or {}).get(name), digits) for name, digits in COST_OF_JOB.items()},
         "published": "" if found is None else fixed(found.value),
         "published_source": "" if found is None else found.source,
         "delta": "" if found is None else fixed(_minus(value, found.value), sign=True),

@@ -1,6 +1,7 @@
 # What the rules ask of the study. Torch-free: every job of a cluster run parses this file again.
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,13 @@ except UserError as error:
 
 # jobs use the Python that runs Snakemake, whether or not its environment is activated
 shell.prefix(f"export PATH={Path(sys.executable).parent}:$PATH; ")
+
+# the driver outlives a controller that is away (see slurm/bin/sacct)
+if (patient := f"{workflow.basedir}/slurm/bin:") not in os.environ["PATH"]:
+    os.environ["PATH"] = patient + os.environ["PATH"]
+
+# Slurm warns every process of a job before the time limit; the one that works saves, and Snakemake lives to report it
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 # how jobs are run goes by the environment, not by params: changing it reruns nothing
 os.environ.update(DENSEWALK_EXECUTION=STUDY.execution.model_dump_json())

@@ -22,7 +22,7 @@ rule evaluate_davis:
         state=evaluation_state,
     shell:
         "densewalk evaluate --spec {params.spec:q} --backbone {input.backbone} --state {params.state} --out {output}"
-        " --threads {threads} 2> {log}"
+        " --threads {threads} --gpus {resources.gpu} 2> {log}"
 
 
 use rule evaluate_davis as evaluate_incontext with:

@@ -18,6 +18,7 @@ rule baseline:
         "../../envs/main.yaml"
     resources:
         gpu=0,
+        nodes=1,
     params:
         spec=run_spec,
         init=init_option,
@@ -25,7 +26,7 @@ rule baseline:
         out=subpath(output.backbone, parent=True),
     shell:
         "densewalk train --spec {params.spec:q} {params.init} --data {input.data} --state {params.state} --out {params.out}"
-        " --threads {threads} --processes $(( {resources.gpu} > 1 ? {resources.gpu} : 1 )) 2> {log}"
+        " --threads {threads} --gpus {resources.gpu} --nodes {resources.nodes} 2> {log}"
 
 
 use rule baseline as train_dora with:
