@@ -78,8 +78,8 @@ def parser() -> argparse.ArgumentParser:
     _job_options(p)
 
     p = _command(commands, "tables", tables, "result records -> one table")
-    p.add_argument("--table", required=True, help="a task's name, or `all` for the tidy table")
-    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--table", required=True, help="a task's name, `all` for the tidy table, `cost`")
+    p.add_argument("--out", type=Path, required=True, help="CSV file; Markdown and LaTeX are written beside it")
     p.add_argument("records", type=Path, nargs="*")
     p = _command(commands, "report", report, "tables, curves and pictures -> one page")
     p.add_argument("--title", required=True)
@@ -192,12 +192,12 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def tables(args: argparse.Namespace) -> None:
     """Write one table."""
-    from densewalk.tables import write_all, write_task_table
+    from densewalk.tables import write_table
+    from densewalk.typeset import write_latex, write_markdown
 
-    if args.table == "all":
-        write_all(args.records, args.out)
-    else:
-        write_task_table(args.records, args.table, args.out)
+    write_table(args.records, args.table, args.out)
+    write_markdown(args.out, args.out.with_suffix(".md"))
+    write_latex(args.out, args.out.with_suffix(".tex"))
 
 
 def report(args: argparse.Namespace) -> None:

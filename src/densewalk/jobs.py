@@ -167,7 +167,7 @@ def hand_on(backbone: Backbone, spec: dict[str, Any], out: Path, training: dict[
     """Write the backbone with its card and record; the backbone comes last, so that its existence means all is there."""
     sha = config_hash(spec)
     facts = record()
-    compat = spec.get("settings", {}).get("compat", "")
+    compat = parse_training(spec["method"], spec["settings"]).deviations if "settings" in spec else ""
     init = spec["init"].get("name", "random weights")
     made = {"config_hash": sha, "arch": backbone.arch.name, "compat": compat, "spec": spec, "training": training}
     write_json(out / "run.json", {**made, **facts})
@@ -203,6 +203,7 @@ def evaluate(spec: dict[str, Any], backbone: Path, state: Path, out: Path, execu
         "seed": spec["seed"],
         "method": run_record["spec"]["method"],
         "init": run_record["spec"]["init"].get("name", "random"),
+        "init_kind": run_record["spec"]["init"]["kind"],
         "arch": run_record["arch"],
         "compat": run_record["compat"],
         "labels": spec["labels"],
