@@ -6,6 +6,7 @@ densewalk probe walk.mp4                           # codec, size, frame rate, le
 densewalk train --spec JSON --state DIR --out DIR [--init FILE] [--data RECEIPT ...]
 densewalk evaluate --spec JSON --backbone FILE --state DIR --out FILE
 densewalk tables | report ...                      # results -> CSV, HTML
+densewalk diff results_before results_after        # which numbers changed, and why
 """
 
 import argparse
@@ -81,6 +82,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--table", required=True, help="a task's name, `all` for the tidy table, `cost`")
     p.add_argument("--out", type=Path, required=True, help="CSV file; Markdown and LaTeX are written beside it")
     p.add_argument("records", type=Path, nargs="*")
+    p = _command(commands, "diff", diff, "what is different between two result folders, and why (exit status 1 if anything is)")
+    p.add_argument("before", type=Path)
+    p.add_argument("after", type=Path)
+    p.add_argument("--csv", type=Path, help="write the changes to this file, too")
     p = _command(commands, "report", report, "tables, curves and pictures -> one page")
     p.add_argument("--title", required=True)
     p.add_argument("--results", type=Path, required=True)
@@ -198,6 +203,17 @@ def tables(args: argparse.Namespace) -> None:
     write_table(args.records, args.table, args.out)
     write_markdown(args.out, args.out.with_suffix(".md"))
     write_latex(args.out, args.out.with_suffix(".tex"))
+
+
+def diff(args: argparse.Namespace) -> int:
+    """Compare two result folders."""
+    from densewalk.diff import compare, text, write_changes
+
+    found = compare(args.before, args.after)
+    print(text(found))
+    if args.csv:
+        write_changes(found, args.csv)
+    return int(bool(found.changes))
 
 
 def report(args: argparse.Namespace) -> None:
