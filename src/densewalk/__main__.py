@@ -78,6 +78,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True)
     _job_options(p)
 
+    p = _command(commands, "features", features, "pictures of one backbone's features")
+    p.add_argument("--spec", type=json.loads, required=True)
+    p.add_argument("--init", type=Path)
+    p.add_argument("--backbone", type=Path, required=True)
+    p.add_argument("--data", type=Path, nargs="*", default=[], metavar="RECEIPT")
+    p.add_argument("--settings", type=json.loads, required=True)
+    p.add_argument("--out", type=Path, required=True)
+    _how_to_run(p)
+
     p = _command(commands, "tables", tables, "result records -> one table")
     p.add_argument("--table", required=True, help="a task's name, `all` for the tidy table, `cost`")
     p.add_argument("--out", type=Path, required=True, help="CSV file; Markdown and LaTeX are written beside it")
@@ -86,10 +95,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("before", type=Path)
     p.add_argument("after", type=Path)
     p.add_argument("--csv", type=Path, help="write the changes to this file, too")
-    p = _command(commands, "report", report, "tables, curves and pictures -> one page")
-    p.add_argument("--title", required=True)
-    p.add_argument("--results", type=Path, required=True)
-    p.add_argument("--out", type=Path, required=True)
+    p = _command(commands, "report", report, "tables, curves and pictures -> one page, of an unfinished study, too")
+    p.add_argument("config", type=Path, nargs="?", help="the study's configuration")
+    p.add_argument("--plan", type=json.loads, help="what the workflow gives in its place")
+    p.add_argument("--results", type=Path, default=Path("results"))
+    p.add_argument("--out", type=Path, help="default: report.html in the folder of results")
     return top
 
 
@@ -101,6 +111,10 @@ def _command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", na
 
 def _job_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--state", type=Path, required=True, help="folder of the resumable state")
+    _how_to_run(p)
+
+
+def _how_to_run(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--execution",
         type=Execution.model_validate_json,
@@ -195,6 +209,18 @@ def evaluate(args: argparse.Namespace) -> None:
     jobs.evaluate(args.spec, args.backbone, args.state, args.out, args.execution)
 
 
+def features(args: argparse.Namespace) -> None:
+    """Draw one backbone's features."""
+    import torch
+
+    from densewalk import jobs
+    from densewalk.settings.pictures import PictureSettings
+
+    torch.set_num_threads(args.threads)
+    settings = PictureSettings.model_validate(args.settings)
+    jobs.features(args.spec, args.init, args.backbone, args.data, settings, args.out, args.execution.device)
+
+
 def tables(args: argparse.Namespace) -> None:
     """Write one table."""
     from densewalk.tables import write_table
@@ -218,9 +244,13 @@ def diff(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> None:
     """Write the page."""
-    from densewalk.report import report_folder
+    from densewalk.config import load_study
+    from densewalk.report import report as write_page
 
-    report_folder(args.results, args.title, args.out)
+    if (args.config is None) == (args.plan is None):
+        raise UserError("densewalk report takes the study's config.yaml, or --plan")
+    plan = load_study(args.config).plan() if args.config else args.plan
+    write_page(plan, args.results, args.out or args.results / "report.html")
 
 
 if __name__ == "__main__":

@@ -93,21 +93,26 @@ def cost_and_quality(metric: str, points: Sequence[Point], hours: str) -> Markup
             style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": "none"}
             x, y, half = ([getattr(p, name) for p in own] for name in ("hours", "value", "half"))
             axis.errorbar(x, y, yerr=half, capsize=3, markersize=7, label=method, **style)
+        axis.margins(x=0.14, y=0.05)
         _label_points(axis, points)
         axis.set_xlabel(hours)
         axis.set_ylabel(metric)
-        axis.margins(x=0.15, y=0.15)
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="method")
         return _svg(figure, name=f"cost-{metric}", label=label)
 
 
 def _label_points(axis: Axes, points: Sequence[Point]) -> None:
-    """Names beside the points, turn about to the right and to the left, above and below, so that neighbours do not meet."""
-    for i, p in enumerate(sorted(points, key=lambda p: (p.hours, p.value))):
-        right, up = i % 2 == 0, i // 2 % 2 == 0
-        offset = (8 if right else -8, 5 if up else -5)
-        alignment: dict[str, Any] = {"ha": "left" if right else "right", "va": "bottom" if up else "top"}
-        axis.annotate(p.run, (p.hours, p.value), offset, textcoords="offset points", fontsize=8, **alignment)
+    """Names above the points' intervals, higher where they would lie on another name; widths and heights are shares of the axes."""
+    (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
+    placed: list[tuple[float, float, float]] = []
+    for p in sorted(points, key=lambda p: (p.hours, p.value)):
+        x, y, wide = (p.hours - left) / (right - left), (p.value + p.half - low) / (high - low) + 0.02, 0.008 * len(p.run) + 0.01
+        while any(abs(x - x0) < wide + wide0 and abs(y - y0) < 0.07 for x0, y0, wide0 in placed):
+            y += 0.01
+        placed.append((x, y, wide))
+        axis.text(p.hours, low + y * (high - low), p.run, ha="center", va="bottom", fontsize=8)
+    axis.set_ylim(low, low + max([1.0, *(y + 0.07 for _, y, _ in placed)]) * (high - low))
+    axis.set_xlim(left, right)
 
 
 def class_values(title: str, classes: Sequence[str], runs: Mapping[str, Sequence[float | None]]) -> Markup:

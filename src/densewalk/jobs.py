@@ -2,6 +2,7 @@
 
 results/{run}/s{seed}/backbone.safetensors, run.json, card.md, metrics.jsonl, training/*.png
 results/{run}/s{seed}/{evaluation}.json, {evaluation}/...
+results/{run}/s{seed}/features.json, features/*.png
 """
 
 import importlib
@@ -28,6 +29,7 @@ from densewalk.methods.base import Method, Source
 from densewalk.progress import log
 from densewalk.provenance import config_hash, file_sha256, record
 from densewalk.settings.execution import Execution
+from densewalk.settings.pictures import PictureSettings
 
 METHODS = {
     "dora": ("densewalk.methods.dora", "Dora"),
@@ -176,6 +178,22 @@ def hand_on(backbone: Backbone, spec: dict[str, Any], out: Path, training: dict[
     write_card(backbone, out / "card.md", {**described, "data": data, "config_hash": sha, "commit": facts["commit"]})
     export_backbone(backbone, out / "backbone.safetensors", run=f"{spec['run']}-s{spec['seed']}", config_hash=sha)
     log.info("wrote %s", out / "backbone.safetensors")
+
+
+def features(
+    spec: dict[str, Any], init: Path | None, backbone: Path, receipts: Sequence[Path], settings: PictureSettings, out: Path, device: str
+) -> None:
+    """Draw what one run's backbone makes of a few pictures, beside what it was trained from.
+
+    Args:
+        spec: `Study.run_spec`. init: as in `run`. receipts: of the data whose pictures are shown.
+    """
+    from densewalk.gallery import draw_features
+
+    sources = [read_source(path, path.stem) for path in receipts]
+    where = distributed.local_device(device)
+    before = initial_backbone(spec, init).eval().to(where) if spec["method"] != "none" else None
+    draw_features(load(backbone).eval().to(where), before, sources, settings, out)
 
 
 # -- evaluations -----------------------------------------------------------------------------------------------------
