@@ -54,7 +54,7 @@ def test_labels_round_trip_and_tint(root):
     assert np.array_equal(sequence.mask(0, keep_void=True), labels[0])
     image = np.full((20, 30, 3), 100, np.uint8)
     painted = tinted(image, np.where(labels[0] == 1, np.uint8(1), np.uint8(0)))
-    assert painted[0, 1].tolist() == [114, 50, 50]
+    assert painted[0, 1].tolist() == [156, 97, 50]
     assert (painted.reshape(-1, 3)[2:255] == 100).all()
 
 

@@ -7,22 +7,25 @@ import pytest
 from scipy.stats import t as student
 
 from densewalk.errors import UserError
+from densewalk.published import elsewhere, published, published_numbers
+from densewalk.settings.dora import DoraSettings
 from densewalk.tables import (
+    COST,
     LEADING,
     TIDY,
     TRAILING,
-    condensed,
     fixed,
+    hours_with_init,
     mean_and_interval,
-    published,
-    published_numbers,
     read_records,
     read_table,
+    training_hours,
     write_all,
     write_cost_table,
-    write_markdown,
+    write_table,
     write_task_table,
 )
+from densewalk.typeset import condensed, write_latex, write_markdown
 
 DINO = {"method": "DINO", "init": "", "arch": "ViT-S/16", "pretraining_data": "ImageNet-1k"}
 PROTOCOL = "dense NN, fraction 1"
@@ -35,6 +38,7 @@ def record(run, seed, metrics, **changes):
         "seed": seed,
         "method": "none",
         "init": "dino_s16",
+        "init_kind": "checkpoint",
         "arch": "vit_small_patch16",
         "compat": "",
         "labels": None,
@@ -49,6 +53,7 @@ def record(run, seed, metrics, **changes):
         "n": 1449,
         "unit": "images",
         "config_hash": f"{seed:012d}",
+        "run_hash": f"{seed:012x}",
         "commit": "0123456789abcdef" * 2,
         "dirty": False,
         "seconds": 12.34,
@@ -66,7 +71,7 @@ TRAINED = {"steps": 100, "samples_seen": 6400, "seconds": 60.04, "gpu_hours": 0.
 @pytest.fixture
 def records(tmp_path):
     """A baseline with published numbers, and a run of two seeds, one of which an old and dirty checkout evaluated."""
-    walk = {"method": "dora", "init": "random", "compat": "paper", "training": TRAINED}
+    walk = {"method": "dora", "init": "random", "init_kind": "random", "compat": "paper", "training": TRAINED}
     content = [
         record("walk", 1, {"mIoU": 41.0, "mIoU_hungarian": 44.0}, **walk),
         record("walk", 0, {"mIoU": 40.0, "mIoU_hungarian": 42.0}, **walk, dirty=True),
@@ -129,34 +134,97 @@ def test_golden_tidy_table(records, tmp_path):
     lines = (tmp_path / "all.csv").read_bytes().decode().split("\n")
     assert lines[0] == ",".join(TIDY)
     assert lines[1] == (
-        'walk,dora,random,vit_small_patch16,paper,incontext,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,mIoU,40.000000,'
-        "1449,images,0,000000000000,0123456789abcdef0123456789abcdef,true,python=3.11.7 torch=2.14.1,cpu,12.3,,813,,,60.0,0.5000,,,,,,"
+        'walk,dora,random,vit_small_patch16,paper,,incontext,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,'
+        "mIoU,0,40.000000,40.50,6.35,2,1449,images,,,,,,100,6400,0.0334,0.0334,cuda:0,"
+        "000000000000,000000000000,0123456789abcdef0123456789abcdef,true,python=3.11.7 torch=2.14.1,cpu,12.3,,813,,,60.0,0.5000,,,"
     )
-    assert lines[6].endswith(",48.70,NeCo paper via DIP paper Tab. 1,-0.24")
-    assert ",J&F,," in lines[7]  # no value is an empty cell
+    matched = read_table(tmp_path / "all.csv").iloc[5]
+    assert matched[["metric", "published", "published_protocol", "delta"]].tolist() == ["mIoU_hungarian", "48.70", PROTOCOL, "-0.24"]
+    assert matched["published_source"] == "NeCo paper via DIP paper Tab. 1"
+    assert ",J&F,0,,,,1," in lines[7]  # no value is an empty cell
     assert len(lines) == 9
     assert lines[8] == ""
 
 
-def test_cost_table(records, tmp_path):
+def test_golden_cost_table(records, tmp_path):
     write_cost_table(records, tmp_path / "cost.csv")
-    assert (tmp_path / "cost.csv").read_text().splitlines()[1:] == [
-        "walk,dora,vit_small_patch16,0,cuda:0,2,100,6400,60.0,0.50,12.3,813",
-        "walk,dora,vit_small_patch16,1,cuda:0,2,100,6400,60.0,0.50,12.3,813",
-        "dino_s16,none,vit_small_patch16,0,cpu,,,,,,24.7,813",
+    assert (tmp_path / "cost.csv").read_text().splitlines() == [
+        ",".join(COST),
+        "walk,dora,random,vit_small_patch16,0,cuda:0,2,100,6400,60.0,0.50,0.0334,0.0334,12.3,813",
+        "walk,dora,random,vit_small_patch16,1,cuda:0,2,100,6400,60.0,0.50,0.0334,0.0334,12.3,813",
+        "dino_s16,none,dino_s16,vit_small_patch16,0,,,,,,,,0.0000,24.7,813",
     ]
 
 
-def test_markdown(records, tmp_path):
+def test_hours_follow_the_chain_of_initial_backbones():
+    def trained(hours):
+        return {**TRAINED, "seconds": 1800 * hours}  # by two processes
+
+    start = record("dora", 0, {}, init="random", init_kind="random", training=trained(1))
+    other = record("dora", 1, {}, init="random", init_kind="random", training=trained(2))
+    chain = [record("neco", s, {}, init="dora", init_kind="run", training=trained(4)) for s in (0, 1)]
+    plain = record("kept", 0, {}, init="neco", init_kind="run")
+    lost = record("lost", 0, {}, init="gone", init_kind="run", training=trained(8))
+    public = record("public", 0, {}, init="dora", init_kind="checkpoint", training=trained(16))
+    hours = training_hours([start, other, *chain, plain, lost, public])
+    assert [hours_with_init("neco", s, hours) for s in (0, 1)] == [5, 6]
+    assert hours_with_init("kept", 0, hours) == 5
+    assert math.isnan(hours_with_init("lost", 0, hours))
+    assert hours_with_init("public", 0, hours) == 16  # a checkpoint that is called like a run is none
+
+
+def test_a_table_by_its_name(records, tmp_path):
+    for name, columns in (("all", TIDY), ("cost", COST), ("incontext", LEADING)):
+        write_table(records, name, tmp_path / f"{name}.csv")
+        assert tuple(read_table(tmp_path / f"{name}.csv").columns[: len(columns)]) == columns
+
+
+def test_the_column_compat_names_the_switches_that_a_study_sets():
+    assert DoraSettings(steps=1).deviations == "paper"
+    changed = DoraSettings(steps=1, compat="released", skip_first_local_crop=False, loss_carry_over=True)
+    assert changed.deviations == "released skip_first_local_crop=false"
+
+
+GOLDEN_PROTOCOLS = "`incontext_voc` on PascalVOC: dense NN, fraction 1, 512 px.\n"
+GOLDEN_MARKDOWN = (
+    "| run | method | init | arch | compat | dataset | seeds | mIoU | mIoU_hungarian |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    "| walk | dora | random | vit_small_patch16 | paper | PascalVOC | 2 | 40.50 ± 6.35 | 43.00 ± 12.71 |\n"
+    "| dino_s16 | none | dino_s16 | vit_small_patch16 |  | PascalVOC | 1 | 46.12 | 48.46 (published 48.70) |\n"
+    f"\n{GOLDEN_PROTOCOLS}"
+)
+GOLDEN_LATEX = r"""\begin{table}
+\centering
+\caption{\texttt{incontext\_voc} on PascalVOC: dense NN, fraction 1, 512 px.}
+\label{tab:a}
+\begin{tabular}{lllllllll}
+\toprule
+run & method & init & arch & compat & dataset & seeds & mIoU & mIoU\_hungarian \\
+\midrule
+walk & dora & random & vit\_small\_patch16 & paper & PascalVOC & 2 & 40.50 $\pm$ 6.35 & 43.00 $\pm$ 12.71 \\
+dino\_s16 & none & dino\_s16 & vit\_small\_patch16 &  & PascalVOC & 1 & 46.12 & 48.46 (published 48.70) \\
+\bottomrule
+\end{tabular}
+\end{table}
+"""
+
+
+def test_golden_markdown_and_latex(records, tmp_path):
     write_task_table(records, "incontext", tmp_path / "a.csv")
     write_markdown(tmp_path / "a.csv", tmp_path / "a.md")
-    assert (tmp_path / "a.md").read_text() == (
-        "| run | method | init | arch | compat | dataset | seeds | mIoU | mIoU_hungarian |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
-        "| walk | dora | random | vit_small_patch16 | paper | PascalVOC | 2 | 40.50 ± 6.35 | 43.00 ± 12.71 |\n"
-        "| dino_s16 | none | dino_s16 | vit_small_patch16 |  | PascalVOC | 1 | 46.12 | 48.46 (published 48.70) |\n"
-        "\n`incontext_voc` on PascalVOC: dense NN, fraction 1, 512 px.\n"
-    )
+    write_latex(tmp_path / "a.csv", tmp_path / "a.tex")
+    assert (tmp_path / "a.md").read_text() == GOLDEN_MARKDOWN
+    assert (tmp_path / "a.tex").read_text() == GOLDEN_LATEX
+
+
+def test_the_tidy_table_for_people_is_one_line_per_metric(records, tmp_path):
+    write_all(records, tmp_path / "all.csv")
+    write_markdown(tmp_path / "all.csv", tmp_path / "all.md")
+    assert (tmp_path / "all.md").read_text().splitlines()[2:5] == [
+        "| walk | dora | random | vit_small_patch16 | paper | incontext_voc | mIoU | 2 | 40.50 ± 6.35 | 0.50 |",
+        "| walk | dora | random | vit_small_patch16 | paper | incontext_voc | mIoU_hungarian | 2 | 43.00 ± 12.71 | 0.50 |",
+        "| dino_s16 | none | dino_s16 | vit_small_patch16 |  | incontext_voc | mIoU | 1 | 46.12 |  |",
+    ]
 
 
 def test_a_task_without_records_is_an_empty_table(records, tmp_path):
@@ -225,6 +293,15 @@ def test_published_only_where_everything_matches():
         {"labels": {**DINO, "pretraining_data": "WT_Venice"}},
     ):
         assert published({**good, **change}, "mIoU_hungarian") is None
+
+
+def test_values_by_other_protocols_are_told_and_not_subtracted():
+    other = record("r", 0, {"mIoU_hungarian": 1.0}, labels=DINO, published_protocol="dense NN, fraction 1/8")
+    assert published(other, "mIoU_hungarian").value != 48.7
+    assert "48.7 by dense NN, fraction 1 [NeCo paper via DIP paper Tab. 1]" in elsewhere(other, "mIoU_hungarian")
+    assert "48.7 by dense NN, fraction 1 [" in elsewhere({**other, "published_protocol": None}, "mIoU_hungarian")
+    assert elsewhere({**other, "labels": None}, "mIoU_hungarian") == ""
+    assert elsewhere({**other, "dataset": "mini"}, "mIoU_hungarian") == ""
 
 
 def test_the_most_reliable_source_counts_and_the_others_are_mentioned():

@@ -7,6 +7,7 @@ densewalk add-video walk.mp4 --out study.yaml      # what is usable in it, a con
 densewalk train --spec JSON --state DIR --out DIR [--init FILE] [--data RECEIPT ...]
 densewalk evaluate --spec JSON --backbone FILE --state DIR --out FILE
 densewalk tables | report ...                      # results -> CSV, HTML
+densewalk diff results_before results_after        # which numbers changed, and why
 """
 
 import argparse
@@ -91,14 +92,28 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True)
     _job_options(p)
 
+    p = _command(commands, "features", features, "pictures of one backbone's features")
+    p.add_argument("--spec", type=json.loads, required=True)
+    p.add_argument("--init", type=Path)
+    p.add_argument("--backbone", type=Path, required=True)
+    p.add_argument("--data", type=Path, nargs="*", default=[], metavar="RECEIPT")
+    p.add_argument("--settings", type=json.loads, required=True)
+    p.add_argument("--out", type=Path, required=True)
+    _execution_options(p)
+
     p = _command(commands, "tables", tables, "result records -> one table")
-    p.add_argument("--table", required=True, help="a task's name, or `all` for the tidy table")
-    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--table", required=True, help="a task's name, `all` for the tidy table, `cost`")
+    p.add_argument("--out", type=Path, required=True, help="CSV file; Markdown and LaTeX are written beside it")
     p.add_argument("records", type=Path, nargs="*")
-    p = _command(commands, "report", report, "tables, curves and pictures -> one page")
-    p.add_argument("--title", required=True)
-    p.add_argument("--results", type=Path, required=True)
-    p.add_argument("--out", type=Path, required=True)
+    p = _command(commands, "diff", diff, "what is different between two result folders, and why (exit status 1 if anything is)")
+    p.add_argument("before", type=Path)
+    p.add_argument("after", type=Path)
+    p.add_argument("--csv", type=Path, help="write the changes to this file, too")
+    p = _command(commands, "report", report, "tables, curves and pictures -> one page, of an unfinished study, too")
+    p.add_argument("config", type=Path, nargs="?", help="the study's configuration")
+    p.add_argument("--plan", type=json.loads, help="what the workflow gives in its place")
+    p.add_argument("--results", type=Path, default=Path("results"))
+    p.add_argument("--out", type=Path, help="default: report.html in the folder of results")
     return top
 
 
@@ -244,21 +259,48 @@ def evaluate(args: argparse.Namespace) -> None:
     jobs.evaluate(args.spec, args.backbone, args.state, args.out, args.execution)
 
 
+def features(args: argparse.Namespace) -> None:
+    """Draw one backbone's features."""
+    import torch
+
+    from densewalk import jobs
+    from densewalk.settings.pictures import PictureSettings
+
+    torch.set_num_threads(args.threads)
+    settings = PictureSettings.model_validate(args.settings)
+    jobs.features(args.spec, args.init, args.backbone, args.data, settings, args.out, args.execution.device)
+
+
 def tables(args: argparse.Namespace) -> None:
     """Write one table."""
-    from densewalk.tables import write_all, write_task_table
+    from densewalk.tables import write_table
+    from densewalk.typeset import write_latex, write_markdown
 
-    if args.table == "all":
-        write_all(args.records, args.out)
-    else:
-        write_task_table(args.records, args.table, args.out)
+    write_table(args.records, args.table, args.out)
+    write_markdown(args.out, args.out.with_suffix(".md"))
+    write_latex(args.out, args.out.with_suffix(".tex"))
+
+
+def diff(args: argparse.Namespace) -> int:
+    """Compare two result folders."""
+    from densewalk.diff import compare, text, write_changes
+
+    found = compare(args.before, args.after)
+    print(text(found))
+    if args.csv:
+        write_changes(found, args.csv)
+    return int(bool(found.changes))
 
 
 def report(args: argparse.Namespace) -> None:
     """Write the page."""
-    from densewalk.report import report_folder
+    from densewalk.config import load_study
+    from densewalk.report import report as write_page
 
-    report_folder(args.results, args.title, args.out)
+    if (args.config is None) == (args.plan is None):
+        raise UserError("densewalk report takes the study's config.yaml, or --plan")
+    plan = load_study(args.config).plan() if args.config else args.plan
+    write_page(plan, args.results, args.out or args.results / "report.html")
 
 
 if __name__ == "__main__":

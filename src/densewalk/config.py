@@ -31,6 +31,7 @@ from densewalk.settings.linear import LinearSettings
 from densewalk.settings.linear_segmentation import LinearSegmentationSettings
 from densewalk.settings.neco import NecoSettings
 from densewalk.settings.overcluster import OverclusterSettings
+from densewalk.settings.pictures import PictureSettings
 from densewalk.settings.segmentation import SegmentationLinearSettings, SegmentationUpernetSettings
 from densewalk.settings.synthetic import SyntheticSettings
 from densewalk.settings.timetuning import TimeTuningSettings
@@ -39,6 +40,7 @@ from densewalk.settings.video_segmentation import VideoSegmentationSettings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 RESERVED = {"cache", "data", "logs", "state", "tables", "random"}
+RESERVED_EVALUATIONS = {"run", "training", "features"}  # what else lies in the folder of a run and seed
 
 
 class Labels(Settings):
@@ -307,6 +309,8 @@ class Study(Settings):
     """Columns of the tables."""
     tables: list[Table] | None = None
     """Tables to make; by default one for each task that has an evaluation."""
+    pictures: PictureSettings = PictureSettings()
+    """Pictures of every run's features on the report's page; they change no number."""
     execution: Execution = Execution()
     """How jobs are run; changes no configuration hash."""
 
@@ -334,7 +338,12 @@ class Study(Settings):
         for name in self.runs:
             self._check_chain([name])
         self._check_parts()
+        unknown_sources = sorted(set(self.pictures.sources or []) - set(names))
+        if unknown_sources:
+            raise ValueError(f"pictures.sources: neither a video nor an image folder: {unknown_sources[0]}; allowed: {', '.join(names)}")
         for name, evaluation in self.evaluations.items():
+            if name in RESERVED_EVALUATIONS:
+                raise ValueError(f"evaluations.{name}: the name '{name}' is taken; choose another")
             unknown = sorted(set(evaluation.runs or []) - self.runs.keys())
             if unknown:
                 raise ValueError(f"evaluations.{name}.runs: no such run: {', '.join(unknown)}; allowed: {', '.join(self.runs)}")
@@ -430,6 +439,24 @@ class Study(Settings):
             for evaluation, e in self.evaluations.items():
                 if e.runs is None or name in e.runs:
                     yield name, seed, evaluation
+
+    def picture_sources(self) -> list[str]:
+        """The data whose pictures are shown; empty where none are."""
+        pictured = [*self.videos, *(n for n, i in self.images.items() if i.layout == "pictures")]
+        chosen = self.pictures.sources if self.pictures.sources is not None else pictured
+        return chosen if self.pictures.images else []
+
+    def plan(self) -> dict[str, Any]:
+        """What the page must know of the study, also where results are missing."""
+        runs = {
+            name: {"method": r.method, "init": r.init, "arch": self.arch_of(name), "data": list(getattr(r, "data", [])), "seeds": r.seeds}
+            for name, r in self.runs.items()
+        }
+        evaluations = {
+            name: {"task": e.settings.TASK, "protocol": e.protocol, "runs": [r for r in self.runs if e.runs is None or r in e.runs]}
+            for name, e in self.evaluations.items()
+        }
+        return {"study": self.study, "runs": runs, "evaluations": evaluations, "sources": [*self.videos, *self.images]}
 
     def run_spec(self, run: str, seed: int) -> dict[str, Any]:
         """All that determines the run's backbone: its hash is the run's identity, and includes those of what it is built on."""

@@ -42,9 +42,10 @@ from densewalk.clustering import kmeans, nearest_centre
 from densewalk.errors import UserError
 from densewalk.evals.incontext import nearest
 from densewalk.feature_cache import Dense
+from densewalk.figures import Panel
 from densewalk.images import ImageFolder, normalize
 from densewalk.methods.base import Source
-from densewalk.pictures import Panel, contact_sheet
+from densewalk.pictures import contact_sheet
 from densewalk.progress import clock, track
 from densewalk.provenance import derive_seed
 from densewalk.settings.data import CurationSettings, RetrievalSettings
@@ -320,15 +321,15 @@ def draw(path: Path, pools: Sequence[Pool], choice: Choice, references: ImageFol
     order = np.argsort(choice.like_first, kind="stable")
     order = order[~choice.unique[order]]
     for i in _spread(order[np.unique(choice.first[order], return_index=True)[1]], choice.like_first):
-        panels.append(Panel(f"kept  {names[choice.first[i]]}", _array(pool[int(choice.first[i])]), "green"))
-        panels.append(Panel(f"duplicate {choice.like_first[i]:.3f}  {names[i]}", _array(pool[i]), "red"))
+        panels.append(Panel(_array(pool[int(choice.first[i])]), f"kept  {names[choice.first[i]]}", "green"))
+        panels.append(Panel(_array(pool[i]), f"duplicate {choice.like_first[i]:.3f}  {names[i]}", "red"))
     if references is not None and choice.reference is not None and choice.like_reference is not None:
         for verdict, colour, chosen in (("kept", "green", choice.kept), ("not retrieved", "red", choice.unique & ~choice.kept)):
             for i in _spread(np.flatnonzero(chosen), choice.like_reference):
-                panels.append(Panel(f"reference  {references.names[choice.reference[i]]}", _array(references[int(choice.reference[i])])))
-                panels.append(Panel(f"{verdict} {choice.like_reference[i]:.3f}  {names[i]}", _array(pool[i]), colour))
+                panels.append(Panel(_array(references[int(choice.reference[i])]), f"reference  {references.names[choice.reference[i]]}"))
+                panels.append(Panel(_array(pool[i]), f"{verdict} {choice.like_reference[i]:.3f}  {names[i]}", colour))
     note = f"kept {choice.kept.sum()} of {len(names)} pictures; numbers are cosine similarities"
-    contact_sheet(path, panels or [Panel(f"kept  {names[0]}", _array(pool[0]), "green")], PAIRS, note)
+    contact_sheet(path, panels or [Panel(_array(pool[0]), f"kept  {names[0]}", "green")], PAIRS, note)
 
 
 def _spread(numbers: Int[np.ndarray, " some"], by: Float[np.ndarray, " pictures"]) -> list[int]:

@@ -2,6 +2,7 @@
 
 results/{run}/s{seed}/backbone.safetensors, run.json, card.md, metrics.jsonl, training/*.png
 results/{run}/s{seed}/{evaluation}.json, {evaluation}/...
+results/{run}/s{seed}/features.json, features/*.png
 """
 
 import importlib
@@ -30,6 +31,7 @@ from densewalk.progress import log
 from densewalk.provenance import config_hash, file_sha256, record
 from densewalk.settings.data import CurationSettings
 from densewalk.settings.execution import Execution
+from densewalk.settings.pictures import PictureSettings
 
 METHODS = {
     "dora": ("densewalk.methods.dora", "Dora"),
@@ -173,7 +175,7 @@ def hand_on(backbone: Backbone, spec: dict[str, Any], out: Path, training: dict[
     """Write the backbone with its card and record; the backbone comes last, so that its existence means all is there."""
     sha = config_hash(spec)
     facts = record()
-    compat = spec.get("settings", {}).get("compat", "")
+    compat = parse_training(spec["method"], spec["settings"]).deviations if "settings" in spec else ""
     init = spec["init"].get("name", "random weights")
     made = {"config_hash": sha, "arch": backbone.arch.name, "compat": compat, "spec": spec, "training": training}
     write_json(out / "run.json", {**made, **facts})
@@ -206,6 +208,25 @@ def feature_cache(execution: Execution) -> FeatureCache:
     return FeatureCache(Path(os.environ.get("DENSEWALK_CACHE", "results/cache")), int(execution.cache_gib * 2**30))
 
 
+# -- pictures --------------------------------------------------------------------------------------------------------
+
+
+def features(
+    spec: dict[str, Any], init: Path | None, backbone: Path, receipts: Sequence[Path], settings: PictureSettings, out: Path, device: str
+) -> None:
+    """Draw what one run's backbone makes of a few pictures, beside what it was trained from.
+
+    Args:
+        spec: `Study.run_spec`. init: as in `run`. receipts: of the data whose pictures are shown.
+    """
+    from densewalk.gallery import draw_features
+
+    sources = [source for path in receipts for source in read_sources(path, path.stem)]
+    where = distributed.local_device(device)
+    before = initial_backbone(spec, init).eval().to(where) if spec["method"] != "none" else None
+    draw_features(load(backbone).eval().to(where), before, sources, settings, out)
+
+
 # -- evaluations -----------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +250,7 @@ def evaluate(spec: dict[str, Any], backbone: Path, state: Path, out: Path, execu
         "seed": spec["seed"],
         "method": run_record["spec"]["method"],
         "init": run_record["spec"]["init"].get("name", "random"),
+        "init_kind": run_record["spec"]["init"]["kind"],
         "arch": run_record["arch"],
         "compat": run_record["compat"],
         "labels": spec["labels"],

@@ -22,7 +22,8 @@ from jaxtyping import Float, UInt8
 
 from densewalk.config import parse_study
 from densewalk.errors import UserError
-from densewalk.pictures import Panel, contact_sheet
+from densewalk.figures import Panel
+from densewalk.pictures import contact_sheet
 from densewalk.progress import clock
 from densewalk.settings.data import VideoSettings
 from densewalk.settings.dora import DoraSettings
@@ -307,6 +308,6 @@ def _draw(path: str | Path, findings: Findings, glance: _Glance) -> None:
 
 def _panel(seconds: float, sharp: float, picture: UInt8[np.ndarray, "height width 3"], findings: Findings) -> Panel:
     if not _is_inside(seconds, findings.usable):
-        return Panel(f"{clock(seconds)}  not usable", picture, "red")
+        return Panel(picture, f"{clock(seconds)}  not usable", "red")
     blurred = sharp < BLURRED * findings.sharpness
-    return Panel(f"{clock(seconds)}{'  blurred' if blurred else ''}", picture, "darkorange" if blurred else None)
+    return Panel(picture, f"{clock(seconds)}{'  blurred' if blurred else ''}", "darkorange" if blurred else None)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from PIL import Image, ImageDraw
 
-from densewalk.checkpoint import atomic_write
+from densewalk.figures import Panel, write_panels
 
 NOT_SCORED = (224, 224, 192)  # VOC's border colour; grey is a class
+# Okabe and Ito's colours (https://jfly.uni-koeln.de/color), which the colour-blind can tell apart, the clearest on a photo first
+CLEAR = ((213, 94, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (204, 121, 167), (230, 159, 0), (0, 114, 178))
 
 
 def palette(size: int = 256) -> UInt8[np.ndarray, "{size} 3"]:
@@ -29,6 +29,13 @@ def palette(size: int = 256) -> UInt8[np.ndarray, "{size} 3"]:
     return (bit << (7 - np.arange(8)[:, None])).sum(axis=1).astype(np.uint8)
 
 
+def overlay_colours() -> UInt8[np.ndarray, "256 3"]:
+    """Colours of labels over a photo: clear ones for the first few, then the palette's."""
+    colours = palette()
+    colours[1 : len(CLEAR) + 1] = CLEAR
+    return colours
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of a strip: an image, its ground truth and the prediction, all of one size."""
@@ -41,21 +48,16 @@ class Row:
 
 def segmentation_strip(path: str | Path, rows: Sequence[Row], names: Sequence[str], ignore: int | None = None) -> None:
     """Write image, ground truth and prediction side by side, with a legend of the labels that occur; ignored pixels are cream."""
-    figure = Figure(figsize=(9, 2.6 * len(rows) + 0.9), layout="constrained")
-    grid = figure.subplots(len(rows), 3, squeeze=False)
     colours = palette(max(256, len(names)))
-    for axes, row in zip(grid, rows, strict=True):
-        for axis, picture in zip(
-            axes, (row.image, _painted(row.target, colours, ignore), _painted(row.prediction, colours, None)), strict=True
-        ):
-            axis.imshow(picture, interpolation="nearest")
-            axis.set_axis_off()
-        axes[0].set_title(row.title, fontsize=8, loc="left")
-    for axis, title in zip(grid[0, 1:], ("ground truth", "prediction"), strict=True):
-        axis.set_title(title, fontsize=8, loc="left")
-    figure.legend(handles=_legend(rows, names, colours, ignore), loc="outside lower center", ncols=6, fontsize=7, frameon=False)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=110, metadata={"Software": None})
+    grid = [
+        [
+            Panel(row.image, row.title),
+            Panel(_painted(row.target, colours, ignore), "ground truth"),
+            Panel(_painted(row.prediction, colours, None), "prediction"),
+        ]
+        for row in rows
+    ]
+    write_panels(path, grid, _legend(rows, names, colours, ignore))
 
 
 def _painted(
@@ -68,15 +70,17 @@ def _painted(
     return picture
 
 
-def _legend(rows: Sequence[Row], names: Sequence[str], colours: UInt8[np.ndarray, "labels 3"], ignore: int | None) -> list[Patch]:
+def _legend(rows: Sequence[Row], names: Sequence[str], colours: UInt8[np.ndarray, "labels 3"], ignore: int | None) -> dict[str, str]:
     """The labels on at least one percent of some picture, in order: a hundred names would bury the pictures."""
     maps = [m for row in rows for m in (row.target, row.prediction)]
     shares = np.max([np.bincount(m.ravel(), minlength=256)[:256] / m.size for m in maps], axis=0)
-    kept = [i for i in np.flatnonzero(shares >= 0.01) if i < len(names) and i != ignore]
-    handles = [Patch(facecolor=colours[i] / 255, edgecolor="0.6", label=names[int(i)]) for i in kept]
-    if ignore is not None:
-        handles.append(Patch(facecolor="#{:02x}{:02x}{:02x}".format(*NOT_SCORED), edgecolor="0.6", label="not scored"))
-    return handles
+    kept = [int(i) for i in np.flatnonzero(shares >= 0.01) if i < len(names) and i != ignore]
+    legend = {names[i]: _hexadecimal(colours[i]) for i in kept}
+    return legend | ({"not scored": _hexadecimal(NOT_SCORED)} if ignore is not None else {})
+
+
+def _hexadecimal(colour: Sequence[int] | UInt8[np.ndarray, "3"]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 @dataclass(frozen=True)
@@ -90,25 +94,21 @@ class TrackedClip:
 
 def tracking_strip(path: str | Path, clips: Sequence[TrackedClip]) -> None:
     """Write each clip as a row of its frames with every object in a colour of its own, the same in all of them."""
-    columns = max(len(clip.frames) for clip in clips)
-    height = max(clip.frames.shape[1] / clip.frames.shape[2] for clip in clips)
-    figure = Figure(figsize=(1.6 * columns, (1.6 * height + 0.25) * len(clips) + 0.3), layout="constrained")
-    grid = figure.subplots(len(clips), columns, squeeze=False)
     colours = object_colours(len(clips[0].masks))
-    for axes, clip in zip(grid, clips, strict=True):
-        for axis in axes:
-            axis.set_axis_off()
-        for i, (axis, frame) in enumerate(zip(axes, clip.frames, strict=False)):  # a shorter clip leaves axes empty
-            axis.imshow(tinted(frame, clip.masks[:, i], colours), interpolation="nearest")
-        axes[0].set_title(clip.title, fontsize=8, loc="left")
-    handles = [Patch(facecolor=colour, label=f"object {i + 1}") for i, colour in enumerate(colours)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=7, frameon=False)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=110, metadata={"Software": None})
+    grid = [
+        [
+            Panel(tinted(frame, clip.masks[:, i], colours), "" if i else clip.title)  # type: ignore[arg-type]
+            for i, frame in enumerate(clip.frames)
+        ]
+        for clip in clips
+    ]
+    write_panels(path, grid, {f"object {i + 1}": colour for i, colour in enumerate(colours)}, width=1.6)
 
 
 def object_colours(number: int) -> Float[np.ndarray, "{number} 3"]:
-    """Bright colours in 0..1, their hues evenly apart."""
+    """Colours in 0..1 that are told apart at a glance; beyond the first few, hues evenly apart."""
+    if number <= len(CLEAR):
+        return np.array(CLEAR[:number]) / 255
     return np.array([colorsys.hsv_to_rgb(i / number, 1.0, 1.0) for i in range(number)])
 
 
@@ -136,7 +136,7 @@ def tinted(
 
 # -- boxes -------------------------------------------------------------------------------------------------------------
 
-TRUE_COLOUR, FOUND_COLOUR = "limegreen", "red"
+TRUE_COLOUR, FOUND_COLOUR = "#56b4e9", "#d55e00"  # sky blue, vermilion
 
 
 def with_boxes(
@@ -156,54 +156,17 @@ def boxes_strip(
     panels: Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"], Float[np.ndarray, "_ 4"], Float[np.ndarray, "4"]]],
     columns: int = 4,
 ) -> None:
-    """Write images with their titles; the true boxes are green, the found one is red."""
+    """Write images with their titles; the true boxes are blue, the found one is orange."""
     shown = [
-        Panel(title, with_boxes(with_boxes(image, truth, TRUE_COLOUR), found[None], FOUND_COLOUR)) for title, image, truth, found in panels
+        Panel(with_boxes(with_boxes(image, truth, TRUE_COLOUR), found[None], FOUND_COLOUR), title) for title, image, truth, found in panels
     ]
-    figure = _grid(shown, columns, row_height=2.6)
-    handles = [Patch(facecolor="none", edgecolor=c, label=n) for c, n in ((TRUE_COLOUR, "ground truth"), (FOUND_COLOUR, "found"))]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7, frameon=False)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=110, metadata={"Software": None})
+    rows = [shown[i : i + columns] for i in range(0, len(shown), columns)]
+    write_panels(path, rows, {"ground truth": TRUE_COLOUR, "found": FOUND_COLOUR})
 
 
 # -- contact sheets ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One picture of a sheet; `colour` frames it."""
-
-    title: str
-    image: UInt8[np.ndarray, "_ _ 3"]
-    colour: str | None = None
-
-
 def contact_sheet(path: str | Path, panels: Sequence[Panel], columns: int, note: str = "") -> None:
     """Write pictures in rows, each below its title; `note` stands at the foot."""
-    tallest = max(panel.image.shape[0] / panel.image.shape[1] for panel in panels)
-    figure = _grid(panels, columns, row_height=2.9 * min(tallest, 0.9) + 0.4)
-    if note:
-        figure.supxlabel(note, fontsize=8)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=110, metadata={"Software": None})
-
-
-def _grid(panels: Sequence[Panel], columns: int, row_height: float) -> Figure:
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3 * columns, row_height * rows + 0.2), layout="constrained")
-    for axis, panel in zip(figure.subplots(rows, columns, squeeze=False).ravel(), _filled(panels, rows * columns), strict=True):
-        axis.set(xticks=[], yticks=[])
-        axis.set_visible(panel is not None)
-        if panel is None:
-            continue
-        axis.imshow(panel.image)
-        axis.set_title(panel.title, fontsize=8, loc="left", color=panel.colour or "black")
-        for side in axis.spines.values():
-            side.set(color=panel.colour, linewidth=3, visible=panel.colour is not None)
-    return figure
-
-
-def _filled(panels: Sequence[Panel], places: int) -> list[Panel | None]:
-    """The last row may not be full."""
-    return [*panels, *[None] * (places - len(panels))]
+    write_panels(path, [panels[i : i + columns] for i in range(0, len(panels), columns)], note=note)

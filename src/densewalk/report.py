@@ -1,32 +1,28 @@
-"""Tables, learning curves and pictures on one page.
+"""Everything a study found, on one page.
 
-    densewalk report --title "City walk" --results results --out results/report.html
+    densewalk report config.yaml                          # at any time, also while the study runs or after it failed
+    densewalk report --plan JSON --results results --out results/report.html       # what the workflow does
 
-The page is one file that needs no network: style, script, curves and pictures are inside. It reads the tables' CSV files and
-computes nothing, so that page and tables cannot disagree. What is missing is said at its top.
+The page is one file that needs no network: style, script, charts and pictures are inside. Its numbers come from the result
+records through the functions that write the tables, so that page and tables cannot disagree. What is missing is said at its top,
+in the diagram and in the cells of the tables. exhibits.py gathers what is looked at rather than read.
 """
 
-import base64
-import io
-import json
-import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib as mpl
 import pandas as pd
-from cycler import cycler
-from markupsafe import Markup
-from matplotlib.figure import Figure
-from PIL import Image
 
-from densewalk import __version__
+from densewalk import __version__, exhibits
 from densewalk.checkpoint import atomic_write
-from densewalk.tables import SUFFIXES, metrics_of, read_table
+from densewalk.diagram import study_diagram
+from densewalk.gaps import Gap, Plan, gaps, wanted
+from densewalk.provenance import commit
+from densewalk.tables import SUFFIXES, Record, cost_table, grouped, metrics_in, of_task, read_records, tidy_row, tidy_table, training_hours
+from densewalk.tables import wide_row as table_row
 
 HEADINGS = {
     "ade20k": "Semantic segmentation (ADE20K)",
@@ -40,211 +36,144 @@ HEADINGS = {
     "classification": "Image classification",
     "discovery": "Object discovery (CorLoc)",
     "tracking": "Box tracking",
-    "all": "Every number",
-    "cost": "Cost",
 }
 # what is shown beside a run and its numbers, which come first so that a phone shows them; the rest is below the table
 SHOWN = ("dataset", "seeds", "method", "init", "arch", "compat")
-HOW = ("evaluation", "protocol", "protocol_version", "pretraining_data", "training_steps", "samples_seen", "config_hash", "commit")
-PICTURE_WIDTH = 1600
+HOW = (
+    *("evaluation", "protocol", "protocol_version", "dataset", "pretraining_data", "compat", "training_steps", "samples_seen"),
+    *("training_gpu_hours", "training_hours", "training_hours_with_init", "training_device"),
+)
 
 
-def report_folder(results: Path, title: str, out: Path, expected: Sequence[Path] = ()) -> None:
-    """The page of a results folder: every table, every run's curves, the pictures of its first seed.
-
-    Args:
-        expected: the study's result records; those that do not exist are listed as missing. Without them, only runs that have
-            begun and have no result are.
-    """
-    tables = {path.stem: path for path in sorted((results / "tables").glob("*.csv"))}
-    runs = sorted(path for path in results.glob("*/s*") if re.fullmatch(r"s\d+", path.name))
-    curves = {f"{run.parent.name}/{run.name}": run / "metrics.jsonl" for run in runs if (run / "metrics.jsonl").is_file()}
-    first = {run.parent.name: run for run in reversed(runs)}
-    pictures = {
-        f"{run}, {path.parent.name}: {path.stem}": path for run, folder in sorted(first.items()) for path in sorted(folder.glob("*/*.png"))
-    }
-    write_report(out, title, tables, curves, pictures, missing_results(results, runs, expected))
-
-
-def missing_results(results: Path, runs: Sequence[Path], expected: Sequence[Path]) -> list[str]:
-    """What should be there and is not, in words."""
-    absent = [f"{path.parent.parent.name}, seed {path.parent.name[1:]}: {path.stem}" for path in expected if not path.is_file()]
-    states = [re.fullmatch(r"(.+)-s(\d+)-[0-9a-f]{12}", path.name) for path in sorted((results / "state").glob("*"))]
-    begun = {(m[1], m[2]) for m in states if m} | {(run.parent.name, run.name[1:]) for run in runs}
-    wanted = {(path.parent.parent.name, path.parent.name[1:]) for path in expected}
-    unfinished = [(r, s) for r, s in sorted(begun) if not (results / r / f"s{s}" / "backbone.safetensors").is_file()]
-    return [*absent, *(f"{r}, seed {s}: training has not ended" for r, s in unfinished if not expected or (r, s) in wanted)]
-
-
-def write_report(
-    path: Path,
-    title: str,
-    tables: Mapping[str, Path],
-    curves: Mapping[str, Path],
-    pictures: Mapping[str, Path],
-    missing: Sequence[str] = (),
-) -> None:
-    """Write the page.
+def report(plan: Plan, results: Path, out: Path) -> None:
+    """Write the page of a study.
 
     Args:
-        tables: name -> CSV file; wide tables are shown with mean, interval and published value, others folded at the end.
-        curves: `run/seed` -> metrics.jsonl. pictures: title, which is also the alternative text -> image file.
-        missing: results that should be there.
+        plan: `Study.plan`: what there should be.
+        results: the study's folder of results.
+
+    Raises:
+        UserError: a result record is broken.
     """
-    loaded = {name: read_table(file) for name, file in tables.items()}
-    seeds = _seeds(loaded)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(files("densewalk").joinpath("report.html").read_text(encoding="utf-8")).render(
-        title=title,
-        sections=[section(name, table, seeds) for name, table in loaded.items() if _is_wide(table)],
-        others=[plain_table(name, table) for name, table in loaded.items() if not _is_wide(table)],
-        curves=[curve for run, files_ in _by_run(curves).items() if (curve := learning_curve(run, files_))],
-        pictures=[embedded(name, file) for name, file in pictures.items()],
-        missing=list(missing),
-        version=__version__,
+    records = read_records([path for path in expected(plan, results) if path.is_file()])
+    missing = list(gaps(plan, results))
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    with atomic_write(path) as temporary:
+    page = environment.get_template("report.html").render(
+        title=plan["study"],
+        facts=headline(plan, records),
+        missing=missing,
+        diagram=study_diagram(plan, incomplete(plan, missing)),
+        sections=[section(task, plan, records, missing) for task in dict.fromkeys(e["task"] for e in plan["evaluations"].values())],
+        numbers=[plain_table(name, make(records)) for name, make in (("all", tidy_table), ("cost", cost_table))] if records else [],
+        **exhibits.gather(plan, results, records),
+        version=__version__,
+        commit=commit()[0][:12],
+    )
+    with atomic_write(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _template(name: str) -> str:
+    return files("densewalk").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def expected(plan: Plan, results: Path) -> list[Path]:
+    """The result records of the plan, in its order."""
+    return [
+        results / run / f"s{seed}" / f"{name}.json"
+        for run, facts in plan["runs"].items()
+        for seed in facts["seeds"]
+        for name in wanted(plan, run)
+    ]
+
+
+def headline(plan: Plan, records: Sequence[Record]) -> list[tuple[str, str]]:
+    """A few figures about the whole study: what, and how many."""
+    trained = {(r["run"], r["seed"]): r["training"] for r in records if r["training"]}
+    gpu_hours = sum(t["gpu_hours"] or 0 for t in trained.values())
+    hours = sum(t["seconds"] * t["processes"] for t in trained.values()) / 3600
+    return [
+        ("runs", str(len(plan["runs"]))),
+        ("trainings", str(sum(len(r["seeds"]) for r in plan["runs"].values() if r["method"] != "none"))),
+        ("results", f"{len(records)} of {len(expected(plan, Path()))}"),
+        ("GPU-hours of training", f"{gpu_hours:.1f}") if gpu_hours else ("CPU process hours of training", f"{hours:.1f}"),
+    ]
+
+
+def incomplete(plan: Plan, missing: Sequence[Gap]) -> dict[str, str]:
+    """Run -> what is missing of it, in a few words."""
+    texts = {}
+    for run in dict.fromkeys(g.run for g in missing):
+        own = [g for g in missing if g.run == run]
+        trainings = [g for g in own if g.evaluation is None]
+        shown = trainings or own
+        texts[run] = (
+            f"{shown[0].state}: {len(shown)} of {len(plan['runs'][run]['seeds'])} seeds" if trainings else f"{len(own)} results missing"
+        )
+    return texts
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _is_wide(table: pd.DataFrame) -> bool:
-    return "seeds" in table.columns
-
-
-def _seeds(tables: Mapping[str, pd.DataFrame]) -> dict[tuple[str, str], list[str]]:
-    """The seeds of each run and evaluation, as far as the tidy table is there."""
-    seeds: dict[tuple[str, str], list[str]] = defaultdict(list)
-    if "all" in tables:
-        known = tables["all"][["run", "evaluation", "seed"]].drop_duplicates()
-        for run, evaluation, seed in known.itertuples(index=False):
-            seeds[run, evaluation].append(seed)
-    return seeds
-
-
-def section(name: str, table: pd.DataFrame, seeds: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, Any]:
-    """A wide table for the page."""
-    leading = ["run", "evaluation"] if table["evaluation"].nunique() > 1 else ["run"]
-    columns = [c for c in SHOWN if c != "compat" or table[c].nunique() > 1]
-    metrics = metrics_of(table)
-    rows = [
-        {
-            "id": f"how-{name}-{row['run']}-{row['evaluation']}",
-            "leading": [row[c] for c in leading],
-            "numbers": [_number(row, m) for m in metrics],
-            "cells": [row[c] for c in columns],
-            "how": _how(row, metrics, seeds),
-        }
-        for row in table.to_dict("records")
-    ]
+def section(task: str, plan: Plan, records: Sequence[Record], missing: Sequence[Gap]) -> dict[str, Any]:
+    """One task's table for the page: a row for each run and evaluation of the plan, whether there is a result or not."""
+    own = of_task(records, task)
+    groups, metrics, hours = grouped(own), metrics_in(own), training_hours(records)
+    names = [name for name, e in plan["evaluations"].items() if e["task"] == task]
+    pairs = [(run, name) for run in plan["runs"] for name in names if run in plan["evaluations"][name]["runs"]]
+    wide = {pair: table_row(group, metrics) for pair, group in groups.items()}
+    leading = ["run", "evaluation"] if len(names) > 1 else ["run"]
+    columns = [c for c in SHOWN if c != "compat" or len({row["compat"] for row in wide.values()}) > 1]
+    rows = []
+    for run, name in pairs:
+        seeds = plan["runs"][run]["seeds"]
+        row: dict[str, Any] = {"id": f"how-{task}-{run}-{name}", "leading": [run, name][: len(leading)], "how": []}
+        row["gap"] = _gap(run, name, missing, len(groups.get((run, name), [])), len(seeds))
+        if (run, name) in groups:
+            cells = wide[run, name]
+            row |= {"numbers": [_number(cells, m) for m in metrics], "cells": [cells[c] for c in columns]}
+            row["how"] = how(groups[run, name], hours)
+        rows.append(row)
     headings = [*leading, *metrics, *columns]
-    return {"name": name, "heading": HEADINGS.get(name, name), "columns": headings, "rows": rows}
+    return {"name": task, "heading": HEADINGS.get(task, task), "columns": headings, "rows": rows, "classes": exhibits.by_class(own)}
 
 
-def _number(row: Mapping[Any, str], metric: str) -> dict[str, str]:
+def _gap(run: str, evaluation: str, missing: Sequence[Gap], found: int, seeds: int) -> str:
+    """What a row must say about itself, if anything."""
+    if found == seeds:
+        return ""
+    states = dict.fromkeys(g.state for g in missing if g.run == run and g.evaluation in (None, evaluation))
+    return (f"only {found} of {seeds} seeds" if found else "missing") + (f": {', '.join(states)}" if states else "")
+
+
+def _number(row: Mapping[str, str], metric: str) -> dict[str, str]:
     half, published, source, delta = (row[metric + suffix] for suffix in SUFFIXES)
     return {"mean": row[metric], "half": half, "published": published, "source": source, "delta": delta}
 
 
-def _how(row: Mapping[Any, str], metrics: Sequence[str], seeds: Mapping[tuple[str, str], Sequence[str]]) -> list[tuple[str, str]]:
-    """Protocol, provenance, sources of the published values and the command that makes the numbers again."""
-    facts = [(name.replace("_", " "), row[name]) for name in HOW if row[name]]
-    facts.append(("scored", f"{row['n']} {row['unit']}"))
-    facts += [(f"published {m}", row[f"{m} published_source"]) for m in metrics if row[f"{m} published_source"]]
-    run, evaluation = row["run"], row["evaluation"]
-    again = " ".join(f"results/{run}/s{seed}/{evaluation}.json" for seed in seeds.get((run, evaluation), []))
-    return [*facts, ("again", f"snakemake --cores all --force {again}")] if again else facts
+def how(group: Sequence[Record], hours: Any) -> list[tuple[str, str]]:
+    """Protocol, cost, provenance, published values and the command that makes the numbers again."""
+    metrics = metrics_in(group)
+    lines = {m: tidy_row(group[0], m, group, hours) for m in metrics}
+    first = lines[metrics[0]]
+    facts = [(name.replace("_", " "), first[name]) for name in HOW if first[name]]
+    facts.append(("scored", f"{first['n']} {first['unit']}"))
+    for name in ("config_hash", "run_hash", "commit", "device", "versions"):
+        values = dict.fromkeys(tidy_row(r, metrics[0], group, hours)[name] for r in group)
+        facts.append((name.replace("_", " "), ", ".join(values)))
+    facts.append(("seeds", ", ".join(str(r["seed"]) for r in group)))
+    for metric, line in lines.items():
+        if line["published"]:
+            facts.append((f"published {metric}", f"{line['published']} by {line['published_protocol']} [{line['published_source']}]"))
+        if line["published_elsewhere"]:
+            facts.append((f"{metric} by other protocols", f"{line['published_elsewhere']} (not comparable: no difference is given)"))
+    again = " ".join(f"results/{r['run']}/s{r['seed']}/{r['evaluation']}.json" for r in group)
+    return [*facts, ("again", f"snakemake --cores all --force {again}")]
 
 
 def plain_table(name: str, table: pd.DataFrame) -> dict[str, Any]:
     """Any other table for the page, as it is."""
     return {"name": name, "columns": list(table.columns), "rows": table.to_numpy().tolist()}
-
-
-# -- learning curves -------------------------------------------------------------------------------------------------
-
-INK = "#010203"  # stands for the text's colour, which is only known when the page is shown
-COLOURS = ("#3b7dd8", "#d9772b", "#2f9a62", "#c0485e", "#8a63c9")
-STYLE: Any = {
-    "svg.hashsalt": "densewalk",
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "axes.prop_cycle": cycler(color=COLOURS),
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-}
-
-
-def _by_run(curves: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
-    runs: dict[str, dict[str, Path]] = defaultdict(dict)
-    for name, path in curves.items():
-        run, _, seed = name.rpartition("/")
-        runs[run or name][seed] = path
-    return runs
-
-
-def learning_curve(run: str, curves: Mapping[str, Path]) -> dict[str, Any] | None:
-    """The logged quantities of one run over its steps, one line per seed; None if nothing was logged."""
-    seeds = {seed: read_curve(path) for seed, path in curves.items()}
-    names = list(dict.fromkeys(n for points in seeds.values() for n in points if n not in ("step", "time")))
-    if not names:
-        return None
-    columns = len(names) if len(names) <= 4 else 3
-    rows = -(-len(names) // columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3 * columns, 2.4 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axis, name in zip(axes, names, strict=False):
-            for seed, points in seeds.items():
-                if name in points:
-                    axis.plot(points["step"], points[name], linewidth=1.2, label=seed)
-            axis.set_title(name, fontsize=9, loc="left")
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.tick_params(labelsize=8)
-        for axis in axes[len(names) :]:
-            axis.set_visible(False)
-        if len(seeds) > 1:
-            axes[0].legend(fontsize=8, frameon=False)
-        text = f"{', '.join(names)} of {run} by optimiser step, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}."
-        return {"title": run, "svg": Markup(svg_of(figure, prefix=run, label=text)), "text": text}
-
-
-def read_curve(path: Path) -> dict[str, list[float]]:
-    """metrics.jsonl as columns, NaN where a line lacks a quantity; a line that was cut off while it was written is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    names = dict.fromkeys(name for line in lines for name in line)
-    return {name: [line.get(name, float("nan")) for line in lines] for name in names}
-
-
-def svg_of(figure: Figure, *, prefix: str, label: str) -> str:
-    """A figure as inline SVG: text in the page's colour, ids of its own, a name for screen readers."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", text, count=3).replace("xlink:href", "href")
-    own = re.sub(r"\W", "_", prefix)
-    for before, after in ((r'\bid="', f'id="{own}-'), (r'href="#', f'href="#{own}-'), (r"url\(#", f"url(#{own}-")):
-        text = re.sub(before, after, text)
-    name = Markup.escape(label)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
-
-
-# -- pictures --------------------------------------------------------------------------------------------------------
-
-
-def embedded(title: str, path: Path) -> dict[str, Any]:
-    """A picture as a data address, reduced to what a page can show."""
-    with Image.open(path) as image:
-        picture = image.convert("RGB")
-    picture.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH * 4))
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=85, method=4)
-    data = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return {"title": title, "data": data, "width": picture.width, "height": picture.height}

@@ -18,7 +18,7 @@ from densewalk.checkpoint import atomic_write
 from densewalk.errors import UserError
 from densewalk.images import picture_header, read_labels, read_rgb
 from densewalk.paths import existing_folder
-from densewalk.pictures import palette
+from densewalk.pictures import overlay_colours, palette
 
 VOID = 255  # annotators were unsure
 
@@ -165,5 +165,5 @@ def write_rows(path: Path, rows: Several[tuple[Several[UInt8[np.ndarray, "height
 
 def tinted(image: UInt8[np.ndarray, "height width 3"], labels: Labels) -> UInt8[np.ndarray, "height width 3"]:
     """The image, half replaced by the label's colour where there is an object."""
-    mixed = (image.astype(np.uint16) + palette()[labels]) // 2
+    mixed = (image.astype(np.uint16) + overlay_colours()[labels]) // 2
     return np.where(labels[..., None] > 0, mixed, image).astype(np.uint8)

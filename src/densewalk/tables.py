@@ -2,19 +2,18 @@
 
     densewalk tables --table incontext --out results/tables/incontext.csv results/*/s*/*.json
     densewalk tables --table all --out results/tables/all.csv results/*/s*/*.json
+    densewalk tables --table cost --out results/tables/cost.csv results/*/s*/*.json
 
 A record is one JSON file per run, seed and evaluation. Runs and evaluations come in the order of the records, which is the
 study's. A wide table has one row per run and evaluation, with mean and 95 % interval over the seeds, and the published value
-where there is one for the same data set, protocol and model. It holds nothing that differs between two equal runs: times
-are in `all.csv` (one line per metric, run, seed and evaluation) and in the cost table. Equal records give equal bytes.
+where there is one for the same data set, protocol and model. It holds nothing that differs between two equal runs: what was
+spent is in `all.csv` (one line per metric, run, seed and evaluation) and in the cost table. Equal records give equal bytes.
+docs/tables.md says what each column holds. Beside each CSV its Markdown and LaTeX appear (typeset.py).
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib.resources import files
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from scipy.stats import t as student
 
 from densewalk.checkpoint import atomic_write, read_json
 from densewalk.errors import UserError
+from densewalk.published import elsewhere, published
 
 Record = dict[str, Any]
 
@@ -34,17 +34,31 @@ LEADING = (
 TRAILING = ("training_steps", "samples_seen", "config_hash", "commit")
 COST_OF_JOB = {"seconds": 1, "gpu_hours": 4, "peak_rss_mib": 0, "peak_gpu_mib": 0, "energy_wh": 2}  # and their decimals
 TIDY = (
-    *("run", "method", "init", "arch", "compat", "task", "evaluation", "dataset", "protocol", "protocol_version", "metric", "value"),
-    *("n", "unit", "seed", "config_hash", "commit", "dirty", "versions", "device"),
+    *("run", "method", "init", "arch", "compat", "pretraining_data", "task", "evaluation", "dataset", "protocol", "protocol_version"),
+    *("metric", "seed", "value", "mean", "ci95", "seeds", "n", "unit"),
+    *("published", "published_protocol", "published_source", "delta", "published_elsewhere"),
+    *("training_steps", "samples_seen", "training_hours", "training_hours_with_init", "training_device"),
+    *("config_hash", "run_hash", "commit", "dirty", "versions", "device"),
     *COST_OF_JOB,
     *(f"training_{name}" for name in COST_OF_JOB),
-    *("published", "published_source", "delta"),
 )
 COST = (
-    *("run", "method", "arch", "seed", "device", "processes", "steps", "samples_seen", "training_seconds", "gpu_hours"),
-    *("evaluation_seconds", "evaluation_peak_rss_mib"),
+    *("run", "method", "init", "arch", "seed", "training_device", "processes", "training_steps", "samples_seen", "training_seconds"),
+    *("training_gpu_hours", "training_hours", "training_hours_with_init", "evaluation_seconds", "evaluation_peak_rss_mib"),
 )
-CONFIDENCE = ("seen", "second_hand", "figure")
+
+
+def write_table(records: Sequence[Path], table: str, path: Path) -> None:
+    """A table by its name: `all`, `cost`, or a task's.
+
+    Raises:
+        UserError: a record is missing or is none.
+    """
+    named: dict[str, Callable[[Sequence[Path], Path], None]] = {"all": write_all, "cost": write_cost_table}
+    if table in named:
+        named[table](records, path)
+    else:
+        write_task_table(records, table, path)
 
 
 def write_task_table(records: Sequence[Path], task: str, path: Path) -> None:
@@ -53,7 +67,12 @@ def write_task_table(records: Sequence[Path], task: str, path: Path) -> None:
     Raises:
         UserError: a record is missing or is none.
     """
-    write_csv(wide_table([r for r in read_records(records) if r["task"] == task]), path)
+    write_csv(wide_table(of_task(read_records(records), task)), path)
+
+
+def of_task(records: Iterable[Record], task: str) -> list[Record]:
+    """The records of one table."""
+    return [r for r in records if r["task"] == task]
 
 
 def write_all(records: Sequence[Path], path: Path) -> None:
@@ -72,12 +91,6 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def write_markdown(table: Path, path: Path) -> None:
-    """A CSV table as Markdown: the columns a reader compares, mean and interval in one cell."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(markdown(read_table(table)))
-
-
 def read_table(path: Path) -> pd.DataFrame:
     """A table written here, all cells as text."""
     return pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -87,7 +100,21 @@ def read_table(path: Path) -> pd.DataFrame:
 
 REQUIRED = {
     *("run", "seed", "method", "init", "arch", "compat", "task", "evaluation", "dataset", "protocol", "published_protocol", "version"),
-    *("metrics", "n", "unit", "config_hash", "commit", "dirty", "seconds", "peak_rss_mib", "device", "versions", "training"),
+    *(
+        "metrics",
+        "n",
+        "unit",
+        "config_hash",
+        "run_hash",
+        "commit",
+        "dirty",
+        "seconds",
+        "peak_rss_mib",
+        "device",
+        "versions",
+        "training",
+        "init_kind",
+    ),
 }
 
 
@@ -117,14 +144,24 @@ def _order(records: Iterable[Record], key: str) -> dict[str, int]:
 # -- tables ----------------------------------------------------------------------------------------------------------
 
 
-def wide_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per run and evaluation, five columns per metric: mean, 95 % interval, published value, its source, difference."""
+def grouped(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """The seeds of each run and evaluation."""
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record["run"], record["evaluation"]].append(record)
-    metrics = list(dict.fromkeys(name for r in records for name in r["metrics"]))
+    return dict(groups)
+
+
+def metrics_in(records: Iterable[Record]) -> list[str]:
+    """The names of all metrics in their order."""
+    return list(dict.fromkeys(name for r in records for name in r["metrics"]))
+
+
+def wide_table(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per run and evaluation, five columns per metric: mean, 95 % interval, published value, its source, difference."""
+    metrics = metrics_in(records)
     columns = [*LEADING, *(f"{m}{suffix}" for m in metrics for suffix in ("", *SUFFIXES)), *TRAILING]
-    return pd.DataFrame([wide_row(group, metrics) for group in groups.values()], columns=columns, dtype=str).fillna("")
+    return pd.DataFrame([wide_row(group, metrics) for group in grouped(records).values()], columns=columns, dtype=str).fillna("")
 
 
 SUFFIXES = (" ci95", " published", " published_source", " delta")
@@ -135,74 +172,67 @@ def wide_row(group: Sequence[Record], metrics: Sequence[str]) -> dict[str, str]:
     first = group[0]
     training = [r["training"] or {} for r in group]
     row = {
-        **{name: str(first[name]) for name in ("run", "method", "init", "arch", "compat", "evaluation", "dataset", "protocol")},
-        "pretraining_data": (first.get("labels") or {}).get("pretraining_data", ""),
-        "protocol_version": str(first["version"]),
+        **described(first),
         "seeds": str(len(group)),
         "n": _same(r["n"] for r in group),
-        "unit": first["unit"],
         "training_steps": _same(t.get("steps", "") for t in training),
         "samples_seen": _same(t.get("samples_seen", "") for t in training),
         "config_hash": _same(r["config_hash"] for r in group),
         "commit": _same(_commit(r) for r in group),
     }
     for metric in metrics:
-        row |= metric_cells(group, metric)
+        cells = metric_cells(group, metric)
+        row |= {metric + suffix: cells[name] for suffix, name in zip(("", *SUFFIXES), CELLS, strict=True)}
     return row
 
 
+def described(record: Record) -> dict[str, str]:
+    """What was evaluated, and how: the same for all seeds and metrics."""
+    plain = ("run", "method", "init", "arch", "compat", "evaluation", "dataset", "protocol", "unit")
+    data = (record.get("labels") or {}).get("pretraining_data", "")
+    return {**{name: str(record[name]) for name in plain}, "pretraining_data": data, "protocol_version": str(record["version"])}
+
+
+CELLS = ("mean", "ci95", "published", "published_source", "delta")
+
+
 def metric_cells(group: Sequence[Record], metric: str) -> dict[str, str]:
-    """One metric's five cells; a published value is of the group's first record, whose protocol all seeds share."""
+    """One metric of a run and evaluation; a published value is of the group's first record, whose protocol all seeds share."""
     mean, half = mean_and_interval([r["metrics"].get(metric) for r in group])
     found = published(group[0], metric)
-    cells = {"": fixed(mean), " ci95": fixed(half)}
-    if found is not None:
-        cells |= {
-            " published": fixed(found.value),
-            " published_source": found.source,
-            " delta": fixed(_minus(mean, found.value), sign=True),
-        }
-    return {metric + suffix: text for suffix, text in cells.items()}
+    return {
+        "mean": fixed(mean),
+        "ci95": fixed(half),
+        "published": "" if found is None else fixed(found.value),
+        "published_protocol": "" if found is None else found.protocol,
+        "published_source": "" if found is None else found.source,
+        "delta": "" if found is None else fixed(_minus(mean, found.value), sign=True),
+    }
 
 
 def tidy_table(records: Sequence[Record]) -> pd.DataFrame:
     """One line per metric of each record."""
-    return pd.DataFrame([tidy_row(r, m) for r in records for m in r["metrics"]], columns=list(TIDY), dtype=str).fillna("")
+    groups, hours = grouped(records), training_hours(records)
+    rows = [tidy_row(r, m, groups[r["run"], r["evaluation"]], hours) for r in records for m in r["metrics"]]
+    return pd.DataFrame(rows, columns=list(TIDY), dtype=str).fillna("")
 
 
-def tidy_row(record: Record, metric: str) -> dict[str, str]:
-    """One number with all that is known about it."""
-    value = _number(record["metrics"][metric])
-    found = published(record, metric)
-    plain = (
-        "run",
-        "method",
-        "init",
-        "arch",
-        "compat",
-        "task",
-        "evaluation",
-        "dataset",
-        "protocol",
-        "n",
-        "unit",
-        "seed",
-        "config_hash",
-        "commit",
-        "device",
-    )
+def tidy_row(record: Record, metric: str, group: Sequence[Record], hours: "Hours") -> dict[str, str]:
+    """One number with all that is known about it. `group`: the records of all its seeds."""
+    plain = ("task", "n", "seed", "config_hash", "run_hash", "commit", "device")
     return {
+        **described(record),
+        **metric_cells(group, metric),
+        **spent(record, hours),
         **{name: str(record[name]) for name in plain},
-        "protocol_version": str(record["version"]),
         "metric": metric,
-        "value": fixed(value, 6),
+        "value": fixed(_number(record["metrics"][metric]), 6),
+        "seeds": str(len(group)),
+        "published_elsewhere": elsewhere(record, metric),
         "dirty": str(bool(record["dirty"])).lower(),
         "versions": " ".join(f"{k}={v}" for k, v in sorted(record["versions"].items())),
         **{name: fixed(record.get(name), digits) for name, digits in COST_OF_JOB.items()},
         **{f"training_{name}": fixed((record["training"] or {}).get(name), digits) for name, digits in COST_OF_JOB.items()},
-        "published": "" if found is None else fixed(found.value),
-        "published_source": "" if found is None else found.source,
-        "delta": "" if found is None else fixed(_minus(value, found.value), sign=True),
     }
 
 
@@ -211,20 +241,62 @@ def cost_table(records: Sequence[Record]) -> pd.DataFrame:
     groups: dict[tuple[str, int], list[Record]] = defaultdict(list)
     for record in records:
         groups[record["run"], record["seed"]].append(record)
-    return pd.DataFrame([_cost_row(g) for g in groups.values()], columns=list(COST), dtype=str).fillna("")
+    hours = training_hours(records)
+    return pd.DataFrame([_cost_row(g, hours) for g in groups.values()], columns=list(COST), dtype=str).fillna("")
 
 
-def _cost_row(group: Sequence[Record]) -> dict[str, str]:
+def _cost_row(group: Sequence[Record], hours: "Hours") -> dict[str, str]:
     first = group[0]
     training = first["training"] or {}
     return {
-        **{name: str(first[name]) for name in ("run", "method", "arch", "seed")},
-        "device": str(training.get("device", first["device"])),
-        **{name: str(training.get(name, "")) for name in ("processes", "steps", "samples_seen")},
+        **{name: str(first[name]) for name in ("run", "method", "init", "arch", "seed")},
+        **spent(first, hours),
+        "processes": str(training.get("processes", "")),
         "training_seconds": fixed(training.get("seconds"), 1),
-        "gpu_hours": fixed(training.get("gpu_hours"), 2),
         "evaluation_seconds": fixed(sum(r["seconds"] for r in group), 1),
         "evaluation_peak_rss_mib": fixed(max(r["peak_rss_mib"] for r in group), 0),
+    }
+
+
+# -- cost ------------------------------------------------------------------------------------------------------------
+
+# (run, seed) -> the run it is built on (empty for none), and hours of its own training
+Hours = dict[tuple[str, int], tuple[str, float]]
+
+
+def training_hours(records: Sequence[Record]) -> Hours:
+    """Each run's own training: seconds times processes, in hours, on whatever device."""
+    hours = {}
+    for r in records:
+        training = r["training"] or {"seconds": 0.0, "processes": 1}
+        built_on = r["init"] if r["init_kind"] == "run" else ""
+        hours[r["run"], r["seed"]] = (built_on, training["seconds"] * training["processes"] / 3600)
+    return hours
+
+
+def hours_with_init(run: str, seed: int, hours: Hours) -> float:
+    """A run's own hours and those of the runs that it is built on; what a public checkpoint cost counts as nothing.
+
+    NaN where there is no record of a run that it is built on.
+    """
+    seeds = [s for name, s in hours if name == run]
+    if not seeds:
+        return math.nan
+    built_on, own = hours[run, seed if seed in seeds else seeds[0]]
+    return own + (hours_with_init(built_on, seed, hours) if built_on else 0.0)
+
+
+def spent(record: Record, hours: Hours) -> dict[str, str]:
+    """What the record's run cost and saw."""
+    training = record["training"] or {}
+    key = (record["run"], record["seed"])
+    return {
+        "training_steps": str(training.get("steps", "")),
+        "samples_seen": str(training.get("samples_seen", "")),
+        "training_device": str(training.get("device", "")),
+        "training_gpu_hours": fixed(training.get("gpu_hours"), 4),
+        "training_hours": fixed(hours[key][1], 4) if training else "",
+        "training_hours_with_init": fixed(hours_with_init(*key, hours), 4),
     }
 
 
@@ -269,79 +341,3 @@ def _same(values: Iterable[Any]) -> str:
 
 def _commit(record: Record) -> str:
     return record["commit"][:12] + ("+dirty" if record["dirty"] else "")
-
-
-# -- published numbers -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Published:
-    """A number of published.csv."""
-
-    value: float
-    source: str
-
-
-def published(record: Record, metric: str) -> Published | None:
-    """The published value of the same data set, protocol, metric and model; None where any of them differs or is not known.
-
-    The record's `labels` name the model as published.csv does; `published_metrics` names metrics that are called otherwise
-    there. Of several sources the most reliable counts (seen, second hand, read off a figure); the others are mentioned.
-    """
-    labels = record.get("labels")
-    if not labels or not record["published_protocol"]:
-        return None
-    # without a table of other names, names are the same; with one, a metric outside it has no published counterpart
-    names = record.get("published_metrics")
-    name = metric if names is None else names.get(metric)
-    model = tuple(labels.get(k) or "" for k in ("method", "init", "arch", "pretraining_data"))
-    found = published_numbers().get((*model, record["dataset"], record["published_protocol"], name), [])
-    if not found:
-        return None
-    best, *others = sorted(found, key=lambda row: CONFIDENCE.index(row["confidence"]))
-    also = "; ".join(f"{row['source']}: {row['value']}" for row in others)
-    return Published(float(best["value"]), best["source"] + (f" (also {also})" if also else ""))
-
-
-@lru_cache
-def published_numbers() -> dict[tuple[str | None, ...], list[dict[str, str]]]:
-    """published.csv by model, data set, protocol and metric."""
-    with files("densewalk").joinpath("published.csv").open(encoding="utf-8") as file:
-        rows = pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records")
-    numbers = defaultdict(list)
-    for row in rows:
-        key = tuple(row[k] for k in ("method", "init", "arch", "pretraining_data", "dataset", "protocol", "metric"))
-        numbers[key].append({str(k): str(v) for k, v in row.items()})
-    return dict(numbers)
-
-
-# -- for people ------------------------------------------------------------------------------------------------------
-
-
-def metrics_of(table: pd.DataFrame) -> list[str]:
-    """The metrics of a wide table, in order."""
-    return [c.removesuffix(SUFFIXES[0]) for c in table.columns if c.endswith(SUFFIXES[0])]
-
-
-def condensed(table: pd.DataFrame) -> pd.DataFrame:
-    """A wide table's columns that a reader compares: what was run, on what, and `mean ± interval (published)` for each metric."""
-    constant = [c for c in ("compat", "evaluation") if table[c].nunique() <= 1]
-    shown = [c for c in ("run", "method", "init", "arch", "compat", "evaluation", "dataset", "seeds") if c not in constant]
-    metrics = {m: [_reading(row, m) for _, row in table.iterrows()] for m in metrics_of(table)}
-    return pd.concat([table[shown], pd.DataFrame(metrics, index=table.index, dtype=str)], axis=1)
-
-
-def _reading(row: "pd.Series[str]", metric: str) -> str:
-    mean, half, value = (row[metric + suffix] for suffix in ("", " ci95", " published"))
-    return (mean or "–") + (f" ± {half}" if half else "") + (f" (published {value})" if value else "")
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table: a wide one condensed, any other as it is; protocols are listed below it."""
-    shown = condensed(table) if metrics_of(table) else table
-    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
-    text = "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-    if not metrics_of(table):
-        return text
-    protocols = dict.fromkeys(zip(table["evaluation"], table["dataset"], table["protocol"], strict=True))
-    return text + "".join(f"\n`{e}` on {d}: {p}.\n" for e, d, p in protocols)

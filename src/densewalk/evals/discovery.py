@@ -16,7 +16,7 @@ with IoU >= 0.5; images without an object are left out. Images keep their size: 
 the bottom and the right to multiples of the patch. CLS and registers take no part.
 
     job.out/boxes.json      every image's box, and whether it is right
-    job.out/strip.png       some images: objects green, the found box red
+    job.out/strip.png       some images: objects blue, the found box orange
 
 Equal to the released code but for two things. Degrees are whole numbers and often equal: among equals the first patch in
 reading order comes first here, where the released sort leaves the order open. Its DINO-seg never looks at the last component;

@@ -17,7 +17,7 @@ at 480 px: 33.3 for the largest piece, 24.7 for the box around all pixels, 42.1 
 34.7. The first box, never moved, has 47.4 there: features that know nothing of objects do worse than standing still.
 
     job.out/{sequence}.txt      predicted boxes, x,y,width,height, one line per frame
-    job.out/{sequence}.png      some frames: true box green, predicted box red
+    job.out/{sequence}.png      some frames: true box blue, predicted box orange
 """
 
 from itertools import chain

@@ -4,6 +4,7 @@ Settings are plain pydantic models without torch, so that Snakemake reads and va
 A default lives here and nowhere else; every field's docstring becomes its description in the JSON schema.
 """
 
+import json
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,6 +20,9 @@ class Settings(BaseModel):
 
 class TrainingSettings(Settings):
     """What is learnt: everything here enters the run's hash. How it is run is `Execution`."""
+
+    # switch -> value in compat `paper`, value in compat `released`
+    SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {}
 
     compat: Literal["paper", "released"] = "paper"
     """`paper`: the method as published. `released`: the released code's known deviations, to the digit."""
@@ -43,6 +47,13 @@ class TrainingSettings(Settings):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"set exactly one of epochs and steps (epochs={self.epochs}, steps={self.steps})")
         return self
+
+    @property
+    def deviations(self) -> str:
+        """`compat`, and each switch that the study sets otherwise: what the tables' column `compat` says."""
+        column = ("paper", "released").index(self.compat)
+        changed = [n for n, values in sorted(self.SWITCHES.items()) if getattr(self, n) not in (None, values[column])]
+        return " ".join([self.compat, *(f"{name}={json.dumps(getattr(self, name))}" for name in changed)])
 
     def across_samples(self) -> str | None:
         """What in a step looks across the samples of a process's batch, in a few words; None where nothing does.

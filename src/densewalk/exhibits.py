@@ -1,0 +1,202 @@
+"""What the page shows beside its tables: charts, learning curves and pictures.
+
+Pictures are of each run's first seed. Of an evaluation with many pictures the first few are shown; the others lie in its folder.
+"""
+
+import base64
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from PIL import Image
+
+from densewalk.checkpoint import read_json
+from densewalk.figures import Point, class_values, cost_and_quality, learning_curves
+from densewalk.gaps import Plan
+from densewalk.tables import Record, grouped, hours_with_init, mean_and_interval, training_hours
+
+WIDTH = 1600  # pixels of the widest picture on the page
+SMALL = 30_000  # bytes up to which a file is shown as it is
+OF_EVALUATION = 3  # pictures of each evaluation and run
+CLASSES, RUNS = 40, 6  # most that a chart of classes shows
+
+
+def gather(plan: Plan, results: Path, records: Sequence[Record]) -> dict[str, Any]:
+    """All charts and pictures by the names that the page's template has for them."""
+    folders = {run: results / run / f"s{facts['seeds'][0]}" for run, facts in plan["runs"].items()}
+    return {
+        "costs": costs(plan, records),
+        "curves": curves(plan, results),
+        "features": features(folders),
+        "learnt": learnt(folders),
+        "predictions": predictions(plan, folders),
+    }
+
+
+# -- charts ----------------------------------------------------------------------------------------------------------
+
+
+def costs(plan: Plan, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """For each evaluation its first metric by what the backbones cost, their initial runs included."""
+    groups, hours = grouped(records), training_hours(records)
+    on_gpu = any((r["training"] or {}).get("gpu_hours") for r in records)
+    label = f"{'GPU' if on_gpu else 'CPU process'} hours of training, initial runs included"
+    charts = []
+    for evaluation in plan["evaluations"]:
+        own = {run: groups[run, evaluation] for run in plan["runs"] if (run, evaluation) in groups}
+        points = [p for run, group in own.items() if (p := _point(run, group, hours, plan)) is not None]
+        if len(points) > 1:
+            metric = next(iter(own[points[0].run][0]["metrics"]))
+            charts.append({"title": f"{evaluation}: {metric}", "svg": cost_and_quality(metric, points, label), "name": evaluation})
+    return charts
+
+
+def _point(run: str, group: Sequence[Record], hours: Any, plan: Plan) -> Point | None:
+    """A run's place in the chart; None without a value, or where it is not known what it was built on."""
+    metric = next(iter(group[0]["metrics"]))
+    mean, half = mean_and_interval([r["metrics"].get(metric) for r in group])
+    spent, _ = mean_and_interval([hours_with_init(run, r["seed"], hours) for r in group])
+    if mean != mean or spent != spent:
+        return None
+    init = plan["runs"][run]["init"]
+    return Point(run, group[0]["method"], spent, mean, 0.0 if half != half else half, init if init in plan["runs"] else None)
+
+
+def by_class(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """IoU of each class, a chart for each evaluation whose records have it; mean over seeds."""
+    evaluations: dict[str, dict[str, list[dict[str, float | None]]]] = defaultdict(lambda: defaultdict(list))
+    for r in records:
+        if "IoU" in (r.get("details") or {}):
+            evaluations[r["evaluation"]][r["run"]].append(r["details"]["IoU"])
+    return [_class_chart(name, runs) for name, runs in evaluations.items()]
+
+
+def _class_chart(evaluation: str, runs: Mapping[str, Sequence[Mapping[str, float | None]]]) -> dict[str, Any]:
+    means = {run: {c: _mean([s.get(c) for s in seeds]) for c in seeds[0]} for run, seeds in list(runs.items())[:RUNS]}
+    best = {c: max((m[c] or 0.0) for m in means.values() if c in m) for c in dict.fromkeys(c for m in means.values() for c in m)}
+    classes = sorted(best, key=lambda c: -best[c])[:CLASSES]
+    note = f"The {CLASSES} of {len(best)} classes with the largest values. " if len(best) > CLASSES else ""
+    note += f"The first {RUNS} of {len(runs)} runs. " if len(runs) > RUNS else ""
+    svg = class_values(f"IoU, {evaluation}", classes, {run: [m.get(c) for c in classes] for run, m in means.items()})
+    return {
+        "title": f"IoU by class, {evaluation}",
+        "svg": svg,
+        "note": f"{note}Mean over seeds, in percent; a class that does not occur has none.",
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def curves(plan: Plan, results: Path) -> list[dict[str, Any]]:
+    """The learning curves of each run, as far as they have come."""
+    found = []
+    for run, facts in plan["runs"].items():
+        paths = {f"s{seed}": path for seed in facts["seeds"] if (path := curve_file(results, run, seed))}
+        if svg := learning_curves(run, {seed: read_curve(path) for seed, path in paths.items()}):
+            found.append({"run": run, "svg": svg, "seeds": len(paths)})
+    return found
+
+
+def curve_file(results: Path, run: str, seed: int) -> Path | None:
+    """The curve of a finished training, or the latest of one that goes on or was broken off."""
+    states = [
+        p for p in results.glob(f"state/{run}-s{seed}-*/metrics.jsonl") if re.fullmatch(rf"{run}-s{seed}-[0-9a-f]{{12}}", p.parent.name)
+    ]
+    done = results / run / f"s{seed}" / "metrics.jsonl"
+    return done if done.is_file() else max(states, key=lambda p: p.stat().st_mtime, default=None)
+
+
+def read_curve(path: Path) -> dict[str, list[float]]:
+    """metrics.jsonl as columns, NaN where a line lacks a quantity; a line that was cut off while it was written is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    names = dict.fromkeys(name for line in lines for name in line)
+    return {name: [line.get(name, float("nan")) for line in lines] for name in names}
+
+
+# -- pictures --------------------------------------------------------------------------------------------------------
+
+
+def features(folders: Mapping[str, Path]) -> dict[str, Any] | None:
+    """What gallery.py drew, a line for each run; None where it drew nothing."""
+    found = {run: read_json(folder / "features.json") for run, folder in folders.items() if (folder / "features.json").is_file()}
+    shown = {run: facts for run, facts in found.items() if facts["images"]}
+    if not shown:
+        return None
+    first = next(iter(shown))
+    images = [f"{image['source']}, picture {image['number']}" for image in shown[first]["images"]]
+    rows = {run: [_components(run, folders[run], i, facts) for i in range(len(facts["images"]))] for run, facts in shown.items()}
+    attention = {run: embedded(f"attention of {run}'s heads", folders[run] / "features" / "attention_0.png") for run in shown}
+    nearest = [run for run, facts in shown.items() if facts["nearest"]]
+    return {
+        "images": [embedded(name, folders[first] / "features" / f"image_{i}.png") for i, name in enumerate(images)],
+        "components": rows,
+        "attention": attention,
+        "nearest": {run: embedded(f"nearest patches before and after {run}", folders[run] / "features" / "nearest.png") for run in nearest},
+    }
+
+
+def _components(run: str, folder: Path, i: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+    image = facts["images"][i]
+    share = 100 * sum(image["variance"])
+    picture = embedded(
+        f"principal components of {run} for {image['source']}, picture {image['number']}", folder / "features" / f"pca_{i}.png"
+    )
+    return {**picture, "note": f"{share:.0f} % of the variance"}
+
+
+CAPTIONS = {
+    "objects": "Objects that the first attention heads discover in a clip's first frame, and where they are tracked to; a colour is an object.",
+    "prototypes": "Prototypes of the first frame's patches as assigned, and as propagated to the later frames; a colour is a prototype.",
+}
+
+
+def learnt(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """The methods' own pictures of finished trainings."""
+    pictures = [(run, path) for run, folder in folders.items() for path in sorted((folder / "training").glob("*.png"))]
+    return [{**embedded(f"{run}, training: {path.stem}", path), "note": CAPTIONS.get(path.stem, "")} for run, path in pictures]
+
+
+def predictions(plan: Plan, folders: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """The evaluations' pictures: those of all runs side by side."""
+    found = []
+    for evaluation in plan["evaluations"]:
+        names: dict[str, dict[str, Path]] = defaultdict(dict)
+        for run, folder in folders.items():
+            for path in sorted((folder / evaluation).glob("*.png")):
+                names[path.stem][run] = path
+        shown = sorted(names)[:OF_EVALUATION]
+        groups = [
+            {"name": name, "pictures": [embedded(f"{run}, {evaluation}: {name}", path) for run, path in names[name].items()]}
+            for name in shown
+        ]
+        if groups:
+            found.append({"evaluation": evaluation, "groups": groups, "more": len(names) - len(shown)})
+    return found
+
+
+def embedded(title: str, path: Path) -> dict[str, Any]:
+    """A picture as a data address, reduced to what a page can show."""
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+    if path.stat().st_size <= SMALL and picture.width <= WIDTH and path.suffix == ".png":
+        kind, content = "png", path.read_bytes()
+    else:
+        picture.thumbnail((WIDTH, WIDTH * 4))
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=85, method=4)
+        kind, content = "webp", buffer.getvalue()
+    data = Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
+    return {"title": title, "data": data, "width": picture.width, "height": picture.height}
