@@ -20,9 +20,9 @@ from densewalk.evals import ade20k
 from densewalk.evals.base import Job
 from densewalk.mmlab import runner, segmentation
 from densewalk.mmlab.data import SeededDataset
+from densewalk.published import published_numbers
 from densewalk.settings.ade20k import Ade20kLinearSettings, Ade20kUpernetSettings
 from densewalk.settings.segmentation import SegmentationLinearSettings, SegmentationUpernetSettings
-from densewalk.published import published_numbers
 from tests.helpers import shared
 from tests.mmdata import backbone_file, write_ade
 

@@ -14,8 +14,8 @@ from densewalk.errors import UserError
 from densewalk.evals import coco
 from densewalk.evals.base import Job
 from densewalk.mmlab import detection, runner
-from densewalk.settings.coco import CocoSettings
 from densewalk.published import published_numbers
+from densewalk.settings.coco import CocoSettings
 from tests.helpers import shared
 from tests.mmdata import CATEGORIES, backbone_file, write_coco
 

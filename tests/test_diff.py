@@ -54,7 +54,13 @@ def test_a_changed_setting_is_named_down_the_chain(tmp_path, capsys):
     assert main(["diff", str(a), str(b), "--csv", str(tmp_path / "changes.csv")]) == 1
     assert "davis   dora seed 0   J   59.00 -> 58.50 (-0.50)\n    the run: settings.lr: 0.1 -> 0.2\n" in capsys.readouterr().out
     table = read_table(tmp_path / "changes.csv")
-    assert table.iloc[1][["change", "run", "before", "after", "difference"]].tolist() == ["changed", "neco", "59.000000", "58.500000", "-0.50"]
+    assert table.iloc[1][["change", "run", "before", "after", "difference"]].tolist() == [
+        "changed",
+        "neco",
+        "59.000000",
+        "58.500000",
+        "-0.50",
+    ]
 
 
 @pytest.mark.parametrize(

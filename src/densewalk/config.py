@@ -427,7 +427,7 @@ class Study(Settings):
 
     def picture_sources(self) -> list[str]:
         """The data whose pictures are shown; empty where none are."""
-        pictured = [n for n in (*self.videos, *(n for n, i in self.images.items() if i.layout == "pictures"))]
+        pictured = [*self.videos, *(n for n, i in self.images.items() if i.layout == "pictures")]
         chosen = self.pictures.sources if self.pictures.sources is not None else pictured
         return chosen if self.pictures.images else []
 

@@ -68,7 +68,7 @@ def compare(before: Path, after: Path) -> Comparison:
                 continue
             kind = "changed" if all(known) else "appeared" if known[1] else "vanished"
             why = tuple(reasons(a, b, before, after)) if why is None and a and b else why
-            changes.append(Change(kind, *key, metric, *values, why or ()))
+            changes.append(Change(kind, *key, metric, values[0], values[1], why or ()))
     return Comparison(changes, equal)
 
 

@@ -83,7 +83,11 @@ def _class_chart(evaluation: str, runs: Mapping[str, Sequence[Mapping[str, float
     note = f"The {CLASSES} of {len(best)} classes with the largest values. " if len(best) > CLASSES else ""
     note += f"The first {RUNS} of {len(runs)} runs. " if len(runs) > RUNS else ""
     svg = class_values(f"IoU, {evaluation}", classes, {run: [m.get(c) for c in classes] for run, m in means.items()})
-    return {"title": f"IoU by class, {evaluation}", "svg": svg, "note": f"{note}Mean over seeds, in percent; a class that does not occur has none."}
+    return {
+        "title": f"IoU by class, {evaluation}",
+        "svg": svg,
+        "note": f"{note}Mean over seeds, in percent; a class that does not occur has none.",
+    }
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -103,7 +107,9 @@ def curves(plan: Plan, results: Path) -> list[dict[str, Any]]:
 
 def curve_file(results: Path, run: str, seed: int) -> Path | None:
     """The curve of a finished training, or the latest of one that goes on or was broken off."""
-    states = [p for p in results.glob(f"state/{run}-s{seed}-*/metrics.jsonl") if re.fullmatch(rf"{run}-s{seed}-[0-9a-f]{{12}}", p.parent.name)]
+    states = [
+        p for p in results.glob(f"state/{run}-s{seed}-*/metrics.jsonl") if re.fullmatch(rf"{run}-s{seed}-[0-9a-f]{{12}}", p.parent.name)
+    ]
     done = results / run / f"s{seed}" / "metrics.jsonl"
     return done if done.is_file() else max(states, key=lambda p: p.stat().st_mtime, default=None)
 
@@ -145,12 +151,14 @@ def features(folders: Mapping[str, Path]) -> dict[str, Any] | None:
 def _components(run: str, folder: Path, i: int, facts: Mapping[str, Any]) -> dict[str, Any]:
     image = facts["images"][i]
     share = 100 * sum(image["variance"])
-    picture = embedded(f"principal components of {run} for {image['source']}, picture {image['number']}", folder / "features" / f"pca_{i}.png")
+    picture = embedded(
+        f"principal components of {run} for {image['source']}, picture {image['number']}", folder / "features" / f"pca_{i}.png"
+    )
     return {**picture, "note": f"{share:.0f} % of the variance"}
 
 
 CAPTIONS = {
-    "objects": "Objects that the first attention heads discover in a clip's first frame, and where they are tracked to; a colour is an object.",
+    "objects": "Objects that the first attention heads discover in a clip's first frame, tracked through it; a colour is an object.",
     "prototypes": "Prototypes of the first frame's patches as assigned, and as propagated to the later frames; a colour is a prototype.",
 }
 
@@ -171,7 +179,8 @@ def predictions(plan: Plan, folders: Mapping[str, Path]) -> list[dict[str, Any]]
                 names[path.stem][run] = path
         shown = sorted(names)[:OF_EVALUATION]
         groups = [
-            {"name": name, "pictures": [embedded(f"{run}, {evaluation}: {name}", path) for run, path in names[name].items()]} for name in shown
+            {"name": name, "pictures": [embedded(f"{run}, {evaluation}: {name}", path) for run, path in names[name].items()]}
+            for name in shown
         ]
         if groups:
             found.append({"evaluation": evaluation, "groups": groups, "more": len(names) - len(shown)})
@@ -189,5 +198,5 @@ def embedded(title: str, path: Path) -> dict[str, Any]:
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=85, method=4)
         kind, content = "webp", buffer.getvalue()
-    data = Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")  # noqa: S704 base64 alone
+    data = Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
     return {"title": title, "data": data, "width": picture.width, "height": picture.height}

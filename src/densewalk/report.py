@@ -82,7 +82,10 @@ def _template(name: str) -> str:
 def expected(plan: Plan, results: Path) -> list[Path]:
     """The result records of the plan, in its order."""
     return [
-        results / run / f"s{seed}" / f"{name}.json" for run, facts in plan["runs"].items() for seed in facts["seeds"] for name in wanted(plan, run)
+        results / run / f"s{seed}" / f"{name}.json"
+        for run, facts in plan["runs"].items()
+        for seed in facts["seeds"]
+        for name in wanted(plan, run)
     ]
 
 
@@ -106,7 +109,9 @@ def incomplete(plan: Plan, missing: Sequence[Gap]) -> dict[str, str]:
         own = [g for g in missing if g.run == run]
         trainings = [g for g in own if g.evaluation is None]
         shown = trainings or own
-        texts[run] = f"{shown[0].state}: {len(shown)} of {len(plan['runs'][run]['seeds'])} seeds" if trainings else f"{len(own)} results missing"
+        texts[run] = (
+            f"{shown[0].state}: {len(shown)} of {len(plan['runs'][run]['seeds'])} seeds" if trainings else f"{len(own)} results missing"
+        )
     return texts
 
 

@@ -97,7 +97,21 @@ def read_table(path: Path) -> pd.DataFrame:
 
 REQUIRED = {
     *("run", "seed", "method", "init", "arch", "compat", "task", "evaluation", "dataset", "protocol", "published_protocol", "version"),
-    *("metrics", "n", "unit", "config_hash", "run_hash", "commit", "dirty", "seconds", "peak_rss_mib", "device", "versions", "training", "init_kind"),
+    *(
+        "metrics",
+        "n",
+        "unit",
+        "config_hash",
+        "run_hash",
+        "commit",
+        "dirty",
+        "seconds",
+        "peak_rss_mib",
+        "device",
+        "versions",
+        "training",
+        "init_kind",
+    ),
 }
 
 
