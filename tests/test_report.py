@@ -1,13 +1,16 @@
 """The report page: complete, self-contained, and honest about what is missing."""
 
 import json
+import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from densewalk.exhibits import read_curve
+from densewalk.figures import COLOURS
 from densewalk.report import report
 from tests.test_tables import DINO, TRAINED, record
 
@@ -191,3 +194,26 @@ def test_a_curve_that_is_still_being_written(tmp_path):
     curve = read_curve(path)
     assert curve["loss"] == [1.0, 0.5]
     np.testing.assert_equal(curve["extra"], [float("nan"), 2.0])
+
+
+def luminance(colour):
+    """Relative luminance of #rrggbb by WCAG 2."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(a, b):
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_text_stands_out_from_its_paper():
+    css = files("densewalk").joinpath("templates/report.css").read_text()
+    themes = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block)) for block in re.findall(r":root \{([^}]*)\}", css)]
+    assert len(themes) == 3  # light, dark, print
+    for theme in themes:
+        theme = {**themes[0], **theme}
+        pairs = [(ink, paper) for ink in ("ink", "faint", "accent") for paper in ("paper", "wash")] + [("warn-ink", "warn")]
+        assert all(contrast(theme[ink], theme[paper]) >= 4.5 for ink, paper in pairs)
+    assert all(contrast(colour, themes[i]["paper"]) >= 3 for colour in COLOURS for i in (0, 1))
