@@ -31,6 +31,7 @@ rule all:
     input:
         "results/report.html",
         "results/tables/all.csv",
+        "results/tables/cost.csv",
         collect("results/tables/{table}.csv", table=STUDY.task_tables),
 
 

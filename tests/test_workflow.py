@@ -67,7 +67,8 @@ def test_a_changed_hyperparameter_reruns_its_descendants_only(study):
         "results/dora/s0/backbone.safetensors",
         "results/neco_dora/s0/backbone.safetensors",
         *(f"results/{run}/s0/{evaluation}.json" for run in ("dora", "neco_dora") for evaluation in ("davis", "incontext")),
-        *(f"results/tables/{table}.csv" for table in ("davis", "incontext", "all")),
+        *(f"results/{run}/s0/features.json" for run in ("dora", "neco_dora")),
+        *(f"results/tables/{table}.csv" for table in ("davis", "incontext", "all", "cost")),
         "results/report.html",
     }
 

@@ -158,7 +158,7 @@ def _components(run: str, folder: Path, i: int, facts: Mapping[str, Any]) -> dic
 
 
 CAPTIONS = {
-    "objects": "Objects that the first attention heads discover in a clip's first frame, and where they are tracked to; a colour is an object.",
+    "objects": "Objects that the first attention heads discover in a clip's first frame, tracked through it; a colour is an object.",
     "prototypes": "Prototypes of the first frame's patches as assigned, and as propagated to the later frames; a colour is a prototype.",
 }
 

@@ -168,9 +168,18 @@ def records_of(table):
     return [
         f"results/{run}/s{seed}/{evaluation}.json"
         for run, seed, evaluation in STUDY.evaluation_jobs()
-        if table == "all" or STUDY.evaluations[evaluation].settings.TASK == table
+        if table in ("all", "cost")
+        or STUDY.evaluations[evaluation].settings.TASK == table
     ]
 
 
 def table_records(wildcards):
     return records_of(wildcards.table)
+
+
+# pictures of each run's first seed
+features_wanted = (
+    [f"results/{run}/s{r.seeds[0]}/features.json" for run, r in STUDY.runs.items()]
+    if STUDY.picture_sources()
+    else []
+)

@@ -1,31 +1,67 @@
-# result records -> tables and the report
+# result records -> tables, pictures of features, the page
 
 
 rule table:
     input:
         table_records,
     output:
-        "results/tables/{table}.csv",
+        report(
+            "results/tables/{table}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+        "results/tables/{table}.md",
+        "results/tables/{table}.tex",
     log:
         "results/logs/tables/{table}.log",
     wildcard_constraints:
-        table=only(["all", *STUDY.task_tables]),
+        table=only(["all", "cost", *STUDY.task_tables]),
     conda:
         "../../envs/main.yaml"
     shell:
-        "densewalk tables --table {wildcards.table} --out {output} {input} 2> {log}"
+        "densewalk tables --table {wildcards.table} --out {output[0]} {input} 2> {log}"
+
+
+rule features:
+    input:
+        backbone="results/{run}/s{seed}/backbone.safetensors",
+        init=run_init,
+        data=collect("results/data/{name}.json", name=STUDY.picture_sources()),
+    output:
+        "results/{run}/s{seed}/features.json",
+    log:
+        "results/logs/{run}/s{seed}/features.log",
+    conda:
+        "../../envs/main.yaml"
+    params:
+        spec=run_spec,
+        init=init_option,
+        settings=STUDY.pictures.model_dump_json(),
+    shell:
+        "densewalk features --spec {params.spec:q} {params.init} --backbone {input.backbone} --data {input.data}"
+        " --settings {params.settings:q} --out {output} --threads {threads} 2> {log}"
 
 
 rule report:
     input:
-        collect("results/tables/{table}.csv", table=["all", *STUDY.task_tables]),
+        collect("results/tables/{table}.csv", table=["all", "cost", *STUDY.task_tables]),
+        features_wanted,
     output:
-        "results/report.html",
+        report("results/report.html", caption="../report/page.rst", category="Page"),
     log:
         "results/logs/report.log",
     conda:
         "../../envs/main.yaml"
     params:
-        title=STUDY.study,
+        plan=json.dumps(STUDY.plan()),
     shell:
-        "densewalk report --title {params.title:q} --results results --out {output} 2> {log}"
+        "densewalk report --plan {params.plan:q} --results results --out {output} 2> {log}"
+
+
+# a page that says what is missing
+onerror:
+    shell(
+        "densewalk report --plan {plan:q} --results results --out results/report.html || true",
+        plan=json.dumps(STUDY.plan()),
+    )
