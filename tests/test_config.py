@@ -65,7 +65,7 @@ def test_every_key_is_described():
     [
         (changed(runs__dora__settings__stepz=3), "runs.dora.dora.settings.stepz"),
         (changed(runs__dora__settings__epochs=3), "exactly one of epochs and steps"),
-        (changed(runs__dora__data=["venice"]), "'venice' is neither a video nor an image folder; allowed: walk, coco"),
+        (changed(runs__dora__data=["venice"]), "'venice' is no video, image folder or curation; allowed: walk, coco"),
         (changed(runs__dora__init="start"), "runs.dora.arch: give it exactly where init is random"),
         (changed(runs__start__arch=None), "runs.start.arch"),
         (changed(runs__start__seeds=[1, 1]), "seed twice"),
