@@ -2,6 +2,7 @@
 
 densewalk check config.yaml                        # what is wrong with a study, without starting anything
 densewalk status config.yaml                       # how far it is, when it ends, what it has cost
+densewalk checkpoints                              # the public backbones that a run's `init` may name
 densewalk probe walk.mp4                           # codec, size, frame rate, length of a video
 densewalk train --spec JSON --state DIR --out DIR [--init FILE] [--data RECEIPT ...]
 densewalk evaluate --spec JSON --backbone FILE --state DIR --out FILE
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--results", type=Path, help="folder of results (default: results/ where you are, as for Snakemake)", default=Path("results")
     )
+    _command(commands, "checkpoints", checkpoints, "list the public backbones")
     _command(commands, "schema", schema, "print the configuration's JSON schema")
     p = _command(commands, "probe", probe, "describe a video file")
     p.add_argument("video", type=Path)
@@ -123,6 +125,13 @@ def status(args: argparse.Namespace) -> None:
     from densewalk.status import table
 
     print(table(list(look(load_study(args.config), args.results))))
+
+
+def checkpoints(_args: argparse.Namespace) -> None:
+    """Print the public checkpoints."""
+    from densewalk.settings.checkpoints import listing
+
+    print(listing())
 
 
 def schema(_args: argparse.Namespace) -> None:
