@@ -1,10 +1,12 @@
 import fcntl
 import hashlib
+import json
 import random
 
 import pytest
 
 from densewalk import download
+from densewalk.__main__ import main
 from densewalk.checkpoint import read_json
 from densewalk.download import fetch, receipt_path
 from densewalk.errors import UserError
@@ -165,3 +167,22 @@ def test_a_full_disk_is_said_before(tmp_path, files, monkeypatch):
     with pytest.raises(UserError, match="has 1000 bytes free, 3000000 are needed; to do: make room"):
         fetch(files.url("w.pth"), tmp_path / "w.pth")
     assert names(tmp_path) == []
+
+
+def test_the_command_fetches_what_can_be_fetched_and_says_what_not(tmp_path, files, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(tmp_path)
+    checkpoints = {
+        "good": {"file": "c/good.pth", "arch": "vit_nano_patch16", "url": files.url("w.pth"), "sha256": SHA},
+        "unknown": {"file": "c/unknown.pth", "arch": "vit_nano_patch16"},
+    }
+    runs = {"a": {"method": "none", "init": "good"}, "b": {"method": "none", "init": "ibot_vits16"}}
+    (tmp_path / "config.yaml").write_text(json.dumps({"study": "s", "checkpoints": checkpoints, "runs": runs}))
+    assert main(["fetch", "--config", "config.yaml"]) == UserError.exit_status
+    assert capsys.readouterr().out == f"c/good.pth  sha256 {SHA}\n"
+    assert (tmp_path / "c" / "good.pth").read_bytes() == BODY
+    assert "unknown cannot be downloaded by itself: nothing says where it comes from; to do: save it as c/unknown.pth" in caplog.text
+    assert "ibot_vits16 cannot be downloaded by itself: open https://drive.google.com" in caplog.text
+    assert "to do: save it as checkpoints/ibot_vits16.pth" in caplog.text
+    assert "not fetched: unknown, ibot_vits16" in caplog.text
+    assert main(["fetch", "no_such"]) == UserError.exit_status
+    assert "no public checkpoint is called 'no_such'" in caplog.text

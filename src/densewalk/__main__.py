@@ -3,6 +3,7 @@
 densewalk check config.yaml                        # what is wrong with a study, without starting anything
 densewalk status config.yaml                       # how far it is, when it ends, what it has cost
 densewalk checkpoints                              # the public backbones that a run's `init` may name
+densewalk fetch dinov2_vits14_reg | --config FILE  # download public checkpoints, or all of a study's
 densewalk probe walk.mp4                           # codec, size, frame rate, length of a video
 densewalk train --spec JSON --state DIR --out DIR [--init FILE] [--data RECEIPT ...]
 densewalk evaluate --spec JSON --backbone FILE --state DIR --out FILE
@@ -50,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
         "--results", type=Path, help="folder of results (default: results/ where you are, as for Snakemake)", default=Path("results")
     )
     _command(commands, "checkpoints", checkpoints, "list the public backbones")
+    p = _command(commands, "fetch", fetch, "download checkpoints, resumed and checked")
+    p.add_argument("names", nargs="*", help="public checkpoints, or timm/ and a name of timm's")
+    p.add_argument("--config", type=Path, help="all checkpoints of this study")
     _command(commands, "schema", schema, "print the configuration's JSON schema")
     p = _command(commands, "probe", probe, "describe a video file")
     p.add_argument("video", type=Path)
@@ -132,6 +136,32 @@ def checkpoints(_args: argparse.Namespace) -> None:
     from densewalk.settings.checkpoints import listing
 
     print(listing())
+
+
+def fetch(args: argparse.Namespace) -> None:
+    """Download checkpoints, below the folder where you are, as Snakemake's jobs look for them."""
+    from densewalk.config import load_study
+    from densewalk.download import fetch_checkpoint
+    from densewalk.settings.checkpoints import Checkpoint, public_checkpoint
+
+    wanted = dict(load_study(args.config).checkpoints) if args.config else {}
+    for name in args.names:
+        try:
+            found = public_checkpoint(name)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if found is None:
+            raise UserError(f"no public checkpoint is called '{name}'", allowed="what `densewalk checkpoints` lists, or timm/NAME")
+        wanted[found[0]] = Checkpoint.model_validate(found[1])
+    problems = []
+    for name, checkpoint in wanted.items():
+        try:
+            print(f"{checkpoint.file}  sha256 {fetch_checkpoint(name, checkpoint)['sha256']}")
+        except UserError as error:  # the others are fetched all the same
+            log.error("error: %s", error)
+            problems.append(name)
+    if problems or not wanted:
+        raise UserError(f"not fetched: {', '.join(problems)}" if problems else "nothing to fetch", todo="see above, or name a checkpoint")
 
 
 def schema(_args: argparse.Namespace) -> None:

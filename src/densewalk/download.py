@@ -28,6 +28,7 @@ from densewalk.checkpoint import read_json, write_json
 from densewalk.errors import UserError
 from densewalk.progress import Progress, log
 from densewalk.provenance import file_sha256
+from densewalk.settings.checkpoints import Checkpoint, published
 
 PAUSES = (1.0, 4.0, 15.0, 30.0, 60.0)  # seconds before another try, as long as nothing new comes
 TIMEOUT = (20.0, 60.0)  # seconds for the connection, and between two pieces
@@ -90,6 +91,22 @@ def fetch(url: str, target: str | Path, *, sha256: str | None = None, md5: str |
         wanted.mark.unlink(missing_ok=True)
     log.info("%s: %d bytes, sha256 %s", wanted.target, receipt["bytes"], receipt["sha256"])
     return receipt
+
+
+def fetch_checkpoint(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Have a study's checkpoint, or a public one, at its place.
+
+    Raises:
+        UserError: see `fetch`; or only a person can get it, and the message says how.
+    """
+    public = published().get(name)
+    if public is not None and checkpoint.url not in (public.url, public.source):
+        public = None  # a study's own file of that name
+    by_hand = public is not None and public.manual is not None
+    if not Path(checkpoint.file).exists() and (by_hand or checkpoint.url is None):
+        way = public.manual if by_hand and public else "nothing says where it comes from"
+        raise UserError(f"{name} cannot be downloaded by itself: {way}", todo=f"save it as {checkpoint.file}")
+    return fetch(checkpoint.url or "", checkpoint.file, sha256=checkpoint.sha256, size=public.bytes if public else None)
 
 
 def verify(

@@ -49,7 +49,7 @@ class Checkpoint(Settings):
     """How position embeddings are resampled to other image sizes, where it is not the rule of the architecture's family: `offset`
     (DINO, iBOT, DINOv2), `antialias` (DINOv2 with registers, timm), `size` (MAE, MoCo-v3)."""
     url: str | None = None
-    """Where the file comes from; printed when it is missing."""
+    """Where the file comes from, or the page that says how to get it; `densewalk fetch` downloads it."""
     sha256: str | None = None
     """Checksum of the file; a file with another one is refused."""
     labels: Labels | None = None
