@@ -2,6 +2,7 @@
 
 densewalk check config.yaml                        # what is wrong with a study, without starting anything
 densewalk status config.yaml                       # how far it is, when it ends, what it has cost
+densewalk doctor --config config.yaml              # machine, data and checkpoints, before a GPU is asked for
 densewalk checkpoints                              # the public backbones that a run's `init` may name
 densewalk fetch dinov2_vits14_reg | --config FILE  # download public checkpoints, or all of a study's
 densewalk probe walk.mp4                           # codec, size, frame rate, length of a video
@@ -50,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--results", type=Path, help="folder of results (default: results/ where you are, as for Snakemake)", default=Path("results")
     )
+    p = _command(commands, "doctor", doctor, "look for what would stop a study")
+    p.add_argument("--config", type=Path, help="the study whose data and checkpoints are looked at, from the folder where you are")
+    p.add_argument("--slurm", action="store_true", help="look for Slurm's commands, too")
     _command(commands, "checkpoints", checkpoints, "list the public backbones")
     p = _command(commands, "fetch", fetch, "download checkpoints, resumed and checked")
     p.add_argument("names", nargs="*", help="public checkpoints, or timm/ and a name of timm's")
@@ -129,6 +133,17 @@ def status(args: argparse.Namespace) -> None:
     from densewalk.status import table
 
     print(table(list(look(load_study(args.config), args.results))))
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Print what is well and what is not; the exit status says whether anything is not."""
+    from densewalk.config import load_study
+    from densewalk.doctor import examine
+    from densewalk.doctor import table as findings_table
+
+    findings = examine(load_study(args.config) if args.config else None, slurm=args.slurm)
+    print(findings_table(findings))
+    return UserError.exit_status if any(finding.problem for finding in findings) else 0
 
 
 def checkpoints(_args: argparse.Namespace) -> None:
