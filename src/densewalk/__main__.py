@@ -3,6 +3,7 @@
 densewalk check config.yaml                        # what is wrong with a study, without starting anything
 densewalk status config.yaml                       # how far it is, when it ends, what it has cost
 densewalk doctor --config config.yaml              # machine, data and checkpoints, before a GPU is asked for
+densewalk data coco                                # download, unpack and check a data set, or say how to get it
 densewalk checkpoints                              # the public backbones that a run's `init` may name
 densewalk fetch dinov2_vits14_reg | --config FILE  # download public checkpoints, or all of a study's
 densewalk probe walk.mp4                           # codec, size, frame rate, length of a video
@@ -58,6 +59,13 @@ def parser() -> argparse.ArgumentParser:
     p = _command(commands, "fetch", fetch, "download checkpoints, resumed and checked")
     p.add_argument("names", nargs="*", help="public checkpoints, or timm/ and a name of timm's")
     p.add_argument("--config", type=Path, help="all checkpoints of this study")
+    p = _command(commands, "data", data, "download, unpack and check a data set")
+    p.add_argument("name", help="a name of datasets.yaml, e.g. coco, ade20k, davis, voc")
+    p.add_argument("--receipt", type=Path, help="default: results/data/sets/NAME.json")
+    p.add_argument("--video", help="walking_tours: the video's address, for yt-dlp")
+    p.add_argument("--name", dest="video_name", default="video", help="walking_tours: its name")
+    p.add_argument("--codec", default="avc1", help="walking_tours: avc1, vp9 or av01")
+    p.add_argument("--height", type=int, default=1080, help="walking_tours: lines, at most")
     _command(commands, "schema", schema, "print the configuration's JSON schema")
     p = _command(commands, "probe", probe, "describe a video file")
     p.add_argument("video", type=Path)
@@ -177,6 +185,18 @@ def fetch(args: argparse.Namespace) -> None:
             problems.append(name)
     if problems or not wanted:
         raise UserError(f"not fetched: {', '.join(problems)}" if problems else "nothing to fetch", todo="see above, or name a checkpoint")
+
+
+def data(args: argparse.Namespace) -> None:
+    """Have a data set, below the folder where you are."""
+    from densewalk.datasets import datasets, fetch_video, prepare
+
+    if args.video:
+        known = datasets()
+        target = Path(known["walking_tours"].folder) / f"{args.video_name}.mp4"
+        print(json.dumps(fetch_video(args.video, target, codec=args.codec, height=args.height), indent=2))
+        return
+    print(prepare(args.name, args.receipt or Path(f"results/data/sets/{args.name}.json")))
 
 
 def schema(_args: argparse.Namespace) -> None:

@@ -47,6 +47,8 @@ def unpack(archive: str | Path, folder: str | Path, *, largest: int = LARGEST) -
             replace another file; more than `largest` bytes, or no room. Nothing of the archive is in `folder` then.
     """
     archive, folder = Path(archive), Path(folder)
+    if not archive.is_file():
+        raise UserError(f"archive {archive} does not exist", todo="download it")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{archive.name}.", dir=folder) as temporary:
         try:
@@ -60,6 +62,8 @@ def unpack(archive: str | Path, folder: str | Path, *, largest: int = LARGEST) -
 def _extract(archive: Path, folder: Path, largest: int) -> None:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as content:
+            if content.infolist() and min(info.header_offset for info in content.infolist()):
+                raise zipfile.BadZipFile("it does not begin with its first file")  # cut behind an archive inside the archive
             members = [_zip_member(info) for info in content.infolist()]
             _require_harmless(members, archive, largest, folder)
             for info, member in zip(content.infolist(), members, strict=True):

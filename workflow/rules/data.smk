@@ -51,3 +51,31 @@ rule check_images:
         settings=settings_of("images"),
     shell:
         "densewalk check-images --settings {params.settings:q} --receipt {output} 2> {log}"
+
+
+# asked for by name: snakemake results/data/sets/coco.json, snakemake fetch
+localrules:
+    fetch,
+    dataset,
+
+
+rule dataset:
+    output:
+        "results/data/sets/{name}.json",
+    log:
+        "results/logs/data/sets/{name}.log",
+    conda:
+        "../../envs/main.yaml"
+    shell:
+        "densewalk data {wildcards.name} --receipt {output} 2> {log}"
+
+
+rule fetch:
+    log:
+        "results/logs/data/fetch.log",
+    conda:
+        "../../envs/main.yaml"
+    params:
+        config=workflow.configfiles[-1],
+    shell:
+        "densewalk fetch --config {params.config:q} 2> {log}"
