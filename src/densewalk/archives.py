@@ -61,14 +61,7 @@ def unpack(archive: str | Path, folder: str | Path, *, largest: int = LARGEST) -
 
 def _extract(archive: Path, folder: Path, largest: int) -> None:
     if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as content:
-            if content.infolist() and min(info.header_offset for info in content.infolist()):
-                raise zipfile.BadZipFile("it does not begin with its first file")  # cut behind an archive inside the archive
-            members = [_zip_member(info) for info in content.infolist()]
-            _require_harmless(members, archive, largest, folder)
-            for info, member in zip(content.infolist(), members, strict=True):
-                if not _passed_over(member):
-                    content.extract(info, folder)
+        _extract_zip(archive, folder, largest)
         return
     with tarfile.open(archive) as content:
         infos = content.getmembers()
@@ -78,6 +71,18 @@ def _extract(archive: Path, folder: Path, largest: int) -> None:
         content.extractall(folder, [info for info, m in zip(infos, members, strict=True) if not _passed_over(m)], filter="data")
         while content.fileobj is not None and content.fileobj.read(1 << 20):  # a compressed stream has its checksum at its end
             pass
+
+
+def _extract_zip(archive: Path, folder: Path, largest: int) -> None:
+    with zipfile.ZipFile(archive) as content:
+        infos = content.infolist()
+        if min((info.header_offset for info in infos), default=0) > 0:
+            raise zipfile.BadZipFile("it does not begin with its first file")  # cut behind an archive inside the archive
+        members = [_zip_member(info) for info in infos]
+        _require_harmless(members, archive, largest, folder)
+        for info, member in zip(infos, members, strict=True):
+            if not _passed_over(member):
+                content.extract(info, folder)
 
 
 def _zip_member(info: zipfile.ZipInfo) -> Member:
