@@ -15,6 +15,7 @@ class Files:
         self.cuts: list[int] = []
         self.failures: list[int] = []
         self.resumes, self.tagged = True, True
+        self.tag: str | None = None  # one for all files, as some servers have
         self.kind = "application/octet-stream"
         self.requests: list[tuple[str, str | None]] = []
         self.address = ""
@@ -41,7 +42,7 @@ def handler(files: Files) -> type[BaseHTTPRequestHandler]:
                 self.send_error(404)
                 return
             body = files.content[path]
-            tag = f'"{hash(body)}"'
+            tag = files.tag or f'"{hash(body)}"'
             start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and files.resumes and self.headers.get("If-Range") == tag else 0
             if start and start >= len(body):
                 self.send_error(416)

@@ -74,6 +74,15 @@ def test_a_file_that_was_replaced_meanwhile_begins_anew(tmp_path, files):
     assert (tmp_path / "w.pth").read_bytes() == bytes(len(BODY))
 
 
+def test_a_part_of_another_address_is_not_gone_on_with(tmp_path, files):
+    files.content["v.pth"], files.tag = bytes(len(BODY)), '"v1"'
+    files.cuts = [11 * PIECE, 0, 0, 0]
+    with pytest.raises(UserError):
+        fetch(files.url("w.pth"), tmp_path / "w.pth")
+    fetch(files.url("v.pth"), tmp_path / "w.pth")
+    assert (tmp_path / "w.pth").read_bytes() == bytes(len(BODY))
+
+
 @pytest.mark.parametrize("lack", ["resumes", "tagged"])
 def test_a_server_that_cannot_resume_safely_is_asked_for_the_whole(tmp_path, files, lack):
     setattr(files, lack, False)
