@@ -1,4 +1,4 @@
-"""Random files in the official layouts of DINO and DINOv2, and their forward pass written from the architecture alone, in float64."""
+"""Random files in the layouts of DINO, DINOv2 and Franca, and their forward pass written from the architecture alone, in float64."""
 
 import math
 
@@ -15,6 +15,8 @@ def official_weights(arch: Architecture, seed: int = 0) -> dict[str, Tensor]:
     if arch.registers:
         weights["register_tokens"] = weights.pop("reg_token")
         weights["pos_embed"] = torch.randn(1, 1 + (arch.image // arch.patch) ** 2, arch.dim, generator=generator) * 0.2
+    if arch.swiglu:
+        weights = {k.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): v for k, v in weights.items()}
     if arch.layer_scale:
         weights["mask_token"] = torch.zeros(1, arch.dim)
     return weights
@@ -62,9 +64,13 @@ def official_tokens(weights: dict[str, Tensor], images: Tensor, arch: Architectu
         attention = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
         y = linear((attention @ v).transpose(1, 2).flatten(2), f"blocks.{b}.attn.proj")
         x = x + y * w.get(f"blocks.{b}.ls1.gamma", 1.0)
-        hidden = linear(norm(x, f"blocks.{b}.norm2"), f"blocks.{b}.mlp.fc1")
-        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-        x = x + linear(hidden, f"blocks.{b}.mlp.fc2") * w.get(f"blocks.{b}.ls2.gamma", 1.0)
+        if f"blocks.{b}.mlp.w12.weight" in w:
+            gate, value = linear(norm(x, f"blocks.{b}.norm2"), f"blocks.{b}.mlp.w12").chunk(2, dim=-1)
+            y = linear(gate / (1 + torch.exp(-gate)) * value, f"blocks.{b}.mlp.w3")
+        else:
+            hidden = linear(norm(x, f"blocks.{b}.norm2"), f"blocks.{b}.mlp.fc1")
+            y = linear(hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))), f"blocks.{b}.mlp.fc2")
+        x = x + y * w.get(f"blocks.{b}.ls2.gamma", 1.0)
         normalised = norm_all if norm_all is not None else b == depth - 1
         levels.append(norm(x, "norm") if normalised else x)
     return levels

@@ -1,8 +1,16 @@
 """What a training job leaves behind beside the backbone."""
 
+import json
+
+import pytest
+import timm
 import torch
+from safetensors.torch import load_file
 
 from densewalk import jobs
+from densewalk.backbone import Architecture
+from densewalk.settings.execution import Execution
+from tests.official import official_weights
 from tests.toy import Noise, Toy
 
 
@@ -25,3 +33,17 @@ def test_pictures_replace_those_of_an_earlier_training(tmp_path):
 def test_most_methods_have_no_pictures(tmp_path):
     jobs.draw(Toy(1), Noise(), tmp_path / "training")
     assert not (tmp_path / "training").exists()
+
+
+@pytest.mark.parametrize("arch", ["vit_nano_patch16", "vit_nano_patch14_reg4_swiglu"])
+def test_the_card_says_what_was_loaded_and_how_to_load_the_result(tmp_path, arch):
+    torch.save({"teacher": official_weights(Architecture.named(arch)), "epoch": 3}, tmp_path / "weights.pth")
+    spec = {"run": "r", "seed": 0, "method": "none", "arch": arch, "init": {"kind": "checkpoint", "name": "w", "file": "weights.pth"}}
+    jobs.run(spec, tmp_path / "weights.pth", [], tmp_path / "state", tmp_path / "out", Execution())
+    card = (tmp_path / "out" / "card.md").read_text()
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert "tensors of network teacher taken" in record["loaded"]
+    assert f"Initial weights: {record['loaded']}." in card
+    constructor = next(line for line in card.splitlines() if line.startswith("model = ")).removeprefix("model = ")
+    model = eval(constructor, {"timm": timm, "torch": torch})
+    model.load_state_dict(load_file(tmp_path / "out" / "backbone.safetensors"))

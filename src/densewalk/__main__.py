@@ -2,6 +2,10 @@
 
 densewalk check config.yaml                        # what is wrong with a study, without starting anything
 densewalk status config.yaml                       # how far it is, when it ends, what it has cost
+densewalk doctor --config config.yaml              # machine, data and checkpoints, before a GPU is asked for
+densewalk data coco                                # download, unpack and check a data set, or say how to get it
+densewalk checkpoints                              # the public backbones that a run's `init` may name
+densewalk fetch dinov2_vits14_reg | --config FILE  # download public checkpoints, or all of a study's
 densewalk probe walk.mp4                           # codec, size, frame rate, length of a video
 densewalk add-video walk.mp4 --out study.yaml      # what is usable in it, a contact sheet, a study to begin with
 densewalk train --spec JSON --state DIR --out DIR [--init FILE] [--data RECEIPT ...]
@@ -50,6 +54,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--results", type=Path, help="folder of results (default: results/ where you are, as for Snakemake)", default=Path("results")
     )
+    p = _command(commands, "doctor", doctor, "look for what would stop a study")
+    p.add_argument("--config", type=Path, help="the study whose data and checkpoints are looked at, from the folder where you are")
+    p.add_argument("--slurm", action="store_true", help="look for Slurm's commands, too")
+    _command(commands, "checkpoints", checkpoints, "list the public backbones")
+    p = _command(commands, "fetch", fetch, "download checkpoints, resumed and checked")
+    p.add_argument("names", nargs="*", help="public checkpoints, or timm/ and a name of timm's")
+    p.add_argument("--config", type=Path, help="all checkpoints of this study")
+    p = _command(commands, "data", data, "download, unpack and check a data set")
+    p.add_argument("name", help="a name of datasets.yaml, e.g. coco, ade20k, davis, voc")
+    p.add_argument("--receipt", type=Path, help="default: results/data/sets/NAME.json")
+    p.add_argument("--video", help="walking_tours: the video's address, for yt-dlp")
+    p.add_argument("--name", dest="video_name", default="video", help="walking_tours: its name")
+    p.add_argument("--codec", default="avc1", help="walking_tours: avc1, vp9 or av01")
+    p.add_argument("--height", type=int, default=1080, help="walking_tours: lines, at most")
     _command(commands, "schema", schema, "print the configuration's JSON schema")
     p = _command(commands, "probe", probe, "describe a video file")
     p.add_argument("video", type=Path)
@@ -157,6 +175,62 @@ def status(args: argparse.Namespace) -> None:
     from densewalk.status import table
 
     print(table(list(look(load_study(args.config), args.results))))
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Print what is well and what is not; the exit status says whether anything is not."""
+    from densewalk.config import load_study
+    from densewalk.doctor import examine
+    from densewalk.doctor import table as findings_table
+
+    findings = examine(load_study(args.config) if args.config else None, slurm=args.slurm)
+    print(findings_table(findings))
+    return UserError.exit_status if any(finding.problem for finding in findings) else 0
+
+
+def checkpoints(_args: argparse.Namespace) -> None:
+    """Print the public checkpoints."""
+    from densewalk.settings.checkpoints import listing
+
+    print(listing())
+
+
+def fetch(args: argparse.Namespace) -> None:
+    """Download checkpoints, below the folder where you are, as Snakemake's jobs look for them."""
+    from densewalk.config import load_study
+    from densewalk.download import fetch_checkpoint
+    from densewalk.settings.checkpoints import Checkpoint, public_checkpoint
+
+    wanted = dict(load_study(args.config).checkpoints) if args.config else {}
+    for name in args.names:
+        try:
+            found = public_checkpoint(name)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if found is None:
+            raise UserError(f"no public checkpoint is called '{name}'", allowed="what `densewalk checkpoints` lists, or timm/NAME")
+        wanted[found[0]] = Checkpoint.model_validate(found[1])
+    problems = []
+    for name, checkpoint in wanted.items():
+        try:
+            print(f"{checkpoint.file}  sha256 {fetch_checkpoint(name, checkpoint)['sha256']}")
+        except UserError as error:  # the others are fetched all the same
+            log.error("error: %s", error)
+            problems.append(name)
+    if problems or not wanted:
+        raise UserError(f"not fetched: {', '.join(problems)}" if problems else "nothing to fetch", todo="see above, or name a checkpoint")
+
+
+def data(args: argparse.Namespace) -> None:
+    """Have a data set, below the folder where you are."""
+    from densewalk.datasets import datasets, fetch_video, prepare
+
+    if args.video:
+        known = datasets()
+        target = Path(known["walking_tours"].folder) / f"{args.video_name}.mp4"
+        print(json.dumps(fetch_video(args.video, target, codec=args.codec, height=args.height), indent=2))
+        return
+    print(prepare(args.name, args.receipt or Path(f"results/data/sets/{args.name}.json")))
 
 
 def schema(_args: argparse.Namespace) -> None:

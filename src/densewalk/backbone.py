@@ -1,26 +1,31 @@
 """Vision transformers: the only door to timm.
 
     backbone = create("vit_small_patch16", seed=0)              # random weights
-    backbone = load("backbone.safetensors")                     # anything this project, timm, DINO or DINOv2 wrote
+    backbone = load("backbone.safetensors")                     # anything this project, timm or a family of checkpoints.yaml wrote
+    print(backbone.report)                                      # what was taken from the file, what was not
     tokens = backbone.tokens(images)                            # CLS, registers, patches after the final norm
     features = backbone.dense(images)                           # [batch, dim, height / patch, width / patch]
 
-Architectures are named `vit_{size}_patch{8,14,16}[_reg4]`. Patch 14 means DINOv2's family: LayerScale and position
-embeddings of 37 x 37 patches (518 px); the others have 224 px embeddings. `nano` and `micro` exist for tests and the demo.
+Architectures are named `vit_{size}_patch{8,14,16}[_reg4][_swiglu]`. Patch 14 means DINOv2's family: LayerScale and position
+embeddings of 37 x 37 patches (518 px), but for MAE's `huge`; the others have 224 px embeddings. A file whose table of positions has
+another size is taken as it is. `small12` is MoCo-v3's and SLIP's small one with 12 heads, `giant` DINOv2's. `nano` and `micro`
+exist for tests and the demo. `timm/NAME` is the network that timm calls NAME, where it is a plain vision transformer.
 """
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import timm
 import torch
 from jaxtyping import Bool, Float
 from safetensors import safe_open
 from safetensors.torch import load_file
-from timm.layers import Mlp
+from timm.layers import Mlp, SwiGLUPacked
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +33,7 @@ from torch.utils.checkpoint import checkpoint
 
 from densewalk.blocks import Through, through
 from densewalk.errors import UserError
+from densewalk.settings.checkpoints import IMAGENET_MEAN, IMAGENET_STD
 
 Interpolation = Literal["offset", "antialias", "size"]
 
@@ -37,12 +43,17 @@ SIZES = {
     "micro": (96, 4, 6),
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
+    "small12": (384, 12, 12),
     "base": (768, 12, 12),
     "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
+    "giant": (1536, 40, 24),
 }
-# parts beside a backbone's own in a file: classifiers, projection heads (NeCo, Leopart) and prototypes (Leopart)
-HEADS = {"head", "projection_head", "prototypes"}
-_NAME = re.compile(r"vit_(?P<size>[a-z]+)_patch(?P<patch>8|14|16)(?P<reg>_reg4)?")
+# parts beside a backbone's own in a file: classifiers, projection heads (NeCo, Leopart, DINOv2, Franca), prototypes (Leopart), what
+# stands for masked patches (DINOv2, iBOT) and decoders (MAE)
+HEADS = {"head", "projection_head", "prototypes", "dino_head", "ibot_head", "rasa_head", "mask_token", "masked_embed"}
+HEADS |= {f"decoder_{part}" for part in ("embed", "blocks", "norm", "pred", "pos_embed")}
+_NAME = re.compile(r"vit_(?P<size>[a-z]+\d*)_patch(?P<patch>8|14|16)(?P<reg>_reg4)?(?P<swiglu>_swiglu)?")
 
 
 @dataclass(frozen=True)
@@ -58,22 +69,32 @@ class Architecture:
     registers: int = 0
     layer_scale: bool = False
     interpolation: Interpolation = "offset"
+    swiglu: bool = False
+
+    @property
+    def hidden(self) -> int:
+        """Width of the MLPs' hidden layer; a gated one has two thirds, rounded up to a multiple of 8."""
+        return -(-(8 * self.dim // 3) // 8) * 8 if self.swiglu else 4 * self.dim
 
     @staticmethod
     def named(name: str) -> "Architecture":
         """The architecture called `name`.
 
         Raises:
-            UserError: the name is not `vit_{size}_patch{8,14,16}[_reg4]` with a known size.
+            UserError: the name is not `vit_{size}_patch{8,14,16}[_reg4][_swiglu]` with a known size, nor `timm/` and a plain vision
+                transformer of timm's.
         """
+        if name.startswith("timm/"):
+            return _timm_architecture(name.removeprefix("timm/"))
         match = _NAME.fullmatch(name)
         if match is None or match["size"] not in SIZES:
             raise UserError(
                 f"unknown architecture '{name}'",
-                allowed="vit_{" + ",".join(SIZES) + "}_patch{8,14,16}, with _reg4 for four register tokens",
+                allowed="vit_{" + ",".join(SIZES) + "}_patch{8,14,16}, with _reg4 for four register tokens, _swiglu for gated MLPs; "
+                "or timm/ and a full name of timm's",
             )
         dim, depth, heads = SIZES[match["size"]]
-        dinov2 = match["patch"] == "14"
+        dinov2 = match["patch"] == "14" and match["size"] != "huge"
         return Architecture(
             name=name,
             dim=dim,
@@ -84,7 +105,77 @@ class Architecture:
             registers=4 if match["reg"] else 0,
             layer_scale=dinov2,
             interpolation="antialias" if match["reg"] else "offset",
+            swiglu=match["size"] == "giant" or match["swiglu"] is not None,
         )
+
+
+def _timm_architecture(name: str) -> Architecture:
+    """The shape of a network that timm knows; it is built without memory to be looked at.
+
+    Raises:
+        UserError: timm does not know it, or it computes something else than the networks here.
+    """
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=0)
+    except RuntimeError as error:
+        raise UserError(f"timm knows no model '{name}'", todo="see timm.list_models('vit*', pretrained=True)") from error
+    if not isinstance(model, VisionTransformer):
+        raise UserError(f"timm's {name} is a {type(model).__name__}", allowed="plain vision transformers (VisionTransformer)")
+    block: Any = model.blocks[0]
+    arch = Architecture(
+        name=f"timm/{name}",
+        dim=model.embed_dim,
+        depth=len(model.blocks),
+        heads=block.attn.num_heads,
+        patch=model.patch_embed.patch_size[0],
+        image=model.patch_embed.img_size[0],  # type: ignore[index]
+        registers=model.num_reg_tokens,
+        layer_scale=not isinstance(block.ls1, nn.Identity),
+        interpolation="antialias",
+        swiglu=isinstance(block.mlp, timm.layers.GluMlp),
+    )
+    with torch.device("meta"):
+        own = Backbone(arch).vit
+    problems = [text for text, same in _likeness(model, own).items() if not same]
+    if problems:
+        raise UserError(f"timm's {name} differs from the networks here in its {', '.join(problems)}", allowed="plain vision transformers")
+    return arch
+
+
+def _likeness(model: Any, own: Any) -> dict[str, bool]:
+    """In what two vision transformers may differ, and whether they are alike there."""
+    config, shapes = model.pretrained_cfg, {k: v.shape for k, v in model.state_dict().items()}
+    return {
+        "parameters": shapes == {k: v.shape for k, v in own.state_dict().items()},
+        "activation": type(model.blocks[0].mlp.act) is type(own.blocks[0].mlp.act),
+        "normalisation layers": (type(model.blocks[0].norm1), model.blocks[0].norm1.eps) == (type(own.blocks[0].norm1), 1e-6),
+        "blocks": type(model.blocks[0]) is type(own.blocks[0]),
+        "normalisation of pixels": (tuple(config["mean"]), tuple(config["std"])) == (IMAGENET_MEAN, IMAGENET_STD),
+    }
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a file's tensors.
+
+    taken: number of tensors. dropped: groups that are not the backbone's, with their numbers of tensors. changed: what was
+    renamed, folded or taken in another size.
+    """
+
+    source: str
+    network: str
+    taken: int
+    parameters: int
+    dropped: dict[str, int] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        network = f" of network {self.network}" if self.network else ""
+        parts = [f"{self.source}: {self.taken} tensors{network} taken ({self.parameters:,} parameters)"]
+        if self.dropped:
+            parts.append("not taken: " + ", ".join(f"{name} ({count})" for name, count in self.dropped.items()))
+        return "; ".join([*parts, *self.changed])
 
 
 @dataclass(frozen=True)
@@ -157,8 +248,12 @@ class Backbone(nn.Module):
             no_embed_class=arch.registers > 0,
             drop_path_rate=drop_path,
             dynamic_img_size=True,
-            mlp_layer=LeanMlp,
+            # the first layer of a gated MLP makes both the gate and the gated; a half keeps timm's rounding down right
+            mlp_ratio=((2 if arch.swiglu else 1) * arch.hidden + 0.5) / arch.dim,
+            mlp_layer=SwiGLUPacked if arch.swiglu else LeanMlp,  # type: ignore[arg-type]
+            act_layer=nn.SiLU if arch.swiglu else None,
         )
+        self.report: LoadReport | None = None  # of the file that the weights are from
         # how blocks are run (blocks.py): neither changes what comes out
         self.gradient_checkpointing = False
         self.through: Through = through
@@ -352,32 +447,64 @@ def create(arch: str | Architecture, *, seed: int, drop_path: float = 0.0) -> Ba
         return Backbone(architecture, drop_path=drop_path)
 
 
-def load(path: str | Path, arch: str | Architecture | None = None, *, drop_path: float = 0.0, key: str | None = None) -> Backbone:
-    """A backbone from a file of this project, timm, DINO, DINOv2, NeCo, Leopart or Time-Tuning; every key must fit.
+def load(
+    path: str | Path,
+    arch: str | Architecture | None = None,
+    *,
+    drop_path: float = 0.0,
+    key: str | None = None,
+    interpolation: Interpolation | None = None,
+) -> Backbone:
+    """A backbone from a file of this project, of timm, or in any layout of checkpoints.yaml; every key must fit.
+
+    A table of positions of another size than the architecture's is taken as it is; `interpolate_positions` resamples it when
+    images are seen.
 
     Args:
         arch: needed unless the file is one of this project's exports, which know theirs.
         key: for training checkpoints with several networks: a part of the name of the wanted one, e.g. `teacher`.
+        interpolation: the rule for positions, where it is not the architecture's own nor said by the file.
 
     Raises:
         UserError: unreadable file, missing, extra or misshapen keys; the message lists them.
     """
     path = Path(path)
-    weights, metadata = read_weights(path, key)
+    weights, metadata, report = read_weights(path, key)
+    architecture = _file_architecture(path, metadata, arch)
+    if (rule := interpolation or metadata.get("interpolation")) is not None:
+        architecture = replace(architecture, interpolation=rule)  # type: ignore[arg-type]
+    changed = _changes(weights)
+    weights = to_timm(weights)
+    if (side := _table_side(weights, architecture)) is not None and side * architecture.patch != architecture.image:
+        usual = architecture.image // architecture.patch
+        changed.append(f"positions of {side} x {side} patches taken as they are, not {usual} x {usual}")
+        architecture = replace(architecture, image=side * architecture.patch)
+    changed.append(f"positions are resampled to other sizes by the rule `{architecture.interpolation}`")
+    backbone = Backbone(architecture, drop_path=drop_path)
+    load_strictly(backbone.vit, weights, source=str(path))
+    backbone.report = replace(report, taken=len(weights), parameters=sum(w.numel() for w in weights.values()), changed=changed)
+    return backbone
+
+
+def _file_architecture(path: Path, metadata: Mapping[str, str], arch: str | Architecture | None) -> Architecture:
+    """The architecture that the file or the caller names; the two must not contradict each other."""
     named = metadata.get("arch")
     if arch is None and named is None:
         raise UserError(f"{path} does not say its architecture", todo="give `arch` for this checkpoint")
-    if arch is None or (isinstance(arch, str) and named is not None and named != arch):
-        if arch is not None:
-            raise UserError(f"{path} holds a {named}, not a {arch}", todo=f"set arch: {named}")
-        arch = named
-    assert arch is not None
-    architecture = Architecture.named(arch) if isinstance(arch, str) else arch
-    if "interpolation" in metadata:
-        architecture = replace(architecture, interpolation=metadata["interpolation"])  # type: ignore[arg-type]
-    backbone = Backbone(architecture, drop_path=drop_path)
-    load_strictly(backbone.vit, to_timm(weights, architecture), source=str(path))
-    return backbone
+    if isinstance(arch, str) and named is not None and named != Architecture.named(arch).name:
+        raise UserError(f"{path} holds a {named}, not a {arch}", todo=f"set arch: {named}")
+    chosen = arch if arch is not None else named
+    assert chosen is not None
+    return Architecture.named(chosen) if isinstance(chosen, str) else chosen
+
+
+def _table_side(weights: Mapping[str, Tensor], arch: Architecture) -> int | None:
+    """Patches along a side of the file's table of positions; None where there is no square one."""
+    table = weights.get("pos_embed")
+    if table is None or table.ndim != 3:
+        return None
+    patches = table.shape[1] - (0 if arch.registers else 1)
+    return math.isqrt(patches) if patches > 0 and math.isqrt(patches) ** 2 == patches else None
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
@@ -409,8 +536,8 @@ def _some(keys: list[str], most: int = 6) -> str:
     return ", ".join(keys[:most]) + more
 
 
-def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The flat state dict of a file's backbone, and the metadata of a safetensors file; nothing in it is executed.
+def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, str], LoadReport]:
+    """The flat state dict of a file's backbone, the metadata of a safetensors file, and a report; nothing in it is executed.
 
     Raises:
         UserError: no such file, not a safetensors file nor a plain dictionary of tensors, or not clear which network.
@@ -421,16 +548,46 @@ def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor],
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 metadata = dict(file.metadata() or {})
-            return _one_network(load_file(path), path, key), metadata
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
+            content: Any = load_file(path)
+        else:
+            metadata = {}
+            with torch.serialization.safe_globals([(_Inert, name) for name in INERT]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"checkpoint {path} cannot be read safely: {error}", todo="use a file of tensors only") from error
-    return _one_network(content, path, key), {}
+        foreign = re.search(r"GLOBAL (\S+)", str(error))  # torch's own advice is to switch the safety off
+        why = f"it holds a {foreign[1]}, which is not known to be harmless" if foreign else str(error).splitlines()[0]
+        raise UserError(f"checkpoint {path} cannot be read safely: {why}", todo="use a file of tensors only") from error
+    return _one_network(content, path, key, metadata)
 
 
-def _one_network(content: Any, path: Path, key: str | None) -> dict[str, Tensor]:
+# harmless objects beside the weights in training checkpoints
+INERT = (
+    "argparse.Namespace",
+    "builtins.getattr",  # which mmengine's history needs
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "pathlib.PosixPath",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.ndarray",
+    "numpy.dtype",
+)
+
+
+class _Inert:
+    """Stands for each of them: their own code is neither imported nor run."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "_Inert":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        """Nothing is kept."""
+
+
+def _one_network(
+    content: Any, path: Path, key: str | None, metadata: dict[str, str]
+) -> tuple[dict[str, Tensor], dict[str, str], LoadReport]:
     """The state dict of one backbone inside a checkpoint, without wrappers' prefixes and without projection heads.
 
     Wherever a `cls_token` is, there is a network, and what stands before it is its name: `teacher.backbone` in DINO's and
@@ -450,8 +607,18 @@ def _one_network(content: Any, path: Path, key: str | None) -> dict[str, Tensor]
     if len(chosen) > 1:
         raise UserError(f"checkpoint {path} holds several networks: {names}", todo="say with `key` which one, e.g. the part `teacher`")
     prefix = chosen[0] if chosen else ""
-    weights = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
-    return {k: v for k, v in weights.items() if k.split(".")[0] not in HEADS}
+    own = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
+    weights = {k: v for k, v in own.items() if k.split(".")[0] not in HEADS}
+    others = [k for k in flat if not k.startswith(prefix)]
+    dropped = Counter(_group(k, networks) for k in others) + Counter(k.split(".")[0] for k in own if k not in weights)
+    report = LoadReport(str(path), prefix.removesuffix("."), len(weights), 0, dict(sorted(dropped.items())))
+    return weights, metadata, report
+
+
+def _group(key: str, networks: list[str]) -> str:
+    """The network that a tensor is of, or the first two parts of its name."""
+    named = [n for n in networks if n and key.startswith(n)]
+    return named[0].removesuffix(".") if named else ".".join(key.split(".")[:2])
 
 
 def _leaves(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -463,21 +630,59 @@ def _leaves(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _leaves(value, f"{prefix}{name}.")
 
 
-def to_timm(weights: Mapping[str, Tensor], arch: Architecture) -> dict[str, Tensor]:
-    """Rename an official DINO or DINOv2 state dict to timm's keys; timm's own pass through unchanged.
+# what -> how its keys become timm's, one substitution after the other
+RENAMED = {
+    "chunks of blocks renumbered": [(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.")],
+    "gated MLPs renamed": [(r"\.mlp\.w12\.", ".mlp.fc1."), (r"\.mlp\.w3\.", ".mlp.fc2.")],
+    "OpenMMLab's names changed to timm's": [
+        (r"^patch_embed\.projection\.", "patch_embed.proj."),
+        (r"^layers\.", "blocks."),
+        (r"\.ln([12])\.", r".norm\1."),
+        (r"^ln1\.", "norm."),
+        (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+        (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+        (r"\.attn\.attn\.in_proj_", ".attn.qkv."),
+        (r"\.attn\.attn\.out_proj\.", ".attn.proj."),
+    ],
+}
+FOLDED = "CLS's position folded into the CLS token, as timm does where there are registers"
 
-    DINO's keys are timm's. DINOv2's are, but for a `mask_token` that no forward pass of ours uses, training files that
-    number blocks as `blocks.<chunk>.<i>`, and registers: there CLS's own position is folded into the CLS token.
+
+def to_timm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename an official state dict to timm's keys; timm's own pass through unchanged.
+
+    DINO's, iBOT's, MAE's and MoCo-v3's keys are timm's. DINOv2's are, but for training files that number blocks as
+    `blocks.<chunk>.<i>`, gated MLPs, and registers: there CLS's own position is folded into the CLS token.
+
+    Raises:
+        UserError: DINOv3's, which has rotary positions instead of a table.
     """
-    result = {_without_chunk(k): v for k, v in weights.items() if k != "mask_token"}
+    if any(k.startswith(("rope_embed.", "storage_tokens")) for k in weights):
+        raise UserError(
+            "these are weights of DINOv3, whose rotary position embeddings are not built in here", todo="choose another backbone"
+        )
+    substitutions = [pair for pairs in RENAMED.values() for pair in pairs]
+    result = {_substitute(k, substitutions): v for k, v in weights.items() if k != "mask_token"}
     if "register_tokens" in result:
         result["reg_token"] = result.pop("register_tokens")
-        table = result["pos_embed"]
-        if table.shape[1] == (arch.image // arch.patch) ** 2 + 1:
-            result["cls_token"] = result["cls_token"] + table[:, :1]
-            result["pos_embed"] = table[:, 1:]
+        if _has_cls_position(result["pos_embed"]):
+            result["cls_token"] = result["cls_token"] + result["pos_embed"][:, :1]
+            result["pos_embed"] = result["pos_embed"][:, 1:]
     return result
 
 
-def _without_chunk(key: str) -> str:
-    return re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key)
+def _changes(weights: Mapping[str, Tensor]) -> list[str]:
+    """In words, what `to_timm` does to them."""
+    found = [what for what, pairs in RENAMED.items() if any(re.search(pattern, k) for pattern, _ in pairs for k in weights)]
+    return found + ([FOLDED] if "register_tokens" in weights else [])
+
+
+def _substitute(key: str, substitutions: list[tuple[str, str]]) -> str:
+    for pattern, replacement in substitutions:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _has_cls_position(table: Tensor) -> bool:
+    """Whether one entry stands before those of a square of patches."""
+    return math.isqrt(table.shape[1] - 1) ** 2 == table.shape[1] - 1

@@ -194,7 +194,7 @@ tags: [densewalk, {method}]
 # {run} (seed {seed})
 
 {arch} by method `{method}` (compat: {compat}) from {init}, on {data}. Configuration {config_hash}, commit {commit}.
-
+{loaded}
 ```python
 import timm, torch
 from safetensors.torch import load_file
@@ -212,6 +212,8 @@ def write_card(backbone: Backbone, path: str | Path, facts: Mapping[str, Any]) -
     """The model card: what this is and the four lines that load it."""
     a = backbone.arch
     scale = ", init_values=1e-5" if a.layer_scale else ""
+    if a.swiglu:
+        scale += f", mlp_ratio={2 * a.hidden + 0.5} / {a.dim}, mlp_layer=timm.layers.SwiGLUPacked, act_layer=torch.nn.SiLU"
     registers = f", reg_tokens={a.registers}, no_embed_class=True" if a.registers else ""
     constructor = (
         f"timm.models.VisionTransformer(img_size={a.image}, patch_size={a.patch}, embed_dim={a.dim}, depth={a.depth}, "

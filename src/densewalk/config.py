@@ -18,6 +18,7 @@ from densewalk.errors import UserError
 from densewalk.provenance import config_hash
 from densewalk.settings.ade20k import Ade20kLinearSettings, Ade20kUpernetSettings
 from densewalk.settings.base import EvaluationSettings, Settings, TrainingSettings
+from densewalk.settings.checkpoints import Checkpoint, Labels, with_public_checkpoints
 from densewalk.settings.coco import CocoSettings
 from densewalk.settings.data import CurationSettings, ImagesSettings, VideoSettings
 from densewalk.settings.davis import DavisSettings
@@ -43,42 +44,12 @@ RESERVED = {"cache", "data", "logs", "state", "tables", "random"}
 RESERVED_EVALUATIONS = {"run", "training", "features"}  # what else lies in the folder of a run and seed
 
 
-class Labels(Settings):
-    """How the published tables name a run. Published values appear beside ours only where all four and the protocol agree."""
-
-    method: str
-    """Column `method` of published.csv, e.g. DoRA."""
-    init: str = ""
-    """Column `init`, e.g. DINO for NeCo on DINO; empty for training from scratch."""
-    arch: str
-    """Column `arch`, e.g. ViT-S/16."""
-    pretraining_data: str = ""
-    """Column `pretraining_data`, e.g. WT_Venice."""
-
-
-class Checkpoint(Settings):
-    """A file with a backbone's weights, in timm's, DINO's, DINOv2's, NeCo's, Leopart's or Time-Tuning's layout."""
-
-    file: str
-    """Path, relative to the study's folder."""
-    arch: str
-    """`vit_{tiny,small,base,large}_patch{8,14,16}[_reg4]`."""
-    key: str | None = None
-    """Which network of a training checkpoint, by a part of its name: `teacher`, `student`, `model` (the student in NeCo's and
-    Leopart's), `feature_extractor` (the student in Time-Tuning's). Found by itself where there is only one."""
-    url: str | None = None
-    """Where the file comes from; printed when it is missing."""
-    sha256: str | None = None
-    """Checksum of the file; a file with another one is refused."""
-    labels: Labels | None = None
-    """Names in the published tables."""
-
-
 class BaseRun(Settings):
     """What all runs share: one row of every table per run, repeated for each seed."""
 
     init: str = "random"
-    """`random`, a checkpoint's name, or another run's name."""
+    """`random`, a checkpoint's name, another run's name, a public checkpoint's (`densewalk checkpoints` lists them), or
+    `timm/` and the full name of a vision transformer of timm's, e.g. timm/vit_small_patch16_224.dino."""
     arch: str | None = None
     """Architecture, for `init: random` only; otherwise it is the one of the initial backbone."""
     seeds: list[int] = Field(default=[0], min_length=1)
@@ -317,10 +288,13 @@ class Study(Settings):
     @model_validator(mode="before")
     @classmethod
     def sweeps_become_runs(cls, values: Any) -> Any:
-        """Every variant is a run like any other from here on: in the tables, the workflow, the hashes and as an `init`."""
+        """Every variant is a run like any other from here on: in the tables, the workflow, the hashes and as an `init`.
+
+        A public checkpoint that is named as an `init` likewise becomes one of the study's checkpoints.
+        """
         if not isinstance(values, dict) or not isinstance(values.get("runs"), dict):
             return values
-        return {**values, "runs": expand_sweeps(values["runs"])}
+        return with_public_checkpoints({**values, "runs": expand_sweeps(values["runs"])})
 
     # -- consistency -------------------------------------------------------------------------------------------------
 
@@ -355,7 +329,9 @@ class Study(Settings):
             raise ValueError(f"{where}: the name '{name}' is taken; choose another")
         if run.init != "random" and run.init not in self.checkpoints and run.init not in self.runs:
             known = ", ".join(["random", *self.checkpoints, *self.runs])
-            raise ValueError(f"{where}.init: '{run.init}' is neither a checkpoint nor a run; allowed: {known}")
+            raise ValueError(
+                f"{where}.init: '{run.init}' is neither a checkpoint nor a run; allowed: {known}, or what `densewalk checkpoints` lists"
+            )
         if (run.init == "random") != (run.arch is not None):
             raise ValueError(f"{where}.arch: give it exactly where init is random (init: {run.init}, arch: {run.arch})")
         if len(set(run.seeds)) != len(run.seeds):
@@ -487,7 +463,8 @@ class Study(Settings):
         """A checkpoint, or a run with the wanted seed or its first."""
         if name in self.checkpoints:
             c = self.checkpoints[name]
-            return {"kind": "checkpoint", "name": name, "file": c.file, "key": c.key, "sha256": c.sha256, "url": c.url}
+            rule = {"interpolation": c.interpolation} if c.interpolation else {}
+            return {"kind": "checkpoint", "name": name, "file": c.file, "key": c.key, "sha256": c.sha256, "url": c.url, **rule}
         seeds = self.runs[name].seeds
         theirs = seed if seed in seeds else seeds[0]
         return {"kind": "run", "name": name, "seed": theirs, "hash": config_hash(self.run_spec(name, theirs))}

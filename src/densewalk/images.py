@@ -22,9 +22,8 @@ from torch.utils.data import Dataset
 
 from densewalk.checkpoint import write_json
 from densewalk.errors import UserError
+from densewalk.settings.checkpoints import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # pictures that `check_images` opens, spread over the folder
 SAMPLE = 16

@@ -70,8 +70,9 @@ def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state
         state: folder of the resumable state. out: folder of the results.
     """
     backbone = initial_backbone(spec, init)
+    loaded = str(backbone.report) if backbone.report else None
     if spec["method"] == "none":
-        hand_on(backbone, spec, out, training=None)
+        hand_on(backbone, spec, out, training=None, loaded=loaded)
         return
     sources = [source for path, name in zip(receipts, spec["data"], strict=True) for source in read_sources(path, name)]
     inputs = {str(path): file_sha256(path) for path in [*receipts, *([init] if init else [])]}
@@ -91,7 +92,7 @@ def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state
                 "execution": execution.model_dump(mode="json"),
             }
             draw(method, data, out / "training")
-            hand_on(method.export(), spec, out, training)
+            hand_on(method.export(), spec, out, training, loaded)
             shutil.copyfile(held.folder / "metrics.jsonl", out / "metrics.jsonl")
 
 
@@ -111,12 +112,16 @@ def read_backbone(described: dict[str, Any], arch: str, file: Path) -> Backbone:
     """
     if not file.is_file():
         url = described.get("url")
-        raise UserError(f"checkpoint {file} does not exist", todo=f"download {url}" if url else "put it there or correct `file`")
+        todo = f"`densewalk fetch` where there is a network, or download {url}" if url else "put it there or correct `file`"
+        raise UserError(f"checkpoint {file} does not exist", todo=todo)
     expected = described.get("sha256")
     if expected and (found := file_sha256(file)) != expected:
         raise UserError(f"{file} has sha256 {found}, expected {expected}", todo="download it again")
     # a run's own export knows its architecture, which NeCo may have changed by dropping the registers
-    return load(file, None if described["kind"] == "run" else arch, key=described.get("key"))
+    own = None if described["kind"] == "run" else arch
+    backbone = load(file, own, key=described.get("key"), interpolation=described.get("interpolation"))
+    log.info("%s", backbone.report)
+    return backbone
 
 
 def read_sources(receipt: Path, name: str) -> list[Source]:
@@ -171,17 +176,22 @@ def draw(method: Method, data: "Dataset[Any]", folder: Path) -> None:
         method.eval().pictures(data, folder)
 
 
-def hand_on(backbone: Backbone, spec: dict[str, Any], out: Path, training: dict[str, Any] | None) -> None:
-    """Write the backbone with its card and record; the backbone comes last, so that its existence means all is there."""
+def hand_on(backbone: Backbone, spec: dict[str, Any], out: Path, training: dict[str, Any] | None, loaded: str | None) -> None:
+    """Write the backbone with its card and record; the backbone comes last, so that its existence means all is there.
+
+    Args:
+        loaded: what was taken from the initial backbone's file.
+    """
     sha = config_hash(spec)
     facts = record()
     compat = parse_training(spec["method"], spec["settings"]).deviations if "settings" in spec else ""
     init = spec["init"].get("name", "random weights")
-    made = {"config_hash": sha, "arch": backbone.arch.name, "compat": compat, "spec": spec, "training": training}
+    made = {"config_hash": sha, "arch": backbone.arch.name, "compat": compat, "spec": spec, "training": training, "loaded": loaded}
     write_json(out / "run.json", {**made, **facts})
     described = {"run": spec["run"], "seed": spec["seed"], "method": spec["method"], "compat": compat or "-", "init": init}
     data = ", ".join(spec.get("data", {})) or "no data"
-    write_card(backbone, out / "card.md", {**described, "data": data, "config_hash": sha, "commit": facts["commit"]})
+    known = {"data": data, "config_hash": sha, "commit": facts["commit"], "loaded": f"\nInitial weights: {loaded}.\n" if loaded else ""}
+    write_card(backbone, out / "card.md", {**described, **known})
     export_backbone(backbone, out / "backbone.safetensors", run=f"{spec['run']}-s{spec['seed']}", config_hash=sha)
     log.info("wrote %s", out / "backbone.safetensors")
 

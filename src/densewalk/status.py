@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from densewalk.config import Study
-from densewalk.progress import clock
+from densewalk.progress import clock, columns
 from densewalk.provenance import config_hash
 
 LATEST = 50  # points of the learning curve that `left` goes by
@@ -114,12 +114,14 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def table(rows: Sequence[Status]) -> str:
     """The rows as text, and their sum."""
     heads = ("run", "seed", "state", "step", "loss", "left", "seen", "checkpoint", "GPU-h", "evaluations")
-    cells = [heads, *(_cells(row) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     done, hours = sum(row.state == "done" for row in rows), sum(row.gpu_hours for row in rows)
     evaluated = [sum(row.evaluations[i] for row in rows) for i in (0, 1)]
-    return "\n".join([*lines, f"{done} of {len(rows)} runs, {evaluated[0]} of {evaluated[1]} evaluations, {hours:.2f} GPU-hours"])
+    return "\n".join(
+        [
+            columns(heads, map(_cells, rows)),
+            f"{done} of {len(rows)} runs, {evaluated[0]} of {evaluated[1]} evaluations, {hours:.2f} GPU-hours",
+        ]
+    )
 
 
 def _cells(row: Status) -> tuple[str, ...]:

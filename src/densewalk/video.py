@@ -204,6 +204,11 @@ def packet_times(path: str | Path) -> tuple[list[int], list[int]]:
     return sorted(shown), sorted(keys)
 
 
+def undecodable(codecs: Iterable[str]) -> list[str]:
+    """Those of the codecs that PyAV was built without."""
+    return [codec for codec in codecs if codec not in av.codecs_available]
+
+
 # -- transcoding -----------------------------------------------------------------------------------------------------
 
 

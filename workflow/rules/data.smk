@@ -78,3 +78,31 @@ rule curate:
     shell:
         "densewalk curate --spec {params.spec:q} --backbone {params.backbone} --data {input.data} --out {output.receipt}"
         " --threads {threads} 2> {log}"
+
+
+# asked for by name: snakemake results/data/sets/coco.json, snakemake fetch
+localrules:
+    fetch,
+    dataset,
+
+
+rule dataset:
+    output:
+        "results/data/sets/{name}.json",
+    log:
+        "results/logs/data/sets/{name}.log",
+    conda:
+        "../../envs/main.yaml"
+    shell:
+        "densewalk data {wildcards.name} --receipt {output} 2> {log}"
+
+
+rule fetch:
+    log:
+        "results/logs/data/fetch.log",
+    conda:
+        "../../envs/main.yaml"
+    params:
+        config=workflow.configfiles[-1],
+    shell:
+        "densewalk fetch --config {params.config:q} 2> {log}"

@@ -1,0 +1,95 @@
+"""The public checkpoints: their list, and how a study names them."""
+
+import pytest
+
+from densewalk.__main__ import main
+from densewalk.backbone import Architecture
+from densewalk.config import parse_study
+from densewalk.errors import UserError
+from densewalk.settings.checkpoints import Published, public_checkpoint, published
+
+PUBLIC = published()
+
+
+def study(init, **more):
+    return parse_study({"study": "s", "runs": {"a": {"method": "none", "init": init}}, **more})
+
+
+def test_every_entry_is_complete_and_has_a_known_architecture():
+    for name, entry in PUBLIC.items():
+        assert Architecture.named(entry.arch).name == entry.arch
+        assert entry.source.startswith("https://")
+        assert entry.url is None or entry.url.startswith("https://"), name
+    files = [entry.file(name) for name, entry in PUBLIC.items()]
+    assert len(set(files)) == len(files)
+    checksums = [entry.sha256 for entry in PUBLIC.values() if entry.sha256]
+    assert len(set(checksums)) == len(checksums) >= 8
+
+
+def test_the_family_is_there():
+    methods = {entry.labels.method for entry in PUBLIC.values()}
+    assert methods >= {
+        "DINO",
+        "DINOv2",
+        "DINOv2R",
+        "iBOT",
+        "MAE",
+        "MoCo-v3",
+        "SimCLR",
+        "NeCo",
+        "TimeT",
+        "Leopart",
+        "DoRA",
+        "DINOv3",
+        "Franca",
+    }
+
+
+def test_a_run_names_a_public_checkpoint_and_inherits_its_labels():
+    s = study("mae_vitb16")
+    init = s.run_spec("a", 0)["init"]
+    assert init["file"] == "checkpoints/mae_vitb16.pth"
+    assert init["interpolation"] == "size"
+    assert init["url"] == "https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth"
+    assert s.arch_of("a") == "vit_base_patch16"
+    assert s.labels_of("a").method == "MAE"
+    assert study("dinov2_vits14_reg").run_spec("a", 0)["init"]["sha256"] == PUBLIC["dinov2_vits14_reg"].sha256
+
+
+def test_the_study_s_own_checkpoint_wins():
+    s = study("mae_vitb16", checkpoints={"mae_vitb16": {"file": "own.pth", "arch": "vit_nano_patch16"}})
+    assert s.run_spec("a", 0)["init"]["file"] == "own.pth"
+
+
+def test_a_name_of_timms_becomes_a_checkpoint():
+    s = study("timm/vit_small_patch16_224.dino")
+    assert s.run_spec("a", 0)["init"]["file"] == "checkpoints/timm/vit_small_patch16_224.dino.safetensors"
+    assert s.arch_of("a") == "timm/vit_small_patch16_224.dino"
+    assert Architecture.named(s.arch_of("a")).dim == 384
+
+
+def test_hashes_of_studies_without_a_rule_for_positions_stay():
+    s = study("w", checkpoints={"w": {"file": "own.pth", "arch": "vit_nano_patch16"}})
+    assert s.run_spec("a", 0)["init"].keys() == {"kind", "name", "file", "key", "sha256", "url"}
+
+
+def test_what_cannot_be_used_is_said_at_once():
+    with pytest.raises(UserError, match="dinov3_vits16: DINOv3's rotary position embeddings are not built into this backbone"):
+        study("dinov3_vits16")
+    with pytest.raises(UserError, match=r"'dinov9' is neither a checkpoint nor a run; allowed: .* `densewalk checkpoints` lists"):
+        study("dinov9")
+
+
+def test_other_normalisations_are_refused(monkeypatch):
+    entry = PUBLIC["mae_vitb16"].model_dump() | {"mean": (0.5, 0.5, 0.5)}
+    monkeypatch.setitem(PUBLIC, "grey", Published.model_validate(entry))
+    with pytest.raises(ValueError, match="grey: its pixels are normalised otherwise"):
+        public_checkpoint("grey")
+
+
+def test_the_list_is_printed(capsys):
+    assert main(["checkpoints"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(PUBLIC) + 1
+    assert any(line.startswith("dinov2_vits14_reg ") and "f433177089a6" in line for line in lines)
+    assert any(line.startswith("dinov3_vits16 ") and line.endswith("not usable here") for line in lines)
