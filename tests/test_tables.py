@@ -150,8 +150,8 @@ def test_golden_cost_table(records, tmp_path):
     write_cost_table(records, tmp_path / "cost.csv")
     assert (tmp_path / "cost.csv").read_text().splitlines() == [
         ",".join(COST),
-        "walk,dora,random,vit_small_patch16,0,cuda:0,2,100,6400,60.0,0.50,0.0334,0.0334,12.3,813",
-        "walk,dora,random,vit_small_patch16,1,cuda:0,2,100,6400,60.0,0.50,0.0334,0.0334,12.3,813",
+        "walk,dora,random,vit_small_patch16,0,cuda:0,2,100,6400,60.0,0.5000,0.0334,0.0334,12.3,813",
+        "walk,dora,random,vit_small_patch16,1,cuda:0,2,100,6400,60.0,0.5000,0.0334,0.0334,12.3,813",
         "dino_s16,none,dino_s16,vit_small_patch16,0,,,,,,,,0.0000,24.7,813",
     ]
 
@@ -221,8 +221,8 @@ def test_the_tidy_table_for_people_is_one_line_per_metric(records, tmp_path):
     write_all(records, tmp_path / "all.csv")
     write_markdown(tmp_path / "all.csv", tmp_path / "all.md")
     assert (tmp_path / "all.md").read_text().splitlines()[2:5] == [
-        "| walk | dora | random | vit_small_patch16 | paper | incontext_voc | mIoU | 2 | 40.50 ± 6.35 | 0.50 |",
-        "| walk | dora | random | vit_small_patch16 | paper | incontext_voc | mIoU_hungarian | 2 | 43.00 ± 12.71 | 0.50 |",
+        "| walk | dora | random | vit_small_patch16 | paper | incontext_voc | mIoU | 2 | 40.50 ± 6.35 | 0.5000 |",
+        "| walk | dora | random | vit_small_patch16 | paper | incontext_voc | mIoU_hungarian | 2 | 43.00 ± 12.71 | 0.5000 |",
         "| dino_s16 | none | dino_s16 | vit_small_patch16 |  | incontext_voc | mIoU | 1 | 46.12 |  |",
     ]
 
