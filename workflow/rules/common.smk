@@ -20,8 +20,8 @@ except UserError as error:
 shell.prefix(f"export PATH={Path(sys.executable).parent}:$PATH; ")
 
 # the driver outlives a controller that is away (see slurm/bin/sacct)
-if (patient := f"{workflow.basedir}/slurm/bin:") not in os.environ["PATH"]:
-    os.environ["PATH"] = patient + os.environ["PATH"]
+if (patient := f"{workflow.basedir}/slurm/bin") not in (searched := os.get_exec_path()):
+    os.environ.update(PATH=os.pathsep.join([patient, *searched]))
 
 # Slurm warns every process of a job before the time limit; the one that works saves, and Snakemake lives to report it
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -5,14 +5,14 @@ rule table:
     input:
         table_records,
     output:
-        report(
+        csv=report(
             "results/tables/{table}.csv",
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}"},
         ),
-        "results/tables/{table}.md",
-        "results/tables/{table}.tex",
+        markdown="results/tables/{table}.md",
+        latex="results/tables/{table}.tex",
     log:
         "results/logs/tables/{table}.log",
     wildcard_constraints:
@@ -20,7 +20,7 @@ rule table:
     conda:
         "../../envs/main.yaml"
     shell:
-        "densewalk tables --table {wildcards.table} --out {output[0]} {input} 2> {log}"
+        "densewalk tables --table {wildcards.table} --out {output.csv} {input} 2> {log}"
 
 
 rule features:
