@@ -98,7 +98,7 @@ def headline(plan: Plan, records: Sequence[Record]) -> list[tuple[str, str]]:
         ("runs", str(len(plan["runs"]))),
         ("trainings", str(sum(len(r["seeds"]) for r in plan["runs"].values() if r["method"] != "none"))),
         ("results", f"{len(records)} of {len(expected(plan, Path()))}"),
-        ("GPU-hours of training", f"{gpu_hours:.1f}") if gpu_hours else ("CPU process hours of training", f"{hours:.1f}"),
+        ("GPU-hours of training", f"{gpu_hours:.3g}") if gpu_hours else ("CPU process hours of training", f"{hours:.3g}"),
     ]
 
 
