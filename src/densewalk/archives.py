@@ -22,6 +22,7 @@ from densewalk.errors import UserError
 from densewalk.progress import log
 
 LARGEST = 500 * 2**30  # bytes that an archive may unpack to
+# the libraries' own errors; zipfile raises the last two for a method or an encryption that it does not know: all become one UserError
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError)
 
 
