@@ -61,6 +61,24 @@ def test_the_study_s_own_checkpoint_wins():
     assert s.run_spec("a", 0)["init"]["file"] == "own.pth"
 
 
+def test_a_curation_names_a_public_checkpoint():
+    curation = {"data": ["walk"], "duplicates": 0.9}
+    more = {"videos": {"walk": {"source": "walk.mp4"}}}
+    s = study("mae_vitb16", curations={"less": {**curation, "backbone": "dinov2_vits14_reg"}}, **more)
+    spec = s.curation_spec("less")
+    assert spec["arch"] == "vit_small_patch14_reg4"
+    assert spec["backbone"]["file"] == "checkpoints/dinov2_vits14_reg.pth"
+    assert s.checkpoints.keys() == {"mae_vitb16", "dinov2_vits14_reg"}
+    s = study("mae_vitb16", curations={"less": {**curation, "backbone": "timm/vit_small_patch16_224.dino"}}, **more)
+    assert s.curation_spec("less")["backbone"]["file"] == "checkpoints/timm/vit_small_patch16_224.dino.safetensors"
+    # a run of that name is meant before a public checkpoint
+    runs = {"mae_vitb16": {"method": "none", "init": "random", "arch": "vit_nano_patch16"}}
+    s = parse_study({"study": "s", "runs": runs, "curations": {"less": {**curation, "backbone": "mae_vitb16"}}, **more})
+    assert s.curation_spec("less")["backbone"]["kind"] == "run"
+    with pytest.raises(UserError, match=r"curations.less.backbone: 'dinov9' is neither .* or what `densewalk checkpoints` lists"):
+        study("mae_vitb16", curations={"less": {**curation, "backbone": "dinov9"}}, **more)
+
+
 def test_a_name_of_timms_becomes_a_checkpoint():
     s = study("timm/vit_small_patch16_224.dino")
     assert s.run_spec("a", 0)["init"]["file"] == "checkpoints/timm/vit_small_patch16_224.dino.safetensors"
