@@ -22,6 +22,7 @@ from densewalk.errors import UserError
 from tests.official import cubic, official_tokens, official_weights
 
 ARCHS = [f"vit_nano_patch{name}" for name in ("8", "14", "16", "14_reg4", "16_reg4", "14_swiglu")]
+ROTARY = [f"vit_nano_patch16{name}_rope" for name in ("", "_reg4", "_reg4_swiglu")]
 
 
 @pytest.mark.parametrize("name", ["vit_nano_patch16", "vit_nano_patch14", "vit_nano_patch14_reg4", "vit_nano_patch14_reg4_swiglu"])
@@ -39,7 +40,7 @@ def test_official_layouts_give_the_official_features(name, tmp_path):
     assert (found - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", ARCHS)
+@pytest.mark.parametrize("name", ARCHS + ROTARY)
 def test_every_view_of_the_network_agrees(name):
     backbone = create(name, seed=1).eval()
     images = torch.randn(2, 3, 3 * backbone.patch, 5 * backbone.patch)
@@ -364,13 +365,6 @@ def test_a_table_of_another_size_is_taken_as_it_is(name, tmp_path):
     assert load(tmp_path / "backbone.safetensors").arch == backbone.arch
 
 
-def test_weights_with_rotary_positions_are_refused(tmp_path):
-    weights = official_weights(Architecture.named("vit_nano_patch16"))
-    torch.save(weights | {"rope_embed.periods": torch.zeros(2)}, tmp_path / "dinov3.pth")
-    with pytest.raises(UserError, match="weights of DINOv3, whose rotary position embeddings are not built in"):
-        load(tmp_path / "dinov3.pth", "vit_nano_patch16")
-
-
 def test_a_name_of_timms_is_its_network(tmp_path):
     model = timm.create_model("deit_tiny_patch16_224.fb_in1k")
     save_file(model.state_dict(), tmp_path / "model.safetensors")
@@ -390,7 +384,9 @@ def test_a_name_of_timms_is_its_network(tmp_path):
     [
         ("no_such_model", "timm knows no model 'no_such_model'"),
         ("resnet18.a1_in1k", "is a ResNet; allowed: plain vision transformers"),
-        ("vit_small_patch16_dinov3.lvd1689m", "is a Eva"),
+        ("eva02_tiny_patch14_224.mim_in22k", "is a Eva"),
+        ("vit_7b_patch16_dinov3.lvd1689m", "differs from the networks here in its parameters"),
+        ("vit_large_patch16_dinov3.sat493m", "differs from the networks here in its normalisation of pixels"),
         ("vit_base_patch16_clip_224.openai", "differs from the networks here in its .*normalisation of pixels"),
         ("vit_tiny_patch16_224.augreg_in21k", "normalisation of pixels"),
     ],
