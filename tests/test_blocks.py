@@ -64,10 +64,10 @@ def test_without_a_compiler_blocks_run_as_they_are(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_fails_without_the_compiler_is_raised() -> None:
-    def wrong(blocks: object, x: torch.Tensor, recompute: bool) -> torch.Tensor:
+    def wrong(blocks: object, x: torch.Tensor, turns: None, recompute: bool) -> torch.Tensor:
         raise RuntimeError("out of memory")
 
     compiled = CompiledBlocks()
     compiled.compiled = wrong
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        compiled([torch.nn.Linear(3, 3)], torch.ones(1, 4), False)
+        compiled([torch.nn.Linear(3, 3)], torch.ones(1, 4), None, False)

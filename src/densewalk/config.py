@@ -40,6 +40,7 @@ from densewalk.settings.tracking import TrackingSettings
 from densewalk.settings.video_segmentation import VideoSegmentationSettings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+OR_PUBLIC = "or what `densewalk checkpoints` lists"
 RESERVED = {"cache", "data", "logs", "state", "tables", "random"}
 RESERVED_EVALUATIONS = {"run", "training", "features"}  # what else lies in the folder of a run and seed
 
@@ -290,7 +291,7 @@ class Study(Settings):
     def sweeps_become_runs(cls, values: Any) -> Any:
         """Every variant is a run like any other from here on: in the tables, the workflow, the hashes and as an `init`.
 
-        A public checkpoint that is named as an `init` likewise becomes one of the study's checkpoints.
+        A public checkpoint that is named as an `init` or a curation's `backbone` likewise becomes one of the study's checkpoints.
         """
         if not isinstance(values, dict) or not isinstance(values.get("runs"), dict):
             return values
@@ -329,9 +330,7 @@ class Study(Settings):
             raise ValueError(f"{where}: the name '{name}' is taken; choose another")
         if run.init != "random" and run.init not in self.checkpoints and run.init not in self.runs:
             known = ", ".join(["random", *self.checkpoints, *self.runs])
-            raise ValueError(
-                f"{where}.init: '{run.init}' is neither a checkpoint nor a run; allowed: {known}, or what `densewalk checkpoints` lists"
-            )
+            raise ValueError(f"{where}.init: '{run.init}' is neither a checkpoint nor a run; allowed: {known}, {OR_PUBLIC}")
         if (run.init == "random") != (run.arch is not None):
             raise ValueError(f"{where}.arch: give it exactly where init is random (init: {run.init}, arch: {run.arch})")
         if len(set(run.seeds)) != len(run.seeds):
@@ -368,7 +367,7 @@ class Study(Settings):
             raise ValueError(f"{where}.data: {found}; allowed: {', '.join(pictures) or 'none yet'}")
         if curation.backbone not in self.checkpoints and curation.backbone not in self.runs:
             known = ", ".join([*self.checkpoints, *self.runs])
-            raise ValueError(f"{where}.backbone: '{curation.backbone}' is neither a checkpoint nor a run; allowed: {known}")
+            raise ValueError(f"{where}.backbone: '{curation.backbone}' is neither a checkpoint nor a run; allowed: {known}, {OR_PUBLIC}")
         seeds = self.runs[curation.backbone].seeds if curation.backbone in self.runs else []
         if seeds and curation.seed is not None and curation.seed not in seeds:
             raise ValueError(f"{where}.seed: {curation.backbone} has no seed {curation.seed} (it has {seeds})")

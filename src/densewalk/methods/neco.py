@@ -57,7 +57,7 @@ from torchvision.ops import roi_align
 from torchvision.transforms.v2 import functional as tv
 
 from densewalk import distributed, sorting
-from densewalk.backbone import Architecture, Backbone, Tokens
+from densewalk.backbone import Backbone, Tokens
 from densewalk.errors import UserError
 from densewalk.heads import PatchHead
 from densewalk.images import normalize
@@ -299,11 +299,11 @@ def new_head(dim: int, settings: NecoSettings) -> PatchHead:
 
 def without_registers(backbone: Backbone) -> Backbone:
     """The same backbone less its register tokens. CLS keeps the position that is folded into it."""
-    arch = backbone.arch
-    plain = Backbone(Architecture(**{**vars(arch), "name": arch.name.removesuffix("_reg4"), "registers": 0}))
+    plain = Backbone(backbone.arch.without_registers())
     weights = backbone.vit.state_dict()
     del weights["reg_token"]
-    weights["pos_embed"] = torch.cat([torch.zeros_like(weights["cls_token"]), weights["pos_embed"]], dim=1)
+    if not backbone.arch.rope:
+        weights["pos_embed"] = torch.cat([torch.zeros_like(weights["cls_token"]), weights["pos_embed"]], dim=1)
     plain.vit.load_state_dict(weights)
     return plain
 
