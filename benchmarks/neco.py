@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from densewalk import loop, sorting
 from densewalk.backbone import create
 from densewalk.methods.base import Item
-from densewalk.methods.neco import Neco, NecoViews
+from densewalk.methods.neco import Neco, NecoViews, PatchNetwork
 from densewalk.settings.neco import NecoSettings
 
 STEEPNESS = 100.0
@@ -153,8 +153,13 @@ def one_step(method: Neco, optimizer: torch.optim.Optimizer, batch: dict[str, Te
         return run
 
     loop.set_schedules(optimizer, 0)
-    teacher, student = watch("teacher", method.look_with_mask), watch("student", method.look_at)
-    with replaced(method, "look_with_mask", teacher), replaced(method, "look_at", student), replaced(sorting, "sort_losses", losses):
+    looks = {method.student: watch("student", method.look_at), method.teacher: method.look_at}
+    teacher = watch("teacher", method.look_with_mask)
+
+    def look_at(network: PatchNetwork, *arguments: Any) -> Any:
+        return looks[network](network, *arguments)
+
+    with replaced(method, "look_with_mask", teacher), replaced(method, "look_at", look_at), replaced(sorting, "sort_losses", losses):
         loss, _ = watch("loss", method.step)(batch, 0, torch.Generator().manual_seed(0))
     seconds["loss"] -= seconds["teacher"] + seconds["student"]
     watch("backward", loss.backward)()
