@@ -26,6 +26,7 @@ from densewalk.classified import imagenet
 from densewalk.config import Study
 from densewalk.download import receipt_path, verify
 from densewalk.errors import UserError
+from densewalk.events import require_tensorboard
 from densewalk.images import FrameFolders, ImageFolder, read_list, read_rgb
 from densewalk.progress import columns
 from densewalk.provenance import versions
@@ -106,6 +107,8 @@ def _slurm() -> str:
 
 
 def _of_study(study: Study) -> Iterator[tuple[str, Callable[[], str]]]:
+    if study.execution.tensorboard:
+        yield "execution.tensorboard", _event_files
     for name, video in study.videos.items():
         yield f"videos.{name}", partial(_video_file, video.source)
     for name, images in study.images.items():
@@ -114,6 +117,11 @@ def _of_study(study: Study) -> Iterator[tuple[str, Callable[[], str]]]:
         yield f"checkpoints.{name}", partial(_checkpoint, checkpoint)
     for name, evaluation in study.evaluations.items():
         yield f"evaluations.{name}", partial(data_of, evaluation.protocol, evaluation.settings)
+
+
+def _event_files() -> str:
+    require_tensorboard()
+    return "event files are written beside each metrics.jsonl"
 
 
 def _video_file(path: str) -> str:

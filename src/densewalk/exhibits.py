@@ -5,7 +5,6 @@ Pictures are of each run's first seed. Of an evaluation with many pictures the f
 
 import base64
 import io
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from densewalk.checkpoint import read_json
+from densewalk.curve import read_points
 from densewalk.figures import Point, class_values, cost_and_quality, learning_curves
 from densewalk.gaps import Plan
 from densewalk.tables import Record, grouped, hours_with_init, mean_and_interval, training_hours
@@ -116,14 +116,8 @@ def curve_file(results: Path, run: str, seed: int) -> Path | None:
 
 def read_curve(path: Path) -> dict[str, list[float]]:
     """metrics.jsonl as columns, NaN where a line lacks a quantity; a line that was cut off while it was written is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    names = dict.fromkeys(name for line in lines for name in line)
-    return {name: [line.get(name, float("nan")) for line in lines] for name in names}
+    points = read_points(path)
+    return {name: [point.get(name, float("nan")) for point in points] for name in dict.fromkeys(n for p in points for n in p)}
 
 
 # -- pictures --------------------------------------------------------------------------------------------------------
