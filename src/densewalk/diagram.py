@@ -14,14 +14,18 @@ from densewalk.gaps import Plan
 WIDTH, HEIGHT, ACROSS, DOWN = 190, 46, 250, 64  # of a box, and from one box to the next, in pixels
 
 
+# a run may be called like the data that it is trained on, or like what it starts from
+Key = tuple[str, str]  # "data", "weights" or "run", and the name
+
+
 @dataclass(frozen=True)
 class Box:
-    """A node: title, what stands below it, its kind (`source`, `run` or `gap`) and the names of what it is made from."""
+    """A node: title, what stands below it, its kind (`source`, `run` or `gap`) and the keys of what it is made from."""
 
     name: str
     note: str
     kind: str
-    parents: Sequence[str] = ()
+    parents: Sequence[Key] = ()
 
 
 def study_diagram(plan: Plan, incomplete: Mapping[str, str]) -> Markup:
@@ -30,55 +34,59 @@ def study_diagram(plan: Plan, incomplete: Mapping[str, str]) -> Markup:
     Args:
         incomplete: run -> what is missing of it, in a few words.
     """
-    boxes = {b.name: b for b in [*_sources(plan), *_runs(plan, incomplete)]}
+    boxes = {**_sources(plan), **_runs(plan, incomplete)}
     places = layout(boxes)
     wide = max(x for x, _ in places.values()) + WIDTH + 2
     high = max(y for _, y in places.values()) + HEIGHT + 2
-    edges = "".join(_edge(places[p], places[b.name]) for b in boxes.values() for p in b.parents)
-    nodes = "".join(_node(b, *places[b.name]) for b in boxes.values())
-    made = "; ".join(f"{b.name} from {', '.join(b.parents)}" for b in boxes.values() if b.parents)
+    edges = "".join(_edge(places[p], places[key]) for key, b in boxes.items() for p in b.parents)
+    nodes = "".join(_node(b, *places[key]) for key, b in boxes.items())
+    made = "; ".join(f"{b.name} from {', '.join(name for _, name in b.parents)}" for b in boxes.values() if b.parents)
     return Markup(
         f'<svg class="diagram" role="img" aria-label="{escape(f"What is made from what: {made}")}" '
         f'width="{wide:.0f}" height="{high:.0f}" viewBox="-1 -1 {wide:.0f} {high:.0f}">{edges}{nodes}</svg>'
     )
 
 
-def _sources(plan: Plan) -> list[Box]:
+def _sources(plan: Plan) -> dict[Key, Box]:
     used = dict.fromkeys(name for run in plan["runs"].values() for name in run["data"])
     inits = dict.fromkeys(run["init"] for run in plan["runs"].values() if run["init"] not in plan["runs"])
-    names = {"random": "random weights"}
-    return [Box(n, "data", "source") for n in used] + [Box(n, names.get(n, "checkpoint"), "source") for n in inits]
+    return {
+        **{("data", n): Box(n, "data", "source") for n in used},
+        **{("weights", n): Box(n, "random weights" if n == "random" else "checkpoint", "source") for n in inits},
+    }
 
 
-def _runs(plan: Plan, incomplete: Mapping[str, str]) -> list[Box]:
-    boxes = []
+def _runs(plan: Plan, incomplete: Mapping[str, str]) -> dict[Key, Box]:
+    boxes = {}
     for name, run in plan["runs"].items():
         seeds = f"{len(run['seeds'])} seeds" if len(run["seeds"]) > 1 else f"seed {run['seeds'][0]}"
         method = "as it is" if run["method"] == "none" else run["method"]
         note = incomplete.get(name, f"{method}, {seeds}")
-        boxes.append(Box(name, note, "gap" if name in incomplete else "run", (run["init"], *run["data"])))
+        init = ("run" if run["init"] in plan["runs"] else "weights", run["init"])
+        parents = (init, *(("data", data) for data in run["data"]))
+        boxes["run", name] = Box(name, note, "gap" if name in incomplete else "run", parents)
     return boxes
 
 
-def layout(boxes: Mapping[str, Box]) -> dict[str, tuple[float, float]]:
+def layout(boxes: Mapping[Key, Box]) -> dict[Key, tuple[float, float]]:
     """The upper left corner of each box: one column to the right of its rightmost parent, in the order of its parents' height."""
-    columns: dict[int, list[str]] = defaultdict(list)
-    depth: dict[str, int] = {}
+    columns: dict[int, list[Key]] = defaultdict(list)
+    depth: dict[Key, int] = {}
 
-    def column(name: str) -> int:
-        if name not in depth:
-            depth[name] = 1 + max((column(p) for p in boxes[name].parents), default=-1)
-        return depth[name]
+    def column(key: Key) -> int:
+        if key not in depth:
+            depth[key] = 1 + max((column(p) for p in boxes[key].parents), default=-1)
+        return depth[key]
 
-    for name in boxes:
-        columns[column(name)].append(name)
-    places: dict[str, tuple[float, float]] = {}
-    tallest = max(len(names) for names in columns.values())
-    for i, names in sorted(columns.items()):
-        heights = {n: [places[p][1] for p in boxes[n].parents] for n in names}
-        order = sorted(names, key=lambda n: sum(heights[n]) / len(heights[n]) if heights[n] else 0.0)
-        top = (tallest - len(names)) * DOWN / 2
-        places |= {name: (i * ACROSS, top + row * DOWN) for row, name in enumerate(order)}
+    for key in boxes:
+        columns[column(key)].append(key)
+    places: dict[Key, tuple[float, float]] = {}
+    tallest = max(len(keys) for keys in columns.values())
+    for i, keys in sorted(columns.items()):
+        heights = {k: [places[p][1] for p in boxes[k].parents] for k in keys}
+        order = sorted(keys, key=lambda k: sum(heights[k]) / len(heights[k]) if heights[k] else 0.0)
+        top = (tallest - len(keys)) * DOWN / 2
+        places |= {key: (i * ACROSS, top + row * DOWN) for row, key in enumerate(order)}
     return places
 
 
