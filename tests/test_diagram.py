@@ -76,10 +76,35 @@ def test_boxes_do_not_touch_and_lie_inside():
     assert all(0 <= x <= wide - WIDTH and 0 <= y <= high - HEIGHT for x, y in corners)
 
 
+def test_a_line_passes_behind_no_box():
+    svg, boxes, _ = drawn(PLAN)
+    corners = [(x, y) for _, x, y in boxes.values()]
+    for path in svg.iter("path"):
+        points = along(path.get("d"))
+        for x, y in points[1:-1]:
+            assert not any(u < x < u + WIDTH and v < y < v + HEIGHT for u, v in corners)
+
+
+def along(path, steps=40):
+    """Points of a path of absolute M, C and H."""
+    points = []
+    for kind, numbers in re.findall(r"([MCH])([-\d. ]+)", path):
+        n = [float(v) for v in numbers.split()]
+        if kind == "M":
+            points.append((n[0], n[1]))
+            continue
+        (x, y), ts = points[-1], [(i + 1) / steps for i in range(steps)]
+        a, b, end = ((n[0], n[1]), (n[2], n[3]), (n[4], n[5])) if kind == "C" else ((x, y), (n[0], y), (n[0], y))
+        for t in ts:
+            weights = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3)
+            points.append(tuple(sum(w * p[i] for w, p in zip(weights, ((x, y), a, b, end), strict=True)) for i in (0, 1)))
+    return points
+
+
 def test_what_is_built_on_something_stands_to_its_right():
     chain = (("c", ("b",)), ("b", ("a",)), ("a", ()), ("d", ("a", "c")))
     boxes = {("run", name): Box(name, "", "run", [("run", p) for p in parents]) for name, parents in chain}
-    places = layout(boxes)
+    places, _ = layout(boxes)
     assert all(places[p][0] < places[key][0] for key, box in boxes.items() for p in box.parents)
 
 

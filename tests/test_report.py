@@ -14,7 +14,7 @@ from densewalk.figures import COLOURS
 from densewalk.report import report
 from tests.test_tables import DINO, TRAINED, record
 
-VOID = {"meta", "link", "br", "img"}
+VOID = {"meta", "link", "br", "img", "wbr"}
 
 
 class Page(HTMLParser):
@@ -85,8 +85,22 @@ PLAN = {
         "dino_s16": {"method": "none", "init": "dino_s16_file", "arch": "vit_small_patch16", "data": [], "seeds": [0]},
     },
     "evaluations": {
-        "incontext_voc": {"task": "incontext", "protocol": "incontext", "runs": ["walk", "dino_s16"]},
-        "davis": {"task": "davis", "protocol": "davis", "runs": ["dino_s16"]},
+        "incontext_voc": {
+            "task": "incontext",
+            "protocol": "incontext",
+            "metrics": {"mIoU": "% (higher is better)", "mIoU_hungarian": "% (higher is better), matched"},
+            "runs": ["walk", "dino_s16"],
+        },
+        "davis": {
+            "task": "davis",
+            "protocol": "davis",
+            "metrics": {"J&F": "% (higher is better)", "J_decay": "% (lower is better)"},
+            "runs": ["dino_s16"],
+        },
+    },
+    "hashes": {
+        **{f"{run}/s{seed}/incontext_voc": f"{seed:012d}" for run, seed in (("walk", 0), ("walk", 1), ("dino_s16", 0))},
+        "dino_s16/s0/davis": f"{0:012d}",
     },
 }
 
