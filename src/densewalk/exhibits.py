@@ -44,7 +44,7 @@ def gather(plan: Plan, results: Path, records: Sequence[Record]) -> dict[str, An
 def costs(plan: Plan, records: Sequence[Record]) -> dict[str, Any] | None:
     """For each evaluation its first metric by what the backbones cost, their initial runs included; None without two runs to compare."""
     groups, hours = grouped(records), training_hours(records)
-    methods = list(dict.fromkeys(run["method"] for run in plan["runs"].values()))
+    methods = list(dict.fromkeys([*(run["method"] for run in plan["runs"].values()), *(r["method"] for r in records)]))
     trained = [r["training"] for r in records if r["training"]]
     on_gpu = [bool(t["gpu_hours"]) for t in trained]
     device = "process" if len(set(on_gpu)) > 1 else "GPU" if any(on_gpu) else "CPU process"

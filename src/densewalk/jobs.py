@@ -275,6 +275,7 @@ def evaluate(spec: dict[str, Any], backbone: Path, state: Path, out: Path, execu
         "method": run_record["spec"]["method"],
         "init": run_record["spec"]["init"].get("name", "random"),
         "init_kind": run_record["spec"]["init"]["kind"],
+        "init_seed": run_record["spec"]["init"].get("seed"),
         "arch": run_record["arch"],
         "compat": run_record["compat"],
         "labels": spec["labels"],

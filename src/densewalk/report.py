@@ -184,7 +184,7 @@ def evaluation_table(name: str, plan: Plan, records: Sequence[Record], missing: 
     return {
         "name": name,
         "same": same,
-        "columns": ["run", *metrics, *(NAMES.get(c, c) for c in columns)],
+        "columns": ["run", *(metrics or ["result"]), *(NAMES.get(c, c) for c in columns)],
         "metrics": [(m, plan["evaluations"][name]["metrics"].get(m, "")) for m in metrics],
         "rows": rows,
         "shared": shared,
@@ -234,12 +234,14 @@ def how(group: Sequence[Record], hours: Hours) -> list[tuple[str, str]]:
     """Protocol, cost, provenance, published values and the command that makes the numbers again."""
     metrics = metrics_in(group)
     lines = {m: tidy_row(group[0], m, group, hours) for m in metrics}
-    first = lines[metrics[0]]
-    facts = [(name.replace("_", " "), first[name]) for name in HOW if first[name]]
-    facts.append(("scored", f"{first['n']} {first['unit']}"))
-    for name in ("config_hash", "run_hash", "commit", "device", "versions"):
-        values = dict.fromkeys(tidy_row(r, metrics[0], group, hours)[name] for r in group)
-        facts.append((name.replace("_", " "), ", ".join(values)))
+    seeds = [tidy_row(r, metrics[0], group, hours) for r in group]
+
+    def of_all_seeds(name: str) -> str:
+        return ", ".join(dict.fromkeys(line[name] for line in seeds if line[name]))
+
+    facts = [(name.replace("_", " "), of_all_seeds(name)) for name in HOW if of_all_seeds(name)]
+    facts.append(("scored", f"{of_all_seeds('n')} {of_all_seeds('unit')}"))
+    facts += [(name.replace("_", " "), of_all_seeds(name)) for name in ("config_hash", "run_hash", "commit", "device", "versions")]
     facts.append(("seeds", ", ".join(str(r["seed"]) for r in group)))
     for metric, line in lines.items():
         if line["published"]:
