@@ -428,10 +428,17 @@ class Study(Settings):
             for name, r in self.runs.items()
         }
         evaluations = {
-            name: {"task": e.settings.TASK, "protocol": e.protocol, "runs": [r for r in self.runs if e.runs is None or r in e.runs]}
+            name: {
+                "task": e.settings.TASK,
+                "protocol": e.protocol,
+                "metrics": e.settings.METRICS,
+                "runs": [r for r in self.runs if e.runs is None or r in e.runs],
+            }
             for name, e in self.evaluations.items()
         }
-        return {"study": self.study, "runs": runs, "evaluations": evaluations, "sources": [*self.videos, *self.images]}
+        hashes = {f"{run}/s{seed}/{name}": config_hash(self.evaluation_spec(run, seed, name)) for run, seed, name in self.evaluation_jobs()}
+        sources = [*self.videos, *self.images]
+        return {"study": self.study, "runs": runs, "evaluations": evaluations, "hashes": hashes, "sources": sources}
 
     def run_spec(self, run: str, seed: int) -> dict[str, Any]:
         """All that determines the run's backbone: its hash is the run's identity, and includes those of what it is built on."""

@@ -27,6 +27,7 @@ from densewalk.classified import imagenet
 from densewalk.config import Study
 from densewalk.download import receipt_path, verify
 from densewalk.errors import UserError
+from densewalk.events import require_tensorboard
 from densewalk.images import FrameFolders, ImageFolder, read_list, read_rgb
 from densewalk.progress import columns
 from densewalk.provenance import versions
@@ -108,6 +109,8 @@ def _slurm() -> str:
 
 
 def _of_study(study: Study, config: Path | None) -> Iterator[tuple[str, Callable[[], str]]]:
+    if study.execution.tensorboard:
+        yield "execution.tensorboard", _event_files
     for name, video in study.videos.items():
         yield f"videos.{name}", partial(_with_command, partial(_video_file, video.source), command_for_file(video.source))
     for name, images in study.images.items():
@@ -127,6 +130,11 @@ def _with_command(check: Callable[[], str], command: str | None) -> str:
         return check()
     except UserError as error:
         raise UserError(f"{error}; command: {command}" if command else str(error)) from error
+
+
+def _event_files() -> str:
+    require_tensorboard()
+    return "event files are written beside each metrics.jsonl"
 
 
 def _video_file(path: str) -> str:
