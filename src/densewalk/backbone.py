@@ -668,7 +668,7 @@ def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor],
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist", todo="download it or correct the path")
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             with safe_open(path, "pt") as file:
                 metadata = dict(file.metadata() or {})
             content: Any = load_file(path)
@@ -681,6 +681,12 @@ def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor],
         why = f"it holds a {foreign[1]}, which is not known to be harmless" if foreign else str(error).splitlines()[0]
         raise UserError(f"checkpoint {path} cannot be read safely: {why}", todo="use a file of tensors only") from error
     return _one_network(content, path, key, metadata)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By name or by content, since files that are got by hand are saved under any name: eight bytes of length, then JSON."""
+    with open(path, "rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
 # harmless objects beside the weights in training checkpoints
