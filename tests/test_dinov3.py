@@ -79,9 +79,10 @@ def test_the_other_layouts_give_the_same(name, layout, tmp_path):
 def test_a_file_that_was_saved_under_the_list_s_name_is_known_by_its_content(tmp_path):
     weights = meta_weights(Architecture.named(ARCHS[0]))
     load(saved(transformers_weights(weights), tmp_path / "dinov3_vits16.pth", ".safetensors"), ARCHS[0])
-    (tmp_path / "tiny.pth").write_bytes(b"")
-    with pytest.raises(UserError, match="tiny.pth cannot be read safely"):
-        load(tmp_path / "tiny.pth", ARCHS[0])
+    for content in (b"", b"PK", b"12345678{", b"\xff" * 8 + b"{}"):
+        (tmp_path / "tiny.pth").write_bytes(content)
+        with pytest.raises(UserError, match=r"tiny.pth cannot be read safely: \S"):
+            load(tmp_path / "tiny.pth", ARCHS[0])
 
 
 def test_metas_rounded_periods_are_kept_through_exports(tmp_path):

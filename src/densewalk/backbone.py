@@ -678,7 +678,7 @@ def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor],
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         foreign = re.search(r"GLOBAL (\S+)", str(error))  # torch's own advice is to switch the safety off
-        why = f"it holds a {foreign[1]}, which is not known to be harmless" if foreign else str(error).splitlines()[0]
+        why = f"it holds a {foreign[1]}, which is not known to be harmless" if foreign else (str(error) or "it is cut off").splitlines()[0]
         raise UserError(f"checkpoint {path} cannot be read safely: {why}", todo="use a file of tensors only") from error
     return _one_network(content, path, key, metadata)
 
