@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.layers import Mlp, SwiGLUPacked
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
 
 from densewalk.backbone import SIZES, Architecture, LeanMlp, create, interpolate_positions, load, to_timm
 from densewalk.checkpoint import export_backbone
@@ -476,3 +477,32 @@ def test_lean_mlp_equals_timm_s_and_lets_autograd_keep_less():
         kept.append(sum(shape.numel() == 5 * 17 * 192 for shape in packed))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert kept == [1, 2]
+
+
+@pytest.mark.parametrize("dropped", ["none", "some", "all"])
+@pytest.mark.parametrize("name", ["vit_nano_patch16", "vit_nano_patch14", "vit_nano_patch14_swiglu"])
+def test_lean_block_equals_timm_s_in_values_and_gradients(name, dropped):
+    """With LayerScale and without; images that stochastic depth drops are the same ones."""
+    rate = {"none": 0.0, "some": 0.5, "all": 0.999999}[dropped]
+    lean = create(name, seed=0, drop_path=rate).double().train().vit.blocks[-1]
+    for number, parameter in enumerate(lean.parameters()):
+        nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(number))
+    results = []
+    for forward in (lean.forward, lambda x: Block.forward(lean, x)):
+        x = torch.randn(6, 5, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        torch.manual_seed(3)
+        y = forward(x)
+        results.append([y, *torch.autograd.grad((y**3).sum(), [x, *lean.parameters()])])
+    for one, two in zip(*results, strict=True):
+        assert torch.allclose(one, two, rtol=1e-10, atol=1e-10)
+    unchanged = (results[0][0] == x).flatten(1).all(1)
+    assert {"none": not unchanged.any(), "some": True, "all": unchanged.all()}[dropped]
+
+
+def test_no_work_is_done_for_dropped_images():
+    lean = create("vit_nano_patch16", seed=0, drop_path=0.5).train().vit.blocks[-1]
+    seen = []
+    lean.mlp.fc1.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    torch.manual_seed(0)
+    lean(torch.zeros(64, 2, 48))
+    assert 16 < seen[0] < 48

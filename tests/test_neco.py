@@ -415,7 +415,7 @@ def test_the_foreground_equals_the_releases():
 def test_only_masked_patches_are_learnt_and_referred_to(mask):
     method = neco(loss_mask=mask)
     batch = batch_of(method)
-    _, masks = method.look_with_mask(batch["global"])
+    _, masks = method.look_with_mask(batch["global"], batch["in_global"])
     assert masks.any()
     assert not masks.all()
     covered = torch.zeros(2, 2, 6, 49, dtype=torch.bool)

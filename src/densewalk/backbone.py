@@ -16,7 +16,7 @@ and `micro` exist for tests and the demo. `timm/NAME` is the network that timm c
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,9 @@ import torch
 from jaxtyping import Bool, Float
 from safetensors import safe_open
 from safetensors.torch import load_file
-from timm.layers import Mlp, RotaryEmbeddingDinoV3, SwiGLU, SwiGLUPacked, apply_rot_embed_cat
+from timm.layers import LayerScale, Mlp, RotaryEmbeddingDinoV3, SwiGLU, SwiGLUPacked, apply_rot_embed_cat
 from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -181,9 +181,14 @@ def _likeness(model: Any, own: Any) -> dict[str, bool]:
         "activation": type(model.blocks[0].mlp.act) is type(own.blocks[0].mlp.act),
         "normalisation layers": norm_of(model.blocks[0].norm1) == norm_of(own.blocks[0].norm1),
         "rotary positions": turns_of(model) == turns_of(own),
-        "blocks": type(model.blocks[0]) is type(own.blocks[0]),
+        "blocks": type(model.blocks[0]) is timms_block(own.blocks[0]),
         "normalisation of pixels": (tuple(config["mean"]), tuple(config["std"])) == (IMAGENET_MEAN, IMAGENET_STD),
     }
+
+
+def timms_block(block: Any) -> type:
+    """The class of timm's that a block here computes the same as."""
+    return Block if isinstance(block, LeanBlock) else type(block)
 
 
 def norm_of(layer: Any) -> tuple[type, float]:
@@ -260,16 +265,63 @@ class LeanMlp(Mlp):
     It is a quarter of all that a block keeps, for the cost of one GELU; values and gradients are the same to the last bit.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """What timm's gives."""
+    def forward(self, x: Tensor, scale: nn.Module | None = None) -> Tensor:
+        """What timm's gives, times a LayerScale."""
         x = self.fc1(x)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a compiler chooses by itself what to keep
             # stops as soon as the activation is there: the second layer is not computed again
-            return checkpoint(self._activate, x, use_reentrant=False, preserve_rng_state=False)
-        return self._activate(x)
+            return checkpoint(self._activate, x, scale, use_reentrant=False, preserve_rng_state=False)
+        return self._activate(x, scale)
 
-    def _activate(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(x))
+    def _activate(self, x: Tensor, scale: nn.Module | None) -> Tensor:
+        return scaled(self.fc2, self.act(x), scale)
+
+
+class LeanBlock(Block):
+    """timm's block with less to do and to keep: no pass over all tokens for LayerScale, no work for images that are dropped."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """What timm's gives, in stochastic depth's draws, too."""
+        x = residual(x, self.drop_path1, self.attend)
+        return residual(x, self.drop_path2, self.transform)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The branch of the attention."""
+        attention: Any = self.attn
+        qkv = attention.qkv(self.norm1(x)).unflatten(2, (3, attention.num_heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        return scaled(attention.proj, F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2), self.ls1)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """The branch of the MLP."""
+        x = self.norm2(x)
+        return self.mlp(x, self.ls2) if isinstance(self.mlp, LeanMlp) else self.ls2(self.mlp(x))
+
+
+def scaled(linear: Any, x: Tensor, scale: nn.Module | None) -> Tensor:
+    """`scale(linear(x))`; a LayerScale is multiplied into the weights, which are fewer than the outputs of a batch."""
+    if not isinstance(scale, LayerScale):
+        return linear(x)
+    return F.linear(x, linear.weight * scale.gamma[:, None], linear.bias * scale.gamma)
+
+
+def residual(
+    x: Float[Tensor, "batch tokens dim"], drop: nn.Module, branch: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "batch tokens dim"]:
+    """`x + drop(branch(x))` for stochastic depth, which drops the branch of whole images; a CPU does not compute these.
+
+    for image in x:
+        image + kept / (1 - rate) * branch(image), kept with probability 1 - rate
+    """
+    rate = getattr(drop, "drop_prob", 0.0) if drop.training else 0.0
+    if not rate:
+        return x + branch(x)
+    kept = x.new_empty(len(x), 1, 1).bernoulli_(1 - rate)
+    # where no image is kept, the weights still must get their gradient of zero: it lets AdamW go on
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and kept.any():
+        images = kept.flatten().nonzero()[:, 0]
+        return x.index_add(0, images, branch(x[images]).to(x.dtype), alpha=1 / (1 - rate))
+    return x + branch(x) * (kept / (1 - rate))
 
 
 def _plain(arch: Architecture, drop_path: float) -> VisionTransformer:
@@ -290,6 +342,7 @@ def _plain(arch: Architecture, drop_path: float) -> VisionTransformer:
         # the first layer of a gated MLP makes both the gate and the gated; a half keeps timm's rounding down right
         mlp_ratio=((2 if arch.swiglu else 1) * arch.hidden + 0.5) / arch.dim,
         mlp_layer=SwiGLUPacked if arch.swiglu else LeanMlp,  # type: ignore[arg-type]
+        block_fn=LeanBlock,
         act_layer=nn.SiLU if arch.swiglu else None,
     )
 
