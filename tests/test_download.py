@@ -290,3 +290,12 @@ def test_what_stands_in_the_way_is_named(tmp_path, files, make, message):
     (tmp_path / "w.pth.receipt.json").write_text("[]")
     with pytest.raises(UserError, match=message):
         fetch(files.url("w.pth"), tmp_path / "w.pth")
+
+
+def test_an_error_without_words_has_its_name(tmp_path, monkeypatch):
+    def slow(*_, **__):
+        raise download.requests.Timeout
+
+    monkeypatch.setattr(download.requests, "get", slow)
+    with pytest.raises(UserError, match="cannot be downloaded: Timeout; to do: try again later"):
+        fetch("http://127.0.0.1/w.pth", tmp_path / "w.pth")

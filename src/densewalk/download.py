@@ -266,4 +266,5 @@ def _reason(error: Exception) -> str:
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
     reason = getattr(error, "reason", None) or error
-    return str(reason.args[0] if isinstance(reason, Exception) and len(reason.args) > 1 else reason).splitlines()[0]
+    text = str(reason.args[0] if isinstance(reason, Exception) and len(reason.args) > 1 else reason)
+    return (text or type(error).__name__).splitlines()[0]
