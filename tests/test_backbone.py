@@ -437,6 +437,26 @@ def test_a_hostile_checkpoint_is_not_executed(tmp_path, capsys):
     assert "executed" not in capsys.readouterr().out
 
 
+def test_a_dictionary_in_itself_has_an_end(tmp_path):
+    endless = {"cls_token": torch.zeros(1)}
+    endless["again"] = endless
+    torch.save(endless, tmp_path / "endless.pth")
+    with pytest.raises(UserError, match=r"endless.pth cannot be read: dictionaries in dictionaries without an end"):
+        load(tmp_path / "endless.pth", "vit_nano_patch16")
+
+
+def test_metadata_of_a_stranger_is_not_believed(tmp_path):
+    weights = create("vit_nano_patch16", seed=0).vit.state_dict()
+    save_file(weights, tmp_path / "w.safetensors", metadata={"arch": "vit_nano_patch16", "interpolation": "none"})
+    with pytest.raises(UserError, match=r"w.safetensors: positions by the rule 'none'; allowed: offset, antialias, size"):
+        load(tmp_path / "w.safetensors")
+    rotary = create("vit_nano_patch16_rope", seed=0).vit.state_dict()
+    for periods in ("[1", '["a", 2]', "{}", "[1, -2]"):
+        save_file(rotary, tmp_path / "r.safetensors", metadata={"arch": "vit_nano_patch16_rope", "periods": periods})
+        with pytest.raises(UserError, match=r"r.safetensors: rotary periods "):
+            load(tmp_path / "r.safetensors")
+
+
 def test_unknown_architectures_are_explained():
     for name in ("vit_vast_patch16", "resnet50", "vit_small_patch7"):
         with pytest.raises(UserError, match="unknown architecture"):

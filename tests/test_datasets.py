@@ -175,7 +175,8 @@ while [ "$1" != "-o" ]; do echo "$1" >> "$LOG"; shift; done
 echo "$4" >> "$LOG"
 [ "$4" = "$GONE" ] && { echo "ERROR: video unavailable" >&2; exit 1; }
 cp "$VIDEO" "$2"
-echo '{"id": "abc123", "format_id": "137"}'
+[ -z "$MUTE" ] && echo '{"id": "abc123", "format_id": "137"}'
+exit 0
 """
 
 
@@ -235,6 +236,13 @@ def test_walking_tours_come_by_their_names(tmp_path, yt_dlp, monkeypatch, capsys
 def test_a_wrong_choice_of_video_is_explained(choice, message, tmp_path, yt_dlp):
     with pytest.raises(UserError, match=message):
         prepare("walking_tours", tmp_path / "r.json", choice=choice)
+
+
+def test_a_yt_dlp_that_says_nothing_is_one_clear_error(tmp_path, yt_dlp, monkeypatch):
+    monkeypatch.setenv("MUTE", "1")
+    with pytest.raises(UserError, match="yt-dlp does not say what it has brought"):
+        fetch_video("https://example.org/walk", tmp_path / "w" / "walk.mp4")
+    assert list((tmp_path / "w").iterdir()) == []
 
 
 def test_what_is_no_video_does_not_stay(tmp_path, yt_dlp, monkeypatch):

@@ -26,10 +26,10 @@ def images(rows=2, columns=3):
     return torch.randn(2, 3, 16 * rows, 16 * columns, generator=torch.Generator().manual_seed(7))
 
 
-def saved(weights, path):
-    """Written as its suffix says."""
+def saved(weights, path, kind=None):
+    """Written as its suffix says, or as `kind` does."""
     weights = {k: v.contiguous() for k, v in weights.items()}
-    save_file(weights, path) if path.suffix == ".safetensors" else torch.save(weights, path)
+    save_file(weights, path) if (kind or path.suffix) == ".safetensors" else torch.save(weights, path)
     return path
 
 
@@ -74,6 +74,15 @@ def test_the_other_layouts_give_the_same(name, layout, tmp_path):
     assert (all_tokens(backbone, images()) - meta_tokens(weights, images(), arch)[0][-1]).abs().max() < 1e-4
     assert backbone.arch.periods is None
     assert ("which the file leaves out, are zero" in str(backbone.report)) == (layout == "timm without biases")
+
+
+def test_a_file_that_was_saved_under_the_list_s_name_is_known_by_its_content(tmp_path):
+    weights = meta_weights(Architecture.named(ARCHS[0]))
+    load(saved(transformers_weights(weights), tmp_path / "dinov3_vits16.pth", ".safetensors"), ARCHS[0])
+    for content in (b"", b"PK", b"12345678{", b"\xff" * 8 + b"{}"):
+        (tmp_path / "tiny.pth").write_bytes(content)
+        with pytest.raises(UserError, match=r"tiny.pth cannot be read safely: \S"):
+            load(tmp_path / "tiny.pth", ARCHS[0])
 
 
 def test_metas_rounded_periods_are_kept_through_exports(tmp_path):

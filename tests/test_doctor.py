@@ -63,6 +63,37 @@ BROKEN = {
 }
 
 
+# what a file becomes -> how
+DAMAGE = {
+    "bytes": lambda path: path.write_bytes(b"\x89\xff\xfe" * 50),
+    "empty": lambda path: path.write_bytes(b""),
+    "folder": lambda path: path.mkdir(),
+    "circle": lambda path: path.symlink_to(path.name),
+    "other JSON": lambda path: path.write_text('{"images": [{"id": 1}], "annotations": [{}], "categories": []}'),
+    "list": lambda path: path.write_text("[1, 2]"),
+}
+LISTS = {
+    "coco": "annotations/instances_train2017.json",
+    "coco_things": "annotations/panoptic_val2017.json",
+    "davis": "ImageSets/2016/val.txt",
+    "voc": "ImageSets/Segmentation/val.txt",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_list_is_one_error_that_names_it(name, damage, tmp_path):
+    protocol, folder, more, _ = REAL[name]
+    copy = Path(shutil.copytree(shared(f"data/{folder}"), tmp_path / folder))
+    (victim,) = (path for path in copy.rglob("*") if path.match(LISTS[name]))
+    victim.unlink()
+    DAMAGE[damage](victim)
+    # a list of names is text, so that JSON in it is a name of something that is not there
+    named = "does not exist" if victim.suffix == ".txt" and damage in ("other JSON", "list") else victim.name
+    with pytest.raises(UserError, match=named):
+        data_of(protocol, settings(protocol, copy, more))
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_copies_are_explained(case, tmp_path):
     name, pattern, deed, message = BROKEN[case]

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 import torch
@@ -631,6 +631,8 @@ def load(
     weights, metadata, report = read_weights(path, key)
     architecture = _file_architecture(path, metadata, arch)
     if (rule := interpolation or metadata.get("interpolation")) is not None:
+        if rule not in get_args(Interpolation):
+            raise UserError(f"{path}: positions by the rule '{rule}'", allowed=", ".join(get_args(Interpolation)))
         architecture = replace(architecture, interpolation=rule)  # type: ignore[arg-type]
     if dinov3.is_dinov3(weights) != architecture.rope:
         raise _other_positions(path, architecture)
@@ -719,7 +721,7 @@ def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor],
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist", todo="download it or correct the path")
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             with safe_open(path, "pt") as file:
                 metadata = dict(file.metadata() or {})
             content: Any = load_file(path)
@@ -729,9 +731,15 @@ def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor],
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         foreign = re.search(r"GLOBAL (\S+)", str(error))  # torch's own advice is to switch the safety off
-        why = f"it holds a {foreign[1]}, which is not known to be harmless" if foreign else str(error).splitlines()[0]
+        why = f"it holds a {foreign[1]}, which is not known to be harmless" if foreign else (str(error) or "it is cut off").splitlines()[0]
         raise UserError(f"checkpoint {path} cannot be read safely: {why}", todo="use a file of tensors only") from error
     return _one_network(content, path, key, metadata)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By name or by content, since files that are got by hand are saved under any name: eight bytes of length, then JSON."""
+    with open(path, "rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
 # harmless objects beside the weights in training checkpoints
@@ -772,7 +780,10 @@ def _one_network(
     """
     if not isinstance(content, Mapping):
         raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a dictionary of tensors")
-    flat = dinov3.from_transformers(dict(_leaves(content)))
+    try:
+        flat = dinov3.from_transformers(dict(_leaves(content)))
+    except UserError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
     networks = sorted({k.removesuffix("cls_token") for k in flat if k.split(".")[-1] == "cls_token"})
     chosen = [n for n in networks if key is None or f".{key}." in f".{n}"]
     names = ", ".join(n.removesuffix(".") or "one without a name (leave `key` out)" for n in networks) or "none"
@@ -795,13 +806,19 @@ def _group(key: str, networks: list[str]) -> str:
     return named[0].removesuffix(".") if named else ".".join(key.split(".")[:2])
 
 
-def _leaves(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of nested dictionaries under dotted names."""
+def _leaves(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of nested dictionaries under dotted names.
+
+    Raises:
+        UserError: more than 32 dictionaries in one another, or one in itself.
+    """
+    if depth > 32:
+        raise UserError("dictionaries in dictionaries without an end", todo="use a file of tensors only")
     for name, value in content.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{name}", value
         elif isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from _leaves(value, f"{prefix}{name}.", depth + 1)
 
 
 # what -> how its keys become timm's, one substitution after the other

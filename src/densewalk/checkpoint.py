@@ -66,13 +66,15 @@ def read_json(path: str | Path) -> Any:
     """The file's content.
 
     Raises:
-        UserError: there is no such file or it is not JSON.
+        UserError: there is no such file, it cannot be read, or it is not JSON.
     """
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}", todo="correct it, or remove it so that it is made again") from error
+    except ValueError as error:  # also of bytes that are no text
         raise UserError(f"{path} is not JSON: {error}", todo="delete it, so that it is made again") from error
 
 

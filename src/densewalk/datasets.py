@@ -169,6 +169,14 @@ def _addresses(name: str, dataset: Dataset, choice: VideoChoice) -> dict[str, st
     return listed if choice.name is None else {choice.name: listed[choice.name]}
 
 
+def _facts(printed: str) -> dict[str, Any]:
+    """What yt-dlp says of the video it has brought."""
+    try:
+        return dict(json.loads(printed.strip().splitlines()[-1]))
+    except (IndexError, ValueError, TypeError) as error:
+        raise UserError("yt-dlp does not say what it has brought", todo="pip install --upgrade yt-dlp") from error
+
+
 def fetch_video(address: str, target: Path, *, codec: str = "avc1", height: int = 1080) -> dict[str, Any]:
     """A video by yt-dlp, which resumes by itself; its receipt with id, fps and sha256.
 
@@ -191,12 +199,12 @@ def fetch_video(address: str, target: Path, *, codec: str = "avc1", height: int 
         last = (done.stderr.strip() or "no file came").splitlines()[-1]
         raise UserError(f"yt-dlp: {last}", todo=f"look which formats there are: yt-dlp -F {address}")
     try:
-        info, facts = probe(part), json.loads(done.stdout.strip().splitlines()[-1])
+        info, facts = probe(part), _facts(done.stdout)
     except UserError:
         part.unlink()  # yt-dlp would take it for done
         raise
     part.rename(target)
-    known = {"id": facts["id"], "format": facts.get("format_id"), "codec": info.codec, "height": info.height, "fps": info.fps}
+    known = {"id": facts.get("id"), "format": facts.get("format_id"), "codec": info.codec, "height": info.height, "fps": info.fps}
     receipt = {**verify(target, url=address), **known}
     write_json(receipt_path(target), receipt)
     log.info("%s: %s, %d lines, %.2f fps", target, info.codec, info.height, info.fps)

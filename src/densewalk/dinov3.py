@@ -89,7 +89,10 @@ def periods(weights: Mapping[str, Tensor], metadata: Mapping[str, str], head_dim
     computed = computed_periods(head_dim)
     found = weights.get("rope_embed.periods")
     if found is None and "periods" in metadata:
-        found = torch.tensor(json.loads(metadata["periods"]))
+        try:
+            found = torch.tensor(json.loads(metadata["periods"]))
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"{source}: rotary periods {metadata['periods'][:80]!r}", allowed="a list of numbers") from error
     if found is None:
         return None
     found = found.float()
