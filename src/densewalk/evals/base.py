@@ -23,9 +23,13 @@ class Job:
     workers: int = 0
     cache: FeatureCache | None = None
 
-    def cached(self, dense: Dense, backbone_path: Path) -> Dense:
-        """`dense`, sharing what it computes with all evaluations of the same backbone file."""
-        return dense if self.cache is None else self.cache.around(dense, file_sha256(backbone_path))
+    def cached(self, dense: Dense, backbone_path: Path, what: str = "") -> Dense:
+        """`dense`, sharing what it computes with all evaluations of the same backbone file.
+
+        Args:
+            what: names what `dense` gives where it is not `Backbone.dense`.
+        """
+        return dense if self.cache is None else self.cache.around(dense, file_sha256(backbone_path) + what)
 
 
 @dataclass(frozen=True)
