@@ -80,10 +80,10 @@ def evaluate(settings: UnsupervisedSegmentationSettings, backbone_path: Path, jo
             todo=f"raise it to {SMALLEST * backbone.patch} at least",
         )
     seen = job.cached(with_attention(backbone), backbone_path, "attention")
-    learnt = None if settings.threshold is not None else look(settings, seen, training, size, job, "training")
+    learnt = None if settings.threshold is not None else look(settings, seen, backbone_path, training, size, job, "training")
     threshold = settings.threshold if learnt is None else choose_threshold(settings, learnt, job.seed)
     assert threshold is not None
-    side = look(settings, seen, validation, size, job, "validation")
+    side = look(settings, seen, backbone_path, validation, size, job, "validation")
     assigned = cluster_all(settings, side, job.seed)
     foreground = (precisions(assigned, side.attended, settings.foreground_clusters) >= threshold - 1e-6)[assigned]
 
@@ -142,20 +142,22 @@ def with_attention(backbone: Backbone) -> Dense:
     return seen
 
 
-def look(settings: UnsupervisedSegmentationSettings, seen: Dense, examples: Sequence[Example], size: int, job: Job, label: str) -> Side:
+def look(
+    settings: UnsupervisedSegmentationSettings, seen: Dense, backbone: Path, examples: Sequence[Example], size: int, job: Job, label: str
+) -> Side:
     """Everything about one side's images, in two passes: the features of all together need not fit into memory.
 
     Raises:
         UserError: no pixel is labelled.
     """
     fitted, masks, attention = PrincipalComponents(), [], []
-    for maps, mask, _ in validation_maps(settings, seen, examples, size, job, f"{label} 1/2"):
+    for maps, mask, _ in validation_maps(settings, seen, backbone, examples, size, job, f"{label} 1/2"):
         fitted.add(maps[:-1].flatten(1).T.cpu())
         attention.append(maps[-1].cpu())
         masks.append(reduced(mask[None].cpu(), settings.mask_size)[0])
     if settings.ignored is not None and all(bool((mask == settings.ignored).all()) for mask in masks):
-        raise UserError(f"no pixel of the {len(masks)} {label} images is labelled", todo="check `ignore`")
-    again = validation_maps(settings, seen, examples, size, job, f"{label} 2/2")
+        raise UserError(f"no pixel of the {len(masks)} {label} images in {settings.root} is labelled", todo="check `ignore`")
+    again = validation_maps(settings, seen, backbone, examples, size, job, f"{label} 2/2")
     points = [fitted.project(maps[:-1].permute(1, 2, 0).cpu(), settings.components) for maps, _, _ in again]
     return Side(torch.stack(points), foreground_masks(torch.stack(attention), settings.mass), torch.stack(masks))
 
@@ -194,7 +196,7 @@ def choose_threshold(settings: UnsupervisedSegmentationSettings, side: Side, see
         UserError: the masks have no foreground.
     """
     if not (scored(settings, side.masks) & (side.masks != settings.background)).any():
-        raise UserError(f"no pixel of the {len(side.masks)} training images is foreground", todo="check `background`")
+        raise UserError(f"no pixel of the {len(side.masks)} training images in {settings.root} is foreground", todo="check `background`")
     assigned = cluster_all(settings, side, seed)
     precision = precisions(assigned, side.attended, settings.foreground_clusters)
     ascending = precision.argsort(stable=True)
