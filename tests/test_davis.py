@@ -98,6 +98,18 @@ def test_scores_are_those_of_the_written_files(root, backbone, tmp_path):
     assert davis.summary({s.name: davis.score(s, read_labels(tmp_path / s.name), settings) for s in sequences}) == result
 
 
+def test_results_of_an_earlier_run_are_not_reported_again(root, backbone, tmp_path, monkeypatch):
+    """The official tool reads a CSV that it finds beside the predictions instead of scoring them."""
+    monkeypatch.setattr(davis, "load", lambda _path: Colours())
+    first = run(root, backbone, tmp_path / "out")
+    monkeypatch.undo()
+    for name in ("global_results-val.csv", "per-sequence_results-val.csv"):
+        (tmp_path / "out" / name).write_text("J&F-Mean\n1.000\n")
+    second = run(root, backbone, tmp_path / "out")
+    assert second.metrics != first.metrics
+    assert second == run(root, backbone, tmp_path / "elsewhere")
+
+
 @pytest.mark.parametrize("task", ["semi-supervised", "unsupervised"])
 def test_ground_truth_as_prediction_scores_100(tmp_path, backbone, monkeypatch, task):
     """Through `evaluate` itself: only the segmentation is replaced, by the masks as an evaluation writes and reads them."""
@@ -255,6 +267,30 @@ def test_a_constant_channel_no_longer_wins_everywhere():
     fixed = davis.stretch(channels, constant_channel_wins=False)
     assert not fixed.isnan().any()
     assert fixed.argmax(dim=0).nonzero().tolist() == [[1, 2], [1, 3]]
+
+
+def test_channels_are_stretched_after_they_were_interpolated():
+    """A peak that interpolation flattens is stretched back to 1; the other order would leave it at less."""
+    soft = torch.zeros(3, 4, 6)
+    soft[0], soft[1, 1, 2], soft[2, 2:, 4:] = 0.5, 0.9, 0.6
+    soft[0, 0, 0] = 0.1
+    settings = small(".").resolved()
+    large = F.interpolate(soft[None].double(), size=(10, 14), mode="bilinear", align_corners=False)[0]
+    expected = np.zeros((10, 14), int)
+    low, high = large.amin((1, 2)), large.amax((1, 2))
+    for i in range(10):
+        for j in range(14):
+            expected[i, j] = max(range(3), key=lambda c: float((large[c, i, j] - low[c]) / (high[c] - low[c])))
+    assert davis.decide(soft, (10, 14), (10, 14), settings).tolist() == expected.tolist()
+    before = davis.stretch(soft, constant_channel_wins=False)
+    assert F.interpolate(before[None], size=(10, 14), mode="bilinear")[0].argmax(0).tolist() != expected.tolist()
+
+
+def test_objects_are_those_of_the_first_mask():
+    truth = np.zeros((5, 20, 20), np.uint8)
+    truth[:, 2:8, 2:8] = 1
+    truth[2:, 10:16, 10:16] = 2
+    assert davis.score_semi_supervised(truth, truth).shape == (1, 2, 3)
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
