@@ -12,6 +12,7 @@ from densewalk.errors import UserError
 from densewalk.evals import davis
 from densewalk.evals.base import Job
 from densewalk.images import read_mask
+from densewalk.progress import Progress
 from densewalk.sequences import write_labels
 from densewalk.settings.davis import DavisSettings
 from tests.helpers import shared
@@ -267,6 +268,16 @@ def test_a_constant_channel_no_longer_wins_everywhere():
     fixed = davis.stretch(channels, constant_channel_wins=False)
     assert not fixed.isnan().any()
     assert fixed.argmax(dim=0).nonzero().tolist() == [[1, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("patch", [8, 16])
+def test_the_window_counts_patches_of_any_size(root, monkeypatch, patch):
+    """12 patches to each side are 192 px at patch 16 and 96 px at patch 8, in the released code, too."""
+    seen = []
+    monkeypatch.setattr(davis, "follow", lambda frames, first, rule: (seen.append(rule), iter([]))[1])
+    sequence = davis.find_sequences(small(root).resolved())[0]
+    davis.segment(create(f"vit_nano_patch{patch}", seed=0), sequence, small(root).resolved(), 0, Progress("", 1))
+    assert [(rule.grid, rule.radius, rule.top_k, rule.context) for rule in seen] == [((64 // patch, 96 // patch), 12, 5, 7)]
 
 
 def test_channels_are_stretched_after_they_were_interpolated():
