@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
-from densewalk.clustering import PrincipalComponents, kmeans, nearest_centre
+from densewalk.clustering import PrincipalComponents, kmeans, nearest_centre, spherical_kmeans
 from tests.helpers import shared
 
 
@@ -94,3 +95,18 @@ def test_clusters_are_as_tight_as_the_releases(released):
     ours = nearest_centre(x, kmeans(x, k, seed=0, iterations=100))
     assert len(ours.unique()) == len(theirs.unique()) == k
     assert spread(x, ours) < 1.01 * spread(x, theirs)
+
+
+def test_spherical_kmeans_goes_by_the_angle_alone():
+    x, labels = blobs()
+    lengths = torch.linspace(0.01, 5, len(x))[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    centres = spherical_kmeans(F.normalize(x, dim=-1) * lengths[:, None], 4, seed=0)
+    assert torch.allclose(centres.norm(dim=-1), torch.ones(4))
+    assert same_partition(nearest_centre(x, centres), labels)
+    expected = torch.stack([F.normalize(F.normalize(x[labels == k], dim=-1).sum(0), dim=-1) for k in range(4)])
+    assert torch.allclose((centres @ expected.T).amax(0), torch.ones(4), atol=1e-5)
+    assert torch.equal(centres, spherical_kmeans(F.normalize(x, dim=-1) * lengths[:, None], 4, seed=0))
+
+
+def test_spherical_kmeans_of_fewer_points_than_clusters():
+    assert spherical_kmeans(torch.eye(3), 5, seed=0).shape == (3, 3)

@@ -12,6 +12,7 @@ from densewalk.errors import UserError
 from densewalk.evals import davis
 from densewalk.evals.base import Job
 from densewalk.images import read_mask
+from densewalk.progress import Progress
 from densewalk.sequences import write_labels
 from densewalk.settings.davis import DavisSettings
 from tests.helpers import shared
@@ -96,6 +97,18 @@ def test_scores_are_those_of_the_written_files(root, backbone, tmp_path):
     result, settings = run(root, backbone, tmp_path), small(root).resolved()
     sequences = davis.find_sequences(settings)
     assert davis.summary({s.name: davis.score(s, read_labels(tmp_path / s.name), settings) for s in sequences}) == result
+
+
+def test_results_of_an_earlier_run_are_not_reported_again(root, backbone, tmp_path, monkeypatch):
+    """The official tool reads a CSV that it finds beside the predictions instead of scoring them."""
+    monkeypatch.setattr(davis, "load", lambda _path: Colours())
+    first = run(root, backbone, tmp_path / "out")
+    monkeypatch.undo()
+    for name in ("global_results-val.csv", "per-sequence_results-val.csv"):
+        (tmp_path / "out" / name).write_text("J&F-Mean\n1.000\n")
+    second = run(root, backbone, tmp_path / "out")
+    assert second.metrics != first.metrics
+    assert second == run(root, backbone, tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize("task", ["semi-supervised", "unsupervised"])
@@ -255,6 +268,34 @@ def test_a_constant_channel_no_longer_wins_everywhere():
     fixed = davis.stretch(channels, constant_channel_wins=False)
     assert not fixed.isnan().any()
     assert fixed.argmax(dim=0).nonzero().tolist() == [[1, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("patch", [8, 16])
+def test_the_window_counts_patches_of_any_size(root, monkeypatch, patch):
+    """12 patches to each side are 192 px at patch 16 and 96 px at patch 8, in the released code, too."""
+    seen = []
+    monkeypatch.setattr(davis, "follow", lambda frames, first, rule: (seen.append(rule), iter([]))[1])
+    sequence = davis.find_sequences(small(root).resolved())[0]
+    davis.segment(create(f"vit_nano_patch{patch}", seed=0), sequence, small(root).resolved(), 0, Progress("", 1))
+    assert [(rule.grid, rule.radius, rule.top_k, rule.context) for rule in seen] == [((64 // patch, 96 // patch), 12, 5, 7)]
+
+
+def test_channels_are_stretched_after_they_were_interpolated():
+    """Interpolation flattens peaks: stretched before it, a channel would no longer reach 1."""
+    soft = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(0)) ** 4
+    large = F.interpolate(soft[None].double(), size=(10, 14), mode="bilinear", align_corners=False)[0]
+    low, high = large.amin((1, 2)).tolist(), large.amax((1, 2)).tolist()
+    expected = [[max(range(3), key=lambda c: (float(large[c, i, j]) - low[c]) / (high[c] - low[c])) for j in range(14)] for i in range(10)]
+    assert davis.decide(soft, (10, 14), (10, 14), small(".").resolved()).tolist() == expected
+    before = davis.stretch(soft, constant_channel_wins=False)
+    assert F.interpolate(before[None], size=(10, 14), mode="bilinear")[0].argmax(0).tolist() != expected
+
+
+def test_objects_are_those_of_the_first_mask():
+    truth = np.zeros((5, 20, 20), np.uint8)
+    truth[:, 2:8, 2:8] = 1
+    truth[2:, 10:16, 10:16] = 2
+    assert davis.score_semi_supervised(truth, truth).shape == (1, 2, 3)
 
 
 # -- settings --------------------------------------------------------------------------------------------------------

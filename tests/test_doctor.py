@@ -25,6 +25,7 @@ REAL = {
     "coco": ("coco", "coco", {}, "24 training images, 18 validation images"),
     "davis": ("davis", "davis", {"year": 2016}, "frames"),
     "voc": ("incontext", "voc", {"layout": "voc"}, "13 memory images, 12 query images"),
+    "unsupervised": ("unsupervised_segmentation", "voc", {"layout": "voc"}, "13 training images, 12 validation images"),
     "coco_things": ("linear_segmentation", "coco", {"layout": "coco_things"}, "18 training images, 16 validation images"),
     "imagenet": ("knn", "imagenet", {}, "48 training images, 24 validation images, 8 classes"),
 }

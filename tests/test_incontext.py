@@ -15,6 +15,7 @@ from densewalk.checkpoint import export_backbone
 from densewalk.errors import UserError
 from densewalk.evals.base import Job
 from densewalk.evals.incontext import (
+    Answer,
     Images,
     Memory,
     Store,
@@ -33,6 +34,7 @@ from densewalk.evals.incontext import (
     samples,
     score,
     splits,
+    summary,
 )
 from densewalk.images import read_mask
 from densewalk.labelled import Example
@@ -191,6 +193,19 @@ def test_patches_with_rare_classes_are_chosen_more_often():
     assert (counts[:5] / 200).min() > 0.9
     assert 0.02 < (counts[5:99] / 200).mean() < 0.08
     assert counts[99] == 0
+
+
+def test_a_memory_larger_than_the_images_keeps_every_patch():
+    labels = torch.eye(4)[[0, 1, 2, 1]]
+    assert sorted(choose_patches(labels, 10_240_000, torch.Generator().manual_seed(0)).tolist()) == [0, 1, 2, 3]
+
+
+def test_identity_and_hungarian_are_two_numbers():
+    """Classes that swapped their names: wrong as classes, right as clusters."""
+    confusion = Confusion(4)
+    confusion.add(torch.tensor([0, 0, 1, 2, 3]), torch.tensor([1, 1, 0, 2, 3]))
+    result = summary(settings_of(), [Answer(confusion, 5)], 1, ["a", "b", "c", "d"], {})
+    assert result.metrics == {"mIoU": 50.0, "mIoU_hungarian": 100.0}
 
 
 def test_score_rule_equals_the_loop():

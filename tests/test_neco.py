@@ -15,7 +15,7 @@ from densewalk.errors import UserError
 from densewalk.loop import make_optimizer, set_schedules
 from densewalk.methods import neco as module
 from densewalk.methods.base import Item
-from densewalk.methods.neco import Neco, NecoViews, align, crop_pairs, foreground_masks, scores, student_boxes, without_registers
+from densewalk.methods.neco import Neco, NecoViews, align, crop_pairs, scores, student_boxes, without_registers
 from densewalk.settings.neco import NecoSettings
 from tests.helpers import shared
 
@@ -402,13 +402,6 @@ def test_odd_even_with_a_hard_teacher_is_finite():
 
 
 # -- foreground and background -------------------------------------------------------------------------------------------
-
-
-def test_the_foreground_equals_the_releases():
-    with np.load(shared("parity/neco_eval.npz")) as file:
-        attention, expected = (torch.from_numpy(file[f"process_attentions/0/{k}"])[:, 0] for k in ("attn", "mask"))
-        mass = float(file["process_attentions/0/threshold"])
-    assert torch.equal(foreground_masks(attention, mass), expected > 0)
 
 
 @pytest.mark.parametrize("mask", ["foreground", "background"])

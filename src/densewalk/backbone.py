@@ -398,6 +398,11 @@ class Backbone(nn.Module):
         return self.arch.dim
 
     @property
+    def source(self) -> str:
+        """The file that the weights are from, for messages."""
+        return self.report.source if self.report else f"{self.arch.name} with new weights"
+
+    @property
     def patch(self) -> int:
         """Side of a patch in pixels."""
         return self.arch.patch

@@ -1,15 +1,18 @@
 """Clusters of patch features: standardised principal components and k-means. The only door to scikit-learn.
 
-x = principal_components(features, 50)
+x = PrincipalComponents(features).project(features, 50)
 centres = kmeans(x, 21, seed=0)
 labels = nearest_centre(x, centres)
 """
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
+from jaxtyping import Float, Int, Shaped
+from sklearn.cluster import KMeans, kmeans_plusplus
 from torch import Tensor
+from torch.nn import functional as F
+
+POINTS = 256  # per cluster, from which k-means learns (faiss's rule)
 
 
 class PrincipalComponents:
@@ -46,18 +49,16 @@ class PrincipalComponents:
 
 
 def kmeans(
-    x: Float[Tensor, "points dim"], clusters: int, *, seed: int, iterations: int = 50, restarts: int = 5, points_per_cluster: int = 256
+    x: Float[Tensor, "points dim"], clusters: int, *, seed: int, iterations: int = 50, restarts: int = 5, points_per_cluster: int = POINTS
 ) -> Float[Tensor, "clusters dim"]:
     """Centres of the best of several runs of Lloyd's algorithm.
 
     Args:
         clusters: at most this many; fewer where there are fewer points.
-        points_per_cluster: where there are more points, this many times `clusters` random ones are used (faiss's rule).
+        points_per_cluster: where there are more points, this many times `clusters` random ones are used.
     """
     rng = np.random.default_rng(seed)
-    most = clusters * points_per_cluster
-    if len(x) > most:
-        x = x[torch.from_numpy(np.sort(rng.choice(len(x), most, replace=False))).to(x.device)]
+    x = sample(x, clusters * points_per_cluster, rng)
     fit = KMeans(min(clusters, len(x)), n_init=restarts, max_iter=iterations, random_state=int(rng.integers(2**31)), tol=0.0)
     return torch.from_numpy(fit.fit(x.cpu().numpy()).cluster_centers_).to(x)
 
@@ -65,3 +66,38 @@ def kmeans(
 def nearest_centre(x: Float[Tensor, "*points dim"], centres: Float[Tensor, "clusters dim"]) -> Int[Tensor, "*points"]:
     """The number of each point's nearest centre."""
     return (centres.square().sum(dim=1) - 2 * x @ centres.T).argmin(dim=-1)
+
+
+def spherical_kmeans(
+    x: Float[Tensor, "points dim"], clusters: int, *, seed: int, iterations: int = 50, restarts: int = 5, points_per_cluster: int = POINTS
+) -> Float[Tensor, "clusters dim"]:
+    """Centres of unit length by the angle alone: the best of several runs on the points' directions.
+
+    x = x / |x|
+    repeat: near[p] = argmax over k of x[p] . centre[k];  centre[k] = sum of x[near == k], made a unit vector
+
+    Until no sum of cosines grows any more. A centre that no point is near stays. Arguments as for `kmeans`, whose start it shares.
+    """
+    rng = np.random.default_rng(seed)
+    x = F.normalize(sample(x, clusters * points_per_cluster, rng), dim=-1)
+    best, most = x[:0], -torch.inf
+    for _ in range(restarts):
+        start, _ = kmeans_plusplus(x.cpu().numpy(), min(clusters, len(x)), random_state=int(rng.integers(2**31)))
+        centres, total = F.normalize(torch.from_numpy(start).to(x), dim=-1), -torch.inf
+        for _ in range(iterations):
+            cosine, near = (x @ centres.T).max(dim=-1)
+            if float(cosine.sum()) <= total:
+                break
+            total = float(cosine.sum())
+            sums = torch.zeros_like(centres).index_add_(0, near, x)
+            centres = torch.where(sums.norm(dim=-1, keepdim=True) > 0, F.normalize(sums, dim=-1), centres)
+        if total > most:
+            best, most = centres, total
+    return best
+
+
+def sample(x: Shaped[Tensor, "points *rest"], most: int, rng: np.random.Generator) -> Shaped[Tensor, "some *rest"]:
+    """At most so many points, drawn at random, in their order."""
+    if len(x) <= most:
+        return x
+    return x[torch.from_numpy(np.sort(rng.choice(len(x), most, replace=False))).to(x.device)]

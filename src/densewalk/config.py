@@ -37,6 +37,7 @@ from densewalk.settings.segmentation import SegmentationLinearSettings, Segmenta
 from densewalk.settings.synthetic import SyntheticSettings
 from densewalk.settings.timetuning import TimeTuningSettings
 from densewalk.settings.tracking import TrackingSettings
+from densewalk.settings.unsupervised_segmentation import UnsupervisedSegmentationSettings
 from densewalk.settings.video_segmentation import VideoSegmentationSettings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -213,6 +214,13 @@ class Overcluster(BaseEvaluation):
     settings: OverclusterSettings
 
 
+class UnsupervisedSegmentation(BaseEvaluation):
+    """Semantic segmentation without labels: attention's foreground, communities of its clusters."""
+
+    protocol: Literal["unsupervised_segmentation"]
+    settings: UnsupervisedSegmentationSettings
+
+
 Evaluation = Annotated[
     Ade20kLinear
     | Ade20kUpernet
@@ -223,6 +231,7 @@ Evaluation = Annotated[
     | Incontext
     | LinearSegmentation
     | Overcluster
+    | UnsupervisedSegmentation
     | VideoSegmentation
     | Knn
     | Linear

@@ -235,6 +235,12 @@ def _overcluster(settings: Any) -> dict[str, int]:
     return {"validation images": len(examples)}
 
 
+def _unsupervised_segmentation(settings: Any) -> dict[str, int]:
+    training, validation = _module("unsupervised_segmentation").splits(settings)
+    _opened(settings, *([training] if training else []), validation)
+    return _halves((training, validation))
+
+
 def _classification(settings: Any) -> dict[str, int]:
     halves = imagenet(settings.root, settings.training, settings.validation)
     for half in halves:
@@ -263,6 +269,7 @@ READERS: dict[str, Callable[[Any], dict[str, int]]] = {
     "incontext": _incontext,
     "linear_segmentation": _linear_segmentation,
     "overcluster": _overcluster,
+    "unsupervised_segmentation": _unsupervised_segmentation,
     **dict.fromkeys(("knn", "linear"), _classification),
     "discovery": _discovery,
     "tracking": _tracking,

@@ -55,6 +55,7 @@ EVALUATIONS = {
     "tracking": "densewalk.evals.tracking",
     "linear_segmentation": "densewalk.evals.linear_segmentation",
     "overcluster": "densewalk.evals.overcluster",
+    "unsupervised_segmentation": "densewalk.evals.unsupervised_segmentation",
 }
 
 

@@ -45,6 +45,7 @@ HEADINGS = {
     "incontext": "In-context segmentation",
     "linear_segmentation": "Linear segmentation (frozen features)",
     "overcluster": "Clusters of frozen features",
+    "unsupervised_segmentation": "Unsupervised segmentation",
     "video_segmentation": "Unsupervised video segmentation",
     "classification": "Image classification",
     "discovery": "Object discovery (CorLoc)",

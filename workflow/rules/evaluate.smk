@@ -88,3 +88,8 @@ use rule evaluate_davis as evaluate_linear_segmentation with:
 use rule evaluate_davis as evaluate_overcluster with:
     wildcard_constraints:
         evaluation=only(evaluations_of("overcluster")),
+
+
+use rule evaluate_davis as evaluate_unsupervised_segmentation with:
+    wildcard_constraints:
+        evaluation=only(evaluations_of("unsupervised_segmentation")),

@@ -35,7 +35,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -43,7 +43,7 @@ from torch.nn import functional as F
 
 from densewalk.backbone import Backbone, load
 from densewalk.errors import UserError
-from densewalk.evals.base import Job, Result
+from densewalk.evals.base import Job, Result, require_finite
 from densewalk.evals.jf import jf, jf_pairs, statistics
 from densewalk.images import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.progress import Progress
@@ -73,7 +73,7 @@ def evaluate(settings: DavisSettings, backbone_path: Path, job: Job) -> Result:
 
 
 def find_sequences(settings: DavisSettings) -> list[Sequence]:
-    """The listed sequences, with every file's presence and size and every first mask checked.
+    """The listed sequences, with every file's presence and size, and every first mask (unsupervised: every mask) checked.
 
     Raises:
         UserError: see `evaluate`.
@@ -87,22 +87,23 @@ def find_sequences(settings: DavisSettings) -> list[Sequence]:
         annotations="Annotations_unsupervised" if unsupervised and settings.year == 2017 else "Annotations",
         only=settings.sequences,
     )
-    for sequence in [] if unsupervised else sequences:
+    for sequence in sequences:
+        if unsupervised:
+            check_objects(sequence.truth(), f"folder {sequence.masks[0].parent}", "choose sequences that show an object")
+            continue
         if len(sequence) < 3:
             raise UserError(f"{sequence.frames[0].parent} has {len(sequence)} frames (*.jpg), but the first and the last are not scored")
-        check_first_mask(sequence)
+        check_objects(sequence.mask(0), f"mask {sequence.masks[0]}", "the first frame's mask must show every object to follow")
     return sequences
 
 
-def check_first_mask(sequence: Sequence) -> None:
-    """The first mask says which objects there are: 1, 2, ... without gaps."""
-    objects = [i for i in np.unique(sequence.mask(0)).tolist() if i > 0]
+def check_objects(labels: Shaped[np.ndarray, "*shape"], where: str, todo: str) -> None:
+    """What is scored must have the objects 1, 2, ... without gaps: one that is left out would be an object that nothing finds."""
+    objects = [i for i in np.unique(labels).tolist() if i > 0]
     if not objects:
-        raise UserError(f"mask {sequence.masks[0]} has no object", todo="the first frame's mask must show every object to follow")
+        raise UserError(f"{where} has no object", todo=todo)
     if objects != list(range(1, len(objects) + 1)):
-        raise UserError(
-            f"mask {sequence.masks[0]} has the ids {objects}", allowed="1, 2, ... without gaps (indices of a palette, not greys)"
-        )
+        raise UserError(f"{where} has the ids {objects}", allowed="1, 2, ... without gaps (indices of a palette, not greys)")
 
 
 # -- from the first frame to all ---------------------------------------------------------------------------------------
@@ -144,10 +145,16 @@ def input_size(height: int, width: int, settings: DavisSettings, patch: int) -> 
 def features(
     backbone: Backbone, sequence: Sequence, size: tuple[int, int], settings: DavisSettings, progress: Progress
 ) -> Iterator[Float[Tensor, "1 patches dim"]]:
-    """Patch features of each frame after the network's final norm, as they are needed."""
+    """Patch features of each frame after the network's final norm, as they are needed.
+
+    Raises:
+        UserError: a frame cannot be read, or its features are not finite; the message names the file.
+    """
     device = next(backbone.parameters()).device
-    for number in range(len(sequence.frames)):
-        yield backbone.tokens(to_input(sequence.image(number), size, settings).to(device)).patches
+    for number, frame in enumerate(sequence.frames):
+        patches = backbone.tokens(to_input(sequence.image(number), size, settings).to(device)).patches
+        require_finite(patches, [frame], backbone.source)
+        yield patches
         progress.advance(sequence.name)
 
 

@@ -40,7 +40,7 @@ from densewalk.backbone import Backbone, load
 from densewalk.boxes import Boxed, clip, coco, iou, voc
 from densewalk.checkpoint import write_json
 from densewalk.errors import UserError
-from densewalk.evals.base import Job, Result
+from densewalk.evals.base import Job, Result, require_finite
 from densewalk.images import normalize, read_stored
 from densewalk.pictures import boxes_strip
 from densewalk.progress import track
@@ -110,8 +110,7 @@ def discover(backbone: Backbone, examples: list[Boxed], settings: DiscoverySetti
         grid = (image.shape[-2] // backbone.patch, image.shape[-1] // backbone.patch)
         with torch.inference_mode():
             x = features(backbone, image[None].to(job.device), settings)
-        if not x.isfinite().all():
-            raise UserError(f"the backbone's features of {example.image} are not finite", todo="check the training run")
+        require_finite(x[None], [example.image], backbone.source)
         if settings.method == "lost":
             mask, seed = lost(x, settings.k_patches)
             piece = component_of(mask.reshape(grid), seed)

@@ -35,8 +35,8 @@ from torchvision.transforms import functional as TF
 from densewalk import labelled
 from densewalk.backbone import load
 from densewalk.errors import UserError
-from densewalk.evals.base import Job, Result
-from densewalk.evals.views import BATCH, require_finite, resize
+from densewalk.evals.base import Job, Result, require_finite
+from densewalk.evals.views import BATCH, resize
 from densewalk.feature_cache import Dense
 from densewalk.labelled import Example
 from densewalk.nearest import nearest
@@ -60,7 +60,7 @@ def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Resu
     memory_set, query_set = splits(settings)
     backbone = load(backbone_path).eval().to(job.device)
     dense = job.cached(backbone.dense, backbone_path)
-    views = Views(settings, settings.input_size // backbone.patch * backbone.patch, backbone.patch, job)
+    views = Views(settings, settings.input_size // backbone.patch * backbone.patch, backbone.patch, job, backbone_path)
     answers = []
     for sample in samples(settings, memory_set):
         # no augmented image is seen twice
@@ -197,8 +197,8 @@ def retrieve(
 class Views:
     """Images as the backbone gets them: square, normalised, in batches, in memory's or the queries' way."""
 
-    def __init__(self, settings: IncontextSettings, size: int, patch: int, job: Job) -> None:
-        self.settings, self.size, self.patch, self.job = settings, size, patch, job
+    def __init__(self, settings: IncontextSettings, size: int, patch: int, job: Job, backbone: str | Path = "") -> None:
+        self.settings, self.size, self.patch, self.job, self.backbone = settings, size, patch, job, backbone
 
     def features(
         self, dense: Dense, examples: Sequence[Example], label: str, seed: int | None = None
@@ -213,7 +213,7 @@ class Views:
         for images, masks, numbers in track(loader, label):
             with torch.inference_mode():
                 maps = dense(images.to(self.job.device))
-            require_finite(maps, [examples[i] for i in numbers.tolist()])
+            require_finite(maps, [examples[i] for i in numbers.tolist()], self.backbone)
             yield from zip(maps, masks.to(self.job.device), numbers.tolist(), strict=True)
 
 
@@ -275,7 +275,7 @@ def build_memory(views: Views, dense: Dense, examples: Sequence[Example], seed: 
             store.add(remember(maps, mask, views.patch, settings, keep, rng))
     memory = store.memory()
     if not len(memory.labels):
-        raise UserError(f"no pixel of the {len(examples)} memory images is labelled", todo="check `ignore`")
+        raise UserError(f"no pixel of the {len(examples)} memory images in {views.settings.root} is labelled", todo="check `ignore`")
     log.info("memory of %d patches from %d images", len(memory.labels), len(examples))
     return memory
 
@@ -353,7 +353,7 @@ def summary(settings: IncontextSettings, answers: Sequence[Answer], queries: int
     """
     matrices = [a.confusion.matrix for a in answers]
     if not matrices[0].any():
-        raise UserError("no pixel of the query images is labelled", todo="check `ignore`")
+        raise UserError(f"no pixel of the {queries} query images in {settings.root} is labelled", todo="check `ignore`")
     identity = [score(m, settings.compat) for m in matrices]
     matched = [score(reassign(m, hungarian(m)), settings.compat) for m in matrices]
     per_class = torch.stack([iou(m) for m in matrices]).nanmean(0).tolist()

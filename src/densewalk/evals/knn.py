@@ -33,7 +33,7 @@ from torchvision.transforms import functional as TF
 from densewalk.backbone import Backbone, load
 from densewalk.classified import Classified, imagenet
 from densewalk.errors import UserError
-from densewalk.evals.base import Job, Result
+from densewalk.evals.base import Job, Result, require_finite
 from densewalk.images import normalize, read_stored
 from densewalk.nearest import nearest
 from densewalk.progress import track
@@ -132,15 +132,8 @@ def features(
     for images, targets, numbers in track(loader, label):
         with torch.inference_mode():
             cls = backbone.cls(images.to(job.device))
-        require_finite(cls, split, numbers)
+        require_finite(cls, [split.paths[i] for i in numbers.tolist()], backbone.source)
         yield F.normalize(cls, dim=1), targets.to(job.device)
-
-
-def require_finite(x: Float[Tensor, "batch ..."], split: Classified, numbers: Int[Tensor, " batch"]) -> None:
-    """NaN would make every picture its own neighbour: refuse it, naming the first picture."""
-    bad = ~x.flatten(1).isfinite().all(1).cpu()
-    if bad.any():
-        raise UserError(f"the backbone's features of {split.paths[int(numbers[bad][0])]} are not finite", todo="check the training run")
 
 
 class CentreCrops(Dataset[tuple[Tensor, int, int]]):

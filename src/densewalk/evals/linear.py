@@ -40,8 +40,8 @@ from densewalk.backbone import Backbone, load
 from densewalk.checkpoint import State
 from densewalk.classified import Classified, imagenet
 from densewalk.errors import Interrupted, TrainingError, UserError
-from densewalk.evals.base import Job, Result
-from densewalk.evals.knn import BATCH, CentreCrops, require_finite, require_multiple
+from densewalk.evals.base import Job, Result, require_finite
+from densewalk.evals.knn import BATCH, CentreCrops, require_multiple
 from densewalk.images import normalize, read_stored
 from densewalk.loop import StepSampler, leave_signals_to_parent, stop_signals
 from densewalk.methods.base import Item
@@ -207,7 +207,7 @@ def train(heads: Heads, backbone: Backbone, training: Classified, fixed: "Fixed"
     with stop_signals() as stop:
         for at, (images, targets, numbers) in enumerate(loader, start=done):
             tokens = frozen_tokens(backbone, images.to(job.device), heads.blocks)
-            require_finite(tokens, training, numbers)
+            require_finite(tokens, [training.paths[i] for i in numbers.tolist()], backbone.source)
             step(heads, optimizer, tokens, targets.to(job.device), plan.rates[at])
             if (at + 1) % plan.per_epoch == 0:
                 history.append(accuracies(heads, fixed.tokens(), fixed.targets))
@@ -287,7 +287,7 @@ class Fixed:
             parts = []
             for images, _, numbers in track(loader, "validation features"):
                 parts.append(frozen_tokens(self.backbone, images.to(self.job.device), self.blocks))
-                require_finite(parts[-1], self.split, numbers)
+                require_finite(parts[-1], [self.split.paths[i] for i in numbers.tolist()], self.backbone.source)
             self._tokens = torch.cat(parts)
         return self._tokens
 

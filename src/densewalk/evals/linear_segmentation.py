@@ -37,8 +37,8 @@ from densewalk import labelled
 from densewalk.backbone import Backbone, load
 from densewalk.checkpoint import State
 from densewalk.errors import Interrupted, TrainingError, UserError
-from densewalk.evals.base import Job, Result
-from densewalk.evals.views import BATCH, SHOWN, reduced, require_finite, row, validation_maps, whole_batches
+from densewalk.evals.base import Job, Result, require_finite
+from densewalk.evals.views import BATCH, SHOWN, reduced, row, validation_maps, whole_batches
 from densewalk.feature_cache import Dense
 from densewalk.images import normalize
 from densewalk.labelled import Example
@@ -67,7 +67,7 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
     head = train(settings, backbone, training, size, job)
     confusion, shown = score(settings, backbone, backbone_path, head, validation, size, job)
     if not confusion.any():
-        raise UserError(f"no pixel of the {len(validation)} validation images is labelled", todo="check `ignore`")
+        raise UserError(f"no pixel of the {len(validation)} validation images in {settings.root} is labelled", todo="check `ignore`")
     names = labelled.class_names(settings.root, settings.layout, settings.label_values, settings.class_names)
     segmentation_strip(job.out / "strip.png", shown, names, settings.ignored)
     values = iou(confusion).tolist()
@@ -117,7 +117,7 @@ def train(settings: LinearSegmentationSettings, backbone: Backbone, examples: Se
         for at, (images, masks, items) in enumerate(loader, start=done):
             optimizer.param_groups[0]["lr"] = settings.learning_rate * (0.1 if at // per_epoch >= settings.drop_epoch else 1)
             names = [examples[i] for i in items.tolist()]
-            loss = step(settings, backbone.dense, head, optimizer, images.to(job.device), masks.to(job.device), names)
+            loss = step(settings, backbone.dense, head, optimizer, images.to(job.device), masks.to(job.device), names, backbone.source)
             progress.advance(f"loss {loss:.4f}")
             if stop.requested or at + 1 == len(batches) or time.monotonic() - saved >= SAVE_SECONDS:
                 state.save(at + 1, {"step": at + 1, "head": head.state_dict(), "optimizer": optimizer.state_dict()})
@@ -147,6 +147,7 @@ def step(
     images: Float[Tensor, "batch 3 size size"],
     masks: Integer[Tensor, "batch size size"],
     names: Sequence[Example],
+    backbone: str = "",
 ) -> float:
     """One update; gradients of forward passes of a few images add up to the batch's. Gives the batch's mean loss.
 
@@ -163,7 +164,7 @@ def step(
         part = slice(start, start + BATCH)
         with torch.no_grad():
             maps = dense(images[part])
-        require_finite(maps, names[part])
+        require_finite(maps, names[part], backbone)
         loss = F.cross_entropy(logits(head, maps, (settings.mask_size, settings.mask_size)), labels[part], reduction="sum") / counted
         loss.backward()
         total += loss.item()
@@ -246,7 +247,7 @@ def score(
     result = Scored(Confusion(settings.label_values, ignore=settings.ignored))
     shown = {len(examples) * i // SHOWN for i in range(SHOWN)}
     dense = job.cached(backbone.dense, backbone_path)
-    for maps, mask, i in validation_maps(settings, dense, examples, size, job, "validation"):
+    for maps, mask, i in validation_maps(settings, dense, backbone_path, examples, size, job, "validation"):
         target = scored_mask(settings, examples[i], mask)
         prediction = logits(head, maps[None], (target.shape[0], target.shape[1]))[0].argmax(0)
         result.confusion.add(target, prediction)

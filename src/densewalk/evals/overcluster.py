@@ -47,7 +47,7 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
     examples = whole_batches(settings, examples, RELEASED_BATCH)
     backbone = load(backbone_path).eval().to(job.device)
     size = max(1, settings.input_size // backbone.patch) * backbone.patch
-    points, masks = components(settings, job.cached(backbone.dense, backbone_path), examples, size, job)
+    points, masks = components(settings, job.cached(backbone.dense, backbone_path), backbone_path, examples, size, job)
     clusters = settings.clusters or settings.label_values
     scores = []
     for repeat in range(settings.repeats):
@@ -61,7 +61,7 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
 
 
 def components(
-    settings: OverclusterSettings, dense: Dense, examples: Sequence[Example], size: int, job: Job
+    settings: OverclusterSettings, dense: Dense, backbone: Path, examples: Sequence[Example], size: int, job: Job
 ) -> tuple[Float[Tensor, "images rows columns kept"], Integer[Tensor, "images mask mask"]]:
     """Principal components of every patch, and the reduced masks.
 
@@ -71,12 +71,12 @@ def components(
         UserError: no pixel is labelled.
     """
     fitted, masks = PrincipalComponents(), []
-    for maps, mask, _ in validation_maps(settings, dense, examples, size, job, "overcluster 1/2"):
+    for maps, mask, _ in validation_maps(settings, dense, backbone, examples, size, job, "overcluster 1/2"):
         fitted.add(maps.flatten(1).T.cpu())
         masks.append(reduced(mask[None].cpu(), settings.mask_size)[0])
     if settings.ignored is not None and all(bool((mask == settings.ignored).all()) for mask in masks):
-        raise UserError(f"no pixel of the {len(masks)} validation images is labelled", todo="check `ignore`")
-    again = validation_maps(settings, dense, examples, size, job, "overcluster 2/2")
+        raise UserError(f"no pixel of the {len(masks)} validation images in {settings.root} is labelled", todo="check `ignore`")
+    again = validation_maps(settings, dense, backbone, examples, size, job, "overcluster 2/2")
     points = [fitted.project(maps.permute(1, 2, 0).cpu(), settings.components) for maps, _, _ in again]
     return torch.stack(points), torch.stack(masks)
 

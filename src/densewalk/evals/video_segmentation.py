@@ -31,7 +31,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from densewalk.backbone import Backbone, load
 from densewalk.clustering import PrincipalComponents, kmeans
-from densewalk.evals.base import Job, Result
+from densewalk.evals.base import Job, Result, require_finite
 from densewalk.images import normalize, read_rgb
 from densewalk.progress import track
 from densewalk.provenance import derive_seed
@@ -120,10 +120,15 @@ def find_clips(settings: VideoSegmentationSettings) -> list[Clip]:
 
 @torch.inference_mode()
 def look(backbone: Backbone, clip: Clip, side: int, settings: VideoSegmentationSettings) -> View:
-    """Square frames, their features and labels."""
+    """Square frames, their features and labels.
+
+    Raises:
+        UserError: features are not finite; the message names the frame.
+    """
     device = next(backbone.parameters()).device
     images = torch.stack([square(read_rgb(clip.sequence.frames[n]), side, InterpolationMode.BILINEAR) for n in clip.numbers])
     tokens = backbone.tokens(normalize(images.to(device).float() / 255))
+    require_finite(tokens.patches, [clip.sequence.frames[n] for n in clip.numbers], backbone.source)
     masks = [torch.from_numpy(clip.sequence.mask(n))[None].long() for n in clip.numbers]
     large, small = (torch.cat([square(mask, size, InterpolationMode.NEAREST) for mask in masks]) for size in (side, settings.dataset_size))
     return View(

@@ -1,7 +1,7 @@
 """Labelled images as a frozen backbone gets them: square, normalised, in batches."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torchvision.transforms import functional as TF
 
 from densewalk import labelled
 from densewalk.errors import UserError
-from densewalk.evals.base import Job
+from densewalk.evals.base import Job, require_finite
 from densewalk.feature_cache import Dense
 from densewalk.images import normalize
 from densewalk.labelled import Example
@@ -56,9 +56,12 @@ def reduced(masks: Integer[Tensor, "batch height width"], size: int) -> Integer[
 
 
 def validation_maps(
-    settings: ValidationSettings, dense: Dense, examples: Sequence[Example], size: int, job: Job, label: str
+    settings: ValidationSettings, dense: Dense, backbone: str | Path, examples: Sequence[Example], size: int, job: Job, label: str
 ) -> Iterator[tuple[Float[Tensor, "dim rows columns"], Integer[Tensor, "size size"], int]]:
     """Features, mask and number of each image.
+
+    Args:
+        backbone: file that `dense` is of.
 
     Raises:
         UserError: an image or mask is bad, or features are not finite; the message names the file.
@@ -67,15 +70,8 @@ def validation_maps(
     for images, masks, numbers in track(loader, label):
         with torch.inference_mode():
             maps = dense(images.to(job.device))
-        require_finite(maps, [examples[i] for i in numbers.tolist()])
+        require_finite(maps, [examples[i] for i in numbers.tolist()], backbone)
         yield from zip(maps, masks.to(job.device), numbers.tolist(), strict=True)
-
-
-def require_finite(maps: Float[Tensor, "batch dim rows columns"], examples: Sequence[Any]) -> None:
-    """Refuse features that are no numbers, naming the image."""
-    bad = ~maps.flatten(1).isfinite().all(1)
-    if bad.any():
-        raise UserError(f"the backbone's features of {examples[int(bad.nonzero()[0])]} are not finite", todo="check the training run")
 
 
 def whole_batches(settings: ValidationSettings, examples: list[Example], batch: int) -> list[Example]:

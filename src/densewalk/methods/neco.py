@@ -45,20 +45,17 @@ from the queue are not filtered.
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, Dataset
 from torchvision.ops import roi_align
-from torchvision.transforms.v2 import functional as tv
 
 from densewalk import distributed, sorting
 from densewalk.backbone import Backbone, Tokens
 from densewalk.errors import UserError
+from densewalk.foreground import foreground_masks
 from densewalk.heads import PatchHead
 from densewalk.images import normalize
 from densewalk.methods.base import Item, Method, ParamGroup, Source, decay_groups
@@ -420,26 +417,6 @@ def over_processes(x: Shaped[Tensor, "..."], dim: int) -> Shaped[Tensor, "..."]:
 
 
 # -- foreground masks ------------------------------------------------------------------------------------------------
-
-
-def foreground_masks(attention: Float[Tensor, "images rows columns"], mass: float) -> Bool[Tensor, "images rows columns"]:
-    """The patches with the largest attention that hold the share `mass` of it, without specks.
-
-    The attention is blurred before (7 x 7, standard deviation 0.6 patches); groups of one or two patches are dropped after,
-    neighbours being the eight around a patch.
-    """
-    blurred = tv.gaussian_blur(attention[:, None], [7, 7], [0.6, 0.6]).flatten(1)
-    ascending, order = blurred.sort(dim=1)
-    kept = (ascending / ascending.sum(dim=1, keepdim=True)).cumsum(dim=1) > 1 - mass
-    masks = torch.zeros_like(kept).scatter(1, order, kept).view(attention.shape)
-    return torch.stack([torch.from_numpy(without_specks(mask)) for mask in masks.cpu().numpy()]).to(attention.device)
-
-
-def without_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """`mask` less its connected groups of one or two."""
-    groups, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-    result: NDArray[np.bool_] = mask & (np.bincount(groups.ravel()) > 2)[groups]
-    return result
 
 
 def align_masks(
