@@ -116,7 +116,7 @@ SETS = {
     "davis": ("davis", "DAVIS"),
     "voc": ("voc", "VOCdevkit/VOC2012"),
 }
-SETS |= {"coco_things": ("coco", ""), "imagenet": ("imagenet", "")}
+SETS |= {"coco_things": ("coco", ""), "imagenet": ("imagenet", ""), "unsupervised": SETS["voc"]}
 
 
 @pytest.mark.parametrize("name", REAL)

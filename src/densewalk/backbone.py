@@ -16,7 +16,7 @@ and `micro` exist for tests and the demo. `timm/NAME` is the network that timm c
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from densewalk import dinov3
-from densewalk.blocks import Through, through
+from densewalk.blocks import Through, residual, through
 from densewalk.errors import UserError
 from densewalk.settings.checkpoints import IMAGENET_MEAN, IMAGENET_STD
 
@@ -303,25 +303,6 @@ def scaled(linear: Any, x: Tensor, scale: nn.Module | None) -> Tensor:
     if not isinstance(scale, LayerScale):
         return linear(x)
     return F.linear(x, linear.weight * scale.gamma[:, None], linear.bias * scale.gamma)
-
-
-def residual(
-    x: Float[Tensor, "batch tokens dim"], drop: nn.Module, branch: Callable[[Tensor], Tensor]
-) -> Float[Tensor, "batch tokens dim"]:
-    """`x + drop(branch(x))` for stochastic depth, which drops the branch of whole images; a CPU does not compute these.
-
-    for image in x:
-        image + kept / (1 - rate) * branch(image), kept with probability 1 - rate
-    """
-    rate = getattr(drop, "drop_prob", 0.0) if drop.training else 0.0
-    if not rate:
-        return x + branch(x)
-    kept = x.new_empty(len(x), 1, 1).bernoulli_(1 - rate)
-    # where no image is kept, the weights still must get their gradient of zero: it lets AdamW go on
-    if x.device.type == "cpu" and not torch.compiler.is_compiling() and kept.any():
-        images = kept.flatten().nonzero()[:, 0]
-        return x.index_add(0, images, branch(x[images]).to(x.dtype), alpha=1 / (1 - rate))
-    return x + branch(x) * (kept / (1 - rate))
 
 
 def _plain(arch: Architecture, drop_path: float) -> VisionTransformer:

@@ -4,12 +4,32 @@ import logging
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 log = logging.getLogger("densewalk")
 
 Through = Callable[[Sequence[nn.Module], Tensor, Tensor | None, bool], Tensor]
+
+
+def residual(
+    x: Float[Tensor, "batch tokens dim"], drop: nn.Module, branch: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "batch tokens dim"]:
+    """`x + drop(branch(x))` for stochastic depth, which drops the branch of whole images; a CPU does not compute these.
+
+    for image in x:
+        image + kept / (1 - rate) * branch(image), kept with probability 1 - rate
+    """
+    rate = getattr(drop, "drop_prob", 0.0) if drop.training else 0.0
+    if not rate:
+        return x + branch(x)
+    kept = x.new_empty(len(x), 1, 1).bernoulli_(1 - rate)
+    # where no image is kept, the weights still must get their gradient of zero: it lets AdamW go on
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and kept.any():
+        images = kept.flatten().nonzero()[:, 0]
+        return x.index_add(0, images, branch(x[images]).to(x.dtype), alpha=1 / (1 - rate))
+    return x + branch(x) * (kept / (1 - rate))
 
 
 def through(blocks: Sequence[nn.Module], x: Tensor, turns: Tensor | None, recompute: bool) -> Tensor:
