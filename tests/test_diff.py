@@ -7,7 +7,7 @@ import pytest
 from densewalk.__main__ import main
 from densewalk.diff import UNKNOWN, compare, text
 from densewalk.provenance import config_hash
-from densewalk.tables import read_table
+from densewalk.tables import read_table, records_in
 from tests.test_tables import TRAINED, record
 
 SPECS = {
@@ -99,3 +99,18 @@ def test_what_is_no_result_folder(tmp_path, capsys, caplog):
     (tmp_path / "empty").mkdir()
     assert main(["diff", str(tmp_path / "empty"), str(tmp_path / "none")]) == 2
     assert "holds no result" in caplog.text
+
+
+def test_states_beside_the_results_are_no_results(tmp_path):
+    for run in ("start", "s2"):
+        folder = tmp_path / run / "s0"
+        folder.mkdir(parents=True)
+        (folder / "incontext_voc.json").write_text(json.dumps(record(run, 0, {"mIoU": 1.0})))
+        (folder / "run.json").write_text("{}")
+        state = tmp_path / "state" / f"{run}-s0-0123456789ab"  # begins like the folder of a seed
+        state.mkdir(parents=True)
+        (state / "cost.json").write_text("{}")
+    assert [p.parts[-3:] for p in records_in(tmp_path)] == [(run, "s0", "incontext_voc.json") for run in ("s2", "start")]
+    assert compare(tmp_path, tmp_path).changes == []
+    assert main(["tables", "--table", "all", "--out", str(tmp_path / "all.csv"), str(tmp_path)]) == 0
+    assert list(read_table(tmp_path / "all.csv")["run"]) == ["s2", "start"]

@@ -123,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
     p = _command(commands, "tables", tables, "result records -> one table")
     p.add_argument("--table", required=True, help="a task's name, `all` for the tidy table, `cost`")
     p.add_argument("--out", type=Path, required=True, help="CSV file; Markdown and LaTeX are written beside it")
-    p.add_argument("records", type=Path, nargs="*")
+    p.add_argument("records", type=Path, nargs="*", help="result records, or folders of results: all in them")
     p = _command(commands, "diff", diff, "what is different between two result folders, and why (exit status 1 if anything is)")
     p.add_argument("before", type=Path)
     p.add_argument("after", type=Path)
@@ -344,10 +344,10 @@ def features(args: argparse.Namespace) -> None:
 
 def tables(args: argparse.Namespace) -> None:
     """Write one table."""
-    from densewalk.tables import write_table
+    from densewalk.tables import records_in, write_table
     from densewalk.typeset import write_latex, write_markdown
 
-    write_table(args.records, args.table, args.out)
+    write_table([record for path in args.records for record in (records_in(path) if path.is_dir() else [path])], args.table, args.out)
     write_markdown(args.out, args.out.with_suffix(".md"))
     write_latex(args.out, args.out.with_suffix(".tex"))
 

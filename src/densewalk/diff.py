@@ -21,7 +21,7 @@ import pandas as pd
 
 from densewalk.checkpoint import read_json
 from densewalk.errors import UserError
-from densewalk.tables import Record, fixed, read_records, write_csv
+from densewalk.tables import Record, fixed, read_records, records_in, write_csv
 
 COLUMNS = ("change", "run", "seed", "evaluation", "metric", "before", "after", "difference", "why")
 UNKNOWN = "nothing that the records tell: has the data, or a checkpoint's file, changed?"
@@ -76,7 +76,7 @@ def results_in(folder: Path) -> dict[tuple[str, int, str], Record]:
     """The result records below a folder by run, seed and evaluation."""
     if not folder.is_dir():
         raise UserError(f"folder {folder} does not exist", allowed="a study's results, e.g. my-study/results")
-    paths = [p for p in sorted(folder.glob("*/s*/*.json")) if p.name not in ("run.json", "features.json")]
+    paths = records_in(folder)
     if not paths:
         raise UserError(f"{folder} holds no result", allowed="a folder with {run}/s{seed}/{evaluation}.json, e.g. my-study/results")
     return {(r["run"], r["seed"], r["evaluation"]): r for r in read_records(paths)}

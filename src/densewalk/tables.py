@@ -1,8 +1,8 @@
 """Result records -> tables.
 
-    densewalk tables --table incontext --out results/tables/incontext.csv results/*/s*/*.json
-    densewalk tables --table all --out results/tables/all.csv results/*/s*/*.json
-    densewalk tables --table cost --out results/tables/cost.csv results/*/s*/*.json
+    densewalk tables --table incontext --out incontext.csv results                   # all records of a folder of results
+    densewalk tables --table all --out all.csv results
+    densewalk tables --table cost --out cost.csv results/dora/s*/davis.json          # or these
 
 A record is one JSON file per run, seed and evaluation. Runs and evaluations come in the order of the records, which is the
 study's. A wide table has one row per run and evaluation, with mean and 95 % interval over the seeds, and the published value
@@ -12,6 +12,7 @@ docs/tables.md says what each column holds. Beside each CSV its Markdown and LaT
 """
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -135,6 +136,12 @@ def read_records(paths: Sequence[Path]) -> list[Record]:
         records.append(record)
     runs, evaluations = _order(records, "run"), _order(records, "evaluation")
     return sorted(records, key=lambda r: (runs[r["run"]], evaluations[r["evaluation"]], r["seed"]))
+
+
+def records_in(folder: Path) -> list[Path]:
+    """The result records of a folder of results, {run}/s{seed}/{evaluation}.json, by name."""
+    others = ("run.json", "features.json")
+    return [p for p in sorted(folder.glob("*/s*/*.json")) if re.fullmatch(r"s\d+", p.parent.name) and p.name not in others]
 
 
 def _order(records: Iterable[Record], key: str) -> dict[str, int]:
