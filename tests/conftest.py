@@ -3,8 +3,8 @@
 from jaxtyping import install_import_hook
 
 NUMERICAL = (
-    "backbone boxes communities distributed evals foreground heads images methods nearest propagation schedules segmentation sinkhorn"
-    " sorting synthetic teacher video views"
+    "backbone boxes communities distributed evals foreground gallery heads images methods nearest propagation schedules segmentation"
+    " sinkhorn sorting synthetic teacher video views"
 )
 install_import_hook([f"densewalk.{name}" for name in NUMERICAL.split()], "beartype.beartype")
 

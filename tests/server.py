@@ -8,13 +8,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Files:
     """content: path -> bytes. cuts: bytes to send before the connection is cut, one for each answer to come.
-    failures: statuses to answer with first. resumes: whether ranges are honoured. requests: (path, Range) of each request."""
+    failures: statuses to answer with first. resumes: whether ranges are honoured. misplaced: bytes that
+    an answer to a range begins too late. requests: (path, Range) of each request."""
 
     def __init__(self, content: dict[str, bytes]) -> None:
         self.content = content
         self.cuts: list[int] = []
         self.failures: list[int] = []
         self.resumes, self.tagged = True, True
+        self.misplaced = 0
         self.tag: str | None = None  # one for all files, as some servers have
         self.kind = "application/octet-stream"
         self.requests: list[tuple[str, str | None]] = []
@@ -45,11 +47,17 @@ def handler(files: Files) -> type[BaseHTTPRequestHandler]:
             tag = files.tag or f'"{hash(body)}"'
             start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and files.resumes and self.headers.get("If-Range") == tag else 0
             if start and start >= len(body):
-                self.send_error(416)
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(body)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             self.send_response(206 if start else 200)
+            start += files.misplaced if start else 0
             self.send_header("Content-Type", files.kind)
             self.send_header("Content-Length", str(len(body) - start))
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
             if files.tagged:
                 self.send_header("ETag", tag)
             self.end_headers()

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -67,9 +68,9 @@ def write_study(folder: Path, study: dict) -> Path:
     return folder
 
 
-def snakemake(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake as a user does, on the study in `folder`."""
-    command = [sys.executable, "-m", "snakemake", "--directory", str(folder), "--cores", "2", *arguments]
+def snakemake(folder: Path, *arguments: str, check: bool = True, within: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake as a user does, on the study in `folder`; `within` is a command that runs it, such as `unshare`."""
+    command = [*within, sys.executable, "-m", "snakemake", "--directory", str(folder), "--cores", "2", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=environment)
     if check and done.returncode:

@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import stat
@@ -153,3 +154,60 @@ def test_what_is_no_archive_is_refused(tmp_path):
     (tmp_path / "x.zip").write_text("<html>")
     with pytest.raises(UserError, match="it is no whole zip or tar archive"):
         unpack(tmp_path / "x.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("content", [[("a", b"1"), ("a/b", b"2")], [("a/b", b"2"), ("a", b"1")], [("a/", b""), ("./a", b"1")]])
+def test_a_name_that_is_both_file_and_folder_is_refused(tmp_path, kind, content):
+    if kind != "zip" and content[0][0] == "a/":
+        pytest.skip("archive() writes files only")
+    made = archive(tmp_path / f"x.{kind}", content, kind)
+    with pytest.raises(UserError, match="holds 'a' as a file and as a folder; to do: do not use"):
+        unpack(made, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["x" * 300, "."])
+def test_a_name_that_cannot_be_written_is_one_clear_error(tmp_path, kind, name):
+    with pytest.raises(UserError, match=r"cannot be unpacked: |as a file and as a folder"):
+        unpack(archive(tmp_path / f"x.{kind}", [(name, b"1")], kind), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path):
+    inner = archive(tmp_path / "inner.zip", CONTENT.items(), "zip").read_bytes()
+    unpack(archive(tmp_path / "x.tar", [("a.txt", b"1"), ("inner.zip", inner)], "tar"), tmp_path / "out")
+    assert tree(tmp_path / "out") == {"a.txt": b"1", "inner.zip": inner}
+
+
+@pytest.mark.parametrize("name", ["set/empty/", "set/link/file"])
+def test_nothing_is_made_behind_a_link(tmp_path, name):
+    (tmp_path / "outside" / "deep").mkdir(parents=True)
+    (tmp_path / "out" / "set").mkdir(parents=True)
+    link = tmp_path / "out" / ("set/link" if "link" in name else "set")
+    if link.is_dir():
+        link.rmdir()
+    link.symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match=r"would (write through|replace) "):
+        unpack(archive(tmp_path / "x.zip", [(name, b"")], "zip"), tmp_path / "out")
+    assert [p.name for p in (tmp_path / "outside").iterdir()] == ["deep"]
+
+
+def test_a_dangling_link_is_not_replaced(tmp_path):
+    (tmp_path / "out" / "set").mkdir(parents=True)
+    (tmp_path / "out" / "set" / "list.txt").symlink_to("/nowhere/list.txt")
+    with pytest.raises(UserError, match=r"would replace .*list.txt"):
+        unpack(archive(tmp_path / "x.zip", CONTENT.items(), "zip"), tmp_path / "out")
+    assert (tmp_path / "out" / "set" / "list.txt").is_symlink()
+    assert tree(tmp_path / "out") == {}
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", full)
+    with pytest.raises(UserError, match="cannot be unpacked: No space left on device; to do: make room"):
+        unpack(archive(tmp_path / "x.tar", CONTENT.items(), "tar"), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []

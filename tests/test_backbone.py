@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.layers import Mlp, SwiGLUPacked
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
 
 from densewalk.backbone import SIZES, Architecture, LeanMlp, create, interpolate_positions, load, to_timm
 from densewalk.checkpoint import export_backbone
@@ -21,6 +22,7 @@ from densewalk.errors import UserError
 from tests.official import cubic, official_tokens, official_weights
 
 ARCHS = [f"vit_nano_patch{name}" for name in ("8", "14", "16", "14_reg4", "16_reg4", "14_swiglu")]
+ROTARY = [f"vit_nano_patch16{name}_rope" for name in ("", "_reg4", "_reg4_swiglu")]
 
 
 @pytest.mark.parametrize("name", ["vit_nano_patch16", "vit_nano_patch14", "vit_nano_patch14_reg4", "vit_nano_patch14_reg4_swiglu"])
@@ -38,7 +40,7 @@ def test_official_layouts_give_the_official_features(name, tmp_path):
     assert (found - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", ARCHS)
+@pytest.mark.parametrize("name", ARCHS + ROTARY)
 def test_every_view_of_the_network_agrees(name):
     backbone = create(name, seed=1).eval()
     images = torch.randn(2, 3, 3 * backbone.patch, 5 * backbone.patch)
@@ -363,13 +365,6 @@ def test_a_table_of_another_size_is_taken_as_it_is(name, tmp_path):
     assert load(tmp_path / "backbone.safetensors").arch == backbone.arch
 
 
-def test_weights_with_rotary_positions_are_refused(tmp_path):
-    weights = official_weights(Architecture.named("vit_nano_patch16"))
-    torch.save(weights | {"rope_embed.periods": torch.zeros(2)}, tmp_path / "dinov3.pth")
-    with pytest.raises(UserError, match="weights of DINOv3, whose rotary position embeddings are not built in"):
-        load(tmp_path / "dinov3.pth", "vit_nano_patch16")
-
-
 def test_a_name_of_timms_is_its_network(tmp_path):
     model = timm.create_model("deit_tiny_patch16_224.fb_in1k")
     save_file(model.state_dict(), tmp_path / "model.safetensors")
@@ -389,7 +384,9 @@ def test_a_name_of_timms_is_its_network(tmp_path):
     [
         ("no_such_model", "timm knows no model 'no_such_model'"),
         ("resnet18.a1_in1k", "is a ResNet; allowed: plain vision transformers"),
-        ("vit_small_patch16_dinov3.lvd1689m", "is a Eva"),
+        ("eva02_tiny_patch14_224.mim_in22k", "is a Eva"),
+        ("vit_7b_patch16_dinov3.lvd1689m", "differs from the networks here in its parameters"),
+        ("vit_large_patch16_dinov3.sat493m", "differs from the networks here in its normalisation of pixels"),
         ("vit_base_patch16_clip_224.openai", "differs from the networks here in its .*normalisation of pixels"),
         ("vit_tiny_patch16_224.augreg_in21k", "normalisation of pixels"),
     ],
@@ -440,6 +437,26 @@ def test_a_hostile_checkpoint_is_not_executed(tmp_path, capsys):
     assert "executed" not in capsys.readouterr().out
 
 
+def test_a_dictionary_in_itself_has_an_end(tmp_path):
+    endless = {"cls_token": torch.zeros(1)}
+    endless["again"] = endless
+    torch.save(endless, tmp_path / "endless.pth")
+    with pytest.raises(UserError, match=r"endless.pth cannot be read: dictionaries in dictionaries without an end"):
+        load(tmp_path / "endless.pth", "vit_nano_patch16")
+
+
+def test_metadata_of_a_stranger_is_not_believed(tmp_path):
+    weights = create("vit_nano_patch16", seed=0).vit.state_dict()
+    save_file(weights, tmp_path / "w.safetensors", metadata={"arch": "vit_nano_patch16", "interpolation": "none"})
+    with pytest.raises(UserError, match=r"w.safetensors: positions by the rule 'none'; allowed: offset, antialias, size"):
+        load(tmp_path / "w.safetensors")
+    rotary = create("vit_nano_patch16_rope", seed=0).vit.state_dict()
+    for periods in ("[1", '["a", 2]', "{}", "[1, -2]"):
+        save_file(rotary, tmp_path / "r.safetensors", metadata={"arch": "vit_nano_patch16_rope", "periods": periods})
+        with pytest.raises(UserError, match=r"r.safetensors: rotary periods "):
+            load(tmp_path / "r.safetensors")
+
+
 def test_unknown_architectures_are_explained():
     for name in ("vit_vast_patch16", "resnet50", "vit_small_patch7"):
         with pytest.raises(UserError, match="unknown architecture"):
@@ -460,3 +477,32 @@ def test_lean_mlp_equals_timm_s_and_lets_autograd_keep_less():
         kept.append(sum(shape.numel() == 5 * 17 * 192 for shape in packed))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert kept == [1, 2]
+
+
+@pytest.mark.parametrize("dropped", ["none", "some", "all"])
+@pytest.mark.parametrize("name", ["vit_nano_patch16", "vit_nano_patch14", "vit_nano_patch14_swiglu"])
+def test_lean_block_equals_timm_s_in_values_and_gradients(name, dropped):
+    """With LayerScale and without; images that stochastic depth drops are the same ones."""
+    rate = {"none": 0.0, "some": 0.5, "all": 0.999999}[dropped]
+    lean = create(name, seed=0, drop_path=rate).double().train().vit.blocks[-1]
+    for number, parameter in enumerate(lean.parameters()):
+        nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(number))
+    results = []
+    for forward in (lean.forward, lambda x: Block.forward(lean, x)):
+        x = torch.randn(6, 5, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        torch.manual_seed(3)
+        y = forward(x)
+        results.append([y, *torch.autograd.grad((y**3).sum(), [x, *lean.parameters()])])
+    for one, two in zip(*results, strict=True):
+        assert torch.allclose(one, two, rtol=1e-10, atol=1e-10)
+    unchanged = (results[0][0] == x).flatten(1).all(1)
+    assert {"none": not unchanged.any(), "some": True, "all": unchanged.all()}[dropped]
+
+
+def test_no_work_is_done_for_dropped_images():
+    lean = create("vit_nano_patch16", seed=0, drop_path=0.5).train().vit.blocks[-1]
+    seen = []
+    lean.mlp.fc1.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    torch.manual_seed(0)
+    lean(torch.zeros(64, 2, 48))
+    assert 16 < seen[0] < 48

@@ -26,12 +26,13 @@ def same(one: list[torch.Tensor], two: list[torch.Tensor]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
-def test_traced_blocks_equal_plain_ones(recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("arch", ["vit_nano_patch16", "vit_nano_patch16_reg4_rope"])
+def test_traced_blocks_equal_plain_ones(arch: str, recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # all of torch.compile but the making of machine code, which takes minutes
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    student, teacher = create("vit_nano_patch16", seed=0), create("vit_nano_patch16", seed=1).requires_grad_(False).eval()
+    student, teacher = create(arch, seed=0), create(arch, seed=1).requires_grad_(False).eval()
     expected = outcome(student), teacher.cls(IMAGES)
     compiled = CompiledBlocks()
     for backbone in (student, teacher):
@@ -64,10 +65,10 @@ def test_without_a_compiler_blocks_run_as_they_are(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_fails_without_the_compiler_is_raised() -> None:
-    def wrong(blocks: object, x: torch.Tensor, recompute: bool) -> torch.Tensor:
+    def wrong(blocks: object, x: torch.Tensor, turns: None, recompute: bool) -> torch.Tensor:
         raise RuntimeError("out of memory")
 
     compiled = CompiledBlocks()
     compiled.compiled = wrong
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        compiled([torch.nn.Linear(3, 3)], torch.ones(1, 4), False)
+        compiled([torch.nn.Linear(3, 3)], torch.ones(1, 4), None, False)

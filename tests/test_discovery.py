@@ -113,7 +113,7 @@ def test_keys_are_the_last_block_s_without_cls_and_registers():
     seen = {}
     network.vit.blocks[-1].attn.qkv.register_forward_hook(lambda _m, _i, out: seen.update(qkv=out))
     with torch.no_grad():
-        network.run(network.embed(image)[0])
+        network.run(*network.embed(image))
         keys = discovery.features(network, image, DiscoverySettings(root=".", dataset="x", layout="voc"))
         attention = discovery.features(network, image, DiscoverySettings(root=".", dataset="x", layout="voc", method="attention", head=2))
     assert torch.allclose(keys, seen["qkv"][0, 5:, 96:192], atol=1e-6)

@@ -64,6 +64,37 @@ BROKEN = {
 }
 
 
+# what a file becomes -> how
+DAMAGE = {
+    "bytes": lambda path: path.write_bytes(b"\x89\xff\xfe" * 50),
+    "empty": lambda path: path.write_bytes(b""),
+    "folder": lambda path: path.mkdir(),
+    "circle": lambda path: path.symlink_to(path.name),
+    "other JSON": lambda path: path.write_text('{"images": [{"id": 1}], "annotations": [{}], "categories": []}'),
+    "list": lambda path: path.write_text("[1, 2]"),
+}
+LISTS = {
+    "coco": "annotations/instances_train2017.json",
+    "coco_things": "annotations/panoptic_val2017.json",
+    "davis": "ImageSets/2016/val.txt",
+    "voc": "ImageSets/Segmentation/val.txt",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_list_is_one_error_that_names_it(name, damage, tmp_path):
+    protocol, folder, more, _ = REAL[name]
+    copy = Path(shutil.copytree(shared(f"data/{folder}"), tmp_path / folder))
+    (victim,) = (path for path in copy.rglob("*") if path.match(LISTS[name]))
+    victim.unlink()
+    DAMAGE[damage](victim)
+    # a list of names is text, so that JSON in it is a name of something that is not there
+    named = "does not exist" if victim.suffix == ".txt" and damage in ("other JSON", "list") else victim.name
+    with pytest.raises(UserError, match=named):
+        data_of(protocol, settings(protocol, copy, more))
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_copies_are_explained(case, tmp_path):
     name, pattern, deed, message = BROKEN[case]
@@ -76,6 +107,34 @@ def test_broken_copies_are_explained(case, tmp_path):
         victim.unlink()
     with pytest.raises(UserError, match=message):
         data_of(protocol, settings(protocol, copy, more))
+
+
+# the data set that each of the real folders is of, and where inside its folder the root is
+SETS = {
+    "ade20k": ("ade20k", "ADEChallengeData2016"),
+    "coco": ("coco", ""),
+    "davis": ("davis", "DAVIS"),
+    "voc": ("voc", "VOCdevkit/VOC2012"),
+}
+SETS |= {"coco_things": ("coco", ""), "imagenet": ("imagenet", "")}
+
+
+@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("deed", ["remove", "empty"])
+def test_the_command_for_what_is_missing_is_said(name, deed, tmp_path):
+    protocol, folder, more, _ = REAL[name]
+    known, inside = SETS[name]
+    root = tmp_path / "big" / inside
+    shutil.copytree(shared(f"data/{folder}"), root)
+    evaluation = {"protocol": protocol, "settings": {"root": str(root), "dataset": "mini", **more}}
+    study = parse_study({"study": "s", "evaluations": {"e": evaluation}, **RUN})
+    whole = {f.subject: f for f in examine(study)}["evaluations.e"]
+    assert whole.problem is None
+    for path in [root] if deed == "remove" else [p for p in root.iterdir() if p.is_dir()]:
+        shutil.rmtree(path)
+    (broken,) = [f for f in examine(study) if f.subject == "evaluations.e"]
+    assert "does not exist" in broken.problem
+    assert broken.problem.endswith(f"; command: densewalk data {known} --folder {tmp_path / 'big'}")
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -115,11 +174,29 @@ def test_checkpoints_are_checked_and_loaded_and_nothing_in_them_is_executed(tmp_
         "wrong": "instead of 0000",
         "hostile": "cannot be read safely: it holds a ",
         "cut": "cannot be read safely",
-        "missing": "missing.pth does not exist; to do: densewalk fetch --config CONFIG",
+        "missing": "missing.pth does not exist; to do: put it there or correct `file`",
     }.items():
         assert " problem " in lines[f"checkpoints.{name}"]
         assert problem in lines[f"checkpoints.{name}"]
     assert not (tmp_path / "marker").exists()
+
+
+def test_a_missing_checkpoint_s_own_command_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    inits = ("mae_vitb16", "ibot_vits16", "timm/vit_small_patch16_224.dino", "own")
+    runs = {f"r{n}": {"method": "none", "init": init} for n, init in enumerate(inits)}
+    own = {"own": {"file": "own.pth", "arch": "vit_nano_patch16", "url": "https://example.org/own.pth"}}
+    (tmp_path / "my config.yaml").write_text(json.dumps({"study": "s", "checkpoints": own, "runs": runs}))
+    assert main(["doctor", "--config", "my config.yaml"]) == UserError.exit_status
+    shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    for name, command in {
+        "mae_vitb16": "densewalk fetch mae_vitb16",
+        "ibot_vits16": "(column backbone of the table); save it as checkpoints/ibot_vits16.pth",
+        "timm_vit_small_patch16_224_dino": "densewalk fetch timm/vit_small_patch16_224.dino",
+        "own": "densewalk fetch --config 'my config.yaml'",
+    }.items():
+        assert shown[f"checkpoints.{name}"].rstrip().endswith(f"does not exist; to do: {command}") or name == "ibot_vits16"
+        assert shown[f"checkpoints.{name}"].rstrip().endswith(command)
 
 
 def test_videos_and_pictures_are_looked_at():

@@ -1,7 +1,10 @@
+import errno
 import fcntl
 import hashlib
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -195,3 +198,104 @@ def test_the_command_fetches_what_can_be_fetched_and_says_what_not(tmp_path, fil
     assert "not fetched: unknown, ibot_vits16" in caplog.text
     assert main(["fetch", "no_such"]) == UserError.exit_status
     assert "no public checkpoint is called 'no_such'" in caplog.text
+
+
+def half_there(folder, files, size):
+    """A download that was cut after `size` bytes."""
+    files.cuts = [size, 0, 0, 0]
+    with pytest.raises(UserError):
+        fetch(files.url("w.pth"), folder / "w.pth")
+
+
+def test_a_server_that_goes_on_somewhere_else_is_asked_for_the_whole(tmp_path, files):
+    half_there(tmp_path, files, 11 * PIECE)
+    files.misplaced = 100
+    fetch(files.url("w.pth"), tmp_path / "w.pth")
+    assert (tmp_path / "w.pth").read_bytes() == BODY
+    assert files.requests[-1] == ("w.pth", None)
+
+
+def test_a_part_that_is_longer_than_the_file_is_not_taken_for_it(tmp_path, files):
+    half_there(tmp_path, files, 11 * PIECE)
+    (tmp_path / ".w.pth.part").write_bytes(BODY + b"rubbish")
+    fetch(files.url("w.pth"), tmp_path / "w.pth")  # without any published checksum
+    assert (tmp_path / "w.pth").read_bytes() == BODY
+
+
+def test_a_disk_that_fills_up_meanwhile_is_one_clear_error(tmp_path, files, monkeypatch):
+    class Full:
+        def __init__(self, *_, **__):
+            self.done = 0
+
+        def advance(self, *_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "Progress", Full)
+        with pytest.raises(UserError, match=r"\.w.pth.part cannot be written: No space left on device; to do: make room"):
+            fetch(files.url("w.pth"), tmp_path / "w.pth")
+    assert not (tmp_path / "w.pth").exists()
+    fetch(files.url("w.pth"), tmp_path / "w.pth", sha256=SHA)
+    assert files.requests[-1][1] is not None  # went on
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1/w.pth", "w.pth", "http://[1/w.pth", "file:///etc/passwd"])
+def test_what_is_no_address_is_one_clear_error(tmp_path, address):
+    with pytest.raises(UserError, match=r"cannot be downloaded: .*; to do: correct the address"):
+        fetch(address, tmp_path / "w.pth")
+    assert names(tmp_path) == []
+
+
+def test_who_waits_for_the_lock_does_not_write_into_the_finished_file(tmp_path, files, monkeypatch):
+    part, real = tmp_path / ".w.pth.part", fcntl.flock
+
+    def finished_meanwhile(file, how):
+        part.write_bytes(BODY)
+        part.rename(tmp_path / "w.pth")
+        real(file, how)
+
+    monkeypatch.setattr(download.fcntl, "flock", finished_meanwhile)
+    with pytest.raises(UserError, match="has just been downloaded by another process; to do: try again"):
+        fetch(files.url("w.pth"), tmp_path / "w.pth")
+    assert (tmp_path / "w.pth").read_bytes() == BODY
+    assert files.requests == []
+
+
+def test_many_processes_fetch_one_file_once(tmp_path, files):
+    def one(_):
+        try:
+            return fetch(files.url("w.pth"), tmp_path / "w.pth", sha256=SHA)["sha256"]
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(one, range(8)))
+    assert SHA in found
+    assert all(f == SHA or "another process" in f for f in found)
+    assert (tmp_path / "w.pth").read_bytes() == BODY
+    assert names(tmp_path) == ["w.pth", "w.pth.receipt.json"]
+
+
+def test_a_secure_address_does_not_lead_to_an_open_one(tmp_path, files, monkeypatch):
+    real = download.requests.get
+    monkeypatch.setattr(download.requests, "get", lambda url, **more: real(files.url("w.pth"), **more))
+    with pytest.raises(UserError, match=r"https://example.org/w.pth leads to http://127.0.0.1.*, which anybody on the way may change"):
+        fetch("https://example.org/w.pth", tmp_path / "w.pth")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(("make", "message"), [(Path.mkdir, "w.pth is no file"), (Path.touch, "w.pth.receipt.json is no receipt")])
+def test_what_stands_in_the_way_is_named(tmp_path, files, make, message):
+    make(tmp_path / "w.pth")
+    (tmp_path / "w.pth.receipt.json").write_text("[]")
+    with pytest.raises(UserError, match=message):
+        fetch(files.url("w.pth"), tmp_path / "w.pth")
+
+
+def test_an_error_without_words_has_its_name(tmp_path, monkeypatch):
+    def slow(*_, **__):
+        raise download.requests.Timeout
+
+    monkeypatch.setattr(download.requests, "get", slow)
+    with pytest.raises(UserError, match="cannot be downloaded: Timeout; to do: try again later"):
+        fetch("http://127.0.0.1/w.pth", tmp_path / "w.pth")

@@ -143,8 +143,8 @@ def test_tokens_are_those_of_the_whole_forward_pass():
     found = linear.frozen_tokens(network, images, 4)
     with torch.no_grad():
         tokens = network.tokens(images)
-        x, _ = network.embed(images)
-        early = network.vit.norm(network.run(x, 0, 2))
+        x, grid = network.embed(images)
+        early = network.vit.norm(network.run(x, grid, 0, 2))
     assert found.shape == (2, 5, 96)
     assert torch.allclose(found[:, 3], tokens.cls, atol=1e-5)
     assert torch.allclose(found[:, 4], tokens.patches.mean(1), atol=1e-5)

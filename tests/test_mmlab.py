@@ -132,7 +132,7 @@ def test_both_toolboxes_find_the_backbone_and_its_maps_are_ours(nano, scope, nor
     assert ("network.vit.norm.weight" in trained) == norm
 
 
-@pytest.mark.parametrize("arch", ["vit_nano_patch14_reg4", "vit_nano_patch14", "vit_nano_patch8"])
+@pytest.mark.parametrize("arch", ["vit_nano_patch14_reg4", "vit_nano_patch14", "vit_nano_patch8", "vit_nano_patch16_reg4_rope"])
 def test_families_keep_their_registers_and_interpolation(tmp_path, arch):
     path = backbone_file(tmp_path, arch)
     patch = Architecture.named(arch).patch

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -297,6 +298,10 @@ def test_dropped_registers_keep_the_patches_positions():
     images = torch.randn(1, 3, 28, 42)
     tokens, _ = backbone.embed(images)
     torch.testing.assert_close(plain.embed(images)[0], torch.cat([tokens[:, :1], tokens[:, 5:]], dim=1))
+    named_by_timm = replace(backbone.arch, name="timm/vit_nano_patch14_reg4_dinov2")
+    assert named_by_timm.without_registers() == plain.arch
+    with pytest.raises(UserError, match="timm/x has no name without its registers here; to do: keep the registers"):
+        replace(backbone.arch, name="timm/x", layer_scale=False).without_registers()
     method = neco(backbone, registers="drop", global_size=56, local_size=28)
     assert method.export().arch.registers == 0
 
@@ -403,7 +408,7 @@ def test_odd_even_with_a_hard_teacher_is_finite():
 def test_only_masked_patches_are_learnt_and_referred_to(mask):
     method = neco(loss_mask=mask)
     batch = batch_of(method)
-    _, masks = method.look_with_mask(batch["global"])
+    _, masks = method.look_with_mask(batch["global"], batch["in_global"])
     assert masks.any()
     assert not masks.all()
     covered = torch.zeros(2, 2, 6, 49, dtype=torch.bool)

@@ -1,5 +1,6 @@
 """The report page: complete, self-contained, and honest about what is missing."""
 
+import copy
 import json
 import re
 from html.parser import HTMLParser
@@ -9,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densewalk.exhibits import read_curve
-from densewalk.figures import COLOURS
-from densewalk.report import report
+from densewalk.exhibits import costs, features, read_curve
+from densewalk.figures import COLOURS, Point, cost_and_quality
+from densewalk.report import best_of, duration, report
 from tests.test_tables import DINO, TRAINED, record
 
-VOID = {"meta", "link", "br", "img"}
+VOID = {"meta", "link", "br", "img", "wbr"}
 
 
 class Page(HTMLParser):
@@ -85,8 +86,22 @@ PLAN = {
         "dino_s16": {"method": "none", "init": "dino_s16_file", "arch": "vit_small_patch16", "data": [], "seeds": [0]},
     },
     "evaluations": {
-        "incontext_voc": {"task": "incontext", "protocol": "incontext", "runs": ["walk", "dino_s16"]},
-        "davis": {"task": "davis", "protocol": "davis", "runs": ["dino_s16"]},
+        "incontext_voc": {
+            "task": "incontext",
+            "protocol": "incontext",
+            "metrics": {"mIoU": "% (higher is better)", "mIoU_hungarian": "% (higher is better), matched"},
+            "runs": ["walk", "dino_s16"],
+        },
+        "davis": {
+            "task": "davis",
+            "protocol": "davis",
+            "metrics": {"J&F": "% (higher is better)", "J_decay": "% (lower is better)"},
+            "runs": ["dino_s16"],
+        },
+    },
+    "hashes": {
+        **{f"{run}/s{seed}/incontext_voc": f"{seed:012d}" for run, seed in (("walk", 0), ("walk", 1), ("dino_s16", 0))},
+        "dino_s16/s0/davis": f"{0:012d}",
     },
 }
 
@@ -194,6 +209,123 @@ def test_a_curve_that_is_still_being_written(tmp_path):
     curve = read_curve(path)
     assert curve["loss"] == [1.0, 0.5]
     np.testing.assert_equal(curve["extra"], [float("nan"), 2.0])
+
+
+def test_the_curve_of_a_training_under_way_is_on_the_page(tmp_path):
+    write_study(tmp_path)
+    (tmp_path / "walk" / "s1" / "metrics.jsonl").unlink()
+    state = tmp_path / "state" / "walk-s1-0123456789ab"
+    state.mkdir(parents=True)
+    (state / "metrics.jsonl").write_text('{"step": 0, "time": 1.0, "loss": 1.0, "only_here": 2.0}\n{"step": 10, "lo')
+    assert "only_here" in write_page(tmp_path).words
+
+
+def test_a_result_of_another_configuration_is_shown_and_flagged(tmp_path):
+    write_study(tmp_path)
+    changed = copy.deepcopy(PLAN)
+    changed["hashes"]["walk/s1/incontext_voc"] = "another"
+    page = write_page(tmp_path, changed)
+    assert "This page is incomplete: 1 thing is missing or outdated." in page.text
+    assert "walk, seed 1: incontext_voc is outdated (made by another configuration than the study's is now" in page.text
+    assert "1 of 2 seeds outdated" in page.words
+    assert "1 result outdated" in page.words, "in the diagram, too"
+    assert "40.50 ± 6.35" in page.text
+
+
+def test_what_is_the_same_in_all_rows_stands_above_the_table_once(page):
+    table = evaluation_of(page)
+    assert "protocol dense NN, fraction 1, 512 px" in table["above"]
+    assert table["headings"] == ["run", "mIoU", "mIoU_hungarian", "method", "init", "compat", "seeds"]
+
+
+def evaluation_of(page):
+    """What stands above the first table, and its headings."""
+    above = page.text[page.text.index("In-context segmentation", page.text.index("What is made from what")) :]
+    headings = re.search(r"<thead><tr>(.*?)</tr></thead>", page.source, flags=re.DOTALL).group(1)
+    return {"above": above[:300], "headings": [re.sub("<[^>]+>", "", h) for h in re.findall(r"<button[^>]*>(.*?)</button>", headings)]}
+
+
+@pytest.mark.parametrize(("text", "best"), [("% (higher is better)", "b"), ("% lost (lower is better)", "a")])
+def test_the_best_of_a_column_goes_by_its_direction(text, best):
+    wide = {"a": {"m": "1.00", "n": "2.00", "o": ""}, "b": {"m": "3.00", "n": "2.00", "o": "5.00"}, "c": {"m": "", "n": "2.00", "o": ""}}
+    assert best_of(wide, ["m", "n", "o"], {"m": text}) == {(best, "m")}, "where all are equal, none is best"
+
+
+@pytest.mark.parametrize(("hours", "text"), [(0.0432, "2.59 min"), (0.999, "59.9 min"), (1.0, "1 h"), (31.42, "31.4 h"), (0.0, "0 min")])
+def test_times_have_a_unit(hours, text):
+    assert duration(hours) == text
+
+
+def test_a_training_without_results_counts_among_what_was_spent(tmp_path):
+    write_study(tmp_path)
+    for seed in (0, 1):
+        (tmp_path / "walk" / f"s{seed}" / "run.json").write_text(json.dumps({"training": {**TRAINED, "gpu_hours": 2.0}}))
+        (tmp_path / "walk" / f"s{seed}" / "incontext_voc.json").unlink()
+    page = write_page(tmp_path)
+    assert "4 h" in page.words
+    assert "2 of 2" in page.words
+
+
+def test_cost_says_whose_time_it_is(tmp_path):
+    def charts(*gpu_hours):
+        records = [
+            record(
+                f"r{i}", 0, {"mIoU": 1.0 + i}, training={**TRAINED, "gpu_hours": hours}, method="dora", init="random", init_kind="random"
+            )
+            for i, hours in enumerate(gpu_hours)
+        ]
+        runs = {r["run"]: {"method": "dora", "init": "random"} for r in records}
+        return str(costs({"runs": runs, "evaluations": {"incontext_voc": {}}}, records)["charts"][0]["svg"])
+
+    assert "GPU minutes, initial runs included" in charts(1.0, 1.0)
+    assert "CPU process minutes" in charts(None, None)
+    assert ">process minutes" in charts(1.0, None), "a GPU's and a CPU's time are not called by one of the two"
+
+
+def test_a_method_has_one_colour_and_marker_on_the_whole_page():
+    methods = ["none", "dora", "neco"]
+    points = [Point("a", "neco", 0.1, 1.0, 0.0, None), Point("b", "none", 0.2, 2.0, 0.0, None)]
+    for chosen in (points, points[::-1], points[:1]):
+        svg = str(cost_and_quality("e", "mIoU", chosen, "GPU", methods))
+        assert COLOURS[2] in svg
+        assert COLOURS[1] not in svg
+
+
+def test_names_in_a_chart_lie_on_no_other_name():
+    points = [Point(f"run_number_{i}", "dora", 1 + 0.02 * i, 10 + 0.1 * (i % 2), 0.0, None) for i in range(4)]
+    points += [Point("far", "dora", 2.0, 11.0, 0.3, None)]
+    text = r'font-size: 8px;[^"]*text-anchor: middle[^"]*" x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]+)<'
+    found = re.findall(text, str(cost_and_quality("e", "mIoU", points, "GPU", ["dora"])))
+    assert {name for *_, name in found} == {p.run for p in points}
+    boxes = [(float(x), float(y), 2.3 * len(name)) for x, y, name in found]
+    for i, (x, y, half) in enumerate(boxes):
+        assert not any(abs(x - u) < half + other and abs(y - v) < 8 for u, v, other in boxes[:i])
+
+
+def test_pictures_drawn_before_the_study_was_changed_are_not_mistaken_for_others(tmp_path):
+    folders = {}
+    for run, numbers in (("old", (5, 7)), ("new", (6, 7))):
+        folder = folders[run] = tmp_path / run
+        (folder / "features").mkdir(parents=True)
+        facts = [{"source": "walk", "number": n, "variance": [0.1 * n, 0.0, 0.0]} for n in numbers]
+        (folder / "features.json").write_text(json.dumps({"images": facts, "heads": 2, "nearest": False}))
+        for i in range(2):
+            for kind in ("image", "pca", "attention"):
+                Image.new("RGB", (8, 8)).save(folder / "features" / f"{kind}_{i}.png")
+    found = features(folders)
+    assert [image["title"] for image in found["images"]] == [f"walk, picture {n}" for n in (5, 7, 6)]
+    notes = {run: [cell and cell["note"] for cell in cells] for run, cells in found["components"].items()}
+    assert notes == {
+        "old": ["50 % of the variance", "70 % of the variance", None],
+        "new": [None, "70 % of the variance", "60 % of the variance"],
+    }
+
+
+def test_pictures_of_an_attempt_without_a_result_are_not_shown(tmp_path):
+    write_study(tmp_path)
+    (tmp_path / "dino_s16" / "s0" / "davis.json").unlink()
+    titles = [image["alt"] for image in write_page(tmp_path).of("img")]
+    assert titles == [f"picture, ground truth and prediction of {run}" for run in ("walk", "dino_s16")]
 
 
 def luminance(colour):

@@ -30,11 +30,11 @@ pytestmark = [pytest.mark.slurm, pytest.mark.workflow, pytest.mark.slow]
 # small machines, short waits; all else is the profile that users get. DINO trains on two nodes and is warned of its time limit, NeCo is not
 OVERRIDES = [
     "--set-resources",
-    *("train_dora:gpu=1", "evaluate_davis:gpu=1"),
+    *("train_dora:gpu=1", "train_timetuning:gpu=1", "evaluate_davis:gpu=1"),
     *("train_dino:gpu=0", "train_dino:nodes=2", "train_dino:gres=gpu:1", "train_dino:runtime=2*attempt"),
     "train_dino:slurm_extra='--signal=USR1@10'",
     *("train_neco:gpu=1", "train_neco:runtime=attempt", "train_neco:slurm_extra=''"),
-    *("--set-threads", *(f"train_{method}=1" for method in ("dora", "dino", "neco"))),
+    *("--set-threads", *(f"train_{method}=1" for method in ("dora", "dino", "neco", "timetuning"))),
     *("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"),
 ]  # fmt: skip
 LOCALLY = ["--set-resources", "train_dino:gpu=2"]
@@ -46,7 +46,12 @@ RUNS = {
     **{name: {**NANO, "method": "dora", "data": ["walk"], "settings": {**SMALL, "frames": 2, "steps": 40}} for name in ("unlucky", "full")},
     "warned": {**NANO, "method": "dino", "data": ["walk"], "settings": {**SMALL, "steps": 24}},
     "limited": {**NANO, "method": "neco", "data": ["coco"], "settings": {**TRAINING, "steps": 24}},
-    "orphaned": {"method": "neco", "init": "limited", "data": ["coco"], "settings": {**TRAINING, "steps": 8}},
+    "orphaned": {
+        "method": "timetuning",
+        "init": "limited",
+        "data": ["walk"],
+        "settings": {"steps": 24, "batch_size": 2, "size": 64, "prototypes": 16, "head_widths": [32, 16]},
+    },
 }
 TARGETS = ["all", *(f"results/{name}/s0/backbone.safetensors" for name in RUNS)]
 
@@ -73,7 +78,7 @@ class Survived:
     folder: Path
     undisturbed: Path
     checkpoint: dict[str, int] = field(default_factory=dict)  # step of the newest intact one when the fault came
-    resumed: dict[str, int] = field(default_factory=dict)  # step that the next attempt went on after
+    resumed: dict[str, int | None] = field(default_factory=dict)  # step that the next attempt went on after
     said: dict[str, str] = field(default_factory=dict)  # logs of attempts that failed
 
 
@@ -105,6 +110,7 @@ class Story:
         self.slurm, self.survived, self.folder = slurm, survived, survived.folder
         self.drivers: list[subprocess.Popen[str]] = []
         self.held: dict[str, tuple[int, str]] = {}  # process and job, by run
+        self.preempted: set[str] = set()  # runs whose held process this was the end of
 
     def tell(self) -> None:
         """All faults, and the end."""
@@ -134,6 +140,7 @@ class Story:
         def look() -> bool:
             self.free_disk()
             self.hear_warning()
+            self.holds("orphaned", again="orphaned" in self.preempted)
             return bool(happened())
 
         wait_for(look, what, seconds=300)
@@ -141,12 +148,16 @@ class Story:
     def state(self, name: str) -> Path:
         return state_folder(self.folder, name)
 
-    def holds(self, name: str, after: int = 0) -> bool:
-        """Stop the training of a run that has two checkpoints, new ones after step `after`; whether it is stopped."""
+    def holds(self, name: str, *, again: bool = False) -> bool:
+        """Stop the training of a run once this attempt (one that resumes if `again`) has written two checkpoints; whether it is."""
         state, before = self.state(name), self.held.get(name)
-        if before and not after:
+        if before and not again:
             return True
-        if newest_step(state) < after + 2 or holder(state) in (None, before):
+        if (
+            holder(state) in (None, before)
+            or (first := resumed_at(self.folder, name) if again else 0) is None
+            or newest_step(state) < first + 2
+        ):
             return False
         self.held[name] = process, _ = holder(state)
         os.kill(process, signal.SIGSTOP)
@@ -158,7 +169,7 @@ class Story:
         step = newest_step(self.state("unlucky"))
         self.survived.checkpoint[fault] = step - (fault == "spoilt")
         do(*self.held["unlucky"])
-        self.until(lambda: self.holds("unlucky", after=step), f"the attempt after the one that was {fault}")
+        self.until(lambda: self.holds("unlucky", again=True), f"the attempt after the one that was {fault}")
         self.survived.resumed[fault] = resumed_at(self.folder, "unlucky")
 
     def spoil_and_kill(self, process: int, _job: str) -> None:
@@ -182,12 +193,19 @@ class Story:
 
     def preempt(self) -> None:
         """A job that goes before all others takes both nodes."""
-        job = self.held["unlucky"][1]
+        job, orphan = self.held["unlucky"][1], self.held.get("orphaned")
         self.survived.checkpoint["preempted"] = newest_step(self.state("unlucky"))
         run("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
         self.until(lambda: state_of_job(job) == "PENDING", "the job to be preempted and queued again")
+        if orphan:
+            self.preempted.add("orphaned")
+            self.until(lambda: self.hurry() or self.held["orphaned"] != orphan, "the next attempt of orphaned")
+
+    def hurry(self) -> None:
+        """Have preempted jobs started at once: Slurm would wait two minutes."""
         for waiting in ask("squeue", "-h", "-t", "PENDING", "-o", "%i").split():
-            run("scontrol", "update", f"jobid={waiting}", "StartTime=now", check=False)  # Slurm would wait two minutes
+            run("scontrol", "update", f"jobid={waiting}", "StartTime=now", check=False)
+        time.sleep(1)
 
     def lose_controller(self) -> None:
         """slurmctld is away for longer than Slurm's own commands have patience; jobs run on."""
@@ -198,7 +216,7 @@ class Story:
 
     def lose_driver(self) -> None:
         """The driver is killed while `orphaned` trains; the next one's job for it must be turned away."""
-        self.until(lambda: self.holds("orphaned"), "a checkpoint of orphaned")
+        self.until(lambda: self.hurry() or "orphaned" in self.held, "a checkpoint of orphaned")
         self.until(lambda: newest_step(self.state("unlucky")) > self.survived.checkpoint["preempted"], "the preempted job to go on")
         os.killpg(self.drivers[0].pid, signal.SIGKILL)
         self.drivers[0].wait()
@@ -266,9 +284,10 @@ def said(folder: Path, name: str) -> str:
     return log.read_text() if log.exists() else ""
 
 
-def resumed_at(folder: Path, name: str) -> int:
-    """The step that the latest attempt went on after."""
-    return int(re.search(r"resuming after step (\d+)", said(folder, name))[1])
+def resumed_at(folder: Path, name: str) -> int | None:
+    """The step that the latest attempt went on after; None before it has said so."""
+    match = re.search(r"resuming after step (\d+)", said(folder, name))
+    return int(match[1]) if match else None
 
 
 class SmallDisk:

@@ -173,6 +173,59 @@ def test_hours_follow_the_chain_of_initial_backbones():
     assert hours_with_init("public", 0, hours) == 16  # a checkpoint that is called like a run is none
 
 
+def test_hours_are_those_of_the_seed_that_a_run_is_built_on():
+    def trained(hours):
+        return {**TRAINED, "seconds": 1800 * hours}  # by two processes
+
+    start = [record("dora", s, {}, init="random", init_kind="random", training=trained(h)) for s, h in ((0, 1), (2, 4))]
+    chain = record("neco", 1, {}, init="dora", init_kind="run", init_seed=2, training=trained(8))
+    lost = record("lost", 1, {}, init="dora", init_kind="run", init_seed=1, training=trained(8))
+    hours = training_hours([*start, chain, lost])
+    assert hours_with_init("neco", 1, hours) == 12
+    assert math.isnan(hours_with_init("lost", 1, hours)), "another seed's hours are not its own"
+
+
+def test_records_that_lead_in_a_circle_have_no_hours():
+    pair = [record(a, 0, {}, init=b, init_kind="run", training=TRAINED) for a, b in (("a", "b"), ("b", "a"))]
+    assert math.isnan(hours_with_init("a", 0, training_hours(pair)))
+
+
+def test_no_difference_where_the_seeds_do_not_share_a_protocol(tmp_path):
+    for change in ({"protocol": "dense NN, fraction 1, 448 px"}, {"published_protocol": None}, {"dataset": "mini"}, {"labels": None}):
+        paths = []
+        for seed in (0, 1):
+            paths.append(tmp_path / f"{seed}.json")
+            paths[-1].write_text(json.dumps(record("r", seed, {"mIoU_hungarian": 48.0}, **{"labels": DINO, **(change if seed else {})})))
+        write_task_table(paths, "incontext", tmp_path / "a.csv")
+        row = read_table(tmp_path / "a.csv").iloc[0]
+        assert row["mIoU_hungarian"] == "48.00"
+        assert (row["mIoU_hungarian published"], row["mIoU_hungarian delta"]) == ("", "")
+    same = record("r", 0, {"mIoU_hungarian": 48.0}, labels=DINO)
+    paths[0].write_text(json.dumps(same))
+    paths[1].write_text(json.dumps({**same, "seed": 1}))
+    write_task_table(paths, "incontext", tmp_path / "a.csv")
+    assert read_table(tmp_path / "a.csv").iloc[0]["mIoU_hungarian delta"] == "-0.70"
+
+
+def test_seeds_of_two_configurations_are_told_apart(tmp_path):
+    paths = []
+    for seed, protocol in ((0, "448 px"), (1, "512 px")):
+        paths.append(tmp_path / f"{seed}.json")
+        paths[-1].write_text(json.dumps(record("r", seed, {"mIoU": 1.0}, protocol=protocol)))
+    write_task_table(paths, "incontext", tmp_path / "a.csv")
+    assert read_table(tmp_path / "a.csv").iloc[0]["protocol"] == "448 px 512 px"
+
+
+def test_gpu_hours_for_people_are_the_mean_over_seeds(tmp_path):
+    paths = []
+    for seed, hours in ((0, 1.0), (1, 2.0)):
+        paths.append(tmp_path / f"{seed}.json")
+        paths[-1].write_text(json.dumps(record("r", seed, {"mIoU": 1.0}, training={**TRAINED, "gpu_hours": hours})))
+    write_all(paths, tmp_path / "all.csv")
+    write_markdown(tmp_path / "all.csv", tmp_path / "all.md")
+    assert (tmp_path / "all.md").read_text().splitlines()[2].endswith("| 1.5000 |")
+
+
 def test_a_table_by_its_name(records, tmp_path):
     for name, columns in (("all", TIDY), ("cost", COST), ("incontext", LEADING)):
         write_table(records, name, tmp_path / f"{name}.csv")

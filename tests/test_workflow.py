@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -51,6 +53,24 @@ def test_the_study_runs_whole(finished):
     run = json.loads((results / "neco_dora" / "s0" / "run.json").read_text())
     assert run["spec"]["init"]["name"] == "dora"
     assert len((results / "dora" / "s0" / "metrics.jsonl").read_text().splitlines()) >= 1
+
+
+NO_NETWORK = ("unshare", "--map-root-user", "--net")  # util-linux: a network of its own, with nothing in it
+
+
+@pytest.mark.slow
+def test_snakemake_s_own_report_is_made_without_a_network_and_has_captions(study, tmp_path):
+    if shutil.which("unshare") is None or subprocess.run([*NO_NETWORK, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespaces for users on this machine, so that the network cannot be taken away")
+    snakemake(study, "--report", str(tmp_path / "report.zip"), within=NO_NETWORK)
+    with zipfile.ZipFile(tmp_path / "report.zip") as archive:
+        page = archive.read("report/report.html").decode()
+        inside = {Path(name).name for name in archive.namelist()}
+    assert {"report.html", "all.csv", "cost.csv", "davis.csv", "incontext.csv"} <= inside
+    for caption in ("one table per task, each row a run", "Table <cite>davis</cite> of Tiny study", "The page of Tiny study"):
+        assert caption in page
+    loaded = re.findall(r"""<(?:script|link|img)[^>]*(?:src|href)=["']([^"']+)""", page)
+    assert not [address for address in loaded if not address.startswith("data:")]
 
 
 @pytest.mark.slow

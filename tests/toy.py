@@ -71,10 +71,12 @@ class Toy(Method):
         return self.teacher
 
 
-def fit(folder: Path, *, steps: int = 8, workers: int = 0, minutes: float = 10.0, parts: int = 1, **options) -> Toy:
+def fit(
+    folder: Path, *, steps: int = 8, workers: int = 0, minutes: float = 10.0, parts: int = 1, tensorboard: bool = False, **options
+) -> Toy:
     """Train to the end with a batch of four."""
     method = Toy(steps, **options)
-    execution = Execution(workers=workers, checkpoint_minutes=minutes, metrics_every=1, log_seconds=1e-3)
+    execution = Execution(workers=workers, checkpoint_minutes=minutes, metrics_every=1, log_seconds=1e-3, tensorboard=tensorboard)
     with State(folder, {"data": "noise"}) as state:
         loop.train(method, Noise(), batch_size=4, seed=7, state=state, execution=execution, device=torch.device("cpu"), parts=parts)
     return method

@@ -64,8 +64,9 @@ def parser() -> argparse.ArgumentParser:
     p = _command(commands, "data", data, "download, unpack and check a data set")
     p.add_argument("name", help="a name of datasets.yaml, e.g. coco, ade20k, davis, voc")
     p.add_argument("--receipt", type=Path, help="default: results/data/sets/NAME.json")
-    p.add_argument("--video", help="walking_tours: the video's address, for yt-dlp")
-    p.add_argument("--name", dest="video_name", default="video", help="walking_tours: its name")
+    p.add_argument("--folder", type=Path, help="where it goes (default: `folder` in datasets.yaml, below the folder where you are)")
+    p.add_argument("--name", dest="video_name", help="walking_tours: one of its videos, e.g. venice")
+    p.add_argument("--video", help="walking_tours: an address instead of the list's, under the name --name")
     p.add_argument("--codec", default="avc1", help="walking_tours: avc1, vp9 or av01")
     p.add_argument("--height", type=int, default=1080, help="walking_tours: lines, at most")
     _command(commands, "schema", schema, "print the configuration's JSON schema")
@@ -183,7 +184,7 @@ def doctor(args: argparse.Namespace) -> int:
     from densewalk.doctor import examine
     from densewalk.doctor import table as findings_table
 
-    findings = examine(load_study(args.config) if args.config else None, slurm=args.slurm)
+    findings = examine(load_study(args.config) if args.config else None, slurm=args.slurm, config=args.config)
     print(findings_table(findings))
     return UserError.exit_status if any(finding.problem for finding in findings) else 0
 
@@ -223,14 +224,10 @@ def fetch(args: argparse.Namespace) -> None:
 
 def data(args: argparse.Namespace) -> None:
     """Have a data set, below the folder where you are."""
-    from densewalk.datasets import datasets, fetch_video, prepare
+    from densewalk.datasets import VideoChoice, prepare
 
-    if args.video:
-        known = datasets()
-        target = Path(known["walking_tours"].folder) / f"{args.video_name}.mp4"
-        print(json.dumps(fetch_video(args.video, target, codec=args.codec, height=args.height), indent=2))
-        return
-    print(prepare(args.name, args.receipt or Path(f"results/data/sets/{args.name}.json")))
+    choice = VideoChoice(args.video_name, args.video, args.codec, args.height)
+    print(prepare(args.name, args.receipt or Path(f"results/data/sets/{args.name}.json"), args.folder, choice))
 
 
 def schema(_args: argparse.Namespace) -> None:

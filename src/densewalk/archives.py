@@ -4,7 +4,6 @@ unpack("downloads/VOCtrainval_11-May-2012.tar", "data")
 """
 
 import filecmp
-import gzip
 import os
 import shutil
 import stat
@@ -23,7 +22,7 @@ from densewalk.progress import log
 
 LARGEST = 500 * 2**30  # bytes that an archive may unpack to
 # the libraries' own errors; zipfile raises the last two for a method or an encryption that it does not know: all become one UserError
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError)
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,10 @@ def unpack(archive: str | Path, folder: str | Path, *, largest: int = LARGEST) -
     with tempfile.TemporaryDirectory(prefix=f".{archive.name}.", dir=folder) as temporary:
         try:
             _extract(archive, Path(temporary), largest)
+        except OSError as error:
+            if error.errno is None:  # a compressed stream that is none
+                raise UserError(f"{archive} cannot be unpacked: {error}", todo="remove it and fetch it again") from error
+            raise UserError(f"{archive} cannot be unpacked: {error.strerror}", todo="make room, or do not use this archive") from error
         except BROKEN as error:
             reason = "it is no whole zip or tar archive" if isinstance(error, tarfile.ReadError) else str(error) or type(error).__name__
             raise UserError(f"{archive} cannot be unpacked: {reason}", todo="remove it and fetch it again") from error
@@ -61,7 +64,10 @@ def unpack(archive: str | Path, folder: str | Path, *, largest: int = LARGEST) -
 
 
 def _extract(archive: Path, folder: Path, largest: int) -> None:
-    if zipfile.is_zipfile(archive):
+    with open(archive, "rb") as file:
+        begins = file.read(4)
+    # not zipfile.is_zipfile, which takes a tar that ends with a zip for one
+    if begins in (b"PK\x03\x04", b"PK\x05\x06"):
         _extract_zip(archive, folder, largest)
         return
     with tarfile.open(archive) as content:
@@ -121,6 +127,10 @@ def _require_harmless(members: Sequence[Member], archive: Path, largest: int, fo
                 f"{archive} holds {member.name!r}, a {member.kind}", allowed="files and folders", todo="do not use this archive"
             )
     names = Counter(os.path.normpath(m.name) for m in members if m.kind == "file")
+    above = {str(parent) for m in members for parent in PurePosixPath(os.path.normpath(m.name)).parents}
+    above |= {os.path.normpath(m.name) for m in members if m.kind == "folder"}
+    if both := sorted(above & names.keys()):
+        raise UserError(f"{archive} holds {both[0]!r} as a file and as a folder", todo="do not use this archive")
     if (twice := names.most_common(1)) and twice[0][1] > 1:
         raise UserError(f"{archive} holds {twice[0][0]!r} twice", todo="do not use this archive")
     total, free = sum(m.size for m in members), shutil.disk_usage(folder).free
@@ -132,16 +142,26 @@ def _require_harmless(members: Sequence[Member], archive: Path, largest: int, fo
 
 def _move(source: Path, folder: Path, archive: Path) -> list[Path]:
     """The unpacked files to their places, none over another one."""
-    files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
-    for file in files:
-        target = folder / file
-        if target.exists() and not (target.is_file() and filecmp.cmp(source / file, target, shallow=False)):
-            raise UserError(f"{archive} would replace {target}", todo="move that one away, or unpack to another folder")
-        if blocked := [p for p in target.parents if p.is_relative_to(folder) and (p.is_symlink() or p.is_file())]:
+    entries = sorted(path.relative_to(source) for path in source.rglob("*"))
+    files = [entry for entry in entries if (source / entry).is_file()]
+    for entry in entries:
+        target = folder / entry
+        # outermost first: what is behind a link is not looked at
+        folders = [p for p in reversed(target.parents) if p.is_relative_to(folder) and p != folder]
+        if blocked := [p for p in folders if p.is_symlink() or p.is_file()]:
             raise UserError(f"{archive} would write through {blocked[0]}, which is no folder", todo="move that one away")
+        if os.path.lexists(target) and not _same(source / entry, target):
+            raise UserError(f"{archive} would replace {target}", todo="move that one away, or unpack to another folder")
     _merge(source, folder)
     log.info("%s: %d files in %s", archive.name, len(files), folder)
     return [folder / file for file in files]
+
+
+def _same(new: Path, there: Path) -> bool:
+    """Two folders, or files of one content."""
+    if new.is_dir():
+        return there.is_dir()
+    return there.is_file() and filecmp.cmp(new, there, shallow=False)
 
 
 def _merge(source: Path, target: Path) -> None:

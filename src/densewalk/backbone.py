@@ -6,31 +6,35 @@
     tokens = backbone.tokens(images)                            # CLS, registers, patches after the final norm
     features = backbone.dense(images)                           # [batch, dim, height / patch, width / patch]
 
-Architectures are named `vit_{size}_patch{8,14,16}[_reg4][_swiglu]`. Patch 14 means DINOv2's family: LayerScale and position
+Architectures are named `vit_{size}_patch{8,14,16}[_reg4][_swiglu][_rope]`. Patch 14 means DINOv2's family: LayerScale and position
 embeddings of 37 x 37 patches (518 px), but for MAE's `huge`; the others have 224 px embeddings. A file whose table of positions has
-another size is taken as it is. `small12` is MoCo-v3's and SLIP's small one with 12 heads, `giant` DINOv2's. `nano` and `micro`
-exist for tests and the demo. `timm/NAME` is the network that timm calls NAME, where it is a plain vision transformer.
+another size is taken as it is. `_rope` means DINOv3's family: LayerScale, and rotary positions in every attention instead of a
+table. `small12` is MoCo-v3's and SLIP's small one with 12 heads, `giant` DINOv2's, `huge20` DINOv3's huge one with 20 heads. `nano`
+and `micro` exist for tests and the demo. `timm/NAME` is the network that timm calls NAME, where it is one of these.
 """
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 import torch
 from jaxtyping import Bool, Float
 from safetensors import safe_open
 from safetensors.torch import load_file
-from timm.layers import Mlp, SwiGLUPacked
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers import LayerScale, Mlp, RotaryEmbeddingDinoV3, SwiGLU, SwiGLUPacked, apply_rot_embed_cat
+from timm.models.eva import Eva
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from densewalk import dinov3
 from densewalk.blocks import Through, through
 from densewalk.errors import UserError
 from densewalk.settings.checkpoints import IMAGENET_MEAN, IMAGENET_STD
@@ -47,13 +51,14 @@ SIZES = {
     "base": (768, 12, 12),
     "large": (1024, 24, 16),
     "huge": (1280, 32, 16),
+    "huge20": (1280, 32, 20),
     "giant": (1536, 40, 24),
 }
 # parts beside a backbone's own in a file: classifiers, projection heads (NeCo, Leopart, DINOv2, Franca), prototypes (Leopart), what
 # stands for masked patches (DINOv2, iBOT) and decoders (MAE)
 HEADS = {"head", "projection_head", "prototypes", "dino_head", "ibot_head", "rasa_head", "mask_token", "masked_embed"}
 HEADS |= {f"decoder_{part}" for part in ("embed", "blocks", "norm", "pred", "pos_embed")}
-_NAME = re.compile(r"vit_(?P<size>[a-z]+\d*)_patch(?P<patch>8|14|16)(?P<reg>_reg4)?(?P<swiglu>_swiglu)?")
+_NAME = re.compile(r"vit_(?P<size>[a-z]+\d*)_patch(?P<patch>8|14|16)(?P<reg>_reg4)?(?P<swiglu>_swiglu)?(?P<rope>_rope)?")
 
 
 @dataclass(frozen=True)
@@ -70,19 +75,38 @@ class Architecture:
     layer_scale: bool = False
     interpolation: Interpolation = "offset"
     swiglu: bool = False
+    rope: bool = False
+    periods: tuple[float, ...] | None = None
+    """Of the rotary positions, where they are not 100 ** (4 k / head_dim): Meta's files hold them rounded to bfloat16."""
 
     @property
     def hidden(self) -> int:
-        """Width of the MLPs' hidden layer; a gated one has two thirds, rounded up to a multiple of 8."""
-        return -(-(8 * self.dim // 3) // 8) * 8 if self.swiglu else 4 * self.dim
+        """Width of the MLPs' hidden layer; DINOv2's gated ones have two thirds, rounded up to a multiple of 8."""
+        return -(-(8 * self.dim // 3) // 8) * 8 if self.swiglu and not self.rope else 4 * self.dim
+
+    def without_registers(self) -> "Architecture":
+        """The same less its register tokens, under its name in this project.
+
+        Raises:
+            UserError: it has none, having been named by timm.
+        """
+        less = replace(self, registers=0)
+        for size in (size for size, shape in SIZES.items() if shape == (self.dim, self.depth, self.heads)):
+            gated = "_swiglu" if self.swiglu and size != "giant" else ""
+            own = Architecture.named(f"vit_{size}_patch{self.patch}{gated}{'_rope' if self.rope else ''}")
+            # what a file says by itself may be another than usual
+            same = replace(less, name=own.name, image=own.image, interpolation=own.interpolation, periods=None)
+            if own == same:
+                return replace(less, name=own.name)
+        raise UserError(f"{self.name} has no name without its registers here", todo="keep the registers")
 
     @staticmethod
     def named(name: str) -> "Architecture":
         """The architecture called `name`.
 
         Raises:
-            UserError: the name is not `vit_{size}_patch{8,14,16}[_reg4][_swiglu]` with a known size, nor `timm/` and a plain vision
-                transformer of timm's.
+            UserError: the name is not `vit_{size}_patch{8,14,16}[_reg4][_swiglu][_rope]` with a known size, nor `timm/` and a
+                vision transformer of timm's of these kinds.
         """
         if name.startswith("timm/"):
             return _timm_architecture(name.removeprefix("timm/"))
@@ -90,11 +114,12 @@ class Architecture:
         if match is None or match["size"] not in SIZES:
             raise UserError(
                 f"unknown architecture '{name}'",
-                allowed="vit_{" + ",".join(SIZES) + "}_patch{8,14,16}, with _reg4 for four register tokens, _swiglu for gated MLPs; "
-                "or timm/ and a full name of timm's",
+                allowed="vit_{" + ",".join(SIZES) + "}_patch{8,14,16}, with _reg4 for four register tokens, _swiglu for gated MLPs, "
+                "_rope for DINOv3's rotary positions; or timm/ and a full name of timm's",
             )
         dim, depth, heads = SIZES[match["size"]]
-        dinov2 = match["patch"] == "14" and match["size"] != "huge"
+        rope = match["rope"] is not None
+        dinov2 = match["patch"] == "14" and match["size"] != "huge" and not rope
         return Architecture(
             name=name,
             dim=dim,
@@ -103,9 +128,10 @@ class Architecture:
             patch=int(match["patch"]),
             image=518 if dinov2 else 224,
             registers=4 if match["reg"] else 0,
-            layer_scale=dinov2,
+            layer_scale=dinov2 or rope,
             interpolation="antialias" if match["reg"] else "offset",
             swiglu=match["size"] == "giant" or match["swiglu"] is not None,
+            rope=rope,
         )
 
 
@@ -117,11 +143,12 @@ def _timm_architecture(name: str) -> Architecture:
     """
     try:
         with torch.device("meta"):
-            model = timm.create_model(name, num_classes=0)
+            model: Any = timm.create_model(name, num_classes=0)
     except RuntimeError as error:
         raise UserError(f"timm knows no model '{name}'", todo="see timm.list_models('vit*', pretrained=True)") from error
-    if not isinstance(model, VisionTransformer):
-        raise UserError(f"timm's {name} is a {type(model).__name__}", allowed="plain vision transformers (VisionTransformer)")
+    rope = isinstance(model, Eva) and isinstance(model.rope, RotaryEmbeddingDinoV3)
+    if not isinstance(model, VisionTransformer) and not rope:
+        raise UserError(f"timm's {name} is a {type(model).__name__}", allowed="plain vision transformers (VisionTransformer), DINOv3's")
     block: Any = model.blocks[0]
     arch = Architecture(
         name=f"timm/{name}",
@@ -129,11 +156,12 @@ def _timm_architecture(name: str) -> Architecture:
         depth=len(model.blocks),
         heads=block.attn.num_heads,
         patch=model.patch_embed.patch_size[0],
-        image=model.patch_embed.img_size[0],  # type: ignore[index]
-        registers=model.num_reg_tokens,
-        layer_scale=not isinstance(block.ls1, nn.Identity),
+        image=model.patch_embed.img_size[0],
+        registers=model.num_prefix_tokens - 1 if rope else model.num_reg_tokens,
+        layer_scale=rope or not isinstance(block.ls1, nn.Identity),
         interpolation="antialias",
-        swiglu=isinstance(block.mlp, timm.layers.GluMlp),
+        swiglu=isinstance(block.mlp, SwiGLU if rope else timm.layers.GluMlp),
+        rope=rope,
     )
     with torch.device("meta"):
         own = Backbone(arch).vit
@@ -146,13 +174,36 @@ def _timm_architecture(name: str) -> Architecture:
 def _likeness(model: Any, own: Any) -> dict[str, bool]:
     """In what two vision transformers may differ, and whether they are alike there."""
     config, shapes = model.pretrained_cfg, {k: v.shape for k, v in model.state_dict().items()}
+    # DINOv3's biases are zero, and timm has each network with and without them
+    optional = dinov3.BIASES if getattr(model.blocks[0].attn, "q_bias", None) is None else ()
     return {
-        "parameters": shapes == {k: v.shape for k, v in own.state_dict().items()},
+        "parameters": shapes == {k: v.shape for k, v in own.state_dict().items() if not k.endswith(optional)},
         "activation": type(model.blocks[0].mlp.act) is type(own.blocks[0].mlp.act),
-        "normalisation layers": (type(model.blocks[0].norm1), model.blocks[0].norm1.eps) == (type(own.blocks[0].norm1), 1e-6),
-        "blocks": type(model.blocks[0]) is type(own.blocks[0]),
+        "normalisation layers": norm_of(model.blocks[0].norm1) == norm_of(own.blocks[0].norm1),
+        "rotary positions": turns_of(model) == turns_of(own),
+        "blocks": type(model.blocks[0]) is timms_block(own.blocks[0]),
         "normalisation of pixels": (tuple(config["mean"]), tuple(config["std"])) == (IMAGENET_MEAN, IMAGENET_STD),
     }
+
+
+def timms_block(block: Any) -> type:
+    """The class of timm's that a block here computes the same as."""
+    return Block if isinstance(block, LeanBlock) else type(block)
+
+
+def norm_of(layer: Any) -> tuple[type, float]:
+    """What a normalisation layer computes."""
+    return type(layer), layer.eps
+
+
+def turns_of(model: Any) -> tuple[Any, ...]:
+    """What decides a network's rotary positions; nothing for one with a table."""
+    rope = getattr(model, "rope", None)
+    return (
+        ()
+        if rope is None
+        else (rope.temperature, rope.min_period, rope.max_period, rope.normalize_coords, rope.rotate_half, rope.grid_offset)
+    )
 
 
 @dataclass(frozen=True)
@@ -196,8 +247,10 @@ class Tokens:
 class LastBlock:
     """What the last block saw: its queries, keys and CLS attention, beside the final tokens.
 
-    query, key: [batch, heads, tokens, dim / heads], tokens in the order CLS, registers, patches.
-    cls_attention: softmax(q_cls k^T / sqrt(dim / heads)) restricted to the patches (the rows sum to less than 1).
+    query, key: [batch, heads, tokens, dim / heads], tokens in the order CLS, registers, patches; as the layer gives them, which is
+        before rotary positions.
+    cls_attention: softmax(q_cls k^T / sqrt(dim / heads)) restricted to the patches (the rows sum to less than 1), k with its
+        position.
     """
 
     tokens: Tokens
@@ -212,20 +265,118 @@ class LeanMlp(Mlp):
     It is a quarter of all that a block keeps, for the cost of one GELU; values and gradients are the same to the last bit.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """What timm's gives."""
+    def forward(self, x: Tensor, scale: nn.Module | None = None) -> Tensor:
+        """What timm's gives, times a LayerScale."""
         x = self.fc1(x)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a compiler chooses by itself what to keep
             # stops as soon as the activation is there: the second layer is not computed again
-            return checkpoint(self._activate, x, use_reentrant=False, preserve_rng_state=False)
-        return self._activate(x)
+            return checkpoint(self._activate, x, scale, use_reentrant=False, preserve_rng_state=False)
+        return self._activate(x, scale)
 
-    def _activate(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(x))
+    def _activate(self, x: Tensor, scale: nn.Module | None) -> Tensor:
+        return scaled(self.fc2, self.act(x), scale)
+
+
+class LeanBlock(Block):
+    """timm's block with less to do and to keep: no pass over all tokens for LayerScale, no work for images that are dropped."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """What timm's gives, in stochastic depth's draws, too."""
+        x = residual(x, self.drop_path1, self.attend)
+        return residual(x, self.drop_path2, self.transform)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The branch of the attention."""
+        attention: Any = self.attn
+        qkv = attention.qkv(self.norm1(x)).unflatten(2, (3, attention.num_heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        return scaled(attention.proj, F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2), self.ls1)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """The branch of the MLP."""
+        x = self.norm2(x)
+        return self.mlp(x, self.ls2) if isinstance(self.mlp, LeanMlp) else self.ls2(self.mlp(x))
+
+
+def scaled(linear: Any, x: Tensor, scale: nn.Module | None) -> Tensor:
+    """`scale(linear(x))`; a LayerScale is multiplied into the weights, which are fewer than the outputs of a batch."""
+    if not isinstance(scale, LayerScale):
+        return linear(x)
+    return F.linear(x, linear.weight * scale.gamma[:, None], linear.bias * scale.gamma)
+
+
+def residual(
+    x: Float[Tensor, "batch tokens dim"], drop: nn.Module, branch: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "batch tokens dim"]:
+    """`x + drop(branch(x))` for stochastic depth, which drops the branch of whole images; a CPU does not compute these.
+
+    for image in x:
+        image + kept / (1 - rate) * branch(image), kept with probability 1 - rate
+    """
+    rate = getattr(drop, "drop_prob", 0.0) if drop.training else 0.0
+    if not rate:
+        return x + branch(x)
+    kept = x.new_empty(len(x), 1, 1).bernoulli_(1 - rate)
+    # where no image is kept, the weights still must get their gradient of zero: it lets AdamW go on
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and kept.any():
+        images = kept.flatten().nonzero()[:, 0]
+        return x.index_add(0, images, branch(x[images]).to(x.dtype), alpha=1 / (1 - rate))
+    return x + branch(x) * (kept / (1 - rate))
+
+
+def _plain(arch: Architecture, drop_path: float) -> VisionTransformer:
+    """The network with a table of positions."""
+    return VisionTransformer(
+        img_size=arch.image,
+        patch_size=arch.patch,
+        embed_dim=arch.dim,
+        depth=arch.depth,
+        num_heads=arch.heads,
+        num_classes=0,
+        global_pool="token",
+        init_values=1e-5 if arch.layer_scale else None,
+        reg_tokens=arch.registers,
+        no_embed_class=arch.registers > 0,
+        drop_path_rate=drop_path,
+        dynamic_img_size=True,
+        # the first layer of a gated MLP makes both the gate and the gated; a half keeps timm's rounding down right
+        mlp_ratio=((2 if arch.swiglu else 1) * arch.hidden + 0.5) / arch.dim,
+        mlp_layer=SwiGLUPacked if arch.swiglu else LeanMlp,  # type: ignore[arg-type]
+        block_fn=LeanBlock,
+        act_layer=nn.SiLU if arch.swiglu else None,
+    )
+
+
+def _rotary(arch: Architecture, drop_path: float) -> Eva:
+    """DINOv3's network. Its release moves, squeezes and stretches the coordinates at random in training; this does not."""
+    vit = Eva(
+        img_size=arch.image,
+        patch_size=arch.patch,
+        embed_dim=arch.dim,
+        depth=arch.depth,
+        num_heads=arch.heads,
+        num_classes=0,
+        global_pool="token",
+        init_values=1e-5,
+        num_reg_tokens=arch.registers,
+        drop_path_rate=drop_path,
+        dynamic_img_size=True,
+        swiglu_mlp=arch.swiglu,
+        swiglu_align_to=8 if arch.swiglu else 0,
+        use_abs_pos_emb=False,
+        use_rot_pos_emb=True,
+        rope_type="dinov3",
+        rope_temperature=100.0,
+        rope_rotate_half=True,
+        norm_layer=partial(timm.layers.LayerNorm, eps=1e-5),
+    )
+    if arch.periods is not None:
+        vit.rope.periods.copy_(torch.tensor(arch.periods))  # type: ignore[union-attr, operator]
+    return vit
 
 
 class Backbone(nn.Module):
-    """A timm VisionTransformer with dense outputs at any image size.
+    """A vision transformer of timm's with dense outputs at any image size.
 
     Images are [batch, 3, height, width], normalised with ImageNet's mean and standard deviation (images.py), height and
     width multiples of the patch size. `state_dict()` of `vit` has timm's key names.
@@ -235,24 +386,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.arch = arch
         # Any: the type stubs of torch make every submodule of a module `Tensor | Module`
-        self.vit: Any = VisionTransformer(
-            img_size=arch.image,
-            patch_size=arch.patch,
-            embed_dim=arch.dim,
-            depth=arch.depth,
-            num_heads=arch.heads,
-            num_classes=0,
-            global_pool="token",
-            init_values=1e-5 if arch.layer_scale else None,
-            reg_tokens=arch.registers,
-            no_embed_class=arch.registers > 0,
-            drop_path_rate=drop_path,
-            dynamic_img_size=True,
-            # the first layer of a gated MLP makes both the gate and the gated; a half keeps timm's rounding down right
-            mlp_ratio=((2 if arch.swiglu else 1) * arch.hidden + 0.5) / arch.dim,
-            mlp_layer=SwiGLUPacked if arch.swiglu else LeanMlp,  # type: ignore[arg-type]
-            act_layer=nn.SiLU if arch.swiglu else None,
-        )
+        self.vit: Any = (_rotary if arch.rope else _plain)(arch, drop_path)
         self.report: LoadReport | None = None  # of the file that the weights are from
         # how blocks are run (blocks.py): neither changes what comes out
         self.gradient_checkpointing = False
@@ -291,22 +425,34 @@ class Backbone(nn.Module):
             raise ValueError(f"image of {height} x {width} px: both sides must be multiples of the patch size {self.patch}")
         x = self.vit.patch_embed.proj(images)
         grid = (x.shape[-2], x.shape[-1])
-        x = x.flatten(2).transpose(1, 2)
-        patch_position, cls_position = self.positions(grid)
-        cls = (self.vit.cls_token + cls_position).expand(len(x), -1, -1)
-        prefix = [cls] if self.vit.reg_token is None else [cls, self.vit.reg_token.expand(len(x), -1, -1)]
-        return self.vit.norm_pre(torch.cat([*prefix, x + patch_position], dim=1)), grid
+        x, cls = x.flatten(2).transpose(1, 2), self.vit.cls_token
+        if not self.arch.rope:
+            patch_position, cls_position = self.positions(grid)
+            x, cls = x + patch_position, cls + cls_position
+        prefix = [cls] if self.vit.reg_token is None else [cls, self.vit.reg_token]
+        return self.vit.norm_pre(torch.cat([*(token.expand(len(x), -1, -1) for token in prefix), x], dim=1)), grid
 
     def positions(self, grid: tuple[int, int]) -> tuple[Float[Tensor, "1 patches dim"], Float[Tensor, "1 1 dim"]]:
-        """Position embeddings of the patches on `grid`, and of CLS (zero where the file folds it into the CLS token)."""
+        """Position embeddings of the patches on `grid`, and of CLS (zero where the file folds it into the CLS token); not for rotary
+        positions."""
         table = self.vit.pos_embed
         has_cls = not self.vit.no_embed_class
         cls = table[:, :1] if has_cls else torch.zeros_like(table[:, :1])
         return interpolate_positions(table[:, 1:] if has_cls else table, grid, self.arch.interpolation), cls
 
-    def run(self, x: Float[Tensor, "batch tokens dim"], start: int = 0, stop: int | None = None) -> Float[Tensor, "batch tokens dim"]:
-        """Blocks `start` to `stop` (exclusive; negative counts from the end)."""
-        return self.through(list(self.vit.blocks[start:stop]), x, self.gradient_checkpointing and torch.is_grad_enabled())
+    def turns(self, grid: tuple[int, int]) -> Float[Tensor, "patches two_head_dim"] | None:
+        """Sine and cosine of each patch's rotary angles; None where positions are in a table.
+
+        Angles are 2 pi c / period, c the patch's row, then its column, scaled to -1 ... 1 between the image's borders.
+        """
+        return self.vit.rope.get_embed(shape=list(grid)) if self.arch.rope else None
+
+    def run(
+        self, x: Float[Tensor, "batch tokens dim"], grid: tuple[int, int], start: int = 0, stop: int | None = None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Blocks `start` to `stop` (exclusive; negative counts from the end) on the tokens of `grid` (rows, columns)."""
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        return self.through(list(self.vit.blocks[start:stop]), x, self.turns(grid), recompute)
 
     def finish(self, x: Float[Tensor, "batch tokens dim"], grid: tuple[int, int]) -> Tokens:
         """The final LayerNorm, and the tokens by kind."""
@@ -318,7 +464,7 @@ class Backbone(nn.Module):
     def tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Tokens:
         """All tokens of the last layer."""
         x, grid = self.embed(images)
-        return self.finish(self.run(x), grid)
+        return self.finish(self.run(x, grid), grid)
 
     def dense(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows columns"]:
         """The last layer's patch tokens as a map."""
@@ -331,7 +477,7 @@ class Backbone(nn.Module):
         x, grid = self.embed(images)
         maps, done = [], 0
         for layer in layers:
-            x = self.run(x, done, layer + 1)
+            x = self.run(x, grid, done, layer + 1)
             done = layer + 1
             patches = (self.vit.norm(x) if norm else x)[:, self.prefix :]
             maps.append(patches.transpose(1, 2).unflatten(2, grid))
@@ -339,32 +485,29 @@ class Backbone(nn.Module):
 
     def cls(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """The CLS token alone: the last block runs for the CLS query only, which changes nothing but the cost."""
-        x, _ = self.embed(images)
-        x = self.run(x, 0, -1)
-        query, key, value = self._qkv(x, queries=1)
-        return self._close(x[:, :1], F.scaled_dot_product_attention(query, key, value))[:, 0]
+        return self.cls_and_keys(images)[0]
 
     def last_block(self, images: Float[Tensor, "batch 3 height width"]) -> LastBlock:
         """Final tokens with the last block's queries, keys and CLS attention."""
         x, grid = self.embed(images)
-        x = self.run(x, 0, -1)
+        x = self.run(x, grid, 0, -1)
         query, key, value = self._qkv(x)
-        tokens = self._close(x, F.scaled_dot_product_attention(query, key, value))
+        tokens = self._close(x, self._attended(query, key, value, grid))
         return LastBlock(
             tokens=Tokens(cls=tokens[:, 0], registers=tokens[:, 1 : self.prefix], patches=tokens[:, self.prefix :], grid=grid),
             query=query,
             key=key,
-            cls_attention=self._cls_attention(query, key),
+            cls_attention=self._cls_attention(query, self._turned(key, grid)),
         )
 
     def cls_and_keys(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch heads tokens head_dim"]]:
         """The CLS token and the last block's keys, without the patches' share of the last block."""
-        x, _ = self.embed(images)
-        x = self.run(x, 0, -1)
+        x, grid = self.embed(images)
+        x = self.run(x, grid, 0, -1)
         query, key, value = self._qkv(x, queries=1)
-        return self._close(x[:, :1], F.scaled_dot_product_attention(query, key, value))[:, 0], key
+        return self._close(x[:, :1], self._attended(query, key, value, grid))[:, 0], key
 
     def patches_where(
         self, images: Float[Tensor, "batch 3 height width"], wanted: Bool[Tensor, "batch patches"]
@@ -373,11 +516,10 @@ class Backbone(nn.Module):
 
         Equals `tokens(images).patches[wanted]`, in stochastic depth's draws, too.
         """
-        x, _ = self.embed(images)
-        x = self.run(x, 0, -1)
-        query, key, value = self._qkv(x)
+        x, grid = self.embed(images)
+        x = self.run(x, grid, 0, -1)
         kept = F.pad(wanted, (self.prefix, 0))
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        attended = self._attended(*self._qkv(x), grid).transpose(1, 2).flatten(2)
         return self._close_some(x[kept], attended[kept], wanted)
 
     # -- the last block, opened -------------------------------------------------------------------------------------
@@ -386,6 +528,8 @@ class Backbone(nn.Module):
         """Queries (of the first `queries` tokens), keys and values of the last block: [batch, heads, tokens, head_dim]."""
         block = self.vit.blocks[-1]
         weight, bias = block.attn.qkv.weight, block.attn.qkv.bias
+        if self.arch.rope:  # keys have none
+            bias = torch.cat([block.attn.q_bias, block.attn.k_bias, block.attn.v_bias])
         x = block.norm1(x)
         query = F.linear(x[:, :queries], weight[: self.dim], bias[: self.dim])
         key, value = F.linear(x, weight[self.dim :], bias[self.dim :]).chunk(2, dim=-1)
@@ -393,12 +537,27 @@ class Backbone(nn.Module):
         query, key, value = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (query, key, value))
         return query, key, value
 
+    def _turned(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Queries or keys with their rotary positions, which CLS and registers have none of."""
+        turns = self.turns(grid)
+        if turns is None or x.shape[2] <= self.prefix:
+            return x
+        return torch.cat([x[:, :, : self.prefix], apply_rot_embed_cat(x[:, :, self.prefix :], turns, half=True).type_as(x)], dim=2)
+
+    def _attended(self, query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The values that each query gets: [batch, heads, queries, head_dim]."""
+        return F.scaled_dot_product_attention(self._turned(query, grid), self._turned(key, grid), value)
+
+    def _scaled(self, branch: Literal[1, 2], y: Tensor) -> Tensor:
+        """The output of the last block's attention or MLP times its LayerScale."""
+        block = self.vit.blocks[-1]
+        return y * getattr(block, f"gamma_{branch}") if self.arch.rope else getattr(block, f"ls{branch}")(y)
+
     def _close(self, x: Tensor, attended: Tensor) -> Tensor:
         """The rest of the last block behind its attention, and the final norm."""
         block = self.vit.blocks[-1]
-        y = block.attn.proj(attended.transpose(1, 2).flatten(2))
-        x = x + block.drop_path1(block.ls1(y))
-        x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+        x = x + block.drop_path1(self._scaled(1, block.attn.proj(attended.transpose(1, 2).flatten(2))))
+        x = x + block.drop_path2(self._scaled(2, block.mlp(block.norm2(x))))
         return self.vit.norm(x)
 
     def _close_some(self, x: Tensor, attended: Tensor, wanted: Tensor) -> Tensor:
@@ -406,8 +565,8 @@ class Backbone(nn.Module):
         block = self.vit.blocks[-1]
         images = wanted.nonzero()[:, 0]
         every_image = x.new_ones(len(wanted), 1)
-        x = x + block.drop_path1(every_image)[images] * block.ls1(block.attn.proj(attended))
-        x = x + block.drop_path2(every_image)[images] * block.ls2(block.mlp(block.norm2(x)))
+        x = x + block.drop_path1(every_image)[images] * self._scaled(1, block.attn.proj(attended))
+        x = x + block.drop_path2(every_image)[images] * self._scaled(2, block.mlp(block.norm2(x)))
         return self.vit.norm(x)
 
     def _cls_attention(self, query: Tensor, key: Tensor) -> Tensor:
@@ -477,14 +636,24 @@ def load(
     weights, metadata, report = read_weights(path, key)
     architecture = _file_architecture(path, metadata, arch)
     if (rule := interpolation or metadata.get("interpolation")) is not None:
+        if rule not in get_args(Interpolation):
+            raise UserError(f"{path}: positions by the rule '{rule}'", allowed=", ".join(get_args(Interpolation)))
         architecture = replace(architecture, interpolation=rule)  # type: ignore[arg-type]
+    if dinov3.is_dinov3(weights) != architecture.rope:
+        raise _other_positions(path, architecture)
     changed = _changes(weights)
+    if architecture.rope:
+        architecture = replace(architecture, periods=dinov3.periods(weights, metadata, architecture.dim // architecture.heads, str(path)))
+        weights = dinov3.to_timm(weights, str(path))
     weights = to_timm(weights)
     if (side := _table_side(weights, architecture)) is not None and side * architecture.patch != architecture.image:
         usual = architecture.image // architecture.patch
         changed.append(f"positions of {side} x {side} patches taken as they are, not {usual} x {usual}")
         architecture = replace(architecture, image=side * architecture.patch)
-    changed.append(f"positions are resampled to other sizes by the rule `{architecture.interpolation}`")
+    positions = (
+        "are rotary, for any size" if architecture.rope else f"are resampled to other sizes by the rule `{architecture.interpolation}`"
+    )
+    changed.append(f"positions {positions}")
     backbone = Backbone(architecture, drop_path=drop_path)
     load_strictly(backbone.vit, weights, source=str(path))
     backbone.report = replace(report, taken=len(weights), parameters=sum(w.numel() for w in weights.values()), changed=changed)
@@ -501,6 +670,13 @@ def _file_architecture(path: Path, metadata: Mapping[str, str], arch: str | Arch
     chosen = arch if arch is not None else named
     assert chosen is not None
     return Architecture.named(chosen) if isinstance(chosen, str) else chosen
+
+
+def _other_positions(path: Path, arch: Architecture) -> UserError:
+    """What to say of a file whose network has another kind of positions than the architecture."""
+    if arch.rope:
+        return UserError(f"{path} is none of DINOv3's, whose positions are rotary", todo="take `_rope` off `arch`")
+    return UserError(f"{path} has the rotary positions of DINOv3, {arch.name} has none", todo="set arch: vit_{size}_patch16_reg4_rope")
 
 
 def _table_side(weights: Mapping[str, Tensor], arch: Architecture) -> int | None:
@@ -550,7 +726,7 @@ def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor],
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist", todo="download it or correct the path")
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             with safe_open(path, "pt") as file:
                 metadata = dict(file.metadata() or {})
             content: Any = load_file(path)
@@ -560,9 +736,15 @@ def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor],
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         foreign = re.search(r"GLOBAL (\S+)", str(error))  # torch's own advice is to switch the safety off
-        why = f"it holds a {foreign[1]}, which is not known to be harmless" if foreign else str(error).splitlines()[0]
+        why = f"it holds a {foreign[1]}, which is not known to be harmless" if foreign else (str(error) or "it is cut off").splitlines()[0]
         raise UserError(f"checkpoint {path} cannot be read safely: {why}", todo="use a file of tensors only") from error
     return _one_network(content, path, key, metadata)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By name or by content, since files that are got by hand are saved under any name: eight bytes of length, then JSON."""
+    with open(path, "rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
 # harmless objects beside the weights in training checkpoints
@@ -603,7 +785,10 @@ def _one_network(
     """
     if not isinstance(content, Mapping):
         raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a dictionary of tensors")
-    flat = dict(_leaves(content))
+    try:
+        flat = dinov3.from_transformers(dict(_leaves(content)))
+    except UserError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
     networks = sorted({k.removesuffix("cls_token") for k in flat if k.split(".")[-1] == "cls_token"})
     chosen = [n for n in networks if key is None or f".{key}." in f".{n}"]
     names = ", ".join(n.removesuffix(".") or "one without a name (leave `key` out)" for n in networks) or "none"
@@ -626,13 +811,19 @@ def _group(key: str, networks: list[str]) -> str:
     return named[0].removesuffix(".") if named else ".".join(key.split(".")[:2])
 
 
-def _leaves(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of nested dictionaries under dotted names."""
+def _leaves(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of nested dictionaries under dotted names.
+
+    Raises:
+        UserError: more than 32 dictionaries in one another, or one in itself.
+    """
+    if depth > 32:
+        raise UserError("dictionaries in dictionaries without an end", todo="use a file of tensors only")
     for name, value in content.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{name}", value
         elif isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from _leaves(value, f"{prefix}{name}.", depth + 1)
 
 
 # what -> how its keys become timm's, one substitution after the other
@@ -658,14 +849,7 @@ def to_timm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     DINO's, iBOT's, MAE's and MoCo-v3's keys are timm's. DINOv2's are, but for training files that number blocks as
     `blocks.<chunk>.<i>`, gated MLPs, and registers: there CLS's own position is folded into the CLS token.
-
-    Raises:
-        UserError: DINOv3's, which has rotary positions instead of a table.
     """
-    if any(k.startswith(("rope_embed.", "storage_tokens")) for k in weights):
-        raise UserError(
-            "these are weights of DINOv3, whose rotary position embeddings are not built in here", todo="choose another backbone"
-        )
     substitutions = [pair for pairs in RENAMED.values() for pair in pairs]
     result = {_substitute(k, substitutions): v for k, v in weights.items() if k != "mask_token"}
     if "register_tokens" in result:
@@ -679,7 +863,7 @@ def to_timm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _changes(weights: Mapping[str, Tensor]) -> list[str]:
     """In words, what `to_timm` does to them."""
     found = [what for what, pairs in RENAMED.items() if any(re.search(pattern, k) for pattern, _ in pairs for k in weights)]
-    return found + ([FOLDED] if "register_tokens" in weights else [])
+    return found + dinov3.changes(weights) + ([FOLDED] if "register_tokens" in weights else [])
 
 
 def _substitute(key: str, substitutions: list[tuple[str, str]]) -> str:

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 
 from densewalk.errors import UserError
 from densewalk.images import picture_header
-from densewalk.paths import descend, existing_file, existing_folder
+from densewalk.paths import descend, existing_file, existing_folder, text_of
 
 Boxes = Float[np.ndarray, "boxes 4"]
 
@@ -74,7 +74,7 @@ def voc(root: str | Path, year: int, split: str = "trainval") -> list[Boxed]:
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt")))
         raise UserError(f"list {path} does not exist", allowed=there, todo="correct `root`, `year` or `split`")
-    stems = path.read_text().split()
+    stems = text_of(path).split()
     if not stems:
         raise UserError(f"list {path} is empty")
     return [
@@ -141,7 +141,7 @@ def _coco_content(path: Path) -> dict[str, Any]:
 
 def _listed(path: Path, names: dict[int, str], annotations: Path) -> list[int]:
     """Ids of the listed images: each line is an id or a file name that ends in it."""
-    lines = existing_file(path).read_text().split()
+    lines = text_of(existing_file(path)).split()
     ids = []
     for line in lines:
         digits = re.search(r"(\d+)(\.\w+)?$", line)
@@ -187,7 +187,7 @@ def got10k(root: str | Path, split: str = "val", only: Several[str] | None = Non
     """
     folder = existing_folder(Path(root) / split, "GOT-10k's folder")
     listing = folder / "list.txt"
-    names = listing.read_text().split() if listing.is_file() else sorted(p.name for p in folder.iterdir() if p.is_dir())
+    names = text_of(listing).split() if listing.is_file() else sorted(p.name for p in folder.iterdir() if p.is_dir())
     where = listing if listing.is_file() else folder
     unknown = [name for name in only or [] if name not in names]
     if unknown or not names:
@@ -216,7 +216,7 @@ def _track(folder: Path) -> Track:
 
 def _rows(path: Path, frames: int, *, columns: int) -> Float[np.ndarray, "frames columns"]:
     """The numbers of a file with one line per frame, separated by commas or blanks."""
-    lines = [line for line in existing_file(path).read_text().splitlines() if line.strip()]
+    lines = [line for line in text_of(existing_file(path)).splitlines() if line.strip()]
     if len(lines) != frames:
         raise UserError(f"{path} has {len(lines)} lines for {frames} frames", todo="download the sequence again")
     rows = []

@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
-from densewalk.backbone import Backbone
+from densewalk.backbone import Architecture, Backbone
 from densewalk.errors import UserError
 from densewalk.provenance import file_sha256
 
@@ -66,13 +66,15 @@ def read_json(path: str | Path) -> Any:
     """The file's content.
 
     Raises:
-        UserError: there is no such file or it is not JSON.
+        UserError: there is no such file, it cannot be read, or it is not JSON.
     """
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}", todo="correct it, or remove it so that it is made again") from error
+    except ValueError as error:  # also of bytes that are no text
         raise UserError(f"{path} is not JSON: {error}", todo="delete it, so that it is made again") from error
 
 
@@ -169,6 +171,8 @@ def export_backbone(backbone: Backbone, path: str | Path, *, run: str, config_ha
     arch = backbone.arch
     weights = {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in backbone.vit.state_dict().items()}
     metadata = {"format": "pt", "arch": arch.name, "interpolation": arch.interpolation, "run": run, "config_hash": config_hash}
+    if arch.periods is not None:
+        metadata["periods"] = json.dumps(arch.periods)
     with atomic_write(path) as temporary:
         save_file(weights, temporary, metadata=metadata)
         _sort_metadata(temporary)
@@ -200,25 +204,43 @@ import timm, torch
 from safetensors.torch import load_file
 model = {constructor}
 model.load_state_dict(load_file("backbone.safetensors"))
-patch_tokens = model.forward_features(images)[:, model.num_prefix_tokens:]  # images normalised with ImageNet's mean and std
+{periods}patch_tokens = model.forward_features(images)[:, model.num_prefix_tokens:]  # images normalised with ImageNet's mean and std
 ```
 
-At other sizes than {image} px, position embeddings were resampled by rule `{interpolation}` here; timm's own rule is `antialias`.
+{positions}
 `run.json` beside this file holds the whole configuration and what the run cost.
 """
 
 
 def write_card(backbone: Backbone, path: str | Path, facts: Mapping[str, Any]) -> None:
-    """The model card: what this is and the four lines that load it."""
+    """The model card: what this is and the lines that load it."""
     a = backbone.arch
+    periods = f"model.rope.periods.copy_(torch.tensor({list(a.periods)}))  # Meta's\n" if a.periods is not None else ""
+    positions = (
+        "Positions are rotary: any size will do."
+        if a.rope
+        else f"At other sizes than {a.image} px, position embeddings were resampled by rule `{a.interpolation}` here; timm's own rule is "
+        "`antialias`."
+    )
+    text = CARD.format(constructor=_constructor(a), periods=periods, positions=positions, arch=a.name, **facts)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
+
+
+def _constructor(a: Architecture) -> str:
+    """The expression that makes an architecture's network with timm alone."""
+    shared = (
+        f"img_size={a.image}, patch_size={a.patch}, embed_dim={a.dim}, depth={a.depth}, num_heads={a.heads}, num_classes=0, "
+        "dynamic_img_size=True"
+    )
+    if a.rope:
+        swiglu = ", swiglu_mlp=True, swiglu_align_to=8" if a.swiglu else ""
+        rotary = "use_abs_pos_emb=False, use_rot_pos_emb=True, rope_type='dinov3', rope_temperature=100.0, rope_rotate_half=True"
+        norm = "norm_layer=lambda dim, **more: timm.layers.LayerNorm(dim, eps=1e-5, **more)"
+        prefix = f"global_pool='token', init_values=1e-5, num_reg_tokens={a.registers}"
+        return f"timm.models.eva.Eva({shared}, {prefix}{swiglu}, {rotary}, {norm})"
     scale = ", init_values=1e-5" if a.layer_scale else ""
     if a.swiglu:
         scale += f", mlp_ratio={2 * a.hidden + 0.5} / {a.dim}, mlp_layer=timm.layers.SwiGLUPacked, act_layer=torch.nn.SiLU"
     registers = f", reg_tokens={a.registers}, no_embed_class=True" if a.registers else ""
-    constructor = (
-        f"timm.models.VisionTransformer(img_size={a.image}, patch_size={a.patch}, embed_dim={a.dim}, depth={a.depth}, "
-        f"num_heads={a.heads}, num_classes=0, dynamic_img_size=True{scale}{registers})"
-    )
-    text = CARD.format(constructor=constructor, arch=a.name, image=a.image, interpolation=a.interpolation, **facts)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text)
+    return f"timm.models.VisionTransformer({shared}{scale}{registers})"

@@ -41,6 +41,7 @@ from densewalk.settings.unsupervised_segmentation import UnsupervisedSegmentatio
 from densewalk.settings.video_segmentation import VideoSegmentationSettings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+OR_PUBLIC = "or what `densewalk checkpoints` lists"
 RESERVED = {"cache", "data", "logs", "state", "tables", "random"}
 RESERVED_EVALUATIONS = {"run", "training", "features"}  # what else lies in the folder of a run and seed
 
@@ -299,7 +300,7 @@ class Study(Settings):
     def sweeps_become_runs(cls, values: Any) -> Any:
         """Every variant is a run like any other from here on: in the tables, the workflow, the hashes and as an `init`.
 
-        A public checkpoint that is named as an `init` likewise becomes one of the study's checkpoints.
+        A public checkpoint that is named as an `init` or a curation's `backbone` likewise becomes one of the study's checkpoints.
         """
         if not isinstance(values, dict) or not isinstance(values.get("runs"), dict):
             return values
@@ -338,9 +339,7 @@ class Study(Settings):
             raise ValueError(f"{where}: the name '{name}' is taken; choose another")
         if run.init != "random" and run.init not in self.checkpoints and run.init not in self.runs:
             known = ", ".join(["random", *self.checkpoints, *self.runs])
-            raise ValueError(
-                f"{where}.init: '{run.init}' is neither a checkpoint nor a run; allowed: {known}, or what `densewalk checkpoints` lists"
-            )
+            raise ValueError(f"{where}.init: '{run.init}' is neither a checkpoint nor a run; allowed: {known}, {OR_PUBLIC}")
         if (run.init == "random") != (run.arch is not None):
             raise ValueError(f"{where}.arch: give it exactly where init is random (init: {run.init}, arch: {run.arch})")
         if len(set(run.seeds)) != len(run.seeds):
@@ -377,7 +376,7 @@ class Study(Settings):
             raise ValueError(f"{where}.data: {found}; allowed: {', '.join(pictures) or 'none yet'}")
         if curation.backbone not in self.checkpoints and curation.backbone not in self.runs:
             known = ", ".join([*self.checkpoints, *self.runs])
-            raise ValueError(f"{where}.backbone: '{curation.backbone}' is neither a checkpoint nor a run; allowed: {known}")
+            raise ValueError(f"{where}.backbone: '{curation.backbone}' is neither a checkpoint nor a run; allowed: {known}, {OR_PUBLIC}")
         seeds = self.runs[curation.backbone].seeds if curation.backbone in self.runs else []
         if seeds and curation.seed is not None and curation.seed not in seeds:
             raise ValueError(f"{where}.seed: {curation.backbone} has no seed {curation.seed} (it has {seeds})")
@@ -438,10 +437,17 @@ class Study(Settings):
             for name, r in self.runs.items()
         }
         evaluations = {
-            name: {"task": e.settings.TASK, "protocol": e.protocol, "runs": [r for r in self.runs if e.runs is None or r in e.runs]}
+            name: {
+                "task": e.settings.TASK,
+                "protocol": e.protocol,
+                "metrics": e.settings.METRICS,
+                "runs": [r for r in self.runs if e.runs is None or r in e.runs],
+            }
             for name, e in self.evaluations.items()
         }
-        return {"study": self.study, "runs": runs, "evaluations": evaluations, "sources": [*self.videos, *self.images]}
+        hashes = {f"{run}/s{seed}/{name}": config_hash(self.evaluation_spec(run, seed, name)) for run, seed, name in self.evaluation_jobs()}
+        sources = [*self.videos, *self.images]
+        return {"study": self.study, "runs": runs, "evaluations": evaluations, "hashes": hashes, "sources": sources}
 
     def run_spec(self, run: str, seed: int) -> dict[str, Any]:
         """All that determines the run's backbone: its hash is the run's identity, and includes those of what it is built on."""
@@ -569,10 +575,12 @@ def load_study(path: str | Path) -> Study:
         UserError: no such file, not YAML, or not a study.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {error}") from error
     return parse_study(content if isinstance(content, dict) else {}, str(path))
 

@@ -1,22 +1,20 @@
 """The public data sets: downloaded, unpacked, and looked at by the readers that will read them.
 
-    densewalk data coco            # or with the workflow: snakemake results/data/sets/coco.json
-    densewalk data cityscapes      # which only a person can get: prints the steps, or checks what is there
+    densewalk data coco                         # or with the workflow: snakemake results/data/sets/coco.json
+    densewalk data coco --folder /datasets/coco
+    densewalk data cityscapes                   # which only a person can get: prints the steps, or checks what is there
+    densewalk data walking_tours --name venice  # one of the videos, by yt-dlp; without --name all
 
 What there is to do stands in datasets.yaml. Archives are kept in FOLDER/.downloads until all of them are unpacked and checked.
 """
 
 import json
+import re
 import shutil
 import subprocess
-from functools import lru_cache
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
-from urllib.parse import urlsplit
-
-import yaml
-from pydantic import Field, model_validator
+from typing import Any
 
 from densewalk.archives import unpack
 from densewalk.checkpoint import atomic_write, read_json, write_json
@@ -25,85 +23,77 @@ from densewalk.doctor import data_of
 from densewalk.download import fetch, receipt_path, verify
 from densewalk.errors import UserError
 from densewalk.progress import log
-from densewalk.settings.base import Settings
+from densewalk.settings.datasets import Archive, Dataset, datasets
 from densewalk.video import probe
 
 
-class Archive(Settings):
-    """One file to download and unpack."""
+@dataclass(frozen=True)
+class VideoChoice:
+    """Which video of a data set of videos, all by default, and in which format; `address` is one that is not on the list."""
 
-    url: str
-    sha256: str | None = None
-    md5: str | None = None
-    into: str = "."
-    nested: list[str] = []
-
-    @property
-    def name(self) -> str:
-        """The file's name on the server."""
-        return urlsplit(self.url).path.rsplit("/", 1)[-1]
+    name: str | None = None
+    address: str | None = None
+    codec: str = "avc1"
+    height: int = 1080
 
 
-class Dataset(Settings):
-    """One entry of datasets.yaml."""
-
-    folder: str
-    source: str
-    licence: str
-    archives: list[Archive] = []
-    manual: list[str] = []
-    videos: bool = False
-    trainaug: str | None = None
-    check: dict[str, Any] | None = Field(default=None)
-    counts: str | None = None
-
-    @model_validator(mode="after")
-    def one_way(self) -> Self:
-        """Archives, or steps for a person."""
-        if bool(self.archives) == bool(self.manual):
-            raise ValueError("give one of archives and manual")
-        return self
-
-
-@lru_cache
-def datasets() -> dict[str, Dataset]:
-    """All known data sets by name."""
-    content = yaml.safe_load(files("densewalk").joinpath("datasets.yaml").read_text())
-    return {name: Dataset.model_validate(entry) for name, entry in content.items()}
-
-
-def prepare(name: str, receipt: Path) -> str:
+def prepare(name: str, receipt: Path, folder: Path | None = None, choice: VideoChoice = VideoChoice()) -> str:
     """Have the data set, check it and write the receipt; what was found.
+
+    Args:
+        receipt: written for the whole set, not for one of its videos, which has its own.
+        folder: where it goes, if not where datasets.yaml says.
 
     Raises:
         UserError: no such data set, a download or an archive fails, something is missing, or a person has to do something first.
     """
+    dataset = known(name) if folder is None else known(name).at(folder)
+    if dataset.manual and not Path(dataset.folder).is_dir():
+        raise _by_hand(name, dataset)
+    if (choice.name, choice.address) != (None, None):
+        return str(_videos(name, dataset, choice)["found"])
+    record = _videos(name, dataset, choice) if dataset.videos else _unpacked(name, dataset, receipt)
+    write_json(receipt, {"name": name, "source": dataset.source, "licence": dataset.licence, **record})
+    shutil.rmtree(_downloads(dataset), ignore_errors=True)
+    return str(record["found"])
+
+
+def known(name: str) -> Dataset:
+    """A data set by its name.
+
+    Raises:
+        UserError: there is none.
+    """
     if name not in datasets():
         raise UserError(f"no data set is called '{name}'", allowed=", ".join(datasets()))
-    dataset = datasets()[name]
-    if dataset.manual:
-        _require_by_hand(name, dataset)
-    fetched = read_json(receipt)["archives"] if receipt.is_file() else {}
+    return datasets()[name]
+
+
+def _by_hand(name: str, dataset: Dataset) -> UserError:
+    """The steps, where nothing is there yet."""
+    elsewhere = "" if dataset.folder == datasets()[name].folder else f" --folder {dataset.folder}"
+    steps = "; ".join(f"({number}) {step}" for number, step in enumerate(dataset.manual, start=1))
+    return UserError(
+        f"{name} ({dataset.licence}) is got by hand",
+        todo=f"{steps}; ({len(dataset.manual) + 1}) densewalk data {name}{elsewhere}, which checks it",
+    )
+
+
+def _unpacked(name: str, dataset: Dataset, receipt: Path) -> dict[str, Any]:
+    """What the readers find, and the archives it is from, downloaded if the readers find less than all."""
+    earlier = read_json(receipt)["archives"] if receipt.is_file() else {}
     try:
-        found = inspect(name, dataset)
-    except UserError:
+        return {"found": inspect(name, dataset), "archives": earlier}
+    except UserError as error:
         if dataset.manual:
             raise
-        fetched = {archive.url: _install(dataset, archive, fetched) for archive in dataset.archives}
-        if dataset.trainaug:
-            write_trainaug(Path(dataset.folder) / dataset.trainaug)
-        found = inspect(name, dataset)
-    write_json(receipt, {"name": name, "source": dataset.source, "licence": dataset.licence, "found": found, "archives": fetched})
-    shutil.rmtree(_downloads(dataset), ignore_errors=True)
-    return found
-
-
-def _require_by_hand(name: str, dataset: Dataset) -> None:
-    """Print the steps where nothing is there yet."""
-    if dataset.videos or not Path(dataset.folder).is_dir():
-        steps = "; ".join(f"({number}) {step}" for number, step in enumerate(dataset.manual, start=1))
-        again = "" if dataset.videos else f"; ({len(dataset.manual) + 1}) densewalk data {name}, which checks it"
-        raise UserError(f"{name} ({dataset.licence}) is got by hand", todo=steps + again)
+        if earlier:  # as large as some sets are, nobody wants to download one again for a file that was moved away
+            again = f"put back what is missing, or remove {receipt} and what is damaged, and run densewalk data {name} again"
+            raise UserError(f"{error}", todo=again) from error
+    fetched = {archive.url: _install(dataset, archive) for archive in dataset.archives}
+    if dataset.trainaug:
+        write_trainaug(Path(dataset.folder) / dataset.trainaug)
+    return {"found": inspect(name, dataset), "archives": fetched}
 
 
 def inspect(name: str, dataset: Dataset) -> str:
@@ -128,11 +118,9 @@ def _downloads(dataset: Dataset) -> Path:
     return Path(dataset.folder) / ".downloads"
 
 
-def _install(dataset: Dataset, archive: Archive, earlier: dict[str, Any]) -> dict[str, Any]:
-    """Download and unpack one archive, unless the receipt says that this was done; the archive's receipt."""
+def _install(dataset: Dataset, archive: Archive) -> dict[str, Any]:
+    """Download and unpack one archive; its receipt."""
     folder, path = Path(dataset.folder) / archive.into, _downloads(dataset) / archive.name
-    if archive.url in earlier:
-        return dict(earlier[archive.url])
     record = fetch(archive.url, path, sha256=archive.sha256, md5=archive.md5)
     unpack(path, folder)
     for inner in archive.nested:
@@ -152,6 +140,41 @@ def write_trainaug(root: Path) -> None:
 
 
 # -- videos ------------------------------------------------------------------------------------------------------------
+
+
+def _videos(name: str, dataset: Dataset, choice: VideoChoice) -> dict[str, Any]:
+    """The chosen videos, the rest also where one does not come."""
+    fetched, problems = {}, []
+    for video, address in _addresses(name, dataset, choice).items():
+        target = Path(dataset.folder) / f"{video}.mp4"
+        try:
+            fetched[video] = fetch_video(address, target, codec=choice.codec, height=choice.height)
+        except UserError as error:
+            log.error("error: %s: %s", video, error)
+            problems.append(video)
+    if problems:
+        raise UserError(f"not fetched: {', '.join(problems)}", todo=f"see above; {dataset.source} names copies of what is gone")
+    return {"found": f"{dataset.folder}: {', '.join(f'{video}.mp4' for video in fetched)}", "videos": fetched}
+
+
+def _addresses(name: str, dataset: Dataset, choice: VideoChoice) -> dict[str, str]:
+    """Name -> address of the chosen videos."""
+    listed = {video: f"https://www.youtube.com/watch?v={identity}" for video, identity in dataset.videos.items()}
+    if choice.address is not None:
+        if choice.name is None or not re.fullmatch(r"[A-Za-z0-9][\w-]*", choice.name):
+            raise UserError(f"--name {choice.name or 'is missing'}", allowed="letters, digits, _ and -", todo="give the video a name")
+        return {choice.name: choice.address}
+    if choice.name is not None and choice.name not in listed:
+        raise UserError(f"{name} has no video '{choice.name}'", allowed=", ".join(listed) or "none, leave --name out")
+    return listed if choice.name is None else {choice.name: listed[choice.name]}
+
+
+def _facts(printed: str) -> dict[str, Any]:
+    """What yt-dlp says of the video it has brought."""
+    try:
+        return dict(json.loads(printed.strip().splitlines()[-1]))
+    except (IndexError, ValueError, TypeError) as error:
+        raise UserError("yt-dlp does not say what it has brought", todo="pip install --upgrade yt-dlp") from error
 
 
 def fetch_video(address: str, target: Path, *, codec: str = "avc1", height: int = 1080) -> dict[str, Any]:
@@ -175,9 +198,13 @@ def fetch_video(address: str, target: Path, *, codec: str = "avc1", height: int 
     if done.returncode or not part.is_file():
         last = (done.stderr.strip() or "no file came").splitlines()[-1]
         raise UserError(f"yt-dlp: {last}", todo=f"look which formats there are: yt-dlp -F {address}")
-    info, facts = probe(part), json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        info, facts = probe(part), _facts(done.stdout)
+    except UserError:
+        part.unlink()  # yt-dlp would take it for done
+        raise
     part.rename(target)
-    known = {"id": facts["id"], "format": facts.get("format_id"), "codec": info.codec, "height": info.height, "fps": info.fps}
+    known = {"id": facts.get("id"), "format": facts.get("format_id"), "codec": info.codec, "height": info.height, "fps": info.fps}
     receipt = {**verify(target, url=address), **known}
     write_json(receipt_path(target), receipt)
     log.info("%s: %s, %d lines, %.2f fps", target, info.codec, info.height, info.fps)

@@ -3,7 +3,6 @@
 Drawn as SVG in the page's own colours, without a layout program: a study is a few chains, not a web.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,16 +11,21 @@ from markupsafe import Markup, escape
 from densewalk.gaps import Plan
 
 WIDTH, HEIGHT, ACROSS, DOWN = 190, 46, 250, 64  # of a box, and from one box to the next, in pixels
+LANE = 24  # height that a line takes where it passes between boxes
+
+
+# a run may be called like the data that it is trained on, or like what it starts from
+Key = tuple[str, str]  # "data", "weights" or "run", and the name
 
 
 @dataclass(frozen=True)
 class Box:
-    """A node: title, what stands below it, its kind (`source`, `run` or `gap`) and the names of what it is made from."""
+    """A node: title, what stands below it, its kind (`source`, `run` or `gap`) and the keys of what it is made from."""
 
     name: str
     note: str
     kind: str
-    parents: Sequence[str] = ()
+    parents: Sequence[Key] = ()
 
 
 def study_diagram(plan: Plan, incomplete: Mapping[str, str]) -> Markup:
@@ -30,63 +34,92 @@ def study_diagram(plan: Plan, incomplete: Mapping[str, str]) -> Markup:
     Args:
         incomplete: run -> what is missing of it, in a few words.
     """
-    boxes = {b.name: b for b in [*_sources(plan), *_runs(plan, incomplete)]}
-    places = layout(boxes)
+    boxes = {**_sources(plan), **_runs(plan, incomplete)}
+    places, lanes = layout(boxes)
     wide = max(x for x, _ in places.values()) + WIDTH + 2
-    high = max(y for _, y in places.values()) + HEIGHT + 2
-    edges = "".join(_edge(places[p], places[b.name]) for b in boxes.values() for p in b.parents)
-    nodes = "".join(_node(b, *places[b.name]) for b in boxes.values())
-    made = "; ".join(f"{b.name} from {', '.join(b.parents)}" for b in boxes.values() if b.parents)
+    high = max([*(y + HEIGHT for _, y in places.values()), *(y for lane in lanes.values() for _, y in lane)]) + 2
+    edges = "".join(_edge(places[p], lanes[p, key], places[key]) for key, b in boxes.items() for p in b.parents)
+    nodes = "".join(_node(b, *places[key]) for key, b in boxes.items())
+    made = "; ".join(f"{b.name} from {', '.join(name for _, name in b.parents)}" for b in boxes.values() if b.parents)
     return Markup(
         f'<svg class="diagram" role="img" aria-label="{escape(f"What is made from what: {made}")}" '
         f'width="{wide:.0f}" height="{high:.0f}" viewBox="-1 -1 {wide:.0f} {high:.0f}">{edges}{nodes}</svg>'
     )
 
 
-def _sources(plan: Plan) -> list[Box]:
+def _sources(plan: Plan) -> dict[Key, Box]:
     used = dict.fromkeys(name for run in plan["runs"].values() for name in run["data"])
     inits = dict.fromkeys(run["init"] for run in plan["runs"].values() if run["init"] not in plan["runs"])
-    names = {"random": "random weights"}
-    return [Box(n, "data", "source") for n in used] + [Box(n, names.get(n, "checkpoint"), "source") for n in inits]
+    return {
+        **{("data", n): Box(n, "data", "source") for n in used},
+        **{("weights", n): Box(n, "random weights" if n == "random" else "checkpoint", "source") for n in inits},
+    }
 
 
-def _runs(plan: Plan, incomplete: Mapping[str, str]) -> list[Box]:
-    boxes = []
+def _runs(plan: Plan, incomplete: Mapping[str, str]) -> dict[Key, Box]:
+    boxes = {}
     for name, run in plan["runs"].items():
         seeds = f"{len(run['seeds'])} seeds" if len(run["seeds"]) > 1 else f"seed {run['seeds'][0]}"
         method = "as it is" if run["method"] == "none" else run["method"]
         note = incomplete.get(name, f"{method}, {seeds}")
-        boxes.append(Box(name, note, "gap" if name in incomplete else "run", (run["init"], *run["data"])))
+        init = ("run" if run["init"] in plan["runs"] else "weights", run["init"])
+        parents = (init, *(("data", data) for data in run["data"]))
+        boxes["run", name] = Box(name, note, "gap" if name in incomplete else "run", parents)
     return boxes
 
 
-def layout(boxes: Mapping[str, Box]) -> dict[str, tuple[float, float]]:
-    """The upper left corner of each box: one column to the right of its rightmost parent, in the order of its parents' height."""
-    columns: dict[int, list[str]] = defaultdict(list)
-    depth: dict[str, int] = {}
-
-    def column(name: str) -> int:
-        if name not in depth:
-            depth[name] = 1 + max((column(p) for p in boxes[name].parents), default=-1)
-        return depth[name]
-
-    for name in boxes:
-        columns[column(name)].append(name)
-    places: dict[str, tuple[float, float]] = {}
-    tallest = max(len(names) for names in columns.values())
-    for i, names in sorted(columns.items()):
-        heights = {n: [places[p][1] for p in boxes[n].parents] for n in names}
-        order = sorted(names, key=lambda n: sum(heights[n]) / len(heights[n]) if heights[n] else 0.0)
-        top = (tallest - len(names)) * DOWN / 2
-        places |= {name: (i * ACROSS, top + row * DOWN) for row, name in enumerate(order)}
-    return places
+Point = tuple[float, float]
 
 
-def _edge(start: tuple[float, float], end: tuple[float, float]) -> str:
-    (x0, y0), (x1, y1) = start, end
-    x0, y0, y1 = x0 + WIDTH, y0 + HEIGHT / 2, y1 + HEIGHT / 2
-    bend = min(40.0, (x1 - x0) / 2)
-    return f'<path d="M{x0:.0f} {y0:.0f} C{x0 + bend:.0f} {y0:.0f} {x1 - bend:.0f} {y1:.0f} {x1:.0f} {y1:.0f}"/>'
+def layout(boxes: Mapping[Key, Box]) -> tuple[dict[Key, Point], dict[tuple[Key, Key], list[Point]]]:
+    """Where everything stands: a box one column to the right of its rightmost parent, in the order of its parents' height.
+
+    Returns:
+        The upper left corner of each box; and for each line, by its two ends, where it enters the columns between them: it has a
+        lane of its own there, so that it passes behind no box.
+    """
+    depth: dict[Key, int] = {}
+
+    def column(key: Key) -> int:
+        if key not in depth:
+            depth[key] = 1 + max((column(p) for p in boxes[key].parents), default=-1)
+        return depth[key]
+
+    last = {key: column(key) for key in boxes}  # the rightmost column that a line from this box leads to
+    for key, box in boxes.items():
+        for parent in box.parents:
+            last[parent] = max(last[parent], depth[key])
+    # in a column stand its boxes, and a lane for each box further left from which a line leads further right
+    columns = [[key for key in boxes if depth[key] <= i and (depth[key] == i or last[key] > i)] for i in range(max(depth.values()) + 1)]
+    heights = [sum(DOWN if depth[key] == i else LANE for key in keys) for i, keys in enumerate(columns)]
+    middle: dict[Key, float] = {}  # of a box, or of the lane of its lines in the latest column
+    places: dict[Key, Point] = {}
+    entries: dict[tuple[Key, int], Point] = {}
+    for i, keys in enumerate(columns):
+        wanted = {k: [middle[p] for p in (boxes[k].parents if depth[k] == i else [k])] for k in keys}
+        y = (max(heights) - heights[i]) / 2
+        for key in sorted(keys, key=lambda k: sum(wanted[k]) / len(wanted[k]) if wanted[k] else 0.0):
+            high = DOWN if depth[key] == i else LANE
+            if depth[key] == i:
+                places[key] = (i * ACROSS, y)
+            else:
+                entries[key, i] = (i * ACROSS, y + (DOWN - HEIGHT) / -2 + high / 2)
+            middle[key] = y + (DOWN - HEIGHT) / -2 + high / 2
+            y += high
+    lanes = {(p, k): [entries[p, i] for i in range(depth[p] + 1, depth[k])] for k, box in boxes.items() for p in box.parents}
+    return places, lanes
+
+
+def _edge(start: Point, lane: Sequence[Point], end: Point) -> str:
+    """A line from one box's right side to another's left, straight within the columns that it passes."""
+    x, y = start[0] + WIDTH, start[1] + HEIGHT / 2
+    path = f"M{x:.0f} {y:.0f}"
+    for left, middle in [*lane, (end[0], end[1] + HEIGHT / 2)]:
+        bend = (left - x) / 2
+        path += f" C{x + bend:.0f} {y:.0f} {left - bend:.0f} {middle:.0f} {left:.0f} {middle:.0f}"
+        x, y = left + WIDTH, middle
+        path += f" H{x:.0f}" if (left, middle) in lane else ""
+    return f'<path d="{path}"/>'
 
 
 def _node(box: Box, x: float, y: float) -> str:

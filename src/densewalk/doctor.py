@@ -9,6 +9,7 @@ Data are looked at by the evaluations' own readers, checkpoints are loaded as a 
 
 import importlib
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -26,11 +27,13 @@ from densewalk.classified import imagenet
 from densewalk.config import Study
 from densewalk.download import receipt_path, verify
 from densewalk.errors import UserError
+from densewalk.events import require_tensorboard
 from densewalk.images import FrameFolders, ImageFolder, read_list, read_rgb
 from densewalk.progress import columns
 from densewalk.provenance import versions
-from densewalk.settings.checkpoints import Checkpoint
+from densewalk.settings.checkpoints import Checkpoint, public_checkpoint, published
 from densewalk.settings.data import ImagesSettings
+from densewalk.settings.datasets import command_for, command_for_file, set_of
 from densewalk.video import probe, undecodable
 
 SPARE = 20 * 2**30  # bytes that a study's results, caches and states should find free
@@ -47,12 +50,12 @@ class Finding:
     problem: str | None = None
 
 
-def examine(study: Study | None, *, slurm: bool = False) -> list[Finding]:
-    """All findings, problems among them."""
+def examine(study: Study | None, *, slurm: bool = False, config: Path | None = None) -> list[Finding]:
+    """All findings, problems among them. config: the study's file, which commands name."""
     subjects: dict[str, Callable[[], str]] = {"Python": _python, "torch": _torch, "video": _video, "disk": _disk}
     if slurm:
         subjects["Slurm"] = _slurm
-    return [_look(subject, check) for subject, check in (*subjects.items(), *(_of_study(study) if study else ()))]
+    return [_look(subject, check) for subject, check in (*subjects.items(), *(_of_study(study, config) if study else ()))]
 
 
 def table(findings: Iterable[Finding]) -> str:
@@ -105,15 +108,33 @@ def _slurm() -> str:
 # -- a study -----------------------------------------------------------------------------------------------------------
 
 
-def _of_study(study: Study) -> Iterator[tuple[str, Callable[[], str]]]:
+def _of_study(study: Study, config: Path | None) -> Iterator[tuple[str, Callable[[], str]]]:
+    if study.execution.tensorboard:
+        yield "execution.tensorboard", _event_files
     for name, video in study.videos.items():
-        yield f"videos.{name}", partial(_video_file, video.source)
+        yield f"videos.{name}", partial(_with_command, partial(_video_file, video.source), command_for_file(video.source))
     for name, images in study.images.items():
-        yield f"images.{name}", partial(_image_folder, images)
+        yield f"images.{name}", partial(_with_command, partial(_image_folder, images), command_for_file(images.source))
     for name, checkpoint in study.checkpoints.items():
-        yield f"checkpoints.{name}", partial(_checkpoint, checkpoint)
+        yield f"checkpoints.{name}", partial(_checkpoint, name, checkpoint, config)
     for name, evaluation in study.evaluations.items():
-        yield f"evaluations.{name}", partial(data_of, evaluation.protocol, evaluation.settings)
+        settings = evaluation.settings
+        known = set_of(evaluation.protocol, settings)
+        command = command_for(known, settings.root) if known else None
+        yield f"evaluations.{name}", partial(_with_command, partial(data_of, evaluation.protocol, settings), command)
+
+
+def _with_command(check: Callable[[], str], command: str | None) -> str:
+    """The check; where it fails, with the command that gets the data, or completes them."""
+    try:
+        return check()
+    except UserError as error:
+        raise UserError(f"{error}; command: {command}" if command else str(error)) from error
+
+
+def _event_files() -> str:
+    require_tensorboard()
+    return "event files are written beside each metrics.jsonl"
 
 
 def _video_file(path: str) -> str:
@@ -130,13 +151,23 @@ def _image_folder(settings: ImagesSettings) -> str:
     return f"{settings.source}: {len(FrameFolders(settings.source, only=names).sequences)} sequences, {len(folder)} pictures"
 
 
-def _checkpoint(checkpoint: Checkpoint) -> str:
+def _checkpoint(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
     path = Path(checkpoint.file)
     if not path.is_file():
-        raise UserError(f"{path} does not exist", todo="densewalk fetch --config CONFIG, or put it there")
+        raise UserError(f"{path} does not exist", todo=_way_to(name, checkpoint, config))
     if checkpoint.sha256 or receipt_path(path).exists():
         verify(path, sha256=checkpoint.sha256, url=checkpoint.url)
     return str(load(path, checkpoint.arch, key=checkpoint.key, interpolation=checkpoint.interpolation).report)
+
+
+def _way_to(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
+    """How to get a checkpoint's file."""
+    wanted = checkpoint.arch if checkpoint.arch.startswith("timm/") else name
+    found = public_checkpoint(wanted)
+    if found is not None and checkpoint.file == found[1]["file"]:
+        manual = published()[name].manual if name in published() else None
+        return f"{manual}; save it as {checkpoint.file}" if manual else f"densewalk fetch {wanted}"
+    return f"densewalk fetch --config {shlex.quote(str(config or 'CONFIG'))}" if checkpoint.url else "put it there or correct `file`"
 
 
 # -- data, by the readers of the evaluations ---------------------------------------------------------------------------

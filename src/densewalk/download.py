@@ -13,6 +13,7 @@ A checksum that nobody has published is taken from the first download (trust on 
 
 import fcntl
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -77,8 +78,9 @@ def fetch(url: str, target: str | Path, *, sha256: str | None = None, md5: str |
         return verify(wanted.target, sha256=sha256, md5=md5, size=size, url=url)
     wanted.target.parent.mkdir(parents=True, exist_ok=True)
     with _sole(wanted) as file:
+        if wanted.target.exists():  # another process has just brought it
+            return verify(wanted.target, sha256=sha256, md5=md5, size=size, url=url)
         _transfer(wanted, file)
-        file.flush()
         receipt = _receipt(wanted.part, url) | {"name": wanted.target.name}
         if problem := _mismatch(wanted.part, receipt, sha256, md5, size):
             wanted.part.unlink()
@@ -118,6 +120,8 @@ def verify(
         UserError: it is not the file that was published, or has changed since it was downloaded.
     """
     known = receipt_path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is no file", todo="move it away")
     found = _receipt(path, url) | {"name": path.name}
     if problem := _mismatch(path, found, sha256, md5, size):
         raise UserError(f"{path}: {problem}", todo=f"remove it and {known.name}, and fetch it again")
@@ -125,6 +129,8 @@ def verify(
         write_json(known, found)
         return found
     earlier: dict[str, Any] = read_json(known)
+    if not isinstance(earlier, dict) or not {"sha256", "date"} <= earlier.keys():
+        raise UserError(f"{known} is no receipt", todo="remove it")
     if earlier["sha256"] != found["sha256"]:
         raise UserError(
             f"{path} has sha256 {found['sha256']}, but its receipt of {earlier['date']} says {earlier['sha256']}",
@@ -161,6 +167,9 @@ def _sole(wanted: Wanted) -> Iterator[IO[bytes]]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(f"{wanted.target} is being downloaded by another process", todo="wait for that one") from error
+        # who had the lock may have finished between the two: what is open is the finished file then, not to be written to
+        if not wanted.part.exists() or not os.path.samestat(wanted.part.stat(), os.fstat(file.fileno())):
+            raise UserError(f"{wanted.target} has just been downloaded by another process", todo="try again")
         try:
             yield file
         finally:
@@ -176,6 +185,7 @@ def _transfer(wanted: Wanted, file: IO[bytes]) -> None:
         before = file.tell()
         try:
             _request(wanted, file)
+            file.flush()
             return
         except TRANSIENT as error:
             file.flush()
@@ -187,6 +197,10 @@ def _transfer(wanted: Wanted, file: IO[bytes]) -> None:
                 ) from error
             log.warning("%s: cut after %d bytes (%s), going on in %g s", wanted.url, file.tell(), _reason(error), PAUSES[failures - 1])
             time.sleep(PAUSES[failures - 1])
+        except requests.RequestException as error:
+            raise UserError(f"{wanted.url} cannot be downloaded: {_reason(error)}", todo="correct the address") from error
+        except OSError as error:
+            raise UserError(f"{wanted.part} cannot be written: {error.strerror}", todo="make room: it goes on from there") from error
 
 
 def _request(wanted: Wanted, file: IO[bytes]) -> None:
@@ -199,20 +213,28 @@ def _request(wanted: Wanted, file: IO[bytes]) -> None:
     if file.tell():
         headers |= {"Range": f"bytes={file.tell()}-", "If-Range": mark["version"]}
     with requests.get(wanted.url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        if answer.status_code == 416:  # nothing is missing, or the file has become shorter; sizes and checksums tell
-            return
+        where = answer.headers.get("Content-Range", "")
+        if answer.status_code == 416 and where == f"bytes */{file.tell()}":
+            return  # nothing is missing
+        if answer.status_code == 416 or (answer.status_code == 206 and not where.startswith(f"bytes {file.tell()}-")):
+            file.truncate(0)  # what is there is longer than the file, or something else than was asked for came
+            raise requests.ConnectionError("the server does not go on where the file was cut")
         _require_file(answer, wanted)
         if answer.status_code != 206:
             file.truncate(0)
             file.seek(0)
         tag = answer.headers.get("ETag", "")
         version = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            version = ""  # ranges would count other bytes than those that are kept
         write_json(wanted.mark, {"url": wanted.url, "version": version})
         _receive(answer, wanted, file)
 
 
 def _require_file(answer: requests.Response, wanted: Wanted) -> None:
     """Refuse what is not the file: an error, or a page that asks a person something."""
+    if wanted.url.startswith("https:") and not answer.url.startswith("https:"):
+        raise UserError(f"{wanted.url} leads to {answer.url}, which anybody on the way may change", todo="look where the file has moved to")
     if answer.status_code >= 500 or answer.status_code == 429:
         raise requests.ConnectionError(f"the server answered {answer.status_code} {answer.reason}")
     if answer.status_code in (401, 403):
@@ -244,4 +266,5 @@ def _reason(error: Exception) -> str:
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
     reason = getattr(error, "reason", None) or error
-    return str(reason.args[0] if isinstance(reason, Exception) and len(reason.args) > 1 else reason).splitlines()[0]
+    text = str(reason.args[0] if isinstance(reason, Exception) and len(reason.args) > 1 else reason)
+    return (text or type(error).__name__).splitlines()[0]

@@ -8,7 +8,7 @@ tell red from green can tell apart; in a chart a marker or a label always says t
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.transforms import Affine2D, Bbox
 
 from densewalk.checkpoint import atomic_write
 
@@ -67,65 +69,102 @@ def learning_curves(run: str, curves: Curves) -> Markup | None:
         return None
     label = f"Learning curves of {run}: {', '.join(names)} by optimiser step; seeds {', '.join(curves)}"
     with mpl.rc_context(STYLE):
-        figure, axes = _grid(len(names), width=2.9, height=2.1)
+        figure, axes = _grid(len(names), width=2.9, height=2.2)
         for axis, name in zip(axes, names, strict=True):
             for seed, points in curves.items():
                 if name in points:
                     axis.plot(points["step"], points[name], linewidth=1.3, label=seed)
             axis.set_title(name)
+            axis.set_xlabel("step")
         if len(curves) > 1:
             axes[0].legend(fontsize=8)
         return _svg(figure, name=f"curve-{run}", label=label)
 
 
-def cost_and_quality(metric: str, points: Sequence[Point], hours: str) -> Markup:
-    """Mean and interval of one metric by the hours that a backbone took, a thin line from each run to what was built on it."""
-    label = f"{metric} by {hours}: " + "; ".join(f"{p.run} {p.hours:.3g} h, {p.value:.2f}" for p in points)
-    places = {p.run: (p.hours, p.value) for p in points}
-    methods = list(dict.fromkeys(p.method for p in points))
+def look_of(kind: str, kinds: Sequence[str]) -> dict[str, Any]:
+    """Colour and marker of one of the page's methods or runs: the same in every chart."""
+    i = list(kinds).index(kind)
+    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": "none"}
+
+
+def method_legend(methods: Sequence[str]) -> Markup:
+    """What the markers of `cost_and_quality` stand for, in one line."""
     with mpl.rc_context(STYLE):
-        figure, (axis,) = _grid(1, width=7.2, height=3.6)
+        figure = Figure(figsize=(0.4 + sum(0.5 + 0.09 * len(m) for m in methods), 0.3))
+        handles = [Line2D([], [], markersize=7, **look_of(m, methods)) for m in methods]
+        figure.legend(handles, methods, loc="center left", ncols=len(methods), borderpad=0, columnspacing=1.5, handletextpad=0.3)
+        return _svg(figure, name="methods", label=f"Methods: {', '.join(methods)}")
+
+
+def cost_and_quality(name: str, metric: str, points: Sequence[Point], device: str, methods: Sequence[str]) -> Markup:
+    """Mean and interval of one metric by the time that a backbone took, an arrow from each run to what was built on it.
+
+    Args:
+        name: of the evaluation. device: whose time it is. methods: of all runs of the page, in their order.
+    """
+    in_minutes = max(p.hours for p in points) < 1
+    points = [replace(p, hours=60 * p.hours) for p in points] if in_minutes else points
+    unit = "minutes" if in_minutes else "hours"
+    label = f"{name}: {metric} by {device} {unit}: " + "; ".join(f"{p.run} {p.hours:.3g} {unit}, {p.value:.2f}" for p in points)
+    places = {p.run: (p.hours, p.value) for p in points}
+    with mpl.rc_context(STYLE):
+        figure, (axis,) = _grid(1, width=4.6, height=3.2)
         for p in points:
             if p.after in places:
-                axis.annotate("", (p.hours, p.value), places[p.after], arrowprops={"arrowstyle": "->", "color": "#80808090", "lw": 1})
-        for i, method in enumerate(methods):
-            own = [p for p in points if p.method == method]
-            style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": "none"}
-            x, y, half = ([getattr(p, name) for p in own] for name in ("hours", "value", "half"))
-            axis.errorbar(x, y, yerr=half, capsize=3, markersize=7, label=method, **style)
-        axis.margins(x=0.14, y=0.05)
-        _label_points(axis, points)
-        axis.set_xlabel(hours)
+                arrow = {"arrowstyle": "->", "color": "#80808090", "lw": 1, "shrinkB": 5}
+                axis.annotate("", (p.hours, p.value), places[p.after], arrowprops=arrow)
+            style = look_of(p.method, methods)
+            axis.errorbar(p.hours, p.value, yerr=p.half or None, capsize=3, markersize=7, **style)
+        axis.margins(x=0.2, y=0.16)
+        axis.set_xlabel(f"{device} {unit}, initial runs included")
         axis.set_ylabel(metric)
-        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="method")
-        return _svg(figure, name=f"cost-{metric}", label=label)
+        _label_points(figure, axis, points)
+        return _svg(figure, name=f"cost-{name}", label=label)
 
 
-def _label_points(axis: Axes, points: Sequence[Point]) -> None:
-    """Names above the points' intervals, higher where they would lie on another name; widths and heights are shares of the axes."""
-    (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
-    placed: list[tuple[float, float, float]] = []
-    for p in sorted(points, key=lambda p: (p.hours, p.value)):
-        x, y, wide = (p.hours - left) / (right - left), (p.value + p.half - low) / (high - low) + 0.02, 0.008 * len(p.run) + 0.01
-        while any(abs(x - x0) < wide + wide0 and abs(y - y0) < 0.07 for x0, y0, wide0 in placed):
-            y += 0.01
-        placed.append((x, y, wide))
-        axis.text(p.hours, low + y * (high - low), p.run, ha="center", va="bottom", fontsize=8)
-    axis.set_ylim(low, low + max([1.0, *(y + 0.07 for _, y, _ in placed)]) * (high - low))
-    axis.set_xlim(left, right)
+SIDES = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 2), (0, -2))
+"""Where a point's name may stand: across and up, in steps of its own size. The first is taken that lies on nothing."""
 
 
-def class_values(title: str, classes: Sequence[str], runs: Mapping[str, Sequence[float | None]]) -> Markup:
-    """A dot for each class and run, classes as rows in the order of the best run's value."""
+def _label_points(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
+    """Each point's name beside it, where it covers no marker, no interval and no other name, as far as that is possible."""
+    figure.draw_without_rendering()
+    scale = 72 / figure.dpi
+    inside = axis.bbox.frozen().transformed(Affine2D().scale(scale))
+
+    def at(hours: float, value: float) -> tuple[float, float]:
+        x, y = axis.transData.transform((hours, value))
+        return scale * x, scale * y
+
+    ends = [[at(p.hours, p.value + sign * p.half) for sign in (-1, 1)] for p in points]
+    taken = [Bbox([[x - 5, low - 5], [x + 5, high + 5]]) for (x, low), (_, high) in ends]
+    for p in points:
+        (x, y), wide, high = at(p.hours, p.value), 4.9 * len(p.run), 9.0
+        boxes = []
+        for across, up in SIDES:
+            centre = (x + across * (wide / 2 + 7), y + up * (high / 2 + 7 + (abs(up) > 1) * 6))
+            boxes.append(Bbox.from_bounds(centre[0] - wide / 2, centre[1] - high / 2, wide, high))
+        box = min(boxes, key=lambda box: sum(_overlap(box, other) for other in taken) + box.width * box.height - _overlap(box, inside))
+        taken.append(box)
+        offset = ((box.x0 + box.x1) / 2 - x, (box.y0 + box.y1) / 2 - y)
+        axis.annotate(p.run, (p.hours, p.value), offset, textcoords="offset points", ha="center", va="center", fontsize=8)
+
+
+def _overlap(a: Bbox, b: Bbox) -> float:
+    """Area that two boxes share."""
+    return max(0.0, min(a.x1, b.x1) - max(a.x0, b.x0)) * max(0.0, min(a.y1, b.y1) - max(a.y0, b.y0))
+
+
+def class_values(title: str, classes: Sequence[str], runs: Mapping[str, Sequence[float | None]], all_runs: Sequence[str]) -> Markup:
+    """A dot for each class and run, classes as rows in the order of the best run's value. all_runs: of the page, in their order."""
     label = f"{title} of {len(classes)} classes for {', '.join(runs)}"
     table = np.array([[np.nan if v is None else v for v in values] for values in runs.values()], dtype=float)
     order = np.argsort(np.nan_to_num(np.nanmax(np.where(np.isnan(table), -1, table), axis=0)), kind="stable")
     with mpl.rc_context(STYLE):
         figure, (axis,) = _grid(1, width=7.2, height=0.9 + 0.2 * len(classes))
         rows = np.arange(len(classes))
-        for i, (run, values) in enumerate(zip(runs, table, strict=True)):
-            style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-            axis.plot(values[order], rows, linestyle="none", markersize=5, alpha=0.85, label=run, **style)
+        for run, values in zip(runs, table, strict=True):
+            axis.plot(values[order], rows, markersize=5, alpha=0.85, label=run, **look_of(run, all_runs))
         axis.set_yticks(rows, [classes[i] for i in order], fontsize=8)
         axis.set_ylim(-0.7, len(classes) - 0.3)
         axis.set_xlim(left=0)
@@ -136,7 +175,7 @@ def class_values(title: str, classes: Sequence[str], runs: Mapping[str, Sequence
 
 def _grid(count: int, *, width: float, height: float, most: int = 4) -> tuple[Figure, Sequence[Axes]]:
     """A figure of `count` axes in rows of at most `most`; sizes in inches, each."""
-    columns = count if count <= most else 3
+    columns = min(count, most)
     rows = -(-count // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()

@@ -1,5 +1,6 @@
 """What a study should have and has not, and why, as far as logs tell. Free of torch."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,9 @@ Plan = dict[str, Any]  # Study.plan
 
 @dataclass(frozen=True)
 class Gap:
-    """A backbone or a result that is not there. evaluation: None for a backbone.
+    """A backbone or a result that is not there, or is of another configuration. evaluation: None for a backbone.
 
-    state: `failed`, `not finished` (its log has no error), `not started`, or `waits` for another run.
+    state: `failed`, `not finished` (its log has no error), `not started`, `waits` for another run, or `outdated`.
     """
 
     run: str
@@ -32,16 +33,29 @@ class Gap:
 
 
 def gaps(plan: Plan, results: Path) -> Iterator[Gap]:
-    """Every backbone and result of the plan that is not there; of a run without a backbone, the evaluations are not listed."""
+    """Every backbone and result of the plan that is not there; of a run without a backbone, no evaluation that is not there.
+
+    A result that is there but was made by another configuration than the plan's is `outdated`: it may be shown, not trusted.
+    """
     for run, facts in plan["runs"].items():
         for seed in facts["seeds"]:
             out = results / run / f"s{seed}"
+            yield from _outdated(plan, run, seed, out)
             if not (out / "backbone.safetensors").is_file() and not evaluated(plan, run, out):
                 yield _backbone(plan, results, run, seed)
                 continue
             for name in wanted(plan, run):
                 if not (out / f"{name}.json").is_file():
                     yield Gap(run, seed, name, *_by_log(results / "logs" / run / f"s{seed}" / f"{name}.log"))
+
+
+def _outdated(plan: Plan, run: str, seed: int, out: Path) -> Iterator[Gap]:
+    for name in wanted(plan, run):
+        path = out / f"{name}.json"
+        if path.is_file() and json.loads(path.read_text())["config_hash"] != plan["hashes"][f"{run}/s{seed}/{name}"]:
+            yield Gap(
+                run, seed, name, "outdated", "made by another configuration than the study's is now; Snakemake will make it again", ""
+            )
 
 
 def wanted(plan: Plan, run: str) -> list[str]:

@@ -253,7 +253,9 @@ def read_list(path: str | Path) -> list[str]:
         UserError: the file is missing or empty.
     """
     try:
-        names = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"list {path} is no text", todo="correct `sequence_list` or download it again") from error
     except FileNotFoundError as error:
         raise UserError(f"list {path} does not exist", todo="correct `sequence_list` or download it") from error
     if not names:

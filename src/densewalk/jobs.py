@@ -1,6 +1,6 @@
 """What the workflow's jobs do: read a specification, do the work, write the result with its provenance.
 
-results/{run}/s{seed}/backbone.safetensors, run.json, card.md, metrics.jsonl, training/*.png
+results/{run}/s{seed}/backbone.safetensors, run.json, card.md, metrics.jsonl, training/*.png, tensorboard/ (if asked for)
 results/{run}/s{seed}/{evaluation}.json, {evaluation}/...
 results/{run}/s{seed}/features.json, features/*.png
 """
@@ -25,6 +25,7 @@ from densewalk.cost import metered
 from densewalk.curation import curate as choose
 from densewalk.errors import UserError
 from densewalk.evals.base import Job, Result
+from densewalk.events import newest, require_tensorboard
 from densewalk.feature_cache import FeatureCache
 from densewalk.methods.base import Method, Source
 from densewalk.progress import log
@@ -75,6 +76,8 @@ def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state
     if spec["method"] == "none":
         hand_on(backbone, spec, out, training=None, loaded=loaded)
         return
+    if execution.tensorboard:
+        require_tensorboard()
     sources = [source for path, name in zip(receipts, spec["data"], strict=True) for source in read_sources(path, name)]
     inputs = {str(path): file_sha256(path) for path in [*receipts, *([init] if init else [])]}
     device = distributed.local_device(execution.device)
@@ -93,8 +96,8 @@ def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state
                 "execution": execution.model_dump(mode="json"),
             }
             draw(method, data, out / "training")
+            keep_curves(held.folder, out, tensorboard=execution.tensorboard)
             hand_on(method.export(), spec, out, training, loaded)
-            shutil.copyfile(held.folder / "metrics.jsonl", out / "metrics.jsonl")
 
 
 def initial_backbone(spec: dict[str, Any], init: Path | None) -> Backbone:
@@ -175,6 +178,17 @@ def draw(method: Method, data: "Dataset[Any]", folder: Path) -> None:
         shutil.rmtree(folder)
     with torch.no_grad():
         method.eval().pictures(data, folder)
+
+
+def keep_curves(state: Path, out: Path, *, tensorboard: bool) -> None:
+    """The learning curve, and TensorBoard's event file if it is asked for, in place of those of an earlier training."""
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(state / "metrics.jsonl", out / "metrics.jsonl")
+    if (out / "tensorboard").is_dir():
+        shutil.rmtree(out / "tensorboard")
+    if tensorboard:
+        (out / "tensorboard").mkdir()
+        shutil.copy(newest(state / "tensorboard"), out / "tensorboard")
 
 
 def hand_on(backbone: Backbone, spec: dict[str, Any], out: Path, training: dict[str, Any] | None, loaded: str | None) -> None:
@@ -262,6 +276,7 @@ def evaluate(spec: dict[str, Any], backbone: Path, state: Path, out: Path, execu
         "method": run_record["spec"]["method"],
         "init": run_record["spec"]["init"].get("name", "random"),
         "init_kind": run_record["spec"]["init"]["kind"],
+        "init_seed": run_record["spec"]["init"].get("seed"),
         "arch": run_record["arch"],
         "compat": run_record["compat"],
         "labels": spec["labels"],

@@ -21,7 +21,7 @@ from densewalk.checkpoint import read_json
 from densewalk.errors import UserError
 from densewalk.images import EXTENSIONS, open_picture, read_stored
 from densewalk.images import read_labels as read_indexed
-from densewalk.paths import descend, existing_folder
+from densewalk.paths import descend, existing_folder, text_of
 from densewalk.settings import layouts
 from densewalk.settings.labelled import LabelledSettings
 from densewalk.video import ClipReader
@@ -77,7 +77,7 @@ def voc(root: str | Path, name: str, masks: str = "SegmentationClass") -> list[E
     if not path.is_file():
         there = sorted(p.stem for p in path.parent.glob("*.txt"))
         raise UserError(f"list {path} does not exist", allowed=", ".join(there), todo="download it or name another list")
-    stems = path.read_text().split()
+    stems = text_of(path).split()
     examples = [Example(root / "JPEGImages" / f"{stem}.jpg", root / masks / f"{stem}.png") for stem in stems]
     for example in examples:
         for file in (example.image, example.mask):
@@ -264,7 +264,7 @@ def class_names(root: str | Path, layout: str, label_values: int, given: Sequenc
         return NAMES[layout]
     table = descend(Path(root), "ADEChallengeData2016") / "objectInfo150.txt"
     if layout == "ade20k" and table.is_file():
-        rows = [line.split("\t") for line in table.read_text().splitlines()[1:]]
+        rows = [line.split("\t") for line in text_of(table).splitlines()[1:]]
         return ["other", *(row[-1].split(",")[0].strip() for row in rows)]
     return [f"class {i}" for i in range(label_values)]
 

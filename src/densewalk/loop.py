@@ -6,7 +6,6 @@ A step's randomness depends on (run's seed, step) alone, and so does what it see
 optimiser and the step, nothing else, and gives bit for bit what an uninterrupted run gives.
 """
 
-import json
 import logging
 import signal
 import time
@@ -21,9 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from densewalk import distributed
-from densewalk.checkpoint import State
+from densewalk.checkpoint import State, atomic_write
 from densewalk.cost import Cost, Meter
+from densewalk.curve import append_point, as_line, read_points
 from densewalk.errors import Interrupted, TrainingError, UserError
+from densewalk.events import Events
 from densewalk.methods.base import Item, Method
 from densewalk.progress import Progress
 from densewalk.provenance import derive_seed
@@ -74,11 +75,11 @@ def train(
     loader = DataLoader(
         data, batch_sampler=sampler, num_workers=execution.workers, pin_memory=device.type == "cuda", worker_init_fn=leave_signals_to_parent
     )
-    curve = Curve(state.folder / "metrics.jsonl", done, every=execution.metrics_every)
     progress = Progress("train", method.total_steps, done=done, seconds=execution.log_seconds)
     saved = time.monotonic()
+    curve = Curve(state.folder / "metrics.jsonl", done, every=execution.metrics_every, tensorboard=execution.tensorboard)
 
-    with stop_signals() as stop:
+    with stop_signals() as stop, curve:
         for at, batch in enumerate(loader, start=done):
             loss, logs = one_step(method, optimizer, split(batch, parts), at, seed, execution, device)
             curve.add(at, loss, logs, optimizer)
@@ -251,17 +252,33 @@ def with_schedules(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> d
 
 
 class Curve:
-    """The learning curve as JSON lines, continued after a resume without doubled steps; process 0 writes it.
+    """The learning curve, continued after a resume without doubled steps; process 0 writes it. A context manager.
+
+    metrics.jsonl                     JSON lines (curve.py)
+    tensorboard/events.out.tfevents.* the same points, if the study asks for them (events.py)
 
     Args:
-        done: steps done; later lines of an interrupted attempt are dropped.
+        path: of metrics.jsonl; event files lie beside it.
+        done: steps done; later points of an interrupted attempt are dropped.
     """
 
-    def __init__(self, path: Path, done: int, *, every: int) -> None:
+    def __init__(self, path: Path, done: int, *, every: int, tensorboard: bool = False) -> None:
         self.path, self.every, self.latest_loss = path, every, float("nan")
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] < done] if path.exists() else []
-        if distributed.rank() == 0:
-            path.write_text("".join(line + "\n" for line in kept))
+        self.events: Events | None = None
+        if distributed.rank() > 0:
+            return
+        kept = [point for point in read_points(self.path) if point["step"] < done]
+        with atomic_write(self.path) as temporary:
+            temporary.write_text("".join(map(as_line, kept)), encoding="utf-8")
+        if tensorboard:
+            self.events = Events(path.with_name("tensorboard"), kept)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if self.events is not None:
+            self.events.close()
 
     def add(self, at: int, loss: Tensor, logs: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
         """Note step `at`, if it is one to note.
@@ -274,10 +291,11 @@ class Curve:
         require_finite(loss, at, self.path)
         self.latest_loss = distributed.all_mean(loss).item()
         values = {name: distributed.all_mean(value.detach().float()).item() for name, value in sorted(logs.items())}
-        line = {"step": at, "time": round(time.time(), 1), "loss": self.latest_loss, "lr": optimizer.param_groups[0]["lr"], **values}
+        point = {"step": at, "time": round(time.time(), 1), "loss": self.latest_loss, "lr": optimizer.param_groups[0]["lr"], **values}
         if distributed.rank() == 0:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(line) + "\n")
+            append_point(self.path, point)
+        if self.events is not None:
+            self.events.add(point)
 
 
 def require_finite(loss: Tensor, at: int, curve: Path) -> None:

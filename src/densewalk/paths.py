@@ -21,6 +21,19 @@ def existing_folder(path: Path, what: str = "folder", *, allowed: str = "") -> P
     return path
 
 
+def text_of(path: Path) -> str:
+    """A text file's content.
+
+    Raises:
+        UserError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "is no text" if isinstance(error, UnicodeDecodeError) else f"cannot be read: {error.strerror}"
+        raise UserError(f"{path} {why}", todo="download it again") from error
+
+
 def existing_file(path: Path) -> Path:
     """The path.
 

@@ -15,13 +15,26 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup, escape
 
 from densewalk import __version__, exhibits
-from densewalk.checkpoint import atomic_write
+from densewalk.checkpoint import atomic_write, read_json
 from densewalk.diagram import study_diagram
 from densewalk.gaps import Gap, Plan, gaps, wanted
 from densewalk.provenance import commit
-from densewalk.tables import SUFFIXES, Record, cost_table, grouped, metrics_in, of_task, read_records, tidy_row, tidy_table, training_hours
+from densewalk.tables import (
+    SUFFIXES,
+    Hours,
+    Record,
+    cost_table,
+    grouped,
+    metrics_in,
+    of_task,
+    read_records,
+    tidy_row,
+    tidy_table,
+    training_hours,
+)
 from densewalk.tables import wide_row as table_row
 
 HEADINGS = {
@@ -38,12 +51,16 @@ HEADINGS = {
     "discovery": "Object discovery (CorLoc)",
     "tracking": "Box tracking",
 }
-# what is shown beside a run and its numbers, which come first so that a phone shows them; the rest is below the table
-SHOWN = ("dataset", "seeds", "method", "init", "arch", "compat")
+# what is shown beside a run and its numbers, which come first so that a phone shows them; what is the same in all rows stands
+# above the table instead, and the rest below it
+SHOWN = ("method", "init", "arch", "compat", "seeds", "dataset", "protocol")
+NAMES = {"dataset": "data", "arch": "architecture"}
 HOW = (
     *("evaluation", "protocol", "protocol_version", "dataset", "pretraining_data", "compat", "training_steps", "samples_seen"),
     *("training_gpu_hours", "training_hours", "training_hours_with_init", "training_device"),
 )
+# of a row's facts, those that are told once if they are the same for all rows
+ONCE = ("evaluation", "protocol", "protocol version", "dataset", "scored", "commit", "device", "versions")
 
 
 def report(plan: Plan, results: Path, out: Path) -> None:
@@ -61,9 +78,10 @@ def report(plan: Plan, results: Path, out: Path) -> None:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["breakable"] = breakable
     page = environment.get_template("report.html").render(
         title=plan["study"],
-        facts=headline(plan, records),
+        facts=headline(plan, results, records),
         missing=missing,
         diagram=study_diagram(plan, incomplete(plan, missing)),
         sections=[section(task, plan, records, missing) for task in dict.fromkeys(e["task"] for e in plan["evaluations"].values())],
@@ -74,6 +92,11 @@ def report(plan: Plan, results: Path, out: Path) -> None:
     )
     with atomic_write(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def breakable(name: str) -> Markup:
+    """A name that a narrow column may break after an underscore."""
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def _template(name: str) -> str:
@@ -90,17 +113,28 @@ def expected(plan: Plan, results: Path) -> list[Path]:
     ]
 
 
-def headline(plan: Plan, records: Sequence[Record]) -> list[tuple[str, str]]:
-    """A few figures about the whole study: what, and how many."""
-    trained = {(r["run"], r["seed"]): r["training"] for r in records if r["training"]}
-    gpu_hours = sum(t["gpu_hours"] or 0 for t in trained.values())
-    hours = sum(t["seconds"] * t["processes"] for t in trained.values()) / 3600
+def headline(plan: Plan, results: Path, records: Sequence[Record]) -> list[tuple[str, str]]:
+    """A few figures about the whole study: what, and how many. Of trainings, all that are done count, evaluated or not."""
+    done = [path for run, seed in trainings(plan) if (path := results / run / f"s{seed}" / "run.json").is_file()]
+    spent = [training for path in done if (training := read_json(path)["training"])]
+    gpu_hours = sum(t["gpu_hours"] or 0 for t in spent)
+    hours = sum(t["seconds"] * t["processes"] for t in spent) / 3600
     return [
         ("runs", str(len(plan["runs"]))),
-        ("trainings", str(sum(len(r["seeds"]) for r in plan["runs"].values() if r["method"] != "none"))),
+        ("trainings done", f"{len(spent)} of {len(trainings(plan))}"),
         ("results", f"{len(records)} of {len(expected(plan, Path()))}"),
-        ("GPU-hours of training", f"{gpu_hours:.3g}") if gpu_hours else ("CPU process hours of training", f"{hours:.3g}"),
+        ("of training, all GPUs", duration(gpu_hours)) if gpu_hours else ("of training, all CPU processes", duration(hours)),
     ]
+
+
+def trainings(plan: Plan) -> list[tuple[str, int]]:
+    """Run and seed of each training of the plan."""
+    return [(run, seed) for run, facts in plan["runs"].items() if facts["method"] != "none" for seed in facts["seeds"]]
+
+
+def duration(hours: float) -> str:
+    """A time with its unit, three digits: 31.4 h, 2.59 min."""
+    return f"{hours:.3g} h" if hours >= 1 else f"{60 * hours:.3g} min"
 
 
 def incomplete(plan: Plan, missing: Sequence[Gap]) -> dict[str, str]:
@@ -108,11 +142,12 @@ def incomplete(plan: Plan, missing: Sequence[Gap]) -> dict[str, str]:
     texts = {}
     for run in dict.fromkeys(g.run for g in missing):
         own = [g for g in missing if g.run == run]
-        trainings = [g for g in own if g.evaluation is None]
-        shown = trainings or own
-        texts[run] = (
-            f"{shown[0].state}: {len(shown)} of {len(plan['runs'][run]['seeds'])} seeds" if trainings else f"{len(own)} results missing"
-        )
+        backbones = [g for g in own if g.evaluation is None]
+        if backbones:
+            texts[run] = f"{backbones[0].state}: {len(backbones)} of {len(plan['runs'][run]['seeds'])} seeds"
+        else:
+            what = "outdated" if all(g.state == "outdated" for g in own) else "missing"
+            texts[run] = f"{len(own)} result{'s' if len(own) > 1 else ''} {what}"
     return texts
 
 
@@ -120,51 +155,94 @@ def incomplete(plan: Plan, missing: Sequence[Gap]) -> dict[str, str]:
 
 
 def section(task: str, plan: Plan, records: Sequence[Record], missing: Sequence[Gap]) -> dict[str, Any]:
-    """One task's table for the page: a row for each run and evaluation of the plan, whether there is a result or not."""
-    own = of_task(records, task)
-    groups, metrics, hours = grouped(own), metrics_in(own), training_hours(records)
+    """One task for the page: a table for each of its evaluations, because numbers compare within one protocol only."""
+    own, hours = of_task(records, task), training_hours(records)
     names = [name for name, e in plan["evaluations"].items() if e["task"] == task]
-    pairs = [(run, name) for run in plan["runs"] for name in names if run in plan["evaluations"][name]["runs"]]
-    wide = {pair: table_row(group, metrics) for pair, group in groups.items()}
-    leading = ["run", "evaluation"] if len(names) > 1 else ["run"]
-    columns = [c for c in SHOWN if c != "compat" or len({row["compat"] for row in wide.values()}) > 1]
+    heading = HEADINGS.get(task, task)
+    tables = [evaluation_table(name, plan, [r for r in own if r["evaluation"] == name], missing, hours) for name in names]
+    for table in tables:
+        table["label"] = f"{heading}, {table['name']}" if len(names) > 1 else heading
+    return {"name": task, "heading": heading, "tables": tables}
+
+
+def evaluation_table(name: str, plan: Plan, records: Sequence[Record], missing: Sequence[Gap], hours: Hours) -> dict[str, Any]:
+    """One evaluation's table: a row for each run of the plan, whether there is a result or not."""
+    groups, metrics = grouped(records), metrics_in(records)
+    runs = [run for run in plan["runs"] if run in plan["evaluations"][name]["runs"]]
+    wide = {run: table_row(groups[run, name], metrics) for run in runs if (run, name) in groups}
+    facts = {run: how(groups[run, name], hours) for run in wide}
+    same, columns = constants(list(wide.values()))
+    best = best_of(wide, metrics, plan["evaluations"][name]["metrics"])
+    shared = [fact for fact in next(iter(facts.values()), []) if fact[0] in ONCE and all(fact in own for own in facts.values())]
     rows = []
-    for run, name in pairs:
-        seeds = plan["runs"][run]["seeds"]
-        row: dict[str, Any] = {"id": f"how-{task}-{run}-{name}", "leading": [run, name][: len(leading)], "how": []}
-        row["gap"] = _gap(run, name, missing, len(groups.get((run, name), [])), len(seeds))
-        if (run, name) in groups:
-            cells = wide[run, name]
-            row |= {"numbers": [_number(cells, m) for m in metrics], "cells": [cells[c] for c in columns]}
-            row["how"] = how(groups[run, name], hours)
+    for run in runs:
+        row: dict[str, Any] = {"id": f"how-{name}-{run}", "run": run, "how": []}
+        row["gap"] = _gap(run, name, missing, len(groups.get((run, name), [])), len(plan["runs"][run]["seeds"]))
+        if run in wide:
+            row |= {"numbers": [_number(wide[run], m, (run, m) in best) for m in metrics], "cells": [wide[run][c] for c in columns]}
+            row["how"] = [fact for fact in facts[run] if fact not in shared]
         rows.append(row)
-    headings = [*leading, *metrics, *columns]
-    return {"name": task, "heading": HEADINGS.get(task, task), "columns": headings, "rows": rows, "classes": exhibits.by_class(own)}
+    return {
+        "name": name,
+        "same": same,
+        "columns": ["run", *(metrics or ["result"]), *(NAMES.get(c, c) for c in columns)],
+        "metrics": [(m, plan["evaluations"][name]["metrics"].get(m, "")) for m in metrics],
+        "rows": rows,
+        "shared": shared,
+        "intervals": any(row[m + SUFFIXES[0]] for row in wide.values() for m in metrics),
+        "best": bool(best),
+        "classes": exhibits.by_class(records, list(plan["runs"])),
+    }
+
+
+def constants(rows: Sequence[Mapping[str, str]]) -> tuple[list[tuple[str, str]], list[str]]:
+    """What is the same in all rows, as text, and the columns of `SHOWN` in which rows differ."""
+    values = {c: list(dict.fromkeys(row[c] for row in rows)) for c in SHOWN}
+    same = [(NAMES.get(c, c), v[0]) for c, v in values.items() if len(v) == 1 and v[0]]
+    return same, [c for c in SHOWN if len(values[c]) > 1]
+
+
+def best_of(wide: Mapping[str, Mapping[str, str]], metrics: Sequence[str], described: Mapping[str, str]) -> set[tuple[str, str]]:
+    """Run and metric of the best printed value of each column in which runs differ."""
+    best = set()
+    for metric in metrics:
+        values = {run: float(row[metric]) for run, row in wide.items() if row[metric]}
+        if len(set(values.values())) > 1:
+            wanted_value = (min if "lower is better" in described.get(metric, "") else max)(values.values())
+            best |= {(run, metric) for run, value in values.items() if value == wanted_value}
+    return best
 
 
 def _gap(run: str, evaluation: str, missing: Sequence[Gap], found: int, seeds: int) -> str:
     """What a row must say about itself, if anything."""
-    if found == seeds:
-        return ""
-    states = dict.fromkeys(g.state for g in missing if g.run == run and g.evaluation in (None, evaluation))
-    return (f"only {found} of {seeds} seeds" if found else "missing") + (f": {', '.join(states)}" if states else "")
+    own = [g for g in missing if g.run == run and g.evaluation in (None, evaluation)]
+    outdated = sum(g.state == "outdated" for g in own)
+    states = dict.fromkeys(g.state for g in own if g.state != "outdated")
+    parts = []
+    if found < seeds:
+        parts.append((f"only {found} of {seeds} seeds" if found else "missing") + (f": {', '.join(states)}" if states else ""))
+    if outdated:
+        parts.append("outdated" if seeds == 1 else f"{outdated} of {seeds} seeds outdated")
+    return "; ".join(parts)
 
 
-def _number(row: Mapping[str, str], metric: str) -> dict[str, str]:
+def _number(row: Mapping[str, str], metric: str, best: bool) -> dict[str, Any]:
     half, published, source, delta = (row[metric + suffix] for suffix in SUFFIXES)
-    return {"mean": row[metric], "half": half, "published": published, "source": source, "delta": delta}
+    return {"mean": row[metric], "half": half, "published": published, "source": source, "delta": delta, "best": best}
 
 
-def how(group: Sequence[Record], hours: Any) -> list[tuple[str, str]]:
+def how(group: Sequence[Record], hours: Hours) -> list[tuple[str, str]]:
     """Protocol, cost, provenance, published values and the command that makes the numbers again."""
     metrics = metrics_in(group)
     lines = {m: tidy_row(group[0], m, group, hours) for m in metrics}
-    first = lines[metrics[0]]
-    facts = [(name.replace("_", " "), first[name]) for name in HOW if first[name]]
-    facts.append(("scored", f"{first['n']} {first['unit']}"))
-    for name in ("config_hash", "run_hash", "commit", "device", "versions"):
-        values = dict.fromkeys(tidy_row(r, metrics[0], group, hours)[name] for r in group)
-        facts.append((name.replace("_", " "), ", ".join(values)))
+    seeds = [tidy_row(r, metrics[0], group, hours) for r in group]
+
+    def of_all_seeds(name: str) -> str:
+        return ", ".join(dict.fromkeys(line[name] for line in seeds if line[name]))
+
+    facts = [(name.replace("_", " "), of_all_seeds(name)) for name in HOW if of_all_seeds(name)]
+    facts.append(("scored", f"{of_all_seeds('n')} {of_all_seeds('unit')}"))
+    facts += [(name.replace("_", " "), of_all_seeds(name)) for name in ("config_hash", "run_hash", "commit", "device", "versions")]
     facts.append(("seeds", ", ".join(str(r["seed"]) for r in group)))
     for metric, line in lines.items():
         if line["published"]:

@@ -17,7 +17,7 @@ from PIL import Image
 from densewalk.checkpoint import atomic_write
 from densewalk.errors import UserError
 from densewalk.images import picture_header, read_labels, read_rgb
-from densewalk.paths import existing_folder
+from densewalk.paths import existing_folder, text_of
 from densewalk.pictures import overlay_colours, palette
 
 VOID = 255  # annotators were unsure
@@ -86,7 +86,7 @@ def davis(
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt")))
         raise UserError(f"list {path} does not exist", allowed=there, todo="correct `root`, `year` or `split`")
-    names = _choose(path.read_text().split(), only, path)
+    names = _choose(text_of(path).split(), only, path)
     return [_sequence(root / "JPEGImages" / resolution, root / annotations / resolution, name, merge=year == 2016) for name in names]
 
 

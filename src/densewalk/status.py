@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from densewalk.config import Study
+from densewalk.curve import Point, read_points
 from densewalk.progress import clock, columns
 from densewalk.provenance import config_hash
 
@@ -75,7 +75,7 @@ def _done(run: str, seed: int, evaluations: tuple[int, int], out: Path) -> Statu
 
 
 def _unfinished(run: str, seed: int, evaluations: tuple[int, int], state: Path, now: float) -> Status:
-    plan, curve = state / "plan.json", _lines(state / "metrics.jsonl")
+    plan, curve = state / "plan.json", read_points(state / "metrics.jsonl")
     if not plan.is_file():
         return Status(run, seed, "waiting", evaluations)
     planned = json.loads(plan.read_text())
@@ -99,16 +99,10 @@ def _unfinished(run: str, seed: int, evaluations: tuple[int, int], state: Path, 
     )
 
 
-def seconds_a_step(curve: Sequence[dict[str, Any]]) -> float | None:
+def seconds_a_step(curve: Sequence[Point]) -> float | None:
     """Median over the curve's intervals of the time of a step, which an interruption does not change; None without an interval."""
     rates = [(b["time"] - a["time"]) / (b["step"] - a["step"]) for a, b in pairwise(curve)]
     return statistics.median(rates) if rates else None
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The points of a learning curve; the last line may be half written."""
-    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
-    return [json.loads(line) for line in lines]
 
 
 def table(rows: Sequence[Status]) -> str:

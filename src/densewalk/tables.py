@@ -169,10 +169,9 @@ SUFFIXES = (" ci95", " published", " published_source", " delta")
 
 def wide_row(group: Sequence[Record], metrics: Sequence[str]) -> dict[str, str]:
     """The seeds of one run and evaluation in one row."""
-    first = group[0]
     training = [r["training"] or {} for r in group]
     row = {
-        **described(first),
+        **described(group),
         "seeds": str(len(group)),
         "n": _same(r["n"] for r in group),
         "training_steps": _same(t.get("steps", "") for t in training),
@@ -186,20 +185,24 @@ def wide_row(group: Sequence[Record], metrics: Sequence[str]) -> dict[str, str]:
     return row
 
 
-def described(record: Record) -> dict[str, str]:
-    """What was evaluated, and how: the same for all seeds and metrics."""
+def described(group: Sequence[Record]) -> dict[str, str]:
+    """What was evaluated, and how: the same for all metrics, and for all seeds of a study that is not half changed."""
     plain = ("run", "method", "init", "arch", "compat", "evaluation", "dataset", "protocol", "unit")
-    data = (record.get("labels") or {}).get("pretraining_data", "")
-    return {**{name: str(record[name]) for name in plain}, "pretraining_data": data, "protocol_version": str(record["version"])}
+    return {
+        **{name: _same(r[name] for r in group) for name in plain},
+        "pretraining_data": _same((r.get("labels") or {}).get("pretraining_data", "") for r in group),
+        "protocol_version": _same(r["version"] for r in group),
+    }
 
 
 CELLS = ("mean", "ci95", "published", "published_source", "delta")
 
 
 def metric_cells(group: Sequence[Record], metric: str) -> dict[str, str]:
-    """One metric of a run and evaluation; a published value is of the group's first record, whose protocol all seeds share."""
+    """One metric of a run and evaluation; a published value only where it is that of every seed."""
     mean, half = mean_and_interval([r["metrics"].get(metric) for r in group])
-    found = published(group[0], metric)
+    found, *others = [published(r, metric) for r in group]
+    found = found if all(other == found for other in others) and len({r["protocol"] for r in group}) == 1 else None
     return {
         "mean": fixed(mean),
         "ci95": fixed(half),
@@ -221,7 +224,7 @@ def tidy_row(record: Record, metric: str, group: Sequence[Record], hours: "Hours
     """One number with all that is known about it. `group`: the records of all its seeds."""
     plain = ("task", "n", "seed", "config_hash", "run_hash", "commit", "device")
     return {
-        **described(record),
+        **described([record]),
         **metric_cells(group, metric),
         **spent(record, hours),
         **{name: str(record[name]) for name in plain},
@@ -260,16 +263,20 @@ def _cost_row(group: Sequence[Record], hours: "Hours") -> dict[str, str]:
 
 # -- cost ------------------------------------------------------------------------------------------------------------
 
-# (run, seed) -> the run it is built on (empty for none), and hours of its own training
-Hours = dict[tuple[str, int], tuple[str, float]]
+# (run, seed) -> the run and seed that it is built on (None for none), and hours of its own training
+Hours = dict[tuple[str, int], tuple[tuple[str, int] | None, float]]
 
 
 def training_hours(records: Sequence[Record]) -> Hours:
     """Each run's own training: seconds times processes, in hours, on whatever device."""
-    hours = {}
+    hours: Hours = {}
     for r in records:
         training = r["training"] or {"seconds": 0.0, "processes": 1}
-        built_on = r["init"] if r["init_kind"] == "run" else ""
+        built_on = None
+        if r["init_kind"] == "run":
+            seed = r.get("init_seed")  # records of version 0.1.0 did not tell it: the same, or the first that is known
+            seeds = [other["seed"] for other in records if other["run"] == r["init"]]
+            built_on = (r["init"], seed if seed is not None else r["seed"] if r["seed"] in seeds else min(seeds, default=0))
         hours[r["run"], r["seed"]] = (built_on, training["seconds"] * training["processes"] / 3600)
     return hours
 
@@ -277,13 +284,17 @@ def training_hours(records: Sequence[Record]) -> Hours:
 def hours_with_init(run: str, seed: int, hours: Hours) -> float:
     """A run's own hours and those of the runs that it is built on; what a public checkpoint cost counts as nothing.
 
-    NaN where there is no record of a run that it is built on.
+    NaN where there is no record of a run that it is built on, or where records of different studies lead in a circle.
     """
-    seeds = [s for name, s in hours if name == run]
-    if not seeds:
-        return math.nan
-    built_on, own = hours[run, seed if seed in seeds else seeds[0]]
-    return own + (hours_with_init(built_on, seed, hours) if built_on else 0.0)
+    total, seen, key = 0.0, set(), (run, seed)
+    while key in hours and key not in seen:
+        seen.add(key)
+        built_on, own = hours[key]
+        total += own
+        if built_on is None:
+            return total
+        key = built_on
+    return math.nan
 
 
 def spent(record: Record, hours: Hours) -> dict[str, str]:

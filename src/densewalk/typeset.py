@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from densewalk.checkpoint import atomic_write
-from densewalk.tables import SUFFIXES, read_table
+from densewalk.tables import SUFFIXES, fixed, read_table
 
 
 def write_markdown(table: Path, path: Path) -> None:
@@ -81,11 +81,12 @@ def condensed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """The tidy table without its seeds: one line per run, evaluation and metric."""
+    """The tidy table without its seeds: one line per run, evaluation and metric; GPU-hours are the mean over the seeds."""
     keys = ["run", "method", "init", "arch", "compat", "evaluation", "metric", "seeds"]
     once = table.drop_duplicates(keys)
     values = [reading(*cells) for cells in once[["mean", "ci95", "published"]].itertuples(index=False)]
-    return once[keys].assign(value=values, gpu_hours=once["training_gpu_hours"])
+    spent = table.assign(spent=pd.to_numeric(table["training_gpu_hours"])).groupby(keys, sort=False)["spent"].mean()
+    return once[keys].assign(value=values, gpu_hours=[fixed(float(hours), 4) for hours in spent])
 
 
 def reading(mean: str, half: str, published: str) -> str:

@@ -108,6 +108,13 @@ def check_split(annotations: Path, images: Path) -> Split:
     content = read_json(annotations)
     if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
         raise UserError(f"{annotations} is not a COCO instances file", allowed="a dictionary with images, annotations and categories")
+    try:
+        return _checked(annotations, images, content)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{annotations} is not a COCO instances file: an entry lacks {error}", todo="download it again") from error
+
+
+def _checked(annotations: Path, images: Path, content: dict[str, Any]) -> Split:
     there = {path.name for path in images.iterdir()}
     missing = [image["file_name"] for image in content["images"] if image["file_name"] not in there]
     if missing:

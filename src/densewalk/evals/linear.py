@@ -176,11 +176,11 @@ class Heads(nn.Module):
 @torch.no_grad()
 def frozen_tokens(backbone: Backbone, images: Float[Tensor, "batch 3 height width"], blocks: int) -> Float[Tensor, "batch slots dim"]:
     """CLS after each of the last `blocks` blocks, then the last block's mean patch token; all after the final norm."""
-    x, _ = backbone.embed(images)
-    x = backbone.run(x, 0, -blocks)
+    x, grid = backbone.embed(images)
+    x = backbone.run(x, grid, 0, -blocks)
     found = []
     for number in range(-blocks, 0):
-        x = backbone.run(x, backbone.arch.depth + number, backbone.arch.depth + number + 1)
+        x = backbone.run(x, grid, backbone.arch.depth + number, backbone.arch.depth + number + 1)
         found.append(backbone.vit.norm(x[:, 0]))
     return torch.stack([*found, backbone.vit.norm(x[:, backbone.prefix :]).mean(1)], dim=1)
 

@@ -53,7 +53,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from torchvision.ops import roi_align
 
 from densewalk import distributed, sorting
-from densewalk.backbone import Architecture, Backbone, Tokens
+from densewalk.backbone import Backbone, Tokens
 from densewalk.errors import UserError
 from densewalk.foreground import foreground_masks
 from densewalk.heads import PatchHead
@@ -144,13 +144,13 @@ class Neco(Method):
 
     def step(self, batch: dict[str, Tensor], at: int, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """One batch of `global` [batch, 2, 3, size, size], `local` [batch, 4, 3, size, size] and the boxes that crops share."""
-        with torch.set_grad_enabled(bool(self.settings.teacher_graph)):
-            teacher, masks = self.look_with_mask(batch["global"])
-        self.update_queue(teacher, rng)
         patch = self.student.backbone.patch
         in_global, in_view = batch["in_global"] / patch, batch["in_view"] / patch
+        with torch.set_grad_enabled(bool(self.settings.teacher_graph)):
+            teacher, masks = self.look_with_mask(batch["global"], without_diagonal(in_global))
+        self.update_queue(teacher, rng)
         boxes = student_boxes(in_view)
-        student = [self.look_at(batch[name], shared) for name, shared in boxes.items()]
+        student = [self.look_at(self.student, batch[name], shared) for name, shared in boxes.items()]
         with torch.autocast(teacher.device.type, enabled=False):
             targets, sources = align(teacher, student, in_global, list(boxes.values()), self.settings)
             covered = None if masks is None else align_masks(masks, in_global, self.settings.aligned_patches)
@@ -167,22 +167,23 @@ class Neco(Method):
         return maps.unflatten(0, crops.shape[:2])
 
     def look_at(
-        self, crops: Shaped[Tensor, "batch crops 3 size size"], boxes: Float[Tensor, "batch crops boxes 4"]
+        self, network: PatchNetwork, crops: Shaped[Tensor, "batch crops 3 size size"], boxes: Float[Tensor, "batch crops boxes 4"]
     ) -> Float[Tensor, "batch crops out rows columns"]:
-        """The student's patches of crops of one size, where RoIAlign of the boxes reads them."""
+        """A network's patches of crops of one size, where RoIAlign of the boxes reads them."""
         if self.settings.unused_patches:
-            return self.look(self.student, crops)
-        x = to_input(crops, self.student.backbone.patch)
-        used = used_patches(boxes, x.shape[-1] // self.student.backbone.patch)
-        return self.student.where(x, used.flatten(0, 1)).unflatten(0, crops.shape[:2])
+            return self.look(network, crops)
+        x = to_input(crops, network.backbone.patch)
+        used = used_patches(boxes, x.shape[-1] // network.backbone.patch)
+        return network.where(x, used.flatten(0, 1)).unflatten(0, crops.shape[:2])
 
     def look_with_mask(
-        self, crops: Shaped[Tensor, "batch crops 3 size size"]
+        self, crops: Shaped[Tensor, "batch crops 3 size size"], boxes: Float[Tensor, "batch crops boxes 4"]
     ) -> tuple[Float[Tensor, "batch crops out rows columns"], Bool[Tensor, "batch crops rows columns"] | None]:
-        """The teacher's patches, and those of them to learn from (None for all)."""
+        """The teacher's patches, and those of them to learn from (None for all). A queue may take any, and without one only those in the
+        boxes are looked at."""
         s = self.settings
         if s.loss_mask == "all":
-            return self.look(self.teacher, crops), None
+            return self.look(self.teacher, crops) if s.queue else self.look_at(self.teacher, crops, boxes), None
         maps, attention = self.teacher.with_attention(to_input(crops, self.teacher.backbone.patch))
         foreground = foreground_masks(attention.detach(), s.foreground_mass)
         masks = foreground if s.loss_mask == "foreground" else ~foreground
@@ -296,11 +297,11 @@ def new_head(dim: int, settings: NecoSettings) -> PatchHead:
 
 def without_registers(backbone: Backbone) -> Backbone:
     """The same backbone less its register tokens. CLS keeps the position that is folded into it."""
-    arch = backbone.arch
-    plain = Backbone(Architecture(**{**vars(arch), "name": arch.name.removesuffix("_reg4"), "registers": 0}))
+    plain = Backbone(backbone.arch.without_registers())
     weights = backbone.vit.state_dict()
     del weights["reg_token"]
-    weights["pos_embed"] = torch.cat([torch.zeros_like(weights["cls_token"]), weights["pos_embed"]], dim=1)
+    if not backbone.arch.rope:
+        weights["pos_embed"] = torch.cat([torch.zeros_like(weights["cls_token"]), weights["pos_embed"]], dim=1)
     plain.vit.load_state_dict(weights)
     return plain
 

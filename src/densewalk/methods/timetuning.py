@@ -255,11 +255,11 @@ class Clusterer(nn.Module):
     def trunk(self, clips: Clips) -> tuple[Float[Tensor, "batch frames tokens dim"], tuple[int, int]]:
         """What the frozen part makes of every frame, and the grid."""
         x, grid = self.backbone.embed(clips.flatten(0, 1))
-        return self.backbone.run(x, 0, -self.learnt).unflatten(0, clips.shape[:2]), grid
+        return self.backbone.run(x, grid, 0, -self.learnt).unflatten(0, clips.shape[:2]), grid
 
     def features(self, trunk: Float[Tensor, "batch frames tokens dim"], grid: tuple[int, int]) -> Float[Tensor, "batch frames patches dim"]:
         """The last blocks and the final norm."""
-        x = self.backbone.run(trunk.flatten(0, 1), -self.learnt)
+        x = self.backbone.run(trunk.flatten(0, 1), grid, -self.learnt)
         return self.backbone.finish(x, grid).patches.unflatten(0, trunk.shape[:2])
 
 

@@ -41,7 +41,7 @@ class Checkpoint(Settings):
     file: str
     """Path, relative to the study's folder."""
     arch: str
-    """`vit_{tiny,small,base,large,huge,giant}_patch{8,14,16}[_reg4][_swiglu]`, or `timm/` and a name of timm's."""
+    """`vit_{tiny,small,base,large,huge,giant}_patch{8,14,16}[_reg4][_swiglu][_rope]`, or `timm/` and a name of timm's."""
     key: str | None = None
     """Which network of a training checkpoint, by a part of its name: `teacher`, `student`, `model` (the student in NeCo's and
     Leopart's), `feature_extractor` (the student in Time-Tuning's). Found by itself where there is only one."""
@@ -72,7 +72,6 @@ class Published(Settings):
     licence: str
     layout: str
     source: str
-    unsupported: str | None = None
 
     @model_validator(mode="after")
     def one_way(self) -> Self:
@@ -106,7 +105,7 @@ def listing() -> str:
     for name, entry in published().items():
         method = f"{entry.labels.method} on {entry.labels.init}" if entry.labels.init else entry.labels.method
         known = entry.sha256[:12] if entry.sha256 else "-"
-        way = "not usable here" if entry.unsupported else "by hand" if entry.manual else f"densewalk fetch {name}"
+        way = "by hand" if entry.manual else f"densewalk fetch {name}"
         rows.append((name, entry.arch, method, entry.labels.pretraining_data or "-", known, entry.licence, way))
     return columns(heads, rows)
 
@@ -123,22 +122,35 @@ def public_checkpoint(name: str) -> tuple[str, dict[str, Any]] | None:
         return key, {"file": f"{FOLDER}/{name}.safetensors", "url": url, "arch": name}
     if (entry := published().get(name)) is None:
         return None
-    if entry.unsupported or (entry.mean, entry.std) != (IMAGENET_MEAN, IMAGENET_STD):
-        raise ValueError(f"{name}: {entry.unsupported or 'its pixels are normalised otherwise than all data here'}")
+    if (entry.mean, entry.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        raise ValueError(f"{name}: its pixels are normalised otherwise than all data here")
     return name, entry.checkpoint(name)
 
 
 def with_public_checkpoints(study: dict[str, Any]) -> dict[str, Any]:
-    """A study that is not yet checked, where the public checkpoints that its runs name stand among its checkpoints."""
-    runs, known = study["runs"], study.get("checkpoints") or {}
+    """A study that is not yet checked, where the public checkpoints that its runs and curations name stand among its checkpoints."""
+    known = study.get("checkpoints") or {}
     if not isinstance(known, dict):
         return study
     added: dict[str, Any] = {}
-    renamed = dict(runs)
-    for run, content in runs.items():
-        init = content.get("init") if isinstance(content, dict) else None
-        if not isinstance(init, str) or init in known or init in runs or (found := public_checkpoint(init)) is None:
-            continue
-        added[found[0]] = found[1]
-        renamed[run] = {**content, "init": found[0]}
-    return {**study, "runs": renamed, "checkpoints": {**known, **added}} if added else study
+    named = {
+        part: _with_own_names(study[part], key, {*known, *study["runs"]}, added)
+        for part, key in NAMING.items()
+        if isinstance(study.get(part), dict)
+    }
+    return {**study, **named, "checkpoints": {**known, **added}} if added else study
+
+
+NAMING = {"runs": "init", "curations": "backbone"}
+"""Parts of a study whose members name a checkpoint, and under which key."""
+
+
+def _with_own_names(part: dict[str, Any], key: str, taken: set[str], added: dict[str, Any]) -> dict[str, Any]:
+    """A part whose public checkpoints have their names in the study, and are put among `added`."""
+    renamed = dict(part)
+    for name, content in part.items():
+        wanted = content.get(key) if isinstance(content, dict) else None
+        if isinstance(wanted, str) and wanted not in taken and (found := public_checkpoint(wanted)) is not None:
+            added[found[0]] = found[1]
+            renamed[name] = {**content, key: found[0]}
+    return renamed

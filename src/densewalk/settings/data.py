@@ -84,7 +84,7 @@ class CurationSettings(Settings):
     data: list[str] = Field(min_length=1)
     """Videos and folders of pictures to choose from."""
     backbone: str
-    """What compares pictures: a checkpoint's or a run's name."""
+    """What compares pictures: a checkpoint's or a run's name; a public checkpoint's will do (`densewalk checkpoints` lists them)."""
     seed: int | None = None
     """Which of the run's seeds, by default its first; and the seed of k-means."""
     spacing_seconds: float = Field(default=1.0, gt=0)

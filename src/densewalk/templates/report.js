@@ -36,5 +36,10 @@ for (const button of document.querySelectorAll(".open")) {
   });
 }
 viewer.addEventListener("click", event => { if (event.target === viewer) viewer.close(); });
-// printed, everything that is folded is open
-addEventListener("beforeprint", () => { for (const folded of document.querySelectorAll("main details:not(.every)")) folded.open = true; });
+// printed, everything that is folded is open, and as it was afterwards
+const folds = [...document.querySelectorAll("main details:not(.every)")];
+let opened = [];
+const unfold = () => { opened = folds.filter(folded => !folded.open); for (const folded of opened) folded.open = true; };
+const fold = () => { for (const folded of opened) folded.open = false; opened = []; };
+addEventListener("beforeprint", unfold);
+addEventListener("afterprint", fold);
