@@ -116,6 +116,9 @@ def cost_and_quality(name: str, metric: str, points: Sequence[Point], device: st
             style = look_of(p.method, methods)
             axis.errorbar(p.hours, p.value, yerr=p.half or None, capsize=3, markersize=7, **style)
         axis.margins(x=0.2, y=0.16)
+        left, right = axis.get_xlim()
+        axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= right])  # left of zero there is room for names, but no time
+        axis.set_xlim(left, right)
         axis.set_xlabel(f"{device} {unit}, initial runs included")
         axis.set_ylabel(metric)
         _label_points(figure, axis, points)
