@@ -40,8 +40,13 @@ def relaxed_sort(x: Tensor, kind: str, steepness: float) -> tuple[Tensor, Tensor
         x = (alpha * a + (1 - alpha) * b) @ put_min.T + ((1 - alpha) * a + alpha * b) @ put_max.T
         alpha = alpha.unsqueeze(-2)
         a, b = p @ pick_a.T, p @ pick_b.T
-        p = (alpha * a + (1 - alpha) * b) @ put_min.T + ((1 - alpha) * a + alpha * b) @ put_max.T
+        p = per_row(alpha * a + (1 - alpha) * b, put_min.T) + per_row((1 - alpha) * a + alpha * b, put_max.T)
     return p, x
+
+
+def per_row(matrices_: Tensor, constant: Tensor) -> Tensor:
+    """Each row's matrix times the constant one, as a product of its own (bmm)."""
+    return torch.bmm(matrices_, constant.expand(len(matrices_), -1, -1))
 
 
 @lru_cache
