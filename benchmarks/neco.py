@@ -21,7 +21,7 @@ from benchmarks import matrix_sort
 from torch import Tensor
 from torch.nn import functional as F
 
-from densewalk import loop, sorting
+from densewalk import loop, products, sorting
 from densewalk.backbone import create
 from densewalk.methods.base import Item
 from densewalk.methods.neco import Neco, NecoViews, PatchNetwork
@@ -102,18 +102,19 @@ def print_steps(options: argparse.Namespace) -> None:
     size = f"{options.arch}, {options.batch} image(s) of {options.size} and {options.local} px"
     print(f"\nstep of {size:<49} teacher student    loss backward  update  total  faster   saved MiB/image")
     fused = F.scaled_dot_product_attention
-    rows = {
-        "compat: released, sorting and attention in matrices": ("released", matrix_losses, matrix_attention),
-        "compat: released, sorting in matrices": ("released", matrix_losses, fused),
-        "compat: released": ("released", sorting.sort_losses, fused),
-        "compat: paper": ("paper", sorting.sort_losses, fused),
+    rows = {  # compat, sorting, attention, whether linear layers are products.py's
+        "compat: released as it is: torch's, all in matrices": ("released", matrix_losses, matrix_attention, False),
+        "compat: released, torch's layers, sorting in matrices": ("released", matrix_losses, fused, False),
+        "compat: released, sorting in matrices": ("released", matrix_losses, fused, products.AVAILABLE),
+        "compat: released": ("released", sorting.sort_losses, fused, products.AVAILABLE),
+        "compat: paper": ("paper", sorting.sort_losses, fused, products.AVAILABLE),
     }
     stages: dict[str, dict[str, float]] = {}
     saved = {}
     for repeat in range(options.repeats):
-        for label, (compat, losses, attention) in rows.items():
+        for label, (compat, losses, attention, hastened) in rows.items():
             method, optimizer, batch = new_run(options, compat)
-            with replaced(F, "scaled_dot_product_attention", attention):
+            with replaced(F, "scaled_dot_product_attention", attention), replaced(products, "AVAILABLE", hastened):
                 taken = one_step(method, optimizer, batch, losses)
                 stages[label] = min(taken, stages.get(label, taken), key=lambda s: sum(s.values()))
                 if not repeat:

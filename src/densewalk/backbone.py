@@ -37,6 +37,7 @@ from torch.utils.checkpoint import checkpoint
 from densewalk import dinov3
 from densewalk.blocks import Through, residual, through
 from densewalk.errors import UserError
+from densewalk.products import hasten, linear
 from densewalk.settings.checkpoints import IMAGENET_MEAN, IMAGENET_STD
 
 Interpolation = Literal["offset", "antialias", "size"]
@@ -298,11 +299,11 @@ class LeanBlock(Block):
         return self.mlp(x, self.ls2) if isinstance(self.mlp, LeanMlp) else self.ls2(self.mlp(x))
 
 
-def scaled(linear: Any, x: Tensor, scale: nn.Module | None) -> Tensor:
-    """`scale(linear(x))`; a LayerScale is multiplied into the weights, which are fewer than the outputs of a batch."""
+def scaled(layer: Any, x: Tensor, scale: nn.Module | None) -> Tensor:
+    """`scale(layer(x))`; a LayerScale is multiplied into the weights, which are fewer than the outputs of a batch."""
     if not isinstance(scale, LayerScale):
-        return linear(x)
-    return F.linear(x, linear.weight * scale.gamma[:, None], linear.bias * scale.gamma)
+        return layer(x)
+    return linear(x, layer.weight * scale.gamma[:, None], layer.bias * scale.gamma)
 
 
 def _plain(arch: Architecture, drop_path: float) -> VisionTransformer:
@@ -367,7 +368,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.arch = arch
         # Any: the type stubs of torch make every submodule of a module `Tensor | Module`
-        self.vit: Any = (_rotary if arch.rope else _plain)(arch, drop_path)
+        self.vit: Any = hasten((_rotary if arch.rope else _plain)(arch, drop_path))
         self.report: LoadReport | None = None  # of the file that the weights are from
         # how blocks are run (blocks.py): neither changes what comes out
         self.gradient_checkpointing = False
@@ -512,8 +513,8 @@ class Backbone(nn.Module):
         if self.arch.rope:  # keys have none
             bias = torch.cat([block.attn.q_bias, block.attn.k_bias, block.attn.v_bias])
         x = block.norm1(x)
-        query = F.linear(x[:, :queries], weight[: self.dim], bias[: self.dim])
-        key, value = F.linear(x, weight[self.dim :], bias[self.dim :]).chunk(2, dim=-1)
+        query = linear(x[:, :queries], weight[: self.dim], bias[: self.dim])
+        key, value = linear(x, weight[self.dim :], bias[self.dim :]).chunk(2, dim=-1)
         heads = self.arch.heads
         query, key, value = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (query, key, value))
         return query, key, value

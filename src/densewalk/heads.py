@@ -7,12 +7,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densewalk.products import Linear, linear
+
 
 def mlp(widths: list[int]) -> nn.Sequential:
     """Linear layers of the given widths with GELU between them: [d, h, o] -> Linear(d, h), GELU, Linear(h, o)."""
     layers: list[nn.Module] = []
     for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
-        layers += [nn.GELU()] * (i > 0) + [nn.Linear(fan_in, fan_out)]
+        layers += [nn.GELU()] * (i > 0) + [Linear(fan_in, fan_out)]
     return nn.Sequential(*layers)
 
 
@@ -58,7 +60,7 @@ class _WeightNormLinear(nn.Module):
         self.weight_v = nn.Parameter(torch.empty(out_dim, dim).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, torch._weight_norm(self.weight_v, self.weight_g, 0))
+        return linear(x, torch._weight_norm(self.weight_v, self.weight_g, 0))
 
 
 class PatchHead(nn.Module):

@@ -1,0 +1,86 @@
+"""Linear layers at a CPU's full speed, in float32 and exact as ever.
+
+    hasten(network)                      # every nn.Linear in it, under its own name
+    y = linear(x, weight, bias)          # y = x weight^T + bias
+
+torch leaves float32 products to MKL, which on AMD's processors takes kernels for AVX2 where there is AVX-512. oneDNN, which torch has
+as well, takes what is there: twice the speed (benchmarks/products.py). On a GPU, under autocast, and while torch.compile looks on,
+all is torch's own.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+FEWEST = 16
+"""Rows from which on oneDNN's product is the faster one."""
+
+
+def available() -> bool:
+    """Whether this torch and this processor have what it takes."""
+    # a rule, no measurement: a training that resumes must go on with the same rounding
+    return (
+        torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+AVAILABLE = available()
+
+
+def linear(
+    x: Float[Tensor, "*batch features"], weight: Float[Tensor, "out features"], bias: Float[Tensor, " out"] | None = None
+) -> Float[Tensor, "*batch out"]:
+    """What `F.linear` gives, up to rounding."""
+    ours = AVAILABLE and x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    if not ours or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or x.numel() < FEWEST * x.shape[-1]:
+        return F.linear(x, weight, bias)
+    result: Tensor = _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else _product(x, weight, bias)
+    return result
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return result
+
+
+class _Linear(torch.autograd.Function):
+    """The product and its gradients: dx = dy weight, dweight = dy^T x, dbias = sum of dy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            _product(rows, weight.t()).view(x.shape) if of_x else None,
+            _product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if of_weight else None,
+            rows.sum(0) if of_bias else None,
+        )
+
+
+class Linear(nn.Linear):
+    """torch's layer with `linear` as its product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What torch's gives, up to rounding."""
+        return linear(x, self.weight, self.bias)
+
+
+def hasten(module: nn.Module) -> nn.Module:
+    """Let every linear layer of a network, parameters and names as they are, take `linear`; the network itself."""
+    for part in module.modules():
+        if type(part) is nn.Linear:
+            part.__class__ = Linear
+    return module

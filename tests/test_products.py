@@ -1,0 +1,81 @@
+"""Linear layers by oneDNN give what torch's give."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from densewalk import products
+from densewalk.products import FEWEST, Linear, hasten, linear
+
+needed = pytest.mark.skipif(not products.AVAILABLE, reason="this processor has no AVX-512, or torch no oneDNN")
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@needed
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("batch", [(37,), (3, 17), (2, 3, 11)])
+def test_values_and_gradients_are_as_exact_as_torchs(batch, bias):
+    x, weight = normal(*batch, 48), normal(29, 48, seed=1)
+    parts = [x, weight] + [normal(29, seed=2)] * bias
+    down = normal(*batch, 29, seed=3)
+    results = []
+    for product, dtype in ((F.linear, torch.float64), (linear, torch.float32)):
+        inputs = [part.to(dtype).requires_grad_() for part in parts]
+        y = product(*inputs)
+        results.append([y, *torch.autograd.grad(y, inputs, down.to(dtype))])
+    for exact, ours in zip(*results, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=2e-5)
+
+
+@needed
+def test_strided_inputs_and_gradients():
+    """Parts of tokens, transposed maps, and a gradient that is one number everywhere."""
+    tokens, weight = torch.randn(20, 9, 48).requires_grad_(), torch.randn(24, 48).requires_grad_()
+    for x in (tokens[:, 1:], tokens[:, :, :].transpose(0, 1), tokens[::2]):
+        found = []
+        for product in (F.linear, linear):
+            y = product(x, weight)
+            found.append([y, *torch.autograd.grad(y.sum(), [tokens, weight])])
+        for one, two in zip(*found, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
+@needed
+def test_what_needs_no_gradient_gets_none():
+    x, weight = torch.randn(40, 8), torch.randn(6, 8).requires_grad_()
+    linear(x, weight).sum().backward()
+    assert x.grad is None
+    with torch.no_grad():
+        assert linear(x, weight).grad_fn is None
+    frozen = linear(x.requires_grad_(), weight.detach())
+    frozen.sum().backward()
+    torch.testing.assert_close(x.grad, weight.detach().sum(0).expand_as(x))
+
+
+@pytest.mark.parametrize("why", ["double", "few rows", "autocast"])
+def test_all_else_is_torchs_own(why, monkeypatch):
+    def wrong(*_: object) -> None:
+        raise AssertionError("not for this one")
+
+    monkeypatch.setattr(products, "AVAILABLE", True)
+    monkeypatch.setattr(products, "_product", wrong)
+    rows = FEWEST - 1 if why == "few rows" else FEWEST
+    x, weight = (torch.randn(n, 8, dtype=torch.float64 if why == "double" else torch.float32) for n in (rows, 6))
+    with torch.autocast("cpu", enabled=why == "autocast"):
+        assert torch.equal(linear(x, weight), F.linear(x, weight))
+
+
+def test_a_hastened_network_is_the_same_under_the_same_names():
+    network = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Sequential(nn.Linear(16, 4, bias=False)))
+    fast = hasten(copy.deepcopy(network))
+    assert [type(part) for part in fast.modules()].count(Linear) == 2
+    fast.load_state_dict(network.state_dict())
+    x = torch.randn(50, 8)
+    torch.testing.assert_close(fast(x), network(x))
