@@ -46,6 +46,7 @@ from densewalk.figures import Panel
 from densewalk.images import ImageFolder, normalize
 from densewalk.methods.base import Source
 from densewalk.pictures import contact_sheet
+from densewalk.products import linear
 from densewalk.progress import clock, track
 from densewalk.provenance import derive_seed
 from densewalk.settings.data import CurationSettings, RetrievalSettings
@@ -170,7 +171,7 @@ def tiles(x: Float[Tensor, "pictures dim"]) -> Iterator[tuple[int, int, Float[Te
     """First row, first column and similarities of each tile on or above the diagonal; a picture's with itself are -2."""
     for rows in range(0, len(x), TILE):
         for columns in range(rows, len(x), TILE):
-            tile = x[rows : rows + TILE] @ x[columns : columns + TILE].T
+            tile = linear(x[rows : rows + TILE], x[columns : columns + TILE])
             if rows == columns:
                 tile.fill_diagonal_(-2.0)
             yield rows, columns, tile

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from densewalk.products import linear
+
 BLOCK, TILE = 1_024, 16_384  # queries and memory entries that meet at once: 64 MiB of similarities
 
 
@@ -26,7 +28,7 @@ def _nearest_of_block(memory: Tensor, queries: Tensor, k: int) -> tuple[Tensor, 
     values = queries.new_empty(len(queries), 0)
     index = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     for start in range(0, len(memory), TILE):
-        tile_values, tile_index = largest(queries @ memory[start : start + TILE].T, k)
+        tile_values, tile_index = largest(linear(queries, memory[start : start + TILE]), k)
         values, index = torch.cat([values, tile_values], 1), torch.cat([index, tile_index + start], 1)
         values, order = values.topk(min(k, values.shape[1]))
         index = index.gather(1, order)
