@@ -56,10 +56,10 @@ def part_stages(watch: Stopwatch, method: Dora, batch: dict[str, torch.Tensor], 
     seen = watch("teacher", lambda: method.look(views))
     heads = method.draw_heads(torch.Generator().manual_seed(at))
     masks = watch("discover and track", lambda: method.discover_and_track(seen, heads, batch, at))
-    masked, local = watch("student forward", lambda: method.student_logits(show_objects(views, masks, seen.grid), batch["local"]))
+    masked, local, _ = watch("student forward", lambda: method.student_logits(show_objects(views, masks, seen.grid), batch["local"]))
 
     def loss() -> torch.Tensor:
-        terms = frame_terms(method.targets(seen.logits, at), masked, local, s.student_temperature)
+        terms = frame_terms(method.targets(seen.logits, at, batch), masked, local, s.student_temperature)
         method.note_logits(seen.logits)
         return share * total_loss(*terms, carry_over=bool(s.loss_carry_over))
 
