@@ -54,7 +54,10 @@ def test_what_needs_no_gradient_gets_none():
     assert x.grad is None
     with torch.no_grad():
         assert linear(x, weight).grad_fn is None
-    frozen = linear(x.requires_grad_(), weight.detach())
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        frozen = linear(x.requires_grad_(), weight.detach())
+    assert kept == [weight.shape], "x is not kept for a weight that does not learn"
     frozen.sum().backward()
     torch.testing.assert_close(x.grad, weight.detach().sum(0).expand_as(x))
 

@@ -54,7 +54,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        of_x, of_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
         return _product(x, weight, bias)
 
     @staticmethod
@@ -64,7 +65,7 @@ class _Linear(torch.autograd.Function):
         rows = gradient.reshape(-1, gradient.shape[-1])
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
-            _product(rows, weight.t()).view(x.shape) if of_x else None,
+            _product(rows, weight.t()).view(*gradient.shape[:-1], -1) if of_x else None,
             _product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if of_weight else None,
             rows.sum(0) if of_bias else None,
         )
