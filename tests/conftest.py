@@ -1,5 +1,6 @@
-"""Array shapes and types are checked in the numerical modules while the tests run, and nowhere else."""
+"""Array shapes and types are checked in the numerical modules while the tests run, and nowhere else. No test looks at a time."""
 
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 NUMERICAL = (
@@ -11,3 +12,6 @@ install_import_hook([f"densewalk.{name}" for name in NUMERICAL.split()], "bearty
 import torch  # noqa: E402  after the hook, so that the modules are imported through it
 
 torch.set_num_threads(1)
+
+settings.register_profile("densewalk", deadline=None)
+settings.load_profile("densewalk")

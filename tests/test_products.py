@@ -35,6 +35,26 @@ def test_values_and_gradients_are_as_exact_as_torchs(batch, bias):
 
 
 @needed
+@pytest.mark.parametrize("learns", [(True, True), (True, False), (False, True)])
+def test_behind_an_activation(learns):
+    """Of input and weight either may be without gradient; only the activation's input is kept."""
+    x, weight, bias = normal(3, 17, 48), normal(29, 48, seed=1), normal(29, seed=2)
+    results, kept = [], []
+    for product, dtype in ((lambda x, w, b: F.linear(F.gelu(x), w, b), torch.float64), (through_gelu, torch.float32)):
+        inputs = [part.to(dtype).requires_grad_(learn) for part, learn in zip((x, weight, bias), (*learns, True), strict=True)]
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+            y = product(*inputs)
+        results.append([y, *torch.autograd.grad((y**2).sum(), [part for part in inputs if part.requires_grad])])
+    for exact, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-3)
+    assert [t.data_ptr() for t in kept if t.dtype == torch.float32] == [inputs[0].data_ptr(), inputs[1].data_ptr()]
+
+
+def through_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return products.activated_linear(x, nn.GELU(), weight, bias)
+
+
+@needed
 def test_strided_inputs_and_gradients():
     """Parts of tokens, transposed maps, and a gradient that is one number everywhere."""
     tokens, weight = torch.randn(20, 9, 48).requires_grad_(), torch.randn(24, 48).requires_grad_()

@@ -37,7 +37,7 @@ from torch.utils.checkpoint import checkpoint
 from densewalk import dinov3
 from densewalk.blocks import Through, residual, through
 from densewalk.errors import UserError
-from densewalk.products import hasten, linear
+from densewalk.products import Linear, activated_linear, hasten, linear, suits
 from densewalk.settings.checkpoints import IMAGENET_MEAN, IMAGENET_STD
 
 Interpolation = Literal["offset", "antialias", "size"]
@@ -269,10 +269,13 @@ class LeanMlp(Mlp):
     def forward(self, x: Tensor, scale: nn.Module | None = None) -> Tensor:
         """What timm's gives, times a LayerScale."""
         x = self.fc1(x)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a compiler chooses by itself what to keep
-            # stops as soon as the activation is there: the second layer is not computed again
-            return checkpoint(self._activate, x, scale, use_reentrant=False, preserve_rng_state=False)
-        return self._activate(x, scale)
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # a compiler chooses by itself what to keep
+            return self._activate(x, scale)
+        weight, bias = folded(self.fc2, scale)
+        if isinstance(self.fc2, Linear) and suits(x, weight):
+            return activated_linear(x, self.act, weight, bias)
+        # stops as soon as the activation is there: the second layer is not computed again
+        return checkpoint(self._activate, x, scale, use_reentrant=False, preserve_rng_state=False)
 
     def _activate(self, x: Tensor, scale: nn.Module | None) -> Tensor:
         return scaled(self.fc2, self.act(x), scale)
@@ -301,9 +304,14 @@ class LeanBlock(Block):
 
 def scaled(layer: Any, x: Tensor, scale: nn.Module | None) -> Tensor:
     """`scale(layer(x))`; a LayerScale is multiplied into the weights, which are fewer than the outputs of a batch."""
+    return linear(x, *folded(layer, scale)) if isinstance(scale, LayerScale) else layer(x)
+
+
+def folded(layer: Any, scale: nn.Module | None) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer, times a LayerScale behind it."""
     if not isinstance(scale, LayerScale):
-        return layer(x)
-    return linear(x, layer.weight * scale.gamma[:, None], layer.bias * scale.gamma)
+        return layer.weight, layer.bias
+    return layer.weight * scale.gamma[:, None], layer.bias * scale.gamma
 
 
 def _plain(arch: Architecture, drop_path: float) -> VisionTransformer:

@@ -37,11 +37,24 @@ def linear(
     x: Float[Tensor, "*batch features"], weight: Float[Tensor, "out features"], bias: Float[Tensor, " out"] | None = None
 ) -> Float[Tensor, "*batch out"]:
     """What `F.linear` gives, up to rounding."""
-    ours = AVAILABLE and x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    if not ours or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or x.numel() < FEWEST * x.shape[-1]:
+    if not suits(x, weight):
         return F.linear(x, weight, bias)
     result: Tensor = _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else _product(x, weight, bias)
     return result
+
+
+def activated_linear(
+    x: Float[Tensor, "*batch features"], activation: nn.Module, weight: Float[Tensor, "out features"], bias: Float[Tensor, " out"] | None
+) -> Float[Tensor, "*batch out"]:
+    """`linear(activation(x), weight, bias)` that keeps `x`, not the activation, for the backward pass; where `suits` says so."""
+    result: Tensor = _ActivatedLinear.apply(x, weight, bias, activation)
+    return result
+
+
+def suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN's product is taken for these."""
+    ours = AVAILABLE and x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    return ours and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu") and x.numel() >= FEWEST * x.shape[-1]
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -68,6 +81,33 @@ class _Linear(torch.autograd.Function):
             _product(rows, weight.t()).view(*gradient.shape[:-1], -1) if of_x else None,
             _product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if of_weight else None,
             rows.sum(0) if of_bias else None,
+        )
+
+
+class _ActivatedLinear(torch.autograd.Function):
+    """The product behind an activation, which the backward pass makes again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, activation: nn.Module) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.activation = activation
+        return _product(activation(x), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
+        with torch.set_grad_enabled(of_x):
+            x = x.detach().requires_grad_(of_x)
+            activated = ctx.activation(x)
+        down = _product(rows, weight.t()).view(x.shape) if of_x else None
+        return (
+            torch.autograd.grad(activated, x, down)[0] if of_x else None,
+            _product(rows.t(), activated.detach().reshape(-1, x.shape[-1]).t()) if of_weight else None,
+            rows.sum(0) if of_bias else None,
+            None,
         )
 
 
