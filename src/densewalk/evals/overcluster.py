@@ -26,10 +26,9 @@ from densewalk.backbone import load
 from densewalk.clustering import PrincipalComponents, kmeans, nearest_centre
 from densewalk.errors import UserError
 from densewalk.evals.base import Job, Result
-from densewalk.evals.views import SHOWN, reduced, row, validation_maps, whole_batches
+from densewalk.evals.views import draw, reduced, validation_maps, whole_batches
 from densewalk.feature_cache import Dense
 from densewalk.labelled import Example
-from densewalk.pictures import segmentation_strip
 from densewalk.provenance import derive_seed
 from densewalk.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
 from densewalk.settings.overcluster import OverclusterSettings
@@ -97,16 +96,3 @@ def match(
     counts = confusion_matrix(masks, predicted, settings.label_values, clusters, ignore=settings.ignored).cpu()
     assignment = hungarian(counts) if settings.clusters is None else many_to_one(counts)
     return reassign(counts, assignment), assignment.clamp(min=0)
-
-
-def draw(
-    settings: OverclusterSettings,
-    job: Job,
-    examples: Sequence[Example],
-    masks: Integer[Tensor, "images mask mask"],
-    matched: Int[Tensor, "images mask mask"],
-) -> None:
-    """Some images, their labels, and their clusters' classes."""
-    names = labelled.class_names(settings.root, settings.layout, settings.label_values, settings.class_names)
-    shown = sorted({len(examples) * i // SHOWN for i in range(SHOWN)})
-    segmentation_strip(job.out / "strip.png", [row(examples[i], masks[i], matched[i]) for i in shown], names, settings.ignored)

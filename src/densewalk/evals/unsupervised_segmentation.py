@@ -47,11 +47,10 @@ from densewalk.clustering import POINTS, PrincipalComponents, kmeans, nearest_ce
 from densewalk.communities import communities
 from densewalk.errors import UserError
 from densewalk.evals.base import Job, Result
-from densewalk.evals.views import SHOWN, reduced, row, validation_maps
+from densewalk.evals.views import draw, reduced, validation_maps
 from densewalk.feature_cache import Dense
 from densewalk.foreground import foreground_masks
 from densewalk.labelled import Example
-from densewalk.pictures import segmentation_strip
 from densewalk.provenance import derive_seed
 from densewalk.segmentation import confusion_matrix, hungarian, mean_iou, reassign
 from densewalk.settings.unsupervised_segmentation import UnsupervisedSegmentationSettings
@@ -334,16 +333,3 @@ def match(
         assignment[assignment == settings.ignored] = -1
     assignment = torch.where(assignment < 0, settings.background, assignment)
     return reassign(counts, assignment), assignment
-
-
-def draw(
-    settings: UnsupervisedSegmentationSettings,
-    job: Job,
-    examples: Sequence[Example],
-    masks: Integer[Tensor, "images mask mask"],
-    matched: Int[Tensor, "images mask mask"],
-) -> None:
-    """Some images, their labels, and their communities' classes."""
-    names = labelled.class_names(settings.root, settings.layout, settings.label_values, settings.class_names)
-    shown = sorted({len(examples) * i // SHOWN for i in range(SHOWN)})
-    segmentation_strip(job.out / "strip.png", [row(examples[i], masks[i], matched[i]) for i in shown], names, settings.ignored)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int, Integer
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,7 +19,7 @@ from densewalk.evals.base import Job, require_finite
 from densewalk.feature_cache import Dense
 from densewalk.images import normalize
 from densewalk.labelled import Example
-from densewalk.pictures import Row
+from densewalk.pictures import Row, segmentation_strip
 from densewalk.progress import track
 from densewalk.settings.labelled import ValidationSettings
 
@@ -96,3 +96,16 @@ def row(example: Example, target: Integer[Tensor, "h w"], prediction: Integer[Te
     image = labelled.read_image(example).resize((width, height), Image.Resampling.BILINEAR)
     title = example.image.stem if example.frame is None else f"{example.image.stem}, frame {example.frame}"
     return Row(title, np.asarray(image), target.cpu().numpy(), prediction.cpu().numpy())
+
+
+def draw(
+    settings: ValidationSettings,
+    job: Job,
+    examples: Sequence[Example],
+    masks: Integer[Tensor, "images mask mask"],
+    matched: Int[Tensor, "images mask mask"],
+) -> None:
+    """`strip.png`: some images, their labels, and the classes that their clusters have taken."""
+    names = labelled.class_names(settings.root, settings.layout, settings.label_values, settings.class_names)
+    shown = sorted({len(examples) * i // SHOWN for i in range(SHOWN)})
+    segmentation_strip(job.out / "strip.png", [row(examples[i], masks[i], matched[i]) for i in shown], names, settings.ignored)
