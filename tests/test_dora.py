@@ -656,16 +656,21 @@ def test_pictures_show_what_the_student_is_shown(compat: str, tmp_path: Path, mo
         method.pictures(data, tmp_path)
     (path, clips), (_, again) = drawn
     assert path == tmp_path / "objects.png"
-    assert [clip.title for clip in clips] == [f"clip {i} of 5" for i in (0, 1, 3, 4)]
-    # 90 x 120 px with a short side of 32 px in patches of 16
-    assert clips[0].frames.shape == (3, 32, 48, 3)
-    assert clips[0].masks.shape == (3, 3, 2, 3)
+    kinds = ("what the student is shown", "whose attention is largest")
+    assert [clip.title for clip in clips] == [f"clip {i} of 5: {kind}" for i in (0, 1, 3, 4) for kind in kinds]
+    # 90 x 120 px with a short side of twice 32 px in patches of 16
+    assert clips[0].frames.shape == (3, 64, 80, 3)
+    assert clips[0].masks.shape == (3, 3, 4, 5)
     assert all(np.array_equal(one.masks, two.masks) for one, two in zip(clips, again, strict=True))
-    view = normalize(torch.from_numpy(clips[1].frames).permute(0, 3, 1, 2) / 255)
+    view = normalize(torch.from_numpy(clips[2].frames).permute(0, 3, 1, 2) / 255)
     seen = method.look(view[None])
     heads = torch.arange(3)
-    expected = method.discover_and_track(seen, heads, {}, at=0)[0].unflatten(-1, (2, 3))
-    np.testing.assert_allclose(clips[1].masks, expected, atol=1e-6)
+    expected = method.discover_and_track(seen, heads, {}, at=0)[0].unflatten(-1, (4, 5))
+    np.testing.assert_allclose(clips[2].masks, expected, atol=1e-6)
+    tracks = method.tracks(seen, heads)[0].unflatten(-1, (4, 5))
+    for t, row, column in np.ndindex(3, 4, 5):
+        largest = max(range(3), key=lambda i: tracks[i, t, row, column])
+        assert clips[3].masks[:, t, row, column].tolist() == [float(i == largest) for i in range(3)]
 
 
 def test_spread_stays_away_from_the_ends() -> None:

@@ -67,6 +67,7 @@ from densewalk.video import VideoClips
 from densewalk.views import maybe, resized_crop
 
 CLIPS_SHOWN = 4  # in the picture of a finished training
+PICTURE_SCALE = 2  # views are cut from a fifth of a frame or more: at their size, whole frames would show everything too small
 
 
 class Dora(SelfDistillation):
@@ -139,7 +140,7 @@ class Dora(SelfDistillation):
     ) -> Float[Tensor, "batch objects frames patches"]:
         """Each object's mask in each frame, or the end of the training if there is none."""
         try:
-            masks = self.object_masks(seen, heads)
+            masks = self.masks(self.tracks(seen, heads))
         except NonFiniteScores as error:
             self.stop(str(error), batch, at)
         empty = ~(masks.amax(dim=-1) > 0)  # true for NaN, too
@@ -147,28 +148,40 @@ class Dora(SelfDistillation):
             self.stop(f"{int(empty.sum())} of {empty.numel()} tracked objects have no patch to show", batch, at)
         return masks
 
-    def object_masks(self, seen: "Sight", heads: Int[Tensor, " objects"]) -> Float[Tensor, "batch objects frames patches"]:
-        """The objects these heads discover in the first frame, tracked through all; NaN where soft masks have nothing to tell apart.
+    def tracks(self, seen: "Sight", heads: Int[Tensor, " objects"]) -> Float[Tensor, "batch objects frames patches"]:
+        """Attention of the objects that these heads discover in the first frame to the patches of each frame, of sum 1.
 
         Raises:
             NonFiniteScores: the teacher's output is not finite.
         """
-        s = self.settings
         with torch.autocast(seen.keys.device.type, enabled=False):
-            refined = refine(prototypes(seen.cls_attention[:, heads], seen.query), seen.patches, s)
-            tracks = track(refined, seen.keys)
-            return hard_masks(tracks, per_batch=bool(s.batch_threshold)) if s.hard_masks else soft_masks(tracks)
+            refined = refine(prototypes(seen.cls_attention[:, heads], seen.query), seen.patches, self.settings)
+            return track(refined, seen.keys)
+
+    def masks(self, tracks: Float[Tensor, "batch objects frames patches"]) -> Float[Tensor, "batch objects frames patches"]:
+        """What the student is shown of each patch, 0..1; NaN where soft masks have nothing to tell apart."""
+        s = self.settings
+        return hard_masks(tracks, per_batch=bool(s.batch_threshold)) if s.hard_masks else soft_masks(tracks)
 
     def pictures(self, data: "Dataset[dict[str, Tensor]]", folder: Path) -> None:
-        """The objects of some clips of uncut frames, discovered by the first heads and tracked as in training."""
+        """The objects of some clips of uncut frames, discovered by the first heads and tracked as in training.
+
+        Two rows each: the masks, and whose attention is the largest. Masks share what all objects look at; the second row leaves
+        that out and tells whether the objects are different things.
+        """
         assert isinstance(data, DoraViews)
         heads = torch.arange(self.settings.objects, device=self.center.device)
         rows = []
         for number in spread(len(data), CLIPS_SHOWN):
-            frames = uncut(data.clips[number], self.settings.global_size, self.teacher.backbone.patch)
+            frames = uncut(data.clips[number], PICTURE_SCALE * self.settings.global_size, self.teacher.backbone.patch)
             seen = self.look(normalize(frames / 255).to(self.center.device)[None])
-            masks = self.object_masks(seen, heads)[0].nan_to_num().unflatten(-1, seen.grid)
-            rows.append(TrackedClip(f"clip {number} of {len(data)}", frames.permute(0, 2, 3, 1).numpy(), masks.cpu().numpy()))
+            tracks = self.tracks(seen, heads)
+            title, pixels = f"clip {number} of {len(data)}", frames.permute(0, 2, 3, 1).numpy()
+            for what, masks in (
+                ("what the student is shown", self.masks(tracks).nan_to_num()),
+                ("whose attention is largest", owners(tracks)),
+            ):
+                rows.append(TrackedClip(f"{title}: {what}", pixels, masks[0].unflatten(-1, seen.grid).cpu().numpy()))
         tracking_strip(folder / "objects.png", rows)
 
     def student_logits(
@@ -249,6 +262,11 @@ def hard_masks(tracks: Float[Tensor, "batch objects frames patches"], *, per_bat
     unit = F.normalize(tracks, dim=-1)
     threshold = unit.mean(dim=(0, -1) if per_batch else -1, keepdim=True)
     return (unit > threshold).float()
+
+
+def owners(tracks: Float[Tensor, "batch objects frames patches"]) -> Float[Tensor, "batch objects frames patches"]:
+    """1 for the object whose attention to a patch is the largest, 0 for the others."""
+    return F.one_hot(tracks.argmax(dim=1), tracks.shape[1]).movedim(-1, 1).float()
 
 
 def show_objects(
