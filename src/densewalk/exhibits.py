@@ -178,7 +178,8 @@ def _components(run: str, folder: Path, pictures: Sequence[tuple[str, int]], fac
 
 
 CAPTIONS = {
-    "objects": "Objects that the first attention heads discover in a clip's first frame, tracked through it; a colour is an object.",
+    "objects": "Objects that the first attention heads discover in a clip's first frame, tracked through it; a colour is an object. "
+    "Above, what the student is shown of them; below, whose attention is the largest.",
     "prototypes": "Prototypes of the first frame's patches as assigned, and as propagated to the later frames; a colour is a prototype.",
 }
 
