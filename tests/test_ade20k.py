@@ -25,6 +25,7 @@ from densewalk.settings.ade20k import Ade20kLinearSettings, Ade20kUpernetSetting
 from densewalk.settings.segmentation import SegmentationLinearSettings, SegmentationUpernetSettings
 from tests.helpers import shared
 from tests.mmdata import backbone_file, write_ade
+from tests.test_events import curves, events
 
 SMALL = {"classes": 4, "batch_size": 2, "crop": 32, "short_side": 32, "warmup": 1, "dataset": "generated"}
 NARROW = {"channels": 8, "auxiliary_channels": 8}
@@ -76,7 +77,7 @@ def test_linear_trains_the_head_and_leaves_the_backbone(data, nano, tmp_path, mo
     drawn = []
     monkeypatch.setattr(ade20k, "segmentation_strip", lambda *arguments, **options: drawn.append((arguments, options)))
     monkeypatch.setattr(ade20k, "write_strip", write_strip)
-    result = ade20k.evaluate(linear(data), nano, job(tmp_path))
+    result = ade20k.evaluate(linear(data), nano, job(tmp_path, tensorboard=True))
     assert result.metrics.keys() == Ade20kLinearSettings.METRICS.keys()
     assert all(0 <= value <= 100 for value in result.metrics.values())
     assert (result.n, result.unit) == (2, "images")
@@ -102,6 +103,8 @@ def test_linear_trains_the_head_and_leaves_the_backbone(data, nano, tmp_path, mo
     curve = [json.loads(line) for line in (tmp_path / "state/training/metrics.jsonl").read_text().splitlines()]
     assert curve[0]["step"] == 0
     assert curve[0]["loss"] > 0
+    assert (tmp_path / "out/metrics.jsonl").read_bytes() == (tmp_path / "state/training/metrics.jsonl").read_bytes()
+    assert events(tmp_path / "out") == curves(tmp_path / "out") != {}
 
 
 def test_upernet_trains_every_part(data, nano, tmp_path):

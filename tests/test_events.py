@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from densewalk import jobs
+from densewalk import jobs, loop
 from densewalk.config import parse_study
 from densewalk.curve import quantities, read_points
 from densewalk.doctor import examine
@@ -94,8 +94,8 @@ def test_the_files_of_a_finished_training_lie_beside_its_curve(tmp_path):
     fit(state, steps=4, tensorboard=True)
     (out / "tensorboard").mkdir(parents=True)
     (out / "tensorboard" / "events.out.tfevents.1.old").touch()
-    jobs.keep_curves(state, out, tensorboard=True)
+    loop.keep_curves(state, out, tensorboard=True)
     assert events(out) == curves(out) == curves(state)
     assert len(list((out / "tensorboard").iterdir())) == 1
-    jobs.keep_curves(state, out, tensorboard=False)
+    loop.keep_curves(state, out, tensorboard=False)
     assert not (out / "tensorboard").exists()

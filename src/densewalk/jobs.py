@@ -25,7 +25,7 @@ from densewalk.cost import metered
 from densewalk.curation import curate as choose
 from densewalk.errors import UserError
 from densewalk.evals.base import Job, Result
-from densewalk.events import newest, require_tensorboard
+from densewalk.events import require_tensorboard
 from densewalk.feature_cache import FeatureCache
 from densewalk.methods.base import Method, Source
 from densewalk.progress import log
@@ -96,7 +96,7 @@ def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state
                 "execution": execution.model_dump(mode="json"),
             }
             draw(method, data, out / "training")
-            keep_curves(held.folder, out, tensorboard=execution.tensorboard)
+            loop.keep_curves(held.folder, out, tensorboard=execution.tensorboard)
             hand_on(method.export(), spec, out, training, loaded)
 
 
@@ -180,17 +180,6 @@ def draw(method: Method, data: "Dataset[Any]", folder: Path) -> None:
         method.eval().pictures(data, folder)
 
 
-def keep_curves(state: Path, out: Path, *, tensorboard: bool) -> None:
-    """The learning curve, and TensorBoard's event file if it is asked for, in place of those of an earlier training."""
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(state / "metrics.jsonl", out / "metrics.jsonl")
-    if (out / "tensorboard").is_dir():
-        shutil.rmtree(out / "tensorboard")
-    if tensorboard:
-        (out / "tensorboard").mkdir()
-        shutil.copy(newest(state / "tensorboard"), out / "tensorboard")
-
-
 def hand_on(backbone: Backbone, spec: dict[str, Any], out: Path, training: dict[str, Any] | None, loaded: str | None) -> None:
     """Write the backbone with its card and record; the backbone comes last, so that its existence means all is there.
 
@@ -263,11 +252,13 @@ def evaluate(spec: dict[str, Any], backbone: Path, state: Path, out: Path, execu
         state: folder of the resumable state.
     """
     settings = parse_evaluation(spec["protocol"], spec["settings"])
+    if execution.tensorboard:
+        require_tensorboard()
     run_record = read_json(backbone.with_name("run.json"))
     module = importlib.import_module(EVALUATIONS[spec["protocol"]])
     device = distributed.local_device(execution.device)
     with State(state, {"backbone": file_sha256(backbone)}), metered(state / "cost.json", device) as meter:
-        job = Job(out.with_suffix(""), state, spec["seed"], str(device), execution.workers, feature_cache(execution))
+        job = Job(out.with_suffix(""), state, spec["seed"], str(device), execution.workers, feature_cache(execution), execution.tensorboard)
         result = module.evaluate(settings, backbone, job)
     require_metrics(result, settings.METRICS)
     content = {

@@ -7,6 +7,7 @@ optimiser and the step, nothing else, and gives bit for bit what an uninterrupte
 """
 
 import logging
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from densewalk.checkpoint import State, atomic_write
 from densewalk.cost import Cost, Meter
 from densewalk.curve import append_point, as_line, read_points
 from densewalk.errors import Interrupted, TrainingError, UserError
-from densewalk.events import Events
+from densewalk.events import Events, newest
 from densewalk.methods.base import Item, Method
 from densewalk.progress import Progress
 from densewalk.provenance import derive_seed
@@ -277,8 +278,7 @@ class Curve:
         pass
 
     def __exit__(self, *_: object) -> None:
-        if self.events is not None:
-            self.events.close()
+        self.close()
 
     def add(self, at: int, loss: Tensor, logs: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
         """Note step `at`, if it is one to note.
@@ -296,6 +296,22 @@ class Curve:
             append_point(self.path, point)
         if self.events is not None:
             self.events.add(point)
+
+    def close(self) -> None:
+        """No more steps come."""
+        if self.events is not None:
+            self.events.close()
+
+
+def keep_curves(state: Path, out: Path, *, tensorboard: bool) -> None:
+    """The learning curve, and TensorBoard's event file if it is asked for, in place of those of an earlier training."""
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(state / "metrics.jsonl", out / "metrics.jsonl")
+    if (out / "tensorboard").is_dir():
+        shutil.rmtree(out / "tensorboard")
+    if tensorboard:
+        (out / "tensorboard").mkdir()
+        shutil.copy(newest(state / "tensorboard"), out / "tensorboard")
 
 
 def require_finite(loss: Tensor, at: int, curve: Path) -> None:

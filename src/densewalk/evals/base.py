@@ -18,7 +18,7 @@ class Job:
     """Where and how one evaluation runs; none of it changes a number.
 
     out: folder for pictures and predictions beside the result. state: folder for resumable state, kept after a failure.
-    cache: features that evaluations share; none without it.
+    cache: features that evaluations share; none without it. tensorboard: whether what is trained writes event files, too.
     """
 
     out: Path
@@ -27,6 +27,7 @@ class Job:
     device: str = "cpu"
     workers: int = 0
     cache: FeatureCache | None = None
+    tensorboard: bool = False
 
     def cached(self, dense: Dense, backbone_path: Path, what: str = "") -> Dense:
         """`dense`, sharing what it computes with all evaluations of the same backbone file.

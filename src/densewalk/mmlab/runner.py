@@ -28,7 +28,7 @@ from densewalk import distributed
 from densewalk.checkpoint import State
 from densewalk.errors import Interrupted
 from densewalk.evals.base import Job
-from densewalk.loop import Curve, StopRequest, require_finite, stop_signals
+from densewalk.loop import Curve, StopRequest, keep_curves, require_finite, stop_signals
 from densewalk.mmlab import optim, vit  # noqa: F401  registers DensewalkBackbone
 from densewalk.mmlab.data import ItemStream, SeededDataset, seed_everything
 from densewalk.mmlab.experiment import PREFIX, Config, Experiment
@@ -46,6 +46,8 @@ _numbers = itertools.count()
 def run(experiment: Experiment, job: Job, inputs: Mapping[str, str]) -> dict[str, Any]:
     """Train from the newest intact checkpoint in `job.state`, if there is one, then test; what the metric computes.
 
+    The learning curve is kept in `job.out`.
+
     Args:
         inputs: fingerprints of all that the state depends on; state of other inputs is not used.
 
@@ -57,6 +59,7 @@ def run(experiment: Experiment, job: Job, inputs: Mapping[str, str]) -> dict[str
         with stop_signals() as stop:
             runner = StatefulRunner(experiment, job, state, stop, scratch)
             runner.train()
+        keep_curves(state.folder, job.out, tensorboard=job.tensorboard)
         if experiment.test_model is not None:
             runner.model = MODELS.build(experiment.test_model | {"segmentor": runner.model})
         found = runner.test()
@@ -107,7 +110,7 @@ class StatefulRunner(Runner):
             test_cfg={"type": "TestLoop"},
             test_evaluator=experiment.metric,
             default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
-            custom_hooks=[SeedHook(job.seed), TableHook(job.out / TABLE), ProgressHook(state), StateHook(state, stop)],
+            custom_hooks=[SeedHook(job.seed), TableHook(job.out / TABLE), ProgressHook(state, job), StateHook(state, stop)],
             default_scope=experiment.scope,
             randomness={"seed": derive_seed(job.seed, "model") % 2**32},
             log_level="WARNING",
@@ -196,13 +199,13 @@ class ProgressHook(Hook):
     # the learning rate that is noted is the one that was used: schedulers come later
     priority = "NORMAL"
 
-    def __init__(self, state: State) -> None:
-        self.state = state
+    def __init__(self, state: State, job: Job) -> None:
+        self.state, self.tensorboard = state, job.tensorboard
 
     def before_train(self, runner: Runner) -> None:
         """Called after a resume."""
         self.progress = Progress("train", runner.max_iters, done=runner.iter)
-        self.curve = Curve(self.state.folder / CURVE, runner.iter, every=CURVE_EVERY)
+        self.curve = Curve(self.state.folder / CURVE, runner.iter, every=CURVE_EVERY, tensorboard=self.tensorboard)
 
     def after_train_iter(self, runner: Runner, outputs: dict[str, torch.Tensor], **_: Any) -> None:
         """One iteration is done; `outputs` are its losses."""
@@ -212,6 +215,7 @@ class ProgressHook(Hook):
 
     def after_train(self, _runner: Runner) -> None:
         """The last iteration is done."""
+        self.curve.close()
         self.progress.close()
 
     def before_test(self, runner: Runner) -> None:
