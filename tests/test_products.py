@@ -88,7 +88,7 @@ def test_all_else_is_torchs_own(why, monkeypatch):
         raise AssertionError("not for this one")
 
     monkeypatch.setattr(products, "AVAILABLE", True)
-    monkeypatch.setattr(products, "_product", wrong)
+    monkeypatch.setattr(products, "product", wrong)
     rows = FEWEST - 1 if why == "few rows" else FEWEST
     x, weight = (torch.randn(n, 8, dtype=torch.float64 if why == "double" else torch.float32) for n in (rows, 6))
     with torch.autocast("cpu", enabled=why == "autocast"):
