@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from densewalk import attention as module
 from densewalk import products
-from densewalk.attention import FEWEST, ROWS, attention
+from densewalk.attention import FEWEST, ROWS, attention, self_attention
 
 needed = pytest.mark.skipif(not products.AVAILABLE, reason="this processor has no AVX-512, or torch no oneDNN")
 
@@ -58,12 +58,24 @@ def test_scores_of_any_size_are_survived(torchs_own):
 
 
 @needed
+def test_a_gradient_of_all_three_is_one_tensor(torchs_own):
+    qkv = torch.randn(2, FEWEST, 3, 3, 8).permute(2, 0, 3, 1, 4).requires_grad_()
+    found = []
+    for y in (attention(*qkv), self_attention(qkv)):
+        found.append([y, torch.autograd.grad(y.square().sum(), qkv)[0]])
+    assert not torchs_own
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
+    assert found[1][1].stride() == qkv.stride(), "so that the layer before takes it without a copy"
+
+
+@needed
 def test_no_matrix_is_kept():
     parts = [tokens(1, 2, FEWEST, 8, seed).float().requires_grad_() for seed in range(3)]
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         y = attention(*parts)
-    assert kept == [y.numel()] * 4 + [2 * FEWEST]
+    assert sorted(kept) == [2 * FEWEST] + [y.numel()] * 4
 
 
 @pytest.mark.parametrize("why", ["double", "few queries", "few keys", "autocast", "many threads"])
@@ -75,4 +87,6 @@ def test_all_else_is_torchs_own(why, monkeypatch, torchs_own):
     query, key, value = (tokens(1, 2, number, 8, seed).to(dtype) for seed, number in enumerate((queries, keys, keys)))
     with torch.autocast("cpu", enabled=why == "autocast"):
         attention(query, key, value)
-    assert torchs_own == [1]
+        if queries == keys:
+            self_attention(torch.stack([query, key, value]))
+    assert torchs_own == [1] * (1 + (queries == keys))

@@ -36,11 +36,19 @@ def attention(
     for each image and head:
         softmax(query @ key.T / sqrt(head_dim), dim=1) @ value
     """
-    enough = min(query.shape[2], key.shape[2]) >= FEWEST
-    if not enough or torch.get_num_threads() > MOST_THREADS or not suits(query, key):
-        return F.scaled_dot_product_attention(query, key, value)
-    result: Tensor = _Attention.apply(query, key, value)
+    result: Tensor = _Attention.apply(query, key, value) if _taken(query, key) else F.scaled_dot_product_attention(query, key, value)
     return result
+
+
+def self_attention(qkv: Float[Tensor, "3 images heads tokens head_dim"]) -> Float[Tensor, "images heads tokens head_dim"]:
+    """`attention` of queries, keys and values that are one tensor, as its gradient then is, too."""
+    result: Tensor = _Attention.apply(qkv) if _taken(*qkv[:2]) else F.scaled_dot_product_attention(*qkv)
+    return result
+
+
+def _taken(query: Tensor, key: Tensor) -> bool:
+    enough = min(query.shape[2], key.shape[2]) >= FEWEST
+    return suits(query, key) and enough and torch.get_num_threads() <= MOST_THREADS
 
 
 class _Attention(torch.autograd.Function):
@@ -54,42 +62,44 @@ class _Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, *parts: Tensor) -> Tensor:
+        query, key, value = parts if len(parts) == 3 else parts[0]
         images, heads, queries, dim = query.shape
         y = query.new_empty(images, queries, heads, dim).transpose(1, 2)
         logs = query.new_empty(images, heads, queries, 1)
         for at in _each(images, heads):
-            one_key, one_value = key[at].contiguous(), value[at].t().contiguous()
+            one_key, one_value = key[at].contiguous(), value[at].contiguous()
             for rows in _blocks(queries):
                 p = product(query[at][rows] * _unit(dim), one_key)
                 top = p.amax(1, keepdim=True)
                 total = p.sub_(top).exp2_().sum(1, keepdim=True)
-                torch.div(product(p, one_value), total, out=y[at][rows])
+                torch.div(product(p, one_value.t()), total, out=y[at][rows])
                 torch.add(top, total.log2_(), out=logs[at][rows])
-        ctx.save_for_backward(query, key, value, y, logs)
+        ctx.save_for_backward(y, logs, *parts)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        query, key, value, y, logs = ctx.saved_tensors
-        dquery, dkey, dvalue = (torch.empty_like(x) for x in (query, key, value))
+        y, logs, *parts = ctx.saved_tensors
+        gradients = [torch.empty_like(part) for part in parts]
+        query, key, value = parts if len(parts) == 3 else parts[0]
+        dquery, dkey, dvalue = gradients if len(parts) == 3 else gradients[0]
         images, heads, queries, dim = query.shape
         for at in _each(images, heads):
             one_key, one_value, dy = key[at].contiguous(), value[at].contiguous(), gradient[at].contiguous()
-            key_t = one_key.t().contiguous()
             # of all queries so far, transposed: the products are the faster ones
-            dkey_t = dvalue_t = torch.zeros_like(key_t)
+            dkey_t = dvalue_t = one_key.new_zeros(())
             for rows in _blocks(queries):
                 q, g = query[at][rows] * _unit(dim), dy[rows]
                 p = product(q, one_key).sub_(logs[at][rows]).exp2_()
                 ds = product(g, one_value).sub_((g * y[at][rows]).sum(1, keepdim=True)).mul_(p)
                 dvalue_t = product(g.t(), p.t()) + dvalue_t
                 dkey_t = product(q.t(), ds.t()) + dkey_t
-                torch.mul(product(ds, key_t), dim**-0.5, out=dquery[at][rows])
+                torch.mul(product(ds, one_key.t()), dim**-0.5, out=dquery[at][rows])
             torch.mul(dkey_t.t(), math.log(2), out=dkey[at])
             dvalue[at] = dvalue_t.t()
-        return dquery, dkey, dvalue
+        return tuple(gradients)
 
 
 def _unit(dim: int) -> float:

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from densewalk import dinov3
-from densewalk.attention import attention
+from densewalk.attention import attention, self_attention
 from densewalk.blocks import Through, residual, through
 from densewalk.errors import UserError
 from densewalk.products import Linear, activated_linear, hasten, linear, suits
@@ -294,8 +294,7 @@ class LeanBlock(Block):
         """The branch of the attention."""
         layer: Any = self.attn
         qkv = layer.qkv(self.norm1(x)).unflatten(2, (3, layer.num_heads, -1))
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        return scaled(layer.proj, attention(query, key, value).transpose(1, 2).flatten(2), self.ls1)
+        return scaled(layer.proj, self_attention(qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2).flatten(2), self.ls1)
 
     def transform(self, x: Tensor) -> Tensor:
         """The branch of the MLP."""

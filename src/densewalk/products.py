@@ -8,6 +8,7 @@ as well, takes what is there: twice the speed (benchmarks/products.py). On a GPU
 all is torch's own.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torch.nn import functional as F
 
 FEWEST = 16
 """Rows from which on oneDNN's product is the faster one."""
+MOST = 704
+"""Most rows of factors that are transposed at once."""
 
 
 def available() -> bool:
@@ -63,6 +66,16 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result
 
 
+def transposed_product(one: Float[Tensor, "rows m"], other: Float[Tensor, "rows n"]) -> Float[Tensor, "m n"]:
+    """`one^T other`. oneDNN has both transposed first: block by block they stay in a core's cache, and the narrower one is the cheaper
+    to be its `x`."""
+    narrow, wide = (one, other) if one.shape[1] <= other.shape[1] else (other, one)
+    blocks = -(-len(one) // MOST)
+    parts = [product(a.t(), b.t()) for a, b in zip(narrow.chunk(blocks), wide.chunk(blocks), strict=True)]
+    result = functools.reduce(Tensor.add_, parts)
+    return result if narrow is one else result.t().contiguous()
+
+
 class _Linear(torch.autograd.Function):
     """The product and its gradients: dx = dy weight, dweight = dy^T x, dbias = sum of dy."""
 
@@ -80,7 +93,7 @@ class _Linear(torch.autograd.Function):
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
             product(rows, weight.t()).view(*gradient.shape[:-1], -1) if of_x else None,
-            product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if of_weight else None,
+            transposed_product(rows, x.reshape(-1, x.shape[-1])) if of_weight else None,
             rows.sum(0) if of_bias else None,
         )
 
@@ -106,7 +119,7 @@ class _ActivatedLinear(torch.autograd.Function):
         down = product(rows, weight.t()).view(x.shape) if of_x else None
         return (
             torch.autograd.grad(activated, x, down)[0] if of_x else None,
-            product(rows.t(), activated.detach().reshape(-1, x.shape[-1]).t()) if of_weight else None,
+            transposed_product(rows, activated.detach().reshape(-1, x.shape[-1])) if of_weight else None,
             rows.sum(0) if of_bias else None,
             None,
         )
