@@ -31,7 +31,7 @@ def in_matrices(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> 
 
 @needed
 @pytest.mark.parametrize("sharpness", [1, 30])
-@pytest.mark.parametrize("queries, keys", [(FEWEST, FEWEST), (ROWS + 1, ROWS + 1), (2 * ROWS + 5, FEWEST + 3)])
+@pytest.mark.parametrize(("queries", "keys"), [(FEWEST, FEWEST), (ROWS + 1, ROWS + 1), (2 * ROWS + 5, FEWEST + 3)])
 def test_values_and_gradients_are_those_of_the_formula(queries, keys, sharpness, torchs_own):
     """With one block or several, and with shares so uneven that powers of two alone would overflow."""
     parts = [tokens(2, 3, queries, 16, 0) * sharpness, tokens(2, 3, keys, 16, 1), tokens(2, 3, keys, 16, 2)]
