@@ -114,6 +114,7 @@ def print_steps(options: argparse.Namespace) -> None:
     for repeat in range(options.repeats):
         for label, (compat, losses, attention, hastened) in rows.items():
             method, optimizer, batch = new_run(options, compat)
+            torch.manual_seed(repeat)  # the same images are dropped for all
             with replaced(F, "scaled_dot_product_attention", attention), replaced(products, "AVAILABLE", hastened):
                 taken = one_step(method, optimizer, batch, losses)
                 stages[label] = min(taken, stages.get(label, taken), key=lambda s: sum(s.values()))
