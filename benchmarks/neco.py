@@ -102,7 +102,7 @@ def print_steps(options: argparse.Namespace) -> None:
     size = f"{options.arch}, {options.batch} image(s) of {options.size} and {options.local} px"
     print(f"\nstep of {size:<49} teacher student    loss backward  update  total  faster   saved MiB/image")
     fused = F.scaled_dot_product_attention
-    rows = {  # compat, sorting, attention, whether linear layers are products.py's
+    rows = {  # compat, sorting, torch's attention, whether products.py's and attention.py's are taken instead of torch's
         "compat: released as it is: torch's, all in matrices": ("released", matrix_losses, matrix_attention, False),
         "compat: released, torch's layers, sorting in matrices": ("released", matrix_losses, fused, False),
         "compat: released, sorting in matrices": ("released", matrix_losses, fused, products.AVAILABLE),
@@ -114,6 +114,7 @@ def print_steps(options: argparse.Namespace) -> None:
     for repeat in range(options.repeats):
         for label, (compat, losses, attention, hastened) in rows.items():
             method, optimizer, batch = new_run(options, compat)
+            torch.manual_seed(repeat)  # the same images are dropped for all
             with replaced(F, "scaled_dot_product_attention", attention), replaced(products, "AVAILABLE", hastened):
                 taken = one_step(method, optimizer, batch, losses)
                 stages[label] = min(taken, stages.get(label, taken), key=lambda s: sum(s.values()))

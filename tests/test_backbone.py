@@ -479,11 +479,11 @@ def test_lean_mlp_equals_timm_s_and_lets_autograd_keep_less():
     assert kept == [1, 2]
 
 
-@pytest.mark.parametrize("dropped", ["none", "some", "all"])
+@pytest.mark.parametrize("dropped", ["never", "none", "some", "all"])
 @pytest.mark.parametrize("name", ["vit_nano_patch16", "vit_nano_patch14", "vit_nano_patch14_swiglu"])
 def test_lean_block_equals_timm_s_in_values_and_gradients(name, dropped):
     """With LayerScale and without; images that stochastic depth drops are the same ones."""
-    rate = {"none": 0.0, "some": 0.5, "all": 0.999999}[dropped]
+    rate = {"never": 0.0, "none": 0.05, "some": 0.5, "all": 0.999999}[dropped]
     lean = create(name, seed=0, drop_path=rate).double().train().vit.blocks[-1]
     for number, parameter in enumerate(lean.parameters()):
         nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(number))
@@ -496,7 +496,7 @@ def test_lean_block_equals_timm_s_in_values_and_gradients(name, dropped):
     for one, two in zip(*results, strict=True):
         assert torch.allclose(one, two, rtol=1e-10, atol=1e-10)
     unchanged = (results[0][0] == x).flatten(1).all(1)
-    assert {"none": not unchanged.any(), "some": True, "all": unchanged.all()}[dropped]
+    assert {"never": not unchanged.any(), "none": not unchanged.any(), "some": True, "all": unchanged.all()}[dropped]
 
 
 def test_no_work_is_done_for_dropped_images():

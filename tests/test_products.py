@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from densewalk import products
-from densewalk.products import FEWEST, Linear, hasten, linear
+from densewalk.products import FEWEST, MOST, Linear, hasten, linear, transposed_product
 
 needed = pytest.mark.skipif(not products.AVAILABLE, reason="this processor has no AVX-512, or torch no oneDNN")
 
@@ -32,6 +32,16 @@ def test_values_and_gradients_are_as_exact_as_torchs(batch, bias):
     for exact, ours in zip(*results, strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=2e-5)
+
+
+@needed
+@pytest.mark.parametrize("widths", [(24, 40), (40, 24)])
+@pytest.mark.parametrize("rows", [FEWEST, MOST, 2 * MOST + 7])
+def test_a_transposed_product_in_blocks(rows, widths):
+    one, other = (normal(rows, width, seed=width) for width in widths)
+    found = transposed_product(one.float(), other.float())
+    assert found.is_contiguous(), "as the weights are that it is a gradient of"
+    torch.testing.assert_close(found.double(), one.t() @ other, rtol=1e-5, atol=2e-5 * rows**0.5)
 
 
 @needed
@@ -88,7 +98,7 @@ def test_all_else_is_torchs_own(why, monkeypatch):
         raise AssertionError("not for this one")
 
     monkeypatch.setattr(products, "AVAILABLE", True)
-    monkeypatch.setattr(products, "_product", wrong)
+    monkeypatch.setattr(products, "product", wrong)
     rows = FEWEST - 1 if why == "few rows" else FEWEST
     x, weight = (torch.randn(n, 8, dtype=torch.float64 if why == "double" else torch.float32) for n in (rows, 6))
     with torch.autocast("cpu", enabled=why == "autocast"):

@@ -35,6 +35,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from densewalk import dinov3
+from densewalk.attention import attention, self_attention
 from densewalk.blocks import Through, residual, through
 from densewalk.errors import UserError
 from densewalk.products import Linear, activated_linear, hasten, linear, suits
@@ -291,10 +292,9 @@ class LeanBlock(Block):
 
     def attend(self, x: Tensor) -> Tensor:
         """The branch of the attention."""
-        attention: Any = self.attn
-        qkv = attention.qkv(self.norm1(x)).unflatten(2, (3, attention.num_heads, -1))
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        return scaled(attention.proj, F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2), self.ls1)
+        layer: Any = self.attn
+        qkv = layer.qkv(self.norm1(x)).unflatten(2, (3, layer.num_heads, -1))
+        return scaled(layer.proj, self_attention(qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2).flatten(2), self.ls1)
 
     def transform(self, x: Tensor) -> Tensor:
         """The branch of the MLP."""
@@ -536,7 +536,7 @@ class Backbone(nn.Module):
 
     def _attended(self, query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
         """The values that each query gets: [batch, heads, queries, head_dim]."""
-        return F.scaled_dot_product_attention(self._turned(query, grid), self._turned(key, grid), value)
+        return attention(self._turned(query, grid), self._turned(key, grid), value)
 
     def _scaled(self, branch: Literal[1, 2], y: Tensor) -> Tensor:
         """The output of the last block's attention or MLP times its LayerScale."""

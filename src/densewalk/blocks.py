@@ -27,8 +27,10 @@ def residual(
     kept = x.new_empty(len(x), 1, 1).bernoulli_(1 - rate)
     # where no image is kept, the weights still must get their gradient of zero: it lets AdamW go on
     if x.device.type == "cpu" and not torch.compiler.is_compiling() and kept.any():
+        if kept.all():
+            return torch.add(x, branch(x), alpha=1 / (1 - rate))
         images = kept.flatten().nonzero()[:, 0]
-        return x.index_add(0, images, branch(x[images]).to(x.dtype), alpha=1 / (1 - rate))
+        return x.index_add(0, images, branch(x.index_select(0, images)).to(x.dtype), alpha=1 / (1 - rate))
     return x + branch(x) * (kept / (1 - rate))
 
 

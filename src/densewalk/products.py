@@ -8,6 +8,7 @@ as well, takes what is there: twice the speed (benchmarks/products.py). On a GPU
 all is torch's own.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torch.nn import functional as F
 
 FEWEST = 16
 """Rows from which on oneDNN's product is the faster one."""
+MOST = 704
+"""Most rows of factors that are transposed at once."""
 
 
 def available() -> bool:
@@ -39,7 +42,7 @@ def linear(
     """What `F.linear` gives, up to rounding."""
     if not suits(x, weight):
         return F.linear(x, weight, bias)
-    result: Tensor = _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else _product(x, weight, bias)
+    result: Tensor = _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else product(x, weight, bias)
     return result
 
 
@@ -57,9 +60,20 @@ def suits(x: Tensor, weight: Tensor) -> bool:
     return ours and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu") and x.numel() >= FEWEST * x.shape[-1]
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """oneDNN's `x weight^T + bias`, without gradients. `weight` may be the transpose of a contiguous matrix, but no other view."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
+
+
+def transposed_product(one: Float[Tensor, "rows m"], other: Float[Tensor, "rows n"]) -> Float[Tensor, "m n"]:
+    """`one^T other`. oneDNN has both transposed first: block by block they stay in a core's cache, and the narrower one is the cheaper
+    to be its `x`."""
+    narrow, wide = (one, other) if one.shape[1] <= other.shape[1] else (other, one)
+    blocks = -(-len(one) // MOST)
+    parts = [product(a.t(), b.t()) for a, b in zip(narrow.chunk(blocks), wide.chunk(blocks), strict=True)]
+    result = functools.reduce(Tensor.add_, parts)
+    return result if narrow is one else result.t().contiguous()
 
 
 class _Linear(torch.autograd.Function):
@@ -69,7 +83,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         of_x, of_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
-        return _product(x, weight, bias)
+        return product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -78,8 +92,8 @@ class _Linear(torch.autograd.Function):
         rows = gradient.reshape(-1, gradient.shape[-1])
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
-            _product(rows, weight.t()).view(*gradient.shape[:-1], -1) if of_x else None,
-            _product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if of_weight else None,
+            product(rows, weight.t()).view(*gradient.shape[:-1], -1) if of_x else None,
+            transposed_product(rows, x.reshape(-1, x.shape[-1])) if of_weight else None,
             rows.sum(0) if of_bias else None,
         )
 
@@ -91,7 +105,7 @@ class _ActivatedLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, activation: nn.Module) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.activation = activation
-        return _product(activation(x), weight, bias)
+        return product(activation(x), weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -102,10 +116,10 @@ class _ActivatedLinear(torch.autograd.Function):
         with torch.set_grad_enabled(of_x):
             x = x.detach().requires_grad_(of_x)
             activated = ctx.activation(x)
-        down = _product(rows, weight.t()).view(x.shape) if of_x else None
+        down = product(rows, weight.t()).view(x.shape) if of_x else None
         return (
             torch.autograd.grad(activated, x, down)[0] if of_x else None,
-            _product(rows.t(), activated.detach().reshape(-1, x.shape[-1]).t()) if of_weight else None,
+            transposed_product(rows, activated.detach().reshape(-1, x.shape[-1])) if of_weight else None,
             rows.sum(0) if of_bias else None,
             None,
         )

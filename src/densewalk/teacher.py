@@ -25,5 +25,4 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
     sources: list[Tensor] = list(student.parameters())
     if len(targets) != len(sources):
         raise ValueError(f"teacher has {len(targets)} parameters, student {len(sources)}: they must be the same network")
-    torch._foreach_mul_(targets, momentum)
-    torch._foreach_add_(targets, sources, alpha=1 - momentum)
+    torch._foreach_lerp_(targets, sources, 1 - momentum)
