@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from densewalk import loop
+from densewalk.allocator import give_back
 from densewalk.backbone import create
 from densewalk.blocks import CompiledBlocks
 from densewalk.cost import peak_rss_mib
@@ -63,7 +64,9 @@ def part_stages(watch: Stopwatch, method: Dora, batch: dict[str, torch.Tensor], 
         method.note_logits(seen.logits)
         return share * total_loss(*terms, carry_over=bool(s.loss_carry_over))
 
-    watch("backward", watch("loss", loss).backward)
+    total = watch("loss", loss)
+    watch("give back memory", give_back)
+    watch("backward", total.backward)
 
 
 def clip_stages(settings: DoraSettings, height: int, width: int) -> dict[str, float]:

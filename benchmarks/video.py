@@ -112,7 +112,7 @@ def compare_figures(ratio: float, seconds: float, own: float, rss: float) -> Non
     print(f"\n{'figure, for a 4K60 source':28} {'here':>7} {'most':>7}")
     for name, here, most in (
         ("transcode / plain, CPU", ratio, 1.3),
-        ("CPU-s a clip, decoding", seconds, 0.1),
+        ("CPU-s a clip, with its views", seconds, 0.1),
         ("MiB a worker, own", own, 600),
         ("MiB a worker, RSS", rss, 600),
     ):
@@ -181,7 +181,7 @@ class ViewReader:
 
 
 def compare_clips(source: Path, copy: Path, receipt: dict[str, Any], count: int) -> tuple[float, float, float]:
-    """CPU seconds and memory of loading clips, each reader in a process of its own; those of the training copy's reader."""
+    """CPU seconds and memory of loading clips, each reader in a process of its own; those of the training copy's with views."""
     clips = VideoClips(copy, receipt, FRAMES, SPACING)
     chosen = np.random.default_rng(0).integers(0, len(clips), count)
     indices = [clips.frame_indices(int(i)) for i in chosen]
@@ -190,9 +190,8 @@ def compare_clips(source: Path, copy: Path, receipt: dict[str, Any], count: int)
     measure("source, PyAV", ClipReader(source, reader="pyav"), indices, first)
     measure("copy, decord", ClipReader(copy, gop=receipt["gop"], reader="decord"), indices, first)
     ours = ClipReader(copy, gop=receipt["gop"], reader="pyav")
-    figures = measure("copy, PyAV (VideoClips)", ours, indices, first)
-    measure("the same, with DoRA's views", ViewReader(ours), indices, first)
-    return figures
+    measure("copy, PyAV (VideoClips)", ours, indices, first)
+    return measure("the same, with DoRA's views", ViewReader(ours), indices, first)
 
 
 def measure(name: str, reader: ClipReader | ViewReader, indices: list[list[int]], first: float | None = None) -> tuple[float, float, float]:

@@ -5,9 +5,10 @@ from functools import partial
 
 import pytest
 import torch
+from timm.layers import DropPath
 
 from densewalk.backbone import Backbone, create
-from densewalk.blocks import CompiledBlocks
+from densewalk.blocks import CompiledBlocks, residual
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -22,6 +23,24 @@ def outcome(backbone: Backbone) -> list[torch.Tensor]:
 
 def same(one: list[torch.Tensor], two: list[torch.Tensor]) -> bool:
     return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(one, two, strict=True))
+
+
+def test_dropping_images_keeps_no_image_for_the_backward_pass() -> None:
+    """For y = x + 2 [image kept] * w x:  dx = dy + 2 [image kept] * w dy,  dw = sum over kept images of 2 dy x."""
+    x = torch.randn(40, 3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weight = torch.tensor(0.3, requires_grad=True)
+    kept: list[torch.Size] = []
+    torch.manual_seed(0)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        y = residual(x, DropPath(0.5).train(), lambda part: part * weight)
+    shown = (y != x).flatten(1).all(1)
+    assert 0 < shown.sum() < 40
+    assert sum(shape.numel() == 15 * int(shown.sum()) for shape in kept) == 1, "the branch's own input, not its output"
+    down = torch.randn(40, 3, 5, generator=torch.Generator().manual_seed(1))
+    of_x, of_weight = torch.autograd.grad(y, [x, weight], down)
+    torch.testing.assert_close(y, x + 2 * shown[:, None, None] * weight * x)
+    torch.testing.assert_close(of_x, down * (1 + 2 * shown[:, None, None] * weight))
+    torch.testing.assert_close(of_weight, (2 * shown[:, None, None] * down * x).sum())
 
 
 @pytest.mark.slow

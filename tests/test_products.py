@@ -61,7 +61,29 @@ def test_behind_an_activation(learns):
 
 
 def through_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return products.activated_linear(x, nn.GELU(), weight, bias)
+    return products.linear_behind(nn.GELU(), x, weight, bias)
+
+
+@needed
+@pytest.mark.parametrize("learns", [(True, True), (True, False), (False, True), (False, False)])
+def test_behind_a_norm(learns):
+    """The norm's own parameters learn, too, or do not; the norm's output is not kept."""
+    weight, bias = normal(29, 48, seed=1), normal(29, seed=2)
+    some = nn.LayerNorm(48).requires_grad_(learns[1])
+    nn.init.normal_(some.weight, generator=torch.Generator().manual_seed(4))
+    results, kept = [], []
+    for dtype in (torch.float64, torch.float32):
+        norm = copy.deepcopy(some).to(dtype)
+        x = normal(3, 17, 48).to(dtype).requires_grad_(learns[0])
+        own = [weight.to(dtype).requires_grad_(), bias.to(dtype).requires_grad_()]
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+            y = F.linear(norm(x), *own) if dtype == torch.float64 else products.linear_behind(norm, x, *own)
+        inputs = [part for part in (x, *norm.parameters(), *own) if part.requires_grad]
+        results.append([y, *torch.autograd.grad((y**2).sum(), inputs)])
+    for exact, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-3)
+    found = [t.data_ptr() for t in kept if t.dtype == torch.float32]
+    assert found == [t.data_ptr() for t in (x, own[0], *norm.parameters())]
 
 
 @needed

@@ -38,7 +38,7 @@ from densewalk import dinov3
 from densewalk.attention import attention, self_attention
 from densewalk.blocks import Through, residual, through
 from densewalk.errors import UserError
-from densewalk.products import Linear, activated_linear, hasten, linear, suits
+from densewalk.products import Linear, hasten, linear, linear_behind, suits
 from densewalk.settings.checkpoints import IMAGENET_MEAN, IMAGENET_STD
 
 Interpolation = Literal["offset", "antialias", "size"]
@@ -267,14 +267,14 @@ class LeanMlp(Mlp):
     It is a quarter of all that a block keeps, for the cost of one GELU; values and gradients are the same to the last bit.
     """
 
-    def forward(self, x: Tensor, scale: nn.Module | None = None) -> Tensor:
-        """What timm's gives, times a LayerScale."""
-        x = self.fc1(x)
+    def forward(self, x: Tensor, norm: nn.Module | None = None, scale: nn.Module | None = None) -> Tensor:
+        """What timm's gives behind a norm, times a LayerScale."""
+        x = self.fc1(x) if norm is None else behind(norm, x, self.fc1)
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # a compiler chooses by itself what to keep
             return self._activate(x, scale)
         weight, bias = folded(self.fc2, scale)
         if isinstance(self.fc2, Linear) and suits(x, weight):
-            return activated_linear(x, self.act, weight, bias)
+            return linear_behind(self.act, x, weight, bias)
         # stops as soon as the activation is there: the second layer is not computed again
         return checkpoint(self._activate, x, scale, use_reentrant=False, preserve_rng_state=False)
 
@@ -293,13 +293,19 @@ class LeanBlock(Block):
     def attend(self, x: Tensor) -> Tensor:
         """The branch of the attention."""
         layer: Any = self.attn
-        qkv = layer.qkv(self.norm1(x)).unflatten(2, (3, layer.num_heads, -1))
+        qkv = behind(self.norm1, x, layer.qkv).unflatten(2, (3, layer.num_heads, -1))
         return scaled(layer.proj, self_attention(qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2).flatten(2), self.ls1)
 
     def transform(self, x: Tensor) -> Tensor:
         """The branch of the MLP."""
-        x = self.norm2(x)
-        return self.mlp(x, self.ls2) if isinstance(self.mlp, LeanMlp) else self.ls2(self.mlp(x))
+        return self.mlp(x, self.norm2, self.ls2) if isinstance(self.mlp, LeanMlp) else self.ls2(self.mlp(self.norm2(x)))
+
+
+def behind(norm: nn.Module, x: Tensor, layer: Any) -> Tensor:
+    """`layer(norm(x))`; where our own product is taken, the norm's output is not kept for the backward pass but made again."""
+    if isinstance(layer, Linear) and torch.is_grad_enabled() and suits(x, layer.weight):
+        return linear_behind(norm, x, layer.weight, layer.bias)
+    return layer(norm(x))
 
 
 def scaled(layer: Any, x: Tensor, scale: nn.Module | None) -> Tensor:

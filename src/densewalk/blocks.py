@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 log = logging.getLogger("densewalk")
@@ -30,8 +32,26 @@ def residual(
         if kept.all():
             return torch.add(x, branch(x), alpha=1 / (1 - rate))
         images = kept.flatten().nonzero()[:, 0]
-        return x.index_add(0, images, branch(x.index_select(0, images)).to(x.dtype), alpha=1 / (1 - rate))
+        result: Tensor = _IndexAdd.apply(x, images, branch(x.index_select(0, images)).to(x.dtype), 1 / (1 - rate))
+        return result
     return x + branch(x) * (kept / (1 - rate))
+
+
+class _IndexAdd(torch.autograd.Function):
+    """`x.index_add(0, rows, source, alpha=alpha)`. torch's own keeps the whole source for its backward pass, which asks for its shape."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor, source: Tensor, alpha: float) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.alpha = alpha
+        return x.index_add(0, rows, source, alpha=alpha)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (rows,) = ctx.saved_tensors
+        of_x, _, of_source, _ = ctx.needs_input_grad
+        return gradient if of_x else None, None, gradient.index_select(0, rows).mul_(ctx.alpha) if of_source else None, None
 
 
 def through(blocks: Sequence[nn.Module], x: Tensor, turns: Tensor | None, recompute: bool) -> Tensor:

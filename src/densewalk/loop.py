@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from densewalk import distributed
+from densewalk.allocator import give_back
 from densewalk.checkpoint import State, atomic_write
 from densewalk.cost import Cost, Meter
 from densewalk.curve import append_point, as_line, read_points
@@ -111,6 +112,8 @@ def one_step(
         rng = torch.Generator(device=device).manual_seed(derive_seed(seed, "draws", at))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=execution.precision == "bfloat16"):
             loss, logs = method.step(to_device(part, device), at, rng)
+        if device.type == "cpu":  # here a step needs the most memory
+            give_back()
         (loss / len(parts)).backward()
         results.append((loss.detach(), logs))
     distributed.average_gradients(p for group in optimizer.param_groups for p in group["params"])

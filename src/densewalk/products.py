@@ -9,12 +9,14 @@ all is torch's own.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
 FEWEST = 16
@@ -46,11 +48,14 @@ def linear(
     return result
 
 
-def activated_linear(
-    x: Float[Tensor, "*batch features"], activation: nn.Module, weight: Float[Tensor, "out features"], bias: Float[Tensor, " out"] | None
+def linear_behind(
+    layer: nn.Module, x: Float[Tensor, "*batch features"], weight: Float[Tensor, "out features"], bias: Float[Tensor, " out"] | None
 ) -> Float[Tensor, "*batch out"]:
-    """`linear(activation(x), weight, bias)` that keeps `x`, not the activation, for the backward pass; where `suits` says so."""
-    result: Tensor = _ActivatedLinear.apply(x, weight, bias, activation)
+    """`linear(layer(x), weight, bias)` that keeps `x`, not `layer(x)`, for the backward pass; where `suits` says so.
+
+    layer: cheap to compute again, the same whenever it is, and a tensor as large as `x`: an activation, a norm.
+    """
+    result: Tensor = _LinearBehind.apply(layer, x, weight, bias, *layer.parameters())
     return result
 
 
@@ -98,30 +103,39 @@ class _Linear(torch.autograd.Function):
         )
 
 
-class _ActivatedLinear(torch.autograd.Function):
-    """The product behind an activation, which the backward pass makes again."""
+class _LinearBehind(torch.autograd.Function):
+    """The product behind a layer, which the backward pass computes again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, activation: nn.Module) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.activation = activation
-        return product(activation(x), weight, bias)
+    def forward(ctx: Any, layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, *parameters)
+        ctx.layer = layer
+        return product(layer(x), weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        rows = gradient.reshape(-1, gradient.shape[-1])
-        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
-        with torch.set_grad_enabled(of_x):
+        x, weight, *parameters = ctx.saved_tensors
+        _, of_x, of_weight, of_bias, *of_parameters = ctx.needs_input_grad
+        with torch.enable_grad():
             x = x.detach().requires_grad_(of_x)
-            activated = ctx.activation(x)
-        down = product(rows, weight.t()).view(x.shape) if of_x else None
+            behind = ctx.layer(x)
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        shape = behind.shape
+        for_weight = transposed_product(rows, behind.detach().reshape(-1, shape[-1])) if of_weight else None
+        found: Iterator[Tensor] = iter(())
+        if of_x or any(of_parameters):
+            # from here on its gradient is wanted, not the output itself
+            edge = get_gradient_edge(behind)
+            del behind
+            learning = [part for part, learns in zip((x, *parameters), (of_x, *of_parameters), strict=True) if learns]
+            found = iter(torch.autograd.grad(edge, learning, product(rows, weight.t()).view(shape)))
         return (
-            torch.autograd.grad(activated, x, down)[0] if of_x else None,
-            transposed_product(rows, activated.detach().reshape(-1, x.shape[-1])) if of_weight else None,
-            rows.sum(0) if of_bias else None,
             None,
+            next(found) if of_x else None,
+            for_weight,
+            rows.sum(0) if of_bias else None,
+            *(next(found) if learns else None for learns in of_parameters),
         )
 
 
