@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
+from densewalk.allocator import give_back
 from densewalk.settings.data import VideoSettings
 from densewalk.settings.dora import DoraSettings
 from densewalk.video import ClipReader, VideoClips, probe, target_size, transcode
@@ -186,6 +187,7 @@ def compare_clips(source: Path, copy: Path, receipt: dict[str, Any], count: int)
     chosen = np.random.default_rng(0).integers(0, len(clips), count)
     indices = [clips.frame_indices(int(i)) for i in chosen]
     print(f"clip loading, {FRAMES} frames {SPACING:g} s apart")
+    give_back()  # what making and transcoding the video left in the heap, which no training has
     first = measure("source, decord", ClipReader(source, reader="decord"), indices)[0]
     measure("source, PyAV", ClipReader(source, reader="pyav"), indices, first)
     measure("copy, decord", ClipReader(copy, gop=receipt["gop"], reader="decord"), indices, first)
