@@ -245,7 +245,9 @@ def evaluation_of(page):
     return {"above": above[:300], "headings": [re.sub("<[^>]+>", "", h) for h in re.findall(r"<button[^>]*>(.*?)</button>", headings)]}
 
 
-@pytest.mark.parametrize(("text", "best"), [("% (higher is better)", {"b"}), ("% lost (lower is better)", {"a"}), ("% of copying, a floor", set())])
+@pytest.mark.parametrize(
+    ("text", "best"), [("% (higher is better)", {"b"}), ("% lost (lower is better)", {"a"}), ("% of copying, a floor", set())]
+)
 def test_the_best_of_a_column_goes_by_its_direction(text, best):
     wide = {"a": {"m": "1.00", "n": "2.00", "o": ""}, "b": {"m": "3.00", "n": "2.00", "o": "5.00"}, "c": {"m": "", "n": "2.00", "o": ""}}
     assert best_of(wide, ["m", "n", "o"], {"m": text}) == {(run, "m") for run in best}, "where all are equal, none is best"

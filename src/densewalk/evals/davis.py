@@ -10,7 +10,9 @@ Semi-supervised, the task DINO reports: the first frame's mask is given. Scored 
 but the first and the last, void as background. Unsupervised: the first frame's features are clustered by k-means instead, which
 is our own choice of proposals. Scored as DAVIS-2017 does: all frames, void left out, each object with the proposal that the
 Hungarian method gives it for the largest sum of mean J and mean F. In both the data set's value is the mean over *objects*, not
-sequences, and beside it stands a floor: the first frame's labels, copied to every frame (`copied`). Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.2.2) and its eval_video_segmentation.py, DAVIS-2017
+sequences, and beside it stands a floor: the first frame's labels, copied to every frame (`copied`).
+
+Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.2.2) and its eval_video_segmentation.py, DAVIS-2017
 (https://arxiv.org/abs/1704.00675, https://arxiv.org/abs/1905.00737) and davis2017-evaluation.
 
     job.out/{sequence}/00000.png ...    predictions, palette PNGs as the DAVIS server takes them (semi-supervised: the first is given)
