@@ -60,6 +60,17 @@ def test_the_study_on_real_folders_has_every_frozen_protocol():
     assert "short side 480 px, top 5 within 12 patches, first and last 7 frames, compat paper" in published.protocol
 
 
+def test_the_study_of_davis_floor_trains_every_method_on_what_it_scores_at_the_published_setting():
+    study = load_study(REPOSITORY / "benchmarks/davis_floor/config.yaml")
+    trained = {name: run for name, run in study.runs.items() if run.method != "none" and "drive" not in name}
+    assert {run.method for run in trained.values()} == {"dino", "dora", "timetuning", "neco"}
+    assert {source for run in trained.values() for source in run.data} == {"davis_frames"}
+    assert all(run.init == "random" or run.init in trained for run in trained.values())
+    for evaluation in study.evaluations.values():
+        settings = evaluation.settings
+        assert settings.model_copy(update={"split": "val"}) == type(settings)(root=settings.root, dataset=settings.dataset)
+
+
 def test_every_key_is_described():
     undescribed = []
     for name, model in json_schema()["$defs"].items():

@@ -96,7 +96,12 @@ def read_labels(folder):
 def test_scores_are_those_of_the_written_files(root, backbone, tmp_path):
     result, settings = run(root, backbone, tmp_path), small(root).resolved()
     sequences = davis.find_sequences(settings)
-    assert davis.summary({s.name: davis.score(s, read_labels(tmp_path / s.name), settings) for s in sequences}) == result
+    found = {s.name: read_labels(tmp_path / s.name) for s in sequences}
+    first = {name: np.stack([labels[0]] * len(labels)) for name, labels in found.items()}
+    scores, floors = ({s.name: davis.score(s, labels[s.name], settings) for s in sequences} for labels in (found, first))
+    assert davis.summary(scores, floors) == result
+    assert result.metrics["J_copied"] == pytest.approx(100 * np.concatenate(list(floors.values()))[:, 0, 0].mean())
+    assert result.metrics["J_copied"] != pytest.approx(result.metrics["J"]), "these objects move"
 
 
 def test_results_of_an_earlier_run_are_not_reported_again(root, backbone, tmp_path, monkeypatch):

@@ -18,9 +18,10 @@ from densewalk import distributed, loop
 from densewalk.backbone import create
 from densewalk.checkpoint import State
 from densewalk.errors import TrainingError, UserError
+from densewalk.images import check_images
 from densewalk.methods import dino
 from densewalk.methods.base import Item, Source
-from densewalk.methods.dino import Dino, DinoViews, clip_each, cross_entropies, dino_loss, koleo, teacher_entropies
+from densewalk.methods.dino import Dino, DinoViews, clip_each, cross_entropies, dino_loss, koleo, pictures, teacher_entropies
 from densewalk.settings.dino import DinoSettings
 from densewalk.settings.execution import Execution
 
@@ -410,3 +411,14 @@ if __name__ == "__main__":
         trained = noise_run(Path(sys.argv[1]))
         if distributed.rank() == 0:
             torch.save(trained.state_dict(), Path(sys.argv[1]) / "final.pt")
+
+
+def test_only_frames_of_listed_sequences_are_learnt_from(tmp_path: Path) -> None:
+    for shade, name in enumerate(("train", "val")):
+        (tmp_path / "frames" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (6, 4), (shade, number, 0)).save(tmp_path / "frames" / name / f"{number}.png")
+    (tmp_path / "list.txt").write_text("val\n")
+    receipt = check_images(tmp_path / "frames", tmp_path / "davis.json", "sequences", tmp_path / "list.txt")
+    found = pictures(Source("davis", "sequences", tmp_path / "frames", receipt))
+    assert [found[i][0, :2, 0, 0].tolist() for i in range(len(found))] == [[1, 0], [1, 1], [1, 2]]  # type: ignore[arg-type]

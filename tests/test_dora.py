@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,12 +20,13 @@ from densewalk import distributed, loop
 from densewalk.backbone import Architecture, Backbone, create
 from densewalk.checkpoint import State
 from densewalk.errors import TrainingError, UserError
-from densewalk.images import normalize
+from densewalk.images import check_images, normalize
 from densewalk.methods import dora
 from densewalk.methods.base import Item, Source
 from densewalk.methods.dora import (
     Dora,
     DoraViews,
+    clips_of,
     frame_terms,
     hard_masks,
     koleo_of_frames,
@@ -570,11 +572,34 @@ def test_refusals() -> None:
         small_method(small_settings(warmup_epochs=9))
     with pytest.raises(UserError, match="learns from videos, pets holds images"):
         Dora.dataset(small_settings(), [Source("pets", "images", Path("pets"), {})])
+    with pytest.raises(UserError, match=r"images\.davis\.fps is not given, but a clip's frames are 1 s apart"):
+        Dora.dataset(small_settings(), [Source("davis", "sequences", Path("davis"), {"fps": None})])
+    with pytest.raises(UserError, match=r"davis has a frame every 0\.1 s: 0\.04 s between frames is less"):
+        Dora.dataset(small_settings(spacing_seconds=0.04), [Source("davis", "sequences", Path("davis"), {"fps": 10.0})])
     with pytest.raises(ValueError, match="skip_first_local_crop leaves none"):
         small_settings(compat="released", local_crops=1)
 
 
 # -- views -----------------------------------------------------------------------------------------------------------
+
+
+def test_clips_of_folders_of_frames_stay_inside_their_sequence(tmp_path: Path) -> None:
+    for name, length in {"car": 7, "short": 4, "swan": 5, "unlisted": 9}.items():
+        (tmp_path / "frames" / name).mkdir(parents=True)
+        for number in range(length):
+            Image.new("RGB", (6, 4), (ord(name[0]), number, 0)).save(tmp_path / "frames" / name / f"{number}.png")
+    (tmp_path / "list.txt").write_text("swan\nshort\ncar\n")
+    receipt = check_images(tmp_path / "frames", tmp_path / "davis.json", "sequences", tmp_path / "list.txt", fps=10.0)
+    source = Source("davis", "sequences", tmp_path / "frames", receipt)
+    clips = clips_of(source, small_settings(frames=3, spacing_seconds=0.2))
+    expected = [("car", [0, 2, 4]), ("car", [1, 3, 5]), ("car", [2, 4, 6]), ("swan", [0, 2, 4])]
+    found = [clips[i] for i in range(len(clips))]  # type: ignore[arg-type]
+    assert [(chr(int(c[0, 0, 0, 0])), c[:, 1, 0, 0].tolist()) for c in found] == [(name[0], numbers) for name, numbers in expected]
+    assert all(c[:, 0].unique().numel() == 1 for c in found), "a clip shows one sequence"
+    with pytest.raises(UserError, match=r"a clip of 3 frames, every 4 frames, takes 9; the longest sequence has 7"):
+        clips_of(source, small_settings(frames=3, spacing_seconds=0.4))
+    sample = Dora.dataset(small_settings(frames=3, spacing_seconds=0.2), [source])[Item(3, seed=0)]
+    assert sample["global"].shape == (2, 3, 3, 64, 64)
 
 
 class StillClips(Dataset[Tensor]):

@@ -218,6 +218,8 @@ def test_sequences_can_be_chosen_by_a_list(tmp_path):
         check_images(tmp_path / "frames", tmp_path / "receipt.json", "sequences", tmp_path / "val.txt")
     with pytest.raises(ValueError, match="only layout sequences has one"):
         ImagesSettings(source="x", sequence_list="train.txt")
+    with pytest.raises(ValueError, match="fps: only layout sequences has one"):
+        ImagesSettings(source="x", fps=24)
 
 
 def test_masks_are_not_taken_for_videos(tmp_path):

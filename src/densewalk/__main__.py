@@ -290,7 +290,7 @@ def check_images(args: argparse.Namespace) -> None:
     from densewalk.settings.data import ImagesSettings
 
     settings = ImagesSettings.model_validate(args.settings)
-    check_folder(settings.source, args.receipt, settings.layout, settings.sequence_list)
+    check_folder(settings.source, args.receipt, settings.layout, settings.sequence_list, settings.fps)
 
 
 def curate(args: argparse.Namespace) -> None:

@@ -468,7 +468,9 @@ class Study(Settings):
     def _data_spec(self, name: str) -> dict[str, Any]:
         if name in self.curations:
             return self.curation_spec(name)
-        return _plain(self.videos[name] if name in self.videos else self.images[name])
+        if name in self.videos:
+            return _plain(self.videos[name])
+        return {key: value for key, value in _plain(self.images[name]).items() if (key, value) != ("fps", None)}
 
     def _init_spec(self, run: str, seed: int) -> dict[str, Any]:
         init = self.runs[run].init

@@ -162,6 +162,7 @@ class FrameFolders:
     """Videos as folders of numbered pictures, in the layout of DAVIS and YouTube-VOS: every folder with pictures is one sequence.
 
     Attributes:
+        root: the folder.
         names: the sequences' folders relative to `root`, sorted.
         sequences: for each the paths of its frames, sorted by number.
 
@@ -173,6 +174,7 @@ class FrameFolders:
     """
 
     def __init__(self, root: str | Path, extensions: Sequence[str] = EXTENSIONS, *, only: Collection[str] | None = None) -> None:
+        self.root = Path(root)
         folders: dict[str, list[str]] = {}
         for name in ImageFolder(root, extensions).names:
             folders.setdefault(os.path.dirname(name), []).append(name)
@@ -202,21 +204,54 @@ class FrameFolders:
         return torch.stack(frames)
 
 
+class FrameClips(Dataset[Tensor]):
+    """All clips of some sequences: one for each start frame from which the whole clip lies in its sequence; video.py's are alike.
+
+    `[i]` is uint8 [frames, 3, height, width] RGB. Sequences shorter than a clip have none.
+
+    Args:
+        frames: per clip. stride: from one frame of a clip to the next.
+
+    Raises:
+        UserError: no sequence is long enough; later, a frame that cannot be read or has another size.
+    """
+
+    def __init__(self, folders: FrameFolders, frames: int, stride: int) -> None:
+        self.folders = folders
+        self.span = range(0, frames * stride, stride) if frames > 1 else range(1)
+        lengths = [len(sequence) for sequence in folders.sequences]
+        self.starts = [(sequence, start) for sequence, length in enumerate(lengths) for start in range(length - self.span[-1])]
+        if not self.starts:
+            raise UserError(
+                f"{folders.root}: a clip of {frames} frames, every {stride} frames, takes {self.span[-1] + 1}; "
+                f"the longest sequence has {max(lengths)}",
+                todo="take fewer frames or a smaller spacing",
+            )
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> UInt8[Tensor, "frames 3 height width"]:
+        sequence, start = self.starts[index]
+        return self.folders.read(sequence, [start + n for n in self.span])
+
+
 def check_images(
     root: str | Path,
     receipt_path: str | Path,
     layout: Literal["pictures", "sequences"] = "pictures",
     chosen: str | Path | None = None,
+    fps: float | None = None,
 ) -> dict[str, Any]:
     """Look at a folder before anything is trained on it: list it, open some pictures, write the receipt.
 
     Args:
-        chosen: a text file with the names of the sequences to use.
+        chosen: a text file with the names of the sequences to use. fps: their frames a second, if known.
 
     Returns:
         The receipt: kind, name, path, files, `listing` (sha256 of all names: adding a file changes it), smallest and largest
-        [width, height] of the opened pictures, and for sequences their number, their shortest and longest length, and the
-        names of those that were chosen (None for all).
+        [width, height] of the opened pictures, and for sequences their number, their shortest and longest length, the
+        names of those that were chosen (None for all), and fps.
 
     Raises:
         UserError: the folder is missing (named with what is there instead), empty, or a picture cannot be read.
@@ -236,7 +271,7 @@ def check_images(
     if layout == "sequences":
         names = read_list(chosen) if chosen is not None else None
         lengths = [len(sequence) for sequence in FrameFolders(root, only=names).sequences]
-        receipt |= {"sequences": len(lengths), "shortest": min(lengths), "longest": max(lengths), "chosen": names}
+        receipt |= {"sequences": len(lengths), "shortest": min(lengths), "longest": max(lengths), "chosen": names, "fps": fps}
     write_json(receipt_path, receipt)
     return receipt
 

@@ -203,12 +203,13 @@ def constants(rows: Sequence[Mapping[str, str]]) -> tuple[list[tuple[str, str]],
 
 
 def best_of(wide: Mapping[str, Mapping[str, str]], metrics: Sequence[str], described: Mapping[str, str]) -> set[tuple[str, str]]:
-    """Run and metric of the best printed value of each column in which runs differ."""
+    """Run and metric of the best printed value of each column in which runs differ, but for floors, which are nobody's."""
     best = set()
     for metric in metrics:
         values = {run: float(row[metric]) for run, row in wide.items() if row[metric]}
-        if len(set(values.values())) > 1:
-            wanted_value = (min if "lower is better" in described.get(metric, "") else max)(values.values())
+        text = described.get(metric, "higher is better")
+        if len(set(values.values())) > 1 and "is better" in text:
+            wanted_value = (min if "lower is better" in text else max)(values.values())
             best |= {(run, metric) for run, value in values.items() if value == wanted_value}
     return best
 

@@ -10,7 +10,9 @@ Semi-supervised, the task DINO reports: the first frame's mask is given. Scored 
 but the first and the last, void as background. Unsupervised: the first frame's features are clustered by k-means instead, which
 is our own choice of proposals. Scored as DAVIS-2017 does: all frames, void left out, each object with the proposal that the
 Hungarian method gives it for the largest sum of mean J and mean F. In both the data set's value is the mean over *objects*, not
-sequences. Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.2.2) and its eval_video_segmentation.py, DAVIS-2017
+sequences, and beside it stands a floor: the first frame's labels, copied to every frame (`copied`).
+
+Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.2.2) and its eval_video_segmentation.py, DAVIS-2017
 (https://arxiv.org/abs/1704.00675, https://arxiv.org/abs/1905.00737) and davis2017-evaluation.
 
     job.out/{sequence}/00000.png ...    predictions, palette PNGs as the DAVIS server takes them (semi-supervised: the first is given)
@@ -62,14 +64,15 @@ def evaluate(settings: DavisSettings, backbone_path: Path, job: Job) -> Result:
     sequences = find_sequences(settings)
     backbone = load(backbone_path).eval().to(job.device)
     progress = Progress("davis", sum(len(s) for s in sequences))
-    scores = {}
+    scores, floors = {}, {}
     for sequence in sequences:
         prediction = segment(backbone, sequence, settings, job.seed, progress)
         write_labels(job.out / sequence.name, prediction)
         write_strip(job.out / f"{sequence.name}.png", sequence, [sequence.truth(), prediction])
         scores[sequence.name] = score(sequence, prediction, settings)
+        floors[sequence.name] = score(sequence, copied(prediction), settings)
     progress.close()
-    return summary(scores)
+    return summary(scores, floors)
 
 
 def find_sequences(settings: DavisSettings) -> list[Sequence]:
@@ -216,6 +219,11 @@ def resize_labels(labels: Labels, size: tuple[int, int]) -> UInt8[np.ndarray, "n
 # -- scores ----------------------------------------------------------------------------------------------------------
 
 
+def copied(labels: Video) -> Video:
+    """What a prediction is to be held against: the first frame's labels in every frame, as if nothing ever moved."""
+    return np.broadcast_to(labels[0], labels.shape)
+
+
 def score(sequence: Sequence, prediction: Video, settings: DavisSettings) -> Float[np.ndarray, "objects 2 3"]:
     """Mean, recall and decay (0..1) of J and of F for each object."""
     if settings.task == "unsupervised":
@@ -241,14 +249,20 @@ def score_unsupervised(truth: Video, prediction: Video) -> Float[np.ndarray, "ob
     return statistics(scores)
 
 
-def summary(scores: dict[str, Float[np.ndarray, "_ 2 3"]]) -> Result:
-    """Means over all objects of all sequences, in percent, and every object's own values."""
+def summary(scores: dict[str, Float[np.ndarray, "_ 2 3"]], floors: dict[str, Float[np.ndarray, "_ 2 3"]]) -> Result:
+    """Means over all objects of all sequences, in percent, and every object's own values; floors: of `copied`."""
     objects = 100 * np.concatenate(list(scores.values()))
     j, f = objects.mean(axis=0).tolist()
     metrics = {"J&F": (j[0] + f[0]) / 2, "J": j[0], "F": f[0], "J_recall": j[1], "F_recall": f[1], "J_decay": j[2], "F_decay": f[2]}
+    floor_j, floor_f = (100 * np.concatenate(list(floors.values()))).mean(axis=0)[:, 0].tolist()
+    metrics |= {"J&F_copied": (floor_j + floor_f) / 2, "J_copied": floor_j}
+    return Result(metrics, len(objects), "objects", {"sequences": by_object(scores), "copied": by_object(floors)})
+
+
+def by_object(scores: dict[str, Float[np.ndarray, "_ 2 3"]]) -> dict[str, list[dict[str, dict[str, float]]]]:
+    """Every object's values in percent, by their names."""
     names = ("mean", "recall", "decay")
-    details = {
+    return {
         name: [{kind: dict(zip(names, row, strict=True)) for kind, row in zip("JF", rows, strict=True)} for rows in (100 * values).tolist()]
         for name, values in scores.items()
     }
-    return Result(metrics=metrics, n=len(objects), unit="objects", details={"sequences": details})

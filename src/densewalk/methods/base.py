@@ -20,7 +20,7 @@ class Source:
     """One prepared data set: a transcoded video or a checked image folder, with its receipt (video.py, images.py)."""
 
     name: str
-    kind: str  # "video" or "images"
+    kind: str  # "video", "images" or "sequences"
     path: Path
     receipt: dict[str, Any]
 

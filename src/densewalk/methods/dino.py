@@ -36,7 +36,7 @@ from densewalk.backbone import Backbone
 from densewalk.checkpoint import atomic_write
 from densewalk.errors import TrainingError, UserError
 from densewalk.heads import PrototypeHead
-from densewalk.images import ImageFolder, normalize
+from densewalk.images import FrameClips, FrameFolders, ImageFolder, normalize
 from densewalk.methods.base import Item, Method, ParamGroup, Source, decay_groups
 from densewalk.schedules import cosine, linear_then_constant
 from densewalk.settings.dino import DinoSettings, SelfDistillationSettings
@@ -285,9 +285,11 @@ def by_view(
 
 
 def pictures(source: Source) -> "Dataset[Tensor]":
-    """The source's pictures, uint8 [3, height, width] or, from a video, [1, 3, height, width]."""
+    """The source's pictures, uint8 [3, height, width] or, from a video or sequences of frames, [1, 3, height, width]."""
     if source.kind == "video":
         return VideoClips(source.path, source.receipt, frames=1, spacing_seconds=1.0)
+    if source.kind == "sequences":
+        return FrameClips(FrameFolders(source.path, only=source.receipt.get("chosen")), frames=1, stride=1)
     return ImageFolder(source.path, receipt=source.receipt)
 
 

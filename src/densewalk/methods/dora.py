@@ -57,7 +57,7 @@ from torchvision.transforms.v2 import InterpolationMode
 
 from densewalk.backbone import Backbone
 from densewalk.errors import UserError
-from densewalk.images import normalize
+from densewalk.images import FrameClips, FrameFolders, normalize
 from densewalk.methods.base import Item, Source
 from densewalk.methods.dino import SelfDistillation, by_view, colour, cross_entropies, draw_box, koleo, teacher_entropies
 from densewalk.pictures import TrackedClip, tracking_strip
@@ -86,12 +86,14 @@ class Dora(SelfDistillation):
 
     @staticmethod
     def dataset(settings: DoraSettings, sources: Sequence[Source]) -> "Dataset[dict[str, Tensor]]":
-        """One clip per admissible start frame of every video."""
-        images = [source.name for source in sources if source.kind != "video"]
+        """One clip per admissible start frame of every video, be it a file or a folder of frames."""
+        images = [source.name for source in sources if source.kind == "images"]
         if images:
-            raise UserError(f"DoRA learns from videos, {', '.join(images)} holds images", todo="use method dino, or give videos")
-        clips = [VideoClips(source.path, source.receipt, settings.frames, settings.spacing_seconds) for source in sources]
-        return DoraViews(ConcatDataset(clips), settings.resolved())
+            raise UserError(
+                f"DoRA learns from videos, {', '.join(images)} holds images",
+                todo="use method dino, or give videos; a folder of frames for each video is layout: sequences",
+            )
+        return DoraViews(ConcatDataset([clips_of(source, settings) for source in sources]), settings.resolved())
 
     def step(self, batch: dict[str, Tensor], at: int, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """One batch of `global` [batch, views, frames, 3, height, width] and `local` [batch, crops, frames, 3, height, width]."""
@@ -337,6 +339,26 @@ def koleo_of_frames(features: Float[Tensor, "objects batch frames dim"], samples
 
 
 # -- views -----------------------------------------------------------------------------------------------------------
+
+
+def clips_of(source: Source, settings: DoraSettings) -> "Dataset[Tensor]":
+    """The source's clips, uint8 [frames, 3, height, width].
+
+    Raises:
+        UserError: no clip fits, or folders of frames of which nobody has said how fast they are.
+    """
+    if source.kind == "video":
+        return VideoClips(source.path, source.receipt, settings.frames, settings.spacing_seconds)
+    fps = source.receipt.get("fps")
+    if fps is None:
+        raise UserError(
+            f"images.{source.name}.fps is not given, but a clip's frames are {settings.spacing_seconds:g} s apart",
+            todo="give the sequences' frames a second (DAVIS: 24)",
+        )
+    stride = round(settings.spacing_seconds * fps)
+    if stride < 1 and settings.frames > 1:
+        raise UserError(f"{source.name} has a frame every {1 / fps:g} s: {settings.spacing_seconds:g} s between frames is less")
+    return FrameClips(FrameFolders(source.path, only=source.receipt.get("chosen")), settings.frames, stride)
 
 
 class DoraViews(Dataset[dict[str, Tensor]]):

@@ -52,12 +52,15 @@ class ImagesSettings(Settings):
     JPEGImages/480p and train/JPEGImages are such a `source`."""
     sequence_list: str | None = None
     """Layout `sequences`: text file with the names of the sequences to use, one a line, e.g. DAVIS/ImageSets/2017/train.txt."""
+    fps: float | None = Field(default=None, gt=0)
+    """Layout `sequences`: frames a second, which no file says (DAVIS: 24; YouTube-VOS: 6); DoRA's clips need it."""
 
     @model_validator(mode="after")
-    def list_of_sequences(self) -> Self:
-        """Pictures have no names to list."""
-        if self.sequence_list is not None and self.layout != "sequences":
-            raise ValueError("sequence_list: only layout sequences has one; leave it out or set layout to sequences")
+    def only_sequences_have(self) -> Self:
+        """Pictures have no names to list, and no time."""
+        for name in ("sequence_list", "fps"):
+            if getattr(self, name) is not None and self.layout != "sequences":
+                raise ValueError(f"{name}: only layout sequences has one; leave it out or set layout to sequences")
         return self
 
 

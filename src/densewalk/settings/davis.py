@@ -17,7 +17,7 @@ class DavisSettings(EvaluationSettings):
     """
 
     TASK: ClassVar[str] = "davis"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     METRICS: ClassVar[dict[str, str]] = {
         "J&F": "% (higher is better), mean of J and F",
         "J": "% (higher is better), region similarity, mean over objects",
@@ -26,6 +26,8 @@ class DavisSettings(EvaluationSettings):
         "F_recall": "% of frames with F above 50 (higher is better)",
         "J_decay": "% lost from the first to the last quarter (lower is better)",
         "F_decay": "% lost from the first to the last quarter (lower is better)",
+        "J&F_copied": "% of the first frame's labels copied to every frame instead, a floor",
+        "J_copied": "% of the first frame's labels copied to every frame instead, a floor",
     }
     # switch -> value in compat `paper`, value in compat `released`
     SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {
