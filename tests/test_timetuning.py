@@ -107,15 +107,18 @@ def test_parity_of_groups_and_schedules(released):
     values, method, _ = released
     groups = {g.name: g for g in method.param_groups()}
     names = {id(p): n for n, p in method.named_parameters()}
-    for i, name in enumerate(
-        ["prototypes/decay", "prototypes/no_decay", "head/decay", "head/no_decay", "backbone/decay", "backbone/no_decay"]
-    ):
+    listing = ["prototypes/decay", "prototypes/no_decay", "head/decay", "head/no_decay", "backbone/decay", "backbone/no_decay"]
+    for i, name in enumerate(listing):
         listed = {_student(n) for n in values[f"teacher/param_groups/{i}/names"].tolist()}
         assert {names[id(p)] for p in groups[name].params} == listed
         assert groups[name].lr[0] == pytest.approx(float(values[f"teacher/param_groups/{i}/lr"]))
         assert groups[name].weight_decay[0] == pytest.approx(float(values[f"teacher/param_groups/{i}/wd"]))
         assert groups[name].weight_decay[1] == pytest.approx(float(values["teacher/steps/0/wd"][i]))
     assert method.momentum[1] == pytest.approx(float(values["teacher/steps/0/momentum"]))
+    # the learning rate was recorded after the first step, too, of a run of three steps: the other two tables are one longer
+    three = TimeTuning(method.settings.model_copy(update={"steps": 3}), Backbone(method.student.backbone.arch), 3, 3, seed=0)
+    found = {group.name: group.lr[1] for group in three.param_groups()}
+    assert [found[name] for name in listing] == pytest.approx(values["teacher/steps/0/lr"].tolist())
 
 
 def test_parity_of_the_inner_results(released):
