@@ -19,13 +19,14 @@ test: install
 	$(BIN)/pytest -n $(CORES) -m "not slurm"
 
 test-slurm: install
-	$(BIN)/pytest tests/test_slurm.py -rs --durations=3
+	$(BIN)/pytest tests/workflow/test_slurm.py -rs --durations=3
 
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/snakemake --lint --configfile config.yaml
 
 format: install

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densewalk.evals.jf import jf
-from densewalk.propagation import Rule, propagate
+from densewalk.evaluations.metrics.davis import jf
+from densewalk.ops.label_propagation import Rule, propagate
 
 DIM, CHANNELS, CONTEXT = 384, 4, 8
 

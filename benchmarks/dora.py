@@ -16,13 +16,17 @@ from typing import Any
 
 import torch
 
-from densewalk import loop
-from densewalk.allocator import give_back
-from densewalk.backbone import create
-from densewalk.blocks import CompiledBlocks
-from densewalk.cost import peak_rss_mib
-from densewalk.methods.dora import Dora, cut_clip, frame_terms, global_view, local_crops, show_objects, total_loss
-from densewalk.settings.dora import DoraSettings
+from densewalk.methods.dora.augmentation import cut_clip, global_view, local_crops
+from densewalk.methods.dora.losses import frame_terms, total_loss
+from densewalk.methods.dora.method import Dora
+from densewalk.methods.dora.settings import DoraSettings
+from densewalk.methods.dora.tracking import show_objects
+from densewalk.models.blocks import CompiledBlocks
+from densewalk.models.loading import create
+from densewalk.ops.cpu.memory import give_back
+from densewalk.training import loop
+from densewalk.training.cost import peak_rss_mib
+from densewalk.training.optimizer import make_optimizer, set_schedules
 
 
 class Stopwatch:
@@ -42,7 +46,7 @@ class Stopwatch:
 def step_stages(method: Dora, optimizer: torch.optim.Optimizer, parts: list[dict[str, torch.Tensor]], at: int) -> dict[str, float]:
     """One whole step in its stages."""
     watch = Stopwatch()
-    loop.set_schedules(optimizer, at)
+    set_schedules(optimizer, at)
     for part in parts:
         part_stages(watch, method, part, at, share=1 / len(parts))
     watch("clip, AdamW, EMA", lambda: (method.after_backward(at), optimizer.step(), method.after_update(at)))
@@ -131,7 +135,7 @@ def main() -> None:
     for network in (method.student, method.teacher):
         network.backbone.gradient_checkpointing = a.recompute
         network.backbone.through = compiled or network.backbone.through
-    optimizer = loop.make_optimizer(method)
+    optimizer = make_optimizer(method)
     batch = {
         "global": torch.randn(a.batch, a.views, a.frames, 3, a.sizes[0], a.sizes[0]),
         "local": torch.randn(a.batch, a.locals, a.frames, 3, a.sizes[1], a.sizes[1]),

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densewalk.evals.incontext import Memory, Store, mix_labels, patch_labels, predict
-from densewalk.nearest import nearest
-from densewalk.segmentation import Confusion, hungarian, mean_iou, reassign
+from densewalk.evaluations.incontext.evaluate import Memory, Store, mix_labels, patch_labels, predict
+from densewalk.evaluations.metrics.segmentation import Confusion, hungarian, mean_iou, reassign
+from densewalk.ops.nearest_neighbors import nearest
 
 K, TEMPERATURE, PATCH = 30, 0.02, 16
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densewalk.evals.knn import vote
-from densewalk.nearest import nearest
-from densewalk.settings.knn import NEIGHBOURS
+from densewalk.evaluations.knn.evaluate import vote
+from densewalk.evaluations.knn.settings import NEIGHBOURS
+from densewalk.ops.nearest_neighbors import nearest
 
 TEMPERATURE = 0.07
 

@@ -21,11 +21,15 @@ from benchmarks import matrix_sort
 from torch import Tensor
 from torch.nn import functional as F
 
-from densewalk import loop, products, sorting
-from densewalk.backbone import create
-from densewalk.methods.base import Item
-from densewalk.methods.neco import Neco, NecoViews, PatchNetwork
-from densewalk.settings.neco import NecoSettings
+from densewalk.methods.neco.augmentation import NecoViews
+from densewalk.methods.neco.method import Neco, PatchNetwork
+from densewalk.methods.neco.settings import NecoSettings
+from densewalk.models.loading import create
+from densewalk.ops.cpu import linear as products
+from densewalk.ops.soft_sort import loss as sorting
+from densewalk.ops.soft_sort import networks
+from densewalk.training.optimizer import make_optimizer, set_schedules
+from densewalk.training.sampler import Item
 
 STEEPNESS = 100.0
 
@@ -84,7 +88,7 @@ def scores(rows: int) -> tuple[Tensor, Tensor]:
 def backend(kind: str, name: str) -> Callable[[Tensor, Tensor], Tensor]:
     """`sorting.sort_loss` on one back end."""
     options: dict[str, Any] = {"student_steepness": STEEPNESS, "teacher_steepness": STEEPNESS, "backend": name}
-    return lambda s, t: sorting.sort_loss(s, t, network=sorting.network(kind, 49), **options)  # type: ignore[arg-type]
+    return lambda s, t: sorting.sort_loss(s, t, network=networks.network(kind, 49), **options)  # type: ignore[arg-type]
 
 
 def evaluate(loss: Callable[[Tensor], Tensor], student: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,7 +142,7 @@ def new_run(options: argparse.Namespace, compat: str) -> tuple[Neco, torch.optim
     pictures = [torch.randint(0, 256, (3, 480, 640), dtype=torch.uint8) for _ in range(options.batch)]
     views = NecoViews(pictures, settings)  # type: ignore[arg-type]
     batch = torch.utils.data.default_collate([views[Item(i, i)] for i in range(options.batch)])
-    return method, loop.make_optimizer(method), batch
+    return method, make_optimizer(method), batch
 
 
 def one_step(method: Neco, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], losses: Any) -> dict[str, float]:
@@ -154,7 +158,7 @@ def one_step(method: Neco, optimizer: torch.optim.Optimizer, batch: dict[str, Te
 
         return run
 
-    loop.set_schedules(optimizer, 0)
+    set_schedules(optimizer, 0)
     looks = {method.student: watch("student", method.look_at), method.teacher: method.look_at}
     teacher = watch("teacher", method.look_with_mask)
 
@@ -182,7 +186,7 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def matrix_losses(
-    student: Tensor, teacher: Tensor, *, network: sorting.Network, student_steepness: float, teacher_steepness: float, **_: Any
+    student: Tensor, teacher: Tensor, *, network: networks.Network, student_steepness: float, teacher_steepness: float, **_: Any
 ) -> Tensor:
     """The opponent in the place of `sorting.sort_losses`."""
     kind = "bitonic" if network.reverse else "odd_even"

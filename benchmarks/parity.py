@@ -17,16 +17,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densewalk import boxes
-from densewalk.clustering import PrincipalComponents, kmeans, nearest_centre
-from densewalk.evals import davis, discovery, incontext, knn
-from densewalk.evals.jf import jf, statistics
-from densewalk.evals.video_segmentation import match_and_score
-from densewalk.foreground import foreground_masks
-from densewalk.nearest import nearest
-from densewalk.propagation import Rule, propagate
-from densewalk.segmentation import Confusion, confusion_matrix, hungarian, many_to_one, mean_iou, reassign
-from densewalk.settings.incontext import IncontextSettings
+from densewalk.data.benchmarks import boxes
+from densewalk.evaluations.common import label_propagation
+from densewalk.evaluations.discovery import evaluate as discovery
+from densewalk.evaluations.incontext import evaluate as incontext
+from densewalk.evaluations.incontext.settings import IncontextSettings
+from densewalk.evaluations.knn import evaluate as knn
+from densewalk.evaluations.metrics.davis import jf, statistics
+from densewalk.evaluations.metrics.segmentation import Confusion, confusion_matrix, hungarian, many_to_one, mean_iou, reassign
+from densewalk.evaluations.video_segmentation.evaluate import match_and_score
+from densewalk.ops.attention_mask import foreground_masks
+from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_centre
+from densewalk.ops.label_propagation import Rule, propagate
+from densewalk.ops.nearest_neighbors import nearest
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "parity"
 
@@ -86,7 +89,7 @@ def davis_propagation(values: Any) -> Iterator[Row]:
         ours = propagate(list(features[:-1]), list(labels), features[-1], Rule((height, width), radius, top_k, 7))[0]
         yield compare("davis_propagation", case, "soft labels", ours, theirs, 2e-5)
         yield compare("davis_propagation", case, "labels", ours.argmax(0), theirs.argmax(0), 0)
-    stretched = davis.stretch(torch.from_numpy(values["norm_mask/x"]), constant_channel_wins=True)
+    stretched = label_propagation.stretch(torch.from_numpy(values["norm_mask/x"]), constant_channel_wins=True)
     yield compare("davis_propagation", "norm_mask", "stretched channels (released)", stretched, values["norm_mask/y"], 1e-6)
 
 

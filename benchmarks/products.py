@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densewalk.products import AVAILABLE, linear
+from densewalk.ops.cpu.linear import AVAILABLE, linear
 
 SIZES = ((2952, 384, 1152), (2952, 384, 384), (2952, 384, 1536), (2952, 1536, 384), (2832, 2048, 2048), (197, 384, 1536), (16, 384, 1536))
 RUNS = 10

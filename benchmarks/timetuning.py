@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densewalk.backbone import create
-from densewalk.methods.timetuning import Clusterer, TimeTuning, augment
-from densewalk.propagation import Rule, follow
-from densewalk.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
-from densewalk.settings.timetuning import TimeTuningSettings
-from densewalk.sinkhorn import sinkhorn
+from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
+from densewalk.methods.timetuning.clips import augment
+from densewalk.methods.timetuning.method import Clusterer, TimeTuning
+from densewalk.methods.timetuning.settings import TimeTuningSettings
+from densewalk.models.loading import create
+from densewalk.ops.label_propagation import Rule, follow
+from densewalk.ops.sinkhorn import sinkhorn
 
 
 def step(method: TimeTuning, clips: Tensor) -> Tensor:

@@ -26,10 +26,12 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
-from densewalk.allocator import give_back
-from densewalk.settings.data import VideoSettings
-from densewalk.settings.dora import DoraSettings
-from densewalk.video import ClipReader, VideoClips, probe, target_size, transcode
+from densewalk.data.settings import VideoSettings
+from densewalk.data.video.clips import ClipReader, VideoClips
+from densewalk.data.video.probe import probe
+from densewalk.data.video.transcode import target_size, transcode
+from densewalk.methods.dora.settings import DoraSettings
+from densewalk.ops.cpu.memory import give_back
 
 FRAMES, SPACING = 8, 1.0
 
@@ -170,13 +172,15 @@ class ViewReader:
     """DoRA's views of the clips of a training copy: all that a data loader's worker does for a sample."""
 
     def __init__(self, reader: ClipReader) -> None:
-        from densewalk.methods.dora import DoraViews  # late: what it imports counts as memory, and the other readers need none of it
+        from densewalk.methods.dora.augmentation import (
+            DoraViews,  # late: what it imports counts as memory, and the other readers need none of it
+        )
 
         self.reader, self.views = reader, partial(DoraViews, settings=DoraSettings(compat="released").resolved())
 
     def read(self, indices: list[int]) -> Any:
         """One sample."""
-        from densewalk.methods.base import Item
+        from densewalk.training.sampler import Item
 
         return self.views([self.reader.read(indices)])[Item(0, seed=indices[0])]
 

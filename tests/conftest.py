@@ -1,13 +1,27 @@
 """Array shapes and types are checked in the numerical modules while the tests run, and nowhere else. No test looks at a time."""
 
+import re
+from pathlib import Path
+
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-NUMERICAL = (
-    "backbone boxes communities distributed evals foreground gallery heads images methods nearest propagation schedules segmentation"
-    " sinkhorn sorting synthetic teacher video views"
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+FOLDERS = "data evaluations methods models ops synthetic training visualization"
+# free of tensors (pydantic reads their annotations itself), what other libraries call with types of theirs, and what is compiled
+EXCLUDED = re.compile(
+    r"settings|presets|protocol_name|recipes|catalog|download|mmlab|training/(?!method|schedules)|cpu/|video/(?!clips)|_kernel|visualization/strips|feature_cache|label_maps|blocks"
 )
-install_import_hook([f"densewalk.{name}" for name in NUMERICAL.split()], "beartype.beartype")
+
+
+def numerical_modules() -> list[str]:
+    """Names of all modules whose arrays are checked."""
+    files = [file for folder in FOLDERS.split() for file in sorted((SOURCE / "densewalk" / folder).rglob("*.py"))]
+    inside = [file.relative_to(SOURCE).with_suffix("").as_posix() for file in files if file.name != "__init__.py"]
+    return [name.replace("/", ".") for name in inside if not EXCLUDED.search(name)]
+
+
+install_import_hook([*numerical_modules(), "densewalk.core.distributed"], "beartype.beartype")
 
 import torch  # noqa: E402  after the hook, so that the modules are imported through it
 

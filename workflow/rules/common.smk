@@ -7,9 +7,9 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from densewalk.config import parse_study
-from densewalk.errors import UserError
-from densewalk.provenance import config_hash
+from densewalk.core.errors import UserError
+from densewalk.core.hashing import config_hash
+from densewalk.study.config import parse_study
 
 try:
     STUDY = parse_study(config)

@@ -1,0 +1,27 @@
+"""Hashes of configurations and files, and seeds derived from them."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def config_hash(value: Any) -> str:
+    """Twelve hexadecimal digits of the sha256 of the value's canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
+
+
+def derive_seed(*parts: Any) -> int:
+    """A 63-bit seed that depends on all parts and on nothing else, the same in every process and version of Python."""
+    return int.from_bytes(hashlib.sha256(canonical(parts).encode()).digest()[:8], "big") >> 1
+
+
+def file_sha256(path: str | Path) -> str:
+    """The file's sha256, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,42 @@
+"""Where a number comes from: configuration hash, commit, versions, machine."""
+
+import importlib.metadata
+import platform
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "mmsegmentation", "mmdet", "onedl-mmengine", "mmcv-lite", "decord", "av", "snakemake")
+
+
+@lru_cache
+def commit() -> tuple[str, bool]:
+    """The checkout's commit, and whether tracked files differ from it; ("unknown", False) outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", False
+
+
+@lru_cache
+def versions() -> dict[str, str]:
+    """Versions of Python, densewalk and the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("densewalk", *PACKAGES):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def record() -> dict[str, Any]:
+    """What every record written by a job carries."""
+    sha, dirty = commit()
+    return {"commit": sha, "dirty": dirty, "versions": versions(), "host": platform.node()}

@@ -1,0 +1,114 @@
+"""The public data sets of datasets.yaml, and the command that gets one. Free of torch.
+
+datasets()["voc"].at("/datasets").root               # /datasets/VOCdevkit/VOC2012
+command_for("voc", "data/VOCdevkit/VOC2012")         # densewalk data voc
+"""
+
+import shlex
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path, PurePath
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import Field, model_validator
+
+from densewalk.core.settings import Settings
+
+
+class Archive(Settings):
+    """One file to download and unpack."""
+
+    url: str
+    sha256: str | None = None
+    md5: str | None = None
+    into: str = "."
+    nested: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """The file's name on the server."""
+        return urlsplit(self.url).path.rsplit("/", 1)[-1]
+
+
+class Dataset(Settings):
+    """One entry of datasets.yaml."""
+
+    folder: str
+    source: str
+    licence: str
+    archives: list[Archive] = []
+    manual: list[str] = []
+    videos: dict[str, str] = {}
+    trainaug: str | None = None
+    check: dict[str, Any] | None = Field(default=None)
+    counts: str | None = None
+
+    @model_validator(mode="after")
+    def one_way(self) -> Self:
+        """Archives, steps for a person, or videos."""
+        if sum(map(bool, (self.archives, self.manual, self.videos))) != 1:
+            raise ValueError("give one of archives, manual and videos")
+        return self
+
+    @property
+    def root(self) -> str | None:
+        """What an evaluation's `root` is to be; None for videos."""
+        return self.check["settings"]["root"] if self.check else None
+
+    def at(self, folder: str | Path) -> "Dataset":
+        """The same in another folder, in its steps and its check, too."""
+        steps, check = [step.replace(self.folder, str(folder)) for step in self.manual], self.check
+        if check is not None:
+            root = str(Path(folder) / PurePath(check["settings"]["root"]).relative_to(self.folder))
+            check = {**check, "settings": {**check["settings"], "root": root}}
+        return self.model_copy(update={"folder": str(folder), "check": check, "manual": steps})
+
+
+@lru_cache
+def datasets() -> dict[str, Dataset]:
+    """All known data sets by name."""
+    content = yaml.safe_load(files("densewalk.data.download").joinpath("datasets.yaml").read_text())
+    return {name: Dataset.model_validate(entry) for name, entry in content.items()}
+
+
+# layouts and protocols of one data set each
+NAMED = {
+    **{layout: layout for layout in ("ade20k", "voc", "coco_stuff", "cityscapes", "davis", "youtube_vos")},
+    "coco_things": "coco",
+    **dict.fromkeys(("ade20k_linear", "ade20k_upernet"), "ade20k"),
+    "coco": "coco",
+    **dict.fromkeys(("knn", "linear"), "imagenet"),
+}
+
+
+def set_of(protocol: str, settings: Any) -> str | None:
+    """The data set that an evaluation reads, where it is one of these."""
+    if protocol == "discovery":  # VOC 2007 and COCO 2014 are not among them
+        return "voc" if (settings.layout, settings.year) == ("voc", 2012) else None
+    return NAMED.get(getattr(settings, "layout", protocol))
+
+
+def command_for(name: str, root: str) -> str:
+    """What to type to have a data set where an evaluation's `root` is, and what else is to be done where that is another place."""
+    usual = datasets()[name]
+    assert usual.root is not None
+    inside = PurePath(usual.root).relative_to(usual.folder)
+    wanted, depth = PurePath(root), len(inside.parts)
+    ends_alike = wanted.parts[len(wanted.parts) - depth :] == inside.parts
+    folder = wanted.parents[depth - 1] if depth and ends_alike else wanted
+    command = f"densewalk data {name}" + ("" if folder == PurePath(usual.folder) else f" --folder {shlex.quote(str(folder))}")
+    return command if ends_alike else f"{command}, and root: {folder / inside}"
+
+
+def command_for_file(path: str) -> str | None:
+    """What to type for a video or a folder of pictures that belongs to one of the data sets in its usual place."""
+    wanted = PurePath(path)
+    for name, dataset in datasets().items():
+        walk = [video for video in dataset.videos if wanted == PurePath(dataset.folder) / f"{video}.mp4"]
+        if walk:
+            return f"densewalk data {name} --name {walk[0]}"
+        if dataset.root is not None and wanted.is_relative_to(dataset.root):
+            return f"densewalk data {name}"
+    return None

@@ -1,0 +1,114 @@
+"""Videos as folders of numbered images."""
+
+import os
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from densewalk.core.errors import UserError
+from densewalk.data.image_folder import ImageFolder
+from densewalk.data.images import EXTENSIONS, read_rgb
+
+
+class FrameFolders:
+    """Videos as folders of numbered pictures, in the layout of DAVIS and YouTube-VOS: every folder with pictures is one sequence.
+
+    Attributes:
+        root: the folder.
+        names: the sequences' folders relative to `root`, sorted.
+        sequences: for each the paths of its frames, sorted by number.
+
+    Args:
+        only: names of the sequences to use; all by default.
+
+    Raises:
+        UserError: no such folder, no picture in it, masks among the frames' folders, or a name in `only` that is not there.
+    """
+
+    def __init__(self, root: str | Path, extensions: Sequence[str] = EXTENSIONS, *, only: Collection[str] | None = None) -> None:
+        self.root = Path(root)
+        folders: dict[str, list[str]] = {}
+        for name in ImageFolder(root, extensions).names:
+            folders.setdefault(os.path.dirname(name), []).append(name)
+        _refuse_masks(root, folders)
+        missing = sorted(set(only or ()) - folders.keys())
+        if missing:
+            raise UserError(f"{root} has no sequence {missing[0]} ({len(missing)} of {len(only or ())} listed ones are missing)")
+        self.names = sorted(folders if only is None else only)
+        self.sequences = [[os.path.join(root, name) for name in sorted(folders[folder], key=_by_number)] for folder in self.names]
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def read(self, sequence: int, indices: Sequence[int]) -> UInt8[Tensor, "frames 3 height width"]:
+        """Frames of one sequence, in the order asked for.
+
+        Raises:
+            UserError: a frame cannot be read or has another size than the first one.
+        """
+        paths = [self.sequences[sequence][i] for i in indices]
+        frames = [read_rgb(path) for path in paths]
+        for path, frame in zip(paths, frames, strict=True):
+            if frame.shape != frames[0].shape:
+                raise UserError(
+                    f"{path} is {_size(frame)}, but {paths[0]} is {_size(frames[0])}", allowed="frames of one size in each folder"
+                )
+        return torch.stack(frames)
+
+
+class FrameClips(Dataset[Tensor]):
+    """All clips of some sequences: one for each start frame from which the whole clip lies in its sequence; video/clips.py's are alike.
+
+    `[i]` is uint8 [frames, 3, height, width] RGB. Sequences shorter than a clip have none.
+
+    Args:
+        frames: per clip. stride: from one frame of a clip to the next.
+
+    Raises:
+        UserError: no sequence is long enough; later, a frame that cannot be read or has another size.
+    """
+
+    def __init__(self, folders: FrameFolders, frames: int, stride: int) -> None:
+        self.folders = folders
+        self.span = range(0, frames * stride, stride) if frames > 1 else range(1)
+        lengths = [len(sequence) for sequence in folders.sequences]
+        self.starts = [(sequence, start) for sequence, length in enumerate(lengths) for start in range(length - self.span[-1])]
+        if not self.starts:
+            raise UserError(
+                f"{folders.root}: a clip of {frames} frames, every {stride} frames, takes {self.span[-1] + 1}; "
+                f"the longest sequence has {max(lengths)}",
+                todo="take fewer frames or a smaller spacing",
+            )
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> UInt8[Tensor, "frames 3 height width"]:
+        sequence, start = self.starts[index]
+        return self.folders.read(sequence, [start + n for n in self.span])
+
+
+def _refuse_masks(root: str | Path, folders: Collection[str]) -> None:
+    """A benchmark's folder holds its masks, too, which are no frames to train on."""
+    masks = next((folder for folder in sorted(folders) if "Annotations" in Path(folder).parts), None)
+    if masks is not None:
+        frames = sorted({str(Path(f).parent) for f in folders if "JPEGImages" in Path(f).parts})
+        raise UserError(
+            f"{root} holds masks ({masks}), which would be taken for a video",
+            allowed=", ".join(str(Path(root) / f) for f in frames) or "a folder of frames alone",
+            todo="point `source` to the frames",
+        )
+
+
+def _by_number(name: str) -> list[str | int]:
+    """A sorting key for which frame_9 comes before frame_10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[-1]}x{image.shape[-2]}"

@@ -1,0 +1,296 @@
+"""Videos: the only door to decord and PyAV.
+
+    probe("walk.mp4")                                                     # what it is; an error if it does not decode
+    receipt = transcode("walk.mp4", "copy.mp4", "copy.json", settings)    # once: a small copy that is cheap to read anywhere
+    clips = VideoClips("copy.mp4", receipt, frames=8, spacing_seconds=1)  # every clip of the usable parts
+    clip = clips[0]                                                       # uint8 [8, 3, height, width], RGB
+
+A training copy has a constant frame rate and a key frame at every multiple of its receipt's `gop`, so the place of a frame is
+known without an index and at most `gop` frames are decoded for it. PyAV reads these copies: it opens them at once and needs less
+than half of decord's CPU time for frames a second apart (benchmarks/video.py). Any other file is read by decord, and by PyAV
+where decord cannot (AV1, for one). Both return the same frames and the same colours, which the tests pin.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.filter import Graph
+from av.video.stream import VideoStream
+
+from densewalk.core.errors import UserError
+from densewalk.core.files import atomic_write, write_json
+from densewalk.core.hashing import file_sha256
+from densewalk.core.progress import Progress, clock
+from densewalk.data.settings import VideoSettings
+from densewalk.data.video.encode import Encoder
+from densewalk.data.video.inspection import FrameInspection, cut_frames
+from densewalk.data.video.probe import VideoInfo, open_video, probe, video_stream
+
+log = logging.getLogger("densewalk")
+# a jump of the time stamps by more seconds than this is damage, not a variable frame rate
+MOST_JUMP = 10.0
+
+
+# -- transcoding -----------------------------------------------------------------------------------------------------
+
+
+def transcode(
+    source: str | Path, target: str | Path, receipt_path: str | Path, settings: VideoSettings, *, threads: int | None = None
+) -> dict[str, Any]:
+    """Make the training copy of a video and its receipt, in one sequential pass.
+
+    Frames are scaled to `settings.short_side` (never up, sides even), turned upright and encoded as H.264 with key frames at
+    multiples of `settings.gop`. The copy has a constant rate, the source's average or `settings.fps` if that is lower: its frame n
+    shows what the source shows n / rate seconds after its first frame, to the nearest source frame. A source of constant
+    rate keeps frame n as frame n; one of variable rate has frames repeated and left out, and the receipt says how many.
+
+    Args:
+        threads: of the decoder; by default all cores this process may use. The copy is the same for any number.
+
+    Returns:
+        The receipt: kind, name, path; source, source_stamp (size and time), source_sha256, source_codec, source_width,
+        source_height, source_fps, source_frames; sha256, bytes, codec, width, height, fps, frames, duration (seconds), gop;
+        usable ([start, end) frames of the copy, without blank, frozen and broken parts), cuts (first frames after one),
+        problems (sentences), settings.
+
+    Raises:
+        UserError: no video, nothing usable in it, or a stretch that does not decode (unless `settings.skip_broken`).
+    """
+    info = probe(source, samples=not settings.skip_broken)
+    if settings.usable_seconds and min(start for start, _ in settings.usable_seconds) >= info.duration:
+        raise UserError(f"usable_seconds begin after the end of {source}", allowed=f"0 to {info.duration:.1f}")
+    stat = Path(source).stat()
+    with atomic_write(target) as temporary:
+        facts = _copy(info, temporary, settings, threads or len(os.sched_getaffinity(0)))
+        facts |= {"sha256": file_sha256(temporary), "bytes": temporary.stat().st_size}
+    receipt = {
+        "kind": "video",
+        "name": Path(target).stem,
+        "path": str(target),
+        "source": str(source),
+        "source_stamp": f"{stat.st_size} bytes, {stat.st_mtime_ns}",
+        "source_sha256": file_sha256(source),
+        "source_codec": info.codec,
+        "source_width": info.width,
+        "source_height": info.height,
+        "source_fps": info.fps,
+        "source_frames": info.frames,
+        **facts,
+        "settings": settings.model_dump(mode="json"),
+    }
+    write_json(receipt_path, receipt)
+    return receipt
+
+
+def _copy(info: VideoInfo, target: Path, settings: VideoSettings, threads: int) -> dict[str, Any]:
+    """Decode, resample, scale, inspect and encode all frames; what there is to say about the copy."""
+    passage = FramePipeline(info, settings, threads, f"transcode {Path(info.path).name}")
+    with Encoder(target, *passage.size, passage.rate, settings.crf, settings.gop) as encoder:
+        for frame in passage.frames():
+            encoder.write(frame)
+    found = passage.found()
+    if not found["usable"]:
+        reasons = "; ".join(found["problems"])
+        raise UserError(f"nothing in {info.path} is usable: {reasons}", todo="correct usable_seconds or choose another video")
+    width, height = passage.size
+    return {"codec": "h264", "width": width, "height": height, "gop": settings.gop, **found}
+
+
+class FramePipeline:
+    """All frames of a video at a constant rate and at the training copy's size, and what is found on the way."""
+
+    def __init__(self, info: VideoInfo, settings: VideoSettings, threads: int, label: str) -> None:
+        # frame rates are broadcast ones such as 30000/1001, or averages for which a millionth does not matter
+        source_rate = Fraction(info.fps).limit_denominator(1001)
+        self.rate = min(source_rate, Fraction(settings.fps or info.fps).limit_denominator(1001))
+        self.size = target_size(info.width, info.height, settings.short_side)
+        self.decoder = _Decoder(info, settings.skip_broken, threads, label)
+        self.resampler = _Resampler(self.rate, source_rate)
+        self.scale = Scaler(*self.size, info.rotation, threads)
+        self.inspection = FrameInspection(settings, float(self.rate))
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """Frame n shows the moment n / rate."""
+        for frame, good in self.resampler.resample(self.decoder.frames()):
+            scaled = self.scale(frame)
+            self.inspection.see(scaled, good)
+            yield scaled
+
+    def found(self) -> dict[str, Any]:
+        """After the last frame: frames, their rate and duration, usable parts, cuts, problems."""
+        usable, idle = self.inspection.usable()
+        return {
+            "fps": float(self.rate),
+            "frames": len(self.inspection),
+            "duration": len(self.inspection) / float(self.rate),
+            "usable": [list(part) for part in usable],
+            "cuts": cut_frames(np.array(self.inspection.change), float(self.rate)),
+            "problems": self.decoder.problems + self.resampler.problems() + idle,
+        }
+
+
+def target_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Width and height, even, with the short side at most `short_side` and the aspect ratio kept."""
+    scale = min(Fraction(1), Fraction(short_side, min(width, height)))
+    return int(width * scale) // 2 * 2, int(height * scale) // 2 * 2
+
+
+class _Decoder:
+    """All frames of a file, with damage noticed: an error, or skipped and written down in `problems`."""
+
+    def __init__(self, info: VideoInfo, skip_broken: bool, threads: int, label: str) -> None:
+        self.info, self.skip_broken, self.threads, self.label = info, skip_broken, threads, label
+        self.decoded = 0
+        self.problems: list[str] = []
+        self.step = 1 / info.fps
+        self.at = -self.step  # seconds from the first frame to the last good one
+        self.offset: float | None = None  # of the file's time stamps
+        self.broken = False
+
+    def frames(self) -> Iterator[tuple[float, av.VideoFrame, bool]]:
+        """Seconds after the first frame, the frame, and whether nothing is missing between it and the one before."""
+        progress = Progress(self.label, self.info.frames)
+        with open_video(self.info.path) as container:
+            stream = video_stream(container, self.info.path)
+            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = self.threads
+            for frame in decode_frames(container, stream):
+                if frame is None:
+                    self._damage("does not decode")
+                else:
+                    self.decoded += 1
+                    yield from self._good(frame, first=progress.done == 0)
+                progress.advance(f"at {clock(max(self.at, 0))}")
+        progress.close()
+        if (self.info.frames - progress.done) * self.step > 1:
+            self._damage(f"is cut off: {progress.done} of {self.info.frames} frames are there; missing")
+        if self.broken:
+            self.problems[-1] += " to the end"
+        elif self.info.duration - self.at - self.step > 1:
+            self.problems.append(f"the video ends at {clock(self.at)}, though the file states {clock(self.info.duration)}")
+
+    def _good(self, frame: av.VideoFrame, first: bool) -> Iterator[tuple[float, av.VideoFrame, bool]]:
+        if first:
+            self.problems += peculiarities(frame)
+        self._advance(frame)
+        if self.broken:
+            self.problems[-1] += f" to {clock(self.at)}"
+        yield self.at, frame, not self.broken
+        self.broken = False
+
+    def _advance(self, frame: av.VideoFrame) -> None:
+        """Set `at`. Where the time stamps jump, something is missing, and time goes on from the frame before."""
+        expected = self.at + self.step
+        stamp = expected + (self.offset or 0.0) if frame.time is None else frame.time
+        if self.offset is None:
+            self.offset = stamp
+        elif abs(stamp - self.offset - expected) > MOST_JUMP + self.step:
+            self._damage("time stamps jump")
+            self.offset = stamp - expected
+        self.at = stamp - self.offset
+
+    def _damage(self, what: str) -> None:
+        where = f"{what} from {clock(max(self.at, 0))}"
+        if not self.skip_broken:
+            raise UserError(f"{self.info.path} {where}", todo="download or repair it, or set skip_broken: true to leave such stretches out")
+        if not self.broken:
+            self.problems.append(where)
+        self.broken = True
+
+
+def peculiarities(frame: av.VideoFrame) -> list[str]:
+    """A sentence for each thing that makes a video's frames look odd."""
+    found = []
+    if frame.interlaced_frame:
+        found.append("interlaced: moving edges are combed")
+    if frame.color_trc in (16, 18):  # SMPTE ST 2084 and HLG of ITU-T H.273
+        found.append("high dynamic range: converted without tone mapping, colours look dull")
+    return found
+
+
+def decode_frames(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | None]:
+    """The frames in order, None for each that does not decode, and for those that build on one."""
+    packets, lost = container.demux(stream), False
+    frames: list[av.VideoFrame | None]
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            frames = [*packet.decode()]
+        except av.FFmpegError:
+            frames = [None]
+        for frame in frames:
+            lost = frame is None or frame.is_corrupt or (lost and not frame.key_frame)
+            yield None if lost else frame
+
+
+class _Resampler:
+    """Frames at a constant rate."""
+
+    def __init__(self, rate: Fraction, source_rate: Fraction) -> None:
+        self.rate, self.source_rate = rate, source_rate
+        self.count = self.repeated = self.left_out = 0
+
+    def resample(self, frames: Iterable[tuple[float, av.VideoFrame, bool]]) -> Iterator[tuple[av.VideoFrame, bool]]:
+        """For each moment n / rate the frame nearest to it, or the one before it if the next is far; False where one is missing."""
+        half = float(1 / self.source_rate / 2)
+        held: tuple[float, av.VideoFrame] | None = None
+        for seconds, frame, intact in frames:
+            if held is not None:
+                yield from self._hold(held[1], seconds - half, intact)
+            held = seconds, frame
+        if held is not None:
+            yield from self._hold(held[1], held[0] + half, True)
+
+    def _hold(self, frame: av.VideoFrame, until: float, intact: bool) -> Iterator[tuple[av.VideoFrame, bool]]:
+        first = self.count
+        while self.count / self.rate < until:
+            yield frame, intact or self.count == first
+            self.count += 1
+        shown = self.count - first
+        self.left_out += shown == 0
+        self.repeated += max(0, shown - 1) if intact else 0
+
+    def problems(self) -> list[str]:
+        """A sentence if the source's rate is not constant."""
+        if self.rate < self.source_rate or not (self.repeated or self.left_out):
+            return []
+        return [f"variable frame rate: for a constant one, {self.repeated} frames are repeated and {self.left_out} left out"]
+
+
+class Scaler:
+    """Frames at one size, upright, in 8-bit 4:2:0 of limited range. A frame that comes twice in a row is scaled once."""
+
+    def __init__(self, width: int, height: int, rotation: int, threads: int) -> None:
+        self.size = (height, width) if rotation % 180 else (width, height)
+        self.turns = {0: [], 90: [("transpose", "clock")], 180: [("hflip", ""), ("vflip", "")], 270: [("transpose", "cclock")]}[rotation]
+        self.threads = threads
+        self.form: tuple[int, int, str] | None = None
+        self.last: av.VideoFrame | None = None
+
+    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """The frame at the copy's size."""
+        if frame is not self.last:
+            form = (frame.width, frame.height, frame.format.name)
+            if form != self.form:
+                self.form, self.graph = form, self._graph(frame)
+            self.graph.push(frame)
+            self.last, self.scaled = frame, self.graph.vpull()
+        return self.scaled
+
+    def _graph(self, frame: av.VideoFrame) -> Graph:
+        graph = Graph()
+        graph.threads = self.threads
+        filters = [("scale", f"{self.size[0]}:{self.size[1]}:flags=area:out_range=tv"), *self.turns, ("format", "yuv420p")]
+        nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))]
+        nodes += [graph.add(name, arguments) for name, arguments in filters] + [graph.add("buffersink")]
+        graph.link_nodes(*nodes).configure()
+        return graph

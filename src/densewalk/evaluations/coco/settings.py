@@ -1,0 +1,122 @@
+"""Settings of detection and instance segmentation on COCO, through mmdetection."""
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from densewalk.evaluations.common.presets import completed
+from densewalk.evaluations.common.protocol_name import as_published, changes
+from densewalk.evaluations.common.settings import EvaluationSettings
+
+HEADS = {"cascade": "Cascade Mask R-CNN (iBOT)", "maskrcnn": "Mask R-CNN, simple feature pyramid"}
+
+
+class CocoSettings(EvaluationSettings):
+    """A detector on the fine-tuned backbone. `root` holds annotations/instances_{train,val}2017.json, train2017, val2017.
+
+    `cascade` is the detector of iBOT for ViT-S, 1x schedule, which DoRA follows (https://arxiv.org/abs/2111.07832, appendix;
+    https://github.com/bytedance/ibot, evaluation/README.md). `maskrcnn` is cheaper: Mask R-CNN on the simple feature pyramid of ViTDet (https://arxiv.org/abs/2203.16527),
+    with the same schedule, optimiser (iBOT's weight decay 0.05, not ViTDet's 0.1) and augmentation, so that a number tells the
+    detectors apart and nothing else. It has no published counterpart.
+    """
+
+    TASK: ClassVar[str] = "coco"
+    VERSION: ClassVar[int] = 1
+    METRICS: ClassVar[dict[str, str]] = {
+        "AP_box": "% (higher is better), box AP at IoU 0.50:0.95",
+        "AP50_box": "% (higher is better), box AP at IoU 0.50",
+        "AP75_box": "% (higher is better), box AP at IoU 0.75",
+        "AP_mask": "% (higher is better), mask AP at IoU 0.50:0.95",
+        "AP50_mask": "% (higher is better), mask AP at IoU 0.50",
+        "AP75_mask": "% (higher is better), mask AP at IoU 0.75",
+    }
+
+    # iBOT's two recipes: name -> what it sets beside the defaults
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "small": {},
+        "base": {"batch_size": 16, "layer_decay": 0.75, "drop_path": 0.2},
+    }
+
+    preset: Literal["small", "base"] = "small"
+    """A published recipe, for ViT-S or ViT-B; keys given beside it win."""
+    head: Literal["cascade", "maskrcnn"] = "cascade"
+    """The detector."""
+    epochs: float = Field(default=12.0, gt=0)
+    """Passes over the training images."""
+    iterations: int | None = Field(default=None, ge=1)
+    """Optimiser steps; if given, `epochs` counts for nothing."""
+    batch_size: int = Field(default=32, ge=1)
+    """Images of one optimiser step. With b instead of the preset's B, the learning rate is multiplied by b / B and warmup by B / b,
+    as far as they are not given: as many images are seen (linear scaling, https://arxiv.org/abs/1706.02677)."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """AdamW's, for the detector; layers of the backbone have less, see `layer_decay`."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """AdamW's; biases and other one-dimensional parameters are not decayed."""
+    layer_decay: float = Field(default=0.8, gt=0, le=1)
+    """Factor on the learning rate per block below the head."""
+    decay_position_embedding: bool = True
+    """Decay position embeddings, CLS and registers like other weights, as the published results do (see ade20k_upernet)."""
+    warmup: int = Field(default=500, ge=0)
+    """Iterations of linear warm-up from a thousandth of the learning rate."""
+    lr_drops: list[float] = Field(default=[8 / 12, 11 / 12])
+    """Parts of the training after which the learning rate is divided by ten."""
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    """Stochastic depth's rate at the last block."""
+    levels: list[int] | None = Field(default=None, min_length=4, max_length=4)
+    """`cascade`: blocks, from 0, whose maps make the pyramid; by default a third, half, two thirds and all of the depth: 3, 5,
+    7, 11 of 12. `maskrcnn` takes the last map alone."""
+    final_norm: bool = False
+    """Apply the backbone's final LayerNorm to every map that is taken from it."""
+    channels: int = Field(default=256, ge=1)
+    """Channels of the pyramid and of the detector's convolutions."""
+    short_sides: list[int] = Field(default=list(range(480, 801, 32)), min_length=1)
+    """Training images are resized to one of these short sides, drawn at random."""
+    crop_augmentation: bool = True
+    """Half of the training images are resized to 400, 500 or 600, cropped to 384-600 and resized again (DETR's augmentation)."""
+    test_short_side: int = Field(default=800, ge=16)
+    """Short side of the test images."""
+    long_side: int = Field(default=1333, ge=16)
+    """Upper limit of the long side when images are resized."""
+    proposals: int = Field(default=2000, ge=1)
+    """Region proposals kept per training image; half as many in the test."""
+    rois_per_image: int = Field(default=512, ge=1)
+    """Regions per image on which the heads are trained."""
+    gradient_checkpointing: bool = False
+    """Recompute blocks in the backward pass: less memory, more time, the same numbers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def preset_first(cls, values: Any) -> Any:
+        """Keys given in the study win over the preset's, which are scaled to the study's batch."""
+        return completed(cls, cls.PRESETS, values)
+
+    @model_validator(mode="after")
+    def consistent(self) -> Self:
+        """Drops in order and inside the training; no levels where they would do nothing."""
+        if self.lr_drops != sorted(self.lr_drops) or not all(0 < part < 1 for part in self.lr_drops):
+            raise ValueError(f"lr_drops {self.lr_drops} must be ascending parts of the training, between 0 and 1")
+        if self.head == "maskrcnn" and self.levels is not None:
+            raise ValueError("levels: maskrcnn takes the last map alone; leave levels out or choose head: cascade")
+        return self
+
+    def total_iterations(self, images: int) -> int:
+        """Optimiser steps for a training set of so many images."""
+        return self.iterations or max(1, round(self.epochs * images / self.batch_size))
+
+    @property
+    def length(self) -> str:
+        """The schedule's length, in words."""
+        if self.iterations is not None:
+            return f"{self.iterations} it"
+        return "1x" if self.epochs == 12 else f"{self.epochs:g} epochs"
+
+    @property
+    def protocol(self) -> str:
+        """Everything but the data."""
+        shown = changes(self, "head", "epochs", "iterations", "batch_size")
+        return ", ".join([HEADS[self.head], self.length, f"batch {self.batch_size}", *shown])
+
+    @property
+    def published_protocol(self) -> str | None:
+        """iBOT's protocol for ViT-S or ViT-B, if nothing that matters was changed."""
+        return "Cascade Mask R-CNN 1x" if self.dataset == "COCO" and as_published(self) else None

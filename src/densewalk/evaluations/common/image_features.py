@@ -1,0 +1,42 @@
+"""Images of a classification data set as a frozen backbone gets them."""
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import functional as TF
+
+from densewalk.core.errors import UserError
+from densewalk.data.benchmarks.classification import Classified
+from densewalk.data.images import normalize, read_stored
+from densewalk.models.backbone import Backbone
+
+BATCH = 64  # images per forward pass
+
+
+# -- pictures to features ----------------------------------------------------------------------------------------------
+
+
+def require_multiple(size: int, backbone: Backbone) -> None:
+    """A crop that patches do not fill is refused."""
+    if size % backbone.patch:
+        raise UserError(f"size {size} is no multiple of the patch size", allowed=f"multiples of {backbone.patch}", todo="change `size`")
+
+
+class CentreCrops(Dataset[tuple[Tensor, int, int]]):
+    """Normalised picture [3, size, size], class, number: shorter side to `resize` by Pillow's bicubic filter, centre crop."""
+
+    def __init__(self, split: Classified, resize: int, size: int) -> None:
+        self.split, self.resize, self.size = split, resize, size
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int, int]:
+        return centre_crop(read_stored(self.split.paths[i]), self.resize, self.size), self.split.targets[i], i
+
+
+def centre_crop(image: Image.Image, resize: int, size: int) -> Float[Tensor, "3 {size} {size}"]:
+    """The evaluation view of DINO and DINOv2."""
+    resized = TF.resize(image, [resize], TF.InterpolationMode.BICUBIC)
+    return normalize(TF.to_tensor(TF.center_crop(resized, [size, size])))

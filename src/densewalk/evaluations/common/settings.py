@@ -1,0 +1,33 @@
+"""Settings that all evaluations share."""
+
+from typing import ClassVar
+
+from densewalk.core.settings import Settings
+
+
+class EvaluationSettings(Settings):
+    """One protocol. VERSION enters the hash: raising it reruns that column of every table."""
+
+    TASK: ClassVar[str]
+    """The table the numbers go to."""
+    VERSION: ClassVar[int]
+    """Raise it when a change of the code changes numbers."""
+    METRICS: ClassVar[dict[str, str]]
+    """Metric name -> unit and direction, e.g. {"mIoU": "% (higher is better)"}."""
+    PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = None
+    """Metric name -> its name in published.csv; None where all names are the same."""
+
+    root: str
+    """Folder of the evaluation data, relative to the study's folder."""
+    dataset: str
+    """The data's name in the tables. Published values appear beside ours only under the very same name."""
+
+    @property
+    def protocol(self) -> str:
+        """The protocol's name in the tables: two numbers are comparable only if these are equal."""
+        raise NotImplementedError(f"{type(self).__name__} has no protocol name")
+
+    @property
+    def published_protocol(self) -> str | None:
+        """The name of this protocol in published.csv, or None where any setting that matters differs from the published one."""
+        return None

@@ -1,0 +1,195 @@
+"""DAVIS: video object segmentation by propagating labels along frozen features.
+
+    densewalk evaluate --spec '{"protocol": "davis", ...}' --backbone backbone.safetensors --state DIR --out FILE
+
+Each frame becomes a grid of L2-normalised patch features. A frame's soft labels are those of its most similar patches in the
+first frame and the last few (ops/label_propagation.py has the formula); they are interpolated to the input's pixels, each object's
+channel is stretched to 0..1, the largest wins, and the result is resized (nearest) to the frame. Nothing is trained.
+
+Semi-supervised, the task DINO reports: the first frame's mask is given. Scored are J and F of every object on all frames
+but the first and the last, void as background. Unsupervised: the first frame's features are clustered by k-means instead, which
+is our own choice of proposals. Scored as DAVIS-2017 does: all frames, void left out, each object with the proposal that the
+Hungarian method gives it for the largest sum of mean J and mean F. In both the data set's value is the mean over *objects*, not
+sequences, and beside it stands a floor: the first frame's labels, copied to every frame (`copied`).
+
+Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.2.2) and its eval_video_segmentation.py, DAVIS-2017
+(https://arxiv.org/abs/1704.00675, https://arxiv.org/abs/1905.00737) and davis2017-evaluation.
+
+    job.out/{sequence}/00000.png ...    predictions, palette PNGs as the DAVIS server takes them (semi-supervised: the first is given)
+    job.out/{sequence}.png              some frames, the true objects above, the predicted ones below
+
+What the released code does, reproduced with `compat: released`; each is a switch of the settings:
+
+    switch                  paper   released  effect
+    red_std                 0.229   0.228     a slip of the pen in the normalisation
+    keep_small_objects      yes     no        an object too small for any patch of the reduced first mask is lost
+    constant_channel_wins   no      yes       a channel with one positive value is stretched to 0 / 0; NaN wins the argmax everywhere
+
+In both modes frames are resized as there: OpenCV's bilinear interpolation, no antialiasing (854 x 480 to 832 x 480). The
+released code reads a square frame's mask in the other orientation, which changes nothing. The scoring tool's default task,
+unsupervised, and its way of reporting result tables found from an earlier run have no counterpart here.
+"""
+
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from densewalk.core.errors import UserError
+from densewalk.core.progress import Progress
+from densewalk.data.benchmarks.video_objects import VOID, Sequence, Video, davis, write_labels
+from densewalk.evaluations.common.base import Job, Result
+from densewalk.evaluations.common.label_propagation import decide, features, input_size, one_hot, reduce, resize_labels
+from densewalk.evaluations.davis.settings import DavisSettings
+from densewalk.evaluations.metrics.davis import jf, jf_pairs, statistics
+from densewalk.models.backbone import Backbone
+from densewalk.models.loading import load
+from densewalk.ops.label_propagation import Rule, follow
+from densewalk.visualization.strips import write_strip
+
+
+def evaluate(settings: DavisSettings, backbone_path: Path, job: Job) -> Result:
+    """Segment and score every sequence; predictions and pictures go to `job.out`.
+
+    Raises:
+        UserError: a list, sequence, frame or mask is missing, damaged or does not fit; the message names the file.
+    """
+    settings = settings.resolved()
+    sequences = find_sequences(settings)
+    backbone = load(backbone_path).eval().to(job.device)
+    progress = Progress("davis", sum(len(s) for s in sequences))
+    scores, floors = {}, {}
+    for sequence in sequences:
+        prediction = segment(backbone, sequence, settings, job.seed, progress)
+        write_labels(job.out / sequence.name, prediction)
+        write_strip(job.out / f"{sequence.name}.png", sequence, [sequence.truth(), prediction])
+        scores[sequence.name] = score(sequence, prediction, settings)
+        floors[sequence.name] = score(sequence, copied(prediction), settings)
+    progress.close()
+    return summary(scores, floors)
+
+
+def find_sequences(settings: DavisSettings) -> list[Sequence]:
+    """The listed sequences, with every file's presence and size, and every first mask (unsupervised: every mask) checked.
+
+    Raises:
+        UserError: see `evaluate`.
+    """
+    unsupervised = settings.task == "unsupervised"
+    sequences = davis(
+        settings.root,
+        year=settings.year,
+        split=settings.split,
+        resolution=settings.resolution,
+        annotations="Annotations_unsupervised" if unsupervised and settings.year == 2017 else "Annotations",
+        only=settings.sequences,
+    )
+    for sequence in sequences:
+        if unsupervised:
+            check_objects(sequence.truth(), f"folder {sequence.masks[0].parent}", "choose sequences that show an object")
+            continue
+        if len(sequence) < 3:
+            raise UserError(f"{sequence.frames[0].parent} has {len(sequence)} frames (*.jpg), but the first and the last are not scored")
+        check_objects(sequence.mask(0), f"mask {sequence.masks[0]}", "the first frame's mask must show every object to follow")
+    return sequences
+
+
+def check_objects(labels: Shaped[np.ndarray, "*shape"], where: str, todo: str) -> None:
+    """What is scored must have the objects 1, 2, ... without gaps: one that is left out would be an object that nothing finds."""
+    objects = [i for i in np.unique(labels).tolist() if i > 0]
+    if not objects:
+        raise UserError(f"{where} has no object", todo=todo)
+    if objects != list(range(1, len(objects) + 1)):
+        raise UserError(f"{where} has the ids {objects}", allowed="1, 2, ... without gaps (indices of a palette, not greys)")
+
+
+# -- from the first frame to all ---------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def segment(backbone: Backbone, sequence: Sequence, settings: DavisSettings, seed: int, progress: Progress) -> Video:
+    """Labels of every frame, from the first frame's mask or, unsupervised, from its clusters."""
+    first = sequence.mask(0)
+    size = input_size(first.shape[0], first.shape[1], settings, backbone.patch)
+    grid = (size[0] // backbone.patch, size[1] // backbone.patch)
+    assert settings.red_std is not None  # set by `resolved`
+    frames = features(backbone, sequence, size, progress, red_std=settings.red_std)
+    start = next(frames)
+    if settings.task == "unsupervised":
+        small = clusters(start[0], settings.proposals, seed).reshape(grid)
+        first = resize_labels(small, (first.shape[0], first.shape[1]))
+    else:
+        small = reduce(first, grid, keep_small_objects=bool(settings.keep_small_objects))
+    rule = Rule(grid, settings.radius, settings.top_k, settings.context, settings.temperature)
+    labels = follow(chain([start], frames), one_hot(small).to(start.device), rule)
+    wins = bool(settings.constant_channel_wins)
+    maps = (decide(soft[0].unflatten(1, grid), size, first.shape, constant_channel_wins=wins) for soft in labels)
+    return np.stack([first, *maps])
+
+
+def clusters(features: Float[Tensor, "patches dim"], count: int, seed: int) -> UInt8[np.ndarray, " patches"]:
+    """Proposals 1 to `count` for objects in one frame: k-means of the normalised features."""
+    from densewalk.ops.clustering import (
+        kmeans,
+        nearest_centre,  # scikit-learn: slow to import, and the usual task does without
+    )
+
+    unit = F.normalize(features, dim=-1)
+    return (nearest_centre(unit, kmeans(unit, count, seed=seed)) + 1).byte().cpu().numpy()
+
+
+# -- scores ----------------------------------------------------------------------------------------------------------
+
+
+def copied(labels: Video) -> Video:
+    """What a prediction is to be held against: the first frame's labels in every frame, as if nothing ever moved."""
+    return np.broadcast_to(labels[0], labels.shape)
+
+
+def score(sequence: Sequence, prediction: Video, settings: DavisSettings) -> Float[np.ndarray, "objects 2 3"]:
+    """Mean, recall and decay (0..1) of J and of F for each object."""
+    if settings.task == "unsupervised":
+        return score_unsupervised(sequence.truth(keep_void=True), prediction)
+    return score_semi_supervised(sequence.truth(), prediction)
+
+
+def score_semi_supervised(truth: Video, prediction: Video) -> Float[np.ndarray, "objects 2 3"]:
+    """The objects of the first true mask; the first and the last frame are not scored."""
+    j, f = jf(truth[1:-1], prediction[1:-1], int(truth[0].max()))
+    return np.stack([statistics(j), statistics(f)], axis=1)
+
+
+def score_unsupervised(truth: Video, prediction: Video) -> Float[np.ndarray, "objects 2 3"]:
+    """All objects of all frames; pixels that are void (255) in the truth count for nothing; an object without proposal has 0."""
+    void = truth == VOID
+    truth, prediction = np.where(void, np.uint8(0), truth), np.where(void, np.uint8(0), prediction)
+    objects, proposals = int(truth.max()), int(prediction.max())
+    j, f = jf_pairs(truth, prediction, objects, proposals)
+    rows, columns = linear_sum_assignment(j.mean(-1) + f.mean(-1), maximize=True)
+    scores = np.zeros((objects, 2, len(truth)))
+    scores[rows] = np.stack([j[rows, columns], f[rows, columns]], axis=1)
+    return statistics(scores)
+
+
+def summary(scores: dict[str, Float[np.ndarray, "_ 2 3"]], floors: dict[str, Float[np.ndarray, "_ 2 3"]]) -> Result:
+    """Means over all objects of all sequences, in percent, and every object's own values; floors: of `copied`."""
+    objects = 100 * np.concatenate(list(scores.values()))
+    j, f = objects.mean(axis=0).tolist()
+    metrics = {"J&F": (j[0] + f[0]) / 2, "J": j[0], "F": f[0], "J_recall": j[1], "F_recall": f[1], "J_decay": j[2], "F_decay": f[2]}
+    floor_j, floor_f = (100 * np.concatenate(list(floors.values()))).mean(axis=0)[:, 0].tolist()
+    metrics |= {"J&F_copied": (floor_j + floor_f) / 2, "J_copied": floor_j}
+    return Result(metrics, len(objects), "objects", {"sequences": by_object(scores), "copied": by_object(floors)})
+
+
+def by_object(scores: dict[str, Float[np.ndarray, "_ 2 3"]]) -> dict[str, list[dict[str, dict[str, float]]]]:
+    """Every object's values in percent, by their names."""
+    names = ("mean", "recall", "decay")
+    return {
+        name: [{kind: dict(zip(names, row, strict=True)) for kind, row in zip("JF", rows, strict=True)} for rows in (100 * values).tolist()]
+        for name, values in scores.items()
+    }

@@ -1,0 +1,84 @@
+"""Settings of DAVIS label propagation."""
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
+from densewalk.evaluations.common.protocol_name import changes
+
+FOLDER_AND_LIST = ("year", "split", "resolution", "sequences", "task")
+
+
+class DavisSettings(LabelPropagationSettings):
+    """Video object segmentation: the first frame's masks travel along frozen features (DINO's protocol).
+
+    A switch left at null follows `compat`; docs/deviations.md gives the source of each.
+    """
+
+    TASK: ClassVar[str] = "davis"
+    VERSION: ClassVar[int] = 2
+    METRICS: ClassVar[dict[str, str]] = {
+        "J&F": "% (higher is better), mean of J and F",
+        "J": "% (higher is better), region similarity, mean over objects",
+        "F": "% (higher is better), contour accuracy, mean over objects",
+        "J_recall": "% of frames with J above 50 (higher is better)",
+        "F_recall": "% of frames with F above 50 (higher is better)",
+        "J_decay": "% lost from the first to the last quarter (lower is better)",
+        "F_decay": "% lost from the first to the last quarter (lower is better)",
+        "J&F_copied": "% of the first frame's labels copied to every frame instead, a floor",
+        "J_copied": "% of the first frame's labels copied to every frame instead, a floor",
+    }
+    # switch -> value in compat `paper`, value in compat `released`
+    SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {
+        "red_std": (0.229, 0.228),
+        "keep_small_objects": (True, False),
+        "constant_channel_wins": (False, True),
+    }
+
+    task: Literal["semi-supervised", "unsupervised"] = "semi-supervised"
+    """`unsupervised`: instead of the first mask, clusters of the first frame's features are propagated, and each object is scored
+    with the cluster that fits it best. Reads Annotations_unsupervised where `year` is 2017."""
+    proposals: int = Field(default=20, ge=1, le=20)
+    """Task `unsupervised`: number of clusters; DAVIS allows 20."""
+    year: Literal[2016, 2017] = 2017
+    """Which lists of sequences, ImageSets/2016 or 2017. In 2016 all objects of a sequence count as one."""
+    split: str = "val"
+    """List in ImageSets/{year}: `val` or `train`."""
+    resolution: str = "480p"
+    """Folder below JPEGImages and Annotations."""
+    sequences: list[str] | None = Field(default=None, min_length=1)
+    """Only these sequences of the list; all by default."""
+    compat: Literal["paper", "released"] = "paper"
+    """`released`: DINO's code, with which the published values were made, to the digit."""
+    red_std: float | None = Field(default=None, gt=0)
+    """Standard deviation that red is normalised with; released: 0.228, a slip of the pen."""
+    keep_small_objects: bool | None = None
+    """Give an object that the reduced first mask would lose the patch that it covers most."""
+    constant_channel_wins: bool | None = None
+    """Let a channel with one value everywhere become 0 / 0 when channels are stretched, which then wins every pixel."""
+
+    def resolved(self) -> Self:
+        """The same settings with every switch set."""
+        column = ("paper", "released").index(self.compat)
+        unset = {name: values[column] for name, values in self.SWITCHES.items() if getattr(self, name) is None}
+        return self.model_copy(update=unset)
+
+    @property
+    def protocol(self) -> str:
+        """Everything but the data's place."""
+        lists = f"{self.year} {self.split}" + (f" ({', '.join(self.sequences)})" if self.sequences else "")
+        parts = [
+            f"label propagation, {self.task}, {lists}",
+            f"short side {self.short_side} px",
+            f"top {self.top_k} within {'any distance' if self.radius is None else f'{self.radius} patches'}",
+            f"first and last {self.context} frames",
+        ]
+        shown = (*FOLDER_AND_LIST, "short_side", "top_k", "radius", "context", "compat")
+        return ", ".join([*parts, *changes(self, *shown), f"compat {self.compat}"])
+
+    @property
+    def published_protocol(self) -> str | None:
+        """`label propagation (DINO)` where every setting is that of DINO's released code and the data are DAVIS-2017's."""
+        as_published = self.dataset == "DAVIS-2017" and self.compat == "released" and not changes(self, "compat")
+        return "label propagation (DINO)" if as_published else None

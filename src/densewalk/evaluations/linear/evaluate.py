@@ -1,0 +1,311 @@
+"""Linear classification with frozen features: DINO's protocol, DoRA's and DINOv2's.
+
+    densewalk evaluate --spec '{"protocol": "linear", ...}' --backbone backbone.safetensors --state DIR --out FILE
+
+A classifier W x + b sees the CLS tokens of the last blocks, each after the final norm, side by side, and where asked for the
+mean of the last block's patch tokens behind them. Training: random crops (8 to 100 % of the area) and flips, cross-entropy, SGD
+with momentum, without weight decay, half a cosine to 0; W from N(0, 0.01), b = 0. Validation: centre crops.
+
+    recipe   features                                          learning rate per 256   batch   epochs
+    dino     CLS of 4 blocks; width >= 768: 1 and mean patch   0.001                   1024    100, rate falls once an epoch
+    dora     the same                                          0.01                    2048    100
+    dinov2   {1, 4 blocks} x {with, without mean patch}        13 from 1e-5 to 0.1     128     10 of 1250 steps, falls every step
+
+Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.1) and its eval_linear.py, DoRA's README
+(https://github.com/shashankvkt/DoRA_ICLR24), DINOv2 (https://arxiv.org/abs/2304.07193, appendix B.3) and its linear.py.
+
+All classifiers of a recipe train together: the backbone looks at each picture once, and their gradients do not meet. The
+validation pictures do not change, so their features are computed once and kept (ImageNet-1k, ViT-S: 0.4 GB), not once an
+epoch. Training resumes from `job.state` and gives what an uninterrupted one gives.
+
+Deliberate deviations: incomplete batches are dropped (less than one in a thousand on ImageNet-1k). DINO's code interleaves CLS
+and mean patch, which permutes the columns of W and nothing else.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import functional as TF
+
+from densewalk.core.errors import Interrupted, TrainingError, UserError
+from densewalk.core.hashing import config_hash, derive_seed, file_sha256
+from densewalk.core.progress import Progress, track
+from densewalk.data.augmentation import maybe, random_resized_crop_box
+from densewalk.data.benchmarks.classification import Classified, imagenet
+from densewalk.data.images import normalize, read_stored
+from densewalk.evaluations.common.base import Job, Result, require_finite
+from densewalk.evaluations.common.image_features import BATCH, CentreCrops, require_multiple
+from densewalk.evaluations.linear.settings import LinearSettings
+from densewalk.models.backbone import Backbone
+from densewalk.models.loading import load
+from densewalk.training.sampler import Item, StepSampler
+from densewalk.training.schedules import Schedule, cosine
+from densewalk.training.signals import leave_signals_to_parent, stop_signals
+from densewalk.training.state import State
+
+log = logging.getLogger("densewalk")
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops: torchvision's defaults
+SAVE_SECONDS = 600.0  # between two checkpoints: at most this much work is lost without a signal
+CHUNK = 512  # validation pictures that are classified at once: 0.1 GB of logits for 52 classifiers of 1000 classes
+
+
+def evaluate(settings: LinearSettings, backbone_path: Path, job: Job) -> Result:
+    """Train the classifiers on one backbone's features and score them.
+
+    Raises:
+        UserError: a split, a class or a picture is missing or damaged, or the settings do not fit data or backbone.
+        Interrupted: a signal came; the state is saved.
+        TrainingError: every classifier has diverged.
+    """
+    settings = settings.resolved()
+    training, validation = imagenet(settings.root, settings.training, settings.validation)
+    plan = schedule(settings, len(training))
+    backbone = load(backbone_path).eval().to(job.device)
+    require_multiple(settings.size, backbone)
+    heads = Heads(settings, backbone.dim, len(training.names), job.seed)
+    if heads.blocks > backbone.arch.depth:
+        raise UserError(f"blocks {heads.blocks}, but the backbone has {backbone.arch.depth}", todo="lower `blocks`")
+    inputs = {"backbone": file_sha256(backbone_path), "settings": config_hash([settings.model_dump(mode="json"), job.seed])}
+    with State(job.state / "training", inputs) as state:
+        history = train(heads.to(job.device), backbone, training, Fixed(backbone, heads.blocks, validation, settings, job), plan, state)
+    return summary(history, training, validation)
+
+
+def summary(history: "History", training: Classified, validation: Classified) -> Result:
+    """Best over all epochs and classifiers, best after the last epoch, and which they were."""
+    best = [max(epoch, key=lambda name: epoch[name]) for epoch in history]
+    peak = max(range(len(history)), key=lambda e: history[e][best[e]])
+    details = {
+        "best": {"epoch": peak + 1, "classifier": best[peak]},
+        "last": history[-1],
+        "best_of_each_epoch": [epoch[name] for epoch, name in zip(history, best, strict=True)],
+        "classes": len(training.names),
+        "training_images": len(training),
+    }
+    metrics = {"top1_best": history[peak][best[peak]], "top1_last": history[-1][best[-1]]}
+    return Result(metrics=metrics, n=len(validation), unit="images", details=details)
+
+
+# -- schedule ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """batch: pictures per step. per_epoch: steps between two scorings. rates: factor of the learning rates at each step."""
+
+    batch: int
+    per_epoch: int
+    rates: Schedule
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+        return len(self.rates)
+
+
+def schedule(settings: LinearSettings, pictures: int) -> Plan:
+    """Steps, and half a cosine from 1 to 0 over all steps, or over the epochs and constant within each.
+
+    Raises:
+        UserError: one batch is larger than the data set.
+    """
+    assert settings.batch_size is not None
+    assert settings.epochs is not None
+    if settings.batch_size > pictures:
+        raise UserError(f"batch_size {settings.batch_size} is larger than the data set ({pictures} pictures)", todo="lower batch_size")
+    per_epoch = settings.epoch_steps or pictures // settings.batch_size
+    if settings.decay == "step":
+        return Plan(settings.batch_size, per_epoch, cosine(1.0, 0.0, settings.epochs * per_epoch))
+    return Plan(settings.batch_size, per_epoch, np.repeat(cosine(1.0, 0.0, settings.epochs), per_epoch))
+
+
+# -- classifiers -------------------------------------------------------------------------------------------------------
+
+
+class Heads(nn.Module):
+    """All classifiers of a grid. Each has its own parameters, so the sum of their losses gives each its own gradient.
+
+    Attributes:
+        blocks: last blocks whose CLS tokens any of them needs.
+        kinds: name -> (number of blocks, with mean patch token, learning rate).
+    """
+
+    def __init__(self, settings: LinearSettings, dim: int, classes: int, seed: int) -> None:
+        super().__init__()
+        assert settings.learning_rates is not None
+        assert settings.batch_size is not None
+        kinds = settings.features_for(dim)
+        self.blocks = max(count for count, _ in kinds)
+        self.kinds = {
+            f"{count} block{'s' * (count > 1)}{' and mean patch' * pool}, lr {rate:g}": (count, pool, rate * settings.batch_size / 256)
+            for count, pool in kinds
+            for rate in settings.learning_rates
+        }
+        layers = [nn.Linear((count + pool) * dim, classes) for count, pool, _ in self.kinds.values()]
+        self.layers = nn.ModuleList(layers)
+        generator = torch.Generator().manual_seed(derive_seed(seed, "classifiers"))
+        for layer in layers:
+            nn.init.normal_(layer.weight, std=0.01, generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, tokens: Float[Tensor, "batch slots dim"]) -> Float[Tensor, "heads batch classes"]:
+        """Every classifier's logits from the tokens of `frozen_tokens`."""
+        logits = [
+            layer(tokens[:, self.blocks - count : self.blocks + pool].flatten(1))
+            for layer, (count, pool, _) in zip(self.layers, self.kinds.values(), strict=True)
+        ]
+        return torch.stack(logits)
+
+    def optimizer(self, momentum: float) -> torch.optim.SGD:
+        """SGD with a group, and so a learning rate, for each classifier."""
+        groups = [
+            {"params": list(layer.parameters()), "base": rate} for layer, (_, _, rate) in zip(self.layers, self.kinds.values(), strict=True)
+        ]
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum)
+
+
+@torch.no_grad()
+def frozen_tokens(backbone: Backbone, images: Float[Tensor, "batch 3 height width"], blocks: int) -> Float[Tensor, "batch slots dim"]:
+    """CLS after each of the last `blocks` blocks, then the last block's mean patch token; all after the final norm."""
+    x, grid = backbone.embed(images)
+    x = backbone.run(x, grid, 0, -blocks)
+    found = []
+    for number in range(-blocks, 0):
+        x = backbone.run(x, grid, backbone.arch.depth + number, backbone.arch.depth + number + 1)
+        found.append(backbone.vit.norm(x[:, 0]))
+    return torch.stack([*found, backbone.vit.norm(x[:, backbone.prefix :]).mean(1)], dim=1)
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+# for each epoch, name of a classifier -> accuracy in percent
+History = list[dict[str, float]]
+
+
+def train(heads: Heads, backbone: Backbone, training: Classified, fixed: "Fixed", plan: Plan, state: State) -> History:
+    """Train to the last step, from the newest intact checkpoint if there is one; the accuracies after each epoch.
+
+    Raises:
+        UserError, Interrupted, TrainingError: see `evaluate`.
+    """
+    settings, job = fixed.settings, fixed.job
+    optimizer = heads.optimizer(settings.momentum)
+    done, history = resume(heads, optimizer, state, job.device)
+    sampler = StepSampler(len(training), plan.batch, job.seed, done, plan.total)
+    data = RandomCrops(training, settings)
+    loader = DataLoader(data, batch_sampler=sampler, num_workers=job.workers, worker_init_fn=leave_signals_to_parent)
+    progress, saved = Progress("linear", plan.total, done=done), time.monotonic()
+    with stop_signals() as stop:
+        for at, (images, targets, numbers) in enumerate(loader, start=done):
+            tokens = frozen_tokens(backbone, images.to(job.device), heads.blocks)
+            require_finite(tokens, [training.paths[i] for i in numbers.tolist()], backbone.source)
+            step(heads, optimizer, tokens, targets.to(job.device), plan.rates[at])
+            if (at + 1) % plan.per_epoch == 0:
+                history.append(accuracies(heads, fixed.tokens(), fixed.targets))
+            progress.advance(f"top1 {max(history[-1].values()):.2f}" if history else "")
+            if stop.requested or at + 1 == plan.total or time.monotonic() - saved >= SAVE_SECONDS:
+                content = {"step": at + 1, "heads": heads.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+                state.save(at + 1, content)
+                saved = time.monotonic()
+            if stop.requested and at + 1 < plan.total:
+                raise Interrupted(f"stopped by a signal after step {at + 1} of {plan.total}; the state is saved in {state.folder}")
+    progress.close()
+    return history
+
+
+def step(
+    heads: Heads, optimizer: torch.optim.SGD, tokens: Float[Tensor, "batch slots dim"], targets: Int[Tensor, " batch"], rate: float
+) -> None:
+    """One update of every classifier by its own cross-entropy."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base"] * float(rate)
+    logits = heads(tokens)
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.repeat(len(logits)), reduction="none")
+    optimizer.zero_grad(set_to_none=True)
+    (losses.sum() / len(targets)).backward()
+    optimizer.step()
+
+
+def resume(heads: Heads, optimizer: torch.optim.SGD, state: State, device: str) -> tuple[int, History]:
+    """Load the newest checkpoint; the number of steps done and the accuracies so far."""
+    content = state.newest(map_location=device)
+    if content is None:
+        return 0, []
+    heads.load_state_dict(content["heads"])
+    optimizer.load_state_dict(content["optimizer"])
+    log.info("resuming after step %d", content["step"])
+    return content["step"], content["history"]
+
+
+@torch.no_grad()
+def accuracies(heads: Heads, tokens: Float[Tensor, "pictures slots dim"], targets: Int[Tensor, " pictures"]) -> dict[str, float]:
+    """Top-1 of every classifier in percent; one that has diverged has 0.
+
+    Raises:
+        TrainingError: all have diverged.
+    """
+    correct = torch.zeros(len(heads.kinds), dtype=torch.int64, device=targets.device)
+    alive = torch.ones_like(correct, dtype=torch.bool)
+    for part, classes in zip(tokens.split(CHUNK), targets.split(CHUNK), strict=True):
+        logits = heads(part)
+        alive &= logits.isfinite().flatten(1).all(1)
+        correct += (logits.argmax(-1) == classes).sum(1)
+    if not alive.any():
+        raise TrainingError("the logits of all classifiers are not finite: lower learning_rates")
+    return dict(zip(heads.kinds, (100 * (correct * alive).double() / len(targets)).tolist(), strict=True))
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+class Fixed:
+    """The validation pictures' tokens, computed when they are first asked for and kept."""
+
+    def __init__(self, backbone: Backbone, blocks: int, split: Classified, settings: LinearSettings, job: Job) -> None:
+        self.backbone, self.blocks, self.split, self.settings, self.job = backbone, blocks, split, settings, job
+        self.targets = torch.tensor(split.targets, device=job.device)
+        self._tokens: Tensor | None = None
+
+    def tokens(self) -> Float[Tensor, "pictures slots dim"]:
+        """Of all pictures, in order.
+
+        Raises:
+            UserError: a picture cannot be read, or its features are not finite.
+        """
+        if self._tokens is None:
+            crops = CentreCrops(self.split, self.settings.resize, self.settings.size)
+            loader = DataLoader(crops, batch_size=BATCH, num_workers=self.job.workers, worker_init_fn=leave_signals_to_parent)
+            parts = []
+            for images, _, numbers in track(loader, "validation features"):
+                parts.append(frozen_tokens(self.backbone, images.to(self.job.device), self.blocks))
+                require_finite(parts[-1], [self.split.paths[i] for i in numbers.tolist()], self.backbone.source)
+            self._tokens = torch.cat(parts)
+        return self._tokens
+
+
+class RandomCrops(Dataset[tuple[Tensor, int, int]]):
+    """Normalised picture [3, size, size], class, number: random crop and flip, drawn from the item's seed."""
+
+    def __init__(self, split: Classified, settings: LinearSettings) -> None:
+        self.split, self.size = split, settings.size
+        self.filter = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[settings.interpolation or "bilinear"]
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, item: Item) -> tuple[Tensor, int, int]:
+        image = read_stored(self.split.paths[item.index])
+        generator = torch.Generator().manual_seed(item.seed)
+        top, left, height, width = random_resized_crop_box(image.height, image.width, SCALE, RATIO, generator)
+        crop = image.crop((left, top, left + width, top + height)).resize((self.size, self.size), self.filter)
+        x = normalize(TF.to_tensor(crop))
+        return x.flip(-1) if maybe(0.5, generator) else x, self.split.targets[item.index], item.index

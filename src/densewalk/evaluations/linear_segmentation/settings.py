@@ -1,0 +1,72 @@
+"""Settings of linear segmentation on reduced masks, NeCo's protocol."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from densewalk.data.benchmarks.label_rules import KNOWN
+from densewalk.evaluations.common.label_map_settings import PLACE, ValidationSettings, require_apart
+from densewalk.evaluations.common.protocol_name import changes
+
+
+class LinearSegmentationSettings(ValidationSettings):
+    """A 1x1 convolution on the frozen last layer, trained and by default scored on masks of 100 x 100 (NeCo's linear segmentation)."""
+
+    TASK: ClassVar[str] = "linear_segmentation"
+    VERSION: ClassVar[int] = 1
+    METRICS: ClassVar[dict[str, str]] = {"mIoU": "% (higher is better)"}
+
+    scoring: Literal["reduced", "full"] = "reduced"
+    """`reduced`: masks of `mask_size` are predicted, as published. `full`: every pixel of the image as it lies on the disk. The two
+    are different protocols."""
+    train_list: str = "trainaug"
+    """Layout `voc`: list in ImageSets/Segmentation with the training images."""
+    train_every: int = Field(default=4, ge=1)
+    """Layouts `masks` and `video`: every n-th labelled image (from the first on) is for training."""
+    train_images: int | None = Field(default=None, ge=1)
+    """Only so many training images, drawn by the seed (NeCo takes 11828 of COCO's)."""
+    epochs: int = Field(default=25, ge=1)
+    """Passes over the training images."""
+    drop_epoch: int = Field(default=20, ge=1)
+    """From this epoch on the learning rate is a tenth."""
+    batch_size: int = Field(default=128, ge=1)
+    """Images of one step; the last batch of an epoch may be smaller."""
+    learning_rate: float = Field(default=0.01, gt=0)
+    """Of SGD."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD."""
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """Of SGD."""
+    crop_scale: tuple[float, float] = (0.8, 1.0)
+    """Range of a training crop's share of the image. Crops are flipped half of the time."""
+    compat: Literal["paper", "released"] = "paper"
+    """`released`: as NeCo's code, with which the published values were made: layout `voc` is scored on whole batches of `batch_size`
+    only (1408 of 1449 images), training images of `voc` and `ade20k` come in the same order in every epoch, a class that occurs
+    nowhere counts as 0 in the mean (ADE20K: 151 classes with an empty one). `paper`: none of these."""
+
+    @model_validator(mode="after")
+    def training_is_not_validation(self) -> Self:
+        """No image is both trained on and scored, and a crop is a part of the image."""
+        if self.layout not in KNOWN:
+            require_apart(self.train_every, self.val_every, self.val_offset, ("train_every", "val_every", "val_offset"))
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale {low:g} to {high:g} is no range within 0 to 1")
+        return self
+
+    @property
+    def protocol(self) -> str:
+        """Everything but the data's place."""
+        masks = f"{self.mask_size}x{self.mask_size} masks"
+        recipe = f"linear {masks}" if self.scoring == "reduced" else f"linear full resolution (trained on {masks})"
+        return ", ".join([recipe, f"{self.input_size} px", f"compat {self.compat}", *changes(self, *PLACE, *NAMED)])
+
+    @property
+    def published_protocol(self) -> str | None:
+        """NeCo's, where every setting is its own. Its COCO masks are not the panoptic ones, so that COCO has no published value."""
+        same = self.dataset == {"voc": "PascalVOC", "ade20k": "ADE20K"}.get(self.layout)
+        untouched = not changes(self, "layout", "masks", "compat") and self.compat == "released"
+        return "linear 100x100 masks" if same and untouched else None
+
+
+NAMED = ("scoring", "mask_size", "input_size", "compat")

@@ -1,0 +1,83 @@
+"""Training data whose order and augmentation depend on the seed alone, not on workers, resumes or what ran before."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from densewalk.core.hashing import derive_seed
+from densewalk.training.sampler import Item
+
+
+class SeededDataset(Dataset[Any]):
+    """A toolbox's data set, indexed with an `Item`: equal items give equal augmentations."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """Classes and the like."""
+        return self.dataset.metainfo
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, item: Item) -> Any:
+        seed_everything(item.seed)
+        return self.dataset[item.index]
+
+
+class ItemStream(Sampler[Item]):
+    """An endless stream of items: one permutation after the other, epoch e's drawn from (seed, e).
+
+    Args:
+        groups: one label per image; every `batch_size` consecutive items then have the same label, e.g. portrait or landscape,
+            which saves padding. An image waits until its group fills a batch.
+
+    Raises:
+        ValueError: there is no image, so that the stream would not begin.
+    """
+
+    def __init__(self, length: int, seed: int, *, batch_size: int = 1, groups: Sequence[bool] | None = None) -> None:
+        if length == 0:
+            raise ValueError("no training image is left: of COCO's, those below 32 px and those without an object do not count")
+        self.length, self.seed, self.batch_size, self.groups = length, seed, batch_size, groups
+        self.first = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def skip(self, items: int) -> None:
+        """Begin with item number `items` of the stream: mmengine calls this to resume without reading passed images again."""
+        self.first = items
+
+    def __iter__(self) -> Iterator[Item]:
+        for epoch, index in islice(self._order(), self.first, None):
+            yield Item(index=index, seed=derive_seed(self.seed, "sample", epoch, index))
+
+    def _order(self) -> Iterator[tuple[int, int]]:
+        waiting: dict[bool, list[tuple[int, int]]] = defaultdict(list)
+        for epoch in count():
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", epoch))
+            for index in torch.randperm(self.length, generator=generator).tolist():
+                if self.groups is None:
+                    yield epoch, index
+                    continue
+                group = waiting[self.groups[index]]
+                group.append((epoch, index))
+                if len(group) == self.batch_size:
+                    yield from group
+                    group.clear()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the three global generators that the toolboxes draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  the toolboxes use numpy's global generator
+    torch.manual_seed(seed)

@@ -1,0 +1,270 @@
+"""Training and testing a toolbox's model under this project's rules.
+
+mmengine's loops, schedulers and optimiser wrappers do the work. What is ours: randomness is a function of (seed, step) and
+(seed, sample); the state is `densewalk.training.state.State`, which holds tensors and plain values only (mmengine's own checkpoints
+pickle objects, and its loader falls back to executing them); signals save and stop; progress and the learning curve look like
+those of the pretraining.
+"""
+
+import itertools
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.dataset import pseudo_collate
+from mmengine.hooks import Hook
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from densewalk.core import distributed
+from densewalk.core.errors import Interrupted
+from densewalk.core.hashing import derive_seed
+from densewalk.core.progress import Progress, log
+from densewalk.evaluations.common.base import Job
+from densewalk.evaluations.mmlab import (
+    optim,
+    vit,  # noqa: F401  registers DensewalkBackbone
+)
+from densewalk.evaluations.mmlab.data import ItemStream, SeededDataset, seed_everything
+from densewalk.evaluations.mmlab.experiment import PREFIX, Config, Experiment
+from densewalk.training.learning_curve import Curve, keep_curves, require_finite
+from densewalk.training.signals import StopRequest, stop_signals
+from densewalk.training.state import State
+
+SAVE_SECONDS = 600.0  # between two checkpoints: at most this much work is lost without a signal
+CURVE = "metrics.jsonl"
+TABLE = "optimizer.csv"  # beside the result: learning rate and weight decay of every parameter
+CURVE_EVERY = 10  # iterations between two points of the learning curve
+_numbers = itertools.count()
+
+
+def run(experiment: Experiment, job: Job, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """Train from the newest intact checkpoint in `job.state`, if there is one, then test; what the metric computes.
+
+    The learning curve is kept in `job.out`.
+
+    Args:
+        inputs: fingerprints of all that the state depends on; state of other inputs is not used.
+
+    Raises:
+        Interrupted: a signal came; the state is saved.
+        TrainingError: the loss is not finite.
+    """
+    with State(job.state / "training", inputs) as state, deterministic(), quiet(), TemporaryDirectory() as scratch:
+        with stop_signals() as stop:
+            runner = StatefulRunner(experiment, job, state, stop, scratch)
+            runner.train()
+        keep_curves(state.folder, job.out, tensorboard=job.tensorboard)
+        if experiment.test_model is not None:
+            runner.model = MODELS.build(experiment.test_model | {"segmentor": runner.model})
+        found = runner.test()
+    return {name.removeprefix(f"{PREFIX}/"): value for name, value in found.items()}
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Deterministic kernels for the length of the block; operators that have none (some on CUDA) say so in a warning."""
+    mode, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.deterministic
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode, warn_only=warn)
+        torch.backends.cudnn.deterministic = cudnn
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the toolboxes' advice on their own configuration."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"mm(engine|cv|seg|det)\.")
+        yield
+
+
+class StatefulRunner(Runner):
+    """mmengine's runner on one chosen device, with this project's state and without mmengine's files, tables and dumps.
+
+    scratch: a folder for what mmengine insists on writing.
+    """
+
+    _has_loaded: bool
+
+    def __init__(self, experiment: Experiment, job: Job, state: State, stop: StopRequest, scratch: str) -> None:
+        self.state, self.device = state, distributed.local_device(job.device)
+        training, test = loaders(experiment, job)
+        super().__init__(
+            model=ConfigDict(experiment.model),
+            work_dir=scratch,
+            train_dataloader=training,
+            train_cfg={"type": "IterBasedTrainLoop", "max_iters": experiment.iterations},
+            optim_wrapper=precision(self.device) | experiment.optimizer,
+            param_scheduler=experiment.schedules,
+            test_dataloader=test,
+            test_cfg={"type": "TestLoop"},
+            test_evaluator=experiment.metric,
+            default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
+            custom_hooks=[SeedHook(job.seed), TableHook(job.out / TABLE), ProgressHook(state, job), StateHook(state, stop)],
+            default_scope=experiment.scope,
+            randomness={"seed": derive_seed(job.seed, "model") % 2**32},
+            log_level="WARNING",
+            experiment_name=f"densewalk-{next(_numbers)}",  # mmengine keeps global objects by this name
+        )
+
+    def train(self) -> nn.Module:
+        """mmengine's, after which the training's loading processes end instead of waiting for more."""
+        model = super().train()
+        del self.train_loop.dataloader_iterator
+        return model
+
+    def wrap_model(self, _config: Config | None, model: nn.Module) -> nn.Module:
+        """The model on the job's device; mmengine would take a GPU wherever there is one."""
+        return model.to(self.device)
+
+    def load_or_resume(self) -> None:
+        """Continue from the state, once everything that has a state is built."""
+        if self._has_loaded:
+            return
+        self._has_loaded = True
+        content = self.state.newest(map_location=self.device)
+        if content is None:
+            return
+        self.model.load_state_dict(content["model"])
+        self.optim_wrapper.load_state_dict(content["optimizer"])
+        for scheduler, saved in zip(self.param_schedulers, content["schedulers"], strict=True):
+            scheduler.load_state_dict(saved)
+        self.train_loop._iter = content["step"]
+        log.info("resuming after iteration %d", content["step"])
+
+    def _log_env(self, _env: Config) -> None:
+        """Nothing: results carry their provenance, and collecting mmengine's takes seconds."""
+
+    def dump_config(self) -> None:
+        """Nothing: results carry their settings."""
+
+
+def precision(device: torch.device) -> Config:
+    """bfloat16 autocast on CUDA, float32 on the CPU."""
+    if device.type == "cuda":
+        return {"type": "AmpOptimWrapper", "dtype": "bfloat16", "loss_scale": 1.0}
+    return {"type": "OptimWrapper"}
+
+
+def loaders(experiment: Experiment, job: Job) -> tuple["DataLoader[Any]", "DataLoader[Any]"]:
+    """Training batches without end, and the test images one by one."""
+    # serialised entries are shared by loading processes instead of copied; in one process they only cost time
+    shared = {"serialize_data": job.workers > 0}
+    # transforms are looked up in the current scope when a data set is built; pycocotools prints what it does
+    with DefaultScope.overwrite_default_scope(experiment.scope), redirect_stdout(None):
+        training, test = DATASETS.build(experiment.training | shared), DATASETS.build(experiment.test | shared)
+    options = {"collate_fn": pseudo_collate, "num_workers": job.workers}
+    shapes = [training.get_data_info(i) for i in range(len(training))] if experiment.group_by_aspect else None
+    portrait = [s["width"] < s["height"] for s in shapes] if shapes else None
+    stream = ItemStream(len(training), job.seed, batch_size=experiment.batch_size, groups=portrait)
+    batches: DataLoader[Any] = DataLoader(SeededDataset(training), experiment.batch_size, sampler=stream, drop_last=True, **options)  # type: ignore[arg-type]
+    return batches, DataLoader(test, 1, shuffle=False, **options)  # type: ignore[arg-type]
+
+
+class SeedHook(Hook):
+    """Makes what is random in an iteration (drop path, dropout, sampled regions) depend on (seed, iteration) alone."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def before_train_iter(self, runner: Runner, **_: Any) -> None:
+        """Called with the batch at hand, whose loading draws from the same generators."""
+        seed_everything(derive_seed(self.seed, "step", runner.iter))
+
+
+class TableHook(Hook):
+    """Writes down what the optimiser does to each parameter."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def before_train(self, runner: Runner) -> None:
+        """The optimiser is there."""
+        optim.write_table(runner.model, runner.optim_wrapper.optimizer, self.path)
+
+
+class ProgressHook(Hook):
+    """Progress lines with the time left, and the learning curve in the state folder."""
+
+    # the learning rate that is noted is the one that was used: schedulers come later
+    priority = "NORMAL"
+
+    def __init__(self, state: State, job: Job) -> None:
+        self.state, self.tensorboard = state, job.tensorboard
+
+    def before_train(self, runner: Runner) -> None:
+        """Called after a resume."""
+        self.progress = Progress("train", runner.max_iters, done=runner.iter)
+        self.curve = Curve(self.state.folder / CURVE, runner.iter, every=CURVE_EVERY, tensorboard=self.tensorboard)
+
+    def after_train_iter(self, runner: Runner, outputs: dict[str, torch.Tensor], **_: Any) -> None:
+        """One iteration is done; `outputs` are its losses."""
+        logs = {name: value for name, value in outputs.items() if name != "loss"}
+        self.curve.add(runner.iter, outputs["loss"], logs, runner.optim_wrapper.optimizer)
+        self.progress.advance(f"loss {self.curve.latest_loss:.4f}")
+
+    def after_train(self, _runner: Runner) -> None:
+        """The last iteration is done."""
+        self.curve.close()
+        self.progress.close()
+
+    def before_test(self, runner: Runner) -> None:
+        """A new count begins."""
+        self.progress = Progress("test", len(runner.test_dataloader))
+
+    def after_test_iter(self, _runner: Runner, **_: Any) -> None:
+        """One image is done."""
+        self.progress.advance()
+
+    def after_test(self, _runner: Runner) -> None:
+        """The last image is done."""
+        self.progress.close()
+
+
+class StateHook(Hook):
+    """Saves the state every ten minutes, after the last iteration, and on a signal, which then ends the training."""
+
+    # after the schedulers, whose state is saved with the rest
+    priority = "VERY_LOW"
+
+    def __init__(self, state: State, stop: StopRequest) -> None:
+        self.state, self.stop, self.saved = state, stop, time.monotonic()
+
+    def after_train_iter(self, runner: Runner, outputs: dict[str, torch.Tensor], **_: Any) -> None:
+        """Save if it is time.
+
+        Raises:
+            Interrupted: there was a signal.
+            TrainingError: what would be saved is spoilt.
+        """
+        done, last = runner.iter + 1, runner.iter + 1 == runner.max_iters
+        if self.stop.requested or last or time.monotonic() - self.saved >= SAVE_SECONDS:
+            require_finite(outputs["loss"], runner.iter, self.state.folder / CURVE)
+            self.state.save(done, content_of(runner, done))
+            self.saved = time.monotonic()
+        if self.stop.requested and not last:
+            where = f"iteration {done} of {runner.max_iters}"
+            raise Interrupted(f"stopped by a signal after {where}; the state is saved in {self.state.folder}")
+
+
+def content_of(runner: Runner, done: int) -> dict[str, Any]:
+    """All that a resume needs: tensors, numbers, strings, and lists and dictionaries of them."""
+    return {
+        "step": done,
+        "model": runner.model.state_dict(),
+        "optimizer": runner.optim_wrapper.state_dict(),
+        "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
+    }

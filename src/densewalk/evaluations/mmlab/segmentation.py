@@ -1,0 +1,131 @@
+"""What mmsegmentation lacks: DINOv2's linear head, data sets by list and label rule, tests at several sizes, an exact mIoU."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Integer
+from mmcv.transforms import BaseTransform
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import DATASETS, METRICS, MODELS, TRANSFORMS
+from mmseg.datasets import BaseSegDataset
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import Tensor, nn
+
+from densewalk.data.benchmarks.label_maps import IGNORE, read_classes
+from densewalk.data.benchmarks.label_rules import LabelRule
+from densewalk.evaluations.metrics.segmentation import Confusion
+from densewalk.evaluations.mmlab.experiment import PREFIX
+
+
+@MODELS.register_module()
+class LinearHead(BaseDecodeHead):
+    """A 1x1 convolution on the maps (concatenated, with `input_transform: resize_concat`), with or without batch normalisation.
+
+    With: DINOv2, https://arxiv.org/abs/2304.07193, section 7.4, which normalises over all its processes; so does one process with all
+    images. Without: iBOT, https://arxiv.org/abs/2111.07832.
+    """
+
+    def __init__(self, *, batch_norm: bool, **kwargs: Any) -> None:
+        super().__init__(dropout_ratio=0.0, **kwargs)
+        if self.in_channels != self.channels and sum(self.in_channels) != self.channels:
+            raise ValueError(f"a linear head has as many channels as its input: {self.in_channels}, not {self.channels}")
+        self.bn = nn.BatchNorm2d(self.channels) if batch_norm else nn.Identity()
+
+    def forward(self, maps: Sequence[Float[Tensor, "batch dim rows columns"]]) -> Float[Tensor, "batch classes rows columns"]:
+        """Logits at the maps' resolution."""
+        return self.cls_seg(self.bn(self._transform_inputs(maps)))
+
+
+@DATASETS.register_module()
+class LabelledImages(BaseSegDataset):
+    """Pairs of image and mask files.
+
+    Args:
+        pairs: paths of images and their masks. classes: names of the classes.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[str, str]], *, classes: Sequence[str], **kwargs: Any) -> None:
+        self.pairs = pairs
+        super().__init__(metainfo={"classes": tuple(classes)}, ignore_index=IGNORE, **kwargs)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One entry per pair."""
+        return [{"img_path": image, "seg_map_path": mask, "seg_fields": []} for image, mask in self.pairs]
+
+
+@TRANSFORMS.register_module()
+class LoadClasses(BaseTransform):
+    """A mask as classes by a label rule, in place of the toolbox's loading, which knows one rule (`reduce_zero_label`), takes
+    any pixel value for a class, and cuts 16 bits down to 8 without a word.
+    """
+
+    def __init__(self, rule: LabelRule) -> None:
+        self.rule = rule
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Adds `gt_seg_map`, uint8."""
+        results["gt_seg_map"] = read_classes(Path(results["seg_map_path"]), self.rule)
+        results["seg_fields"].append("gt_seg_map")
+        return results
+
+
+@MODELS.register_module()
+class AveragedViews(nn.Module):
+    """A segmentor that sees every test image several times and averages its softmax.
+
+        for view, weight in zip(views, weights):                # a view is an image at one size, mirrored or not
+            total += weight * softmax(resize(unflip(logits(view)), size of the image itself))
+        prediction = argmax(total / sum(weights))
+
+    as in mmsegmentation's test-time augmentation, which keeps the softmax of all views at once: 12 views of 150 classes at 2000 x
+    1500 px are 22 GB.
+
+    Args:
+        segmentor: does the resizing. weights: of the views, in the order of the data set's `TestTimeAug`.
+    """
+
+    def __init__(self, segmentor: nn.Module, weights: Sequence[float]) -> None:
+        super().__init__()
+        self.segmentor, self.weights = segmentor, weights
+
+    def test_step(self, data: dict[str, list[Any]]) -> list[Any]:
+        """The one image of a batch; `data` has a list of views under every key."""
+        total: Tensor | None = None
+        for i, weight in enumerate(self.weights):
+            (sample,) = self.segmentor.test_step({key: views[i] for key, views in data.items()})  # type: ignore[operator]
+            scores = weight * sample.seg_logits.data.softmax(dim=0)
+            total = scores if total is None else total.add_(scores)
+        assert total is not None
+        sample.pred_sem_seg.data = total.argmax(dim=0, keepdim=True)
+        return [sample]
+
+
+@METRICS.register_module()
+class SegmentationScore(BaseMetric):
+    """The confusion matrix of the whole test set, in exact counts, and the first few predictions.
+
+    mmsegmentation's own metric adds up float32 histograms and rounds to two decimals; otherwise the numbers are the same.
+
+    Args:
+        shown: how many predictions are kept for a picture.
+    """
+
+    default_prefix = PREFIX
+
+    def __init__(self, classes: int, *, shown: int = 0) -> None:
+        super().__init__()
+        self.confusion, self.shown = Confusion(classes, ignore=IGNORE), shown
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Count the images of a batch."""
+        for sample in data_samples:
+            prediction = sample["pred_sem_seg"]["data"].squeeze(0)
+            self.confusion.add(sample["gt_sem_seg"]["data"].squeeze(0).to(prediction.device), prediction)
+            kept = len(self.results) < self.shown
+            self.results.append((sample["img_path"], prediction.cpu().to(torch.uint8)) if kept else None)
+
+    def compute_metrics(self, results: list[tuple[str, Integer[Tensor, "height width"]] | None]) -> dict[str, Any]:
+        """The matrix, rows ground truth, and the kept predictions by image path."""
+        return {"confusion": self.confusion.matrix, "shown": dict(r for r in results if r is not None)}

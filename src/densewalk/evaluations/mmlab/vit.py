@@ -1,0 +1,89 @@
+"""This project's backbones as mmengine modules."""
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor
+from torch.nn import functional as F
+
+from densewalk.models.loading import load
+
+
+@MODELS.register_module()
+class DensewalkBackbone(BaseModule):
+    """A backbone file, loaded strictly, that gives the patch maps of some of its blocks.
+
+    Registers, LayerScale and each family's way of interpolating position embeddings come from `densewalk.backbone`.
+
+    Args:
+        path: file with the weights, an export of this project.
+        levels: ascending block indices; the output has one map for each.
+        final_norm: apply the final LayerNorm to every map.
+        frozen: no gradient, and evaluation mode whatever the model around it is in.
+        drop_path: stochastic depth's rate at the last block.
+        padding: where zeros go when a side is no multiple of the patch. `centre`: evenly to both ends, as DINOv2 does; the maps
+            then cover slightly more than the image, which a head that resizes them to the image's size takes for the image.
+            `corner`: to the right and below, so that position x of the image stays at x / patch of the maps, which boxes need.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        levels: Sequence[int],
+        *,
+        final_norm: bool,
+        frozen: bool = False,
+        drop_path: float = 0.0,
+        gradient_checkpointing: bool = False,
+        padding: Literal["centre", "corner"] = "corner",
+    ) -> None:
+        super().__init__()
+        self.network = load(path, drop_path=drop_path)
+        self.network.gradient_checkpointing = gradient_checkpointing
+        self.levels, self.final_norm, self.frozen, self.padding = list(levels), final_norm, frozen, padding
+        if frozen:
+            self.network.requires_grad_(False)
+        # parameters that take no part must not count as trained
+        self.network.vit.norm.requires_grad_(final_norm and not frozen)
+        self.network.vit.blocks[self.levels[-1] + 1 :].requires_grad_(False)
+
+    def init_weights(self) -> None:
+        """Nothing: the weights are the file's. mmengine calls this on all parts of a model before training."""
+
+    def train(self, mode: bool = True) -> "DensewalkBackbone":
+        """Training mode, which a frozen network does not follow."""
+        super().train(mode)
+        if self.frozen:
+            self.network.eval()
+        return self
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> tuple[Float[Tensor, "batch dim rows columns"], ...]:
+        """One map per level, of the padded image."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return tuple(self.network.intermediate(pad(images, self.network.patch, self.padding), self.levels, norm=self.final_norm))
+
+    def get_layer_depth(self, name: str) -> tuple[int, int]:
+        """The layer that a parameter of this module belongs to, counted from the image, and the number of layers.
+
+        0: everything that makes tokens (patch, position, CLS and register embeddings); i + 1: block i; depth + 1: the final norm,
+        which counts as the head.
+        """
+        depth = self.network.arch.depth
+        block = re.match(r"network\.vit\.blocks\.(\d+)\.", name)
+        if block:
+            return int(block[1]) + 1, depth + 2
+        return (depth + 1 if name.startswith("network.vit.norm.") else 0), depth + 2
+
+
+def pad(
+    images: Float[Tensor, "batch 3 height width"], patch: int, where: Literal["centre", "corner"]
+) -> Float[Tensor, "batch 3 padded_height padded_width"]:
+    """Zeros up to the next multiple of the patch; see `DensewalkBackbone`."""
+    rows, columns = (-side % patch for side in images.shape[-2:])
+    top, left = (rows // 2, columns // 2) if where == "centre" else (0, 0)
+    return F.pad(images, (left, columns - left, top, rows - top))

@@ -1,0 +1,49 @@
+"""Settings of (over)clustering."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from densewalk.evaluations.common.label_map_settings import PLACE, ValidationSettings
+from densewalk.evaluations.common.protocol_name import changes
+
+
+class OverclusterSettings(ValidationSettings):
+    """k-means on frozen patch features of the validation images, clusters being matched to classes (NeCo, Leopart)."""
+
+    TASK: ClassVar[str] = "overcluster"
+    VERSION: ClassVar[int] = 1
+    METRICS: ClassVar[dict[str, str]] = {"mIoU": "% (higher is better)"}
+
+    clusters: int | None = Field(default=None, ge=2)
+    """Number of clusters, each of which takes the class of most of its pixels (published: 300 and 500); null: as many as classes,
+    matched one to one."""
+    repeats: int = Field(default=5, ge=1)
+    """k-means runs with seeds of their own, over which the score is averaged."""
+    components: int = Field(default=50, ge=1)
+    """Principal components that are kept of the standardised features."""
+    iterations: int = Field(default=100, ge=1)
+    """Most k-means iterations."""
+    restarts: int = Field(default=5, ge=1)
+    """Starts of each k-means run, of which the best is taken."""
+    compat: Literal["paper", "released"] = "paper"
+    """`released`: as NeCo's code, with which the published values were made: layout `voc` is scored on whole batches of 32 only (1440
+    of 1449 images), and a class that occurs nowhere counts as 0 in the mean. `paper`: neither."""
+
+    @property
+    def recipe(self) -> str:
+        """How many clusters, and how they are matched."""
+        return "k-means K=GT Hungarian" if self.clusters is None else f"k-means K={self.clusters} many-to-one"
+
+    @property
+    def protocol(self) -> str:
+        """Everything but the data's place."""
+        named = ("clusters", "input_size", "compat")
+        return ", ".join([self.recipe, f"{self.input_size} px", f"compat {self.compat}", *changes(self, *PLACE, *named)])
+
+    @property
+    def published_protocol(self) -> str | None:
+        """NeCo's, where every setting is its own. Its COCO masks are not the panoptic ones, so that COCO has no published value."""
+        same = self.layout == "voc" and self.dataset == "PascalVOC"
+        untouched = not changes(self, "layout", "masks", "compat", "clusters") and self.compat == "released"
+        return self.recipe if same and untouched and self.clusters in (None, 300, 500) else None

@@ -1,0 +1,86 @@
+"""Settings of semantic segmentation through mmsegmentation on other data than ADE20K: the recipes of `settings.ade20k`."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from densewalk.data.benchmarks.label_rules import RULES, LabelRule, counted
+from densewalk.evaluations.segmentation.recipes import LinearSettings, SegmentationSettings, UpernetSettings
+
+# training and validation half by default
+SPLITS = {
+    "voc": ("trainaug", "val"),
+    "cityscapes": ("train", "val"),
+    "coco_stuff": ("train2017", "val2017"),
+    "folders": ("training", "validation"),
+}
+
+
+class LayoutData(SegmentationSettings):
+    """A data set in one of the public layouts; label rules and class names are those of `settings.layouts`.
+
+    Crops, sizes and learning rates are the recipe's for ADE20K: no published number of these recipes is known for the data here.
+    """
+
+    TASK: ClassVar[str] = "segmentation"
+    VERSION: ClassVar[int] = 1
+
+    layout: Literal["voc", "cityscapes", "coco_stuff", "folders"]
+    """`voc`: VOCdevkit/VOC2012, 21 classes, 255 not scored. `cityscapes`: leftImg8bit and gtFine with *_labelTrainIds.png, 19
+    classes, 255 not scored. `coco_stuff`: the 164k images with the released label maps, 171 classes, 255 not scored. `folders`:
+    masks with the names of their images, one folder for each half below `images` and `masks`."""
+    training: str | None = None
+    """The half to train on. Layout `voc`: a list in ImageSets/Segmentation, trainaug if not given. Others: the folder, by default
+    train, train2017 or training."""
+    validation: str | None = None
+    """The half to test on; by default val, val2017 or validation."""
+    images: str | None = None
+    """Layout `folders`: folder below `root`, images if not given."""
+    masks: str | None = None
+    """Layout `folders`: folder below `root`, annotations if not given. Layout `voc`: folder inside VOC2012, SegmentationClass if not
+    given; the masks of trainaug are SegmentationClassAug."""
+    num_classes: int | None = Field(default=None, ge=2, le=255)
+    """Layout `folders`: number of label values; a mask may hold 0 to num_classes - 1, and `ignore`."""
+    ignore: int | None = Field(default=None, ge=0)
+    """Layout `folders`: the label of pixels that count for nothing, e.g. 0 (mmsegmentation's reduce_zero_label) or 255."""
+    class_names: list[str] | None = None
+    """Layout `folders`: names of the labels from 0 on, the ignored one included if it is below num_classes."""
+
+    @model_validator(mode="after")
+    def layout_has_what_it_needs(self) -> Self:
+        """The fields that this layout needs, and no others that would silently do nothing."""
+        if self.layout == "folders":
+            if self.num_classes is None:
+                raise ValueError("layout folders needs num_classes")
+            if len(self.rule.values) < 2:
+                raise ValueError(f"num_classes {self.num_classes} with ignore {self.ignore} leaves one class")
+            if self.class_names is not None and len(self.class_names) != self.num_classes:
+                raise ValueError(f"{len(self.class_names)} class_names for num_classes {self.num_classes}")
+            return self
+        own = ["images", "num_classes", "ignore", "class_names", *(["masks"] if self.layout != "voc" else [])]
+        extra = [name for name in own if getattr(self, name) is not None]
+        if extra:
+            raise ValueError(f"layout {self.layout} knows its own {', '.join(extra)}: leave them out")
+        return self
+
+    @property
+    def rule(self) -> LabelRule:
+        """What the pixels of a mask mean."""
+        return counted(self.num_classes, self.ignore) if self.num_classes is not None else RULES[self.layout]
+
+    @property
+    def splits(self) -> tuple[str, str]:
+        """Training and validation half."""
+        training, validation = SPLITS[self.layout]
+        return self.training or training, self.validation or validation
+
+    def _halves(self) -> list[str]:
+        return [self.layout, " to ".join(self.splits)]
+
+
+class SegmentationLinearSettings(LinearSettings, LayoutData):
+    """Linear segmentation: a linear head on the frozen backbone; see `preset`."""
+
+
+class SegmentationUpernetSettings(UpernetSettings, LayoutData):
+    """UPerNet, fine-tuned end to end; see `preset`."""

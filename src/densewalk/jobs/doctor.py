@@ -1,0 +1,280 @@
+"""What would stop a study, found before a GPU is asked for.
+
+    densewalk doctor                              # this machine
+    densewalk doctor --config config.yaml         # and all data and checkpoints of a study
+    densewalk doctor --config config.yaml --slurm # and the cluster's commands
+
+Data are looked at by the evaluations' own readers, checkpoints are loaded as a run loads them: nothing is judged by rules of its own.
+"""
+
+import importlib
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from densewalk.core.errors import UserError
+from densewalk.core.progress import columns
+from densewalk.core.provenance import versions
+from densewalk.data.benchmarks import label_maps as labelled
+from densewalk.data.benchmarks.boxes import got10k
+from densewalk.data.benchmarks.classification import imagenet
+from densewalk.data.check_images import read_list
+from densewalk.data.download.catalog import command_for, command_for_file, set_of
+from densewalk.data.download.fetch import receipt_path, verify
+from densewalk.data.frame_folders import FrameFolders
+from densewalk.data.image_folder import ImageFolder
+from densewalk.data.images import read_rgb
+from densewalk.data.settings import ImagesSettings
+from densewalk.data.video.probe import probe, undecodable
+from densewalk.evaluations.common import dense_features
+from densewalk.models.catalog import Checkpoint, public_checkpoint, published
+from densewalk.models.loading import load
+from densewalk.study.config import Study
+from densewalk.training.tensorboard import require_tensorboard
+
+SPARE = 20 * 2**30  # bytes that a study's results, caches and states should find free
+CODECS = ("h264", "hevc", "av1", "vp9")  # what walking tours come in
+SLURM = ("sbatch", "squeue", "scancel", "sacct")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table. problem: None if all is well."""
+
+    subject: str
+    found: str
+    problem: str | None = None
+
+
+def examine(study: Study | None, *, slurm: bool = False, config: Path | None = None) -> list[Finding]:
+    """All findings, problems among them. config: the study's file, which commands name."""
+    subjects: dict[str, Callable[[], str]] = {"Python": _python, "torch": _torch, "video": _video, "disk": _disk}
+    if slurm:
+        subjects["Slurm"] = _slurm
+    return [_look(subject, check) for subject, check in (*subjects.items(), *(_of_study(study, config) if study else ()))]
+
+
+def table(findings: Iterable[Finding]) -> str:
+    """The findings as text."""
+    rows = [(f.subject, "problem" if f.problem else "OK", f.problem or f.found) for f in findings]
+    return columns(("what", "state", "found, or what to do"), rows)
+
+
+def _look(subject: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, check())
+    except UserError as error:
+        return Finding(subject, "", " ".join(str(error).split()))
+
+
+# -- this machine ------------------------------------------------------------------------------------------------------
+
+
+def _python() -> str:
+    if sys.version_info[:2] != (3, 11):
+        raise UserError(f"Python {platform.python_version()}", allowed="3.11", todo="make the environment again: docs/environment.md")
+    return platform.python_version()
+
+
+def _torch() -> str:
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}, {', '.join(gpus) or 'no GPU here'}"
+
+
+def _video() -> str:
+    if missing := undecodable(CODECS):
+        raise UserError(f"PyAV does not decode {', '.join(missing)}", todo="install av from PyPI: docs/environment.md")
+    return f"decord {versions()['decord']}; PyAV {versions()['av']} with {', '.join(CODECS)}"
+
+
+def _disk() -> str:
+    free = shutil.disk_usage(Path.cwd()).free
+    if free < SPARE:
+        raise UserError(f"{free / 2**30:.1f} GiB free in {Path.cwd()}", allowed=f"{SPARE >> 30} GiB or more", todo="make room")
+    return f"{free / 2**30:.0f} GiB free"
+
+
+def _slurm() -> str:
+    missing = [command for command in SLURM if shutil.which(command) is None]
+    if missing:
+        raise UserError(f"{', '.join(missing)} not found", todo="log in to a node of the cluster, or leave --slurm out")
+    return ", ".join(SLURM)
+
+
+# -- a study -----------------------------------------------------------------------------------------------------------
+
+
+def _of_study(study: Study, config: Path | None) -> Iterator[tuple[str, Callable[[], str]]]:
+    if study.execution.tensorboard:
+        yield "execution.tensorboard", _event_files
+    for name, video in study.videos.items():
+        yield f"videos.{name}", partial(_with_command, partial(_video_file, video.source), command_for_file(video.source))
+    for name, images in study.images.items():
+        yield f"images.{name}", partial(_with_command, partial(_image_folder, images), command_for_file(images.source))
+    for name, checkpoint in study.checkpoints.items():
+        yield f"checkpoints.{name}", partial(_checkpoint, name, checkpoint, config)
+    for name, evaluation in study.evaluations.items():
+        settings = evaluation.settings
+        known = set_of(evaluation.protocol, settings)
+        command = command_for(known, settings.root) if known else None
+        yield f"evaluations.{name}", partial(_with_command, partial(data_of, evaluation.protocol, settings), command)
+
+
+def _with_command(check: Callable[[], str], command: str | None) -> str:
+    """The check; where it fails, with the command that gets the data, or completes them."""
+    try:
+        return check()
+    except UserError as error:
+        raise UserError(f"{error}; command: {command}" if command else str(error)) from error
+
+
+def _event_files() -> str:
+    require_tensorboard()
+    return "event files are written beside each metrics.jsonl"
+
+
+def _video_file(path: str) -> str:
+    info = probe(path)
+    return f"{path}: {info.codec}, {info.width}x{info.height}, {info.fps:.2f} fps, {info.duration / 60:.1f} minutes"
+
+
+def _image_folder(settings: ImagesSettings) -> str:
+    folder = ImageFolder(settings.source)
+    folder[0]
+    if settings.layout == "pictures":
+        return f"{settings.source}: {len(folder)} pictures"
+    names = read_list(settings.sequence_list) if settings.sequence_list else None
+    return f"{settings.source}: {len(FrameFolders(settings.source, only=names).sequences)} sequences, {len(folder)} pictures"
+
+
+def _checkpoint(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
+    path = Path(checkpoint.file)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", todo=_way_to(name, checkpoint, config))
+    if checkpoint.sha256 or receipt_path(path).exists():
+        verify(path, sha256=checkpoint.sha256, url=checkpoint.url)
+    return str(load(path, checkpoint.arch, key=checkpoint.key, interpolation=checkpoint.interpolation).report)
+
+
+def _way_to(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
+    """How to get a checkpoint's file."""
+    wanted = checkpoint.arch if checkpoint.arch.startswith("timm/") else name
+    found = public_checkpoint(wanted)
+    if found is not None and checkpoint.file == found[1]["file"]:
+        manual = published()[name].manual if name in published() else None
+        return f"{manual}; save it as {checkpoint.file}" if manual else f"densewalk fetch {wanted}"
+    return f"densewalk fetch --config {shlex.quote(str(config or 'CONFIG'))}" if checkpoint.url else "put it there or correct `file`"
+
+
+# -- data, by the readers of the evaluations ---------------------------------------------------------------------------
+
+
+def data_of(protocol: str, settings: Any) -> str:
+    """What an evaluation's data hold, counted; a sample is opened.
+
+    Raises:
+        UserError: what the evaluation would stop with.
+    """
+    counts = ", ".join(f"{count} {what}" for what, count in READERS[protocol](settings).items())
+    return f"{settings.root}: {counts}"
+
+
+def _halves(halves: tuple[Any, Any]) -> dict[str, int]:
+    return {"training images": len(halves[0]), "validation images": len(halves[1])}
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"densewalk.evaluations.{name}.evaluate")
+
+
+def _opened(settings: Any, *sides: list[labelled.Example]) -> None:
+    for side in sides:
+        labelled.read(side[0], label_values=settings.label_values, ignore=settings.ignored)
+
+
+def _segmentation(settings: Any) -> dict[str, int]:
+    return _halves(_module("segmentation").check_data(settings))
+
+
+def _coco(settings: Any) -> dict[str, int]:
+    training, validation = _module("coco").check_data(settings)
+    for split in (training, validation):
+        read_rgb(min(path for path in split.images.iterdir() if path.suffix == ".jpg"))
+    return {"training images": training.count, "validation images": validation.count}
+
+
+def _davis(settings: Any) -> dict[str, int]:
+    sequences = _module("davis").find_sequences(settings.resolved())
+    return {"sequences": len(sequences), "frames": sum(map(len, sequences))}
+
+
+def _clips(settings: Any) -> dict[str, int]:
+    clips = _module("video_segmentation").find_clips(settings)
+    return {"clips": len(clips), "frames": sum(len(clip.numbers) for clip in clips)}
+
+
+def _incontext(settings: Any) -> dict[str, int]:
+    memory, queries = _module("incontext").splits(settings)
+    _opened(settings, memory, queries)
+    return {"memory images": len(memory), "query images": len(queries)}
+
+
+def _linear_segmentation(settings: Any) -> dict[str, int]:
+    halves = _module("linear_segmentation").splits(settings, seed=0)
+    _opened(settings, *halves)
+    return _halves(halves)
+
+
+def _overcluster(settings: Any) -> dict[str, int]:
+    examples = dense_features.split(settings, "validation", settings.val_list, settings.val_every, settings.val_offset)
+    _opened(settings, examples)
+    return {"validation images": len(examples)}
+
+
+def _unsupervised_segmentation(settings: Any) -> dict[str, int]:
+    training, validation = _module("unsupervised_segmentation").splits(settings)
+    _opened(settings, *([training] if training else []), validation)
+    return _halves((training, validation))
+
+
+def _classification(settings: Any) -> dict[str, int]:
+    halves = imagenet(settings.root, settings.training, settings.validation)
+    for half in halves:
+        read_rgb(half.paths[0])
+    return {**_halves(halves), "classes": len(halves[0].names)}
+
+
+def _discovery(settings: Any) -> dict[str, int]:
+    examples = _module("discovery").find_images(settings)
+    read_rgb(examples[0].image)
+    return {"images": len(examples), "boxes": sum(len(example.boxes) for example in examples)}
+
+
+def _tracking(settings: Any) -> dict[str, int]:
+    tracks = got10k(settings.root, settings.split, settings.sequences)
+    for track in tracks:
+        _module("tracking").check(track)
+    return {"sequences": len(tracks), "frames": sum(map(len, tracks))}
+
+
+READERS: dict[str, Callable[[Any], dict[str, int]]] = {
+    **dict.fromkeys(("ade20k_linear", "ade20k_upernet", "segmentation_linear", "segmentation_upernet"), _segmentation),
+    "coco": _coco,
+    "davis": _davis,
+    "video_segmentation": _clips,
+    "incontext": _incontext,
+    "linear_segmentation": _linear_segmentation,
+    "overcluster": _overcluster,
+    "unsupervised_segmentation": _unsupervised_segmentation,
+    **dict.fromkeys(("knn", "linear"), _classification),
+    "discovery": _discovery,
+    "tracking": _tracking,
+}

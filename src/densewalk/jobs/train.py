@@ -1,0 +1,143 @@
+"""Make one run's backbone: train it, or for a baseline take it over.
+
+results/{run}/s{seed}/backbone.safetensors, run.json, card.md, metrics.jsonl, training/*.png, tensorboard/ (if asked for)
+"""
+
+import importlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from densewalk.core import distributed
+from densewalk.core.errors import UserError
+from densewalk.core.files import write_json
+from densewalk.core.hashing import config_hash, file_sha256
+from densewalk.core.progress import log
+from densewalk.core.provenance import record
+from densewalk.data.sources import Source
+from densewalk.jobs.inputs import initial_backbone, read_sources
+from densewalk.models.backbone import Backbone
+from densewalk.models.blocks import CompiledBlocks
+from densewalk.models.export import export_backbone, write_card
+from densewalk.study.registry import parse_training
+from densewalk.training import learning_curve, loop
+from densewalk.training.execution import Execution
+from densewalk.training.method import Method
+from densewalk.training.state import State
+from densewalk.training.tensorboard import require_tensorboard
+
+METHODS = {
+    "dora": ("densewalk.methods.dora.method", "Dora"),
+    "dino": ("densewalk.methods.dino.method", "Dino"),
+    "neco": ("densewalk.methods.neco.method", "Neco"),
+    "timetuning": ("densewalk.methods.timetuning.method", "TimeTuning"),
+}
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+
+def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state: Path, out: Path, execution: Execution) -> None:
+    """Make one run's backbone: train it, or for a baseline take it over.
+
+    Args:
+        spec: `Study.run_spec`.
+        init: the initial backbone's file, unless it is random.
+        receipts: of the prepared data, in the specification's order.
+        state: folder of the resumable state. out: folder of the results.
+    """
+    backbone = initial_backbone(spec, init)
+    loaded = str(backbone.report) if backbone.report else None
+    if spec["method"] == "none":
+        hand_on(backbone, spec, out, training=None, loaded=loaded)
+        return
+    if execution.tensorboard:
+        require_tensorboard()
+    sources = [source for path, name in zip(receipts, spec["data"], strict=True) for source in read_sources(path, name)]
+    inputs = {str(path): file_sha256(path) for path in [*receipts, *([init] if init else [])]}
+    device = distributed.local_device(execution.device)
+    with distributed.process_group(device):
+        if distributed.rank() > 0:
+            train(spec, backbone, sources, State(state, inputs), execution, device)
+            return
+        with State(state, inputs) as held:
+            method, data, trained = train(spec, backbone, sources, held, execution, device)
+            training = {
+                "steps": trained.steps,
+                "samples_seen": trained.samples,
+                **trained.cost.record(),
+                "processes": distributed.world_size(),
+                "device": str(device),
+                "execution": execution.model_dump(mode="json"),
+            }
+            draw(method, data, out / "training")
+            learning_curve.keep_curves(held.folder, out, tensorboard=execution.tensorboard)
+            hand_on(method.export(), spec, out, training, loaded)
+
+
+def train(
+    spec: dict[str, Any], backbone: Backbone, sources: Sequence[Source], state: State, execution: Execution, device: torch.device
+) -> tuple[Method, "Dataset[Any]", loop.Trained]:
+    """Build the method and train it to the end; the method, the data set and what was spent."""
+    settings = parse_training(spec["method"], spec["settings"])
+    parts = execution.parts_of(spec["run"])
+    if obstacle := settings.obstacle_to_parts(parts, distributed.world_size()):
+        raise UserError(obstacle, todo="correct execution.accumulate")
+    module, name = METHODS[spec["method"]]
+    kind = getattr(importlib.import_module(module), name)
+    data = kind.dataset(settings, sources)
+    total, per_epoch = settings.total_steps(len(data))
+    log.info("%s, seed %d: %d samples, %d steps of batch %d", spec["run"], spec["seed"], len(data), total, settings.batch_size)
+    if distributed.rank() == 0:  # for `densewalk status`
+        write_json(state.folder / "plan.json", {"steps": total, "gpus": distributed.world_size() if device.type == "cuda" else 0})
+    torch.manual_seed(spec["seed"])
+    method = kind(settings, backbone, total, per_epoch, spec["seed"])
+    method.diagnostics = state.folder
+    compiled = CompiledBlocks() if execution.compile else None
+    for part in method.modules():
+        if isinstance(part, Backbone):
+            part.gradient_checkpointing = execution.gradient_checkpointing
+            part.through = compiled or part.through
+    trained = loop.train(
+        method,
+        data,
+        batch_size=settings.batch_size,
+        seed=spec["seed"],
+        state=state,
+        execution=execution,
+        device=device,
+        parts=parts,
+    )
+    return method, data, trained
+
+
+def draw(method: Method, data: "Dataset[Any]", folder: Path) -> None:
+    """The method's pictures of what it has learnt, in place of those of an earlier training."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    with torch.no_grad():
+        method.eval().pictures(data, folder)
+
+
+def hand_on(backbone: Backbone, spec: dict[str, Any], out: Path, training: dict[str, Any] | None, loaded: str | None) -> None:
+    """Write the backbone with its card and record; the backbone comes last, so that its existence means all is there.
+
+    Args:
+        loaded: what was taken from the initial backbone's file.
+    """
+    sha = config_hash(spec)
+    facts = record()
+    compat = parse_training(spec["method"], spec["settings"]).deviations if "settings" in spec else ""
+    init = spec["init"].get("name", "random weights")
+    made = {"config_hash": sha, "arch": backbone.arch.name, "compat": compat, "spec": spec, "training": training, "loaded": loaded}
+    write_json(out / "run.json", {**made, **facts})
+    described = {"run": spec["run"], "seed": spec["seed"], "method": spec["method"], "compat": compat or "-", "init": init}
+    data = ", ".join(spec.get("data", {})) or "no data"
+    known = {"data": data, "config_hash": sha, "commit": facts["commit"], "loaded": f"\nInitial weights: {loaded}.\n" if loaded else ""}
+    write_card(backbone, out / "card.md", {**described, **known})
+    export_backbone(backbone, out / "backbone.safetensors", run=f"{spec['run']}-s{spec['seed']}", config_hash=sha)
+    log.info("wrote %s", out / "backbone.safetensors")

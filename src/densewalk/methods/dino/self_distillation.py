@@ -1,0 +1,167 @@
+"""Self-distillation with an EMA teacher: what DINO and DoRA share."""
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from densewalk.core import distributed
+from densewalk.core.errors import TrainingError, UserError
+from densewalk.core.files import atomic_write
+from densewalk.methods.dino.settings import SelfDistillationSettings
+from densewalk.models.backbone import Backbone
+from densewalk.models.ema import make_teacher, update_teacher
+from densewalk.models.heads import PrototypeHead
+from densewalk.models.surgery import with_drop_path
+from densewalk.ops.sinkhorn import NonFiniteScores, sinkhorn
+from densewalk.training.method import Method
+from densewalk.training.param_groups import ParamGroup, decay_groups
+from densewalk.training.schedules import cosine, linear_then_constant
+
+# -- the machinery ---------------------------------------------------------------------------------------------------
+
+
+class Network(nn.Module):
+    """A backbone and the projection head on its CLS token; parameters are named as in DINO's training files."""
+
+    def __init__(self, backbone: Backbone, head: PrototypeHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+
+class SelfDistillation(Method):
+    """Student, teacher, centre, schedules and optimiser of DINO; `step` is left to the method.
+
+    Raises:
+        UserError: a view's side is not a multiple of the patch size, or the warm-up is longer than the training.
+    """
+
+    settings: SelfDistillationSettings
+    center: Tensor
+
+    def __init__(self, settings: SelfDistillationSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
+        super().__init__(settings, total_steps, steps_per_epoch)
+        require_patch_multiples(settings, backbone.patch)
+        self.settings = settings
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = PrototypeHead(
+                backbone.dim,
+                settings.out_dim,
+                hidden=settings.head_hidden,
+                bottleneck=settings.head_bottleneck,
+                trainable_scale=not settings.norm_last_layer,
+            )
+            self.teacher = make_teacher(Network(backbone, head))
+            self.student = Network(with_drop_path(backbone, settings.drop_path), head)
+        self.register_buffer("center", torch.zeros(settings.out_dim))
+        self.seen: list[Tensor] = []  # mean logits of the parts of this step's batch
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Learning rate, weight decay and momentum of every step, teacher temperature of every epoch."""
+        s, total = self.settings, self.total_steps
+        warmup = round(s.warmup_epochs * self.steps_per_epoch)
+        if warmup > total:
+            raise UserError(f"warmup_epochs {s.warmup_epochs} are {warmup} steps, the training has {total}", todo="lower warmup_epochs")
+        self.lr = cosine(s.lr * s.batch_size / 256, s.min_lr, total, warmup=warmup)
+        self.decay = cosine(s.weight_decay, s.weight_decay_end, total)
+        self.momentum = cosine(s.teacher_momentum, 1.0, total)
+        epochs = -(-total // self.steps_per_epoch)
+        self.temperatures = linear_then_constant(
+            s.teacher_temperature_start, s.teacher_temperature, epochs, warmup=s.teacher_temperature_epochs
+        )
+
+    def param_groups(self) -> list[ParamGroup]:
+        """All of the student, with and without weight decay."""
+        return decay_groups("student", list(self.student.named_parameters()), self.lr, self.decay)
+
+    def targets(self, logits: Float[Tensor, "*batch protos"], at: int, batch: Any) -> Float[Tensor, "*batch protos"]:
+        """The teacher's distribution: centred, sharpened (equation 1), or shared out evenly over all processes' batch.
+
+        Raises:
+            TrainingError: there are NaN to be shared out; `batch` is saved.
+        """
+        temperature = float(self.temperatures[min(at // self.steps_per_epoch, len(self.temperatures) - 1)])
+        if self.settings.centering == "mean":
+            return ((logits.float() - self.center) / temperature).softmax(dim=-1)
+        iterations = self.settings.sinkhorn_centering_iterations
+        try:
+            rows = sinkhorn(logits.flatten(0, -2), epsilon=temperature, iterations=iterations, across_processes=True)
+        except NonFiniteScores as error:
+            self.stop(f"the teacher's logits: {error}", batch, at)
+        return rows.view_as(logits)
+
+    @torch.no_grad()
+    def note_logits(self, logits: Float[Tensor, "*batch protos"]) -> None:
+        """Keep the teacher's mean logits until all parts of the batch have been seen: all of them are centred alike."""
+        self.seen.append(logits.float().flatten(0, -2).mean(dim=0))
+
+    @torch.no_grad()
+    def update_center(self, logits: Float[Tensor, "*batch protos"]) -> None:
+        """Equation 4, over all processes."""
+        if self.settings.centering != "mean":
+            return
+        mean = distributed.all_mean(logits.float().flatten(0, -2).mean(dim=0))
+        self.center.lerp_(mean, 1 - self.settings.center_momentum)
+
+    def after_backward(self, at: int) -> None:
+        """Move the centre; clip each tensor's gradient; hold the prototypes still in the beginning."""
+        self.update_center(torch.stack(self.seen))
+        self.seen.clear()
+        if self.settings.clip_grad is not None:
+            clip_each([p.grad for p in self.student.parameters() if p.grad is not None], self.settings.clip_grad)
+        if at < self.settings.freeze_last_layer_epochs * self.steps_per_epoch:
+            for p in self.student.head.last_layer.parameters():
+                p.grad = None
+
+    def after_update(self, at: int) -> None:
+        """Move the teacher."""
+        update_teacher(self.teacher, self.student, float(self.momentum[at]))
+
+    def export(self) -> Backbone:
+        """The teacher: it is what the papers evaluate."""
+        return self.teacher.backbone
+
+    def stop(self, reason: str, batch: Any, at: int) -> NoReturn:
+        """Leave the batch behind for inspection and end the training.
+
+        Raises:
+            TrainingError: always.
+        """
+        where = "no folder for diagnostics is set, the batch is lost"
+        if self.diagnostics is not None:
+            path = self.diagnostics / f"failed-step-{at:08d}-process-{distributed.rank()}.pt"
+            with atomic_write(path) as temporary:
+                torch.save({"step": at, "reason": reason, "batch": batch}, temporary)
+            where = f"its batch is in {path}"
+        raise TrainingError(f"step {at}: {reason}; {where}")
+
+
+def require_patch_multiples(settings: SelfDistillationSettings, patch: int) -> None:
+    """Raise UserError unless both kinds of views are whole patches."""
+    for name in ("global_size", "local_size"):
+        size = getattr(settings, name)
+        if size % patch:
+            raise UserError(f"{name} {size} is not a multiple of the patch size {patch}", allowed=f"e.g. {round(size / patch) * patch}")
+
+
+@torch.no_grad()
+def clip_each(gradients: list[Tensor], most: float) -> None:
+    """Scale every gradient tensor whose norm exceeds `most` down to it.
+
+    for g in gradients:  g *= min(1, most / (|g| + 1e-6))
+    """
+    norms = torch._foreach_norm(gradients)
+    factors = (most / (torch.stack(norms) + 1e-6)).clamp(max=1)
+    torch._foreach_mul_(gradients, list(factors.unbind()))
+
+
+def by_view(
+    function: Callable[[Tensor], Tensor], images: Float[Tensor, "batch views *frames 3 height width"]
+) -> Float[Tensor, "views batch *frames dim"]:
+    """`function` of images [batch, 3, height, width] on all pictures at once, the result ordered by view."""
+    return function(images.flatten(0, -4)).unflatten(0, images.shape[:-3]).transpose(0, 1)

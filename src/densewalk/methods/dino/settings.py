@@ -1,0 +1,121 @@
+"""Settings of DINO, and of what DoRA shares with it."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from densewalk.training.settings import PresetSettings
+
+Share = Annotated[float, Field(gt=0, le=1)]
+# From scratch on a video of minutes, on one CPU core in minutes: for vit_micro_patch16. What it was measured on, its curve and
+# what it gains are in docs/small_video.md. Sinkhorn centring and a sharp teacher let a small batch learn at all, where a moving
+# mean collapses; KoLeo keeps patches apart, which would otherwise come to tell less than those of random weights.
+SMALL_VIDEO: dict[str, Any] = {
+    "out_dim": 256,
+    "head_hidden": 256,
+    "head_bottleneck": 64,
+    "drop_path": 0.0,
+    "weight_decay": 0.04,
+    "weight_decay_end": 0.04,
+    "clip_grad": None,
+    "freeze_last_layer_epochs": 0,
+    "teacher_momentum": 0.99,
+    "teacher_temperature": 0.02,
+    "teacher_temperature_start": 0.02,
+    "centering": "sinkhorn",
+    "koleo_weight": 0.3,
+    "global_size": 96,
+    "local_size": 48,
+    "local_crops": 2,
+}
+
+
+class SelfDistillationSettings(PresetSettings):
+    """A student that learns an exponential-moving-average teacher's prototype distribution (DINO, DoRA)."""
+
+    epochs: float | None = Field(default=100, gt=0)
+    """Passes over the data. Exactly one of `epochs` and `steps`."""
+
+    out_dim: int = Field(default=65536, ge=2)
+    """Prototypes of the head."""
+    head_hidden: int = Field(default=2048, ge=1)
+    """Width of the head's hidden layers."""
+    head_bottleneck: int = Field(default=256, ge=1)
+    """Width in front of the prototypes."""
+    norm_last_layer: bool = True
+    """Freeze the prototypes' lengths at 1."""
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    """Stochastic depth of the student's last block, growing linearly from the first."""
+
+    lr: float = Field(default=5e-4, gt=0)
+    """Peak learning rate per 256 samples of the batch; the rate used is lr * batch_size / 256."""
+    min_lr: float = Field(default=1e-6, ge=0)
+    """Learning rate at the end of the cosine."""
+    warmup_epochs: float = Field(default=10, ge=0)
+    """Linear warm-up of the learning rate."""
+    weight_decay: float = Field(default=0.04, ge=0)
+    """Weight decay at the start; none on biases and one-dimensional parameters."""
+    weight_decay_end: float = Field(default=0.4, ge=0)
+    """Weight decay at the end of the cosine."""
+    clip_grad: float | None = Field(default=3.0, gt=0)
+    """Largest gradient norm of each parameter tensor by itself; null for no clipping."""
+    freeze_last_layer_epochs: float = Field(default=1, ge=0)
+    """The prototypes do not learn before this epoch."""
+
+    teacher_momentum: float = Field(default=0.996, ge=0, le=1)
+    """Share of the old teacher in each update at the start, rising to 1 along a cosine."""
+    student_temperature: float = Field(default=0.1, gt=0)
+    """Temperature of the student's softmax."""
+    teacher_temperature: float = Field(default=0.04, gt=0)
+    """Temperature of the teacher's softmax after its warm-up."""
+    teacher_temperature_start: float = Field(default=0.04, gt=0)
+    """Temperature of the teacher's softmax at the start."""
+    teacher_temperature_epochs: int = Field(default=0, ge=0)
+    """Epochs from the first temperature to the second, linearly, one step an epoch."""
+    centering: Literal["mean", "sinkhorn"] = "mean"
+    """What keeps the teacher from one answer to everything. `mean`: DINO's, subtract a moving mean from its logits. `sinkhorn`:
+    DINOv2's, share each batch out evenly among the prototypes; works from the first step on, where the mean has yet to be found."""
+    center_momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Centring `mean`: share of the old centre of the teacher's logits in each update."""
+    sinkhorn_centering_iterations: int = Field(default=3, ge=1)
+    """Centring `sinkhorn`: iterations; few, so that the shares are only roughly even."""
+
+    koleo_weight: float = Field(default=0.0, ge=0)
+    """Weight of the KoLeo regulariser on the student's global views, in DoRA on the masked ones (DINOv2 uses 0.1)."""
+
+    global_size: int = Field(default=224, ge=8)
+    """Side of a global view in pixels."""
+    global_scale: tuple[Share, Share] = (0.4, 1.0)
+    """Share of the picture's area that a global view covers, from and to."""
+    local_size: int = Field(default=96, ge=8)
+    """Side of a local crop in pixels."""
+    local_scale: tuple[Share, Share] = (0.05, 0.4)
+    """Share of the picture's area that a local crop covers, from and to."""
+    local_crops: int = Field(default=8, ge=0)
+    """Local crops of a picture (DINO) or of each frame (DoRA)."""
+
+    def across_samples(self) -> str | None:
+        """KoLeo and Sinkhorn's centring; otherwise the targets are centred by what earlier batches left."""
+        if self.koleo_weight:
+            return "koleo_weight spreads the pictures of a batch apart"
+        return "centering: sinkhorn shares the prototypes out among the whole batch" if self.centering == "sinkhorn" else None
+
+
+class DinoSettings(SelfDistillationSettings):
+    """DINO on video frames or images (https://arxiv.org/abs/2104.14294); defaults are the released 100-epoch recipe."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "small_video": {
+            **SMALL_VIDEO,
+            "batch_size": 16,
+            "steps": 530,
+            "lr": 5e-4 * 256 / 16,
+            "warmup_epochs": 2,
+            # views of a frame agree on less than masked frames do with the whole one
+            "teacher_temperature": 0.01,
+            "teacher_temperature_start": 0.01,
+        },
+    }
+
+    batch_size: int = Field(default=512, ge=1)
+    """Pictures of one optimiser step over all processes together."""

@@ -1,0 +1,103 @@
+"""Patches of two crops that show the same place."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from densewalk.methods.neco.settings import NecoSettings
+
+# -- aligned patches -------------------------------------------------------------------------------------------------
+
+
+def crop_pairs(settings: NecoSettings) -> list[tuple[int, int]]:
+    """(teacher's global crop, student's crop), for every two different crops."""
+    crops = settings.global_crops + settings.local_crops
+    return [(i, v) for i in range(settings.global_crops) for v in range(crops) if v != i]
+
+
+def align(
+    teacher: Float[Tensor, "batch globals out rows columns"],
+    student: Sequence[Float[Tensor, "batch _ out _ _"]],
+    in_global: Float[Tensor, "batch globals views 4"],
+    in_student: Sequence[Float[Tensor, "batch _ _ 4"]],
+    settings: NecoSettings,
+) -> tuple[Float[Tensor, "pairs batch patches out"], Float[Tensor, "pairs batch patches out"]]:
+    """The teacher's and the student's patches of the region that the two crops of each pair share, resampled to one grid.
+
+    for p, (i, v) in enumerate(pairs):
+        targets[p] = RoIAlign(teacher[:, i], in_global[:, i, v])
+        sources[p] = RoIAlign(student crop v, in_view[:, v, i])
+
+    Args:
+        student: maps of the global crops and, if there are any, of the local ones.
+        in_global: boxes as left, top, right, bottom in patches. in_student: `student_boxes`.
+    """
+    side, n = settings.aligned_patches, settings.global_crops
+    targets = regions(teacher, without_diagonal(in_global), side)
+    aligned = [regions(maps, boxes, side) for maps, boxes in zip(student, in_student, strict=True)]
+    sources = [aligned[0][:, v, i - (i > v)] if v < n else aligned[1][:, v - n, i] for i, v in crop_pairs(settings)]
+    return targets.permute(1, 2, 0, 3, 4).flatten(0, 1), torch.stack(sources)
+
+
+def student_boxes(in_view: Float[Tensor, "batch views globals 4"]) -> dict[str, Float[Tensor, "batch _ _ 4"]]:
+    """The regions that the student's global crops share with the other global ones, and its local crops with all global ones."""
+    n = in_view.shape[2]
+    boxes = {"global": without_diagonal(in_view[:, :n])}
+    return boxes if in_view.shape[1] == n else {**boxes, "local": in_view[:, n:]}
+
+
+def without_diagonal(boxes: Float[Tensor, "batch crops others 4"]) -> Float[Tensor, "batch crops others-1 4"]:
+    """Boxes of every crop with every other one, less those with itself."""
+    kept = [[v for v in range(boxes.shape[2]) if v != i] for i in range(boxes.shape[1])]
+    return torch.stack([boxes[:, i, others] for i, others in enumerate(kept)], dim=1)
+
+
+def used_patches(boxes: Float[Tensor, "batch crops boxes 4"], side: int) -> Bool[Tensor, "batch crops side side"]:
+    """The patches that RoIAlign of any box may read: it samples within half a patch left of the box, between two patches.
+
+    for left, top, right, bottom in boxes:
+        used[floor(top - 1/2) : floor(bottom - 1/2) + 2, floor(left - 1/2) : floor(right - 1/2) + 2] = True
+    """
+    cells = torch.arange(side, device=boxes.device)
+    first, last = (boxes - 0.5).floor().chunk(2, dim=-1)
+    inside = (cells >= first[..., None]) & (cells <= last[..., None] + 1)  # [batch, crops, boxes, (x, y), side]
+    return (inside[..., 1, :, None] & inside[..., 0, None, :]).any(dim=2)
+
+
+def regions(
+    maps: Float[Tensor, "batch crops channels rows columns"], boxes: Float[Tensor, "batch crops boxes 4"], side: int
+) -> Float[Tensor, "batch crops boxes patches channels"]:
+    """RoIAlign of several boxes of each map, `side` squared patches each."""
+    shape = boxes.shape[:3]
+    numbers = torch.arange(shape[0] * shape[1], device=boxes.device).repeat_interleave(shape[2])
+    numbered = torch.cat([numbers[:, None], boxes.flatten(0, 2)], dim=1)
+    return roi_align(maps.flatten(0, 1), numbered.to(maps.dtype), side, aligned=True).flatten(2).transpose(1, 2).unflatten(0, shape)
+
+
+def scores(
+    patches: Float[Tensor, "*rows patches out"], references: Float[Tensor, "*rows refs out"], settings: NecoSettings
+) -> Float[Tensor, "*rows patches refs"]:
+    """What is sorted in ascending order: cosine or Euclidean distance of each patch to each reference of its image."""
+    if settings.distance == "euclidean":
+        return torch.cdist(patches, references)
+    similarities = F.normalize(patches, dim=-1) @ F.normalize(references, dim=-1).transpose(-2, -1)
+    return similarities if settings.similarity_order else 1 - similarities
+
+
+# -- foreground masks ------------------------------------------------------------------------------------------------
+
+
+def align_masks(
+    masks: Bool[Tensor, "batch globals rows columns"], in_global: Float[Tensor, "batch globals views 4"], side: int
+) -> Bool[Tensor, "batch globals views patches"]:
+    """The aligned patches that lie wholly within the mask, in the region that each global crop shares with each view."""
+    return regions(masks.float().unsqueeze(2), in_global, side).squeeze(-1) > 1 - 1e-5
+
+
+def by_pair(covered: Bool[Tensor, "batch globals views patches"], pairs: Sequence[tuple[int, int]]) -> Bool[Tensor, "pairs batch patches"]:
+    """The masks of each pair's region."""
+    return torch.stack([covered[:, i, v] for i, v in pairs])

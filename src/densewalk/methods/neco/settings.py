@@ -1,0 +1,150 @@
+"""Settings of NeCo."""
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from densewalk.training.settings import PresetSettings
+
+_S14: dict[str, Any] = {"global_size": 518, "local_size": 98, "batch_size": 64, "epochs": 25, "backbone_lr": 1e-5, "queue": 8192}
+_B14: dict[str, Any] = {**_S14, "batch_size": 16}
+_S16: dict[str, Any] = {"global_size": 224, "local_size": 96, "batch_size": 45, "epochs": 50, "backbone_lr": 1e-5, "queue": 0}
+_README: dict[str, Any] = {"local_size": 98, "batch_size": 6, "epochs": 50, "backbone_lr": 1e-6, "queue": 0}
+
+
+class NecoSettings(PresetSettings):
+    """NeCo (https://arxiv.org/abs/2408.11054); defaults are the recipe of the released DINOv2 ViT-S/14 models.
+
+    A switch left at null follows `compat`; docs/deviations.md gives the source of each.
+    """
+
+    # switch -> value in compat `paper`, value in compat `released`
+    SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {
+        "similarity_order": (False, True),
+        "teacher_graph": (False, True),
+        "unused_patches": (False, True),
+        "unequal_heads": (False, True),
+        "half_filled_queue": (False, True),
+        "shifted_mask_rows": (False, True),
+        "idle_clipping": (False, True),
+        "offset_positions": (False, True),
+        "cut_remainder": (False, True),
+    }
+    # name of a released model's configuration -> what it sets
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "small/neco_dinov2": _S14,
+        "small/neco_dinov2r": _S14,
+        "small/neco_dinov2r_xr": {**_S14, "registers": "drop"},
+        "base/neco_dinov2": {**_B14, "backbone_lr": 5e-6},
+        "base/neco_dinov2r": {**_B14, "backbone_lr": 1e-6},
+        "base/neco_dinov2r_xr": {**_B14, "backbone_lr": 1e-6, "registers": "drop"},
+        "small/neco_dino": _S16,
+        "small/neco_leopart": _S16,
+        "small/neco_timetuning": _S16,
+        "neco_224x224": {**_README, "global_size": 224},
+        "neco_518x518": {**_README, "global_size": 518},
+    }
+
+    preset: str | None = None
+    """A released model's configuration; keys given beside it win. The paper's NeCo is small/neco_dinov2r_xr."""
+    batch_size: int = Field(default=64, ge=1)
+    """Images of one optimiser step over all processes together."""
+    epochs: float | None = Field(default=25, gt=0)
+    """Passes over the data. Exactly one of `epochs` and `steps`."""
+
+    global_size: int = Field(default=518, ge=16)
+    """Side of a global crop in pixels."""
+    local_size: int = Field(default=98, ge=8)
+    """Side of a local crop in pixels."""
+    global_crops: int = Field(default=2, ge=2)
+    """Global crops of an image; the teacher sees these."""
+    local_crops: int = Field(default=4, ge=0)
+    """Local crops of an image."""
+    global_scale: tuple[float, float] = (0.25, 1.0)
+    """Share of the image's area that a global crop covers, from and to."""
+    local_scale: tuple[float, float] = (0.05, 0.25)
+    """Share of the image's area that a local crop covers, from and to."""
+    min_overlap: float = Field(default=0.01, ge=0, lt=1)
+    """Crops are drawn again until they share this part of the image with each earlier global crop (twice it, if global)."""
+
+    registers: Literal["keep", "drop"] = "keep"
+    """What becomes of the initial backbone's register tokens."""
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    """Stochastic depth of the student's last block, growing linearly from the first."""
+    trainable_blocks: int | None = Field(default=None, ge=1)
+    """Last blocks of the backbone that learn, with its final norm; null for all of the backbone."""
+    head_hidden: int = Field(default=2048, ge=1)
+    """Width of the head's hidden layers."""
+    head_out: int = Field(default=256, ge=1)
+    """Dimension in which patches are compared."""
+    aligned_patches: int = Field(default=7, ge=1)
+    """Patches along a side of the region that two crops share; its square is the number of references."""
+
+    network: Literal["bitonic", "odd_even"] = "bitonic"
+    """Sorting network."""
+    relaxation: Literal["cauchy", "logistic", "gaussian", "reciprocal", "optimal"] = "cauchy"
+    """Sigmoid that softens the comparisons."""
+    student_steepness: float = Field(default=100.0, gt=0)
+    """How close to a hard sort the student's is."""
+    teacher_steepness: float = Field(default=100.0, gt=0)
+    """How close to a hard sort the teacher's is."""
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    """Distance of patches to the references by which these are ordered."""
+    queue: int = Field(default=8192, ge=0)
+    """Earlier patches of the teacher, per global crop, that references are drawn from; 0 draws them from the batch."""
+    queue_patches_per_image: int = Field(default=10, ge=1)
+    """Patches of each image that enter the queue."""
+    loss_mask: Literal["all", "foreground", "background"] = "all"
+    """Patches to learn from and to draw references from, by the teacher's CLS attention."""
+    foreground_mass: float = Field(default=0.6, gt=0, le=1)
+    """Share of the attention that the foreground holds."""
+
+    teacher_momentum: float = Field(default=0.9995, ge=0, le=1)
+    """Share of the old teacher in each update at the start, rising to 1 along a cosine."""
+    backbone_lr: float = Field(default=1e-5, gt=0)
+    """Learning rate of the backbone, falling to 0 along a cosine."""
+    head_lr: float = Field(default=1e-4, gt=0)
+    """Learning rate of the head, falling likewise."""
+    weight_decay: float = Field(default=0.04, ge=0)
+    """Weight decay at the start; none on biases and one-dimensional parameters."""
+    weight_decay_end: float = Field(default=0.5, ge=0)
+    """Weight decay at the end of the cosine."""
+    clip_grad: float | None = Field(default=None, gt=0)
+    """Largest norm of all gradients together; null for no clipping."""
+
+    similarity_order: bool | None = None
+    """Order by cosine similarity instead of distance: from the other end."""
+    teacher_graph: bool | None = None
+    """Record the teacher's forward pass for a gradient that nothing uses."""
+    unused_patches: bool | None = None
+    """Take the student's patches outside of all shared regions through its last MLP and head, too."""
+    unequal_heads: bool | None = None
+    """Start student and teacher with different random heads."""
+    half_filled_queue: bool | None = None
+    """Draw references as if the queue held as many rows for each global crop as for all together."""
+    shifted_mask_rows: bool | None = None
+    """With `loss_mask`: choose references by the masks of other images and crops."""
+    idle_clipping: bool | None = None
+    """Ignore `clip_grad`."""
+    offset_positions: bool | None = None
+    """Resample position embeddings with DINO's offset and without antialias, also those of DINOv2 with registers."""
+    cut_remainder: bool | None = None
+    """Accept crops that are no multiple of the patch size and cut off the rest, though boxes count it."""
+
+    @classmethod
+    def preset_beside(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The release cuts local crops of 98 px at patch 16, too; see `cut_remainder`."""
+        preset = super().preset_beside(values)
+        if preset["global_size"] == 224 and preset["local_size"] == 96 and values.get("compat") == "released":
+            preset["local_size"] = 98
+        return preset
+
+    def across_samples(self) -> str | None:
+        """The references."""
+        return "NeCo draws its references from the patches of the whole batch"
+
+    def resolved(self) -> Self:
+        """The same settings with every switch set."""
+        column = ("paper", "released").index(self.compat)
+        unset = {name: values[column] for name, values in self.SWITCHES.items() if getattr(self, name) is None}
+        return self.model_copy(update=unset)

@@ -1,0 +1,124 @@
+"""Settings of Time-Tuning."""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from densewalk.training.settings import TrainingSettings
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class TimeTuningSettings(TrainingSettings):
+    """Time-Tuning (https://arxiv.org/abs/2308.11796); defaults are the paper's for DINO ViT-S/16 on YouTube-VOS.
+
+    A switch left at null follows `variant` or `compat`; the tables in docs/deviations.md give the source of each.
+    """
+
+    # switch -> value in compat `paper`, value in compat `released`
+    SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {
+        "red_std": (0.229, 0.228),
+        "swapped_momentum": (False, True),
+    }
+    # switch -> value in variant `timetuning`, value in variant `simplified`
+    VARIANTS: ClassVar[dict[str, tuple[Any, Any]]] = {
+        "sampling": ("uniform", "dense"),
+        "teacher": (True, False),
+        "assigned_frames": ("first", "all"),
+        "context": (7, 6),
+    }
+
+    variant: Literal["timetuning", "simplified"] = "timetuning"
+    """`simplified`: the authors' later code, TimeT_clean, which trains 800 epochs without a teacher on consecutive frames and
+    assigns all of them together."""
+    batch_size: int = Field(default=128, ge=1)
+    """Clips of one optimiser step over all processes together."""
+    epochs: float | None = Field(default=100, gt=0)
+    """Passes over the videos: one clip of each; 800 if not given for `variant: simplified`. Exactly one of `epochs` and `steps`."""
+
+    frames: int = Field(default=4, ge=2)
+    """Frames of a clip. Labels travel from the first to the last."""
+    sampling: Literal["uniform", "dense"] | None = None
+    """`uniform`: random frames of the whole video, in order. `dense`: a random stretch, every `dense_step`-th frame."""
+    dense_step: int = Field(default=1, ge=1)
+    """Sampling `dense`: distance of a clip's frames."""
+    segment_seconds: float = Field(default=5.0, gt=0)
+    """A video file is cut into pieces of about this length, each one video like YouTube-VOS's of 3 to 6 seconds."""
+    size: int = Field(default=224, ge=16)
+    """Side of the network's input in pixels."""
+    scale: tuple[Share, Share] = (0.4, 1.0)
+    """Share of the picture's area that the crop of a clip covers, from and to."""
+
+    trainable_blocks: int = Field(default=2, ge=1)
+    """Last blocks of the backbone that learn; everything else is frozen, the final norm included."""
+    head_widths: list[Annotated[int, Field(ge=1)]] = Field(default=[1024, 1024, 512, 256], min_length=1)
+    """Widths of the projection head's layers; the last is the prototypes' dimension."""
+    prototypes: int = Field(default=200, ge=2)
+    """Cluster centres."""
+    teacher: bool | None = None
+    """Let a momentum teacher assign the first frame's patches; otherwise the student does."""
+    momentum: float = Field(default=0.995, ge=0, le=1)
+    """Share of the old teacher in each update at the start, rising to 1 along a cosine."""
+
+    assigned_frames: Literal["first", "all"] | None = None
+    """Frames whose patches share the prototypes evenly. Only the first one's assignment is propagated."""
+    sinkhorn_epsilon: float = Field(default=0.05, gt=0)
+    """Temperature of the assignment."""
+    sinkhorn_iterations: int = Field(default=10, ge=1)
+    """Sinkhorn-Knopp iterations; part of the method, since they end far from convergence."""
+    queue: int = Field(default=0, ge=0)
+    """Earlier first-frame patches (16384 in the released code's option) that take part in the assignment once there are so many."""
+    queue_patches_per_clip: int = Field(default=10, ge=1)
+    """Patches of each clip that enter the queue."""
+
+    context: int | None = Field(default=None, ge=1)
+    """Earlier frames to propagate from, beside the first."""
+    radius: int | None = Field(default=6, ge=0)
+    """How far a label may move, in patches to each side; null for no limit."""
+    top_k: int = Field(default=5, ge=1)
+    """Most similar patches that a patch takes its label from."""
+    propagation_temperature: float = Field(default=0.1, gt=0)
+    """Of the softmax over the kept patches' cosine similarities."""
+    student_temperature: float = Field(default=0.1, gt=0)
+    """Of the student's scores in the loss."""
+    foreground_mass: Share | None = None
+    """Learn only from the patches of the last frame that hold this share of the CLS token's attention; null for all patches."""
+
+    lr: float = Field(default=1e-4, gt=0)
+    """Learning rate of head and prototypes, falling to 0 along a cosine."""
+    backbone_lr: float = Field(default=1e-5, gt=0)
+    """Learning rate of the trainable blocks, falling likewise."""
+    weight_decay: float = Field(default=0.04, ge=0)
+    """Weight decay at the start; none on biases and one-dimensional parameters."""
+    weight_decay_end: float = Field(default=0.4, ge=0)
+    """Weight decay at the end of the cosine."""
+
+    red_std: float | None = Field(default=None, gt=0)
+    """Standard deviation that red is normalised with; released: 0.228, a slip of the pen."""
+    swapped_momentum: bool | None = None
+    """Take `momentum` as the share of the student: the teacher is then all but the student itself."""
+
+    def across_samples(self) -> str | None:
+        """The assignment."""
+        return "Time-Tuning's Sinkhorn shares the prototypes out among the patches of the whole batch"
+
+    def resolved(self) -> Self:
+        """The same settings with every switch set."""
+        compat = ("paper", "released").index(self.compat)
+        variant = ("timetuning", "simplified").index(self.variant)
+        values = {n: v[compat] for n, v in self.SWITCHES.items()} | {n: v[variant] for n, v in self.VARIANTS.items()}
+        return self.model_copy(update={name: value for name, value in values.items() if getattr(self, name) is None})
+
+    @model_validator(mode="before")
+    @classmethod
+    def length_of_the_variant(cls, values: Any) -> Any:
+        """The simplified variant trains longer, unless a study says how long."""
+        unsaid = isinstance(values, dict) and values.keys().isdisjoint({"epochs", "steps"})
+        return {**values, "epochs": 800} if unsaid and values.get("variant") == "simplified" else values
+
+    @model_validator(mode="after")
+    def queue_needs_a_teacher(self) -> Self:
+        """The queue holds the teacher's vectors; the student's would be stale within a step."""
+        if self.queue and not self.resolved().teacher:
+            raise ValueError(f"queue {self.queue} needs a teacher: set teacher to true or queue to 0")
+        return self

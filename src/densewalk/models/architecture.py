@@ -1,0 +1,43 @@
+"""Names and shapes of vision transformers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Interpolation = Literal["offset", "antialias", "size"]
+# width, depth, heads
+SIZES = {
+    "nano": (48, 2, 6),
+    "micro": (96, 4, 6),
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "small12": (384, 12, 12),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
+    "huge20": (1280, 32, 20),
+    "giant": (1536, 40, 24),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a network; `timm_models.named_architecture` knows the public ones."""
+
+    name: str
+    dim: int
+    depth: int
+    heads: int
+    patch: int
+    image: int = 224
+    registers: int = 0
+    layer_scale: bool = False
+    interpolation: Interpolation = "offset"
+    swiglu: bool = False
+    rope: bool = False
+    periods: tuple[float, ...] | None = None
+    """Of the rotary positions, where they are not 100 ** (4 k / head_dim): Meta's files hold them rounded to bfloat16."""
+
+    @property
+    def hidden(self) -> int:
+        """Width of the MLPs' hidden layer; DINOv2's gated ones have two thirds, rounded up to a multiple of 8."""
+        return -(-(8 * self.dim // 3) // 8) * 8 if self.swiglu and not self.rope else 4 * self.dim

@@ -1,0 +1,126 @@
+"""Initial backbones: files that a study describes itself, and the public ones of checkpoints.yaml. Free of torch.
+
+published()["dinov2_vits14_reg"].url
+public_checkpoint("timm/vit_small_patch16_224.dino")       # any plain vision transformer of timm's, by its full name
+"""
+
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import PurePosixPath
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import Field, model_validator
+
+from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from densewalk.core.progress import columns
+from densewalk.core.settings import Settings
+
+FOLDER = "checkpoints"  # where public files go, below the study's folder
+Sha256 = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+
+class Labels(Settings):
+    """How the published tables name a run. Published values appear beside ours only where all four and the protocol agree."""
+
+    method: str
+    """Column `method` of published.csv, e.g. DoRA."""
+    init: str = ""
+    """Column `init`, e.g. DINO for NeCo on DINO; empty for training from scratch."""
+    arch: str
+    """Column `arch`, e.g. ViT-S/16."""
+    pretraining_data: str = ""
+    """Column `pretraining_data`, e.g. WT_Venice."""
+
+
+class Checkpoint(Settings):
+    """A file with a backbone's weights, in timm's layout or that of any family in checkpoints.yaml."""
+
+    file: str
+    """Path, relative to the study's folder."""
+    arch: str
+    """`vit_{tiny,small,base,large,huge,giant}_patch{8,14,16}[_reg4][_swiglu][_rope]`, or `timm/` and a name of timm's."""
+    key: str | None = None
+    """Which network of a training checkpoint, by a part of its name: `teacher`, `student`, `model` (the student in NeCo's and
+    Leopart's), `feature_extractor` (the student in Time-Tuning's). Found by itself where there is only one."""
+    interpolation: Literal["offset", "antialias", "size"] | None = None
+    """How position embeddings are resampled to other image sizes, where it is not the rule of the architecture's family: `offset`
+    (DINO, iBOT, DINOv2), `antialias` (DINOv2 with registers, timm), `size` (MAE, MoCo-v3)."""
+    url: str | None = None
+    """Where the file comes from, or the page that says how to get it; `densewalk fetch` downloads it."""
+    sha256: str | None = None
+    """Checksum of the file; a file with another one is refused."""
+    labels: Labels | None = None
+    """Names in the published tables."""
+
+
+class Published(Settings):
+    """One entry of checkpoints.yaml."""
+
+    arch: str
+    url: str | None = None
+    manual: str | None = None
+    key: str | None = None
+    interpolation: Literal["offset", "antialias", "size"] | None = None
+    sha256: str | None = Sha256
+    bytes: int | None = Field(default=None, gt=0)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    labels: Labels
+    licence: str
+    layout: str
+    source: str
+
+    @model_validator(mode="after")
+    def one_way(self) -> Self:
+        """Either an address, or what a person has to do."""
+        if (self.url is None) == (self.manual is None):
+            raise ValueError("give one of url and manual")
+        return self
+
+    def file(self, name: str) -> str:
+        """Where the file is kept, below the study's folder."""
+        suffix = PurePosixPath(urlsplit(self.url).path).suffix if self.url else ".pth"
+        return f"{FOLDER}/{name}{suffix}"
+
+    def checkpoint(self, name: str) -> dict[str, Any]:
+        """The study's own description of this file."""
+        shared = self.model_dump(include={"arch", "key", "interpolation", "sha256", "labels"}, exclude_none=True)
+        return {"file": self.file(name), "url": self.url or self.source, **shared}
+
+
+@lru_cache
+def published() -> dict[str, Published]:
+    """All public checkpoints by name."""
+    content = yaml.safe_load(files("densewalk.models").joinpath("checkpoints.yaml").read_text())
+    return {name: Published.model_validate(entry) for name, entry in content.items()}
+
+
+def listing() -> str:
+    """The table that `densewalk checkpoints` prints."""
+    heads = ("name", "architecture", "method", "pretraining data", "sha256", "licence", "how to get it")
+    rows = []
+    for name, entry in published().items():
+        method = f"{entry.labels.method} on {entry.labels.init}" if entry.labels.init else entry.labels.method
+        known = entry.sha256[:12] if entry.sha256 else "-"
+        way = "by hand" if entry.manual else f"densewalk fetch {name}"
+        rows.append((name, entry.arch, method, entry.labels.pretraining_data or "-", known, entry.licence, way))
+    return columns(heads, rows)
+
+
+def public_checkpoint(name: str) -> tuple[str, dict[str, Any]] | None:
+    """The name and description that a public checkpoint has in a study; None if it is none.
+
+    Raises:
+        ValueError: it is one, but cannot be used here.
+    """
+    if name.startswith("timm/"):
+        key = "timm_" + "".join(c if c.isalnum() else "_" for c in name.removeprefix("timm/").lower())
+        url = f"https://huggingface.co/{name}/resolve/main/model.safetensors"
+        return key, {"file": f"{FOLDER}/{name}.safetensors", "url": url, "arch": name}
+    if (entry := published().get(name)) is None:
+        return None
+    if (entry.mean, entry.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        raise ValueError(f"{name}: its pixels are normalised otherwise than all data here")
+    return name, entry.checkpoint(name)

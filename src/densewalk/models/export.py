@@ -1,0 +1,95 @@
+"""Write a backbone as safetensors with timm's key names, and its model card."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from densewalk.core.files import atomic_write
+from densewalk.models.architecture import Architecture
+from densewalk.models.backbone import Backbone
+
+# -- what a run hands on ---------------------------------------------------------------------------------------------
+
+
+def export_backbone(backbone: Backbone, path: str | Path, *, run: str, config_hash: str) -> None:
+    """The network as safetensors with timm's key names; its metadata says all that loading it needs."""
+    arch = backbone.arch
+    weights = {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in backbone.vit.state_dict().items()}
+    metadata = {"format": "pt", "arch": arch.name, "interpolation": arch.interpolation, "run": run, "config_hash": config_hash}
+    if arch.periods is not None:
+        metadata["periods"] = json.dumps(arch.periods)
+    with atomic_write(path) as temporary:
+        save_file(weights, temporary, metadata=metadata)
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in order: the library writes them in any, so that equal networks gave unequal files.
+
+    A file is eight bytes with the length of its header, the header (JSON, filled up with spaces), and the tensors.
+    """
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
+
+
+CARD = """---
+library_name: timm
+tags: [densewalk, {method}]
+---
+# {run} (seed {seed})
+
+{arch} by method `{method}` (compat: {compat}) from {init}, on {data}. Configuration {config_hash}, commit {commit}.
+{loaded}
+```python
+import timm, torch
+from safetensors.torch import load_file
+model = {constructor}
+model.load_state_dict(load_file("backbone.safetensors"))
+{periods}patch_tokens = model.forward_features(images)[:, model.num_prefix_tokens:]  # images normalised with ImageNet's mean and std
+```
+
+{positions}
+`run.json` beside this file holds the whole configuration and what the run cost.
+"""
+
+
+def write_card(backbone: Backbone, path: str | Path, facts: Mapping[str, Any]) -> None:
+    """The model card: what this is and the lines that load it."""
+    a = backbone.arch
+    periods = f"model.rope.periods.copy_(torch.tensor({list(a.periods)}))  # Meta's\n" if a.periods is not None else ""
+    positions = (
+        "Positions are rotary: any size will do."
+        if a.rope
+        else f"At other sizes than {a.image} px, position embeddings were resampled by rule `{a.interpolation}` here; timm's own rule is "
+        "`antialias`."
+    )
+    text = CARD.format(constructor=_constructor(a), periods=periods, positions=positions, arch=a.name, **facts)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
+
+
+def _constructor(a: Architecture) -> str:
+    """The expression that makes an architecture's network with timm alone."""
+    shared = (
+        f"img_size={a.image}, patch_size={a.patch}, embed_dim={a.dim}, depth={a.depth}, num_heads={a.heads}, num_classes=0, "
+        "dynamic_img_size=True"
+    )
+    if a.rope:
+        swiglu = ", swiglu_mlp=True, swiglu_align_to=8" if a.swiglu else ""
+        rotary = "use_abs_pos_emb=False, use_rot_pos_emb=True, rope_type='dinov3', rope_temperature=100.0, rope_rotate_half=True"
+        norm = "norm_layer=lambda dim, **more: timm.layers.LayerNorm(dim, eps=1e-5, **more)"
+        prefix = f"global_pool='token', init_values=1e-5, num_reg_tokens={a.registers}"
+        return f"timm.models.eva.Eva({shared}, {prefix}{swiglu}, {rotary}, {norm})"
+    scale = ", init_values=1e-5" if a.layer_scale else ""
+    if a.swiglu:
+        scale += f", mlp_ratio={2 * a.hidden + 0.5} / {a.dim}, mlp_layer=timm.layers.SwiGLUPacked, act_layer=torch.nn.SiLU"
+    registers = f", reg_tokens={a.registers}, no_embed_class=True" if a.registers else ""
+    return f"timm.models.VisionTransformer({shared}{scale}{registers})"

@@ -1,0 +1,118 @@
+"""Features of images that were seen before: computed once for each backbone and batch of images, shared between evaluations.
+
+    cache = FeatureCache(folder, limit=20 * 2**30)
+    dense = cache.around(backbone.dense, backbone_sha256)
+    maps = dense(images)                # from the folder, or computed and kept there
+
+An entry is one batch. Its name is a hash of all that its features depend on: the backbone file, the pixels after resizing and
+normalising, and what computed them (device, threads, version of torch, which change the last bits). A batch is computed as a whole
+or read as a whole, so that a hit is bit for bit what a miss was.
+
+    results/cache/{2 digits}/{62 digits}.safetensors        safetensors with the checksum of its content
+
+Several jobs may use a folder at once: entries appear atomically, and one that another job removes meanwhile is a miss.
+"""
+
+import hashlib
+import logging
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from densewalk.core.files import atomic_write
+from densewalk.core.hashing import config_hash
+
+log = logging.getLogger("densewalk")
+Dense = Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, "batch dim rows columns"]]
+VERSION = 1  # raise it when the same backbone file and pixels give other features
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """A folder of at most `limit` bytes; those entries go first that were not used for longest. A limit of 0 keeps nothing."""
+
+    folder: Path
+    limit: int
+
+    def around(self, dense: Dense, backbone: str) -> Dense:
+        """`dense`, but that batches which were seen before are read.
+
+        Args:
+            backbone: fingerprint of all that `dense` depends on beside the images.
+        """
+        if not self.limit:
+            return dense
+
+        def cached(images: Tensor) -> Tensor:
+            path = self.path(images, backbone)
+            maps = read(path)
+            if maps is None:
+                maps = dense(images)
+                self.keep(path, maps)
+            return maps.to(images.device)
+
+        return cached
+
+    def path(self, images: Float[Tensor, "batch 3 height width"], backbone: str) -> Path:
+        """Where the features of a batch lie."""
+        pixels = hashlib.sha256(images.detach().cpu().contiguous().numpy().data).hexdigest()
+        maker = [str(torch.__version__), images.device.type, torch.get_num_threads(), str(images.dtype), list(images.shape)]
+        name = hashlib.sha256(f"{VERSION} {backbone} {pixels} {config_hash(maker)}".encode()).hexdigest()
+        return self.folder / name[:2] / f"{name[2:]}.safetensors"
+
+    def keep(self, path: Path, maps: Float[Tensor, "batch dim rows columns"]) -> None:
+        """Write an entry and make room for it. A full disk is no reason to stop an evaluation."""
+        content = maps.detach().cpu().contiguous()
+        if content.nbytes > self.limit or not content.isfinite().all():
+            return
+        try:
+            with atomic_write(path) as temporary:
+                save_file({"maps": content}, temporary, metadata={"crc32": checksum(content)})
+        except OSError as error:
+            log.warning("features are not kept: %s", error)
+        self.make_room()
+
+    def make_room(self) -> None:
+        """Remove what was not used for longest, until the rest fits."""
+        entries = []
+        for path in self.folder.glob("??/*.safetensors"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue  # another job removed it
+            entries.append((status.st_mtime_ns, status.st_size, path))
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if total <= self.limit:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+def read(path: Path) -> Float[Tensor, "batch dim rows columns"] | None:
+    """An entry, now the last one used; None if there is none or it is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            maps, expected = file.get_tensor("maps"), (file.metadata() or {}).get("crc32")
+        if checksum(maps) == expected:
+            os.utime(path)
+            return maps
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, OSError):
+        pass
+    log.warning("%s is damaged: its features are computed again", path)
+    return None
+
+
+def checksum(maps: Tensor) -> str:
+    """CRC-32 of the content."""
+    return f"{zlib.crc32(maps.contiguous().numpy().data):08x}"

@@ -1,0 +1,192 @@
+"""Two result folders compared: which numbers are new, gone or other, and why.
+
+    densewalk diff results_before results_after [--csv changes.csv]
+
+    incontext   dora seed 0   mIoU   41.20 -> 40.87 (-0.33)
+        the run: settings.lr: 0.001 -> 0.002
+        versions: torch 2.13.0 -> 2.14.1
+
+Numbers are compared to the last digit. The reasons are all that the two records, and the records of the runs behind them, say
+differently: settings by key, what a run is built on, commit, versions, device. Nothing in common that is unequal and yet another
+number means that something outside the records changed, such as the data; that is said, too.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from densewalk.core.errors import UserError
+from densewalk.core.files import read_json
+from densewalk.results.tables import Record, fixed, read_records, records_in, write_csv
+
+COLUMNS = ("change", "run", "seed", "evaluation", "metric", "before", "after", "difference", "why")
+UNKNOWN = "nothing that the records tell: has the data, or a checkpoint's file, changed?"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One number that is not the same in both folders. before, after: None where there is none."""
+
+    kind: str  # appeared, vanished, changed
+    run: str
+    seed: int
+    evaluation: str
+    metric: str
+    before: float | None
+    after: float | None
+    why: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All changes, and how many numbers are the same."""
+
+    changes: list[Change]
+    equal: int
+
+
+def compare(before: Path, after: Path) -> Comparison:
+    """Compare two result folders.
+
+    Raises:
+        UserError: one of them is none, or holds a broken record.
+    """
+    old, new = (results_in(folder) for folder in (before, after))
+    changes, equal = [], 0
+    for key in [*old, *(k for k in new if k not in old)]:
+        a, b = old.get(key), new.get(key)
+        why: tuple[str, ...] | None = None
+        for metric in dict.fromkeys(m for r in (a, b) if r for m in r["metrics"]):
+            values = [r["metrics"].get(metric) if r else None for r in (a, b)]
+            known = [r is not None and metric in r["metrics"] for r in (a, b)]
+            if all(known) and values[0] == values[1]:
+                equal += 1
+                continue
+            kind = "changed" if all(known) else "appeared" if known[1] else "vanished"
+            why = tuple(reasons(a, b, before, after)) if why is None and a and b else why
+            changes.append(Change(kind, *key, metric, values[0], values[1], why or ()))
+    return Comparison(changes, equal)
+
+
+def results_in(folder: Path) -> dict[tuple[str, int, str], Record]:
+    """The result records below a folder by run, seed and evaluation."""
+    if not folder.is_dir():
+        raise UserError(f"folder {folder} does not exist", allowed="a study's results, e.g. my-study/results")
+    paths = records_in(folder)
+    if not paths:
+        raise UserError(f"{folder} holds no result", allowed="a folder with {run}/s{seed}/{evaluation}.json, e.g. my-study/results")
+    return {(r["run"], r["seed"], r["evaluation"]): r for r in read_records(paths)}
+
+
+# -- why -------------------------------------------------------------------------------------------------------------
+
+
+def reasons(a: Record, b: Record, before: Path, after: Path) -> Iterator[str]:
+    """What the records of one evaluation, and of the runs behind it, say differently."""
+    found = [
+        *(f"the evaluation: {text}" for text in unequal(a["spec"], b["spec"], ignored=("run_hash", "labels"))),
+        *why_the_run(a, b, before, after),
+        *facts(a, b),
+    ]
+    yield from found or [UNKNOWN]
+
+
+def why_the_run(a: Record, b: Record, before: Path, after: Path) -> Iterator[str]:
+    """What is different about how the backbone was made, back to the first run of the chain that differs by itself."""
+    if a["run_hash"] == b["run_hash"]:
+        made = [_run_record(folder, a["run"], a["seed"]) for folder in (before, after)]
+        yield from (f"the run: {text}" for text in (facts(*made) if all(made) else []))
+        return
+    run, seed, where = a["run"], a["seed"], "the run"
+    while True:
+        one, two = (_run_record(folder, run, seed) for folder in (before, after))
+        if not (one and two):
+            yield f"{where}: another configuration, of which run.json is not there"
+            return
+        yield from (f"{where}: {text}" for text in unequal(one["spec"], two["spec"], ignored=("hash", "run")))
+        init = two["spec"]["init"]
+        if init["kind"] != "run" or init == one["spec"]["init"]:
+            return
+        run, seed, where = init["name"], init["seed"], f"{init['name']}, which it is built on"
+
+
+def _run_record(folder: Path, run: str, seed: int) -> Record:
+    path = folder / run / f"s{seed}" / "run.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def facts(a: Record, b: Record) -> Iterator[str]:
+    """Differences in what is recorded beside a configuration."""
+    for name in ("compat", "version", "device"):
+        if a.get(name) != b.get(name):
+            yield f"{name}: {a.get(name)} -> {b.get(name)}"
+    commits = [r["commit"][:12] + ("+dirty" if r["dirty"] else "") for r in (a, b)]
+    if commits[0] != commits[1] or a["dirty"]:
+        yield f"commit: {commits[0]} -> {commits[1]}"
+    yield from (f"versions: {text}" for text in unequal(a["versions"], b["versions"]))
+    execution = [(r.get("training") or {}) for r in (a, b)]
+    yield from (f"training: {text}" for text in unequal(*({k: e.get(k) for k in ("device", "processes")} for e in execution)))
+
+
+def unequal(a: Any, b: Any, *, ignored: tuple[str, ...] = (), key: str = "") -> Iterator[str]:
+    """`key.of.the.value: before -> after` for every leaf of two nested dictionaries that is not the same."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in dict.fromkeys([*a, *b]):
+            if name not in ignored:
+                yield from unequal(a.get(name), b.get(name), ignored=ignored, key=f"{key}.{name}" if key else str(name))
+    elif a != b:
+        yield f"{key}: {_brief(a)} -> {_brief(b)}"
+
+
+def _brief(value: Any) -> str:
+    return "(none)" if value is None else str(value)
+
+
+# -- for people ------------------------------------------------------------------------------------------------------
+
+
+def text(found: Comparison) -> str:
+    """The changes as text, those of one evaluation together with their reasons below them."""
+    groups: dict[tuple[str, str, int], list[Change]] = defaultdict(list)
+    for change in found.changes:
+        groups[change.evaluation, change.run, change.seed].append(change)
+    lines = []
+    for (evaluation, run, seed), changes in groups.items():
+        lines += [f"{evaluation}   {run} seed {seed}   {change.metric}   {_values(change)}" for change in changes]
+        lines += [f"    {why}" for why in changes[0].why]
+    kinds = [f"{sum(c.kind == kind for c in found.changes)} {kind}" for kind in ("changed", "appeared", "vanished")]
+    return "\n".join([*lines, f"{found.equal} numbers are equal, {', '.join(kinds)}"])
+
+
+def _values(change: Change) -> str:
+    before, after = (fixed(v) or "no value" for v in (change.before, change.after))
+    if change.kind == "changed":
+        return f"{before} -> {after}" + (f" ({_difference(change)})" if _difference(change) else "")
+    return f"{change.kind}: {after if change.kind == 'appeared' else before}"
+
+
+def _difference(change: Change) -> str:
+    if change.before is None or change.after is None:
+        return ""
+    difference = change.after - change.before
+    return fixed(difference, sign=True) if abs(difference) >= 0.005 else f"{difference:+.1e}"
+
+
+def write_changes(found: Comparison, path: Path) -> None:
+    """The changes as CSV, one line each."""
+    rows = [
+        {
+            "change": c.kind,
+            **{name: str(getattr(c, name)) for name in ("run", "seed", "evaluation", "metric")},
+            "before": fixed(c.before, 6),
+            "after": fixed(c.after, 6),
+            "difference": _difference(c),
+            "why": "; ".join(c.why),
+        }
+        for c in found.changes
+    ]
+    write_csv(pd.DataFrame(rows, columns=list(COLUMNS), dtype=str), path)

@@ -1,0 +1,132 @@
+"""The study as a picture: data and initial backbones on the left, runs to the right of what they are made from.
+
+Drawn as SVG in the page's own colours, without a layout program: a study is a few chains, not a web.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from densewalk.results.missing import Plan
+
+WIDTH, HEIGHT, ACROSS, DOWN = 190, 46, 250, 64  # of a box, and from one box to the next, in pixels
+LANE = 24  # height that a line takes where it passes between boxes
+# a run may be called like the data that it is trained on, or like what it starts from
+Key = tuple[str, str]  # "data", "weights" or "run", and the name
+
+
+@dataclass(frozen=True)
+class Box:
+    """A node: title, what stands below it, its kind (`source`, `run` or `gap`) and the keys of what it is made from."""
+
+    name: str
+    note: str
+    kind: str
+    parents: Sequence[Key] = ()
+
+
+def study_diagram(plan: Plan, incomplete: Mapping[str, str]) -> Markup:
+    """The plan as SVG.
+
+    Args:
+        incomplete: run -> what is missing of it, in a few words.
+    """
+    boxes = {**_sources(plan), **_runs(plan, incomplete)}
+    places, lanes = layout(boxes)
+    wide = max(x for x, _ in places.values()) + WIDTH + 2
+    high = max([*(y + HEIGHT for _, y in places.values()), *(y for lane in lanes.values() for _, y in lane)]) + 2
+    edges = "".join(_edge(places[p], lanes[p, key], places[key]) for key, b in boxes.items() for p in b.parents)
+    nodes = "".join(_node(b, *places[key]) for key, b in boxes.items())
+    made = "; ".join(f"{b.name} from {', '.join(name for _, name in b.parents)}" for b in boxes.values() if b.parents)
+    return Markup(
+        f'<svg class="diagram" role="img" aria-label="{escape(f"What is made from what: {made}")}" '
+        f'width="{wide:.0f}" height="{high:.0f}" viewBox="-1 -1 {wide:.0f} {high:.0f}">{edges}{nodes}</svg>'
+    )
+
+
+def _sources(plan: Plan) -> dict[Key, Box]:
+    used = dict.fromkeys(name for run in plan["runs"].values() for name in run["data"])
+    inits = dict.fromkeys(run["init"] for run in plan["runs"].values() if run["init"] not in plan["runs"])
+    return {
+        **{("data", n): Box(n, "data", "source") for n in used},
+        **{("weights", n): Box(n, "random weights" if n == "random" else "checkpoint", "source") for n in inits},
+    }
+
+
+def _runs(plan: Plan, incomplete: Mapping[str, str]) -> dict[Key, Box]:
+    boxes = {}
+    for name, run in plan["runs"].items():
+        seeds = f"{len(run['seeds'])} seeds" if len(run["seeds"]) > 1 else f"seed {run['seeds'][0]}"
+        method = "as it is" if run["method"] == "none" else run["method"]
+        note = incomplete.get(name, f"{method}, {seeds}")
+        init = ("run" if run["init"] in plan["runs"] else "weights", run["init"])
+        parents = (init, *(("data", data) for data in run["data"]))
+        boxes["run", name] = Box(name, note, "gap" if name in incomplete else "run", parents)
+    return boxes
+
+
+Point = tuple[float, float]
+
+
+def layout(boxes: Mapping[Key, Box]) -> tuple[dict[Key, Point], dict[tuple[Key, Key], list[Point]]]:
+    """Where everything stands: a box one column to the right of its rightmost parent, in the order of its parents' height.
+
+    Returns:
+        The upper left corner of each box; and for each line, by its two ends, where it enters the columns between them: it has a
+        lane of its own there, so that it passes behind no box.
+    """
+    depth: dict[Key, int] = {}
+
+    def column(key: Key) -> int:
+        if key not in depth:
+            depth[key] = 1 + max((column(p) for p in boxes[key].parents), default=-1)
+        return depth[key]
+
+    last = {key: column(key) for key in boxes}  # the rightmost column that a line from this box leads to
+    for key, box in boxes.items():
+        for parent in box.parents:
+            last[parent] = max(last[parent], depth[key])
+    # in a column stand its boxes, and a lane for each box further left from which a line leads further right
+    columns = [[key for key in boxes if depth[key] <= i and (depth[key] == i or last[key] > i)] for i in range(max(depth.values()) + 1)]
+    heights = [sum(DOWN if depth[key] == i else LANE for key in keys) for i, keys in enumerate(columns)]
+    middle: dict[Key, float] = {}  # of a box, or of the lane of its lines in the latest column
+    places: dict[Key, Point] = {}
+    entries: dict[tuple[Key, int], Point] = {}
+    for i, keys in enumerate(columns):
+        wanted = {k: [middle[p] for p in (boxes[k].parents if depth[k] == i else [k])] for k in keys}
+        y = (max(heights) - heights[i]) / 2
+        for key in sorted(keys, key=lambda k: sum(wanted[k]) / len(wanted[k]) if wanted[k] else 0.0):
+            high = DOWN if depth[key] == i else LANE
+            if depth[key] == i:
+                places[key] = (i * ACROSS, y)
+            else:
+                entries[key, i] = (i * ACROSS, y + (DOWN - HEIGHT) / -2 + high / 2)
+            middle[key] = y + (DOWN - HEIGHT) / -2 + high / 2
+            y += high
+    lanes = {(p, k): [entries[p, i] for i in range(depth[p] + 1, depth[k])] for k, box in boxes.items() for p in box.parents}
+    return places, lanes
+
+
+def _edge(start: Point, lane: Sequence[Point], end: Point) -> str:
+    """A line from one box's right side to another's left, straight within the columns that it passes."""
+    x, y = start[0] + WIDTH, start[1] + HEIGHT / 2
+    path = f"M{x:.0f} {y:.0f}"
+    for left, middle in [*lane, (end[0], end[1] + HEIGHT / 2)]:
+        bend = (left - x) / 2
+        path += f" C{x + bend:.0f} {y:.0f} {left - bend:.0f} {middle:.0f} {left:.0f} {middle:.0f}"
+        x, y = left + WIDTH, middle
+        path += f" H{x:.0f}" if (left, middle) in lane else ""
+    return f'<path d="{path}"/>'
+
+
+def _node(box: Box, x: float, y: float) -> str:
+    return (
+        f'<g class="{box.kind}"><rect x="{x:.0f}" y="{y:.0f}" width="{WIDTH}" height="{HEIGHT}" rx="6"/>'
+        f'<text class="name" x="{x + 10:.0f}" y="{y + 19:.0f}">{escape(_short(box.name, 24))}</text>'
+        f'<text x="{x + 10:.0f}" y="{y + 36:.0f}">{escape(_short(box.note, 28))}</text></g>'
+    )
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,79 @@
+"""Published numbers: which of them stand beside one of ours, and which only belong to the same model.
+
+published.csv names method, init, arch, pretraining data, task, data set, protocol, metric, value, source and how reliable it is.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+
+CONFIDENCE = ("seen", "second_hand", "figure")
+MODEL = ("method", "init", "arch", "pretraining_data")
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number of published.csv."""
+
+    value: float
+    protocol: str
+    source: str
+
+
+def published(record: dict[str, Any], metric: str) -> Published | None:
+    """The published value of the same data set, protocol, metric and model; None where any of them differs or is not known.
+
+    The record's `labels` name the model as published.csv does; `published_metrics` names metrics that are called otherwise
+    there. Of several sources the most reliable counts (seen, second hand, read off a figure); the others are mentioned.
+    """
+    if not record["published_protocol"]:
+        return None
+    found = [row for row in of_model(record, metric) if row["protocol"] == record["published_protocol"]]
+    if not found:
+        return None
+    best, *others = found
+    also = "; ".join(f"{row['source']}: {row['value']}" for row in others)
+    return Published(float(best["value"]), best["protocol"], best["source"] + (f" (also {also})" if also else ""))
+
+
+def elsewhere(record: dict[str, Any], metric: str) -> str:
+    """Values of the same model, data set and metric by *other* protocols, to be read and not to be subtracted; empty without any."""
+    others = [row for row in of_model(record, metric) if row["protocol"] != record["published_protocol"]]
+    return "; ".join(f"{row['value']} by {row['protocol']} [{row['source']}]" for row in others)
+
+
+def of_model(record: dict[str, Any], metric: str) -> list[Row]:
+    """The rows of published.csv with the record's model, data set and metric, the most reliable first."""
+    labels = record.get("labels")
+    if not labels:
+        return []
+    # without a table of other names, names are the same; with one, a metric outside it has no published counterpart
+    names = record.get("published_metrics")
+    name = metric if names is None else names.get(metric)
+    model = tuple(labels.get(k) or "" for k in MODEL)
+    return _by_model().get((*model, record["dataset"], name), [])
+
+
+@lru_cache
+def _by_model() -> dict[tuple[str | None, ...], list[Row]]:
+    numbers = defaultdict(list)
+    for row in (row for rows in published_numbers().values() for row in rows):
+        numbers[tuple(row[k] for k in (*MODEL, "dataset", "metric"))].append(row)
+    return {key: sorted(rows, key=lambda row: CONFIDENCE.index(row["confidence"])) for key, rows in numbers.items()}
+
+
+@lru_cache
+def published_numbers() -> dict[tuple[str, ...], list[Row]]:
+    """published.csv by model, data set, protocol and metric."""
+    with files("densewalk.results").joinpath("published.csv").open(encoding="utf-8") as file:
+        rows = pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records")
+    numbers = defaultdict(list)
+    for row in rows:
+        key = tuple(row[k] for k in (*MODEL, "dataset", "protocol", "metric"))
+        numbers[key].append({str(k): str(v) for k, v in row.items()})
+    return dict(numbers)

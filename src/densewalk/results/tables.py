@@ -1,0 +1,360 @@
+"""Result records -> tables.
+
+    densewalk tables --table incontext --out incontext.csv results                   # all records of a folder of results
+    densewalk tables --table all --out all.csv results
+    densewalk tables --table cost --out cost.csv results/dora/s*/davis.json          # or these
+
+A record is one JSON file per run, seed and evaluation. Runs and evaluations come in the order of the records, which is the
+study's. A wide table has one row per run and evaluation, with mean and 95 % interval over the seeds, and the published value
+where there is one for the same data set, protocol and model. It holds nothing that differs between two equal runs: what was
+spent is in `all.csv` (one line per metric, run, seed and evaluation) and in the cost table. Equal records give equal bytes.
+docs/tables.md says what each column holds. Beside each CSV its Markdown and LaTeX appear (typeset.py).
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from scipy.stats import t as student
+
+from densewalk.core.errors import UserError
+from densewalk.core.files import atomic_write, read_json
+from densewalk.results.published import elsewhere, published
+
+Record = dict[str, Any]
+# what a reader may rely on: columns before and after those of the metrics
+LEADING = (
+    *("run", "method", "init", "arch", "compat", "pretraining_data", "evaluation", "dataset", "protocol", "protocol_version"),
+    *("seeds", "n", "unit"),
+)
+TRAILING = ("training_steps", "samples_seen", "config_hash", "commit")
+COST_OF_JOB = {"seconds": 1, "gpu_hours": 4, "peak_rss_mib": 0, "peak_gpu_mib": 0, "energy_wh": 2}  # and their decimals
+TIDY = (
+    *("run", "method", "init", "arch", "compat", "pretraining_data", "task", "evaluation", "dataset", "protocol", "protocol_version"),
+    *("metric", "seed", "value", "mean", "ci95", "seeds", "n", "unit"),
+    *("published", "published_protocol", "published_source", "delta", "published_elsewhere"),
+    *("training_steps", "samples_seen", "training_hours", "training_hours_with_init", "training_device"),
+    *("config_hash", "run_hash", "commit", "dirty", "versions", "device"),
+    *COST_OF_JOB,
+    *(f"training_{name}" for name in COST_OF_JOB),
+)
+COST = (
+    *("run", "method", "init", "arch", "seed", "training_device", "processes", "training_steps", "samples_seen", "training_seconds"),
+    *("training_gpu_hours", "training_hours", "training_hours_with_init", "evaluation_seconds", "evaluation_peak_rss_mib"),
+)
+
+
+def write_table(records: Sequence[Path], table: str, path: Path) -> None:
+    """A table by its name: `all`, `cost`, or a task's.
+
+    Raises:
+        UserError: a record is missing or is none.
+    """
+    named: dict[str, Callable[[Sequence[Path], Path], None]] = {"all": write_all, "cost": write_cost_table}
+    if table in named:
+        named[table](records, path)
+    else:
+        write_task_table(records, table, path)
+
+
+def write_task_table(records: Sequence[Path], task: str, path: Path) -> None:
+    """One task's wide table as CSV; without a record of the task, its header alone.
+
+    Raises:
+        UserError: a record is missing or is none.
+    """
+    write_csv(wide_table(of_task(read_records(records), task)), path)
+
+
+def of_task(records: Iterable[Record], task: str) -> list[Record]:
+    """The records of one table."""
+    return [r for r in records if r["task"] == task]
+
+
+def write_all(records: Sequence[Path], path: Path) -> None:
+    """Every number of every record as one tidy CSV."""
+    write_csv(tidy_table(read_records(records)), path)
+
+
+def write_cost_table(records: Sequence[Path], path: Path) -> None:
+    """What each run and seed cost, as CSV."""
+    write_csv(cost_table(read_records(records)), path)
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """The table as it stands; cells are text already."""
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table written here, all cells as text."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+# -- records ---------------------------------------------------------------------------------------------------------
+
+REQUIRED = {
+    *("run", "seed", "method", "init", "arch", "compat", "task", "evaluation", "dataset", "protocol", "published_protocol", "version"),
+    *(
+        "metrics",
+        "n",
+        "unit",
+        "config_hash",
+        "run_hash",
+        "commit",
+        "dirty",
+        "seconds",
+        "peak_rss_mib",
+        "device",
+        "versions",
+        "training",
+        "init_kind",
+    ),
+}
+
+
+def read_records(paths: Sequence[Path]) -> list[Record]:
+    """The records in the order of the runs and evaluations they were given in; seeds ascend.
+
+    Raises:
+        UserError: a file is missing, is not JSON, or is no result record.
+    """
+    records = []
+    for path in paths:
+        record = read_json(path)
+        missing = REQUIRED - record.keys() if isinstance(record, dict) else REQUIRED
+        if missing:
+            raise UserError(
+                f"{path} is no result record: it lacks {', '.join(sorted(missing))}", todo="delete it, so that it is made again"
+            )
+        records.append(record)
+    runs, evaluations = _order(records, "run"), _order(records, "evaluation")
+    return sorted(records, key=lambda r: (runs[r["run"]], evaluations[r["evaluation"]], r["seed"]))
+
+
+def records_in(folder: Path) -> list[Path]:
+    """The result records of a folder of results, {run}/s{seed}/{evaluation}.json, by name."""
+    others = ("run.json", "features.json")
+    return [p for p in sorted(folder.glob("*/s*/*.json")) if re.fullmatch(r"s\d+", p.parent.name) and p.name not in others]
+
+
+def _order(records: Iterable[Record], key: str) -> dict[str, int]:
+    return {name: i for i, name in enumerate(dict.fromkeys(r[key] for r in records))}
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+def grouped(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """The seeds of each run and evaluation."""
+    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record["run"], record["evaluation"]].append(record)
+    return dict(groups)
+
+
+def metrics_in(records: Iterable[Record]) -> list[str]:
+    """The names of all metrics in their order."""
+    return list(dict.fromkeys(name for r in records for name in r["metrics"]))
+
+
+def wide_table(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per run and evaluation, five columns per metric: mean, 95 % interval, published value, its source, difference."""
+    metrics = metrics_in(records)
+    columns = [*LEADING, *(f"{m}{suffix}" for m in metrics for suffix in ("", *SUFFIXES)), *TRAILING]
+    return pd.DataFrame([wide_row(group, metrics) for group in grouped(records).values()], columns=columns, dtype=str).fillna("")
+
+
+SUFFIXES = (" ci95", " published", " published_source", " delta")
+
+
+def wide_row(group: Sequence[Record], metrics: Sequence[str]) -> dict[str, str]:
+    """The seeds of one run and evaluation in one row."""
+    training = [r["training"] or {} for r in group]
+    row = {
+        **described(group),
+        "seeds": str(len(group)),
+        "n": _same(r["n"] for r in group),
+        "training_steps": _same(t.get("steps", "") for t in training),
+        "samples_seen": _same(t.get("samples_seen", "") for t in training),
+        "config_hash": _same(r["config_hash"] for r in group),
+        "commit": _same(_commit(r) for r in group),
+    }
+    for metric in metrics:
+        cells = metric_cells(group, metric)
+        row |= {metric + suffix: cells[name] for suffix, name in zip(("", *SUFFIXES), CELLS, strict=True)}
+    return row
+
+
+def described(group: Sequence[Record]) -> dict[str, str]:
+    """What was evaluated, and how: the same for all metrics, and for all seeds of a study that is not half changed."""
+    plain = ("run", "method", "init", "arch", "compat", "evaluation", "dataset", "protocol", "unit")
+    return {
+        **{name: _same(r[name] for r in group) for name in plain},
+        "pretraining_data": _same((r.get("labels") or {}).get("pretraining_data", "") for r in group),
+        "protocol_version": _same(r["version"] for r in group),
+    }
+
+
+CELLS = ("mean", "ci95", "published", "published_source", "delta")
+
+
+def metric_cells(group: Sequence[Record], metric: str) -> dict[str, str]:
+    """One metric of a run and evaluation; a published value only where it is that of every seed."""
+    mean, half = mean_and_interval([r["metrics"].get(metric) for r in group])
+    found, *others = [published(r, metric) for r in group]
+    found = found if all(other == found for other in others) and len({r["protocol"] for r in group}) == 1 else None
+    return {
+        "mean": fixed(mean),
+        "ci95": fixed(half),
+        "published": "" if found is None else fixed(found.value),
+        "published_protocol": "" if found is None else found.protocol,
+        "published_source": "" if found is None else found.source,
+        "delta": "" if found is None else fixed(_minus(mean, found.value), sign=True),
+    }
+
+
+def tidy_table(records: Sequence[Record]) -> pd.DataFrame:
+    """One line per metric of each record."""
+    groups, hours = grouped(records), training_hours(records)
+    rows = [tidy_row(r, m, groups[r["run"], r["evaluation"]], hours) for r in records for m in r["metrics"]]
+    return pd.DataFrame(rows, columns=list(TIDY), dtype=str).fillna("")
+
+
+def tidy_row(record: Record, metric: str, group: Sequence[Record], hours: "Hours") -> dict[str, str]:
+    """One number with all that is known about it. `group`: the records of all its seeds."""
+    plain = ("task", "n", "seed", "config_hash", "run_hash", "commit", "device")
+    return {
+        **described([record]),
+        **metric_cells(group, metric),
+        **spent(record, hours),
+        **{name: str(record[name]) for name in plain},
+        "metric": metric,
+        "value": fixed(_number(record["metrics"][metric]), 6),
+        "seeds": str(len(group)),
+        "published_elsewhere": elsewhere(record, metric),
+        "dirty": str(bool(record["dirty"])).lower(),
+        "versions": " ".join(f"{k}={v}" for k, v in sorted(record["versions"].items())),
+        **{name: fixed(record.get(name), digits) for name, digits in COST_OF_JOB.items()},
+        **{f"training_{name}": fixed((record["training"] or {}).get(name), digits) for name, digits in COST_OF_JOB.items()},
+    }
+
+
+def cost_table(records: Sequence[Record]) -> pd.DataFrame:
+    """One line per run and seed: its training, and its evaluations together (time) or the largest of them (memory)."""
+    groups: dict[tuple[str, int], list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record["run"], record["seed"]].append(record)
+    hours = training_hours(records)
+    return pd.DataFrame([_cost_row(g, hours) for g in groups.values()], columns=list(COST), dtype=str).fillna("")
+
+
+def _cost_row(group: Sequence[Record], hours: "Hours") -> dict[str, str]:
+    first = group[0]
+    training = first["training"] or {}
+    return {
+        **{name: str(first[name]) for name in ("run", "method", "init", "arch", "seed")},
+        **spent(first, hours),
+        "processes": str(training.get("processes", "")),
+        "training_seconds": fixed(training.get("seconds"), 1),
+        "evaluation_seconds": fixed(sum(r["seconds"] for r in group), 1),
+        "evaluation_peak_rss_mib": fixed(max(r["peak_rss_mib"] for r in group), 0),
+    }
+
+
+# -- cost ------------------------------------------------------------------------------------------------------------
+
+# (run, seed) -> the run and seed that it is built on (None for none), and hours of its own training
+Hours = dict[tuple[str, int], tuple[tuple[str, int] | None, float]]
+
+
+def training_hours(records: Sequence[Record]) -> Hours:
+    """Each run's own training: seconds times processes, in hours, on whatever device."""
+    hours: Hours = {}
+    for r in records:
+        training = r["training"] or {"seconds": 0.0, "processes": 1}
+        built_on = None
+        if r["init_kind"] == "run":
+            seed = r.get("init_seed")  # records of version 0.1.0 did not tell it: the same, or the first that is known
+            seeds = [other["seed"] for other in records if other["run"] == r["init"]]
+            built_on = (r["init"], seed if seed is not None else r["seed"] if r["seed"] in seeds else min(seeds, default=0))
+        hours[r["run"], r["seed"]] = (built_on, training["seconds"] * training["processes"] / 3600)
+    return hours
+
+
+def hours_with_init(run: str, seed: int, hours: Hours) -> float:
+    """A run's own hours and those of the runs that it is built on; what a public checkpoint cost counts as nothing.
+
+    NaN where there is no record of a run that it is built on, or where records of different studies lead in a circle.
+    """
+    total, seen, key = 0.0, set(), (run, seed)
+    while key in hours and key not in seen:
+        seen.add(key)
+        built_on, own = hours[key]
+        total += own
+        if built_on is None:
+            return total
+        key = built_on
+    return math.nan
+
+
+def spent(record: Record, hours: Hours) -> dict[str, str]:
+    """What the record's run cost and saw."""
+    training = record["training"] or {}
+    key = (record["run"], record["seed"])
+    return {
+        "training_steps": str(training.get("steps", "")),
+        "samples_seen": str(training.get("samples_seen", "")),
+        "training_device": str(training.get("device", "")),
+        "training_gpu_hours": fixed(training.get("gpu_hours"), 4),
+        "training_hours": fixed(hours[key][1], 4) if training else "",
+        "training_hours_with_init": fixed(hours_with_init(*key, hours), 4),
+    }
+
+
+# -- statistics and cells --------------------------------------------------------------------------------------------
+
+
+def mean_and_interval(values: Sequence[float | None]) -> tuple[float, float]:
+    """Mean over seeds, and the half-width of its 95 % confidence interval, t(0.975, n - 1) s / sqrt(n), Student's t.
+
+    NaN for the mean if any seed has no value (a mean over the lucky seeds would mislead), for the half-width of one seed.
+    """
+    numbers = [_number(v) for v in values]
+    n = len(numbers)
+    mean = sum(numbers) / n
+    if n == 1:
+        return mean, math.nan
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in numbers) / (n - 1))
+    return mean, float(student.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+
+
+def fixed(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
+    """A fixed number of decimals, the same everywhere; empty for None and NaN; never a negative zero."""
+    if value is None or math.isnan(value):
+        return ""
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return text.replace("-", "+" if sign else "") if float(text) == 0 else text
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _minus(value: float, published_value: float) -> float:
+    """Of the values as they are printed, so that a reader who subtracts gets the printed difference."""
+    return math.nan if math.isnan(value) else round(value, 2) - round(published_value, 2)
+
+
+def _same(values: Iterable[Any]) -> str:
+    """The values' common text, or all different ones in order."""
+    return " ".join(dict.fromkeys(str(v) for v in values))
+
+
+def _commit(record: Record) -> str:
+    return record["commit"][:12] + ("+dirty" if record["dirty"] else "")

@@ -1,1 +1,0 @@
-"""The settings of each method and each evaluation, one file each, free of torch."""

@@ -1,0 +1,51 @@
+"""What all runs and all evaluations of a study share."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from densewalk.core.settings import Settings
+from densewalk.evaluations.common.settings import EvaluationSettings
+from densewalk.models.catalog import Labels
+from densewalk.training.settings import TrainingSettings
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class BaseRun(Settings):
+    """What all runs share: one row of every table per run, repeated for each seed."""
+
+    init: str = "random"
+    """`random`, a checkpoint's name, another run's name, a public checkpoint's (`densewalk checkpoints` lists them), or
+    `timm/` and the full name of a vision transformer of timm's, e.g. timm/vit_small_patch16_224.dino."""
+    arch: str | None = None
+    """Architecture, for `init: random` only; otherwise it is the one of the initial backbone."""
+    seeds: list[int] = Field(default=[0], min_length=1)
+    """One repetition each. A run built on another takes the other's backbone of the same seed, or its only one."""
+    labels: Labels | None = None
+    """Names in the published tables."""
+
+
+class Baseline(BaseRun):
+    """A backbone as it is."""
+
+    method: Literal["none"]
+
+
+class TrainedRun(BaseRun):
+    """A run that trains."""
+
+    data: list[str] = Field(min_length=1)
+    """Names of videos, image folders or curations."""
+    settings: TrainingSettings
+    sweep: dict[Name, Annotated[dict[str, Any], Field(min_length=1)]] = {}
+    """Variants for an ablation: name of the variant -> settings in which it differs. Each is a run of its own, called
+    `{run}_{variant}`, beside the run itself."""
+
+
+class BaseEvaluation(Settings):
+    """An evaluation is applied to every run and seed."""
+
+    runs: list[str] | None = None
+    """Only these runs; all by default."""
+    settings: EvaluationSettings

@@ -1,0 +1,41 @@
+"""How jobs are run. Nothing here enters a hash: changing it reruns nothing."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from densewalk.core.settings import Settings
+
+Parts = Annotated[int, Field(ge=1)]
+
+
+class Execution(Settings):
+    """Machine matters, the same for every job of a study."""
+
+    device: str = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda`."""
+    workers: int = Field(default=4, ge=0)
+    """Data-loading processes per training process; 0 loads in the process itself."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Autocast precision of training. Recorded with every result; the losses are computed in float32 either way."""
+    gradient_checkpointing: bool = False
+    """Recompute blocks in the backward pass: about a third more time, far less memory."""
+    accumulate: Parts | dict[str, Parts] = 1
+    """Parts in which a training process passes its share of the batch, one after the other, for one update: less memory, the same
+    gradient. A number for all runs, or numbers by run (`{dora_venice: 4}`). Refused where a step looks across the samples of its batch."""
+    compile: bool = False
+    """Compile the backbones' blocks with torch.compile. Where that fails, a line in the log says so and they run as they are."""
+    checkpoint_minutes: float = Field(default=10.0, ge=0)
+    """Time between two checkpoints of a training; at most this much is lost."""
+    log_seconds: float = Field(default=30.0, gt=0)
+    """Time between two progress lines in a log file."""
+    metrics_every: int = Field(default=10, ge=1)
+    """Steps between two points of the learning curve."""
+    tensorboard: bool = False
+    """Write the learning curves as TensorBoard's event files, too, beside each metrics.jsonl: `tensorboard --logdir results/state`."""
+    cache_gib: float = Field(default=20.0, ge=0)
+    """Size that the folder of shared features may have (results/cache, or $DENSEWALK_CACHE); 0 keeps none."""
+
+    def parts_of(self, run: str) -> int:
+        """In how many parts a training process of this run passes its share of the batch."""
+        return self.accumulate.get(run, 1) if isinstance(self.accumulate, dict) else self.accumulate

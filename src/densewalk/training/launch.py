@@ -1,0 +1,135 @@
+"""Where a job's processes run: GPUs of this machine, torchrun on each node, srun over the nodes of a Slurm job.
+
+densewalk train ... --gpus 4        # torchrun, four processes
+densewalk train ... --nodes 2       # in a Slurm job of two nodes: srun, and torchrun on each of them with a process per GPU
+"""
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from densewalk.core.errors import UserError
+from densewalk.core.progress import log
+
+FIRST_NODE = "DENSEWALK_FIRST_NODE"  # host:port at which the processes of all nodes meet
+LOCKS = Path(tempfile.gettempdir()) / f"densewalk-gpus-{os.getuid()}"
+
+
+def become_processes(gpus: int, nodes: int, threads: int) -> None:
+    """Turn this process into the launcher of several, which does not return; return where it is to work itself.
+
+    Args:
+        gpus: one process for each. On several nodes, Slurm says how many there are on each.
+        threads: CPUs that the job has on each node.
+
+    Raises:
+        UserError: several nodes outside a Slurm job.
+    """
+    if "WORLD_SIZE" in os.environ or max(gpus, nodes) <= 1:
+        return
+    command = ["-m", "densewalk", *sys.argv[1:]]
+    if nodes == 1:
+        torchrun([f"--nproc-per-node={gpus}", "--standalone", *command])
+    if FIRST_NODE not in os.environ:
+        os.execvpe("srun", srun([sys.executable, *command], nodes, threads), srun_environment(dict(os.environ)))
+    host, port = os.environ[FIRST_NODE].split(":")
+    meet = [f"--nnodes={nodes}", f"--node-rank={os.environ['SLURM_NODEID']}", f"--master-addr={host}", f"--master-port={port}"]
+    torchrun([f"--nproc-per-node={max(1, len(visible_gpus()))}", *meet, *command])
+
+
+def torchrun(arguments: list[str]) -> NoReturn:
+    """The processes of this node. torchrun passes SIGTERM on and kills 30 seconds later; SIGUSR1 it would not pass on at all."""
+    from torch.distributed.run import main
+
+    signal.signal(signal.SIGUSR1, pass_on)
+    main(arguments)
+    sys.exit()
+
+
+def pass_on(number: int, _frame: object) -> None:
+    """Send a signal to the processes that this one has started: they have left its process group, which is what Slurm signals."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            _state, parent, *_ = stat.read_text().rpartition(") ")[2].split()
+            if int(parent) == os.getpid():
+                os.kill(int(stat.parent.name), number)
+
+
+def srun(command: list[str], nodes: int, threads: int) -> list[str]:
+    """The command once on each node of the job, beside the step that calls; where one ends badly, so do the others."""
+    shape = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={threads}"]
+    return ["srun", "--overlap", "--kill-on-bad-exit=1", *shape, *command]
+
+
+def srun_environment(environment: dict[str, str]) -> dict[str, str]:
+    """What the tasks inherit: the job, but no size of the step that calls; and the place to meet, on this node, which is the first.
+
+    Raises:
+        UserError: there is no Slurm job.
+    """
+    job = environment.get("SLURM_JOB_ID")
+    if job is None:
+        raise UserError("several nodes need a Slurm job", todo="use --profile slurm, or set nodes to 1")
+    kept = {name: value for name, value in environment.items() if not name.startswith(("SLURM_", "SRUN_"))}
+    port = 20_000 + int(job) % 10_000  # below the ports that Linux hands out
+    return {**kept, "SLURM_JOB_ID": job, FIRST_NODE: f"{socket.gethostname()}:{port}"}
+
+
+def claim_gpus(count: int) -> None:
+    """Show this process, and those it starts, `count` GPUs that no other job of this user on this machine has claimed.
+
+    Without it, jobs that Snakemake starts side by side would all take the first one. Slurm's jobs have their own already. The
+    claim is a file lock, which ends with the last process that holds it; where too few are free, wait.
+
+    Raises:
+        UserError: the machine has fewer.
+    """
+    if count < 1 or "SLURM_JOB_ID" in os.environ or "WORLD_SIZE" in os.environ:
+        return
+    seen = visible_gpus()
+    if not seen:
+        return
+    if count > len(seen):
+        raise UserError(f"{count} GPUs are asked for, {len(seen)} {'is' if len(seen) == 1 else 'are'} here", todo="lower gpu of this rule")
+    LOCKS.mkdir(exist_ok=True)
+    while len(claimed := free(seen, count)) < count:
+        log.info("waiting for %d of the GPUs %s", count, ", ".join(seen))
+        time.sleep(1)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that this process may use."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    import torch
+
+    return [str(i) for i in range(torch.cuda.device_count())]
+
+
+def free(names: Sequence[str], count: int) -> list[str]:
+    """The first `count` of the GPUs that nobody holds, now held by this process; none if they are too few."""
+    held: dict[str, int] = {}
+    for name in names:
+        if len(held) == count:
+            break
+        lock = os.open(LOCKS / name, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.set_inheritable(lock, True)
+            held[name] = lock
+        except BlockingIOError:
+            os.close(lock)
+    if len(held) < count:
+        for lock in held.values():
+            os.close(lock)
+        return []
+    return [*held]

@@ -1,0 +1,105 @@
+"""Settings that all methods share."""
+
+import json
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from densewalk.core.errors import UserError
+from densewalk.core.settings import Settings
+
+
+class TrainingSettings(Settings):
+    """What is learnt: everything here enters the run's hash. How it is run is `Execution`."""
+
+    # switch -> value in compat `paper`, value in compat `released`
+    SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {}
+
+    compat: Literal["paper", "released"] = "paper"
+    """`paper`: the method as published. `released`: the released code's known deviations, to the digit."""
+    batch_size: int = Field(default=64, ge=1)
+    """Samples of one optimiser step over all processes together."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the data. Exactly one of `epochs` and `steps`."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps. Exactly one of `epochs` and `steps`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def steps_replace_default_epochs(cls, values: Any) -> Any:
+        """A study that says `steps` need not take back the default of `epochs`."""
+        if isinstance(values, dict) and values.get("steps") is not None and "epochs" not in values:
+            return {**values, "epochs": None}
+        return values
+
+    @model_validator(mode="after")
+    def one_length(self) -> Self:
+        """The length is given in one way."""
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"set exactly one of epochs and steps (epochs={self.epochs}, steps={self.steps})")
+        return self
+
+    @property
+    def deviations(self) -> str:
+        """`compat`, and each switch that the study sets otherwise: what the tables' column `compat` says."""
+        column = ("paper", "released").index(self.compat)
+        changed = [n for n, values in sorted(self.SWITCHES.items()) if getattr(self, n) not in (None, values[column])]
+        return " ".join([self.compat, *(f"{name}={json.dumps(getattr(self, name))}" for name in changed)])
+
+    def across_samples(self) -> str | None:
+        """What in a step looks across the samples of a process's batch, in a few words; None where nothing does.
+
+        None promises that the gradient of a batch is the mean of its parts' gradients, so that they may be passed one by one.
+        """
+        return f"{type(self).__name__} does not say that its loss is a mean over independent samples"
+
+    def obstacle_to_parts(self, parts: int, processes: int = 1) -> str | None:
+        """Why each of the processes cannot pass its share of the batch in this many equal parts; None where it can."""
+        if parts == 1:
+            return None
+        if reason := self.across_samples():
+            return f"{reason}, and would learn something else from {parts} parts"
+        if self.batch_size % (parts * processes):
+            shares = f" shared by {processes} processes" if processes > 1 else ""
+            return f"batch_size {self.batch_size}{shares} does not split into {parts} equal parts"
+        return None
+
+    def total_steps(self, samples: int) -> tuple[int, int]:
+        """Optimiser steps in all and per epoch, for a data set of `samples` samples (incomplete batches are dropped).
+
+        Raises:
+            UserError: one batch is larger than the data set.
+        """
+        per_epoch = samples // self.batch_size
+        if per_epoch == 0:
+            raise UserError(f"batch_size {self.batch_size} is larger than the data set ({samples} samples)", todo="lower batch_size")
+        return (self.steps if self.steps is not None else max(1, round(self.epochs * per_epoch))), per_epoch  # type: ignore[operator]
+
+
+class PresetSettings(TrainingSettings):
+    """Training settings of which some combinations have a name."""
+
+    # name -> what it sets
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    preset: str | None = None
+    """A named configuration; keys given beside it win."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def preset_first(cls, values: Any) -> Any:
+        """Keys given in the study win over the preset's."""
+        if not isinstance(values, dict) or values.get("preset") is None:
+            return values
+        if values["preset"] not in cls.PRESETS:
+            raise ValueError(f"preset '{values['preset']}' is unknown; allowed: {', '.join(cls.PRESETS)}")
+        preset = cls.preset_beside(values)
+        for length, other in (("steps", "epochs"), ("epochs", "steps")):
+            if values.get(length) is not None:
+                preset[other] = None
+        return {**preset, **values}
+
+    @classmethod
+    def preset_beside(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What the preset sets beside the given keys."""
+        return dict(cls.PRESETS[values["preset"]])

@@ -1,0 +1,160 @@
+"""Label maps, tracked objects and boxes as pictures."""
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Integer, UInt8
+from PIL import Image, ImageDraw
+
+from densewalk.data.benchmarks.palette import palette
+from densewalk.visualization.panels import Panel, write_panels
+
+NOT_SCORED = (224, 224, 192)  # VOC's border colour; grey is a class
+# Okabe and Ito's colours (https://jfly.uni-koeln.de/color), which the colour-blind can tell apart, the clearest on a photo first
+CLEAR = ((213, 94, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (204, 121, 167), (230, 159, 0), (0, 114, 178))
+
+
+def overlay_colours() -> UInt8[np.ndarray, "256 3"]:
+    """Colours of labels over a photo: clear ones for the first few, then the palette's."""
+    colours = palette()
+    colours[1 : len(CLEAR) + 1] = CLEAR
+    return colours
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a strip: an image, its ground truth and the prediction, all of one size."""
+
+    title: str
+    image: UInt8[np.ndarray, "height width 3"]
+    target: Integer[np.ndarray, "height width"]
+    prediction: Integer[np.ndarray, "height width"]
+
+
+def segmentation_strip(path: str | Path, rows: Sequence[Row], names: Sequence[str], ignore: int | None = None) -> None:
+    """Write image, ground truth and prediction side by side, with a legend of the labels that occur; ignored pixels are cream."""
+    colours = palette(max(256, len(names)))
+    grid = [
+        [
+            Panel(row.image, row.title),
+            Panel(_painted(row.target, colours, ignore), "ground truth"),
+            Panel(_painted(row.prediction, colours, None), "prediction"),
+        ]
+        for row in rows
+    ]
+    write_panels(path, grid, _legend(rows, names, colours, ignore))
+
+
+def _painted(
+    labels: Integer[np.ndarray, "height width"], colours: UInt8[np.ndarray, "labels 3"], ignore: int | None
+) -> UInt8[np.ndarray, "height width 3"]:
+    known = np.minimum(labels, len(colours) - 1)
+    picture = colours[known]
+    if ignore is not None:
+        picture[labels == ignore] = NOT_SCORED
+    return picture
+
+
+def _legend(rows: Sequence[Row], names: Sequence[str], colours: UInt8[np.ndarray, "labels 3"], ignore: int | None) -> dict[str, str]:
+    """The labels on at least one percent of some picture, in order: a hundred names would bury the pictures."""
+    maps = [m for row in rows for m in (row.target, row.prediction)]
+    shares = np.max([np.bincount(m.ravel(), minlength=256)[:256] / m.size for m in maps], axis=0)
+    kept = [int(i) for i in np.flatnonzero(shares >= 0.01) if i < len(names) and i != ignore]
+    legend = {names[i]: _hexadecimal(colours[i]) for i in kept}
+    return legend | ({"not scored": _hexadecimal(NOT_SCORED)} if ignore is not None else {})
+
+
+def _hexadecimal(colour: Sequence[int] | UInt8[np.ndarray, "3"]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+@dataclass(frozen=True)
+class TrackedClip:
+    """One line of a strip: the frames of a clip, and how much of each of its patches belongs to each object, from 0 to 1."""
+
+    title: str
+    frames: UInt8[np.ndarray, "frames height width 3"]
+    masks: Float[np.ndarray, "objects frames rows columns"]
+
+
+def tracking_strip(path: str | Path, clips: Sequence[TrackedClip]) -> None:
+    """Write each clip as a row of its frames with every object in a colour of its own, the same in all of them."""
+    colours = object_colours(len(clips[0].masks))
+    grid = [
+        [
+            Panel(tinted(frame, clip.masks[:, i], colours), "" if i else clip.title)  # type: ignore[arg-type]
+            for i, frame in enumerate(clip.frames)
+        ]
+        for clip in clips
+    ]
+    write_panels(path, grid, {f"object {i + 1}": colour for i, colour in enumerate(colours)}, width=1.6)
+
+
+def object_colours(number: int) -> Float[np.ndarray, "{number} 3"]:
+    """Colours in 0..1 that are told apart at a glance; beyond the first few, hues evenly apart."""
+    if number <= len(CLEAR):
+        return np.array(CLEAR[:number]) / 255
+    return np.array([colorsys.hsv_to_rgb(i / number, 1.0, 1.0) for i in range(number)])
+
+
+def tinted(
+    frame: UInt8[np.ndarray, "height width 3"], masks: Float[np.ndarray, "objects rows columns"], colours: Float[np.ndarray, "objects 3"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The frame in grey, each patch tinted by the objects that hold it: where they overlap, by their mixture.
+
+    for patch: strength = 0.7 max_i mask_i,  tint = sum_i mask_i colour_i / sum_i mask_i,  pixel = (1 - strength) grey + strength tint
+
+    Raises:
+        ValueError: the frame is not made of whole patches.
+    """
+    _, rows, columns = masks.shape
+    height, width = frame.shape[:2]
+    if height % rows or width % columns:
+        raise ValueError(f"a frame of {height} x {width} px is not made of {rows} x {columns} equal patches")
+    weights = masks.repeat(height // rows, axis=1).repeat(width // columns, axis=2)
+    total = weights.sum(axis=0)[..., None]
+    tint = np.einsum("ohw,oc->hwc", weights, colours) / np.where(total > 0, total, 1)
+    strength = 0.7 * weights.max(axis=0)[..., None]
+    grey = frame @ np.array([0.299, 0.587, 0.114]) / 255
+    return np.round(255 * ((1 - strength) * grey[..., None] + strength * tint)).astype(np.uint8)
+
+
+# -- boxes -------------------------------------------------------------------------------------------------------------
+
+TRUE_COLOUR, FOUND_COLOUR = "#56b4e9", "#d55e00"  # sky blue, vermilion
+
+
+def with_boxes(
+    image: UInt8[np.ndarray, "height width 3"], boxes: Float[np.ndarray, "boxes 4"], colour: str
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The image with outlines of the boxes x0, y0, x1, y1, as thick as its size asks for."""
+    picture = Image.fromarray(image)
+    thickness = max(2, round(min(picture.size) / 120))
+    for x0, y0, x1, y1 in boxes.tolist():
+        if x1 > x0 and y1 > y0:
+            ImageDraw.Draw(picture).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=thickness)
+    return np.array(picture)
+
+
+def boxes_strip(
+    path: str | Path,
+    panels: Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"], Float[np.ndarray, "_ 4"], Float[np.ndarray, "4"]]],
+    columns: int = 4,
+) -> None:
+    """Write images with their titles; the true boxes are blue, the found one is orange."""
+    shown = [
+        Panel(with_boxes(with_boxes(image, truth, TRUE_COLOUR), found[None], FOUND_COLOUR), title) for title, image, truth, found in panels
+    ]
+    rows = [shown[i : i + columns] for i in range(0, len(shown), columns)]
+    write_panels(path, rows, {"ground truth": TRUE_COLOUR, "found": FOUND_COLOUR})
+
+
+# -- contact sheets ----------------------------------------------------------------------------------------------------
+
+
+def contact_sheet(path: str | Path, panels: Sequence[Panel], columns: int, note: str = "") -> None:
+    """Write pictures in rows, each below its title; `note` stands at the foot."""
+    write_panels(path, [panels[i : i + columns] for i in range(0, len(panels), columns)], note=note)

@@ -1,0 +1,290 @@
+"""Bad data and sick backbones: every evaluation of frozen features says in one error which file it is, before anything is scored."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densewalk.core.errors import UserError
+from densewalk.data.benchmarks.video_objects import write_labels
+from densewalk.evaluations.common.base import Job
+from densewalk.jobs.evaluate import EVALUATIONS
+from densewalk.models.export import export_backbone
+from densewalk.models.loading import load
+from densewalk.study.registry import parse_evaluation
+from tests.data.benchmarks.test_boxes import write_coco, write_got10k
+from tests.data.benchmarks.test_classification import write_classes
+from tests.fixtures.dense import write_backbone, write_masks
+
+LABELLED = {"images": "images", "masks": "masks", "num_classes": 4, "layout": "masks"}
+VALIDATION = {**LABELLED, "val_every": 2, "val_offset": 1, "input_size": 64, "mask_size": 8}
+
+
+def write_davis(root: Path) -> None:
+    """Two sequences of two objects, five frames each."""
+    for name in ("boat", "kites"):
+        masks = np.zeros((5, 64, 96), np.uint8)
+        masks[:, 8:40, 8:40], masks[:, 24:60, 56:90] = 1, 2
+        for annotations in ("Annotations", "Annotations_unsupervised"):
+            write_labels(root / annotations / "480p" / name, masks)
+        (root / "JPEGImages/480p" / name).mkdir(parents=True)
+        for number, mask in enumerate(masks):
+            colours = np.array([[20, 20, 20], [220, 40, 40], [40, 220, 220]], np.uint8)[mask]
+            Image.fromarray(colours).save(root / "JPEGImages/480p" / name / f"{number:05d}.jpg")
+    (root / "ImageSets/2017").mkdir(parents=True)
+    (root / "ImageSets/2017/val.txt").write_text("boat\nkites\n")
+
+
+def write_imagenet(root: Path) -> None:
+    """Two classes of enough pictures."""
+    write_classes(root, {"train": {"n01": 6, "n02": 6}, "val": {"n01": 2, "n02": 2}})
+
+
+# name -> protocol, what writes its data, settings, an image and a mask of it (patterns below the root)
+MASK, FRAME = "Annotations/480p/kites/00000.png", "JPEGImages/480p/kites/00002.jpg"
+CASES: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], str, str | None]] = {
+    "davis": ("davis", write_davis, {"short_side": 64, "multiple": 16}, FRAME, MASK),
+    "davis unsupervised": (
+        "davis",
+        write_davis,
+        {"short_side": 64, "multiple": 16, "task": "unsupervised", "proposals": 2},
+        FRAME,
+        "Annotations_unsupervised/480p/kites/00000.png",
+    ),
+    "video_segmentation": (
+        "video_segmentation",
+        write_davis,
+        {"layout": "davis", "size": 64, "dataset_size": 32, "clusters": 3, "dataset_clusters": 3, "restarts": 1},
+        FRAME,
+        MASK,
+    ),
+    "incontext": (
+        "incontext",
+        write_masks,
+        {**LABELLED, "memory_every": 2, "query_every": 2, "query_offset": 1, "input_size": 64, "augmentation_epochs": 0, "neighbours": 3},
+        "images/003.png",
+        "masks/003.png",
+    ),
+    "linear_segmentation": (
+        "linear_segmentation",
+        write_masks,
+        {**VALIDATION, "train_every": 2, "epochs": 1, "batch_size": 4},
+        "images/003.png",
+        "masks/003.png",
+    ),
+    "overcluster": ("overcluster", write_masks, {**VALIDATION, "repeats": 1, "restarts": 1}, "images/003.png", "masks/003.png"),
+    "unsupervised_segmentation": (
+        "unsupervised_segmentation",
+        write_masks,
+        {
+            **VALIDATION,
+            "train_every": 2,
+            "repeats": 1,
+            "restarts": 1,
+            "foreground_clusters": 4,
+            "community_clusters": 3,
+            "community_repeats": 1,
+        },
+        "images/003.png",
+        "masks/003.png",
+    ),
+    "knn": ("knn", write_imagenet, {"resize": 18, "size": 16}, "val/n02/*", None),
+    "linear": ("linear", write_imagenet, {"resize": 18, "size": 16, "batch_size": 4, "epochs": 1, "blocks": [1]}, "val/n02/*", None),
+    "discovery": ("discovery", write_coco, {"layout": "coco"}, "train2014/*", None),
+    "tracking": ("tracking", write_got10k, {"short_side": 64, "multiple": 16}, "val/*1/00000002.jpg", None),
+}
+WITH_MASKS = [name for name, case in CASES.items() if case[-1] is not None]
+STILLS = [name for name in WITH_MASKS if "davis" not in name and "video" not in name]
+
+
+def evaluate(name: str, root: Path, tmp_path: Path, backbone: Path | None = None) -> Any:
+    """Run the case on a data folder."""
+    import importlib
+
+    protocol, _, settings, *_ = CASES[name]
+    module = importlib.import_module(EVALUATIONS[protocol])
+    parsed = parse_evaluation(protocol, {"root": str(root), "dataset": "toy", **settings})
+    backbone = backbone or write_backbone(tmp_path / "b.safetensors")
+    return module.evaluate(parsed, backbone, Job(out=tmp_path / "out", state=tmp_path / "state"))
+
+
+@pytest.fixture
+def data(tmp_path) -> Callable[[str], Path]:
+    """Writes the data of a case."""
+
+    def write(name: str) -> Path:
+        root = tmp_path / "data"
+        CASES[name][1](root)
+        return root
+
+    return write
+
+
+def image_of(name: str, root: Path) -> Path:
+    return min(root.glob(CASES[name][3]))
+
+
+def mask_of(name: str, root: Path) -> Path:
+    path = CASES[name][4]
+    assert path is not None
+    return root / path
+
+
+def refused(name: str, root: Path, tmp_path: Path, file: Path, said: str) -> None:
+    """One error that names the file and what is wrong with it, before anything was written."""
+    with pytest.raises(UserError) as error:
+        evaluate(name, root, tmp_path)
+    assert str(file) in str(error.value)
+    assert said in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_evaluation_of_frozen_features_is_here():
+    through_mm = {"ade20k_linear", "ade20k_upernet", "segmentation_linear", "segmentation_upernet", "coco"}
+    assert {case[0] for case in CASES.values()} == EVALUATIONS.keys() - through_mm
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_good_data_are_scored(name, data, tmp_path):
+    """So that nothing below is refused for another reason."""
+    assert evaluate(name, data(name), tmp_path).n > 0
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("content", [b"", b"no picture", "cut"])
+def test_an_unreadable_picture(name, content, data, tmp_path):
+    root = data(name)
+    path = image_of(name, root)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == "cut" else content)
+    with pytest.raises(UserError, match="cannot be read") as error:
+        evaluate(name, root, tmp_path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", WITH_MASKS)
+@pytest.mark.parametrize("content", [b"", b"\x89PNG nothing more", "cut"])
+def test_an_unreadable_mask(name, content, data, tmp_path):
+    root = data(name)
+    path = mask_of(name, root)
+    path.write_bytes(path.read_bytes()[:60] if content == "cut" else content)
+    refused(name, root, tmp_path, path, "cannot be read")
+
+
+@pytest.mark.parametrize("name", WITH_MASKS)
+def test_a_missing_mask(name, data, tmp_path):
+    root = data(name)
+    if name in STILLS:  # a picture without a mask is no labelled picture; all of them without are an error
+        shutil.rmtree(root / "masks")
+        refused(name, root, tmp_path, root / "masks", "does not exist")
+    else:
+        mask_of(name, root).unlink()
+        refused(name, root, tmp_path, mask_of(name, root), "does not exist")
+
+
+@pytest.mark.parametrize("name", WITH_MASKS)
+def test_a_mask_of_another_size_than_its_picture(name, data, tmp_path):
+    root = data(name)
+    path = mask_of(name, root)
+    with Image.open(path) as mask:
+        mask.crop((0, 0, mask.width - 2, mask.height)).save(path)
+    with pytest.raises(UserError) as error:
+        evaluate(name, root, tmp_path)
+    assert str(path) in str(error.value)
+    assert "x" in str(error.value)
+
+
+@pytest.mark.parametrize("name", WITH_MASKS)
+def test_a_mask_in_colour(name, data, tmp_path):
+    root = data(name)
+    path = mask_of(name, root)
+    with Image.open(path) as mask:
+        mask.convert("RGB").save(path)
+    refused(name, root, tmp_path, path, "is a colour picture (RGB)")
+
+
+@pytest.mark.parametrize("name", WITH_MASKS)
+@pytest.mark.parametrize("label", [300, 65_535])
+def test_a_label_that_eight_bits_cannot_hold(name, label, data, tmp_path):
+    """It must not wrap around and pass for another: 300 = 256 + 44."""
+    root = data(name)
+    path = mask_of(name, root)
+    with Image.open(path) as mask:
+        labels = np.asarray(mask).astype(np.uint16)
+    labels[labels == labels.max()] = label
+    Image.fromarray(labels).save(path)
+    refused(name, root, tmp_path, path, f" {label}")
+
+
+@pytest.mark.parametrize("name", STILLS)
+def test_a_label_beyond_the_classes(name, data, tmp_path):
+    root = data(name)
+    path = mask_of(name, root)
+    Image.fromarray(np.full((32, 32), 7, np.uint8)).save(path)
+    refused(name, root, tmp_path, path, "holds label 7; allowed: 0 to 3")
+
+
+@pytest.mark.parametrize("name", STILLS)
+def test_masks_without_any_label(name, data, tmp_path, monkeypatch):
+    root = data(name)
+    for path in (root / "masks").iterdir():
+        Image.fromarray(np.full((32, 32), 255, np.uint8)).save(path)
+    monkeypatch.setitem(CASES, name, (*CASES[name][:2], {**CASES[name][2], "ignore": 255}, *CASES[name][3:]))
+    with pytest.raises(UserError, match=rf"no pixel of the .* images in {root} is (labelled|foreground)"):
+        evaluate(name, root, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"), [([0], "has no object"), ([0, 1, 3], "has the ids [1, 3]"), ([0, 38, 75], "has the ids [38, 75]")]
+)
+def test_objects_of_the_first_davis_mask(ids, said, data, tmp_path):
+    root = data("davis")
+    path = mask_of("davis", root)
+    labels = np.zeros((64, 96), np.uint8)
+    for number, label in enumerate(ids):
+        labels[16 * number : 16 * number + 16, :48] = label
+    Image.fromarray(labels).save(path)
+    refused("davis", root, tmp_path, path, said)
+
+
+@pytest.mark.parametrize(("ids", "said"), [([0], "has no object"), ([0, 1, 3], "has the ids [1, 3]")])
+def test_objects_of_an_unsupervised_davis_sequence(ids, said, data, tmp_path):
+    """An id that is left out would count as an object that nothing finds."""
+    root = data("davis unsupervised")
+    folder = mask_of("davis unsupervised", root).parent
+    for path in folder.iterdir():
+        labels = np.zeros((64, 96), np.uint8)
+        for number, label in enumerate(ids):
+            labels[16 * number : 16 * number + 16, :48] = label
+        Image.fromarray(labels).save(path)
+    refused("davis unsupervised", root, tmp_path, folder, said)
+
+
+@pytest.mark.parametrize("name", ["knn", "linear"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_class_folder_that_is_missing_or_empty(name, split, data, tmp_path):
+    root = data(name)
+    for path in (root / split / "n02").iterdir():
+        path.unlink()
+    refused(name, root, tmp_path, root / split, "n02")
+    (root / split / "n02").rmdir()
+    refused(name, root, tmp_path, root / split, "n02")
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_features_that_are_no_numbers(name, value, data, tmp_path):
+    """The picture and the backbone are named, and no number is written."""
+    root = data(name)
+    sick = load(write_backbone(tmp_path / "good.safetensors"))
+    for parameter in (sick.vit.norm.weight, sick.vit.blocks[-1].attn.qkv.bias):
+        parameter.data[:] = value
+    export_backbone(sick, tmp_path / "sick.safetensors", run="r", config_hash="0")
+    with pytest.raises(UserError, match="not finite") as error:
+        evaluate(name, root, tmp_path, tmp_path / "sick.safetensors")
+    assert str(root) in str(error.value)
+    assert f"backbone: {tmp_path}/sick.safetensors" in str(error.value)

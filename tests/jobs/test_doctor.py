@@ -1,0 +1,234 @@
+"""`densewalk doctor` on real data in the real layouts, on broken copies of them, and on checkpoints of every fate."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from densewalk.__main__ import main
+from densewalk.core.errors import UserError
+from densewalk.core.hashing import file_sha256
+from densewalk.jobs import doctor
+from densewalk.jobs.doctor import READERS, data_of, examine
+from densewalk.jobs.evaluate import EVALUATIONS
+from densewalk.models.timm_models import named_architecture
+from densewalk.study.config import load_study, parse_study
+from densewalk.study.registry import parse_evaluation
+from tests.fixtures.helpers import shared
+from tests.fixtures.official import official_weights
+
+RUN = {"runs": {"a": {"method": "none", "init": "random", "arch": "vit_nano_patch16"}}}
+# protocol -> folder of the real data, settings, what is counted there
+REAL = {
+    "ade20k": ("ade20k_linear", "ade20k", {}, "2 training images, 2 validation images"),
+    "coco": ("coco", "coco", {}, "24 training images, 18 validation images"),
+    "davis": ("davis", "davis", {"year": 2016}, "frames"),
+    "voc": ("incontext", "voc", {"layout": "voc"}, "13 memory images, 12 query images"),
+    "unsupervised": ("unsupervised_segmentation", "voc", {"layout": "voc"}, "13 training images, 12 validation images"),
+    "coco_things": ("linear_segmentation", "coco", {"layout": "coco_things"}, "18 training images, 16 validation images"),
+    "imagenet": ("knn", "imagenet", {}, "48 training images, 24 validation images, 8 classes"),
+}
+
+
+def settings(protocol, root, more):
+    return parse_evaluation(protocol, {"root": str(root), "dataset": "mini", **more})
+
+
+def test_every_protocol_has_its_reader():
+    assert READERS.keys() == EVALUATIONS.keys()
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_folders_are_counted(name):
+    protocol, folder, more, counts = REAL[name]
+    assert counts in data_of(protocol, settings(protocol, shared(f"data/{folder}"), more))
+
+
+# what is done to a copy -> what is said
+BROKEN = {
+    "ade20k, an image without mask": ("ade20k", "annotations/validation/*1.png", "remove", "have no mask"),
+    "ade20k, a mask cut off": (
+        "ade20k",
+        "annotations/training/*1.png",
+        "cut",
+        r"000001.png cannot be read as a picture: .*; to do: download it again",
+    ),
+    "coco, an image missing": ("coco", "val2017/*.jpg", "remove", r"lists 1 images that are not in .*val2017"),
+    "coco, annotations cut off": ("coco", "annotations/instances_train2017.json", "cut", "is not JSON"),
+    "coco, no annotations": ("coco", "annotations/instances_val2017.json", "remove", r"instances_val2017.json does not exist"),
+    "davis, a mask missing": ("davis", "Annotations/480p/blackswan/00003.png", "remove", r"mask .*blackswan/00003.png does not exist"),
+    "voc, a mask missing": ("voc", "SegmentationClass/*.png", "remove", r"lists .* but .* does not exist"),
+    "voc, no list": ("voc", "ImageSets/Segmentation/trainaug.txt", "remove", r"trainaug.txt does not exist; allowed: train, val"),
+    "imagenet, a picture cut off": ("imagenet", "train/*/*.JPEG", "cut", "cannot be read as a picture"),
+}
+
+
+# what a file becomes -> how
+DAMAGE = {
+    "bytes": lambda path: path.write_bytes(b"\x89\xff\xfe" * 50),
+    "empty": lambda path: path.write_bytes(b""),
+    "folder": lambda path: path.mkdir(),
+    "circle": lambda path: path.symlink_to(path.name),
+    "other JSON": lambda path: path.write_text('{"images": [{"id": 1}], "annotations": [{}], "categories": []}'),
+    "list": lambda path: path.write_text("[1, 2]"),
+}
+LISTS = {
+    "coco": "annotations/instances_train2017.json",
+    "coco_things": "annotations/panoptic_val2017.json",
+    "davis": "ImageSets/2016/val.txt",
+    "voc": "ImageSets/Segmentation/val.txt",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_list_is_one_error_that_names_it(name, damage, tmp_path):
+    protocol, folder, more, _ = REAL[name]
+    copy = Path(shutil.copytree(shared(f"data/{folder}"), tmp_path / folder))
+    (victim,) = (path for path in copy.rglob("*") if path.match(LISTS[name]))
+    victim.unlink()
+    DAMAGE[damage](victim)
+    # a list of names is text, so that JSON in it is a name of something that is not there
+    named = "does not exist" if victim.suffix == ".txt" and damage in ("other JSON", "list") else victim.name
+    with pytest.raises(UserError, match=named):
+        data_of(protocol, settings(protocol, copy, more))
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_copies_are_explained(case, tmp_path):
+    name, pattern, deed, message = BROKEN[case]
+    protocol, folder, more, _ = REAL[name]
+    copy = Path(shutil.copytree(shared(f"data/{folder}"), tmp_path / folder))
+    victim = min(path for path in copy.rglob("*") if path.match(pattern))
+    if deed == "cut":
+        victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 3])
+    else:
+        victim.unlink()
+    with pytest.raises(UserError, match=message):
+        data_of(protocol, settings(protocol, copy, more))
+
+
+# the data set that each of the real folders is of, and where inside its folder the root is
+SETS = {
+    "ade20k": ("ade20k", "ADEChallengeData2016"),
+    "coco": ("coco", ""),
+    "davis": ("davis", "DAVIS"),
+    "voc": ("voc", "VOCdevkit/VOC2012"),
+}
+SETS |= {"coco_things": ("coco", ""), "imagenet": ("imagenet", ""), "unsupervised": SETS["voc"]}
+
+
+@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("deed", ["remove", "empty"])
+def test_the_command_for_what_is_missing_is_said(name, deed, tmp_path):
+    protocol, folder, more, _ = REAL[name]
+    known, inside = SETS[name]
+    root = tmp_path / "big" / inside
+    shutil.copytree(shared(f"data/{folder}"), root)
+    evaluation = {"protocol": protocol, "settings": {"root": str(root), "dataset": "mini", **more}}
+    study = parse_study({"study": "s", "evaluations": {"e": evaluation}, **RUN})
+    whole = {f.subject: f for f in examine(study)}["evaluations.e"]
+    assert whole.problem is None
+    for path in [root] if deed == "remove" else [p for p in root.iterdir() if p.is_dir()]:
+        shutil.rmtree(path)
+    (broken,) = [f for f in examine(study) if f.subject == "evaluations.e"]
+    assert "does not exist" in broken.problem
+    assert broken.problem.endswith(f"; command: densewalk data {known} --folder {tmp_path / 'big'}")
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_missing_folder_is_named(name, tmp_path):
+    protocol, folder, more, _ = REAL[name]
+    with pytest.raises(UserError, match=rf"{tmp_path}/{folder}.* does not exist"):
+        data_of(protocol, settings(protocol, tmp_path / folder, more))
+
+
+class Marker:
+    """Leaves a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_checkpoints_are_checked_and_loaded_and_nothing_in_them_is_executed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arch = "vit_nano_patch16"
+    weights = official_weights(named_architecture(arch))
+    torch.save({"teacher": weights, "student": weights}, "good.pth")
+    shutil.copy("good.pth", "wrong.pth")
+    torch.save({"x": Marker(tmp_path / "marker")}, "hostile.pth")
+    Path("cut.pth").write_bytes(Path("good.pth").read_bytes()[:1000])
+    files = {name: {"file": f"{name}.pth", "arch": arch, "key": "teacher"} for name in ("good", "wrong", "hostile", "cut", "missing")}
+    files["good"]["sha256"] = file_sha256("good.pth")
+    files["wrong"]["sha256"] = "0" * 64
+    Path("config.yaml").write_text(json.dumps({"study": "s", "checkpoints": files, **RUN}))
+    assert main(["doctor", "--config", "config.yaml"]) == UserError.exit_status
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert " OK " in lines["checkpoints.good"]
+    assert "30 tensors of network teacher taken" in lines["checkpoints.good"]
+    for name, problem in {
+        "wrong": "instead of 0000",
+        "hostile": "cannot be read safely: it holds a ",
+        "cut": "cannot be read safely",
+        "missing": "missing.pth does not exist; to do: put it there or correct `file`",
+    }.items():
+        assert " problem " in lines[f"checkpoints.{name}"]
+        assert problem in lines[f"checkpoints.{name}"]
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_missing_checkpoint_s_own_command_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    inits = ("mae_vitb16", "ibot_vits16", "timm/vit_small_patch16_224.dino", "own")
+    runs = {f"r{n}": {"method": "none", "init": init} for n, init in enumerate(inits)}
+    own = {"own": {"file": "own.pth", "arch": "vit_nano_patch16", "url": "https://example.org/own.pth"}}
+    (tmp_path / "my config.yaml").write_text(json.dumps({"study": "s", "checkpoints": own, "runs": runs}))
+    assert main(["doctor", "--config", "my config.yaml"]) == UserError.exit_status
+    shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    for name, command in {
+        "mae_vitb16": "densewalk fetch mae_vitb16",
+        "ibot_vits16": "(column backbone of the table); save it as checkpoints/ibot_vits16.pth",
+        "timm_vit_small_patch16_224_dino": "densewalk fetch timm/vit_small_patch16_224.dino",
+        "own": "densewalk fetch --config 'my config.yaml'",
+    }.items():
+        assert shown[f"checkpoints.{name}"].rstrip().endswith(f"does not exist; to do: {command}") or name == "ibot_vits16"
+        assert shown[f"checkpoints.{name}"].rstrip().endswith(command)
+
+
+def test_videos_and_pictures_are_looked_at():
+    video, frames = shared("data/videos/vtest_pedestrians_79s.mp4"), shared("data/davis/JPEGImages/480p")
+    study = parse_study(
+        {
+            "study": "s",
+            "videos": {"walk": {"source": str(video)}, "gone": {"source": "no.mp4"}},
+            "images": {"davis": {"source": str(frames), "layout": "sequences"}, "none": {"source": "no"}},
+            **RUN,
+        }
+    )
+    found = {f.subject: f for f in examine(study)}
+    assert "768x576, 10.00 fps, 1.3 minutes" in found["videos.walk"].found
+    assert "5 sequences, 219 pictures" in found["images.davis"].found
+    assert "no.mp4 does not exist" in found["videos.gone"].problem
+    assert "folder no does not exist" in found["images.none"].problem
+
+
+def test_the_machine_alone_is_well_and_what_it_lacks_is_said(monkeypatch, capsys):
+    assert main(["doctor"]) == 0
+    monkeypatch.setattr(doctor, "undecodable", lambda _: ["av1"])
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**30}))
+    assert main(["doctor", "--slurm"]) == UserError.exit_status
+    shown = capsys.readouterr().out
+    for problem in ("PyAV does not decode av1", "sbatch, squeue, scancel, sacct not found", "1.0 GiB free in"):
+        assert problem in shown
+
+
+def test_the_paper_scale_study_is_examined_without_a_traceback():
+    study = load_study(Path(__file__).parents[2] / "config.yaml")
+    subjects = {f.subject for f in examine(study)}
+    assert {f"evaluations.{name}" for name in study.evaluations} <= subjects

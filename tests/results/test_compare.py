@@ -1,0 +1,116 @@
+"""Two result folders: what is new, gone or other, and the reasons that the records give."""
+
+import json
+
+import pytest
+
+from densewalk.__main__ import main
+from densewalk.core.hashing import config_hash
+from densewalk.results.compare import UNKNOWN, compare, text
+from densewalk.results.tables import read_table, records_in
+from tests.results.test_tables import TRAINED, record
+
+SPECS = {
+    "dora": {"run": "dora", "seed": 0, "method": "dora", "init": {"kind": "random"}, "settings": {"lr": 0.1, "steps": 5}},
+    "neco": {"run": "neco", "seed": 0, "method": "neco", "init": {"kind": "run", "name": "dora", "seed": 0}, "settings": {"queue": 4}},
+}
+
+
+def write(folder, *, lr=0.1, short_side=480, metrics=None, **facts):
+    """A folder of two runs, the second built on the first, each with one evaluation."""
+    specs = json.loads(json.dumps(SPECS))
+    specs["dora"]["settings"]["lr"] = lr
+    specs["neco"]["init"]["hash"] = config_hash(specs["dora"])
+    for run, spec in specs.items():
+        out = folder / run / "s0"
+        out.mkdir(parents=True)
+        evaluation = {"run": run, "settings": {"short_side": short_side}, "run_hash": config_hash(spec)}
+        content = record(run, 0, metrics or {"J&F": 60.0, "J": 59.0}, spec=evaluation, evaluation="davis", training=TRAINED, **facts)
+        content |= {"run_hash": config_hash(spec), "config_hash": config_hash(evaluation)}
+        (out / "davis.json").write_text(json.dumps(content))
+        (out / "run.json").write_text(json.dumps({**{k: content[k] for k in ("commit", "dirty", "versions")}, "spec": spec}))
+    return folder
+
+
+def test_equal_folders(tmp_path, capsys):
+    a, b = write(tmp_path / "a"), write(tmp_path / "b", seconds=99.0, peak_rss_mib=1.0)
+    assert compare(a, b).changes == []
+    assert main(["diff", str(a), str(b)]) == 0
+    assert capsys.readouterr().out == "4 numbers are equal, 0 changed, 0 appeared, 0 vanished\n"
+
+
+def test_other_versions_alone_change_nothing_that_counts(tmp_path):
+    a, b = write(tmp_path / "a"), write(tmp_path / "b", versions={"torch": "3"})
+    assert main(["diff", str(a), str(b)]) == 0
+
+
+def test_a_changed_setting_is_named_down_the_chain(tmp_path, capsys):
+    a, b = write(tmp_path / "a"), write(tmp_path / "b", lr=0.2, metrics={"J&F": 60.0, "J": 58.5})
+    found = compare(a, b)
+    assert [(c.kind, c.run, c.metric) for c in found.changes] == [("changed", "dora", "J"), ("changed", "neco", "J")]
+    assert found.equal == 2
+    assert found.changes[0].why == ("the run: settings.lr: 0.1 -> 0.2",)
+    assert found.changes[1].why == ("dora, which it is built on: settings.lr: 0.1 -> 0.2",)
+    assert main(["diff", str(a), str(b), "--csv", str(tmp_path / "changes.csv")]) == 1
+    assert "davis   dora seed 0   J   59.00 -> 58.50 (-0.50)\n    the run: settings.lr: 0.1 -> 0.2\n" in capsys.readouterr().out
+    table = read_table(tmp_path / "changes.csv")
+    assert table.iloc[1][["change", "run", "before", "after", "difference"]].tolist() == [
+        "changed",
+        "neco",
+        "59.000000",
+        "58.500000",
+        "-0.50",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"short_side": 240}, "the evaluation: settings.short_side: 480 -> 240"),
+        ({"commit": "f" * 40}, "commit: 0123456789ab -> ffffffffffff"),
+        ({"versions": {"torch": "3.0", "python": "3.11.7"}}, "versions: torch: 2.14.1 -> 3.0"),
+        ({"compat": "released"}, "compat:  -> released"),
+        ({"device": "cuda:0"}, "device: cpu -> cuda:0"),
+        ({}, UNKNOWN),
+    ],
+)
+def test_reasons(tmp_path, change, why):
+    found = compare(write(tmp_path / "a"), write(tmp_path / "b", metrics={"J&F": 1.0, "J": 59.0}, **change))
+    assert why in found.changes[0].why
+    assert len([w for w in found.changes[0].why if not w.startswith("the run: ")]) == 1
+
+
+def test_rows_that_appear_and_vanish(tmp_path):
+    a, b = write(tmp_path / "a"), write(tmp_path / "b", metrics={"J&F": 60.0, "F": None})
+    (a / "neco" / "s0" / "davis.json").unlink()
+    found = compare(a, b)
+    kinds = [(c.kind, c.run, c.metric) for c in found.changes]
+    assert kinds == [("vanished", "dora", "J"), ("appeared", "dora", "F"), ("appeared", "neco", "J&F"), ("appeared", "neco", "F")]
+    assert "davis   neco seed 0   J&F   appeared: 60.00" in text(found)
+    assert "davis   neco seed 0   F   appeared: no value" in text(found)
+
+
+def test_a_difference_below_the_printed_digits_is_one(tmp_path):
+    found = compare(write(tmp_path / "a"), write(tmp_path / "b", metrics={"J&F": 60.0, "J": 59.00001}))
+    assert "59.00 -> 59.00 (+1.0e-05)" in text(found)
+
+
+def test_what_is_no_result_folder(tmp_path, capsys, caplog):
+    (tmp_path / "empty").mkdir()
+    assert main(["diff", str(tmp_path / "empty"), str(tmp_path / "none")]) == 2
+    assert "holds no result" in caplog.text
+
+
+def test_states_beside_the_results_are_no_results(tmp_path):
+    for run in ("start", "s2"):
+        folder = tmp_path / run / "s0"
+        folder.mkdir(parents=True)
+        (folder / "incontext_voc.json").write_text(json.dumps(record(run, 0, {"mIoU": 1.0})))
+        (folder / "run.json").write_text("{}")
+        state = tmp_path / "state" / f"{run}-s0-0123456789ab"  # begins like the folder of a seed
+        state.mkdir(parents=True)
+        (state / "cost.json").write_text("{}")
+    assert [p.parts[-3:] for p in records_in(tmp_path)] == [(run, "s0", "incontext_voc.json") for run in ("s2", "start")]
+    assert compare(tmp_path, tmp_path).changes == []
+    assert main(["tables", "--table", "all", "--out", str(tmp_path / "all.csv"), str(tmp_path)]) == 0
+    assert list(read_table(tmp_path / "all.csv")["run"]) == ["s2", "start"]

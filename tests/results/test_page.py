@@ -1,0 +1,353 @@
+"""The report page: complete, self-contained, and honest about what is missing."""
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densewalk.results.page.charts import COLOURS, Point, cost_and_quality
+from densewalk.results.page.page import best_of, duration, report
+from densewalk.results.page.sections import costs, features, read_curve
+from tests.results.test_tables import DINO, TRAINED, record
+
+VOID = {"meta", "link", "br", "img", "wbr"}
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page; refuses unbalanced tags."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.source = text
+        self.open, self.tags, self.words, self.headings = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.open):
+            self.words.append(data.strip())
+        if self.open and self.open[-1] in ("h1", "h2"):
+            self.headings.append(data)
+
+    @property
+    def text(self):
+        return " ".join(word for word in self.words if word)
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def write_study(results):
+    """Two runs, two tasks, curves and pictures, as jobs leave them."""
+    walk = {"method": "dora", "init": "random", "compat": "paper", "training": TRAINED}
+    davis = {"task": "davis", "evaluation": "davis", "dataset": "DAVIS-2017", "published_protocol": None, "unit": "objects"}
+    records = [
+        record("walk", 0, {"mIoU": 40.0, "mIoU_hungarian": 42.0}, **walk),
+        record("walk", 1, {"mIoU": 41.0, "mIoU_hungarian": 44.0}, **walk),
+        record("dino_s16", 0, {"mIoU": 46.123, "mIoU_hungarian": 48.456}, labels=DINO),
+        record("dino_s16", 0, {"J&F": 61.8, "J_decay": None}, **davis),
+    ]
+    paths = []
+    for one in records:
+        folder = results / one["run"] / f"s{one['seed']}"
+        paths.append(folder / f"{one['evaluation']}.json")
+        (folder / one["evaluation"]).mkdir(parents=True)
+        (folder / "backbone.safetensors").touch()
+        paths[-1].write_text(json.dumps(one))
+        Image.fromarray(np.full((20, 3000, 3), 120, np.uint8)).save(folder / one["evaluation"] / "strip.png")
+        if one["training"]:
+            lines = [{"step": s, "time": 0.0, "loss": 3.0 / (s + 1), "lr": 0.1, "teacher_entropy": 7.0 - s / 10} for s in range(20)]
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return paths
+
+
+PLAN = {
+    "study": "Walk & <b>talk</b>",
+    "sources": ["venice"],
+    "runs": {
+        "walk": {"method": "dora", "init": "random", "arch": "vit_small_patch16", "data": ["venice"], "seeds": [0, 1]},
+        "dino_s16": {"method": "none", "init": "dino_s16_file", "arch": "vit_small_patch16", "data": [], "seeds": [0]},
+    },
+    "evaluations": {
+        "incontext_voc": {
+            "task": "incontext",
+            "protocol": "incontext",
+            "metrics": {"mIoU": "% (higher is better)", "mIoU_hungarian": "% (higher is better), matched"},
+            "runs": ["walk", "dino_s16"],
+        },
+        "davis": {
+            "task": "davis",
+            "protocol": "davis",
+            "metrics": {"J&F": "% (higher is better)", "J_decay": "% (lower is better)"},
+            "runs": ["dino_s16"],
+        },
+    },
+    "hashes": {
+        **{f"{run}/s{seed}/incontext_voc": f"{seed:012d}" for run, seed in (("walk", 0), ("walk", 1), ("dino_s16", 0))},
+        "dino_s16/s0/davis": f"{0:012d}",
+    },
+}
+
+
+def write_page(results, plan=PLAN):
+    report(plan, results, results / "report.html")
+    return Page((results / "report.html").read_text())
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    results = tmp_path_factory.mktemp("results")
+    write_study(results)
+    return write_page(results)
+
+
+def test_everything_is_on_the_page(page):
+    assert page.headings == [
+        "Walk & <b>talk</b>",
+        "The study",
+        "Cost and quality",
+        "In-context segmentation",
+        "Video object segmentation (DAVIS)",
+        "Predictions",
+        "Learning curves",
+        "Every number",
+    ]
+    for text in (
+        "40.50 ± 6.35",
+        "46.12",
+        "published 48.70 (-0.24)",
+        "61.80",
+        "dense NN, fraction 1, 512 px",
+        "NeCo paper via DIP paper Tab. 1",
+    ):
+        assert text in page.text
+    assert "incomplete" not in page.text
+
+
+def test_each_number_says_how_it_was_made(page):
+    assert page.text.count("config hash") == 3
+    assert len([link for link in page.of("a") if link["href"].startswith("#how-")]) == 3
+    assert "snakemake --cores all --force results/walk/s0/incontext_voc.json results/walk/s1/incontext_voc.json" in page.text
+    assert "1449 images" in page.text
+    assert "0123456789ab" in page.text
+
+
+def test_the_page_needs_no_network(page):
+    assert "http:" not in page.source
+    assert "https:" not in page.source
+    assert "@import" not in page.source
+    addresses = [a.get("src") or a.get("href") for _, a in page.tags if a.get("src") or a.get("href")]
+    assert addresses
+    assert all(address.startswith(("#", "data:")) for address in addresses)
+
+
+def test_accessibility(page):
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    inside = [a["href"][1:] for _, a in page.tags if a.get("href", "").startswith("#")]
+    assert set(inside) <= set(ids)
+    assert page.of("html") == [{"lang": "en"}]
+    assert len(page.of("img")) == 3
+    assert all(image["alt"] for image in page.of("img"))
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.of("svg"))
+    assert all(th.get("scope") for th in page.of("th"))
+    assert all(int(image["width"]) <= 1600 for image in page.of("img"))
+
+
+def test_curves_show_every_quantity_and_seed(page):
+    for word in ("loss", "lr", "teacher_entropy", "s0", "s1"):
+        assert word in page.words
+    assert "#010203" not in "".join(str(tag) for tag in page.tags)
+
+
+def test_equal_results_give_equal_bytes(tmp_path):
+    write_study(tmp_path)
+    assert write_page(tmp_path).source == write_page(tmp_path).source
+
+
+def test_what_is_missing_is_said_at_the_top_and_in_the_cells(tmp_path):
+    write_study(tmp_path)
+    (tmp_path / "walk" / "s1" / "incontext_voc.json").unlink()
+    (tmp_path / "dino_s16" / "s0" / "davis.json").unlink()
+    log = tmp_path / "logs" / "dino_s16" / "s0" / "davis.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("12:00 begun\n12:01 error: data/DAVIS does not exist; to do: download it\n")
+    page = write_page(tmp_path)
+    assert "This page is incomplete: 2 things are missing." in page.text
+    assert "dino_s16, seed 0: davis has failed (12:01 error: data/DAVIS does not exist; to do: download it)" in page.text
+    assert "walk, seed 1: incontext_voc is not started" in page.text
+    assert "only 1 of 2 seeds: not started" in page.words
+    assert "missing: failed" in page.words
+
+
+def test_a_study_without_any_result_still_gives_a_page(tmp_path):
+    page = write_page(tmp_path)
+    assert "This page is incomplete: 3 things are missing." in page.text
+    assert "walk, seed 0: the training is not started" in page.text
+
+
+def test_a_curve_that_is_still_being_written(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "loss": 1.0}\n{"step": 10, "loss": 0.5, "extra": 2.0}\n{"step": 20, "lo')
+    curve = read_curve(path)
+    assert curve["loss"] == [1.0, 0.5]
+    np.testing.assert_equal(curve["extra"], [float("nan"), 2.0])
+
+
+def test_the_curve_of_a_training_under_way_is_on_the_page(tmp_path):
+    write_study(tmp_path)
+    (tmp_path / "walk" / "s1" / "metrics.jsonl").unlink()
+    state = tmp_path / "state" / "walk-s1-0123456789ab"
+    state.mkdir(parents=True)
+    (state / "metrics.jsonl").write_text('{"step": 0, "time": 1.0, "loss": 1.0, "only_here": 2.0}\n{"step": 10, "lo')
+    assert "only_here" in write_page(tmp_path).words
+
+
+def test_a_result_of_another_configuration_is_shown_and_flagged(tmp_path):
+    write_study(tmp_path)
+    changed = copy.deepcopy(PLAN)
+    changed["hashes"]["walk/s1/incontext_voc"] = "another"
+    page = write_page(tmp_path, changed)
+    assert "This page is incomplete: 1 thing is missing or outdated." in page.text
+    assert "walk, seed 1: incontext_voc is outdated (made by another configuration than the study's is now" in page.text
+    assert "1 of 2 seeds outdated" in page.words
+    assert "1 result outdated" in page.words, "in the diagram, too"
+    assert "40.50 ± 6.35" in page.text
+
+
+def test_what_is_the_same_in_all_rows_stands_above_the_table_once(page):
+    table = evaluation_of(page)
+    assert "protocol dense NN, fraction 1, 512 px" in table["above"]
+    assert table["headings"] == ["run", "mIoU", "mIoU_hungarian", "method", "init", "compat", "seeds"]
+
+
+def evaluation_of(page):
+    """What stands above the first table, and its headings."""
+    above = page.text[page.text.index("In-context segmentation", page.text.index("What is made from what")) :]
+    headings = re.search(r"<thead><tr>(.*?)</tr></thead>", page.source, flags=re.DOTALL).group(1)
+    return {"above": above[:300], "headings": [re.sub("<[^>]+>", "", h) for h in re.findall(r"<button[^>]*>(.*?)</button>", headings)]}
+
+
+@pytest.mark.parametrize(
+    ("text", "best"), [("% (higher is better)", {"b"}), ("% lost (lower is better)", {"a"}), ("% of copying, a floor", set())]
+)
+def test_the_best_of_a_column_goes_by_its_direction(text, best):
+    wide = {"a": {"m": "1.00", "n": "2.00", "o": ""}, "b": {"m": "3.00", "n": "2.00", "o": "5.00"}, "c": {"m": "", "n": "2.00", "o": ""}}
+    assert best_of(wide, ["m", "n", "o"], {"m": text}) == {(run, "m") for run in best}, "where all are equal, none is best"
+
+
+@pytest.mark.parametrize(("hours", "text"), [(0.0432, "2.59 min"), (0.999, "59.9 min"), (1.0, "1 h"), (31.42, "31.4 h"), (0.0, "0 min")])
+def test_times_have_a_unit(hours, text):
+    assert duration(hours) == text
+
+
+def test_a_training_without_results_counts_among_what_was_spent(tmp_path):
+    write_study(tmp_path)
+    for seed in (0, 1):
+        (tmp_path / "walk" / f"s{seed}" / "run.json").write_text(json.dumps({"training": {**TRAINED, "gpu_hours": 2.0}}))
+        (tmp_path / "walk" / f"s{seed}" / "incontext_voc.json").unlink()
+    page = write_page(tmp_path)
+    assert "4 h" in page.words
+    assert "2 of 2" in page.words
+
+
+def test_cost_says_whose_time_it_is(tmp_path):
+    def charts(*gpu_hours):
+        records = [
+            record(
+                f"r{i}", 0, {"mIoU": 1.0 + i}, training={**TRAINED, "gpu_hours": hours}, method="dora", init="random", init_kind="random"
+            )
+            for i, hours in enumerate(gpu_hours)
+        ]
+        runs = {r["run"]: {"method": "dora", "init": "random"} for r in records}
+        return str(costs({"runs": runs, "evaluations": {"incontext_voc": {}}}, records)["charts"][0]["svg"])
+
+    assert "GPU minutes, initial runs included" in charts(1.0, 1.0)
+    assert "CPU process minutes" in charts(None, None)
+    assert ">process minutes" in charts(1.0, None), "a GPU's and a CPU's time are not called by one of the two"
+
+
+def test_a_method_has_one_colour_and_marker_on_the_whole_page():
+    methods = ["none", "dora", "neco"]
+    points = [Point("a", "neco", 0.1, 1.0, 0.0, None), Point("b", "none", 0.2, 2.0, 0.0, None)]
+    for chosen in (points, points[::-1], points[:1]):
+        svg = str(cost_and_quality("e", "mIoU", chosen, "GPU", methods))
+        assert COLOURS[2] in svg
+        assert COLOURS[1] not in svg
+
+
+def test_names_in_a_chart_lie_on_no_other_name():
+    points = [Point(f"run_number_{i}", "dora", 1 + 0.02 * i, 10 + 0.1 * (i % 2), 0.0, None) for i in range(4)]
+    points += [Point("far", "dora", 2.0, 11.0, 0.3, None)]
+    text = r'font-size: 8px;[^"]*text-anchor: middle[^"]*" x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]+)<'
+    found = re.findall(text, str(cost_and_quality("e", "mIoU", points, "GPU", ["dora"])))
+    assert {name for *_, name in found} == {p.run for p in points}
+    boxes = [(float(x), float(y), 2.3 * len(name)) for x, y, name in found]
+    for i, (x, y, half) in enumerate(boxes):
+        assert not any(abs(x - u) < half + other and abs(y - v) < 8 for u, v, other in boxes[:i])
+
+
+def test_pictures_drawn_before_the_study_was_changed_are_not_mistaken_for_others(tmp_path):
+    folders = {}
+    for run, numbers in (("old", (5, 7)), ("new", (6, 7))):
+        folder = folders[run] = tmp_path / run
+        (folder / "features").mkdir(parents=True)
+        facts = [{"source": "walk", "number": n, "variance": [0.1 * n, 0.0, 0.0]} for n in numbers]
+        (folder / "features.json").write_text(json.dumps({"images": facts, "heads": 2, "nearest": False}))
+        for i in range(2):
+            for kind in ("image", "pca", "attention"):
+                Image.new("RGB", (8, 8)).save(folder / "features" / f"{kind}_{i}.png")
+    found = features(folders)
+    assert [image["title"] for image in found["images"]] == [f"walk, picture {n}" for n in (5, 7, 6)]
+    notes = {run: [cell and cell["note"] for cell in cells] for run, cells in found["components"].items()}
+    assert notes == {
+        "old": ["50 % of the variance", "70 % of the variance", None],
+        "new": [None, "70 % of the variance", "60 % of the variance"],
+    }
+
+
+def test_pictures_of_an_attempt_without_a_result_are_not_shown(tmp_path):
+    write_study(tmp_path)
+    (tmp_path / "dino_s16" / "s0" / "davis.json").unlink()
+    titles = [image["alt"] for image in write_page(tmp_path).of("img")]
+    assert titles == [f"picture, ground truth and prediction of {run}" for run in ("walk", "dino_s16")]
+
+
+def luminance(colour):
+    """Relative luminance of #rrggbb by WCAG 2."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(a, b):
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_text_stands_out_from_its_paper():
+    css = files("densewalk.results.page").joinpath("templates/report.css").read_text()
+    themes = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block)) for block in re.findall(r":root \{([^}]*)\}", css)]
+    assert len(themes) == 3  # light, dark, print
+    for theme in themes:
+        theme = {**themes[0], **theme}
+        pairs = [(ink, paper) for ink in ("ink", "faint", "accent") for paper in ("paper", "wash")] + [("warn-ink", "warn")]
+        assert all(contrast(theme[ink], theme[paper]) >= 4.5 for ink, paper in pairs)
+    assert all(contrast(colour, themes[i]["paper"]) >= 3 for colour in COLOURS for i in (0, 1))

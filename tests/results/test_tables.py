@@ -1,0 +1,387 @@
+"""Tables against golden files of hand-written records, and by hand-computed statistics."""
+
+import json
+import math
+
+import pytest
+from scipy.stats import t as student
+
+from densewalk.core.errors import UserError
+from densewalk.methods.dora.settings import DoraSettings
+from densewalk.results.formats import condensed, write_latex, write_markdown
+from densewalk.results.published import elsewhere, published, published_numbers
+from densewalk.results.tables import (
+    COST,
+    LEADING,
+    TIDY,
+    TRAILING,
+    fixed,
+    hours_with_init,
+    mean_and_interval,
+    read_records,
+    read_table,
+    training_hours,
+    write_all,
+    write_cost_table,
+    write_table,
+    write_task_table,
+)
+
+DINO = {"method": "DINO", "init": "", "arch": "ViT-S/16", "pretraining_data": "ImageNet-1k"}
+PROTOCOL = "dense NN, fraction 1"
+
+
+def record(run, seed, metrics, **changes):
+    """A record as an evaluation job writes it."""
+    return {
+        "run": run,
+        "seed": seed,
+        "method": "none",
+        "init": "dino_s16",
+        "init_kind": "checkpoint",
+        "arch": "vit_small_patch16",
+        "compat": "",
+        "labels": None,
+        "task": "incontext",
+        "evaluation": "incontext_voc",
+        "dataset": "PascalVOC",
+        "protocol": "dense NN, fraction 1, 512 px",
+        "published_protocol": PROTOCOL,
+        "published_metrics": {"mIoU_hungarian": "mIoU"},
+        "version": 1,
+        "metrics": metrics,
+        "n": 1449,
+        "unit": "images",
+        "config_hash": f"{seed:012d}",
+        "run_hash": f"{seed:012x}",
+        "commit": "0123456789abcdef" * 2,
+        "dirty": False,
+        "seconds": 12.34,
+        "peak_rss_mib": 812.6,
+        "device": "cpu",
+        "versions": {"torch": "2.14.1", "python": "3.11.7"},
+        "training": None,
+        **changes,
+    }
+
+
+TRAINED = {"steps": 100, "samples_seen": 6400, "seconds": 60.04, "gpu_hours": 0.5, "processes": 2, "device": "cuda:0"}
+
+
+@pytest.fixture
+def records(tmp_path):
+    """A baseline with published numbers, and a run of two seeds, one of which an old and dirty checkout evaluated."""
+    walk = {"method": "dora", "init": "random", "init_kind": "random", "compat": "paper", "training": TRAINED}
+    content = [
+        record("walk", 1, {"mIoU": 41.0, "mIoU_hungarian": 44.0}, **walk),
+        record("walk", 0, {"mIoU": 40.0, "mIoU_hungarian": 42.0}, **walk, dirty=True),
+        record("dino_s16", 0, {"mIoU": 46.123, "mIoU_hungarian": 48.456}, labels=DINO),
+        record("dino_s16", 0, {"J&F": None}, task="davis", evaluation="davis", dataset="DAVIS-2017", published_protocol=None, labels=DINO),
+    ]
+    paths = []
+    for i, one in enumerate(content):
+        path = tmp_path / f"{i}.json"
+        path.write_text(json.dumps(one))
+        paths.append(path)
+    return paths
+
+
+GOLDEN_HEAD = (
+    "run,method,init,arch,compat,pretraining_data,evaluation,dataset,protocol,protocol_version,seeds,n,unit,"
+    "mIoU,mIoU ci95,mIoU published,mIoU published_source,mIoU delta,"
+    "mIoU_hungarian,mIoU_hungarian ci95,mIoU_hungarian published,mIoU_hungarian published_source,mIoU_hungarian delta,"
+    "training_steps,samples_seen,config_hash,commit\n"
+)
+GOLDEN = (
+    GOLDEN_HEAD + 'walk,dora,random,vit_small_patch16,paper,,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,2,1449,images,'
+    "40.50,6.35,,,,43.00,12.71,,,,100,6400,000000000000 000000000001,0123456789ab+dirty 0123456789ab\n"
+    'dino_s16,none,dino_s16,vit_small_patch16,,ImageNet-1k,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,1,1449,images,'
+    "46.12,,,,,48.46,,48.70,NeCo paper via DIP paper Tab. 1,-0.24,,,000000000000,0123456789ab\n"
+)
+
+
+def test_golden_task_table(records, tmp_path):
+    write_task_table(records, "incontext", tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_bytes().decode() == GOLDEN
+    assert list(read_table(tmp_path / "a.csv").columns) == [
+        *LEADING,
+        *GOLDEN_HEAD.strip().split(",")[len(LEADING) : -len(TRAILING)],
+        *TRAILING,
+    ]
+
+
+def test_task_tables_hold_nothing_that_repeating_a_run_changes(records, tmp_path):
+    write_task_table(records, "incontext", tmp_path / "a.csv")
+    for path in records:
+        again = {**json.loads(path.read_text()), "seconds": 99.0, "peak_rss_mib": 1.0, "device": "cuda:0", "versions": {}}
+        if again["training"]:
+            again["training"] = {**again["training"], "seconds": 1.0, "gpu_hours": 9.9, "device": "cpu"}
+        path.write_text(json.dumps(again))
+    write_task_table(records, "incontext", tmp_path / "b.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def test_rows_follow_the_order_of_the_records_whatever_the_seeds_order(records, tmp_path):
+    write_task_table(records, "incontext", tmp_path / "a.csv")
+    write_task_table([records[1], records[0], records[2], records[3]], "incontext", tmp_path / "b.csv")
+    write_task_table([records[2], records[0], records[1]], "incontext", tmp_path / "c.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert list(read_table(tmp_path / "c.csv")["run"]) == ["dino_s16", "walk"]
+
+
+def test_golden_tidy_table(records, tmp_path):
+    write_all(records, tmp_path / "all.csv")
+    lines = (tmp_path / "all.csv").read_bytes().decode().split("\n")
+    assert lines[0] == ",".join(TIDY)
+    assert lines[1] == (
+        'walk,dora,random,vit_small_patch16,paper,,incontext,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,'
+        "mIoU,0,40.000000,40.50,6.35,2,1449,images,,,,,,100,6400,0.0334,0.0334,cuda:0,"
+        "000000000000,000000000000,0123456789abcdef0123456789abcdef,true,python=3.11.7 torch=2.14.1,cpu,12.3,,813,,,60.0,0.5000,,,"
+    )
+    matched = read_table(tmp_path / "all.csv").iloc[5]
+    assert matched[["metric", "published", "published_protocol", "delta"]].tolist() == ["mIoU_hungarian", "48.70", PROTOCOL, "-0.24"]
+    assert matched["published_source"] == "NeCo paper via DIP paper Tab. 1"
+    assert ",J&F,0,,,,1," in lines[7]  # no value is an empty cell
+    assert len(lines) == 9
+    assert lines[8] == ""
+
+
+def test_golden_cost_table(records, tmp_path):
+    write_cost_table(records, tmp_path / "cost.csv")
+    assert (tmp_path / "cost.csv").read_text().splitlines() == [
+        ",".join(COST),
+        "walk,dora,random,vit_small_patch16,0,cuda:0,2,100,6400,60.0,0.5000,0.0334,0.0334,12.3,813",
+        "walk,dora,random,vit_small_patch16,1,cuda:0,2,100,6400,60.0,0.5000,0.0334,0.0334,12.3,813",
+        "dino_s16,none,dino_s16,vit_small_patch16,0,,,,,,,,0.0000,24.7,813",
+    ]
+
+
+def test_hours_follow_the_chain_of_initial_backbones():
+    def trained(hours):
+        return {**TRAINED, "seconds": 1800 * hours}  # by two processes
+
+    start = record("dora", 0, {}, init="random", init_kind="random", training=trained(1))
+    other = record("dora", 1, {}, init="random", init_kind="random", training=trained(2))
+    chain = [record("neco", s, {}, init="dora", init_kind="run", training=trained(4)) for s in (0, 1)]
+    plain = record("kept", 0, {}, init="neco", init_kind="run")
+    lost = record("lost", 0, {}, init="gone", init_kind="run", training=trained(8))
+    public = record("public", 0, {}, init="dora", init_kind="checkpoint", training=trained(16))
+    hours = training_hours([start, other, *chain, plain, lost, public])
+    assert [hours_with_init("neco", s, hours) for s in (0, 1)] == [5, 6]
+    assert hours_with_init("kept", 0, hours) == 5
+    assert math.isnan(hours_with_init("lost", 0, hours))
+    assert hours_with_init("public", 0, hours) == 16  # a checkpoint that is called like a run is none
+
+
+def test_hours_are_those_of_the_seed_that_a_run_is_built_on():
+    def trained(hours):
+        return {**TRAINED, "seconds": 1800 * hours}  # by two processes
+
+    start = [record("dora", s, {}, init="random", init_kind="random", training=trained(h)) for s, h in ((0, 1), (2, 4))]
+    chain = record("neco", 1, {}, init="dora", init_kind="run", init_seed=2, training=trained(8))
+    lost = record("lost", 1, {}, init="dora", init_kind="run", init_seed=1, training=trained(8))
+    hours = training_hours([*start, chain, lost])
+    assert hours_with_init("neco", 1, hours) == 12
+    assert math.isnan(hours_with_init("lost", 1, hours)), "another seed's hours are not its own"
+
+
+def test_records_that_lead_in_a_circle_have_no_hours():
+    pair = [record(a, 0, {}, init=b, init_kind="run", training=TRAINED) for a, b in (("a", "b"), ("b", "a"))]
+    assert math.isnan(hours_with_init("a", 0, training_hours(pair)))
+
+
+def test_no_difference_where_the_seeds_do_not_share_a_protocol(tmp_path):
+    for change in ({"protocol": "dense NN, fraction 1, 448 px"}, {"published_protocol": None}, {"dataset": "mini"}, {"labels": None}):
+        paths = []
+        for seed in (0, 1):
+            paths.append(tmp_path / f"{seed}.json")
+            paths[-1].write_text(json.dumps(record("r", seed, {"mIoU_hungarian": 48.0}, **{"labels": DINO, **(change if seed else {})})))
+        write_task_table(paths, "incontext", tmp_path / "a.csv")
+        row = read_table(tmp_path / "a.csv").iloc[0]
+        assert row["mIoU_hungarian"] == "48.00"
+        assert (row["mIoU_hungarian published"], row["mIoU_hungarian delta"]) == ("", "")
+    same = record("r", 0, {"mIoU_hungarian": 48.0}, labels=DINO)
+    paths[0].write_text(json.dumps(same))
+    paths[1].write_text(json.dumps({**same, "seed": 1}))
+    write_task_table(paths, "incontext", tmp_path / "a.csv")
+    assert read_table(tmp_path / "a.csv").iloc[0]["mIoU_hungarian delta"] == "-0.70"
+
+
+def test_seeds_of_two_configurations_are_told_apart(tmp_path):
+    paths = []
+    for seed, protocol in ((0, "448 px"), (1, "512 px")):
+        paths.append(tmp_path / f"{seed}.json")
+        paths[-1].write_text(json.dumps(record("r", seed, {"mIoU": 1.0}, protocol=protocol)))
+    write_task_table(paths, "incontext", tmp_path / "a.csv")
+    assert read_table(tmp_path / "a.csv").iloc[0]["protocol"] == "448 px 512 px"
+
+
+def test_gpu_hours_for_people_are_the_mean_over_seeds(tmp_path):
+    paths = []
+    for seed, hours in ((0, 1.0), (1, 2.0)):
+        paths.append(tmp_path / f"{seed}.json")
+        paths[-1].write_text(json.dumps(record("r", seed, {"mIoU": 1.0}, training={**TRAINED, "gpu_hours": hours})))
+    write_all(paths, tmp_path / "all.csv")
+    write_markdown(tmp_path / "all.csv", tmp_path / "all.md")
+    assert (tmp_path / "all.md").read_text().splitlines()[2].endswith("| 1.5000 |")
+
+
+def test_a_table_by_its_name(records, tmp_path):
+    for name, columns in (("all", TIDY), ("cost", COST), ("incontext", LEADING)):
+        write_table(records, name, tmp_path / f"{name}.csv")
+        assert tuple(read_table(tmp_path / f"{name}.csv").columns[: len(columns)]) == columns
+
+
+def test_the_column_compat_names_the_switches_that_a_study_sets():
+    assert DoraSettings(steps=1).deviations == "paper"
+    changed = DoraSettings(steps=1, compat="released", skip_first_local_crop=False, loss_carry_over=True)
+    assert changed.deviations == "released skip_first_local_crop=false"
+
+
+GOLDEN_PROTOCOLS = "`incontext_voc` on PascalVOC: dense NN, fraction 1, 512 px.\n"
+GOLDEN_MARKDOWN = (
+    "| run | method | init | arch | compat | dataset | seeds | mIoU | mIoU_hungarian |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    "| walk | dora | random | vit_small_patch16 | paper | PascalVOC | 2 | 40.50 ± 6.35 | 43.00 ± 12.71 |\n"
+    "| dino_s16 | none | dino_s16 | vit_small_patch16 |  | PascalVOC | 1 | 46.12 | 48.46 (published 48.70) |\n"
+    f"\n{GOLDEN_PROTOCOLS}"
+)
+GOLDEN_LATEX = r"""\begin{table}
+\centering
+\caption{\texttt{incontext\_voc} on PascalVOC: dense NN, fraction 1, 512 px.}
+\label{tab:a}
+\begin{tabular}{lllllllll}
+\toprule
+run & method & init & arch & compat & dataset & seeds & mIoU & mIoU\_hungarian \\
+\midrule
+walk & dora & random & vit\_small\_patch16 & paper & PascalVOC & 2 & 40.50 $\pm$ 6.35 & 43.00 $\pm$ 12.71 \\
+dino\_s16 & none & dino\_s16 & vit\_small\_patch16 &  & PascalVOC & 1 & 46.12 & 48.46 (published 48.70) \\
+\bottomrule
+\end{tabular}
+\end{table}
+"""
+
+
+def test_golden_markdown_and_latex(records, tmp_path):
+    write_task_table(records, "incontext", tmp_path / "a.csv")
+    write_markdown(tmp_path / "a.csv", tmp_path / "a.md")
+    write_latex(tmp_path / "a.csv", tmp_path / "a.tex")
+    assert (tmp_path / "a.md").read_text() == GOLDEN_MARKDOWN
+    assert (tmp_path / "a.tex").read_text() == GOLDEN_LATEX
+
+
+def test_the_tidy_table_for_people_is_one_line_per_metric(records, tmp_path):
+    write_all(records, tmp_path / "all.csv")
+    write_markdown(tmp_path / "all.csv", tmp_path / "all.md")
+    assert (tmp_path / "all.md").read_text().splitlines()[2:5] == [
+        "| walk | dora | random | vit_small_patch16 | paper | incontext_voc | mIoU | 2 | 40.50 ± 6.35 | 0.5000 |",
+        "| walk | dora | random | vit_small_patch16 | paper | incontext_voc | mIoU_hungarian | 2 | 43.00 ± 12.71 | 0.5000 |",
+        "| dino_s16 | none | dino_s16 | vit_small_patch16 |  | incontext_voc | mIoU | 1 | 46.12 |  |",
+    ]
+
+
+def test_a_task_without_records_is_an_empty_table(records, tmp_path):
+    write_task_table(records, "coco", tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text() == ",".join([*LEADING, *TRAILING]) + "\n"
+    assert condensed(read_table(tmp_path / "a.csv")).empty
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [(None, "does not exist"), ("{", "is not JSON"), ("{}", "is no result record"), ("[]", "is no result record")]
+)
+def test_broken_records_are_named_and_earlier_tables_stay(records, tmp_path, text, message):
+    table = tmp_path / "a.csv"
+    write_task_table(records, "incontext", table)
+    before = table.read_bytes()
+    broken = tmp_path / "broken.json"
+    if text is not None:
+        broken.write_text(text)
+    with pytest.raises(UserError, match=f"broken.json {message}"):
+        write_task_table([*records, broken], "incontext", table)
+    assert table.read_bytes() == before
+
+
+# -- statistics ------------------------------------------------------------------------------------------------------
+
+
+def test_interval_is_student_s():
+    mean, half = mean_and_interval([1.0, 2.0, 4.0])
+    assert mean == pytest.approx(7 / 3)
+    # s = 1.527525, t(0.975, 2) = 4.302653
+    assert half == pytest.approx(4.302653 * 1.527525 / math.sqrt(3), rel=1e-6)
+    low, high = student.interval(0.95, 2, loc=mean, scale=1.527525 / math.sqrt(3))
+    assert (low, high) == pytest.approx((mean - half, mean + half), rel=1e-6)
+
+
+def test_one_seed_has_no_interval_and_a_missing_seed_no_mean():
+    assert mean_and_interval([5.0])[0] == 5.0
+    assert math.isnan(mean_and_interval([5.0])[1])
+    assert all(math.isnan(v) for v in mean_and_interval([5.0, None]))
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.005, "1.00"), (-0.001, "0.00"), (None, ""), (math.nan, ""), (2, "2.00")])
+def test_cells_have_two_decimals(value, text):
+    assert fixed(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.2, "+0.20"), (-0.2, "-0.20"), (-0.001, "+0.00")])
+def test_differences_carry_a_sign(value, text):
+    assert fixed(value, sign=True) == text
+
+
+# -- published numbers -----------------------------------------------------------------------------------------------
+
+
+def test_published_only_where_everything_matches():
+    good = record("r", 0, {"mIoU_hungarian": 1.0}, labels=DINO)
+    assert published(good, "mIoU_hungarian").value == 48.7
+    assert published(good, "mIoU") is None  # the published metric is the matched one
+    for change in (
+        {"labels": None},
+        {"published_protocol": None},
+        {"published_protocol": "dense NN, fraction 1/8 "},
+        {"dataset": "mini PascalVOC"},
+        {"labels": {**DINO, "arch": "ViT-B/8"}},
+        {"labels": {**DINO, "init": "DINOv2"}},
+        {"labels": {**DINO, "pretraining_data": "WT_Venice"}},
+    ):
+        assert published({**good, **change}, "mIoU_hungarian") is None
+
+
+def test_values_by_other_protocols_are_told_and_not_subtracted():
+    other = record("r", 0, {"mIoU_hungarian": 1.0}, labels=DINO, published_protocol="dense NN, fraction 1/8")
+    assert published(other, "mIoU_hungarian").value != 48.7
+    assert "48.7 by dense NN, fraction 1 [NeCo paper via DIP paper Tab. 1]" in elsewhere(other, "mIoU_hungarian")
+    assert "48.7 by dense NN, fraction 1 [" in elsewhere({**other, "published_protocol": None}, "mIoU_hungarian")
+    assert elsewhere({**other, "labels": None}, "mIoU_hungarian") == ""
+    assert elsewhere({**other, "dataset": "mini"}, "mIoU_hungarian") == ""
+
+
+def test_the_most_reliable_source_counts_and_the_others_are_mentioned():
+    labels = {"method": "NeCo", "init": "DINOv2R", "arch": "ViT-S/14", "pretraining_data": "COCO (post-training)"}
+    found = published(record("r", 0, {}, labels=labels), "mIoU_hungarian")
+    assert found.value == 80.2
+    assert found.source == "NeCo README (also NeCo paper Fig. 2: 80.3)"
+
+
+def test_every_published_number_is_one():
+    rows = [row for rows in published_numbers().values() for row in rows]
+    assert len(rows) > 400
+    for row in rows:
+        assert math.isfinite(float(row["value"]))
+        assert row["source"]
+        assert row["confidence"] in ("seen", "second_hand", "figure")
+
+
+def test_names_of_metrics_are_the_same_unless_said_otherwise():
+    plain = record("r", 0, {}, labels=DINO, published_metrics=None)
+    assert published(plain, "mIoU").value == 48.7
+
+
+def test_records_sort_by_run_then_evaluation_then_seed(records):
+    assert [(r["run"], r["evaluation"], r["seed"]) for r in read_records(records)] == [
+        ("walk", "incontext_voc", 0),
+        ("walk", "incontext_voc", 1),
+        ("dino_s16", "incontext_voc", 0),
+        ("dino_s16", "davis", 0),
+    ]

@@ -1,0 +1,105 @@
+"""What `densewalk status` says of a study that is waiting, under way, and done."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from densewalk.core.hashing import config_hash
+from densewalk.data.check_images import check_images
+from densewalk.jobs import train as train_job
+from densewalk.study.config import Study, parse_study
+from densewalk.study.status import Status, seconds_a_step, status, table
+from densewalk.training.execution import Execution
+
+STUDY = {
+    "study": "Status",
+    "images": {"pets": {"source": "pets"}},
+    "runs": {
+        "start": {"method": "none", "init": "random", "arch": "vit_nano_patch16"},
+        "dino": {
+            "method": "dino",
+            "arch": "vit_nano_patch16",
+            "seeds": [0, 1],
+            "data": ["pets"],
+            "settings": {
+                "steps": 6, "batch_size": 2, "global_size": 32, "local_size": 16, "local_crops": 0, "out_dim": 16, "warmup_epochs": 0,
+            },
+        },
+    },
+    "evaluations": {"davis": {"protocol": "davis", "settings": {"root": "data/DAVIS", "dataset": "DAVIS"}}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """A study of which seed 0 of `dino` has been trained."""
+    (tmp_path / "pets").mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((40, 40, 3), 60 * i, dtype=np.uint8)).save(tmp_path / "pets" / f"{i}.png")
+    check_images(tmp_path / "pets", tmp_path / "pets.json", "pictures")
+    parsed = parse_study(STUDY)
+    spec = parsed.run_spec("dino", 0)
+    execution = Execution(device="cpu", workers=0, metrics_every=1, checkpoint_minutes=0)
+    train_job.run(spec, None, [tmp_path / "pets.json"], state_of(tmp_path, spec), tmp_path / "dino" / "s0", execution)
+    return parsed
+
+
+def state_of(results: Path, spec: dict) -> Path:
+    return results / "state" / f"dino-s0-{config_hash(spec)}"
+
+
+def test_a_run_is_waiting_started_or_done(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "dino" / "s0" / "davis.json").write_text("{}")
+    assert list(status(study, tmp_path)) == [
+        Status("start", 0, "waiting", (0, 1)),
+        Status("dino", 0, "done", (1, 1), 6, 6),
+        Status("dino", 1, "waiting", (0, 1)),
+    ]
+    (tmp_path / "dino" / "s0" / "backbone.safetensors").unlink()
+    state = state_of(tmp_path, study.run_spec("dino", 0))
+    lines = (state / "metrics.jsonl").read_text().splitlines()
+    (state / "metrics.jsonl").write_text("\n".join(lines[:4]) + '\n{"step": 4, "ti')  # the last line is half written
+    for path in state.glob("step-*6.*"):
+        path.unlink()
+    os.utime(state / "plan.json", (0, 0))
+    newest = max(path.stat().st_mtime for path in [state / "metrics.jsonl", *state.glob("step-*.json")])
+    row = list(status(study, tmp_path, now=newest + 90))[1]
+    assert (row.state, row.step, row.total, row.checkpoint, row.evaluations) == ("started", 5, 6, 5, (1, 1))
+    assert row.seen == pytest.approx(90)
+    assert row.left == pytest.approx(seconds_a_step([json.loads(line) for line in lines[:4]]))
+    assert row.loss == json.loads(lines[3])["loss"]
+
+
+def test_gpu_hours_of_a_training_under_way_count_every_gpu_and_no_pause(study: Study, tmp_path: Path) -> None:
+    state = state_of(tmp_path, study.run_spec("dino", 0))
+    (tmp_path / "dino" / "s0" / "backbone.safetensors").unlink()
+    (state / "plan.json").write_text('{"steps": 1000, "gpus": 4}')
+    times = [*range(0, 50, 10), *range(100_000, 100_050, 10)]  # a second a step, and a day's pause
+    lines = [json.dumps({"step": 10 * i, "time": t, "loss": 1.0}) for i, t in enumerate(times)]
+    (state / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    row = list(status(study, tmp_path))[1]
+    assert (row.step, row.left) == (91, pytest.approx(909))
+    assert row.gpu_hours == pytest.approx(4 * 91 / 3600)
+
+
+def test_the_command_prints_the_table(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    command = [sys.executable, "-m", "densewalk", "status", str(tmp_path / "config.yaml"), "--results", str(tmp_path)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert printed == table(list(status(study, tmp_path))) + "\n"
+    head, _, trained, *_, total = printed.splitlines()
+    assert head.split() == ["run", "seed", "state", "step", "loss", "left", "seen", "checkpoint", "GPU-h", "evaluations"]
+    assert trained.split() == ["dino", "0", "done", "6/6", "0.00", "0", "of", "1"]
+    assert total == "1 of 3 runs, 0 of 3 evaluations, 0.00 GPU-hours"
+
+
+def test_too_short_a_curve_tells_no_speed() -> None:
+    assert seconds_a_step([]) is None
+    assert seconds_a_step([{"step": 0, "time": 1.0}]) is None
