@@ -297,7 +297,7 @@ def test_a_run_is_trained_on_what_the_curation_kept(folder, monkeypatch):
     assert json.loads(Path("pool.json").read_text())["sources"]["photos"]["kept"] == [0, 1, 2, 3], "not again.png, 3.png's twin"
     monkeypatch.setattr(train_job.loop, "train", lambda method, data, **_: pytest.skip("") if len(data) != 4 else _stop())
     with pytest.raises(StopIteration):
-        train_job.run(
+        train_job.make_backbone(
             study.run_spec("chosen", 0), None, [Path("pool.json")], Path("state"), Path("out"), Execution(device="cpu", workers=0)
         )
 
@@ -329,7 +329,7 @@ def test_a_curation_enters_the_hash_of_what_is_trained_on_it_only():
     assert before.run_spec("heir", 0) != after.run_spec("heir", 0)
     assert before.run_spec("apart", 0) == after.run_spec("apart", 0)
     with_run = parse_study(study_with(backbone="apart"))
-    assert with_run.curation_spec("pool")["backbone"]["hash"]
+    assert with_run.curation_spec("pool").backbone.hash
 
 
 @pytest.mark.slow

@@ -13,10 +13,9 @@ from PIL import Image
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.video_objects import write_labels
 from densewalk.evaluations.common.base import Job
-from densewalk.jobs.evaluate import EVALUATIONS
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import load
-from densewalk.study.registry import parse_evaluation
+from densewalk.study.registry import evaluation_module, evaluations, parse_evaluation
 from tests.data.benchmarks.test_boxes import write_coco, write_got10k
 from tests.data.benchmarks.test_classification import write_classes
 from tests.fixtures.dense import write_backbone, write_masks
@@ -104,10 +103,8 @@ STILLS = [name for name in WITH_MASKS if "davis" not in name and "video" not in 
 
 def evaluate(name: str, root: Path, tmp_path: Path, backbone: Path | None = None) -> Any:
     """Run the case on a data folder."""
-    import importlib
-
     protocol, _, settings, *_ = CASES[name]
-    module = importlib.import_module(EVALUATIONS[protocol])
+    module = evaluation_module(protocol)
     parsed = parse_evaluation(protocol, {"root": str(root), "dataset": "toy", **settings})
     backbone = backbone or write_backbone(tmp_path / "b.safetensors")
     return module.evaluate(parsed, backbone, Job(out=tmp_path / "out", state=tmp_path / "state"))
@@ -146,7 +143,7 @@ def refused(name: str, root: Path, tmp_path: Path, file: Path, said: str) -> Non
 
 def test_every_evaluation_of_frozen_features_is_here():
     through_mm = {"ade20k_linear", "ade20k_upernet", "segmentation_linear", "segmentation_upernet", "coco"}
-    assert {case[0] for case in CASES.values()} == EVALUATIONS.keys() - through_mm
+    assert {case[0] for case in CASES.values()} == evaluations().keys() - through_mm
 
 
 @pytest.mark.parametrize("name", CASES)

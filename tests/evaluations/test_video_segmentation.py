@@ -208,8 +208,10 @@ def test_a_study_trains_scores_and_tabulates(root, tmp_path):
     results = tmp_path / "results"
     check_images(root / "JPEGImages/480p", tmp_path / "frames.json", "sequences")
     start = results / "start/s0/backbone.safetensors"
-    train_job.run(study.run_spec("start", 0), None, [], tmp_path / "state/a", results / "start/s0", execution)
-    train_job.run(study.run_spec("tuned", 0), start, [tmp_path / "frames.json"], tmp_path / "state/b", results / "tuned/s0", execution)
+    train_job.make_backbone(study.run_spec("start", 0), None, [], tmp_path / "state/a", results / "start/s0", execution)
+    train_job.make_backbone(
+        study.run_spec("tuned", 0), start, [tmp_path / "frames.json"], tmp_path / "state/b", results / "tuned/s0", execution
+    )
     assert (results / "tuned/s0/training/prototypes.png").is_file()
     for run, seed, evaluation in study.evaluation_jobs():
         folder = results / run / f"s{seed}"

@@ -11,11 +11,10 @@ from densewalk.__main__ import main
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import file_sha256
 from densewalk.jobs import doctor
-from densewalk.jobs.doctor import READERS, data_of, examine
-from densewalk.jobs.evaluate import EVALUATIONS
+from densewalk.jobs.doctor import data_of, examine
 from densewalk.models.timm_models import named_architecture
 from densewalk.study.config import load_study, parse_study
-from densewalk.study.registry import parse_evaluation
+from densewalk.study.registry import evaluation_module, evaluations, parse_evaluation
 from tests.fixtures.helpers import shared
 from tests.fixtures.official import official_weights
 
@@ -36,8 +35,9 @@ def settings(protocol, root, more):
     return parse_evaluation(protocol, {"root": str(root), "dataset": "mini", **more})
 
 
-def test_every_protocol_has_its_reader():
-    assert READERS.keys() == EVALUATIONS.keys()
+@pytest.mark.parametrize("protocol", evaluations())
+def test_every_protocol_describes_its_data(protocol):
+    assert callable(evaluation_module(protocol).describe_data)
 
 
 @pytest.mark.parametrize("name", REAL)

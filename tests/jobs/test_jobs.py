@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from densewalk.jobs import train as train_job
+from densewalk.models.origin import CheckpointFile
 from densewalk.models.timm_models import named_architecture
+from densewalk.study.specs import RunSpec
 from densewalk.training.execution import Execution
 from tests.fixtures.official import official_weights
 from tests.fixtures.toy import Noise, Toy
@@ -38,8 +40,9 @@ def test_most_methods_have_no_pictures(tmp_path):
 @pytest.mark.parametrize("arch", ["vit_nano_patch16", "vit_nano_patch14_reg4_swiglu"])
 def test_the_card_says_what_was_loaded_and_how_to_load_the_result(tmp_path, arch):
     torch.save({"teacher": official_weights(named_architecture(arch)), "epoch": 3}, tmp_path / "weights.pth")
-    spec = {"run": "r", "seed": 0, "method": "none", "arch": arch, "init": {"kind": "checkpoint", "name": "w", "file": "weights.pth"}}
-    train_job.run(spec, tmp_path / "weights.pth", [], tmp_path / "state", tmp_path / "out", Execution())
+    init = CheckpointFile(name="w", file="weights.pth", key=None, sha256=None, url=None)
+    spec = RunSpec(run="r", seed=0, method="none", arch=arch, init=init)
+    train_job.make_backbone(spec, tmp_path / "weights.pth", [], tmp_path / "state", tmp_path / "out", Execution())
     card = (tmp_path / "out" / "card.md").read_text()
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert "tensors of network teacher taken" in record["loaded"]

@@ -47,18 +47,18 @@ def test_the_family_is_there():
 
 def test_a_run_names_a_public_checkpoint_and_inherits_its_labels():
     s = study("mae_vitb16")
-    init = s.run_spec("a", 0)["init"]
-    assert init["file"] == "checkpoints/mae_vitb16.pth"
-    assert init["interpolation"] == "size"
-    assert init["url"] == "https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth"
+    init = s.run_spec("a", 0).init
+    assert init.file == "checkpoints/mae_vitb16.pth"
+    assert init.interpolation == "size"
+    assert init.url == "https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth"
     assert s.arch_of("a") == "vit_base_patch16"
     assert s.labels_of("a").method == "MAE"
-    assert study("dinov2_vits14_reg").run_spec("a", 0)["init"]["sha256"] == PUBLIC["dinov2_vits14_reg"].sha256
+    assert study("dinov2_vits14_reg").run_spec("a", 0).init.sha256 == PUBLIC["dinov2_vits14_reg"].sha256
 
 
 def test_the_study_s_own_checkpoint_wins():
     s = study("mae_vitb16", checkpoints={"mae_vitb16": {"file": "own.pth", "arch": "vit_nano_patch16"}})
-    assert s.run_spec("a", 0)["init"]["file"] == "own.pth"
+    assert s.run_spec("a", 0).init.file == "own.pth"
 
 
 def test_a_curation_names_a_public_checkpoint():
@@ -66,29 +66,29 @@ def test_a_curation_names_a_public_checkpoint():
     more = {"videos": {"walk": {"source": "walk.mp4"}}}
     s = study("mae_vitb16", curations={"less": {**curation, "backbone": "dinov2_vits14_reg"}}, **more)
     spec = s.curation_spec("less")
-    assert spec["arch"] == "vit_small_patch14_reg4"
-    assert spec["backbone"]["file"] == "checkpoints/dinov2_vits14_reg.pth"
+    assert spec.arch == "vit_small_patch14_reg4"
+    assert spec.backbone.file == "checkpoints/dinov2_vits14_reg.pth"
     assert s.checkpoints.keys() == {"mae_vitb16", "dinov2_vits14_reg"}
     s = study("mae_vitb16", curations={"less": {**curation, "backbone": "timm/vit_small_patch16_224.dino"}}, **more)
-    assert s.curation_spec("less")["backbone"]["file"] == "checkpoints/timm/vit_small_patch16_224.dino.safetensors"
+    assert s.curation_spec("less").backbone.file == "checkpoints/timm/vit_small_patch16_224.dino.safetensors"
     # a run of that name is meant before a public checkpoint
     runs = {"mae_vitb16": {"method": "none", "init": "random", "arch": "vit_nano_patch16"}}
     s = parse_study({"study": "s", "runs": runs, "curations": {"less": {**curation, "backbone": "mae_vitb16"}}, **more})
-    assert s.curation_spec("less")["backbone"]["kind"] == "run"
+    assert s.curation_spec("less").backbone.kind == "run"
     with pytest.raises(UserError, match=r"curations.less.backbone: 'dinov9' is neither .* or what `densewalk checkpoints` lists"):
         study("mae_vitb16", curations={"less": {**curation, "backbone": "dinov9"}}, **more)
 
 
 def test_a_name_of_timms_becomes_a_checkpoint():
     s = study("timm/vit_small_patch16_224.dino")
-    assert s.run_spec("a", 0)["init"]["file"] == "checkpoints/timm/vit_small_patch16_224.dino.safetensors"
+    assert s.run_spec("a", 0).init.file == "checkpoints/timm/vit_small_patch16_224.dino.safetensors"
     assert s.arch_of("a") == "timm/vit_small_patch16_224.dino"
     assert named_architecture(s.arch_of("a")).dim == 384
 
 
 def test_hashes_of_studies_without_a_rule_for_positions_stay():
     s = study("w", checkpoints={"w": {"file": "own.pth", "arch": "vit_nano_patch16"}})
-    assert s.run_spec("a", 0)["init"].keys() == {"kind", "name", "file", "key", "sha256", "url"}
+    assert s.run_spec("a", 0).init.model_dump(mode="json").keys() == {"kind", "name", "file", "key", "sha256", "url"}
 
 
 def test_what_cannot_be_used_is_said_at_once():

@@ -23,10 +23,11 @@ def browser():
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     from densewalk.results.page.page import report
+    from densewalk.results.plan import Plan
 
     results = tmp_path_factory.mktemp("results")
     write_study(results)
-    report(PLAN, results, results / "report.html")
+    report(Plan.model_validate(PLAN), results, results / "report.html")
     return f"file://{results / 'report.html'}"
 
 

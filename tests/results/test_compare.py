@@ -7,12 +7,20 @@ import pytest
 from densewalk.__main__ import main
 from densewalk.core.hashing import config_hash
 from densewalk.results.compare import UNKNOWN, compare, text
-from densewalk.results.tables import read_table, records_in
-from tests.results.test_tables import TRAINED, record
+from densewalk.results.records import results_in
+from densewalk.results.tables import read_table
+from tests.fixtures.records import TRAINED, record, run_record
 
 SPECS = {
-    "dora": {"run": "dora", "seed": 0, "method": "dora", "init": {"kind": "random"}, "settings": {"lr": 0.1, "steps": 5}},
-    "neco": {"run": "neco", "seed": 0, "method": "neco", "init": {"kind": "run", "name": "dora", "seed": 0}, "settings": {"queue": 4}},
+    "dora": {"run": "dora", "seed": 0, "method": "dora", "arch": "a", "init": {"kind": "random"}, "settings": {"lr": 0.1, "steps": 5}},
+    "neco": {
+        "run": "neco",
+        "seed": 0,
+        "method": "neco",
+        "arch": "a",
+        "init": {"kind": "run", "name": "dora", "seed": 0},
+        "settings": {"queue": 4},
+    },
 }
 
 
@@ -28,7 +36,9 @@ def write(folder, *, lr=0.1, short_side=480, metrics=None, **facts):
         content = record(run, 0, metrics or {"J&F": 60.0, "J": 59.0}, spec=evaluation, evaluation="davis", training=TRAINED, **facts)
         content |= {"run_hash": config_hash(spec), "config_hash": config_hash(evaluation)}
         (out / "davis.json").write_text(json.dumps(content))
-        (out / "run.json").write_text(json.dumps({**{k: content[k] for k in ("commit", "dirty", "versions")}, "spec": spec}))
+        (out / "run.json").write_text(
+            json.dumps(run_record(run, 0, spec=spec, **{k: content[k] for k in ("commit", "dirty", "versions", "compat", "config_hash")}))
+        )
     return folder
 
 
@@ -110,7 +120,7 @@ def test_states_beside_the_results_are_no_results(tmp_path):
         state = tmp_path / "state" / f"{run}-s0-0123456789ab"  # begins like the folder of a seed
         state.mkdir(parents=True)
         (state / "cost.json").write_text("{}")
-    assert [p.parts[-3:] for p in records_in(tmp_path)] == [(run, "s0", "incontext_voc.json") for run in ("s2", "start")]
+    assert [p.parts[-3:] for p in results_in(tmp_path)] == [(run, "s0", "incontext_voc.json") for run in ("s2", "start")]
     assert compare(tmp_path, tmp_path).changes == []
     assert main(["tables", "--table", "all", "--out", str(tmp_path / "all.csv"), str(tmp_path)]) == 0
     assert list(read_table(tmp_path / "all.csv")["run"]) == ["s2", "start"]

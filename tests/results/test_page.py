@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densewalk.core.metric import Metric
 from densewalk.results.page.charts import COLOURS, Point, cost_and_quality
 from densewalk.results.page.page import best_of, duration, report
 from densewalk.results.page.sections import costs, features, read_curve
-from tests.results.test_tables import DINO, TRAINED, record
+from densewalk.results.plan import Plan
+from tests.fixtures.records import DINO, TRAINED, record, run_record, typed
 
 VOID = {"meta", "link", "br", "img", "wbr"}
 
@@ -78,6 +80,7 @@ def write_study(results):
     return paths
 
 
+METRIC = {"unit": "%", "text": "", "better": "higher"}
 PLAN = {
     "study": "Walk & <b>talk</b>",
     "sources": ["venice"],
@@ -87,15 +90,19 @@ PLAN = {
     },
     "evaluations": {
         "incontext_voc": {
-            "task": "incontext",
+            "table": "incontext",
+            "title": "In-context segmentation",
+            "pictures": "image, ground truth and prediction of {run}",
             "protocol": "incontext",
-            "metrics": {"mIoU": "% (higher is better)", "mIoU_hungarian": "% (higher is better), matched"},
+            "metrics": {"mIoU": METRIC, "mIoU_hungarian": {**METRIC, "text": "matched"}},
             "runs": ["walk", "dino_s16"],
         },
         "davis": {
-            "task": "davis",
+            "table": "davis",
+            "title": "Video object segmentation (DAVIS)",
+            "pictures": "frames of {name}: the true objects above, below as {run} carries them on from the first frame",
             "protocol": "davis",
-            "metrics": {"J&F": "% (higher is better)", "J_decay": "% (lower is better)"},
+            "metrics": {"J&F": METRIC, "J_decay": {**METRIC, "better": "lower"}},
             "runs": ["dino_s16"],
         },
     },
@@ -107,7 +114,7 @@ PLAN = {
 
 
 def write_page(results, plan=PLAN):
-    report(plan, results, results / "report.html")
+    report(Plan.model_validate(plan), results, results / "report.html")
     return Page((results / "report.html").read_text())
 
 
@@ -246,11 +253,12 @@ def evaluation_of(page):
 
 
 @pytest.mark.parametrize(
-    ("text", "best"), [("% (higher is better)", {"b"}), ("% lost (lower is better)", {"a"}), ("% of copying, a floor", set())]
+    ("metric", "best"),
+    [(Metric("%"), {"b"}), (Metric("% lost", better="lower"), {"a"}), (Metric("% of copying", "a floor", better=None), set())],
 )
-def test_the_best_of_a_column_goes_by_its_direction(text, best):
+def test_the_best_of_a_column_goes_by_its_direction(metric, best):
     wide = {"a": {"m": "1.00", "n": "2.00", "o": ""}, "b": {"m": "3.00", "n": "2.00", "o": "5.00"}, "c": {"m": "", "n": "2.00", "o": ""}}
-    assert best_of(wide, ["m", "n", "o"], {"m": text}) == {(run, "m") for run in best}, "where all are equal, none is best"
+    assert best_of(wide, ["m", "n", "o"], {"m": metric}) == {(run, "m") for run in best}, "where all are equal, none is best"
 
 
 @pytest.mark.parametrize(("hours", "text"), [(0.0432, "2.59 min"), (0.999, "59.9 min"), (1.0, "1 h"), (31.42, "31.4 h"), (0.0, "0 min")])
@@ -261,23 +269,27 @@ def test_times_have_a_unit(hours, text):
 def test_a_training_without_results_counts_among_what_was_spent(tmp_path):
     write_study(tmp_path)
     for seed in (0, 1):
-        (tmp_path / "walk" / f"s{seed}" / "run.json").write_text(json.dumps({"training": {**TRAINED, "gpu_hours": 2.0}}))
+        (tmp_path / "walk" / f"s{seed}" / "run.json").write_text(
+            json.dumps(run_record("walk", seed, training={**TRAINED, "gpu_hours": 2.0}))
+        )
         (tmp_path / "walk" / f"s{seed}" / "incontext_voc.json").unlink()
     page = write_page(tmp_path)
     assert "4 h" in page.words
     assert "2 of 2" in page.words
 
 
-def test_cost_says_whose_time_it_is(tmp_path):
+FROM_SCRATCH = {"method": "dora", "init": "random", "init_kind": "random"}
+
+
+def test_cost_says_whose_time_it_is():
     def charts(*gpu_hours):
         records = [
-            record(
-                f"r{i}", 0, {"mIoU": 1.0 + i}, training={**TRAINED, "gpu_hours": hours}, method="dora", init="random", init_kind="random"
-            )
+            typed(record(f"r{i}", 0, {"mIoU": 1.0 + i}, training={**TRAINED, "gpu_hours": hours}, **FROM_SCRATCH))
             for i, hours in enumerate(gpu_hours)
         ]
-        runs = {r["run"]: {"method": "dora", "init": "random"} for r in records}
-        return str(costs({"runs": runs, "evaluations": {"incontext_voc": {}}}, records)["charts"][0]["svg"])
+        runs = {r.run: {"method": "dora", "init": "random", "arch": "vit_small_patch16", "data": [], "seeds": [0]} for r in records}
+        plan = Plan.model_validate({**PLAN, "runs": runs, "hashes": {}})
+        return str(costs(plan, records)["charts"][0]["svg"])
 
     assert "GPU minutes, initial runs included" in charts(1.0, 1.0)
     assert "CPU process minutes" in charts(None, None)
@@ -327,7 +339,7 @@ def test_pictures_of_an_attempt_without_a_result_are_not_shown(tmp_path):
     write_study(tmp_path)
     (tmp_path / "dino_s16" / "s0" / "davis.json").unlink()
     titles = [image["alt"] for image in write_page(tmp_path).of("img")]
-    assert titles == [f"picture, ground truth and prediction of {run}" for run in ("walk", "dino_s16")]
+    assert titles == [f"image, ground truth and prediction of {run}" for run in ("walk", "dino_s16")]
 
 
 def luminance(colour):

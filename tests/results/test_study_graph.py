@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from densewalk.results.page.study_graph import HEIGHT, WIDTH, Box, layout, study_diagram
+from densewalk.results.plan import Plan
 
 
 def run(method, init, *data, seeds=(0,)):
@@ -29,7 +30,7 @@ PLAN = {
 
 def drawn(plan, incomplete=None):
     """The boxes by title, with their class and corner, and the ends of the lines."""
-    svg = ElementTree.fromstring(str(study_diagram(plan, incomplete or {})))
+    svg = ElementTree.fromstring(str(study_diagram(Plan.model_validate({"hashes": {}, **plan}), incomplete or {})))
     boxes = {}
     for group in svg.iter("g"):
         title, note = [text.text for text in group.iter("text")]

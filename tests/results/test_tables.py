@@ -10,6 +10,7 @@ from densewalk.core.errors import UserError
 from densewalk.methods.dora.settings import DoraSettings
 from densewalk.results.formats import condensed, write_latex, write_markdown
 from densewalk.results.published import elsewhere, published, published_numbers
+from densewalk.results.records import read_results
 from densewalk.results.tables import (
     COST,
     LEADING,
@@ -18,7 +19,6 @@ from densewalk.results.tables import (
     fixed,
     hours_with_init,
     mean_and_interval,
-    read_records,
     read_table,
     training_hours,
     write_all,
@@ -26,46 +26,9 @@ from densewalk.results.tables import (
     write_table,
     write_task_table,
 )
+from tests.fixtures.records import DINO, PROTOCOL, TRAINED, record, typed
 
-DINO = {"method": "DINO", "init": "", "arch": "ViT-S/16", "pretraining_data": "ImageNet-1k"}
-PROTOCOL = "dense NN, fraction 1"
-
-
-def record(run, seed, metrics, **changes):
-    """A record as an evaluation job writes it."""
-    return {
-        "run": run,
-        "seed": seed,
-        "method": "none",
-        "init": "dino_s16",
-        "init_kind": "checkpoint",
-        "arch": "vit_small_patch16",
-        "compat": "",
-        "labels": None,
-        "task": "incontext",
-        "evaluation": "incontext_voc",
-        "dataset": "PascalVOC",
-        "protocol": "dense NN, fraction 1, 512 px",
-        "published_protocol": PROTOCOL,
-        "published_metrics": {"mIoU_hungarian": "mIoU"},
-        "version": 1,
-        "metrics": metrics,
-        "n": 1449,
-        "unit": "images",
-        "config_hash": f"{seed:012d}",
-        "run_hash": f"{seed:012x}",
-        "commit": "0123456789abcdef" * 2,
-        "dirty": False,
-        "seconds": 12.34,
-        "peak_rss_mib": 812.6,
-        "device": "cpu",
-        "versions": {"torch": "2.14.1", "python": "3.11.7"},
-        "training": None,
-        **changes,
-    }
-
-
-TRAINED = {"steps": 100, "samples_seen": 6400, "seconds": 60.04, "gpu_hours": 0.5, "processes": 2, "device": "cuda:0"}
+METRIC = {"mIoU": 1.0}
 
 
 @pytest.fixture
@@ -136,7 +99,7 @@ def test_golden_tidy_table(records, tmp_path):
     assert lines[1] == (
         'walk,dora,random,vit_small_patch16,paper,,incontext,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,'
         "mIoU,0,40.000000,40.50,6.35,2,1449,images,,,,,,100,6400,0.0334,0.0334,cuda:0,"
-        "000000000000,000000000000,0123456789abcdef0123456789abcdef,true,python=3.11.7 torch=2.14.1,cpu,12.3,,813,,,60.0,0.5000,,,"
+        "000000000000,000000000000,0123456789abcdef0123456789abcdef,true,python=3.11.7 torch=2.14.1,cpu,12.3,,813,,,60.0,0.5000,900,,"
     )
     matched = read_table(tmp_path / "all.csv").iloc[5]
     assert matched[["metric", "published", "published_protocol", "delta"]].tolist() == ["mIoU_hungarian", "48.70", PROTOCOL, "-0.24"]
@@ -160,13 +123,13 @@ def test_hours_follow_the_chain_of_initial_backbones():
     def trained(hours):
         return {**TRAINED, "seconds": 1800 * hours}  # by two processes
 
-    start = record("dora", 0, {}, init="random", init_kind="random", training=trained(1))
-    other = record("dora", 1, {}, init="random", init_kind="random", training=trained(2))
-    chain = [record("neco", s, {}, init="dora", init_kind="run", training=trained(4)) for s in (0, 1)]
-    plain = record("kept", 0, {}, init="neco", init_kind="run")
-    lost = record("lost", 0, {}, init="gone", init_kind="run", training=trained(8))
-    public = record("public", 0, {}, init="dora", init_kind="checkpoint", training=trained(16))
-    hours = training_hours([start, other, *chain, plain, lost, public])
+    start = record("dora", 0, METRIC, init="random", init_kind="random", training=trained(1))
+    other = record("dora", 1, METRIC, init="random", init_kind="random", training=trained(2))
+    chain = [record("neco", s, METRIC, init="dora", init_kind="run", init_seed=s, training=trained(4)) for s in (0, 1)]
+    plain = record("kept", 0, METRIC, init="neco", init_kind="run", init_seed=0)
+    lost = record("lost", 0, METRIC, init="gone", init_kind="run", init_seed=0, training=trained(8))
+    public = record("public", 0, METRIC, init="dora", init_kind="checkpoint", training=trained(16))
+    hours = training_hours([typed(r) for r in (start, other, *chain, plain, lost, public)])
     assert [hours_with_init("neco", s, hours) for s in (0, 1)] == [5, 6]
     assert hours_with_init("kept", 0, hours) == 5
     assert math.isnan(hours_with_init("lost", 0, hours))
@@ -177,17 +140,17 @@ def test_hours_are_those_of_the_seed_that_a_run_is_built_on():
     def trained(hours):
         return {**TRAINED, "seconds": 1800 * hours}  # by two processes
 
-    start = [record("dora", s, {}, init="random", init_kind="random", training=trained(h)) for s, h in ((0, 1), (2, 4))]
-    chain = record("neco", 1, {}, init="dora", init_kind="run", init_seed=2, training=trained(8))
-    lost = record("lost", 1, {}, init="dora", init_kind="run", init_seed=1, training=trained(8))
-    hours = training_hours([*start, chain, lost])
+    start = [record("dora", s, METRIC, init="random", init_kind="random", training=trained(h)) for s, h in ((0, 1), (2, 4))]
+    chain = record("neco", 1, METRIC, init="dora", init_kind="run", init_seed=2, training=trained(8))
+    lost = record("lost", 1, METRIC, init="dora", init_kind="run", init_seed=1, training=trained(8))
+    hours = training_hours([typed(r) for r in (*start, chain, lost)])
     assert hours_with_init("neco", 1, hours) == 12
     assert math.isnan(hours_with_init("lost", 1, hours)), "another seed's hours are not its own"
 
 
 def test_records_that_lead_in_a_circle_have_no_hours():
-    pair = [record(a, 0, {}, init=b, init_kind="run", training=TRAINED) for a, b in (("a", "b"), ("b", "a"))]
-    assert math.isnan(hours_with_init("a", 0, training_hours(pair)))
+    pair = [record(a, 0, METRIC, init=b, init_kind="run", init_seed=0, training=TRAINED) for a, b in (("a", "b"), ("b", "a"))]
+    assert math.isnan(hours_with_init("a", 0, training_hours([typed(r) for r in pair])))
 
 
 def test_no_difference_where_the_seeds_do_not_share_a_protocol(tmp_path):
@@ -333,7 +296,7 @@ def test_differences_carry_a_sign(value, text):
 
 
 def test_published_only_where_everything_matches():
-    good = record("r", 0, {"mIoU_hungarian": 1.0}, labels=DINO)
+    good = typed(record("r", 0, {"mIoU_hungarian": 1.0}, labels=DINO))
     assert published(good, "mIoU_hungarian").value == 48.7
     assert published(good, "mIoU") is None  # the published metric is the matched one
     for change in (
@@ -345,21 +308,21 @@ def test_published_only_where_everything_matches():
         {"labels": {**DINO, "init": "DINOv2"}},
         {"labels": {**DINO, "pretraining_data": "WT_Venice"}},
     ):
-        assert published({**good, **change}, "mIoU_hungarian") is None
+        assert published(typed({**good.model_dump(), **change}), "mIoU_hungarian") is None
 
 
 def test_values_by_other_protocols_are_told_and_not_subtracted():
-    other = record("r", 0, {"mIoU_hungarian": 1.0}, labels=DINO, published_protocol="dense NN, fraction 1/8")
+    other = typed(record("r", 0, {"mIoU_hungarian": 1.0}, labels=DINO, published_protocol="dense NN, fraction 1/8"))
     assert published(other, "mIoU_hungarian").value != 48.7
     assert "48.7 by dense NN, fraction 1 [NeCo paper via DIP paper Tab. 1]" in elsewhere(other, "mIoU_hungarian")
-    assert "48.7 by dense NN, fraction 1 [" in elsewhere({**other, "published_protocol": None}, "mIoU_hungarian")
-    assert elsewhere({**other, "labels": None}, "mIoU_hungarian") == ""
-    assert elsewhere({**other, "dataset": "mini"}, "mIoU_hungarian") == ""
+    assert "48.7 by dense NN, fraction 1 [" in elsewhere(other.model_copy(update={"published_protocol": None}), "mIoU_hungarian")
+    assert elsewhere(other.model_copy(update={"labels": None}), "mIoU_hungarian") == ""
+    assert elsewhere(other.model_copy(update={"dataset": "mini"}), "mIoU_hungarian") == ""
 
 
 def test_the_most_reliable_source_counts_and_the_others_are_mentioned():
     labels = {"method": "NeCo", "init": "DINOv2R", "arch": "ViT-S/14", "pretraining_data": "COCO (post-training)"}
-    found = published(record("r", 0, {}, labels=labels), "mIoU_hungarian")
+    found = published(typed(record("r", 0, METRIC, labels=labels)), "mIoU_hungarian")
     assert found.value == 80.2
     assert found.source == "NeCo README (also NeCo paper Fig. 2: 80.3)"
 
@@ -374,12 +337,12 @@ def test_every_published_number_is_one():
 
 
 def test_names_of_metrics_are_the_same_unless_said_otherwise():
-    plain = record("r", 0, {}, labels=DINO, published_metrics=None)
+    plain = typed(record("r", 0, METRIC, labels=DINO, published_metrics=None))
     assert published(plain, "mIoU").value == 48.7
 
 
 def test_records_sort_by_run_then_evaluation_then_seed(records):
-    assert [(r["run"], r["evaluation"], r["seed"]) for r in read_records(records)] == [
+    assert [(r.run, r.evaluation, r.seed) for r in read_results(records)] == [
         ("walk", "incontext_voc", 0),
         ("walk", "incontext_voc", 1),
         ("dino_s16", "incontext_voc", 0),

@@ -1,20 +1,19 @@
 import copy
 import json
-from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from densewalk.core.errors import UserError
-from densewalk.core.hashing import canonical, config_hash, derive_seed
-from densewalk.jobs.evaluate import EVALUATIONS
+from densewalk.core.hashing import canonical, derive_seed
 from densewalk.methods.dino.settings import DinoSettings
 from densewalk.methods.dora.settings import DoraSettings
 from densewalk.methods.neco.settings import NecoSettings
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.study.config import json_schema, load_study, parse_study
-from densewalk.study.registry import Evaluation, parse_evaluation, parse_training
+from densewalk.study.registry import evaluations, parse_evaluation
+from densewalk.study.specs import EvaluationSpec, read_spec
 from densewalk.training.execution import Execution
 from densewalk.training.settings import TrainingSettings
 from tests.fixtures.studies import REPOSITORY, TINY
@@ -47,16 +46,15 @@ def test_segmentation_of_other_data_has_a_table_of_its_own():
     study = parse_study(changed(evaluations=evaluations))
     assert study.task_tables == ["ade20k", "segmentation"]
     spec = study.evaluation_spec("start", 0, "voc_upernet")
-    assert spec["settings"]["iterations"] == 40_000
-    assert parse_evaluation(spec["protocol"], spec["settings"]) == study.evaluations["voc_upernet"].settings
-    assert set(EVALUATIONS) >= {evaluation.protocol for evaluation in study.evaluations.values()}
+    assert spec.settings.iterations == 40_000
+    assert parse_evaluation(spec.protocol, spec.settings.model_dump(mode="json")) == study.evaluations["voc_upernet"].settings
 
 
 def test_the_study_on_real_folders_has_every_frozen_protocol():
     """But for box tracking, which none of the folders is for."""
     study = load_study(REPOSITORY / "benchmarks/frozen_real/config.yaml")
     trained_through_mm = {"ade20k_linear", "ade20k_upernet", "segmentation_linear", "segmentation_upernet", "coco"}
-    assert {e.protocol for e in study.evaluations.values()} == EVALUATIONS.keys() - trained_through_mm - {"tracking"}
+    assert {e.protocol for e in study.evaluations.values()} == evaluations().keys() - trained_through_mm - {"tracking"}
     (published,) = (e.settings for name, e in study.evaluations.items() if name == "davis")
     assert "short side 480 px, top 5 within 12 patches, first and last 7 frames, compat paper" in published.protocol
 
@@ -97,7 +95,7 @@ def test_every_key_is_described():
         (changed(evaluations__davis__protocol="davos"), "davos"),
         (changed(runs__state=TINY["runs"]["start"]), "the name 'state' is taken"),
         (changed(execution__workers=-1), "execution.workers"),
-        (changed(tables=["davis", "dancing"]), "tables.1: no such table: 'dancing'; allowed: ade20k, segmentation, coco, "),
+        (changed(tables=["davis", "dancing"]), "tables.1: no such table: 'dancing'; allowed: coco, davis, discovery, "),
         (changed(execution__accumulate=0), "execution.accumulate"),
         (changed(execution__accumulate=2), "execution.accumulate: run 'neco_dora': NeCo draws its references"),
         (changed(execution__accumulate={"dora": 3}), "execution.accumulate: run 'dora': batch_size 2 does not split into 3 equal parts"),
@@ -111,18 +109,18 @@ def test_what_is_wrong_is_named(config, message):
 
 
 def test_tables_follow_from_the_evaluations():
-    tasks = [member.model_fields["settings"].annotation.TASK for member in get_args(get_args(Evaluation)[0])]
+    tasks = [settings.TABLE for settings in evaluations().values()]
     allowed = json_schema()["properties"]["tables"]["anyOf"][0]["items"]["enum"]
     assert set(allowed) == set(tasks)
     assert sorted(allowed, key=tasks.index) == allowed
     assert parse_study(TINY).task_tables == ["davis", "incontext"]
-    assert parse_study(changed(tables=["incontext", "ade20k"])).task_tables == ["ade20k", "incontext"]
+    assert parse_study(changed(tables=["incontext", "ade20k"])).task_tables == ["incontext", "ade20k"]
     assert parse_study(changed(tables=[])).task_tables == []
 
 
 def test_a_run_is_known_by_all_it_is_built_on():
     one, two = parse_study(TINY), parse_study(changed(runs__dora__settings__objects=2))
-    hashes = [[config_hash(s.run_spec(run, 0)) for run in ("start", "dora", "neco_dora")] for s in (one, two)]
+    hashes = [[s.run_spec(run, 0).hash for run in ("start", "dora", "neco_dora")] for s in (one, two)]
     assert hashes[0][0] == hashes[1][0]
     assert hashes[0][1] != hashes[1][1]
     assert hashes[0][2] != hashes[1][2], "NeCo starts from another backbone: its old state must not be resumed"
@@ -168,26 +166,23 @@ def test_a_change_of_the_labels_alone_reruns_no_training():
 
 
 @pytest.mark.parametrize("path", ["config.yaml", "demo/config.yaml"])
-def test_specifications_survive_the_command_line(path):
+def test_specifications_survive_their_files(path, tmp_path):
     study = load_study(REPOSITORY / path)
-    for run, seed in study.jobs():
-        spec = json.loads(json.dumps(study.run_spec(run, seed)))
-        assert canonical(spec) == canonical(study.run_spec(run, seed))
-        if "settings" in spec:
-            again = parse_training(spec["method"], spec["settings"])
-            assert again.model_dump(mode="json") == spec["settings"], "resolving twice changes nothing"
-    for job in study.evaluation_jobs():
-        spec = json.loads(json.dumps(study.evaluation_spec(*job)))
-        settings = parse_evaluation(spec["protocol"], spec["settings"])
-        assert settings.model_dump(mode="json") == spec["settings"]
-        assert settings.protocol
+    for spec in study.specifications():
+        spec.write(tmp_path)
+        again = read_spec(spec.path(tmp_path), type(spec))
+        assert again == spec
+        assert again.hash == spec.hash, "resolving twice changes nothing"
+        assert canonical(again.model_dump(mode="json")) == canonical(spec.model_dump(mode="json"))
+        if isinstance(spec, EvaluationSpec):
+            assert spec.settings.protocol
 
 
 def test_a_run_takes_its_own_seed_of_what_it_is_built_on():
     study = parse_study(changed(runs__dora__seeds=[0, 1], runs__neco_dora__seeds=[0, 1]))
-    assert study.run_spec("neco_dora", 1)["init"]["seed"] == 1
+    assert study.run_spec("neco_dora", 1).init.seed == 1
     study = parse_study(changed(runs__neco_dora__seeds=[0, 1, 2]))
-    assert study.run_spec("neco_dora", 2)["init"]["seed"] == 0
+    assert study.run_spec("neco_dora", 2).init.seed == 0
 
 
 PRESETS = [(model, name) for model in (DinoSettings, DoraSettings, NecoSettings) for name in model.PRESETS]
@@ -246,7 +241,7 @@ def test_a_sweep_is_the_run_and_one_run_for_each_variant():
 
 def test_a_change_of_one_variant_reruns_it_alone():
     one, two = parse_study(swept(**SWEEP)), parse_study(swept(**{**SWEEP, "odd_even": {"network": "odd_even", "head_out": 32}}))
-    different = [run for run, seed in one.jobs() if config_hash(one.run_spec(run, seed)) != config_hash(two.run_spec(run, seed))]
+    different = [run for run, seed in one.jobs() if one.run_spec(run, seed).hash != two.run_spec(run, seed).hash]
     assert different == ["neco_dora_odd_even"]
 
 
@@ -256,7 +251,7 @@ def test_a_variant_can_be_built_on_evaluated_alone_and_take_seeds():
     config["runs"]["longer"] = {**TINY["runs"]["neco_dora"], "init": "neco_dora_steep10"}
     config["evaluations"]["davis"]["runs"] = ["neco_dora_steep10"]
     study = parse_study(config)
-    assert study.run_spec("longer", 0)["init"]["hash"] == config_hash(study.run_spec("neco_dora_steep10", 0))
+    assert study.run_spec("longer", 0).init.hash == study.run_spec("neco_dora_steep10", 0).hash
     assert [j for j in study.evaluation_jobs() if j[2] == "davis"] == [("neco_dora_steep10", s, "davis") for s in (0, 1)]
 
 

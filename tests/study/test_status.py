@@ -11,10 +11,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from densewalk.core.hashing import config_hash
 from densewalk.data.check_images import check_images
 from densewalk.jobs import train as train_job
 from densewalk.study.config import Study, parse_study
+from densewalk.study.specs import RunSpec
 from densewalk.study.status import Status, seconds_a_step, status, table
 from densewalk.training.execution import Execution
 
@@ -47,12 +47,12 @@ def study(tmp_path: Path) -> Study:
     parsed = parse_study(STUDY)
     spec = parsed.run_spec("dino", 0)
     execution = Execution(device="cpu", workers=0, metrics_every=1, checkpoint_minutes=0)
-    train_job.run(spec, None, [tmp_path / "pets.json"], state_of(tmp_path, spec), tmp_path / "dino" / "s0", execution)
+    train_job.make_backbone(spec, None, [tmp_path / "pets.json"], state_of(tmp_path, spec), tmp_path / "dino" / "s0", execution)
     return parsed
 
 
-def state_of(results: Path, spec: dict) -> Path:
-    return results / "state" / f"dino-s0-{config_hash(spec)}"
+def state_of(results: Path, spec: RunSpec) -> Path:
+    return spec.state(results)
 
 
 def test_a_run_is_waiting_started_or_done(study: Study, tmp_path: Path) -> None:

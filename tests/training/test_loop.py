@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from densewalk.core.errors import TrainingError, UserError
 from densewalk.jobs import train as train_job
 from densewalk.models.loading import create
+from densewalk.models.origin import RandomWeights
+from densewalk.study.specs import RunSpec
 from densewalk.training import loop
 from densewalk.training.execution import Execution
 from densewalk.training.sampler import StepSampler
@@ -71,7 +73,8 @@ def test_a_batch_in_parts_equals_the_whole(tmp_path, parts):
 
 
 def test_a_job_refuses_parts_that_would_change_what_is_learnt(tmp_path):
-    spec = {"run": "neco_dora", "seed": 0, "method": "neco", "settings": {"steps": 1, "batch_size": 2}}
+    settings = {"steps": 1, "batch_size": 2}
+    spec = RunSpec(run="neco_dora", seed=0, method="neco", arch="vit_nano_patch16", init=RandomWeights(), settings=settings)
     execution = Execution(accumulate={"neco_dora": 2})
     with pytest.raises(UserError, match=r"from the patches of the whole batch.*correct execution\.accumulate"):
         train_job.train(spec, create("vit_nano_patch16", seed=0), [], State(tmp_path, {}), execution, torch.device("cpu"))

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from densewalk.core.errors import UserError
+from densewalk.data.settings import ImagesSettings
 from densewalk.jobs import train as train_job
 from densewalk.jobs.doctor import examine
+from densewalk.models.origin import RandomWeights
 from densewalk.study.config import parse_study
+from densewalk.study.specs import RunSpec
 from densewalk.training import learning_curve
 from densewalk.training.execution import Execution
 from densewalk.training.metrics_file import quantities, read_points
@@ -78,9 +81,12 @@ def test_asked_for_between_two_attempts_it_has_the_steps_before(tmp_path):
 
 def test_without_the_package_a_training_is_refused_before_it_begins(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    spec = {"run": "dino", "seed": 0, "method": "dino", "arch": "vit_nano_patch16", "init": {"kind": "random"}, "data": ["gone"]}
+    data = {"gone": ImagesSettings(source="gone")}
+    spec = RunSpec(run="dino", seed=0, method="dino", arch="vit_nano_patch16", init=RandomWeights(), data=data, settings={"steps": 1})
     with pytest.raises(UserError, match=r"the package tensorboard is not installed; to do: .*execution\.tensorboard: false"):
-        train_job.run(spec, None, [tmp_path / "gone.json"], tmp_path / "state", tmp_path / "out", Execution(device="cpu", tensorboard=True))
+        train_job.make_backbone(
+            spec, None, [tmp_path / "gone.json"], tmp_path / "state", tmp_path / "out", Execution(device="cpu", tensorboard=True)
+        )
     assert not (tmp_path / "state").exists()
     runs = {"start": {"method": "none", "init": "random", "arch": "vit_nano_patch16"}}
     study = parse_study({"study": "Events", "runs": runs, "evaluations": {}, "execution": {"tensorboard": True}})

@@ -19,7 +19,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from densewalk.core.hashing import config_hash
 from densewalk.study.config import load_study
 from tests.fixtures import cluster
 from tests.fixtures.cluster import Cluster, ask, run, wait_for
@@ -258,7 +257,7 @@ def interrupt(driver: "subprocess.Popen[str]") -> None:
 
 
 def state_folder(folder: Path, name: str) -> Path:
-    return folder / "results" / "state" / f"{name}-s0-{config_hash(load_study(folder / 'config.yaml').run_spec(name, 0))}"
+    return load_study(folder / "config.yaml").run_spec(name, 0).state(folder / "results")
 
 
 def newest_step(state: Path) -> int:

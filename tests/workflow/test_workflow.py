@@ -176,16 +176,28 @@ def test_the_slurm_profile_is_found_from_a_clone(tmp_path):
     assert "gpu=4" in done.stdout
 
 
-@pytest.mark.parametrize("profile", ["slurm", "workflow/profiles/local"])
-def test_a_profile_gives_every_training_and_evaluation_a_gpu(profile):
-    rules = {
-        name
-        for path in (REPOSITORY / "workflow" / "rules").glob("*.smk")
-        for name in re.findall(r"(?:train|evaluate)_\w+", path.read_text())
-    }
-    resources = yaml.safe_load((REPOSITORY / profile / "profile.yaml").read_text())["set-resources"]
-    assert {*resources} == rules | {"curate", "features"}
-    assert all(r["gpu"] >= 1 for r in resources.values())
+@pytest.mark.parametrize(("device", "gpus"), [("auto", "[14]"), ("cpu", "0")])
+def test_every_training_and_evaluation_asks_for_a_gpu_unless_the_study_is_for_the_cpu(tmp_path, device, gpus):
+    config = copy.deepcopy(TINY)
+    config["execution"] = {"device": device}
+    write_study(tmp_path, config)
+    plan = snakemake(tmp_path, "-n", "all").stdout
+    jobs = re.findall(r"^rule ((?:train|evaluate)_\w+):$.*?^    resources: (.*?)$", plan, re.MULTILINE | re.DOTALL)
+    assert {name for name, _ in jobs} >= {"train_dora", "train_neco", "evaluate_davis", "evaluate_incontext"}
+    for name, resources in jobs:
+        assert re.search(rf"\bgpu={gpus}\b", resources), (name, resources)
+        assert re.search(r"\bmem_mb=\d+", resources), (name, resources)
+
+
+def test_a_profile_or_the_command_line_overrides_what_a_rule_asks_for(tmp_path):
+    write_study(tmp_path, TINY)
+    plan = snakemake(
+        tmp_path, "-n", "all", "--set-resources", "train_dora:gpu=3", "train_dora:runtime=77", "--set-threads", "train_dora=2"
+    ).stdout
+    (job,) = re.findall(r"^rule train_dora:$.*?^    resources: .*?$", plan, re.MULTILINE | re.DOTALL)
+    assert "gpu=3" in job
+    assert "runtime=77" in job
+    assert "threads: 2" in job
 
 
 def test_states_of_jobs_are_asked_of_squeue_and_all_else_of_sacct(tmp_path):

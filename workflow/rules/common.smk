@@ -1,6 +1,7 @@
 # What the rules ask of the study. Torch-free: every job of a cluster run parses this file again.
 import json
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from densewalk.core.errors import UserError
-from densewalk.core.hashing import config_hash
+from densewalk.core.resources import Resources as Asked
+from densewalk.core.typed_files import write_model
+from densewalk.study import registry
 from densewalk.study.config import parse_study
 
 try:
@@ -36,6 +39,18 @@ wildcard_constraints:
     evaluation="|".join(STUDY.evaluations) or "(?!)",
 
 
+# what jobs and the page must know, as files; written when a run of the workflow starts, not by a dry run
+RESULTS = Path("results")
+PLAN = STUDY.plan()
+PLAN_FILE = f"results/specs/plan-{PLAN.hash}.json"
+
+
+onstart:
+    write_model(PLAN_FILE, PLAN)
+    for spec in STUDY.specifications():
+        spec.write(RESULTS)
+
+
 def only(names):
     """A wildcard constraint for exactly these names; an empty one would mean any."""
     return "|".join(names) or "(?!)"
@@ -47,6 +62,27 @@ def runs_of(method):
 
 def evaluations_of(protocol):
     return [name for name, e in STUDY.evaluations.items() if e.protocol == protocol]
+
+
+# -- resources: of a job at the scale of the papers; a study on the CPU asks for no GPU and one thread ------------------
+
+ON_CPU = STUDY.execution.device == "cpu"
+
+
+def gpus(resources):
+    return 0 if ON_CPU else resources.gpu
+
+
+def threads_of(resources):
+    return 1 if ON_CPU else resources.threads
+
+
+def growing(mem_mb):
+    """Memory that grows with each attempt."""
+    return lambda wildcards, attempt: attempt * mem_mb
+
+
+# -- data ----------------------------------------------------------------------------------------------------------------
 
 
 def settings_of(kind):
@@ -83,55 +119,74 @@ def source_stamp(wildcards):
     )
 
 
+def receipts(names):
+    return [f"results/data/{name}.json" for name in names]
+
+
+# -- specifications ------------------------------------------------------------------------------------------------------
+
+
 def run_spec(wildcards):
-    return json.dumps(STUDY.run_spec(wildcards.run, int(wildcards.seed)))
-
-
-def run_state(wildcards):
-    """Keyed by the configuration: a changed run starts afresh, an interrupted one resumes. Not an output: Snakemake
-    deletes the outputs of failed jobs."""
-    spec = STUDY.run_spec(wildcards.run, int(wildcards.seed))
-    return f"results/state/{wildcards.run}-s{wildcards.seed}-{config_hash(spec)}"
-
-
-def file_of(backbone):
-    """What a job waits for; a checkpoint that is not there yet is reported by the job itself."""
-    if backbone["kind"] == "checkpoint" and not os.path.isfile(backbone["file"]):
-        return []
-    return [] if backbone["kind"] == "random" else path_of(backbone)
-
-
-def path_of(backbone):
-    if backbone["kind"] == "run":
-        return f"results/{backbone['name']}/s{backbone['seed']}/backbone.safetensors"
-    return backbone["file"]
-
-
-def run_init(wildcards):
-    return file_of(STUDY.run_spec(wildcards.run, int(wildcards.seed))["init"])
-
-
-def init_option(wildcards):
-    init = STUDY.run_spec(wildcards.run, int(wildcards.seed))["init"]
-    return "" if init["kind"] == "random" else f"--init {path_of(init)}"
+    return STUDY.run_spec(wildcards.run, int(wildcards.seed))
 
 
 def curation_spec(wildcards):
-    return json.dumps(STUDY.curation_spec(wildcards.name))
+    return STUDY.curation_spec(wildcards.name)
+
+
+def evaluation_spec(wildcards):
+    return STUDY.evaluation_spec(
+        wildcards.run, int(wildcards.seed), wildcards.evaluation
+    )
+
+
+def file_of(spec):
+    """A rule's parameter: the file's name holds the hash, so that a changed setting reruns what depends on it. Text, because
+    Snakemake does not remember other kinds of parameters."""
+    return lambda wildcards: str(spec(wildcards).path(RESULTS))
+
+
+def state_of(spec):
+    """Not an output: Snakemake deletes the outputs of failed jobs."""
+    return lambda wildcards: str(spec(wildcards).state(RESULTS))
+
+
+def path_of(origin):
+    if origin.kind == "run":
+        return f"results/{origin.name}/s{origin.seed}/backbone.safetensors"
+    return origin.file
+
+
+def waits_for(origin):
+    """A checkpoint that is not there yet is reported by the job itself."""
+    if origin.kind == "checkpoint" and not os.path.isfile(origin.file):
+        return []
+    return [] if origin.kind == "random" else path_of(origin)
+
+
+def run_init(wildcards):
+    return waits_for(run_spec(wildcards).init)
+
+
+def init_option(wildcards):
+    init = run_spec(wildcards).init
+    return "" if init.kind == "random" else f"--init {shlex.quote(path_of(init))}"
+
+
+def run_data(wildcards):
+    return receipts(run_spec(wildcards).data or [])
 
 
 def curation_backbone(wildcards):
-    return file_of(STUDY.curation_spec(wildcards.name)["backbone"])
+    return waits_for(curation_spec(wildcards).backbone)
 
 
 def curation_backbone_path(wildcards):
-    return path_of(STUDY.curation_spec(wildcards.name)["backbone"])
+    return path_of(curation_spec(wildcards).backbone)
 
 
 def curation_data(wildcards):
-    return [
-        f"results/data/{name}.json" for name in STUDY.curations[wildcards.name].data
-    ]
+    return receipts(STUDY.curations[wildcards.name].data)
 
 
 def curation_references(wildcards):
@@ -139,42 +194,21 @@ def curation_references(wildcards):
     return generated(retrieve.source) if retrieve else []
 
 
-def run_data(wildcards):
-    return [
-        f"results/data/{name}.json"
-        for name in getattr(STUDY.runs[wildcards.run], "data", [])
-    ]
-
-
-def evaluation_spec(wildcards):
-    return json.dumps(
-        STUDY.evaluation_spec(wildcards.run, int(wildcards.seed), wildcards.evaluation)
-    )
-
-
-def evaluation_state(wildcards):
-    spec = STUDY.evaluation_spec(
-        wildcards.run, int(wildcards.seed), wildcards.evaluation
-    )
-    return f"results/state/{wildcards.run}-s{wildcards.seed}-{wildcards.evaluation}-{config_hash(spec)}"
-
-
 def evaluation_data(wildcards):
     return generated(STUDY.evaluations[wildcards.evaluation].settings.root)
 
 
-def records_of(table):
+# -- tables --------------------------------------------------------------------------------------------------------------
+
+
+def table_records(wildcards):
     """The result records a table is made of, in the study's order."""
     return [
         f"results/{run}/s{seed}/{evaluation}.json"
         for run, seed, evaluation in STUDY.evaluation_jobs()
-        if table in ("all", "cost")
-        or STUDY.evaluations[evaluation].settings.TASK == table
+        if wildcards.table
+        in ("all", "cost", STUDY.evaluations[evaluation].settings.TABLE)
     ]
-
-
-def table_records(wildcards):
-    return records_of(wildcards.table)
 
 
 # pictures of each run's first seed

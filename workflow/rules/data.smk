@@ -29,6 +29,7 @@ rule prepare_video:
         name=only(STUDY.videos),
     conda:
         "../../envs/main.yaml"
+    threads: threads_of(Asked())
     params:
         settings=settings_of("videos"),
         stamp=source_stamp,
@@ -70,13 +71,16 @@ rule curate:
         name=only(STUDY.curations),
     conda:
         "../../envs/main.yaml"
+    threads: threads_of(Asked())
     resources:
-        gpu=0,
+        gpu=gpus(Asked()),
+        mem_mb=growing(32_000),
+        runtime=240,
     params:
-        spec=curation_spec,
+        spec=file_of(curation_spec),
         backbone=curation_backbone_path,
     shell:
-        "densewalk curate --spec {params.spec:q} --backbone {params.backbone} --data {input.data} --out {output.receipt}"
+        "densewalk curate --spec {params.spec:q} --backbone {params.backbone:q} --data {input.data} --out {output.receipt}"
         " --threads {threads} 2> {log}"
 
 

@@ -34,8 +34,12 @@ rule features:
         "results/logs/{run}/s{seed}/features.log",
     conda:
         "../../envs/main.yaml"
+    resources:
+        gpu=gpus(Asked()),
+        mem_mb=growing(16_000),
+        runtime=30,
     params:
-        spec=run_spec,
+        spec=file_of(run_spec),
         init=init_option,
         settings=STUDY.pictures.model_dump_json(),
     shell:
@@ -54,7 +58,7 @@ rule report:
     conda:
         "../../envs/main.yaml"
     params:
-        plan=json.dumps(STUDY.plan()),
+        plan=PLAN_FILE,
     shell:
         "densewalk report --plan {params.plan:q} --results results --out {output} 2> {log}"
 
@@ -63,5 +67,5 @@ rule report:
 onerror:
     shell(
         "densewalk report --plan {plan:q} --results results --out results/report.html || true",
-        plan=json.dumps(STUDY.plan()),
+        plan=PLAN_FILE,
     )

@@ -1,49 +1,39 @@
-# initial backbone + data -> results/{run}/s{seed}/backbone.safetensors
+# initial backbone + data -> results/{run}/s{seed}/backbone.safetensors; one rule per method, so that each has its own resources
 
+METHODS = {"none": Asked(gpu=0, threads=1, mem_mb=8000, runtime=30)} | {
+    name: settings.RESOURCES for name, settings in registry.methods().items()
+}
 
-rule baseline:
-    input:
-        init=run_init,
-        data=run_data,
-    output:
-        backbone="results/{run}/s{seed}/backbone.safetensors",
-        record="results/{run}/s{seed}/run.json",
-    log:
-        "results/logs/{run}/s{seed}/train.log",
-    benchmark:
-        "results/logs/{run}/s{seed}/train.tsv"
-    wildcard_constraints:
-        run=only(runs_of("none")),
-    conda:
-        "../../envs/main.yaml"
-    resources:
-        gpu=0,
-        nodes=1,
-    params:
-        spec=run_spec,
-        init=init_option,
-        state=run_state,
-        out=subpath(output.backbone, parent=True),
-    shell:
-        "densewalk train --spec {params.spec:q} {params.init} --data {input.data} --state {params.state} --out {params.out}"
-        " --threads {threads} --gpus {resources.gpu} --nodes {resources.nodes} 2> {log}"
+for method, asked in METHODS.items():
 
-
-use rule baseline as train_dora with:
-    wildcard_constraints:
-        run=only(runs_of("dora")),
-
-
-use rule baseline as train_dino with:
-    wildcard_constraints:
-        run=only(runs_of("dino")),
-
-
-use rule baseline as train_neco with:
-    wildcard_constraints:
-        run=only(runs_of("neco")),
-
-
-use rule baseline as train_timetuning with:
-    wildcard_constraints:
-        run=only(runs_of("timetuning")),
+    rule:
+        name:
+            "baseline" if method == "none" else f"train_{method}"
+        input:
+            init=run_init,
+            data=run_data,
+        output:
+            backbone="results/{run}/s{seed}/backbone.safetensors",
+            record="results/{run}/s{seed}/run.json",
+        log:
+            "results/logs/{run}/s{seed}/train.log",
+        benchmark:
+            "results/logs/{run}/s{seed}/train.tsv"
+        wildcard_constraints:
+            run=only(runs_of(method)),
+        conda:
+            "../../envs/main.yaml"
+        threads: threads_of(asked)
+        resources:
+            gpu=gpus(asked),
+            nodes=1,
+            mem_mb=growing(asked.mem_mb),
+            runtime=asked.runtime,
+        params:
+            spec=file_of(run_spec),
+            init=init_option,
+            state=state_of(run_spec),
+            out=subpath(output.backbone, parent=True),
+        shell:
+            "densewalk train --spec {params.spec:q} {params.init} --data {input.data} --state {params.state} --out {params.out}"
+            " --threads {threads} --gpus {resources.gpu} --nodes {resources.nodes} 2> {log}"

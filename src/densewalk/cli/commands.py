@@ -148,24 +148,25 @@ def curate(args: argparse.Namespace) -> None:
     """Choose what to train on."""
     import torch
 
-    from densewalk.jobs import curate as curate_job
+    from densewalk.jobs.curate import curate as choose
+    from densewalk.study.specs import CurationSpec, read_spec
 
     torch.set_num_threads(args.threads)
-    curate_job.curate(args.spec, args.backbone, args.data, args.out, args.execution)
+    choose(read_spec(args.spec, CurationSpec), args.backbone, args.data, args.out, args.execution)
 
 
 def train(args: argparse.Namespace) -> None:
     """Make one run's backbone, in as many processes as asked for."""
     from densewalk.training.launch import become_processes, claim_gpus
 
-    claim_gpus(args.gpus)
-    become_processes(args.gpus, args.nodes, args.threads)
+    become_processes(claim_gpus(args.gpus), args.nodes, args.threads)
     import torch
 
-    from densewalk.jobs import train as train_job
+    from densewalk.jobs.train import make_backbone
+    from densewalk.study.specs import RunSpec, read_spec
 
     torch.set_num_threads(max(1, args.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    train_job.run(args.spec, args.init, args.data, args.state, args.out, args.execution)
+    make_backbone(read_spec(args.spec, RunSpec), args.init, args.data, args.state, args.out, args.execution)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -175,30 +176,33 @@ def evaluate(args: argparse.Namespace) -> None:
     claim_gpus(args.gpus)
     import torch
 
-    from densewalk.jobs import evaluate as evaluate_job
+    from densewalk.jobs.evaluate import evaluate as evaluate_backbone
+    from densewalk.study.specs import EvaluationSpec, read_spec
 
     torch.set_num_threads(args.threads)
-    evaluate_job.evaluate(args.spec, args.backbone, args.state, args.out, args.execution)
+    evaluate_backbone(read_spec(args.spec, EvaluationSpec), args.backbone, args.state, args.out, args.execution)
 
 
 def features(args: argparse.Namespace) -> None:
     """Draw one backbone's features."""
     import torch
 
-    from densewalk.jobs import features as features_job
+    from densewalk.jobs.features import features as draw
+    from densewalk.study.specs import RunSpec, read_spec
     from densewalk.visualization.settings import PictureSettings
 
     torch.set_num_threads(args.threads)
     settings = PictureSettings.model_validate(args.settings)
-    features_job.features(args.spec, args.init, args.backbone, args.data, settings, args.out, args.execution.device)
+    draw(read_spec(args.spec, RunSpec), args.init, args.backbone, args.data, settings, args.out, args.execution.device)
 
 
 def tables(args: argparse.Namespace) -> None:
     """Write one table."""
     from densewalk.results.formats import write_latex, write_markdown
-    from densewalk.results.tables import records_in, write_table
+    from densewalk.results.records import results_in
+    from densewalk.results.tables import write_table
 
-    write_table([record for path in args.records for record in (records_in(path) if path.is_dir() else [path])], args.table, args.out)
+    write_table([record for path in args.records for record in (results_in(path) if path.is_dir() else [path])], args.table, args.out)
     write_markdown(args.out, args.out.with_suffix(".md"))
     write_latex(args.out, args.out.with_suffix(".tex"))
 
@@ -217,9 +221,10 @@ def diff(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace) -> None:
     """Write the page."""
     from densewalk.results.page.page import report as write_page
+    from densewalk.results.plan import read_plan
     from densewalk.study.config import load_study
 
     if (args.config is None) == (args.plan is None):
         raise UserError("densewalk report takes the study's config.yaml, or --plan")
-    plan = load_study(args.config).plan() if args.config else args.plan
+    plan = load_study(args.config).plan() if args.config else read_plan(args.plan)
     write_page(plan, args.results, args.out or args.results / "report.html")

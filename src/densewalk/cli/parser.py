@@ -8,8 +8,8 @@ densewalk checkpoints                              # the public backbones that a
 densewalk fetch dinov2_vits14_reg | --config FILE  # download public checkpoints, or all of a study's
 densewalk probe walk.mp4                           # codec, size, frame rate, length of a video
 densewalk add-video walk.mp4 --out study.yaml      # what is usable in it, a contact sheet, a study to begin with
-densewalk train --spec JSON --state DIR --out DIR [--init FILE] [--data RECEIPT ...]
-densewalk evaluate --spec JSON --backbone FILE --state DIR --out FILE
+densewalk train --spec FILE --state DIR --out DIR [--init FILE] [--data RECEIPT ...]
+densewalk evaluate --spec FILE --backbone FILE --state DIR --out FILE
 densewalk tables | report ...                      # results -> CSV, HTML
 densewalk diff results_before results_after        # which numbers changed, and why
 """
@@ -92,14 +92,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--receipt", type=Path, required=True)
 
     p = _command(commands, "curate", curate, "choose frames and pictures to train on")
-    p.add_argument("--spec", type=json.loads, required=True)
+    p.add_argument("--spec", type=Path, required=True, help="results/specs/{hash}.json, which the workflow writes")
     p.add_argument("--backbone", type=Path, required=True)
     p.add_argument("--data", type=Path, nargs="+", required=True, metavar="RECEIPT")
     p.add_argument("--out", type=Path, required=True)
     _execution_options(p)
 
     p = _command(commands, "train", train, "make one run's backbone")
-    p.add_argument("--spec", type=json.loads, required=True)
+    p.add_argument("--spec", type=Path, required=True, help="results/specs/{hash}.json, which the workflow writes")
     p.add_argument("--init", type=Path)
     p.add_argument("--data", type=Path, nargs="*", default=[], metavar="RECEIPT")
     p.add_argument("--out", type=Path, required=True)
@@ -107,13 +107,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--nodes", type=int, default=1, help="of the Slurm job; each runs a process per GPU that Slurm gives it")
 
     p = _command(commands, "evaluate", evaluate, "evaluate one backbone by one protocol")
-    p.add_argument("--spec", type=json.loads, required=True)
+    p.add_argument("--spec", type=Path, required=True, help="results/specs/{hash}.json, which the workflow writes")
     p.add_argument("--backbone", type=Path, required=True)
     p.add_argument("--out", type=Path, required=True)
     _job_options(p)
 
     p = _command(commands, "features", features, "pictures of one backbone's features")
-    p.add_argument("--spec", type=json.loads, required=True)
+    p.add_argument("--spec", type=Path, required=True, help="results/specs/{hash}.json, which the workflow writes")
     p.add_argument("--init", type=Path)
     p.add_argument("--backbone", type=Path, required=True)
     p.add_argument("--data", type=Path, nargs="*", default=[], metavar="RECEIPT")
@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--csv", type=Path, help="write the changes to this file, too")
     p = _command(commands, "report", report, "tables, curves and pictures -> one page, of an unfinished study, too")
     p.add_argument("config", type=Path, nargs="?", help="the study's configuration")
-    p.add_argument("--plan", type=json.loads, help="what the workflow gives in its place")
+    p.add_argument("--plan", type=Path, help="the plan that the workflow writes, in its place")
     p.add_argument("--results", type=Path, default=Path("results"))
     p.add_argument("--out", type=Path, help="default: report.html in the folder of results")
     return top

@@ -7,7 +7,6 @@
 Data are looked at by the evaluations' own readers, checkpoints are loaded as a run loads them: nothing is judged by rules of its own.
 """
 
-import importlib
 import platform
 import shlex
 import shutil
@@ -23,21 +22,17 @@ import torch
 from densewalk.core.errors import UserError
 from densewalk.core.progress import columns
 from densewalk.core.provenance import versions
-from densewalk.data.benchmarks import label_maps as labelled
-from densewalk.data.benchmarks.boxes import got10k
-from densewalk.data.benchmarks.classification import imagenet
 from densewalk.data.check_images import read_list
 from densewalk.data.download.catalog import command_for, command_for_file, set_of
 from densewalk.data.download.fetch import receipt_path, verify
 from densewalk.data.frame_folders import FrameFolders
 from densewalk.data.image_folder import ImageFolder
-from densewalk.data.images import read_rgb
 from densewalk.data.settings import ImagesSettings
 from densewalk.data.video.probe import probe, undecodable
-from densewalk.evaluations.common import dense_features
 from densewalk.models.catalog import Checkpoint, public_checkpoint, published
 from densewalk.models.loading import load
 from densewalk.study.config import Study
+from densewalk.study.registry import evaluation_module
 from densewalk.training.tensorboard import require_tensorboard
 
 SPARE = 20 * 2**30  # bytes that a study's results, caches and states should find free
@@ -183,98 +178,5 @@ def data_of(protocol: str, settings: Any) -> str:
     Raises:
         UserError: what the evaluation would stop with.
     """
-    counts = ", ".join(f"{count} {what}" for what, count in READERS[protocol](settings).items())
+    counts = ", ".join(f"{count} {what}" for what, count in evaluation_module(protocol).describe_data(settings).items())
     return f"{settings.root}: {counts}"
-
-
-def _halves(halves: tuple[Any, Any]) -> dict[str, int]:
-    return {"training images": len(halves[0]), "validation images": len(halves[1])}
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(f"densewalk.evaluations.{name}.evaluate")
-
-
-def _opened(settings: Any, *sides: list[labelled.Example]) -> None:
-    for side in sides:
-        labelled.read(side[0], label_values=settings.label_values, ignore=settings.ignored)
-
-
-def _segmentation(settings: Any) -> dict[str, int]:
-    return _halves(_module("segmentation").check_data(settings))
-
-
-def _coco(settings: Any) -> dict[str, int]:
-    training, validation = _module("coco").check_data(settings)
-    for split in (training, validation):
-        read_rgb(min(path for path in split.images.iterdir() if path.suffix == ".jpg"))
-    return {"training images": training.count, "validation images": validation.count}
-
-
-def _davis(settings: Any) -> dict[str, int]:
-    sequences = _module("davis").find_sequences(settings.resolved())
-    return {"sequences": len(sequences), "frames": sum(map(len, sequences))}
-
-
-def _clips(settings: Any) -> dict[str, int]:
-    clips = _module("video_segmentation").find_clips(settings)
-    return {"clips": len(clips), "frames": sum(len(clip.numbers) for clip in clips)}
-
-
-def _incontext(settings: Any) -> dict[str, int]:
-    memory, queries = _module("incontext").splits(settings)
-    _opened(settings, memory, queries)
-    return {"memory images": len(memory), "query images": len(queries)}
-
-
-def _linear_segmentation(settings: Any) -> dict[str, int]:
-    halves = _module("linear_segmentation").splits(settings, seed=0)
-    _opened(settings, *halves)
-    return _halves(halves)
-
-
-def _overcluster(settings: Any) -> dict[str, int]:
-    examples = dense_features.split(settings, "validation", settings.val_list, settings.val_every, settings.val_offset)
-    _opened(settings, examples)
-    return {"validation images": len(examples)}
-
-
-def _unsupervised_segmentation(settings: Any) -> dict[str, int]:
-    training, validation = _module("unsupervised_segmentation").splits(settings)
-    _opened(settings, *([training] if training else []), validation)
-    return _halves((training, validation))
-
-
-def _classification(settings: Any) -> dict[str, int]:
-    halves = imagenet(settings.root, settings.training, settings.validation)
-    for half in halves:
-        read_rgb(half.paths[0])
-    return {**_halves(halves), "classes": len(halves[0].names)}
-
-
-def _discovery(settings: Any) -> dict[str, int]:
-    examples = _module("discovery").find_images(settings)
-    read_rgb(examples[0].image)
-    return {"images": len(examples), "boxes": sum(len(example.boxes) for example in examples)}
-
-
-def _tracking(settings: Any) -> dict[str, int]:
-    tracks = got10k(settings.root, settings.split, settings.sequences)
-    for track in tracks:
-        _module("tracking").check(track)
-    return {"sequences": len(tracks), "frames": sum(map(len, tracks))}
-
-
-READERS: dict[str, Callable[[Any], dict[str, int]]] = {
-    **dict.fromkeys(("ade20k_linear", "ade20k_upernet", "segmentation_linear", "segmentation_upernet"), _segmentation),
-    "coco": _coco,
-    "davis": _davis,
-    "video_segmentation": _clips,
-    "incontext": _incontext,
-    "linear_segmentation": _linear_segmentation,
-    "overcluster": _overcluster,
-    "unsupervised_segmentation": _unsupervised_segmentation,
-    **dict.fromkeys(("knn", "linear"), _classification),
-    "discovery": _discovery,
-    "tracking": _tracking,
-}

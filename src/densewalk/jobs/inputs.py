@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from densewalk.core.errors import UserError
 from densewalk.core.files import read_json
@@ -12,33 +11,34 @@ from densewalk.data.sources import Source
 from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import FeatureCache
 from densewalk.models.loading import create, load
+from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
+from densewalk.study.specs import RunSpec
 from densewalk.training.execution import Execution
 
 
-def initial_backbone(spec: dict[str, Any], init: Path | None) -> Backbone:
+def initial_backbone(spec: RunSpec, init: Path | None) -> Backbone:
     """Random weights of the run's seed, or the given file's."""
-    if spec["init"]["kind"] == "random":
-        return create(spec["arch"], seed=spec["seed"])
+    if isinstance(spec.init, RandomWeights):
+        return create(spec.arch, seed=spec.seed)
     assert init is not None
-    return read_backbone(spec["init"], spec["arch"], init)
+    return read_backbone(spec.init, spec.arch, init)
 
 
-def read_backbone(described: dict[str, Any], arch: str, file: Path) -> Backbone:
-    """A checkpoint's or a run's backbone.
+def read_backbone(origin: CheckpointFile | RunBackbone, arch: str, file: Path) -> Backbone:
+    """The backbone of a checkpoint or of a run.
 
     Raises:
         UserError: the file is missing, has another checksum, or does not fit the architecture.
     """
+    checkpoint = origin if isinstance(origin, CheckpointFile) else None
     if not file.is_file():
-        url = described.get("url")
+        url = checkpoint.url if checkpoint else None
         todo = f"`densewalk fetch` where there is a network, or download {url}" if url else "put it there or correct `file`"
         raise UserError(f"checkpoint {file} does not exist", todo=todo)
-    expected = described.get("sha256")
-    if expected and (found := file_sha256(file)) != expected:
-        raise UserError(f"{file} has sha256 {found}, expected {expected}", todo="download it again")
-    # a run's own export knows its architecture, which NeCo may have changed by dropping the registers
-    own = None if described["kind"] == "run" else arch
-    backbone = load(file, own, key=described.get("key"), interpolation=described.get("interpolation"))
+    if checkpoint and checkpoint.sha256 and (found := file_sha256(file)) != checkpoint.sha256:
+        raise UserError(f"{file} has sha256 {found}, expected {checkpoint.sha256}", todo="download it again")
+    # the export of a run knows its architecture, which NeCo may have changed by dropping the registers
+    backbone = load(file, arch, key=checkpoint.key, interpolation=checkpoint.interpolation) if checkpoint else load(file)
     log.info("%s", backbone.report)
     return backbone
 

@@ -3,7 +3,6 @@
 results/{run}/s{seed}/backbone.safetensors, run.json, card.md, metrics.jsonl, training/*.png, tensorboard/ (if asked for)
 """
 
-import importlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,49 +14,41 @@ from torch.utils.data import Dataset
 from densewalk.core import distributed
 from densewalk.core.errors import UserError
 from densewalk.core.files import write_json
-from densewalk.core.hashing import config_hash, file_sha256
+from densewalk.core.hashing import file_sha256
 from densewalk.core.progress import log
 from densewalk.core.provenance import record
+from densewalk.core.typed_files import write_model
 from densewalk.data.sources import Source
 from densewalk.jobs.inputs import initial_backbone, read_sources
 from densewalk.models.backbone import Backbone
 from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.export import export_backbone, write_card
-from densewalk.study.registry import parse_training
+from densewalk.results.records import RunRecord, TrainingRecord
+from densewalk.study.registry import method_class
+from densewalk.study.specs import RunSpec
 from densewalk.training import learning_curve, loop
 from densewalk.training.execution import Execution
 from densewalk.training.method import Method
 from densewalk.training.state import State
 from densewalk.training.tensorboard import require_tensorboard
 
-METHODS = {
-    "dora": ("densewalk.methods.dora.method", "Dora"),
-    "dino": ("densewalk.methods.dino.method", "Dino"),
-    "neco": ("densewalk.methods.neco.method", "Neco"),
-    "timetuning": ("densewalk.methods.timetuning.method", "TimeTuning"),
-}
 
-
-# -- runs ------------------------------------------------------------------------------------------------------------
-
-
-def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state: Path, out: Path, execution: Execution) -> None:
+def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], state: Path, out: Path, execution: Execution) -> None:
     """Make one run's backbone: train it, or for a baseline take it over.
 
     Args:
-        spec: `Study.run_spec`.
         init: the initial backbone's file, unless it is random.
         receipts: of the prepared data, in the specification's order.
         state: folder of the resumable state. out: folder of the results.
     """
     backbone = initial_backbone(spec, init)
     loaded = str(backbone.report) if backbone.report else None
-    if spec["method"] == "none":
-        hand_on(backbone, spec, out, training=None, loaded=loaded)
+    if spec.settings is None:
+        export_run(backbone, spec, out, training=None, loaded=loaded)
         return
     if execution.tensorboard:
         require_tensorboard()
-    sources = [source for path, name in zip(receipts, spec["data"], strict=True) for source in read_sources(path, name)]
+    sources = [source for path, name in zip(receipts, spec.data or {}, strict=True) for source in read_sources(path, name)]
     inputs = {str(path): file_sha256(path) for path in [*receipts, *([init] if init else [])]}
     device = distributed.local_device(execution.device)
     with distributed.process_group(device):
@@ -66,7 +57,7 @@ def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state
             return
         with State(state, inputs) as held:
             method, data, trained = train(spec, backbone, sources, held, execution, device)
-            training = {
+            facts = {
                 "steps": trained.steps,
                 "samples_seen": trained.samples,
                 **trained.cost.record(),
@@ -76,26 +67,25 @@ def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state
             }
             draw(method, data, out / "training")
             learning_curve.keep_curves(held.folder, out, tensorboard=execution.tensorboard)
-            hand_on(method.export(), spec, out, training, loaded)
+            export_run(method.export(), spec, out, TrainingRecord.model_validate(facts), loaded)
 
 
 def train(
-    spec: dict[str, Any], backbone: Backbone, sources: Sequence[Source], state: State, execution: Execution, device: torch.device
+    spec: RunSpec, backbone: Backbone, sources: Sequence[Source], state: State, execution: Execution, device: torch.device
 ) -> tuple[Method, "Dataset[Any]", loop.Trained]:
     """Build the method and train it to the end; the method, the data set and what was spent."""
-    settings = parse_training(spec["method"], spec["settings"])
-    parts = execution.parts_of(spec["run"])
+    assert spec.settings is not None
+    settings, parts = spec.settings, execution.parts_of(spec.run)
     if obstacle := settings.obstacle_to_parts(parts, distributed.world_size()):
         raise UserError(obstacle, todo="correct execution.accumulate")
-    module, name = METHODS[spec["method"]]
-    kind = getattr(importlib.import_module(module), name)
+    kind = method_class(spec.method)
     data = kind.dataset(settings, sources)
     total, per_epoch = settings.total_steps(len(data))
-    log.info("%s, seed %d: %d samples, %d steps of batch %d", spec["run"], spec["seed"], len(data), total, settings.batch_size)
+    log.info("%s, seed %d: %d samples, %d steps of batch %d", spec.run, spec.seed, len(data), total, settings.batch_size)
     if distributed.rank() == 0:  # for `densewalk status`
         write_json(state.folder / "plan.json", {"steps": total, "gpus": distributed.world_size() if device.type == "cuda" else 0})
-    torch.manual_seed(spec["seed"])
-    method = kind(settings, backbone, total, per_epoch, spec["seed"])
+    torch.manual_seed(spec.seed)
+    method = kind(settings, backbone, total, per_epoch, spec.seed)
     method.diagnostics = state.folder
     compiled = CompiledBlocks() if execution.compile else None
     for part in method.modules():
@@ -106,7 +96,7 @@ def train(
         method,
         data,
         batch_size=settings.batch_size,
-        seed=spec["seed"],
+        seed=spec.seed,
         state=state,
         execution=execution,
         device=device,
@@ -123,21 +113,25 @@ def draw(method: Method, data: "Dataset[Any]", folder: Path) -> None:
         method.eval().pictures(data, folder)
 
 
-def hand_on(backbone: Backbone, spec: dict[str, Any], out: Path, training: dict[str, Any] | None, loaded: str | None) -> None:
+def export_run(backbone: Backbone, spec: RunSpec, out: Path, training: TrainingRecord | None, loaded: str | None) -> None:
     """Write the backbone with its card and record; the backbone comes last, so that its existence means all is there.
 
     Args:
         loaded: what was taken from the initial backbone's file.
     """
-    sha = config_hash(spec)
     facts = record()
-    compat = parse_training(spec["method"], spec["settings"]).deviations if "settings" in spec else ""
-    init = spec["init"].get("name", "random weights")
-    made = {"config_hash": sha, "arch": backbone.arch.name, "compat": compat, "spec": spec, "training": training, "loaded": loaded}
-    write_json(out / "run.json", {**made, **facts})
-    described = {"run": spec["run"], "seed": spec["seed"], "method": spec["method"], "compat": compat or "-", "init": init}
-    data = ", ".join(spec.get("data", {})) or "no data"
-    known = {"data": data, "config_hash": sha, "commit": facts["commit"], "loaded": f"\nInitial weights: {loaded}.\n" if loaded else ""}
+    compat = spec.settings.deviations if spec.settings else ""
+    made = {"config_hash": spec.hash, "arch": backbone.arch.name, "compat": compat, "training": training, "loaded": loaded}
+    write_model(out / "run.json", RunRecord.model_validate({**made, "spec": spec.model_dump(mode="json"), **facts}))
+    init = "random weights" if spec.init.kind == "random" else spec.init.name
+    described = {"run": spec.run, "seed": spec.seed, "method": spec.method, "compat": compat or "-", "init": init}
+    data = ", ".join(spec.data or {}) or "no data"
+    known = {
+        "data": data,
+        "config_hash": spec.hash,
+        "commit": facts["commit"],
+        "loaded": f"\nInitial weights: {loaded}.\n" if loaded else "",
+    }
     write_card(backbone, out / "card.md", {**described, **known})
-    export_backbone(backbone, out / "backbone.safetensors", run=f"{spec['run']}-s{spec['seed']}", config_hash=sha)
+    export_backbone(backbone, out / "backbone.safetensors", run=f"{spec.run}-s{spec.seed}", config_hash=spec.hash)
     log.info("wrote %s", out / "backbone.safetensors")

@@ -20,8 +20,9 @@ from typing import Any
 import pandas as pd
 
 from densewalk.core.errors import UserError
-from densewalk.core.files import read_json
-from densewalk.results.tables import Record, fixed, read_records, records_in, write_csv
+from densewalk.models.origin import RunBackbone
+from densewalk.results.records import ResultRecord, RunRecord, read_results, read_run, results_in
+from densewalk.results.tables import fixed, write_csv
 
 COLUMNS = ("change", "run", "seed", "evaluation", "metric", "before", "after", "difference", "why")
 UNKNOWN = "nothing that the records tell: has the data, or a checkpoint's file, changed?"
@@ -55,14 +56,14 @@ def compare(before: Path, after: Path) -> Comparison:
     Raises:
         UserError: one of them is none, or holds a broken record.
     """
-    old, new = (results_in(folder) for folder in (before, after))
+    old, new = (results_of(folder) for folder in (before, after))
     changes, equal = [], 0
     for key in [*old, *(k for k in new if k not in old)]:
         a, b = old.get(key), new.get(key)
         why: tuple[str, ...] | None = None
-        for metric in dict.fromkeys(m for r in (a, b) if r for m in r["metrics"]):
-            values = [r["metrics"].get(metric) if r else None for r in (a, b)]
-            known = [r is not None and metric in r["metrics"] for r in (a, b)]
+        for metric in dict.fromkeys(m for r in (a, b) if r for m in r.metrics):
+            values = [r.metrics.get(metric) if r else None for r in (a, b)]
+            known = [r is not None and metric in r.metrics for r in (a, b)]
             if all(known) and values[0] == values[1]:
                 equal += 1
                 continue
@@ -72,64 +73,65 @@ def compare(before: Path, after: Path) -> Comparison:
     return Comparison(changes, equal)
 
 
-def results_in(folder: Path) -> dict[tuple[str, int, str], Record]:
+def results_of(folder: Path) -> dict[tuple[str, int, str], ResultRecord]:
     """The result records below a folder by run, seed and evaluation."""
     if not folder.is_dir():
         raise UserError(f"folder {folder} does not exist", allowed="a study's results, e.g. my-study/results")
-    paths = records_in(folder)
+    paths = results_in(folder)
     if not paths:
         raise UserError(f"{folder} holds no result", allowed="a folder with {run}/s{seed}/{evaluation}.json, e.g. my-study/results")
-    return {(r["run"], r["seed"], r["evaluation"]): r for r in read_records(paths)}
+    return {(r.run, r.seed, r.evaluation): r for r in read_results(paths)}
 
 
 # -- why -------------------------------------------------------------------------------------------------------------
 
 
-def reasons(a: Record, b: Record, before: Path, after: Path) -> Iterator[str]:
+def reasons(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> Iterator[str]:
     """What the records of one evaluation, and of the runs behind it, say differently."""
     found = [
-        *(f"the evaluation: {text}" for text in unequal(a["spec"], b["spec"], ignored=("run_hash", "labels"))),
+        *(f"the evaluation: {text}" for text in unequal(a.spec, b.spec, ignored=("run_hash", "labels"))),
         *why_the_run(a, b, before, after),
         *facts(a, b),
     ]
     yield from found or [UNKNOWN]
 
 
-def why_the_run(a: Record, b: Record, before: Path, after: Path) -> Iterator[str]:
+def why_the_run(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> Iterator[str]:
     """What is different about how the backbone was made, back to the first run of the chain that differs by itself."""
-    if a["run_hash"] == b["run_hash"]:
-        made = [_run_record(folder, a["run"], a["seed"]) for folder in (before, after)]
-        yield from (f"the run: {text}" for text in (facts(*made) if all(made) else []))
+    if a.run_hash == b.run_hash:
+        one, two = (_run_record(folder, a.run, a.seed) for folder in (before, after))
+        yield from (f"the run: {text}" for text in (facts(one, two) if one and two else []))
         return
-    run, seed, where = a["run"], a["seed"], "the run"
+    run, seed, where = a.run, a.seed, "the run"
     while True:
         one, two = (_run_record(folder, run, seed) for folder in (before, after))
         if not (one and two):
             yield f"{where}: another configuration, of which run.json is not there"
             return
-        yield from (f"{where}: {text}" for text in unequal(one["spec"], two["spec"], ignored=("hash", "run")))
-        init = two["spec"]["init"]
-        if init["kind"] != "run" or init == one["spec"]["init"]:
+        yield from (f"{where}: {text}" for text in unequal(one.spec.model_dump(), two.spec.model_dump(), ignored=("hash", "run")))
+        init = two.spec.init
+        if not isinstance(init, RunBackbone) or init == one.spec.init:
             return
-        run, seed, where = init["name"], init["seed"], f"{init['name']}, which it is built on"
+        run, seed, where = init.name, init.seed, f"{init.name}, which it is built on"
 
 
-def _run_record(folder: Path, run: str, seed: int) -> Record:
+def _run_record(folder: Path, run: str, seed: int) -> RunRecord | None:
     path = folder / run / f"s{seed}" / "run.json"
-    return read_json(path) if path.is_file() else {}
+    return read_run(path) if path.is_file() else None
 
 
-def facts(a: Record, b: Record) -> Iterator[str]:
+def facts(a: ResultRecord | RunRecord, b: ResultRecord | RunRecord) -> Iterator[str]:
     """Differences in what is recorded beside a configuration."""
     for name in ("compat", "version", "device"):
-        if a.get(name) != b.get(name):
-            yield f"{name}: {a.get(name)} -> {b.get(name)}"
-    commits = [r["commit"][:12] + ("+dirty" if r["dirty"] else "") for r in (a, b)]
-    if commits[0] != commits[1] or a["dirty"]:
+        one, two = (getattr(record, name, None) for record in (a, b))
+        if one != two:
+            yield f"{name}: {one} -> {two}"
+    commits = [r.commit[:12] + ("+dirty" if r.dirty else "") for r in (a, b)]
+    if commits[0] != commits[1] or a.dirty:
         yield f"commit: {commits[0]} -> {commits[1]}"
-    yield from (f"versions: {text}" for text in unequal(a["versions"], b["versions"]))
-    execution = [(r.get("training") or {}) for r in (a, b)]
-    yield from (f"training: {text}" for text in unequal(*({k: e.get(k) for k in ("device", "processes")} for e in execution)))
+    yield from (f"versions: {text}" for text in unequal(a.versions, b.versions))
+    trained = [{name: getattr(r.training, name, None) for name in ("device", "processes")} for r in (a, b)]
+    yield from (f"training: {text}" for text in unequal(*trained))
 
 
 def unequal(a: Any, b: Any, *, ignored: tuple[str, ...] = (), key: str = "") -> Iterator[str]:

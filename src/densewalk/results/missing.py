@@ -1,12 +1,11 @@
 """What a study should have and has not, and why, as far as logs tell. Free of torch."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-Plan = dict[str, Any]  # Study.plan
+from densewalk.results.plan import Plan
+from densewalk.results.records import read_result
 
 
 @dataclass(frozen=True)
@@ -37,42 +36,37 @@ def gaps(plan: Plan, results: Path) -> Iterator[Gap]:
 
     A result that is there but was made by another configuration than the plan's is `outdated`: it may be shown, not trusted.
     """
-    for run, facts in plan["runs"].items():
-        for seed in facts["seeds"]:
+    for run, planned in plan.runs.items():
+        for seed in planned.seeds:
             out = results / run / f"s{seed}"
             yield from _outdated(plan, run, seed, out)
             if not (out / "backbone.safetensors").is_file() and not evaluated(plan, run, out):
                 yield _backbone(plan, results, run, seed)
                 continue
-            for name in wanted(plan, run):
+            for name in plan.wanted(run):
                 if not (out / f"{name}.json").is_file():
                     yield Gap(run, seed, name, *_by_log(results / "logs" / run / f"s{seed}" / f"{name}.log"))
 
 
 def _outdated(plan: Plan, run: str, seed: int, out: Path) -> Iterator[Gap]:
-    for name in wanted(plan, run):
+    for name in plan.wanted(run):
         path = out / f"{name}.json"
-        if path.is_file() and json.loads(path.read_text())["config_hash"] != plan["hashes"][f"{run}/s{seed}/{name}"]:
+        if path.is_file() and read_result(path).config_hash != plan.hashes[f"{run}/s{seed}/{name}"]:
             yield Gap(
                 run, seed, name, "outdated", "made by another configuration than the study's is now; Snakemake will make it again", ""
             )
 
 
-def wanted(plan: Plan, run: str) -> list[str]:
-    """The evaluations of a run."""
-    return [name for name, facts in plan["evaluations"].items() if run in facts["runs"]]
-
-
 def evaluated(plan: Plan, run: str, out: Path) -> bool:
     """Whether all results of a run and seed are there; then nobody misses its backbone."""
-    names = wanted(plan, run)
+    names = plan.wanted(run)
     return bool(names) and all((out / f"{name}.json").is_file() for name in names)
 
 
 def _backbone(plan: Plan, results: Path, run: str, seed: int) -> Gap:
-    init = plan["runs"][run]["init"]
-    if init in plan["runs"]:
-        seeds = plan["runs"][init]["seeds"]
+    init = plan.runs[run].init
+    if init in plan.runs:
+        seeds = plan.runs[init].seeds
         theirs = seed if seed in seeds else seeds[0]
         if not (results / init / f"s{theirs}" / "backbone.safetensors").is_file():
             return Gap(run, seed, None, "waits", f"for {init}, seed {theirs}", "")

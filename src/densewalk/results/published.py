@@ -7,9 +7,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
 
 import pandas as pd
+
+from densewalk.results.records import ResultRecord
 
 CONFIDENCE = ("seen", "second_hand", "figure")
 MODEL = ("method", "init", "arch", "pretraining_data")
@@ -25,15 +26,15 @@ class Published:
     source: str
 
 
-def published(record: dict[str, Any], metric: str) -> Published | None:
+def published(record: ResultRecord, metric: str) -> Published | None:
     """The published value of the same data set, protocol, metric and model; None where any of them differs or is not known.
 
     The record's `labels` name the model as published.csv does; `published_metrics` names metrics that are called otherwise
     there. Of several sources the most reliable counts (seen, second hand, read off a figure); the others are mentioned.
     """
-    if not record["published_protocol"]:
+    if not record.published_protocol:
         return None
-    found = [row for row in of_model(record, metric) if row["protocol"] == record["published_protocol"]]
+    found = [row for row in of_model(record, metric) if row["protocol"] == record.published_protocol]
     if not found:
         return None
     best, *others = found
@@ -41,22 +42,22 @@ def published(record: dict[str, Any], metric: str) -> Published | None:
     return Published(float(best["value"]), best["protocol"], best["source"] + (f" (also {also})" if also else ""))
 
 
-def elsewhere(record: dict[str, Any], metric: str) -> str:
+def elsewhere(record: ResultRecord, metric: str) -> str:
     """Values of the same model, data set and metric by *other* protocols, to be read and not to be subtracted; empty without any."""
-    others = [row for row in of_model(record, metric) if row["protocol"] != record["published_protocol"]]
+    others = [row for row in of_model(record, metric) if row["protocol"] != record.published_protocol]
     return "; ".join(f"{row['value']} by {row['protocol']} [{row['source']}]" for row in others)
 
 
-def of_model(record: dict[str, Any], metric: str) -> list[Row]:
+def of_model(record: ResultRecord, metric: str) -> list[Row]:
     """The rows of published.csv with the record's model, data set and metric, the most reliable first."""
-    labels = record.get("labels")
-    if not labels:
+    labels = record.labels
+    if labels is None:
         return []
     # without a table of other names, names are the same; with one, a metric outside it has no published counterpart
-    names = record.get("published_metrics")
+    names = record.published_metrics
     name = metric if names is None else names.get(metric)
-    model = tuple(labels.get(k) or "" for k in MODEL)
-    return _by_model().get((*model, record["dataset"], name), [])
+    model = tuple(getattr(labels, k) for k in MODEL)
+    return _by_model().get((*model, record.dataset, name), [])
 
 
 @lru_cache

@@ -12,7 +12,6 @@ docs/tables.md says what each column holds. Beside each CSV its Markdown and LaT
 """
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,11 +20,10 @@ from typing import Any
 import pandas as pd
 from scipy.stats import t as student
 
-from densewalk.core.errors import UserError
-from densewalk.core.files import atomic_write, read_json
+from densewalk.core.files import atomic_write
 from densewalk.results.published import elsewhere, published
+from densewalk.results.records import ResultRecord, TrainingRecord, read_results
 
-Record = dict[str, Any]
 # what a reader may rely on: columns before and after those of the metrics
 LEADING = (
     *("run", "method", "init", "arch", "compat", "pretraining_data", "evaluation", "dataset", "protocol", "protocol_version"),
@@ -67,22 +65,22 @@ def write_task_table(records: Sequence[Path], task: str, path: Path) -> None:
     Raises:
         UserError: a record is missing or is none.
     """
-    write_csv(wide_table(of_task(read_records(records), task)), path)
+    write_csv(wide_table(of_task(read_results(records), task)), path)
 
 
-def of_task(records: Iterable[Record], task: str) -> list[Record]:
+def of_task(records: Iterable[ResultRecord], task: str) -> list[ResultRecord]:
     """The records of one table."""
-    return [r for r in records if r["task"] == task]
+    return [r for r in records if r.task == task]
 
 
 def write_all(records: Sequence[Path], path: Path) -> None:
     """Every number of every record as one tidy CSV."""
-    write_csv(tidy_table(read_records(records)), path)
+    write_csv(tidy_table(read_results(records)), path)
 
 
 def write_cost_table(records: Sequence[Path], path: Path) -> None:
     """What each run and seed cost, as CSV."""
-    write_csv(cost_table(read_records(records)), path)
+    write_csv(cost_table(read_results(records)), path)
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -96,74 +94,23 @@ def read_table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-# -- records ---------------------------------------------------------------------------------------------------------
-
-REQUIRED = {
-    *("run", "seed", "method", "init", "arch", "compat", "task", "evaluation", "dataset", "protocol", "published_protocol", "version"),
-    *(
-        "metrics",
-        "n",
-        "unit",
-        "config_hash",
-        "run_hash",
-        "commit",
-        "dirty",
-        "seconds",
-        "peak_rss_mib",
-        "device",
-        "versions",
-        "training",
-        "init_kind",
-    ),
-}
-
-
-def read_records(paths: Sequence[Path]) -> list[Record]:
-    """The records in the order of the runs and evaluations they were given in; seeds ascend.
-
-    Raises:
-        UserError: a file is missing, is not JSON, or is no result record.
-    """
-    records = []
-    for path in paths:
-        record = read_json(path)
-        missing = REQUIRED - record.keys() if isinstance(record, dict) else REQUIRED
-        if missing:
-            raise UserError(
-                f"{path} is no result record: it lacks {', '.join(sorted(missing))}", todo="delete it, so that it is made again"
-            )
-        records.append(record)
-    runs, evaluations = _order(records, "run"), _order(records, "evaluation")
-    return sorted(records, key=lambda r: (runs[r["run"]], evaluations[r["evaluation"]], r["seed"]))
-
-
-def records_in(folder: Path) -> list[Path]:
-    """The result records of a folder of results, {run}/s{seed}/{evaluation}.json, by name."""
-    others = ("run.json", "features.json")
-    return [p for p in sorted(folder.glob("*/s*/*.json")) if re.fullmatch(r"s\d+", p.parent.name) and p.name not in others]
-
-
-def _order(records: Iterable[Record], key: str) -> dict[str, int]:
-    return {name: i for i, name in enumerate(dict.fromkeys(r[key] for r in records))}
-
-
 # -- tables ----------------------------------------------------------------------------------------------------------
 
 
-def grouped(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+def grouped(records: Iterable[ResultRecord]) -> dict[tuple[str, str], list[ResultRecord]]:
     """The seeds of each run and evaluation."""
-    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[ResultRecord]] = defaultdict(list)
     for record in records:
-        groups[record["run"], record["evaluation"]].append(record)
+        groups[record.run, record.evaluation].append(record)
     return dict(groups)
 
 
-def metrics_in(records: Iterable[Record]) -> list[str]:
+def metrics_in(records: Iterable[ResultRecord]) -> list[str]:
     """The names of all metrics in their order."""
-    return list(dict.fromkeys(name for r in records for name in r["metrics"]))
+    return list(dict.fromkeys(name for r in records for name in r.metrics))
 
 
-def wide_table(records: Sequence[Record]) -> pd.DataFrame:
+def wide_table(records: Sequence[ResultRecord]) -> pd.DataFrame:
     """One row per run and evaluation, five columns per metric: mean, 95 % interval, published value, its source, difference."""
     metrics = metrics_in(records)
     columns = [*LEADING, *(f"{m}{suffix}" for m in metrics for suffix in ("", *SUFFIXES)), *TRAILING]
@@ -173,16 +120,16 @@ def wide_table(records: Sequence[Record]) -> pd.DataFrame:
 SUFFIXES = (" ci95", " published", " published_source", " delta")
 
 
-def wide_row(group: Sequence[Record], metrics: Sequence[str]) -> dict[str, str]:
+def wide_row(group: Sequence[ResultRecord], metrics: Sequence[str]) -> dict[str, str]:
     """The seeds of one run and evaluation in one row."""
-    training = [r["training"] or {} for r in group]
+    trainings = [r.training for r in group]
     row = {
         **described(group),
         "seeds": str(len(group)),
-        "n": _same(r["n"] for r in group),
-        "training_steps": _same(t.get("steps", "") for t in training),
-        "samples_seen": _same(t.get("samples_seen", "") for t in training),
-        "config_hash": _same(r["config_hash"] for r in group),
+        "n": _same(r.n for r in group),
+        "training_steps": _same(_of(t, "steps") for t in trainings),
+        "samples_seen": _same(_of(t, "samples_seen") for t in trainings),
+        "config_hash": _same(r.config_hash for r in group),
         "commit": _same(_commit(r) for r in group),
     }
     for metric in metrics:
@@ -191,24 +138,24 @@ def wide_row(group: Sequence[Record], metrics: Sequence[str]) -> dict[str, str]:
     return row
 
 
-def described(group: Sequence[Record]) -> dict[str, str]:
+def described(group: Sequence[ResultRecord]) -> dict[str, str]:
     """What was evaluated, and how: the same for all metrics, and for all seeds of a study that is not half changed."""
     plain = ("run", "method", "init", "arch", "compat", "evaluation", "dataset", "protocol", "unit")
     return {
-        **{name: _same(r[name] for r in group) for name in plain},
-        "pretraining_data": _same((r.get("labels") or {}).get("pretraining_data", "") for r in group),
-        "protocol_version": _same(r["version"] for r in group),
+        **{name: _same(getattr(r, name) for r in group) for name in plain},
+        "pretraining_data": _same(r.labels.pretraining_data if r.labels else "" for r in group),
+        "protocol_version": _same(r.version for r in group),
     }
 
 
 CELLS = ("mean", "ci95", "published", "published_source", "delta")
 
 
-def metric_cells(group: Sequence[Record], metric: str) -> dict[str, str]:
+def metric_cells(group: Sequence[ResultRecord], metric: str) -> dict[str, str]:
     """One metric of a run and evaluation; a published value only where it is that of every seed."""
-    mean, half = mean_and_interval([r["metrics"].get(metric) for r in group])
+    mean, half = mean_and_interval([r.metrics.get(metric) for r in group])
     found, *others = [published(r, metric) for r in group]
-    found = found if all(other == found for other in others) and len({r["protocol"] for r in group}) == 1 else None
+    found = found if all(other == found for other in others) and len({r.protocol for r in group}) == 1 else None
     return {
         "mean": fixed(mean),
         "ci95": fixed(half),
@@ -219,51 +166,50 @@ def metric_cells(group: Sequence[Record], metric: str) -> dict[str, str]:
     }
 
 
-def tidy_table(records: Sequence[Record]) -> pd.DataFrame:
+def tidy_table(records: Sequence[ResultRecord]) -> pd.DataFrame:
     """One line per metric of each record."""
     groups, hours = grouped(records), training_hours(records)
-    rows = [tidy_row(r, m, groups[r["run"], r["evaluation"]], hours) for r in records for m in r["metrics"]]
+    rows = [tidy_row(r, m, groups[r.run, r.evaluation], hours) for r in records for m in r.metrics]
     return pd.DataFrame(rows, columns=list(TIDY), dtype=str).fillna("")
 
 
-def tidy_row(record: Record, metric: str, group: Sequence[Record], hours: "Hours") -> dict[str, str]:
+def tidy_row(record: ResultRecord, metric: str, group: Sequence[ResultRecord], hours: "Hours") -> dict[str, str]:
     """One number with all that is known about it. `group`: the records of all its seeds."""
     plain = ("task", "n", "seed", "config_hash", "run_hash", "commit", "device")
     return {
         **described([record]),
         **metric_cells(group, metric),
         **spent(record, hours),
-        **{name: str(record[name]) for name in plain},
+        **{name: str(getattr(record, name)) for name in plain},
         "metric": metric,
-        "value": fixed(_number(record["metrics"][metric]), 6),
+        "value": fixed(record.metrics[metric], 6),
         "seeds": str(len(group)),
         "published_elsewhere": elsewhere(record, metric),
-        "dirty": str(bool(record["dirty"])).lower(),
-        "versions": " ".join(f"{k}={v}" for k, v in sorted(record["versions"].items())),
-        **{name: fixed(record.get(name), digits) for name, digits in COST_OF_JOB.items()},
-        **{f"training_{name}": fixed((record["training"] or {}).get(name), digits) for name, digits in COST_OF_JOB.items()},
+        "dirty": str(record.dirty).lower(),
+        "versions": " ".join(f"{k}={v}" for k, v in sorted(record.versions.items())),
+        **{name: fixed(getattr(record, name), digits) for name, digits in COST_OF_JOB.items()},
+        **{f"training_{name}": _of(record.training, name, digits) for name, digits in COST_OF_JOB.items()},
     }
 
 
-def cost_table(records: Sequence[Record]) -> pd.DataFrame:
+def cost_table(records: Sequence[ResultRecord]) -> pd.DataFrame:
     """One line per run and seed: its training, and its evaluations together (time) or the largest of them (memory)."""
-    groups: dict[tuple[str, int], list[Record]] = defaultdict(list)
+    groups: dict[tuple[str, int], list[ResultRecord]] = defaultdict(list)
     for record in records:
-        groups[record["run"], record["seed"]].append(record)
+        groups[record.run, record.seed].append(record)
     hours = training_hours(records)
     return pd.DataFrame([_cost_row(g, hours) for g in groups.values()], columns=list(COST), dtype=str).fillna("")
 
 
-def _cost_row(group: Sequence[Record], hours: "Hours") -> dict[str, str]:
+def _cost_row(group: Sequence[ResultRecord], hours: "Hours") -> dict[str, str]:
     first = group[0]
-    training = first["training"] or {}
     return {
-        **{name: str(first[name]) for name in ("run", "method", "init", "arch", "seed")},
+        **{name: str(getattr(first, name)) for name in ("run", "method", "init", "arch", "seed")},
         **spent(first, hours),
-        "processes": str(training.get("processes", "")),
-        "training_seconds": fixed(training.get("seconds"), 1),
-        "evaluation_seconds": fixed(sum(r["seconds"] for r in group), 1),
-        "evaluation_peak_rss_mib": fixed(max(r["peak_rss_mib"] for r in group), 0),
+        "processes": _of(first.training, "processes"),
+        "training_seconds": _of(first.training, "seconds", 1),
+        "evaluation_seconds": fixed(sum(r.seconds for r in group), 1),
+        "evaluation_peak_rss_mib": fixed(max(r.peak_rss_mib for r in group), 0),
     }
 
 
@@ -273,17 +219,12 @@ def _cost_row(group: Sequence[Record], hours: "Hours") -> dict[str, str]:
 Hours = dict[tuple[str, int], tuple[tuple[str, int] | None, float]]
 
 
-def training_hours(records: Sequence[Record]) -> Hours:
+def training_hours(records: Sequence[ResultRecord]) -> Hours:
     """Each run's own training: seconds times processes, in hours, on whatever device."""
     hours: Hours = {}
     for r in records:
-        training = r["training"] or {"seconds": 0.0, "processes": 1}
-        built_on = None
-        if r["init_kind"] == "run":
-            seed = r.get("init_seed")  # records of version 0.1.0 did not tell it: the same, or the first that is known
-            seeds = [other["seed"] for other in records if other["run"] == r["init"]]
-            built_on = (r["init"], seed if seed is not None else r["seed"] if r["seed"] in seeds else min(seeds, default=0))
-        hours[r["run"], r["seed"]] = (built_on, training["seconds"] * training["processes"] / 3600)
+        built_on = (r.init, r.init_seed) if r.init_seed is not None else None
+        hours[r.run, r.seed] = (built_on, r.training.seconds * r.training.processes / 3600 if r.training else 0.0)
     return hours
 
 
@@ -303,15 +244,14 @@ def hours_with_init(run: str, seed: int, hours: Hours) -> float:
     return math.nan
 
 
-def spent(record: Record, hours: Hours) -> dict[str, str]:
+def spent(record: ResultRecord, hours: Hours) -> dict[str, str]:
     """What the record's run cost and saw."""
-    training = record["training"] or {}
-    key = (record["run"], record["seed"])
+    training, key = record.training, (record.run, record.seed)
     return {
-        "training_steps": str(training.get("steps", "")),
-        "samples_seen": str(training.get("samples_seen", "")),
-        "training_device": str(training.get("device", "")),
-        "training_gpu_hours": fixed(training.get("gpu_hours"), 4),
+        "training_steps": _of(training, "steps"),
+        "samples_seen": _of(training, "samples_seen"),
+        "training_device": _of(training, "device"),
+        "training_gpu_hours": _of(training, "gpu_hours", 4),
         "training_hours": fixed(hours[key][1], 4) if training else "",
         "training_hours_with_init": fixed(hours_with_init(*key, hours), 4),
     }
@@ -351,10 +291,16 @@ def _minus(value: float, published_value: float) -> float:
     return math.nan if math.isnan(value) else round(value, 2) - round(published_value, 2)
 
 
+def _of(training: TrainingRecord | None, name: str, digits: int | None = None) -> str:
+    """A fact about a training, rounded to `digits`; empty for a baseline."""
+    value = getattr(training, name) if training else None
+    return fixed(value, digits) if digits is not None else "" if value is None else str(value)
+
+
 def _same(values: Iterable[Any]) -> str:
     """The values' common text, or all different ones in order."""
     return " ".join(dict.fromkeys(str(v) for v in values))
 
 
-def _commit(record: Record) -> str:
-    return record["commit"][:12] + ("+dirty" if record["dirty"] else "")
+def _commit(record: ResultRecord) -> str:
+    return record.commit[:12] + ("+dirty" if record.dirty else "")

@@ -15,22 +15,22 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from densewalk.core.errors import UserError
-from densewalk.core.hashing import config_hash
 from densewalk.core.settings import Settings
+from densewalk.core.typed_files import complaints
 from densewalk.curation.settings import CurationSettings
 from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.models.catalog import Checkpoint, Labels
+from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
+from densewalk.results.plan import Plan, PlannedEvaluation, PlannedRun
+from densewalk.study.checks import check_study
 from densewalk.study.public_checkpoints import with_public_checkpoints
 from densewalk.study.registry import TABLES, Evaluation, Run, Table
-from densewalk.study.runs import Baseline, BaseRun, Name, TrainedRun
-from densewalk.study.specs import as_json, expand_sweeps
+from densewalk.study.runs import Baseline, Name, TrainedRun
+from densewalk.study.specs import CurationSpec, EvaluationSpec, RunSpec, Specification
+from densewalk.study.sweeps import expand_sweeps
 from densewalk.synthetic.settings import SyntheticSettings
 from densewalk.training.execution import Execution
 from densewalk.visualization.settings import PictureSettings
-
-OR_PUBLIC = "or what `densewalk checkpoints` lists"
-RESERVED = {"cache", "data", "logs", "state", "tables", "random"}
-RESERVED_EVALUATIONS = {"run", "training", "features"}  # what else lies in the folder of a run and seed
 
 
 class Synthetic(SyntheticSettings):
@@ -77,97 +77,18 @@ class Study(Settings):
             return values
         return with_public_checkpoints({**values, "runs": expand_sweeps(values["runs"])})
 
-    # -- consistency -------------------------------------------------------------------------------------------------
-
     @model_validator(mode="after")
     def consistent(self) -> Self:
         """Every name that is used exists, once, and no run is built on itself."""
-        names = [*self.videos, *self.images, *self.curations]
-        twice = sorted({n for n in names if names.count(n) > 1} | (self.checkpoints.keys() & self.runs.keys()))
-        if twice:
-            raise ValueError(f"used twice as a name: {', '.join(twice)}")
-        for name, run in self.runs.items():
-            self._check_run(name, run)
-        for name, curation in self.curations.items():
-            self._check_curation(f"curations.{name}", curation)
-        for name in self.runs:
-            self._check_chain([name])
-        self._check_parts()
-        unknown_sources = sorted(set(self.pictures.sources or []) - set(names))
-        if unknown_sources:
-            raise ValueError(f"pictures.sources: neither a video nor an image folder: {unknown_sources[0]}; allowed: {', '.join(names)}")
-        for name, evaluation in self.evaluations.items():
-            if name in RESERVED_EVALUATIONS:
-                raise ValueError(f"evaluations.{name}: the name '{name}' is taken; choose another")
-            unknown = sorted(set(evaluation.runs or []) - self.runs.keys())
-            if unknown:
-                raise ValueError(f"evaluations.{name}.runs: no such run: {', '.join(unknown)}; allowed: {', '.join(self.runs)}")
+        check_study(self)
         return self
-
-    def _check_run(self, name: str, run: BaseRun) -> None:
-        where = f"runs.{name}"
-        if name in RESERVED:
-            raise ValueError(f"{where}: the name '{name}' is taken; choose another")
-        if run.init != "random" and run.init not in self.checkpoints and run.init not in self.runs:
-            known = ", ".join(["random", *self.checkpoints, *self.runs])
-            raise ValueError(f"{where}.init: '{run.init}' is neither a checkpoint nor a run; allowed: {known}, {OR_PUBLIC}")
-        if (run.init == "random") != (run.arch is not None):
-            raise ValueError(f"{where}.arch: give it exactly where init is random (init: {run.init}, arch: {run.arch})")
-        if len(set(run.seeds)) != len(run.seeds):
-            raise ValueError(f"{where}.seeds: {run.seeds} has a seed twice")
-        known_data = [*self.videos, *self.images, *self.curations]
-        for source in run.data if isinstance(run, TrainedRun) else []:
-            if source not in known_data:
-                raise ValueError(
-                    f"{where}.data: '{source}' is no video, image folder or curation; allowed: {', '.join(known_data) or 'none yet'}"
-                )
-        if run.init in self.runs:
-            self._check_seeds(where, run)
-
-    def _check_seeds(self, where: str, run: BaseRun) -> None:
-        theirs = self.runs[run.init].seeds
-        missing = [s for s in run.seeds if s not in theirs]
-        if missing and len(theirs) > 1:
-            raise ValueError(f"{where}.seeds: {run.init} has no seed {missing[0]} (it has {theirs})")
-
-    def _check_parts(self) -> None:
-        parts = self.execution.accumulate
-        unknown = sorted(parts.keys() - self.runs.keys()) if isinstance(parts, dict) else []
-        if unknown:
-            raise ValueError(f"execution.accumulate: no such run: {', '.join(unknown)}; allowed: {', '.join(self.runs)}")
-        for name, run in self.runs.items():
-            if isinstance(run, TrainedRun) and (obstacle := run.settings.obstacle_to_parts(self.execution.parts_of(name))):
-                raise ValueError(f"execution.accumulate: run '{name}': {obstacle}; to do: give accumulate by run, for those that allow it")
-
-    def _check_curation(self, where: str, curation: CurationSettings) -> None:
-        pictures = [*self.videos, *(name for name, folder in self.images.items() if folder.layout == "pictures")]
-        unknown = [name for name in curation.data if name not in pictures]
-        if unknown or len(set(curation.data)) < len(curation.data):
-            found = f"'{unknown[0]}' is neither a video nor a folder of pictures" if unknown else "a name stands there twice"
-            raise ValueError(f"{where}.data: {found}; allowed: {', '.join(pictures) or 'none yet'}")
-        if curation.backbone not in self.checkpoints and curation.backbone not in self.runs:
-            known = ", ".join([*self.checkpoints, *self.runs])
-            raise ValueError(f"{where}.backbone: '{curation.backbone}' is neither a checkpoint nor a run; allowed: {known}, {OR_PUBLIC}")
-        seeds = self.runs[curation.backbone].seeds if curation.backbone in self.runs else []
-        if seeds and curation.seed is not None and curation.seed not in seeds:
-            raise ValueError(f"{where}.seed: {curation.backbone} has no seed {curation.seed} (it has {seeds})")
-
-    def _check_chain(self, chain: list[str]) -> None:
-        """What a run is built on: its initial backbone, and those that its data were chosen with."""
-        run = self.runs[chain[-1]]
-        chosen_with = [self.curations[n].backbone for n in getattr(run, "data", []) if n in self.curations]
-        for name in [run.init, *chosen_with]:
-            if name in chain:
-                raise ValueError(f"runs.{name}: a circle, {' -> '.join([*chain[chain.index(name) :], name])}")
-            if name in self.runs:
-                self._check_chain([*chain, name])
 
     # -- answers for the workflow ------------------------------------------------------------------------------------
 
     @property
     def task_tables(self) -> list[str]:
         """Tables of this study, in a fixed order."""
-        tasks = {e.settings.TASK for e in self.evaluations.values()}
+        tasks = {e.settings.TABLE for e in self.evaluations.values()}
         return [t for t in TABLES if t in (self.tables if self.tables is not None else tasks)]
 
     def arch_of(self, run: str) -> str:
@@ -201,76 +122,82 @@ class Study(Settings):
         chosen = self.pictures.sources if self.pictures.sources is not None else pictured
         return chosen if self.pictures.images else []
 
-    def plan(self) -> dict[str, Any]:
-        """What the page must know of the study, also where results are missing."""
+    def plan(self) -> Plan:
+        """What there should be, for the page also where results are missing."""
         runs = {
-            name: {"method": r.method, "init": r.init, "arch": self.arch_of(name), "data": list(getattr(r, "data", [])), "seeds": r.seeds}
+            name: PlannedRun(
+                method=r.method,
+                init=r.init,
+                arch=self.arch_of(name),
+                data=r.data if isinstance(r, TrainedRun) else [],
+                seeds=r.seeds,
+                captions=r.settings.PICTURES if isinstance(r, TrainedRun) else {},
+            )
             for name, r in self.runs.items()
         }
         evaluations = {
-            name: {
-                "task": e.settings.TASK,
-                "protocol": e.protocol,
-                "metrics": e.settings.METRICS,
-                "runs": [r for r in self.runs if e.runs is None or r in e.runs],
-            }
+            name: PlannedEvaluation(
+                table=e.settings.TABLE,
+                title=e.settings.TITLE,
+                protocol=e.protocol,
+                metrics=e.settings.METRICS,
+                pictures=e.settings.PICTURES,
+                runs=[run for run in self.runs if e.runs is None or run in e.runs],
+            )
             for name, e in self.evaluations.items()
         }
-        hashes = {f"{run}/s{seed}/{name}": config_hash(self.evaluation_spec(run, seed, name)) for run, seed, name in self.evaluation_jobs()}
-        sources = [*self.videos, *self.images]
-        return {"study": self.study, "runs": runs, "evaluations": evaluations, "hashes": hashes, "sources": sources}
+        hashes = {f"{run}/s{seed}/{name}": self.evaluation_spec(run, seed, name).hash for run, seed, name in self.evaluation_jobs()}
+        return Plan(study=self.study, runs=runs, evaluations=evaluations, hashes=hashes, sources=[*self.videos, *self.images])
 
-    def run_spec(self, run: str, seed: int) -> dict[str, Any]:
-        """All that determines the run's backbone: its hash is the run's identity, and includes those of what it is built on."""
+    # -- specifications ----------------------------------------------------------------------------------------------
+
+    def specifications(self) -> Iterator[Specification]:
+        """Those of all jobs."""
+        yield from (self.run_spec(run, seed) for run, seed in self.jobs())
+        yield from (self.curation_spec(name) for name in self.curations)
+        yield from (self.evaluation_spec(*job) for job in self.evaluation_jobs())
+
+    def run_spec(self, run: str, seed: int) -> RunSpec:
+        """All that determines the run's backbone, with the hashes of what it is built on."""
         r = self.runs[run]
-        spec: dict[str, Any] = {"run": run, "seed": seed, "method": r.method, "arch": self.arch_of(run), "init": self._init_spec(run, seed)}
+        init = RandomWeights() if r.init == "random" else self._backbone(r.init, seed)
+        trained: dict[str, Any] = {}
         if isinstance(r, TrainedRun):
-            spec["data"] = {n: self._data_spec(n) for n in r.data}
-            spec["settings"] = as_json(r.settings)
-        return spec
+            trained = {"data": {name: self._data(name) for name in r.data}, "settings": r.settings}
+        return RunSpec(run=run, seed=seed, method=r.method, arch=self.arch_of(run), init=init, **trained)
 
-    def curation_spec(self, name: str) -> dict[str, Any]:
-        """All that determines which pictures a curation keeps."""
+    def curation_spec(self, name: str) -> CurationSpec:
+        """All that determines which images a curation keeps."""
         c = self.curations[name]
-        backbone = self._backbone_spec(c.backbone, c.seed)
         arch = self.checkpoints[c.backbone].arch if c.backbone in self.checkpoints else self.arch_of(c.backbone)
-        return {"arch": arch, "backbone": backbone, "data": {n: self._data_spec(n) for n in c.data}, "settings": as_json(c)}
+        data = {source: self._data(source) for source in c.data}
+        return CurationSpec(arch=arch, backbone=self._backbone(c.backbone, c.seed), data=data, settings=c)
 
-    def _data_spec(self, name: str) -> dict[str, Any]:
-        if name in self.curations:
-            return self.curation_spec(name)
-        if name in self.videos:
-            return as_json(self.videos[name])
-        return {key: value for key, value in as_json(self.images[name]).items() if (key, value) != ("fps", None)}
+    def evaluation_spec(self, run: str, seed: int, evaluation: str) -> EvaluationSpec:
+        """All that determines one evaluation's numbers."""
+        e = self.evaluations[evaluation]
+        return EvaluationSpec(
+            run=run,
+            seed=seed,
+            run_hash=self.run_spec(run, seed).hash,
+            evaluation=evaluation,
+            protocol=e.protocol,
+            version=e.settings.VERSION,
+            settings=e.settings,
+            labels=self.labels_of(run),
+        )
 
-    def _init_spec(self, run: str, seed: int) -> dict[str, Any]:
-        init = self.runs[run].init
-        return {"kind": "random"} if init == "random" else self._backbone_spec(init, seed)
+    def _data(self, name: str) -> VideoSettings | ImagesSettings | CurationSpec:
+        return self.curation_spec(name) if name in self.curations else self.videos.get(name) or self.images[name]
 
-    def _backbone_spec(self, name: str, seed: int | None) -> dict[str, Any]:
+    def _backbone(self, name: str, seed: int | None) -> CheckpointFile | RunBackbone:
         """A checkpoint, or a run with the wanted seed or its first."""
         if name in self.checkpoints:
             c = self.checkpoints[name]
-            rule = {"interpolation": c.interpolation} if c.interpolation else {}
-            return {"kind": "checkpoint", "name": name, "file": c.file, "key": c.key, "sha256": c.sha256, "url": c.url, **rule}
+            return CheckpointFile(name=name, file=c.file, key=c.key, sha256=c.sha256, url=c.url, interpolation=c.interpolation)
         seeds = self.runs[name].seeds
         theirs = seed if seed in seeds else seeds[0]
-        return {"kind": "run", "name": name, "seed": theirs, "hash": config_hash(self.run_spec(name, theirs))}
-
-    def evaluation_spec(self, run: str, seed: int, evaluation: str) -> dict[str, Any]:
-        """All that determines one evaluation's numbers."""
-        e = self.evaluations[evaluation]
-        labels = self.labels_of(run)
-        return {
-            "run": run,
-            "seed": seed,
-            "run_hash": config_hash(self.run_spec(run, seed)),
-            "evaluation": evaluation,
-            "protocol": e.protocol,
-            "version": e.settings.VERSION,
-            "settings": as_json(e.settings),
-            "labels": as_json(labels) if labels else None,
-        }
+        return RunBackbone(name=name, seed=theirs, hash=self.run_spec(name, theirs).hash)
 
 
 def parse_study(config: dict[str, Any], source: str = "config.yaml") -> Study:
@@ -282,16 +209,7 @@ def parse_study(config: dict[str, Any], source: str = "config.yaml") -> Study:
     try:
         return Study.model_validate(config)
     except ValidationError as error:
-        raise UserError(f"{source}: " + "; ".join(_complaints(error))) from error
-
-
-def _complaints(error: ValidationError, most: int = 5) -> list[str]:
-    found = []
-    for e in error.errors()[:most]:
-        key = ".".join(str(part) for part in e["loc"])
-        message = e["msg"].removeprefix("Value error, ")
-        found.append(f"{key}: {message}" if key else message)
-    return found
+        raise UserError(f"{source}: " + "; ".join(complaints(error))) from error
 
 
 def load_study(path: str | Path) -> Study:

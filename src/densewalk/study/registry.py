@@ -1,197 +1,92 @@
-"""The methods and evaluations that a study may name."""
+"""The methods and evaluations that a study may name: one folder each, found by looking. Free of torch.
 
-from typing import Annotated, Any, Literal, get_args
+methods/{name}/settings.py        SETTINGS = MyMethodSettings             methods/{name}/method.py         METHOD = MyMethod
+evaluations/{name}/settings.py    SETTINGS = {"protocol": MySettings}     evaluations/{name}/evaluate.py   evaluate, describe_data
+"""
 
-from pydantic import AfterValidator, Field
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from densewalk.evaluations.coco.settings import CocoSettings
+from pydantic import AfterValidator, Field, create_model
+
+import densewalk.evaluations
+import densewalk.methods
 from densewalk.evaluations.common.settings import EvaluationSettings
-from densewalk.evaluations.davis.settings import DavisSettings
-from densewalk.evaluations.discovery.settings import DiscoverySettings
-from densewalk.evaluations.incontext.settings import IncontextSettings
-from densewalk.evaluations.knn.settings import KnnSettings
-from densewalk.evaluations.linear.settings import LinearSettings
-from densewalk.evaluations.linear_segmentation.settings import LinearSegmentationSettings
-from densewalk.evaluations.overcluster.settings import OverclusterSettings
-from densewalk.evaluations.segmentation.recipes import Ade20kLinearSettings, Ade20kUpernetSettings
-from densewalk.evaluations.segmentation.settings import SegmentationLinearSettings, SegmentationUpernetSettings
-from densewalk.evaluations.tracking.settings import TrackingSettings
-from densewalk.evaluations.unsupervised_segmentation.settings import UnsupervisedSegmentationSettings
-from densewalk.evaluations.video_segmentation.settings import VideoSegmentationSettings
-from densewalk.methods.dino.settings import DinoSettings
-from densewalk.methods.dora.settings import DoraSettings
-from densewalk.methods.neco.settings import NecoSettings
-from densewalk.methods.timetuning.settings import TimeTuningSettings
-from densewalk.study.runs import BaseEvaluation, Baseline, TrainedRun
+from densewalk.study.runs import BaseEvaluation, Baseline, BaseRun, TrainedRun
 from densewalk.training.settings import TrainingSettings
 
 
-class DoraRun(TrainedRun):
-    """DoRA, https://arxiv.org/abs/2310.08584."""
+def _settings_modules(package: ModuleType, beside: str) -> Iterator[tuple[str, Any]]:
+    """Name and `settings` module of each folder of the package that holds the file `beside`.
 
-    method: Literal["dora"]
-    settings: DoraSettings
-
-
-class DinoRun(TrainedRun):
-    """DINO on frames or images, https://arxiv.org/abs/2104.14294."""
-
-    method: Literal["dino"]
-    settings: DinoSettings
-
-
-class NecoRun(TrainedRun):
-    """NeCo, https://arxiv.org/abs/2408.11054."""
-
-    method: Literal["neco"]
-    settings: NecoSettings
+    Raises:
+        AssertionError: such a folder has no SETTINGS.
+    """
+    for folder in sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.ispkg):
+        if not any((Path(path) / folder / beside).is_file() for path in package.__path__):
+            continue
+        settings = importlib.import_module(f"{package.__name__}.{folder}.settings")
+        if not hasattr(settings, "SETTINGS"):
+            raise AssertionError(f"{settings.__file__} defines no SETTINGS (docs/adding.md)")
+        yield folder, settings
 
 
-class TimeTuningRun(TrainedRun):
-    """Time-Tuning, https://arxiv.org/abs/2308.11796."""
-
-    method: Literal["timetuning"]
-    settings: TimeTuningSettings
-
-
-Run = Annotated[Baseline | DoraRun | DinoRun | NecoRun | TimeTuningRun, Field(discriminator="method")]
+@lru_cache
+def methods() -> dict[str, type[TrainingSettings]]:
+    """Method -> its settings."""
+    return {folder: module.SETTINGS for folder, module in _settings_modules(densewalk.methods, "method.py")}
 
 
-class Ade20kLinear(BaseEvaluation):
-    """Semantic segmentation with a frozen backbone and a linear head, through mmsegmentation."""
-
-    protocol: Literal["ade20k_linear"]
-    settings: Ade20kLinearSettings
-
-
-class Ade20kUpernet(BaseEvaluation):
-    """Semantic segmentation, fine-tuned with UPerNet, through mmsegmentation."""
-
-    protocol: Literal["ade20k_upernet"]
-    settings: Ade20kUpernetSettings
+@lru_cache
+def evaluations() -> dict[str, type[EvaluationSettings]]:
+    """Protocol -> its settings, in the order of the folders' names."""
+    return {name: settings for _, name, settings in _protocols()}
 
 
-class SegmentationLinear(BaseEvaluation):
-    """The same on other data than ADE20K: VOC, Cityscapes, COCO-Stuff, or folders of images and masks."""
-
-    protocol: Literal["segmentation_linear"]
-    settings: SegmentationLinearSettings
-
-
-class SegmentationUpernet(BaseEvaluation):
-    """UPerNet on other data than ADE20K."""
-
-    protocol: Literal["segmentation_upernet"]
-    settings: SegmentationUpernetSettings
+def _protocols() -> Iterator[tuple[str, str, type[EvaluationSettings]]]:
+    for folder, module in _settings_modules(densewalk.evaluations, "evaluate.py"):
+        for name, settings in module.SETTINGS.items():
+            yield folder, name, settings
 
 
-class Coco(BaseEvaluation):
-    """Detection and instance segmentation, fine-tuned, through mmdetection."""
-
-    protocol: Literal["coco"]
-    settings: CocoSettings
+def method_class(name: str) -> Any:
+    """The method's class; imports torch."""
+    return importlib.import_module(f"densewalk.methods.{name}.method").METHOD
 
 
-class Davis(BaseEvaluation):
-    """Semi-supervised video object segmentation by label propagation with frozen features."""
-
-    protocol: Literal["davis"]
-    settings: DavisSettings
-
-
-class Incontext(BaseEvaluation):
-    """Semantic segmentation by nearest-neighbour retrieval with frozen features."""
-
-    protocol: Literal["incontext"]
-    settings: IncontextSettings
+def evaluation_module(protocol: str) -> Any:
+    """The module with `evaluate` and `describe_data`; imports torch."""
+    folder = next(folder for folder, name, _ in _protocols() if name == protocol)
+    return importlib.import_module(f"densewalk.evaluations.{folder}.evaluate")
 
 
-class VideoSegmentation(BaseEvaluation):
-    """Unsupervised video object segmentation by clusters of frozen features."""
-
-    protocol: Literal["video_segmentation"]
-    settings: VideoSegmentationSettings
+def parse_training(method: str, settings: dict[str, Any]) -> TrainingSettings:
+    """The settings of a run's specification."""
+    return methods()[method].model_validate(settings)
 
 
-class Knn(BaseEvaluation):
-    """Image classification by the votes of nearest neighbours with frozen features."""
-
-    protocol: Literal["knn"]
-    settings: KnnSettings
+def parse_evaluation(protocol: str, settings: dict[str, Any]) -> EvaluationSettings:
+    """The settings of an evaluation's specification."""
+    return evaluations()[protocol].model_validate(settings)
 
 
-class Linear(BaseEvaluation):
-    """Image classification with linear classifiers on frozen features."""
-
-    protocol: Literal["linear"]
-    settings: LinearSettings
+# -- models of config.yaml ---------------------------------------------------------------------------------------------
 
 
-class Discovery(BaseEvaluation):
-    """One object's box in each image without training, from the last block's keys (LOST) or attention."""
-
-    protocol: Literal["discovery"]
-    settings: DiscoverySettings
-
-
-class Tracking(BaseEvaluation):
-    """Box tracking by label propagation with frozen features; our own protocol."""
-
-    protocol: Literal["tracking"]
-    settings: TrackingSettings
+def _model(name: str, base: type, tag: str, settings: type, suffix: str) -> Any:
+    """A member of the union of runs or evaluations: `tag` says which, `settings` what may be set."""
+    title = "".join(part.capitalize() for part in name.split("_")) + suffix
+    tagged: Any = {tag: (Literal[name], ...), "settings": (settings, ...)}
+    return create_model(title, __base__=base, __doc__=settings.__doc__, **tagged)
 
 
-class LinearSegmentation(BaseEvaluation):
-    """Semantic segmentation by a linear head on frozen features, with reduced masks."""
-
-    protocol: Literal["linear_segmentation"]
-    settings: LinearSegmentationSettings
-
-
-class Overcluster(BaseEvaluation):
-    """Semantic segmentation by clusters of frozen features."""
-
-    protocol: Literal["overcluster"]
-    settings: OverclusterSettings
-
-
-class UnsupervisedSegmentation(BaseEvaluation):
-    """Semantic segmentation without labels: attention's foreground, communities of its clusters."""
-
-    protocol: Literal["unsupervised_segmentation"]
-    settings: UnsupervisedSegmentationSettings
-
-
-Evaluation = Annotated[
-    Ade20kLinear
-    | Ade20kUpernet
-    | SegmentationLinear
-    | SegmentationUpernet
-    | Coco
-    | Davis
-    | Incontext
-    | LinearSegmentation
-    | Overcluster
-    | UnsupervisedSegmentation
-    | VideoSegmentation
-    | Knn
-    | Linear
-    | Discovery
-    | Tracking,
-    Field(discriminator="protocol"),
-]
-
-
-def _settings_by(tag: str, union: Any) -> dict[str, Any]:
-    """Value of `tag` -> settings model, for the members of a discriminated union that have settings."""
-    members = get_args(get_args(union)[0])
-    return {
-        get_args(m.model_fields[tag].annotation)[0]: m.model_fields["settings"].annotation for m in members if "settings" in m.model_fields
-    }
-
-
-# in the order in which the evaluations are declared, several of which may share a table
-TABLES = tuple(dict.fromkeys(settings.TASK for settings in _settings_by("protocol", Evaluation).values()))
+# in the order of the evaluations, several of which may share a table
+TABLES = tuple(dict.fromkeys(settings.TABLE for settings in evaluations().values()))
 
 
 def _known_table(name: str) -> str:
@@ -201,13 +96,11 @@ def _known_table(name: str) -> str:
 
 
 Table = Annotated[str, AfterValidator(_known_table), Field(json_schema_extra={"enum": [*TABLES]})]
-
-
-def parse_training(method: str, settings: dict[str, Any]) -> TrainingSettings:
-    """The settings of a run's specification."""
-    return _settings_by("method", Run)[method].model_validate(settings)
-
-
-def parse_evaluation(protocol: str, settings: dict[str, Any]) -> EvaluationSettings:
-    """The settings of an evaluation's specification."""
-    return _settings_by("protocol", Evaluation)[protocol].model_validate(settings)
+if TYPE_CHECKING:
+    Run = BaseRun
+    Evaluation = BaseEvaluation
+else:
+    _RUNS = [_model(name, TrainedRun, "method", settings, "Run") for name, settings in methods().items()]
+    _EVALUATIONS = [_model(name, BaseEvaluation, "protocol", settings, "") for name, settings in evaluations().items()]
+    Run = Annotated[Union[Baseline, *_RUNS], Field(discriminator="method")]
+    Evaluation = Annotated[Union[*_EVALUATIONS], Field(discriminator="protocol")]

@@ -15,6 +15,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 class BaseRun(Settings):
     """What all runs share: one row of every table per run, repeated for each seed."""
 
+    method: str
+    """A folder of `densewalk.methods`; `none` takes a backbone over as it is."""
     init: str = "random"
     """`random`, a checkpoint's name, another run's name, a public checkpoint's (`densewalk checkpoints` lists them), or
     `timm/` and the full name of a vision transformer of timm's, e.g. timm/vit_small_patch16_224.dino."""
@@ -46,6 +48,8 @@ class TrainedRun(BaseRun):
 class BaseEvaluation(Settings):
     """An evaluation is applied to every run and seed."""
 
+    protocol: str
+    """One of the protocols of `densewalk.evaluations`."""
     runs: list[str] | None = None
     """Only these runs; all by default."""
     settings: EvaluationSettings

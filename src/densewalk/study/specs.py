@@ -1,43 +1,125 @@
-"""What a job gets to know: specifications of runs, evaluations and curations; sweeps."""
+"""What a job must know, as one file: results/specs/{hash}.json. The hash is the job's identity. Free of torch.
 
-from typing import Any
+A changed setting changes the hash of the run, of its evaluations and of the runs built on it, and of nothing else. How jobs are run
+(`execution`) is not in it.
+"""
 
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import SerializeAsAny, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
+
+from densewalk.core.hashing import config_hash
 from densewalk.core.settings import Settings
+from densewalk.core.typed_files import read_model, write_model
+from densewalk.curation.settings import CurationSettings
+from densewalk.data.settings import ImagesSettings, VideoSettings
+from densewalk.evaluations.common.settings import EvaluationSettings
+from densewalk.models.catalog import Labels
+from densewalk.models.origin import CheckpointFile, Origin, RunBackbone
+from densewalk.study.registry import evaluations, methods
+from densewalk.training.settings import TrainingSettings
 
 
-def expand_sweeps(runs: dict[str, Any]) -> dict[str, Any]:
-    """The runs of a study that is not yet checked, each followed by the variants of its `sweep`.
+class Specification(Settings):
+    """What determines the outcome of one job."""
 
-    What is no sweep by its form stays where it is, for the models to complain about.
+    @property
+    def hash(self) -> str:
+        """Twelve digits that say whether two jobs have the same outcome."""
+        return config_hash(self.model_dump(mode="json"))
+
+    def path(self, results: Path) -> Path:
+        """The file below a folder of results."""
+        return results / "specs" / f"{self.hash}.json"
+
+    def write(self, results: Path) -> None:
+        """Write the file, unless it is there: its name says what is in it."""
+        if not self.path(results).is_file():
+            write_model(self.path(results), self)
+
+
+class _WithData(Specification):
+    data: "dict[str, VideoSettings | ImagesSettings | CurationSpec] | None" = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what a baseline has not, and without `fps` where an image folder has none: they came later than the first hashes."""
+        content = {name: value for name, value in handler(self).items() if value is not None}
+        for name, source in (self.data or {}).items():
+            if isinstance(source, ImagesSettings) and source.fps is None:
+                del content["data"][name]["fps"]
+        return content
+
+
+class CurationSpec(_WithData):
+    """What determines which images a curation keeps. arch: of the backbone that compares them."""
+
+    arch: str
+    backbone: CheckpointFile | RunBackbone
+    settings: CurationSettings
+
+
+class RunSpec(_WithData):
+    """What determines the backbone of one run and seed. data, settings: of a run that trains."""
+
+    run: str
+    seed: int
+    method: str
+    arch: str
+    init: Origin
+    settings: SerializeAsAny[TrainingSettings] | None = None
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _of_the_method(cls, value: Any, info: ValidationInfo) -> Any:
+        return _parsed(value, methods(), info.data.get("method"), "method")
+
+    def state(self, results: Path) -> Path:
+        """Folder of the resumable state: a changed run starts afresh, an interrupted one resumes."""
+        return results / "state" / f"{self.run}-s{self.seed}-{self.hash}"
+
+
+class EvaluationSpec(Specification):
+    """What determines the numbers of one evaluation of one run and seed. version: of the protocol's code."""
+
+    run: str
+    seed: int
+    run_hash: str
+    evaluation: str
+    protocol: str
+    version: int
+    settings: SerializeAsAny[EvaluationSettings]
+    labels: Labels | None
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _of_the_protocol(cls, value: Any, info: ValidationInfo) -> Any:
+        return _parsed(value, evaluations(), info.data.get("protocol"), "protocol")
+
+    def state(self, results: Path) -> Path:
+        """Folder of the resumable state."""
+        return results / "state" / f"{self.run}-s{self.seed}-{self.evaluation}-{self.hash}"
+
+
+CurationSpec.model_rebuild()
+RunSpec.model_rebuild()
+Spec = TypeVar("Spec", bound=Specification)
+
+
+def _parsed(value: Any, known: dict[str, Any], name: Any, what: str) -> Any:
+    """Settings from a file by the model of their method or protocol."""
+    if not isinstance(value, dict):
+        return value
+    if name not in known:
+        raise ValueError(f"no such {what}: {name!r}; allowed: {', '.join(known)}")
+    return known[name].model_validate(value)
+
+
+def read_spec(path: Path, kind: type[Spec]) -> Spec:
+    """A specification from its file.
 
     Raises:
-        ValueError: a variant has the name of another run.
+        UserError: it is missing or broken; the message names file and key.
     """
-    expanded: dict[str, Any] = {}
-    for name, run in runs.items():
-        variants = _variants(run)
-        taken = sorted(v for v in variants if f"{name}_{v}" in runs or f"{name}_{v}" in expanded)
-        if taken or name in expanded:
-            clash = f"{name}_{taken[0]}" if taken else name
-            raise ValueError(f"runs.{name}: '{clash}' is the name of both a run and a variant of a sweep; rename one of them")
-        expanded[name] = {k: v for k, v in run.items() if k != "sweep"} if variants else run
-        for variant, changes in variants.items():
-            # not the labels: published values belong to the recipe, not to its variants
-            kept = {k: v for k, v in run.items() if k not in ("sweep", "labels")}
-            expanded[f"{name}_{variant}"] = {**kept, "settings": {**run["settings"], **changes}}
-    return expanded
-
-
-def _variants(run: Any) -> dict[str, dict[str, Any]]:
-    """A run's well-formed sweep, or nothing."""
-    if not isinstance(run, dict) or not isinstance(run.get("settings"), dict) or run.get("method") == "none":
-        return {}
-    sweep = run.get("sweep")
-    if not isinstance(sweep, dict) or not all(isinstance(k, str) and isinstance(v, dict) and v for k, v in sweep.items()):
-        return {}
-    return sweep
-
-
-def as_json(model: Settings) -> dict[str, Any]:
-    """The fields of a model as plain JSON values."""
-    return model.model_dump(mode="json")
+    return read_model(path, kind, f"specification ({kind.__name__})", "start snakemake again, which writes it")

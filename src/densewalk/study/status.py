@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from densewalk.core.hashing import config_hash
 from densewalk.core.progress import clock, columns
+from densewalk.results.records import read_run
 from densewalk.study.config import Study
 from densewalk.training.metrics_file import Point, read_points
 
@@ -64,14 +64,14 @@ def status(study: Study, results: Path, now: float | None = None) -> Iterator[St
         if (out / "backbone.safetensors").is_file():
             yield _done(run, seed, evaluations, out)
         else:
-            yield _unfinished(run, seed, evaluations, results / "state" / f"{run}-s{seed}-{config_hash(study.run_spec(run, seed))}", now)
+            yield _unfinished(run, seed, evaluations, study.run_spec(run, seed).state(results), now)
 
 
 def _done(run: str, seed: int, evaluations: tuple[int, int], out: Path) -> Status:
-    training = json.loads((out / "run.json").read_text())["training"]
+    training = read_run(out / "run.json").training
     if training is None:
         return Status(run, seed, "done", evaluations)
-    return Status(run, seed, "done", evaluations, training["steps"], training["steps"], gpu_hours=training["gpu_hours"] or 0.0)
+    return Status(run, seed, "done", evaluations, training.steps, training.steps, gpu_hours=training.gpu_hours or 0.0)
 
 
 def _unfinished(run: str, seed: int, evaluations: tuple[int, int], state: Path, now: float) -> Status:

@@ -83,20 +83,23 @@ def srun_environment(environment: dict[str, str]) -> dict[str, str]:
     return {**kept, "SLURM_JOB_ID": job, FIRST_NODE: f"{socket.gethostname()}:{port}"}
 
 
-def claim_gpus(count: int) -> None:
+def claim_gpus(count: int) -> int:
     """Show this process, and those it starts, `count` GPUs that no other job of this user on this machine has claimed.
 
     Without it, jobs that Snakemake starts side by side would all take the first one. Slurm's jobs have their own already. The
     claim is a file lock, which ends with the last process that holds it; where too few are free, wait.
 
+    Returns:
+        `count`, or 0 on a machine without GPUs, where one process computes on the CPU.
+
     Raises:
         UserError: the machine has fewer.
     """
     if count < 1 or "SLURM_JOB_ID" in os.environ or "WORLD_SIZE" in os.environ:
-        return
+        return count
     seen = visible_gpus()
     if not seen:
-        return
+        return 0
     if count > len(seen):
         raise UserError(f"{count} GPUs are asked for, {len(seen)} {'is' if len(seen) == 1 else 'are'} here", todo="lower gpu of this rule")
     LOCKS.mkdir(exist_ok=True)
@@ -104,6 +107,7 @@ def claim_gpus(count: int) -> None:
         log.info("waiting for %d of the GPUs %s", count, ", ".join(seen))
         time.sleep(1)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
+    return count
 
 
 def visible_gpus() -> list[str]:

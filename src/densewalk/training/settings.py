@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from densewalk.core.errors import UserError
+from densewalk.core.resources import Resources
 from densewalk.core.settings import Settings
 
 
@@ -14,6 +15,10 @@ class TrainingSettings(Settings):
 
     # switch -> value in compat `paper`, value in compat `released`
     SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {}
+    RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
+    """What a job asks a scheduler for."""
+    PICTURES: ClassVar[dict[str, str]] = {}
+    """Captions of what `Method.pictures` draws, by file name without its end."""
 
     compat: Literal["paper", "released"] = "paper"
     """`paper`: the method as published. `released`: the released code's known deviations, to the digit."""

@@ -22,6 +22,7 @@ from typing import Any
 from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write, read_json
 from densewalk.core.hashing import config_hash, file_sha256
+from densewalk.data.images import read_rgb
 from densewalk.evaluations.coco.settings import CocoSettings
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.mmlab.experiment import Config, Experiment, default_levels, strides
@@ -73,6 +74,14 @@ def evaluate(settings: CocoSettings, backbone_path: Path, job: Job) -> Result:
         write_detections(job.out / f"detections_val2017_{kind}.json", records)
     metrics = {name: found.pop(name, math.nan) for name in settings.METRICS}
     return Result(metrics, n=validation.count, unit="images", details=found)
+
+
+def describe_data(settings: CocoSettings) -> dict[str, int]:
+    """Count what `evaluate` would read, and open a sample of it."""
+    training, validation = check_data(settings)
+    for split in (training, validation):
+        read_rgb(min(path for path in split.images.iterdir() if path.suffix == ".jpg"))
+    return {"training images": training.count, "validation images": validation.count}
 
 
 def write_detections(path: Path, records: list[dict[str, Any]]) -> None:

@@ -4,6 +4,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from densewalk.core.metric import Metric
+from densewalk.core.resources import Resources
 from densewalk.evaluations.common.presets import completed
 from densewalk.evaluations.common.protocol_name import as_published, changes
 from densewalk.evaluations.common.settings import EvaluationSettings
@@ -20,15 +22,17 @@ class CocoSettings(EvaluationSettings):
     detectors apart and nothing else. It has no published counterpart.
     """
 
-    TASK: ClassVar[str] = "coco"
+    TABLE: ClassVar[str] = "coco"
     VERSION: ClassVar[int] = 1
-    METRICS: ClassVar[dict[str, str]] = {
-        "AP_box": "% (higher is better), box AP at IoU 0.50:0.95",
-        "AP50_box": "% (higher is better), box AP at IoU 0.50",
-        "AP75_box": "% (higher is better), box AP at IoU 0.75",
-        "AP_mask": "% (higher is better), mask AP at IoU 0.50:0.95",
-        "AP50_mask": "% (higher is better), mask AP at IoU 0.50",
-        "AP75_mask": "% (higher is better), mask AP at IoU 0.75",
+    TITLE: ClassVar[str] = "Detection and instance segmentation (COCO)"
+    RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=2880)
+    METRICS: ClassVar[dict[str, Metric]] = {
+        "AP_box": Metric("%", "box AP at IoU 0.50:0.95"),
+        "AP50_box": Metric("%", "box AP at IoU 0.50"),
+        "AP75_box": Metric("%", "box AP at IoU 0.75"),
+        "AP_mask": Metric("%", "mask AP at IoU 0.50:0.95"),
+        "AP50_mask": Metric("%", "mask AP at IoU 0.50"),
+        "AP75_mask": Metric("%", "mask AP at IoU 0.75"),
     }
 
     # iBOT's two recipes: name -> what it sets beside the defaults
@@ -120,3 +124,6 @@ class CocoSettings(EvaluationSettings):
     def published_protocol(self) -> str | None:
         """iBOT's protocol for ViT-S or ViT-B, if nothing that matters was changed."""
         return "Cascade Mask R-CNN 1x" if self.dataset == "COCO" and as_published(self) else None
+
+
+SETTINGS = {"coco": CocoSettings}

@@ -140,3 +140,9 @@ def split(settings: LabelledSettings, name: Literal["training", "validation"], l
     if first >= len(examples):
         raise UserError(f"{len(examples)} labelled images in {root} leave none for {name}", todo=f"lower the offset {first}")
     return examples[first::every]
+
+
+def open_first(settings: LabelledSettings, *splits: Sequence[Example]) -> None:
+    """Read the first labelled image of each split, for its faults to show."""
+    for examples in splits:
+        labelled.read(examples[0], label_values=settings.label_values, ignore=settings.ignored)

@@ -7,8 +7,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import functional as TF
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks.classification import Classified
-from densewalk.data.images import normalize, read_stored
+from densewalk.data.benchmarks.classification import Classified, imagenet
+from densewalk.data.images import normalize, read_rgb, read_stored
 from densewalk.models.backbone import Backbone
 
 BATCH = 64  # images per forward pass
@@ -40,3 +40,11 @@ def centre_crop(image: Image.Image, resize: int, size: int) -> Float[Tensor, "3 
     """The evaluation view of DINO and DINOv2."""
     resized = TF.resize(image, [resize], TF.InterpolationMode.BICUBIC)
     return normalize(TF.to_tensor(TF.center_crop(resized, [size, size])))
+
+
+def describe_classification(root: str, training: str, validation: str) -> dict[str, int]:
+    """Count images and classes of both splits, and open the first image of each."""
+    splits = imagenet(root, training, validation)
+    for split in splits:
+        read_rgb(split.paths[0])
+    return {"training images": len(splits[0]), "validation images": len(splits[1]), "classes": len(splits[0].names)}

@@ -2,18 +2,26 @@
 
 from typing import ClassVar
 
+from densewalk.core.metric import Metric
+from densewalk.core.resources import Resources
 from densewalk.core.settings import Settings
 
 
 class EvaluationSettings(Settings):
     """One protocol. VERSION enters the hash: raising it reruns that column of every table."""
 
-    TASK: ClassVar[str]
-    """The table the numbers go to."""
+    TABLE: ClassVar[str]
+    """The table that the numbers go to; several protocols may share one."""
     VERSION: ClassVar[int]
     """Raise it when a change of the code changes numbers."""
-    METRICS: ClassVar[dict[str, str]]
-    """Metric name -> unit and direction, e.g. {"mIoU": "% (higher is better)"}."""
+    TITLE: ClassVar[str]
+    """Heading of the table on the page."""
+    METRICS: ClassVar[dict[str, Metric]]
+    """The numbers of a result by name; the first one is drawn against the cost."""
+    PICTURES: ClassVar[str] = "{name}, {run}"
+    """Caption of the evaluation's pictures; {name} is a picture's file name without its end, {run} the run that it shows."""
+    RESOURCES: ClassVar[Resources] = Resources()
+    """What a job asks a scheduler for."""
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = None
     """Metric name -> its name in published.csv; None where all names are the same."""
 

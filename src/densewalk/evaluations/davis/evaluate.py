@@ -74,6 +74,12 @@ def evaluate(settings: DavisSettings, backbone_path: Path, job: Job) -> Result:
     return summary(scores, floors)
 
 
+def describe_data(settings: DavisSettings) -> dict[str, int]:
+    """Count what `evaluate` would read, and open a sample of it."""
+    sequences = find_sequences(settings.resolved())
+    return {"sequences": len(sequences), "frames": sum(map(len, sequences))}
+
+
 def find_sequences(settings: DavisSettings) -> list[Sequence]:
     """The listed sequences, with every file's presence and size, and every first mask (unsupervised: every mask) checked.
 

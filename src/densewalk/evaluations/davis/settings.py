@@ -4,6 +4,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from densewalk.core.metric import Metric
+from densewalk.core.resources import Resources
 from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
 from densewalk.evaluations.common.protocol_name import changes
 
@@ -16,18 +18,21 @@ class DavisSettings(LabelPropagationSettings):
     A switch left at null follows `compat`; docs/deviations.md gives the source of each.
     """
 
-    TASK: ClassVar[str] = "davis"
+    TABLE: ClassVar[str] = "davis"
     VERSION: ClassVar[int] = 2
-    METRICS: ClassVar[dict[str, str]] = {
-        "J&F": "% (higher is better), mean of J and F",
-        "J": "% (higher is better), region similarity, mean over objects",
-        "F": "% (higher is better), contour accuracy, mean over objects",
-        "J_recall": "% of frames with J above 50 (higher is better)",
-        "F_recall": "% of frames with F above 50 (higher is better)",
-        "J_decay": "% lost from the first to the last quarter (lower is better)",
-        "F_decay": "% lost from the first to the last quarter (lower is better)",
-        "J&F_copied": "% of the first frame's labels copied to every frame instead, a floor",
-        "J_copied": "% of the first frame's labels copied to every frame instead, a floor",
+    TITLE: ClassVar[str] = "Video object segmentation (DAVIS)"
+    PICTURES: ClassVar[str] = "frames of {name}: the true objects above, below as {run} carries them on from the first frame"
+    RESOURCES: ClassVar[Resources] = Resources(threads=4)
+    METRICS: ClassVar[dict[str, Metric]] = {
+        "J&F": Metric("%", "mean of J and F"),
+        "J": Metric("%", "region similarity, mean over objects"),
+        "F": Metric("%", "contour accuracy, mean over objects"),
+        "J_recall": Metric("% of frames with J above 50"),
+        "F_recall": Metric("% of frames with F above 50"),
+        "J_decay": Metric("% lost from the first to the last quarter", better="lower"),
+        "F_decay": Metric("% lost from the first to the last quarter", better="lower"),
+        "J&F_copied": Metric("% of the first frame's labels copied to every frame instead", "a floor", better=None),
+        "J_copied": Metric("% of the first frame's labels copied to every frame instead", "a floor", better=None),
     }
     # switch -> value in compat `paper`, value in compat `released`
     SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {
@@ -82,3 +87,6 @@ class DavisSettings(LabelPropagationSettings):
         """`label propagation (DINO)` where every setting is that of DINO's released code and the data are DAVIS-2017's."""
         as_published = self.dataset == "DAVIS-2017" and self.compat == "released" and not changes(self, "compat")
         return "label propagation (DINO)" if as_published else None
+
+
+SETTINGS = {"davis": DavisSettings}

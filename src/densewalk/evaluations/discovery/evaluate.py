@@ -40,7 +40,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.files import write_json
 from densewalk.core.progress import track
 from densewalk.data.benchmarks.boxes import Boxed, clip, coco, iou, voc
-from densewalk.data.images import normalize, read_stored
+from densewalk.data.images import normalize, read_rgb, read_stored
 from densewalk.evaluations.common.base import Job, Result, require_finite
 from densewalk.evaluations.discovery.settings import DiscoverySettings
 from densewalk.models.backbone import Backbone
@@ -70,6 +70,13 @@ def evaluate(settings: DiscoverySettings, backbone_path: Path, job: Job) -> Resu
     write_predictions(job.out, examples, found, overlaps)
     details = {"images_without_object": len(everything) - len(examples), "mean_IoU": 100 * float(overlaps.mean())}
     return Result(metrics={"CorLoc": 100 * float((overlaps >= CORRECT).mean())}, n=len(examples), unit="images", details=details)
+
+
+def describe_data(settings: DiscoverySettings) -> dict[str, int]:
+    """Count what `evaluate` would read, and open a sample of it."""
+    examples = find_images(settings)
+    read_rgb(examples[0].image)
+    return {"images": len(examples), "boxes": sum(len(example.boxes) for example in examples)}
 
 
 def find_images(settings: DiscoverySettings) -> list[Boxed]:

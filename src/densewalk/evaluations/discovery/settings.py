@@ -4,6 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from densewalk.core.metric import Metric
 from densewalk.evaluations.common.protocol_name import changes
 from densewalk.evaluations.common.settings import EvaluationSettings
 
@@ -18,9 +19,11 @@ PUBLISHED_DATA: dict[str, dict[str, object]] = {
 class DiscoverySettings(EvaluationSettings):
     """One box in each image, found without any training, against the boxes of all its objects."""
 
-    TASK: ClassVar[str] = "discovery"
+    TABLE: ClassVar[str] = "discovery"
     VERSION: ClassVar[int] = 1
-    METRICS: ClassVar[dict[str, str]] = {"CorLoc": "% of images whose box has IoU of at least 0.5 with an object's (higher is better)"}
+    TITLE: ClassVar[str] = "Object discovery (CorLoc)"
+    PICTURES: ClassVar[str] = "true objects (blue) and the box that {run} finds (orange)"
+    METRICS: ClassVar[dict[str, Metric]] = {"CorLoc": Metric("% of images whose box has IoU of at least 0.5 with an object's")}
 
     layout: Literal["voc", "coco"]
     """`voc`: VOCdevkit/VOC2007 or VOC2012. `coco`: a folder of images and an annotation file."""
@@ -74,3 +77,6 @@ class DiscoverySettings(EvaluationSettings):
         chosen = self.ids is not None if self.dataset == "COCO20k" else True
         changed = changes(self, "year", "split", "images", "ids", "annotations", "head", "mass")
         return "LOST" if as_published and chosen and not changed else None
+
+
+SETTINGS = {"discovery": DiscoverySettings}

@@ -71,6 +71,13 @@ def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Resu
     return summary(settings, answers, len(query_set), names, {"input_size": views.size, "memory_images": len(sample.examples)})
 
 
+def describe_data(settings: IncontextSettings) -> dict[str, int]:
+    """Count what `evaluate` would read, and open a sample of it."""
+    memory, queries = splits(settings)
+    dense_features.open_first(settings, memory, queries)
+    return {"memory images": len(memory), "query images": len(queries)}
+
+
 # -- which images ----------------------------------------------------------------------------------------------------
 
 

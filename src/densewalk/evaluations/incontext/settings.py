@@ -4,6 +4,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from densewalk.core.metric import Metric
+from densewalk.core.resources import Resources
 from densewalk.data.benchmarks.label_rules import KNOWN
 from densewalk.evaluations.common.label_map_settings import LabelledSettings, require_apart
 
@@ -22,11 +24,14 @@ PUBLISHED_AT_DEFAULT = (
 class IncontextSettings(LabelledSettings):
     """Dense nearest-neighbour retrieval: patches of labelled memory images vote on the patches of query images."""
 
-    TASK: ClassVar[str] = "incontext"
+    TABLE: ClassVar[str] = "incontext"
     VERSION: ClassVar[int] = 1
-    METRICS: ClassVar[dict[str, str]] = {
-        "mIoU": "% (higher is better), predictions are classes",
-        "mIoU_hungarian": "% (higher is better), predictions matched to classes after the fact, as published",
+    TITLE: ClassVar[str] = "In-context segmentation"
+    PICTURES: ClassVar[str] = "image, ground truth and prediction of {run}"
+    RESOURCES: ClassVar[Resources] = Resources(threads=4, mem_mb=64_000)
+    METRICS: ClassVar[dict[str, Metric]] = {
+        "mIoU": Metric("%", "predictions are classes"),
+        "mIoU_hungarian": Metric("%", "predictions matched to classes after the fact, as published"),
     }
     # published values are Hungarian-matched: our metric -> the metric's name in published.csv
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = {"mIoU_hungarian": "mIoU"}
@@ -95,3 +100,6 @@ class IncontextSettings(LabelledSettings):
         if self.dataset == names.get(self.layout) and self.compat == "released" and as_published:
             return f"dense NN, fraction {self.fraction}"
         return None
+
+
+SETTINGS = {"incontext": IncontextSettings}

@@ -32,7 +32,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.progress import track
 from densewalk.data.benchmarks.classification import Classified, imagenet
 from densewalk.evaluations.common.base import Job, Result, require_finite
-from densewalk.evaluations.common.image_features import BATCH, CentreCrops, require_multiple
+from densewalk.evaluations.common.image_features import BATCH, CentreCrops, describe_classification, require_multiple
 from densewalk.evaluations.knn.settings import NEIGHBOURS, KnnSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import load
@@ -67,6 +67,11 @@ def evaluate(settings: KnnSettings, backbone_path: Path, job: Job) -> Result:
         unit="images",
         details={"classes": len(training.names), "training_images": len(training), "validation_images": len(validation)},
     )
+
+
+def describe_data(settings: KnnSettings) -> dict[str, int]:
+    """Count what `evaluate` would read, and open a sample of it."""
+    return describe_classification(settings.root, settings.training, settings.validation)
 
 
 def usable(pictures: int) -> list[int]:

@@ -4,6 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from densewalk.core.metric import Metric
+from densewalk.core.resources import Resources
 from densewalk.evaluations.common.protocol_name import changes
 from densewalk.evaluations.common.settings import EvaluationSettings
 
@@ -14,9 +16,11 @@ NEIGHBOURS = (10, 20, 100, 200)
 class KnnSettings(EvaluationSettings):
     """Weighted k-NN classification with frozen features; nothing is trained."""
 
-    TASK: ClassVar[str] = "classification"
+    TABLE: ClassVar[str] = "classification"
     VERSION: ClassVar[int] = 1
-    METRICS: ClassVar[dict[str, str]] = {f"top1_k{k}": f"% (higher is better), {k} neighbours" for k in NEIGHBOURS}
+    TITLE: ClassVar[str] = "Image classification"
+    RESOURCES: ClassVar[Resources] = Resources(mem_mb=32_000)
+    METRICS: ClassVar[dict[str, Metric]] = {f"top1_k{k}": Metric("%", f"{k} neighbours") for k in NEIGHBOURS}
     # DINO's published value is that of 20 neighbours; DINOv2's names no number, so that none stands beside ours
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = {"top1_k20": "top1"}
 
@@ -46,3 +50,6 @@ class KnnSettings(EvaluationSettings):
     def published_protocol(self) -> str | None:
         """`k-NN (DINO)` where every setting is the published one and the data are ImageNet's."""
         return "k-NN (DINO)" if self.dataset == "ImageNet-1k" and not changes(self) else None
+
+
+SETTINGS = {"knn": KnnSettings}

@@ -43,7 +43,7 @@ from densewalk.data.augmentation import maybe, random_resized_crop_box
 from densewalk.data.benchmarks.classification import Classified, imagenet
 from densewalk.data.images import normalize, read_stored
 from densewalk.evaluations.common.base import Job, Result, require_finite
-from densewalk.evaluations.common.image_features import BATCH, CentreCrops, require_multiple
+from densewalk.evaluations.common.image_features import BATCH, CentreCrops, describe_classification, require_multiple
 from densewalk.evaluations.linear.settings import LinearSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import load
@@ -78,6 +78,11 @@ def evaluate(settings: LinearSettings, backbone_path: Path, job: Job) -> Result:
     with State(job.state / "training", inputs) as state:
         history = train(heads.to(job.device), backbone, training, Fixed(backbone, heads.blocks, validation, settings, job), plan, state)
     return summary(history, training, validation)
+
+
+def describe_data(settings: LinearSettings) -> dict[str, int]:
+    """Count what `evaluate` would read, and open a sample of it."""
+    return describe_classification(settings.root, settings.training, settings.validation)
 
 
 def summary(history: "History", training: Classified, validation: Classified) -> Result:

@@ -4,6 +4,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from densewalk.core.metric import Metric
+from densewalk.core.resources import Resources
 from densewalk.evaluations.common.protocol_name import changes
 from densewalk.evaluations.common.settings import EvaluationSettings
 
@@ -14,11 +16,13 @@ class LinearSettings(EvaluationSettings):
     A setting left at null follows `recipe`; densewalk.evaluations.linear gives the source of each.
     """
 
-    TASK: ClassVar[str] = "classification"
+    TABLE: ClassVar[str] = "classification"
     VERSION: ClassVar[int] = 1
-    METRICS: ClassVar[dict[str, str]] = {
-        "top1_best": "% (higher is better), best epoch and classifier on the validation set, as published",
-        "top1_last": "% (higher is better), best classifier after the last step",
+    TITLE: ClassVar[str] = "Image classification"
+    RESOURCES: ClassVar[Resources] = Resources(threads=16, mem_mb=32_000, runtime=1440)
+    METRICS: ClassVar[dict[str, Metric]] = {
+        "top1_best": Metric("%", "best epoch and classifier on the validation set, as published"),
+        "top1_last": Metric("%", "best classifier after the last step"),
     }
     # published values are those of the epoch (DINO) or classifier (DINOv2) that is best on the validation set
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = {"top1_best": "top1"}
@@ -118,3 +122,6 @@ class LinearSettings(EvaluationSettings):
         if self.dataset != "ImageNet-1k" or changes(self, "recipe"):
             return None
         return {"dino": "linear probe (DINO)", "dora": "linear probe (DoRA)", "dinov2": "linear probe (DINOv2)"}[self.recipe]
+
+
+SETTINGS = {"linear": LinearSettings}

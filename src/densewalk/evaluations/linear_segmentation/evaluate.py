@@ -82,6 +82,13 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
     return Result(metrics={"mIoU": value}, n=len(validation), unit="images", details=details)
 
 
+def describe_data(settings: LinearSegmentationSettings) -> dict[str, int]:
+    """Count what `evaluate` would read, and open a sample of it."""
+    training, validation = splits(settings, seed=0)
+    dense_features.open_first(settings, training, validation)
+    return {"training images": len(training), "validation images": len(validation)}
+
+
 def splits(settings: LinearSegmentationSettings, seed: int) -> tuple[list[Example], list[Example]]:
     """Training and validation images."""
     training = dense_features.split(settings, "training", settings.train_list, settings.train_every)

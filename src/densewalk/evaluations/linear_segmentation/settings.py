@@ -4,6 +4,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from densewalk.core.metric import Metric
+from densewalk.core.resources import Resources
 from densewalk.data.benchmarks.label_rules import KNOWN
 from densewalk.evaluations.common.label_map_settings import PLACE, ValidationSettings, require_apart
 from densewalk.evaluations.common.protocol_name import changes
@@ -12,9 +14,12 @@ from densewalk.evaluations.common.protocol_name import changes
 class LinearSegmentationSettings(ValidationSettings):
     """A 1x1 convolution on the frozen last layer, trained and by default scored on masks of 100 x 100 (NeCo's linear segmentation)."""
 
-    TASK: ClassVar[str] = "linear_segmentation"
+    TABLE: ClassVar[str] = "linear_segmentation"
     VERSION: ClassVar[int] = 1
-    METRICS: ClassVar[dict[str, str]] = {"mIoU": "% (higher is better)"}
+    TITLE: ClassVar[str] = "Linear segmentation (frozen features)"
+    PICTURES: ClassVar[str] = "image, ground truth and prediction of {run}"
+    RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
+    METRICS: ClassVar[dict[str, Metric]] = {"mIoU": Metric("%")}
 
     scoring: Literal["reduced", "full"] = "reduced"
     """`reduced`: masks of `mask_size` are predicted, as published. `full`: every pixel of the image as it lies on the disk. The two
@@ -70,3 +75,6 @@ class LinearSegmentationSettings(ValidationSettings):
 
 
 NAMED = ("scoring", "mask_size", "input_size", "compat")
+
+
+SETTINGS = {"linear_segmentation": LinearSegmentationSettings}

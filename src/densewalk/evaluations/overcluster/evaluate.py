@@ -59,6 +59,13 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
     return Result(metrics={"mIoU": sum(scores) / len(scores)}, n=len(examples), unit="images", details=details)
 
 
+def describe_data(settings: OverclusterSettings) -> dict[str, int]:
+    """Count what `evaluate` would read, and open a sample of it."""
+    examples = dense_features.split(settings, "validation", settings.val_list, settings.val_every, settings.val_offset)
+    dense_features.open_first(settings, examples)
+    return {"validation images": len(examples)}
+
+
 def components(
     settings: OverclusterSettings, dense: Dense, backbone: Path, examples: Sequence[Example], size: int, job: Job
 ) -> tuple[Float[Tensor, "images rows columns kept"], Integer[Tensor, "images mask mask"]]:

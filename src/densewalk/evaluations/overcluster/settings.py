@@ -4,6 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from densewalk.core.metric import Metric
+from densewalk.core.resources import Resources
 from densewalk.evaluations.common.label_map_settings import PLACE, ValidationSettings
 from densewalk.evaluations.common.protocol_name import changes
 
@@ -11,9 +13,12 @@ from densewalk.evaluations.common.protocol_name import changes
 class OverclusterSettings(ValidationSettings):
     """k-means on frozen patch features of the validation images, clusters being matched to classes (NeCo, Leopart)."""
 
-    TASK: ClassVar[str] = "overcluster"
+    TABLE: ClassVar[str] = "overcluster"
     VERSION: ClassVar[int] = 1
-    METRICS: ClassVar[dict[str, str]] = {"mIoU": "% (higher is better)"}
+    TITLE: ClassVar[str] = "Clusters of frozen features"
+    PICTURES: ClassVar[str] = "image, ground truth and clusters of {run}, matched to classes"
+    RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=480)
+    METRICS: ClassVar[dict[str, Metric]] = {"mIoU": Metric("%")}
 
     clusters: int | None = Field(default=None, ge=2)
     """Number of clusters, each of which takes the class of most of its pixels (published: 300 and 500); null: as many as classes,
@@ -47,3 +52,6 @@ class OverclusterSettings(ValidationSettings):
         same = self.layout == "voc" and self.dataset == "PascalVOC"
         untouched = not changes(self, "layout", "masks", "compat", "clusters") and self.compat == "released"
         return self.recipe if same and untouched and self.clusters in (None, 300, 500) else None
+
+
+SETTINGS = {"overcluster": OverclusterSettings}

@@ -69,6 +69,12 @@ def evaluate(settings: SegmentationSettings, backbone_path: Path, job: Job) -> R
     return score(found["confusion"], names, len(validation))
 
 
+def describe_data(settings: SegmentationSettings) -> dict[str, int]:
+    """Count what `evaluate` would read, and open a sample of it."""
+    training, validation = check_data(settings)
+    return {"training images": len(training), "validation images": len(validation)}
+
+
 # -- data ------------------------------------------------------------------------------------------------------------
 
 

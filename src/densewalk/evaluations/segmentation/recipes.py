@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from densewalk.core.metric import Metric
+from densewalk.core.resources import Resources
 from densewalk.data.benchmarks.label_rules import LabelRule, counted
 from densewalk.evaluations.common.presets import completed
 from densewalk.evaluations.common.protocol_name import as_published, changes
@@ -19,10 +21,11 @@ NAMED = ("iterations", "batch_size", "crop", "slide", "window_step", "multi_scal
 class SegmentationSettings(EvaluationSettings):
     """What the frozen linear head and UPerNet share, whatever the data."""
 
-    METRICS: ClassVar[dict[str, str]] = {
-        "mIoU": "% (higher is better), mean over the classes that occur or are predicted",
-        "mAcc": "% (higher is better), mean recall of the classes that occur",
-        "aAcc": "% (higher is better), share of the labelled pixels",
+    PICTURES: ClassVar[str] = "image, ground truth and prediction of {run}"
+    METRICS: ClassVar[dict[str, Metric]] = {
+        "mIoU": Metric("%", "mean over the classes that occur or are predicted"),
+        "mAcc": Metric("%", "mean recall of the classes that occur"),
+        "aAcc": Metric("%", "share of the labelled pixels"),
     }
     PRESETS: ClassVar[dict[str, dict[str, Any]]]
     """Name of a published recipe -> what it sets beside the defaults."""
@@ -108,6 +111,7 @@ class LinearSettings(SegmentationSettings):
     last.
     """
 
+    RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "dinov2": {},
         "dinov2_4layers": {"layers": 4},
@@ -169,6 +173,7 @@ class UpernetSettings(SegmentationSettings):
     same recipe with an earlier end, as is customary; they have no published counterpart.
     """
 
+    RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=2880)
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "small_160k": {},
         "small_80k": {"iterations": 80_000},
@@ -219,8 +224,9 @@ class UpernetSettings(SegmentationSettings):
 class Ade20kData(SegmentationSettings):
     """ADE20K's data. `root` is the folder ADEChallengeData2016 or the one above it."""
 
-    TASK: ClassVar[str] = "ade20k"
+    TABLE: ClassVar[str] = "ade20k"
     VERSION: ClassVar[int] = 1
+    TITLE: ClassVar[str] = "Semantic segmentation (ADE20K)"
     PUBLISHED: ClassVar[dict[str, str]]
     """Preset -> its name in published.csv."""
 

@@ -5,7 +5,13 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from densewalk.data.benchmarks.label_rules import RULES, LabelRule, counted
-from densewalk.evaluations.segmentation.recipes import LinearSettings, SegmentationSettings, UpernetSettings
+from densewalk.evaluations.segmentation.recipes import (
+    Ade20kLinearSettings,
+    Ade20kUpernetSettings,
+    LinearSettings,
+    SegmentationSettings,
+    UpernetSettings,
+)
 
 # training and validation half by default
 SPLITS = {
@@ -22,8 +28,9 @@ class LayoutData(SegmentationSettings):
     Crops, sizes and learning rates are the recipe's for ADE20K: no published number of these recipes is known for the data here.
     """
 
-    TASK: ClassVar[str] = "segmentation"
+    TABLE: ClassVar[str] = "segmentation"
     VERSION: ClassVar[int] = 1
+    TITLE: ClassVar[str] = "Semantic segmentation (other data)"
 
     layout: Literal["voc", "cityscapes", "coco_stuff", "folders"]
     """`voc`: VOCdevkit/VOC2012, 21 classes, 255 not scored. `cityscapes`: leftImg8bit and gtFine with *_labelTrainIds.png, 19
@@ -84,3 +91,11 @@ class SegmentationLinearSettings(LinearSettings, LayoutData):
 
 class SegmentationUpernetSettings(UpernetSettings, LayoutData):
     """UPerNet, fine-tuned end to end; see `preset`."""
+
+
+SETTINGS = {
+    "ade20k_linear": Ade20kLinearSettings,
+    "ade20k_upernet": Ade20kUpernetSettings,
+    "segmentation_linear": SegmentationLinearSettings,
+    "segmentation_upernet": SegmentationUpernetSettings,
+}

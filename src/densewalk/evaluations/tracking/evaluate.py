@@ -66,6 +66,14 @@ def evaluate(settings: TrackingSettings, backbone_path: Path, job: Job) -> Resul
     return summary(overlaps)
 
 
+def describe_data(settings: TrackingSettings) -> dict[str, int]:
+    """Count what `evaluate` would read, and open a sample of it."""
+    tracks = got10k(settings.root, settings.split, settings.sequences)
+    for track in tracks:
+        check(track)
+    return {"sequences": len(tracks), "frames": sum(map(len, tracks))}
+
+
 def check(track: Track) -> None:
     """There must be something to follow and something to score."""
     path = track.frames[0].parent / "groundtruth.txt"

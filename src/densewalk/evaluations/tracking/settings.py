@@ -4,6 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from densewalk.core.metric import Metric
+from densewalk.core.resources import Resources
 from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
 from densewalk.evaluations.common.protocol_name import changes
 
@@ -11,13 +13,16 @@ from densewalk.evaluations.common.protocol_name import changes
 class TrackingSettings(LabelPropagationSettings):
     """Single-object tracking: the first frame's box travels along frozen features. Our own protocol: nothing is published for it."""
 
-    TASK: ClassVar[str] = "tracking"
+    TABLE: ClassVar[str] = "tracking"
     VERSION: ClassVar[int] = 1
-    METRICS: ClassVar[dict[str, str]] = {
-        "AO": "% (higher is better), mean IoU over all frames of all sequences",
-        "SR_50": "% of frames with IoU above 50 (higher is better)",
-        "SR_75": "% of frames with IoU above 75 (higher is better)",
-        "AO_sequences": "% (higher is better), mean over sequences of their mean IoU",
+    TITLE: ClassVar[str] = "Box tracking"
+    PICTURES: ClassVar[str] = "frames of {name}: the true box (blue) and the one that {run} tracks (orange)"
+    RESOURCES: ClassVar[Resources] = Resources(threads=4, runtime=480)
+    METRICS: ClassVar[dict[str, Metric]] = {
+        "AO": Metric("%", "mean IoU over all frames of all sequences"),
+        "SR_50": Metric("% of frames with IoU above 50"),
+        "SR_75": Metric("% of frames with IoU above 75"),
+        "AO_sequences": Metric("%", "mean over sequences of their mean IoU"),
     }
 
     split: str = "val"
@@ -41,3 +46,6 @@ class TrackingSettings(LabelPropagationSettings):
             "box of the largest piece" if self.box == "component" else f"box of all but {100 * self.tail:g} % a side",
         ]
         return ", ".join([*parts, *changes(self, "split", "sequences", "short_side", "top_k", "radius", "context", "box", "tail")])
+
+
+SETTINGS = {"tracking": TrackingSettings}

@@ -112,6 +112,13 @@ def evaluate(settings: UnsupervisedSegmentationSettings, backbone_path: Path, jo
     return Result(metrics=metrics, n=len(validation), unit="images", details=details)
 
 
+def describe_data(settings: UnsupervisedSegmentationSettings) -> dict[str, int]:
+    """Count what `evaluate` would read, and open a sample of it."""
+    training, validation = splits(settings)
+    dense_features.open_first(settings, *([training] if training else []), validation)
+    return {"training images": len(training), "validation images": len(validation)}
+
+
 def splits(settings: UnsupervisedSegmentationSettings) -> tuple[list[Example], list[Example]]:
     """Images whose masks choose the threshold (none where it is given), and images that are scored."""
     needed = settings.threshold is None

@@ -4,6 +4,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from densewalk.core.metric import Metric
+from densewalk.core.resources import Resources
 from densewalk.data.benchmarks.label_rules import KNOWN
 from densewalk.evaluations.common.label_map_settings import PLACE, ValidationSettings, require_apart
 from densewalk.evaluations.common.protocol_name import changes
@@ -14,12 +16,15 @@ WITH_BACKGROUND = ("voc", "masks", "video")
 class UnsupervisedSegmentationSettings(ValidationSettings):
     """Foreground by attention, its parts by k-means, objects by community detection on the parts' co-occurrence (Leopart, NeCo)."""
 
-    TASK: ClassVar[str] = "unsupervised_segmentation"
+    TABLE: ClassVar[str] = "unsupervised_segmentation"
     VERSION: ClassVar[int] = 1
-    METRICS: ClassVar[dict[str, str]] = {
-        "mIoU": "% after community detection (higher is better)",
-        "mIoU_cbfe": "% of the extracted foreground's k-means (higher is better)",
-        "J_foreground": "% Jaccard of the extracted foreground (higher is better)",
+    TITLE: ClassVar[str] = "Unsupervised segmentation"
+    PICTURES: ClassVar[str] = "image, ground truth and segments of {run}, matched to classes"
+    RESOURCES: ClassVar[Resources] = Resources(mem_mb=32_000)
+    METRICS: ClassVar[dict[str, Metric]] = {
+        "mIoU": Metric("% after community detection"),
+        "mIoU_cbfe": Metric("% of the extracted foreground's k-means"),
+        "J_foreground": Metric("% Jaccard of the extracted foreground"),
     }
 
     background: int = Field(default=0, ge=0)
@@ -89,3 +94,6 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
     def published_protocol(self) -> str | None:
         """None: the published values are by Infomap, whose licence is not permissive, with settings tuned on masks."""
         return None
+
+
+SETTINGS = {"unsupervised_segmentation": UnsupervisedSegmentationSettings}

@@ -68,6 +68,12 @@ def evaluate(settings: VideoSegmentationSettings, backbone_path: Path, job: Job)
     return Result(metrics=metrics, n=len(scores["F"]), unit="frames", details={"clips": len(clips), "input_size": side})
 
 
+def describe_data(settings: VideoSegmentationSettings) -> dict[str, int]:
+    """Count what `evaluate` would read, and open a sample of it."""
+    clips = find_clips(settings)
+    return {"clips": len(clips), "frames": sum(len(clip.numbers) for clip in clips)}
+
+
 # -- data ------------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from densewalk.core.metric import Metric
 from densewalk.evaluations.common.protocol_name import changes
 from densewalk.evaluations.common.settings import EvaluationSettings
 
@@ -11,15 +12,17 @@ from densewalk.evaluations.common.settings import EvaluationSettings
 class VideoSegmentationSettings(EvaluationSettings):
     """Clusters of frozen features against the objects of annotated videos (Time-Tuning, https://arxiv.org/abs/2308.11796, section 4)."""
 
-    TASK: ClassVar[str] = "video_segmentation"
+    TABLE: ClassVar[str] = "video_segmentation"
     VERSION: ClassVar[int] = 1
-    METRICS: ClassVar[dict[str, str]] = {
-        "F": "% mIoU (higher is better), clusters of each frame, as many as it has labels, matched one to one",
-        "C": "% mIoU (higher is better), clusters of each clip, as many as it has labels, matched one to one",
-        "D": "% mIoU (higher is better), clusters of the whole data set, as many as it has labels, matched one to one",
-        "F_over": "% mIoU (higher is better), `clusters` of each frame, matched many to one",
-        "C_over": "% mIoU (higher is better), `clusters` of each clip, matched many to one",
-        "D_over": "% mIoU (higher is better), `dataset_clusters` of the whole data set, matched many to one",
+    TITLE: ClassVar[str] = "Unsupervised video segmentation"
+    PICTURES: ClassVar[str] = "frames of {name}: the true objects above, clusters of {run} below"
+    METRICS: ClassVar[dict[str, Metric]] = {
+        "F": Metric("% mIoU", "clusters of each frame, as many as it has labels, matched one to one"),
+        "C": Metric("% mIoU", "clusters of each clip, as many as it has labels, matched one to one"),
+        "D": Metric("% mIoU", "clusters of the whole data set, as many as it has labels, matched one to one"),
+        "F_over": Metric("% mIoU", "`clusters` of each frame, matched many to one"),
+        "C_over": Metric("% mIoU", "`clusters` of each clip, matched many to one"),
+        "D_over": Metric("% mIoU", "`dataset_clusters` of the whole data set, matched many to one"),
     }
 
     layout: Literal["davis", "youtube_vos"]
@@ -76,3 +79,6 @@ class VideoSegmentationSettings(EvaluationSettings):
         ]
         shown = ("layout", "year", "split", "clip_frames", "size", "clusters", "dataset_clusters")
         return ", ".join([*parts, *changes(self, *shown)])
+
+
+SETTINGS = {"video_segmentation": VideoSegmentationSettings}

@@ -68,3 +68,6 @@ class Dino(SelfDistillation):
     def teacher_logits(self, views: Float[Tensor, "batch views 3 height width"]) -> Float[Tensor, "views batch protos"]:
         """Logits of the global views."""
         return self.teacher.head(by_view(self.teacher.backbone.cls, views))
+
+
+METHOD = Dino

@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from densewalk.core.resources import Resources
 from densewalk.training.settings import PresetSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -104,6 +105,7 @@ class SelfDistillationSettings(PresetSettings):
 class DinoSettings(SelfDistillationSettings):
     """DINO on video frames or images (https://arxiv.org/abs/2104.14294); defaults are the released 100-epoch recipe."""
 
+    RESOURCES: ClassVar[Resources] = Resources(gpu=4, threads=32, mem_mb=128_000, runtime=2880)
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "small_video": {
             **SMALL_VIDEO,
@@ -119,3 +121,6 @@ class DinoSettings(SelfDistillationSettings):
 
     batch_size: int = Field(default=512, ge=1)
     """Pictures of one optimiser step over all processes together."""
+
+
+SETTINGS = DinoSettings

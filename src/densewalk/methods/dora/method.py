@@ -213,3 +213,6 @@ class Dora(SelfDistillation):
         parts = logits.split([x.shape[:-1].numel() for x in features])
         masked_logits, local_logits = (part.unflatten(0, x.shape[:-1]) for part, x in zip(parts, features, strict=True))
         return masked_logits, local_logits, features[0]
+
+
+METHOD = Dora

@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from densewalk.core.resources import Resources
 from densewalk.methods.dino.settings import SMALL_VIDEO, SelfDistillationSettings
 
 
@@ -13,6 +14,11 @@ class DoraSettings(SelfDistillationSettings):
     A switch left at null follows `compat`; docs/deviations.md gives the source of each.
     """
 
+    RESOURCES: ClassVar[Resources] = Resources(gpu=4, threads=32, mem_mb=128_000, runtime=2880)
+    PICTURES: ClassVar[dict[str, str]] = {
+        "objects": "Objects that the first attention heads discover in a clip's first frame, tracked through it; a color is an object. "
+        "Above, what the student is shown of them; below, whose attention is the largest."
+    }
     # switch -> value in compat `paper`, value in compat `released`
     SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {
         "loss_carry_over": (False, True),
@@ -98,3 +104,6 @@ class DoraSettings(SelfDistillationSettings):
         if self.resolved().skip_first_local_crop and self.local_crops == 1:
             raise ValueError("skip_first_local_crop leaves none of 1 local crop: set local_crops to 2 or more")
         return self
+
+
+SETTINGS = DoraSettings

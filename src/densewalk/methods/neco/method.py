@@ -304,3 +304,6 @@ def require_patch_multiples(settings: NecoSettings, patch: int) -> None:
         size = getattr(settings, name)
         if size % patch and not settings.cut_remainder:
             raise UserError(f"{name} {size} is no multiple of the patch size {patch}", todo=f"set it to {size - size % patch}")
+
+
+METHOD = Neco

@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from densewalk.core.resources import Resources
 from densewalk.training.settings import PresetSettings
 
 _S14: dict[str, Any] = {"global_size": 518, "local_size": 98, "batch_size": 64, "epochs": 25, "backbone_lr": 1e-5, "queue": 8192}
@@ -18,6 +19,7 @@ class NecoSettings(PresetSettings):
     A switch left at null follows `compat`; docs/deviations.md gives the source of each.
     """
 
+    RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     # switch -> value in compat `paper`, value in compat `released`
     SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {
         "similarity_order": (False, True),
@@ -148,3 +150,6 @@ class NecoSettings(PresetSettings):
         column = ("paper", "released").index(self.compat)
         unset = {name: values[column] for name, values in self.SWITCHES.items() if getattr(self, name) is None}
         return self.model_copy(update=unset)
+
+
+SETTINGS = NecoSettings

@@ -276,3 +276,6 @@ def assignment_statistics(
         "prototypes_used": used.float().mean(),
         "student_agrees": (scores.argmax(dim=-1) == labels).float().mean(),
     }
+
+
+METHOD = TimeTuning

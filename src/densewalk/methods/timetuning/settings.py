@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from densewalk.core.resources import Resources
 from densewalk.training.settings import TrainingSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -15,6 +16,10 @@ class TimeTuningSettings(TrainingSettings):
     A switch left at null follows `variant` or `compat`; the tables in docs/deviations.md give the source of each.
     """
 
+    RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
+    PICTURES: ClassVar[dict[str, str]] = {
+        "prototypes": "Prototypes of the first frame's patches as assigned, and as propagated to the later frames; a color is a prototype."
+    }
     # switch -> value in compat `paper`, value in compat `released`
     SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {
         "red_std": (0.229, 0.228),
@@ -122,3 +127,6 @@ class TimeTuningSettings(TrainingSettings):
         if self.queue and not self.resolved().teacher:
             raise ValueError(f"queue {self.queue} needs a teacher: set teacher to true or queue to 0")
         return self
+
+
+SETTINGS = TimeTuningSettings

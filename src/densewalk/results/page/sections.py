@@ -15,9 +15,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from densewalk.core.files import read_json
-from densewalk.results.missing import Plan
 from densewalk.results.page.charts import Point, class_values, cost_and_quality, learning_curves, method_legend
-from densewalk.results.tables import Record, grouped, hours_with_init, mean_and_interval, training_hours
+from densewalk.results.plan import Plan
+from densewalk.results.records import ResultRecord
+from densewalk.results.tables import grouped, hours_with_init, mean_and_interval, training_hours
 from densewalk.training.metrics_file import read_points
 
 WIDTH = 1600  # pixels of the widest picture on the page
@@ -26,14 +27,14 @@ OF_EVALUATION = 3  # pictures of each evaluation and run
 CLASSES, RUNS = 40, 6  # most that a chart of classes shows
 
 
-def gather(plan: Plan, results: Path, records: Sequence[Record]) -> dict[str, Any]:
+def gather(plan: Plan, results: Path, records: Sequence[ResultRecord]) -> dict[str, Any]:
     """All charts and pictures by the names that the page's template has for them."""
-    folders = {run: results / run / f"s{facts['seeds'][0]}" for run, facts in plan["runs"].items()}
+    folders = {run: results / run / f"s{planned.seeds[0]}" for run, planned in plan.runs.items()}
     return {
         "costs": costs(plan, records),
         "curves": curves(plan, results),
         "features": features(folders),
-        "learnt": learnt(folders),
+        "learnt": learnt(plan, folders),
         "predictions": predictions(plan, folders),
     }
 
@@ -41,41 +42,41 @@ def gather(plan: Plan, results: Path, records: Sequence[Record]) -> dict[str, An
 # -- charts ----------------------------------------------------------------------------------------------------------
 
 
-def costs(plan: Plan, records: Sequence[Record]) -> dict[str, Any] | None:
+def costs(plan: Plan, records: Sequence[ResultRecord]) -> dict[str, Any] | None:
     """For each evaluation its first metric by what the backbones cost, their initial runs included; None without two runs to compare."""
     groups, hours = grouped(records), training_hours(records)
-    methods = list(dict.fromkeys([*(run["method"] for run in plan["runs"].values()), *(r["method"] for r in records)]))
-    trained = [r["training"] for r in records if r["training"]]
-    on_gpu = [bool(t["gpu_hours"]) for t in trained]
+    methods = list(dict.fromkeys([*(run.method for run in plan.runs.values()), *(r.method for r in records)]))
+    trained = [r.training for r in records if r.training]
+    on_gpu = [bool(t.gpu_hours) for t in trained]
     device = "process" if len(set(on_gpu)) > 1 else "GPU" if any(on_gpu) else "CPU process"
     charts = []
-    for evaluation in plan["evaluations"]:
-        own = {run: groups[run, evaluation] for run in plan["runs"] if (run, evaluation) in groups}
+    for evaluation in plan.evaluations:
+        own = {run: groups[run, evaluation] for run in plan.runs if (run, evaluation) in groups}
         points = [p for run, group in own.items() if (p := _point(run, group, hours, plan)) is not None]
         if len(points) > 1:
-            metric = next(iter(own[points[0].run][0]["metrics"]))
+            metric = next(iter(own[points[0].run][0].metrics))
             svg = cost_and_quality(evaluation, metric, points, device, methods)
             charts.append({"title": f"{evaluation}: {metric}", "svg": svg, "name": evaluation})
     return {"charts": charts, "legend": method_legend(methods)} if charts else None
 
 
-def _point(run: str, group: Sequence[Record], hours: Any, plan: Plan) -> Point | None:
+def _point(run: str, group: Sequence[ResultRecord], hours: Any, plan: Plan) -> Point | None:
     """A run's place in the chart; None without a value, or where it is not known what it was built on."""
-    metric = next(iter(group[0]["metrics"]))
-    mean, half = mean_and_interval([r["metrics"].get(metric) for r in group])
-    spent, _ = mean_and_interval([hours_with_init(run, r["seed"], hours) for r in group])
+    metric = next(iter(group[0].metrics))
+    mean, half = mean_and_interval([r.metrics.get(metric) for r in group])
+    spent, _ = mean_and_interval([hours_with_init(run, r.seed, hours) for r in group])
     if mean != mean or spent != spent:
         return None
-    init = plan["runs"][run]["init"]
-    return Point(run, group[0]["method"], spent, mean, 0.0 if half != half else half, init if init in plan["runs"] else None)
+    init = plan.runs[run].init
+    return Point(run, group[0].method, spent, mean, 0.0 if half != half else half, init if init in plan.runs else None)
 
 
-def by_class(records: Sequence[Record], all_runs: Sequence[str]) -> list[dict[str, Any]]:
+def by_class(records: Sequence[ResultRecord], all_runs: Sequence[str]) -> list[dict[str, Any]]:
     """IoU of each class, a chart for each evaluation whose records have it; mean over seeds. all_runs: of the page, in their order."""
     evaluations: dict[str, dict[str, list[dict[str, float | None]]]] = defaultdict(lambda: defaultdict(list))
     for r in records:
-        if "IoU" in (r.get("details") or {}):
-            evaluations[r["evaluation"]][r["run"]].append(r["details"]["IoU"])
+        if "IoU" in r.details:
+            evaluations[r.evaluation][r.run].append(r.details["IoU"])
     return [_class_chart(name, runs, all_runs) for name, runs in evaluations.items()]
 
 
@@ -101,10 +102,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def curves(plan: Plan, results: Path) -> list[dict[str, Any]]:
     """The learning curves of each run, as far as they have come."""
     found = []
-    for run, facts in plan["runs"].items():
-        paths = {f"s{seed}": path for seed in facts["seeds"] if (path := curve_file(results, run, seed))}
+    for run, planned in plan.runs.items():
+        paths = {f"s{seed}": path for seed in planned.seeds if (path := curve_file(results, run, seed))}
         if svg := learning_curves(run, {seed: read_curve(path) for seed, path in paths.items()}):
-            note = f"By optimiser step, {len(paths)} of {len(facts['seeds'])} seeds." if len(facts["seeds"]) > 1 else "By optimiser step."
+            note = f"By optimiser step, {len(paths)} of {len(planned.seeds)} seeds." if len(planned.seeds) > 1 else "By optimiser step."
             found.append({"run": run, "svg": svg, "note": note})
     return found
 
@@ -177,44 +178,26 @@ def _components(run: str, folder: Path, pictures: Sequence[tuple[str, int]], fac
     return cells
 
 
-CAPTIONS = {
-    "objects": "Objects that the first attention heads discover in a clip's first frame, tracked through it; a colour is an object. "
-    "Above, what the student is shown of them; below, whose attention is the largest.",
-    "prototypes": "Prototypes of the first frame's patches as assigned, and as propagated to the later frames; a colour is a prototype.",
-}
-
-
-def learnt(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
+def learnt(plan: Plan, folders: Mapping[str, Path]) -> list[dict[str, Any]]:
     """The methods' own pictures of finished trainings."""
     pictures = [(run, path) for run, folder in folders.items() for path in sorted((folder / "training").glob("*.png"))]
     found = []
     for run, path in pictures:
-        title, note = f"{run}, training: {path.stem}", CAPTIONS.get(path.stem, "")
+        title, note = f"{run}, training: {path.stem}", plan.runs[run].captions.get(path.stem, "")
         found.append({**embedded(f"{title}. {note}".strip(), path), "name": title, "note": note})
     return found
-
-
-# task -> what its pictures show, with the run that made them
-SHOWS = {
-    **dict.fromkeys(("ade20k", "segmentation", "incontext", "linear_segmentation"), "picture, ground truth and prediction of {run}"),
-    "overcluster": "picture, ground truth and clusters of {run}, matched to classes",
-    "davis": "frames of {name}: the true objects above, below as {run} carries them on from the first frame",
-    "video_segmentation": "frames of {name}: the true objects above, clusters of {run} below",
-    "discovery": "true objects (blue) and the box that {run} finds (orange)",
-    "tracking": "frames of {name}: the true box (blue) and the one that {run} tracks (orange)",
-}
 
 
 def predictions(plan: Plan, folders: Mapping[str, Path]) -> list[dict[str, Any]]:
     """The evaluations' pictures, those of all runs side by side; only where there is a result: else they are of a broken attempt."""
     found = []
-    for evaluation, facts in plan["evaluations"].items():
+    for evaluation, planned in plan.evaluations.items():
         names: dict[str, dict[str, Path]] = defaultdict(dict)
-        for run in facts["runs"]:
+        for run in planned.runs:
             folder = folders[run]
             for path in sorted((folder / evaluation).glob("*.png")) if (folder / f"{evaluation}.json").is_file() else []:
                 names[path.stem][run] = path
-        shows = SHOWS.get(facts["task"], "{name}, {run}")
+        shows = planned.pictures
         shown = sorted(names)[:OF_EVALUATION]
         groups = [
             {

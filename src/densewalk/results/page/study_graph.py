@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from densewalk.results.missing import Plan
+from densewalk.results.plan import Plan
 
 WIDTH, HEIGHT, ACROSS, DOWN = 190, 46, 250, 64  # of a box, and from one box to the next, in pixels
 LANE = 24  # height that a line takes where it passes between boxes
@@ -46,8 +46,8 @@ def study_diagram(plan: Plan, incomplete: Mapping[str, str]) -> Markup:
 
 
 def _sources(plan: Plan) -> dict[Key, Box]:
-    used = dict.fromkeys(name for run in plan["runs"].values() for name in run["data"])
-    inits = dict.fromkeys(run["init"] for run in plan["runs"].values() if run["init"] not in plan["runs"])
+    used = dict.fromkeys(name for run in plan.runs.values() for name in run.data)
+    inits = dict.fromkeys(run.init for run in plan.runs.values() if run.init not in plan.runs)
     return {
         **{("data", n): Box(n, "data", "source") for n in used},
         **{("weights", n): Box(n, "random weights" if n == "random" else "checkpoint", "source") for n in inits},
@@ -56,12 +56,12 @@ def _sources(plan: Plan) -> dict[Key, Box]:
 
 def _runs(plan: Plan, incomplete: Mapping[str, str]) -> dict[Key, Box]:
     boxes = {}
-    for name, run in plan["runs"].items():
-        seeds = f"{len(run['seeds'])} seeds" if len(run["seeds"]) > 1 else f"seed {run['seeds'][0]}"
-        method = "as it is" if run["method"] == "none" else run["method"]
+    for name, run in plan.runs.items():
+        seeds = f"{len(run.seeds)} seeds" if len(run.seeds) > 1 else f"seed {run.seeds[0]}"
+        method = "as it is" if run.method == "none" else run.method
         note = incomplete.get(name, f"{method}, {seeds}")
-        init = ("run" if run["init"] in plan["runs"] else "weights", run["init"])
-        parents = (init, *(("data", data) for data in run["data"]))
+        init = ("run" if run.init in plan.runs else "weights", run.init)
+        parents = (init, *(("data", data) for data in run.data))
         boxes["run", name] = Box(name, note, "gap" if name in incomplete else "run", parents)
     return boxes
 

@@ -1,0 +1,36 @@
+"""Variants of a run for an ablation."""
+
+from typing import Any
+
+
+def expand_sweeps(runs: dict[str, Any]) -> dict[str, Any]:
+    """The runs of a study that is not yet checked, each followed by the variants of its `sweep`.
+
+    What is no sweep by its form stays where it is, for the models to complain about.
+
+    Raises:
+        ValueError: a variant has the name of another run.
+    """
+    expanded: dict[str, Any] = {}
+    for name, run in runs.items():
+        variants = _variants(run)
+        taken = sorted(v for v in variants if f"{name}_{v}" in runs or f"{name}_{v}" in expanded)
+        if taken or name in expanded:
+            clash = f"{name}_{taken[0]}" if taken else name
+            raise ValueError(f"runs.{name}: '{clash}' is the name of both a run and a variant of a sweep; rename one of them")
+        expanded[name] = {k: v for k, v in run.items() if k != "sweep"} if variants else run
+        for variant, changes in variants.items():
+            # not the labels: published values belong to the recipe, not to its variants
+            kept = {k: v for k, v in run.items() if k not in ("sweep", "labels")}
+            expanded[f"{name}_{variant}"] = {**kept, "settings": {**run["settings"], **changes}}
+    return expanded
+
+
+def _variants(run: Any) -> dict[str, dict[str, Any]]:
+    """A run's well-formed sweep, or nothing."""
+    if not isinstance(run, dict) or not isinstance(run.get("settings"), dict) or run.get("method") == "none":
+        return {}
+    sweep = run.get("sweep")
+    if not isinstance(sweep, dict) or not all(isinstance(k, str) and isinstance(v, dict) and v for k, v in sweep.items()):
+        return {}
+    return sweep
