@@ -26,7 +26,7 @@ from densewalk.evaluations.mmlab.experiment import default_levels, scales, strid
 from densewalk.evaluations.mmlab.optim import decay_table, write_table
 from densewalk.evaluations.mmlab.vit import DensewalkBackbone, pad
 from densewalk.evaluations.segmentation import evaluate as ade20k
-from densewalk.evaluations.segmentation.recipes import Ade20kLinearSettings, Ade20kUpernetSettings
+from densewalk.evaluations.segmentation.settings import Ade20kLinearSettings, Ade20kUpernetSettings
 from densewalk.models.architecture import Architecture
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create, load

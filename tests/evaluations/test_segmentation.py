@@ -19,8 +19,12 @@ from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.mmlab import runner, segmentation
 from densewalk.evaluations.mmlab.data import SeededDataset
 from densewalk.evaluations.segmentation import evaluate as ade20k
-from densewalk.evaluations.segmentation.recipes import Ade20kLinearSettings, Ade20kUpernetSettings
-from densewalk.evaluations.segmentation.settings import SegmentationLinearSettings, SegmentationUpernetSettings
+from densewalk.evaluations.segmentation.settings import (
+    Ade20kLinearSettings,
+    Ade20kUpernetSettings,
+    SegmentationLinearSettings,
+    SegmentationUpernetSettings,
+)
 from densewalk.models.loading import load
 from densewalk.models.timm_models import named_architecture
 from densewalk.results.published import published_numbers
@@ -564,6 +568,6 @@ def test_layouts_refuse_what_they_would_not_use(given, message):
 
 def test_other_data_is_another_table_and_has_no_published_value():
     settings = SegmentationUpernetSettings(root="x", dataset="PascalVOC", layout="voc")
-    assert (settings.TASK, Ade20kUpernetSettings.TASK) == ("segmentation", "ade20k")
+    assert (settings.TABLE, Ade20kUpernetSettings.TABLE) == ("segmentation", "ade20k")
     assert settings.published_protocol is None
     assert settings.protocol == "UPerNet (iBOT), 160000 it, batch 16, crop 512, slide 512/341, voc, trainaug to val"

@@ -7,7 +7,7 @@ from densewalk.core.errors import UserError
 from densewalk.data.benchmarks import label_maps as labelled
 from densewalk.data.benchmarks import label_maps as layouts
 from densewalk.data.benchmarks.label_rules import NAMES, RULES, LabelRule, counted
-from densewalk.evaluations.segmentation.recipes import Ade20kLinearSettings
+from densewalk.evaluations.segmentation.settings import Ade20kLinearSettings
 
 
 def rules():

@@ -1,25 +1,24 @@
 """Settings of detection and instance segmentation on COCO, through mmdetection."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.evaluations.common.presets import completed
-from densewalk.evaluations.common.protocol_name import as_published, changes
-from densewalk.evaluations.common.settings import EvaluationSettings
+from densewalk.evaluations.common.presets import PresetSettings
+from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 
 HEADS = {"cascade": "Cascade Mask R-CNN (iBOT)", "maskrcnn": "Mask R-CNN, simple feature pyramid"}
 
 
-class CocoSettings(EvaluationSettings):
+class CocoSettings(PresetSettings):
     """A detector on the fine-tuned backbone. `root` holds annotations/instances_{train,val}2017.json, train2017, val2017.
 
     `cascade` is the detector of iBOT for ViT-S, 1x schedule, which DoRA follows (https://arxiv.org/abs/2111.07832, appendix;
-    https://github.com/bytedance/ibot, evaluation/README.md). `maskrcnn` is cheaper: Mask R-CNN on the simple feature pyramid of ViTDet (https://arxiv.org/abs/2203.16527),
-    with the same schedule, optimiser (iBOT's weight decay 0.05, not ViTDet's 0.1) and augmentation, so that a number tells the
-    detectors apart and nothing else. It has no published counterpart.
+    https://github.com/bytedance/ibot, evaluation/README.md). `maskrcnn` is cheaper: Mask R-CNN on the simple feature pyramid of
+    ViTDet (https://arxiv.org/abs/2203.16527). Schedule, optimizer (iBOT's weight decay 0.05, not ViTDet's 0.1) and augmentation are
+    the same, so that a difference is due to the detector alone. It has no published counterpart.
     """
 
     TABLE: ClassVar[str] = "coco"
@@ -35,7 +34,6 @@ class CocoSettings(EvaluationSettings):
         "AP75_mask": Metric("%", "mask AP at IoU 0.75"),
     }
 
-    # iBOT's two recipes: name -> what it sets beside the defaults
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "small": {},
         "base": {"batch_size": 16, "layer_decay": 0.75, "drop_path": 0.2},
@@ -43,14 +41,14 @@ class CocoSettings(EvaluationSettings):
 
     preset: Literal["small", "base"] = "small"
     """A published recipe, for ViT-S or ViT-B; keys given beside it win."""
-    head: Literal["cascade", "maskrcnn"] = "cascade"
+    head: Annotated[Literal["cascade", "maskrcnn"], Shown(lambda s: HEADS[s.head])] = "cascade"
     """The detector."""
-    epochs: float = Field(default=12.0, gt=0)
+    epochs: Annotated[float, Shown(lambda s: s.length)] = Field(default=12.0, gt=0)
     """Passes over the training images."""
-    iterations: int | None = Field(default=None, ge=1)
-    """Optimiser steps; if given, `epochs` counts for nothing."""
-    batch_size: int = Field(default=32, ge=1)
-    """Images of one optimiser step. With b instead of the preset's B, the learning rate is multiplied by b / B and warmup by B / b,
+    iterations: Annotated[int | None, SHOWN_BY_ANOTHER] = Field(default=None, ge=1)
+    """Optimizer steps; if given, `epochs` counts for nothing."""
+    batch_size: Annotated[int, Shown("batch {}")] = Field(default=32, ge=1)
+    """Images of one optimizer step. With b instead of the preset's B, the learning rate is multiplied by b / B and warmup by B / b,
     as far as they are not given: as many images are seen (linear scaling, https://arxiv.org/abs/1706.02677)."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """AdamW's, for the detector; layers of the backbone have less, see `layer_decay`."""
@@ -88,15 +86,9 @@ class CocoSettings(EvaluationSettings):
     gradient_checkpointing: bool = False
     """Recompute blocks in the backward pass: less memory, more time, the same numbers."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def preset_first(cls, values: Any) -> Any:
-        """Keys given in the study win over the preset's, which are scaled to the study's batch."""
-        return completed(cls, cls.PRESETS, values)
-
     @model_validator(mode="after")
     def consistent(self) -> Self:
-        """Drops in order and inside the training; no levels where they would do nothing."""
+        """Require drops in order and inside the training, and no levels where they would do nothing."""
         if self.lr_drops != sorted(self.lr_drops) or not all(0 < part < 1 for part in self.lr_drops):
             raise ValueError(f"lr_drops {self.lr_drops} must be ascending parts of the training, between 0 and 1")
         if self.head == "maskrcnn" and self.levels is not None:
@@ -115,15 +107,9 @@ class CocoSettings(EvaluationSettings):
         return "1x" if self.epochs == 12 else f"{self.epochs:g} epochs"
 
     @property
-    def protocol(self) -> str:
-        """Everything but the data."""
-        shown = changes(self, "head", "epochs", "iterations", "batch_size")
-        return ", ".join([HEADS[self.head], self.length, f"batch {self.batch_size}", *shown])
-
-    @property
     def published_protocol(self) -> str | None:
         """iBOT's protocol for ViT-S or ViT-B, if nothing that matters was changed."""
-        return "Cascade Mask R-CNN 1x" if self.dataset == "COCO" and as_published(self) else None
+        return "Cascade Mask R-CNN 1x" if self.dataset == "COCO" and is_published(self) else None
 
 
 SETTINGS = {"coco": CocoSettings}

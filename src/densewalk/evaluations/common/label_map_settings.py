@@ -1,19 +1,17 @@
-"""What evaluations on images with label maps share: the layouts, and which images are for what."""
+"""Settings of evaluations on images with label maps: the layouts, and which images are scored."""
 
 from math import gcd
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from densewalk.data.benchmarks.label_rules import KNOWN, Layout
+from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 from densewalk.evaluations.common.settings import EvaluationSettings
-
-# fields that say where the data lie; what they hold is told by `dataset`
-PLACE = ("layout", "images", "masks", "num_classes", "ignore", "class_names")
 
 
 class LabelledSettings(EvaluationSettings):
-    """Images with label maps."""
+    """Images with label maps. Names of protocols do not contain these fields: `dataset` tells what they describe."""
 
     layout: Layout
     """`ade20k`: ADEChallengeData2016. `voc`: VOCdevkit/VOC2012. `cityscapes`: leftImg8bit and gtFine. `coco_things`, `coco_stuff`:
@@ -24,16 +22,16 @@ class LabelledSettings(EvaluationSettings):
     masks: str | None = None
     """Folder of the masks below `root` (layouts `masks` and `video`); layout `voc`: folder of the masks inside VOC2012,
     SegmentationClass if not given."""
-    num_classes: int | None = Field(default=None, ge=2)
+    num_classes: Annotated[int | None, SHOWN_BY_ANOTHER] = Field(default=None, ge=2)
     """Layouts `masks` and `video`: number of label values; a mask may hold 0 to num_classes - 1 and `ignore`."""
-    ignore: int | None = Field(default=None, ge=0)
+    ignore: Annotated[int | None, SHOWN_BY_ANOTHER] = Field(default=None, ge=0)
     """Layouts `masks` and `video`: label of pixels that count for nothing."""
     class_names: list[str] | None = None
     """Layouts `masks` and `video`: names of the labels, for legends."""
 
     @model_validator(mode="after")
     def layout_has_what_it_needs(self) -> Self:
-        """The fields that this layout needs, and no others that would silently do nothing."""
+        """Require the fields of this layout and refuse others, which would silently do nothing."""
         own = ("images", "masks", "num_classes")
         if self.layout in KNOWN:
             extra = [n for n in ("images", "num_classes", "ignore", "class_names") if getattr(self, n) is not None]
@@ -56,9 +54,25 @@ class LabelledSettings(EvaluationSettings):
         """The label that is not scored."""
         return KNOWN[self.layout][1] if self.layout in KNOWN else self.ignore
 
+    def require_disjoint(self, train: str, val: str) -> None:
+        """Refuse `train_every`, `val_every` and `val_offset` that put an image into both splits.
+
+        That is the case where a * train_every = val_offset + b * val_every has a solution. The layouts with fixed splits pass.
+
+        Args:
+            train: what the names of the settings begin with, `train` or `memory`. val: likewise, `val` or `query`.
+        """
+        names = (f"{train}_every", f"{val}_every", f"{val}_offset")
+        train_every, val_every, offset = (getattr(self, name) for name in names)
+        if self.layout not in KNOWN and offset % gcd(train_every, val_every) == 0:
+            raise ValueError(
+                f"{names[0]} {train_every}, {names[1]} {val_every} and {names[2]} {offset} make some images both {train} and {val}; "
+                "choose an offset that is no multiple of the two numbers' common divisor"
+            )
+
 
 class ValidationSettings(LabelledSettings):
-    """Which images are scored, and how they are seen."""
+    """The images that are scored, and their size."""
 
     val_list: str = "val"
     """Layout `voc`: list in ImageSets/Segmentation with the scored images."""
@@ -66,24 +80,9 @@ class ValidationSettings(LabelledSettings):
     """Layouts `masks` and `video`: every n-th labelled image from `val_offset` on is scored."""
     val_offset: int = Field(default=6, ge=0)
     """Layouts `masks` and `video`: the first scored image."""
-    input_size: int = Field(default=448, ge=16)
+    input_size: Annotated[int, Shown("{} px")] = Field(default=448, ge=16)
     """Side of the square images in pixels, rounded down to a multiple of the backbone's patch size."""
     mask_size: int = Field(default=100, ge=1)
     """Side that masks are reduced to."""
-    compat: Literal["paper", "released"] = "paper"
+    compat: Annotated[Literal["paper", "released"], Shown("compat {}")] = "paper"
     """`released`: the released code's known deviations."""
-
-
-def require_apart(train_every: int, val_every: int, val_offset: int, names: tuple[str, str, str]) -> None:
-    """No image may be on both sides: a * train_every = val_offset + b * val_every must have no solution.
-
-    Raises:
-        ValueError: it has one.
-    """
-    if val_offset % gcd(train_every, val_every) == 0:
-        sides, (train, val, offset) = (train_every, val_every, val_offset), names
-        raise ValueError(
-            f"{train} {sides[0]}, {val} {sides[1]} and {offset} {sides[2]} make some images both "
-            f"{train.removesuffix('_every')} and {val.removesuffix('_every')}; choose an offset that is no multiple of the two "
-            "numbers' common divisor"
-        )

@@ -1,23 +1,38 @@
 """Settings that evaluations by label propagation share."""
 
+from typing import Annotated
+
 from pydantic import Field
 
+from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 from densewalk.evaluations.common.settings import EvaluationSettings
 
 
 class LabelPropagationSettings(EvaluationSettings):
-    """Labels of the first frame travel along frozen features (DINO's protocol)."""
+    """Labels of the first frame are propagated along frozen features (DINO's protocol)."""
 
-    short_side: int = Field(default=480, ge=32)
+    short_side: Annotated[int, Shown("short side {} px")] = Field(default=480, ge=32)
     """Shorter side of the network's input in pixels."""
     multiple: int = Field(default=64, ge=1)
     """The longer side keeps the aspect ratio and is rounded down to a multiple of this (854 x 480: 832 x 480). Then each side
     goes to the nearest multiple of the patch size, which changes nothing for patches of 8 and 16 (patch 14: 826 x 476)."""
-    context: int = Field(default=7, ge=1)
-    """Earlier frames to propagate from, beside the first."""
-    top_k: int = Field(default=5, ge=1)
+    top_k: Annotated[int, Shown(lambda s: f"top {s.top_k} within {s.reach}")] = Field(default=5, ge=1)
     """Most similar patches that a patch takes its label from."""
-    radius: int | None = Field(default=12, ge=0)
+    radius: Annotated[int | None, SHOWN_BY_ANOTHER] = Field(default=12, ge=0)
     """How far a label may move, in patches to each side (of any size); null for no limit."""
+    context: Annotated[int, Shown("first and last {} frames")] = Field(default=7, ge=1)
+    """Earlier frames to propagate from, besides the first."""
     temperature: float = Field(default=0.1, gt=0)
     """Of the softmax over the kept patches' cosine similarities."""
+    sequences: Annotated[list[str] | None, SHOWN_BY_ANOTHER] = Field(default=None, min_length=1)
+    """Only these sequences of the list; all by default."""
+
+    @property
+    def subset(self) -> str:
+        """The chosen sequences in words, behind the name of their list; empty for all."""
+        return f" ({', '.join(self.sequences)})" if self.sequences else ""
+
+    @property
+    def reach(self) -> str:
+        """The radius in words."""
+        return "any distance" if self.radius is None else f"{self.radius} patches"

@@ -5,6 +5,7 @@ from typing import ClassVar
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Settings
+from densewalk.evaluations.common.protocol_name import protocol_name
 
 
 class EvaluationSettings(Settings):
@@ -16,10 +17,12 @@ class EvaluationSettings(Settings):
     """Raise it when a change of the code changes numbers."""
     TITLE: ClassVar[str]
     """Heading of the table on the page."""
+    RECIPE: ClassVar[str] = ""
+    """First part of the protocol's name."""
     METRICS: ClassVar[dict[str, Metric]]
     """The numbers of a result by name; the first one is drawn against the cost."""
     PICTURES: ClassVar[str] = "{name}, {run}"
-    """Caption of the evaluation's pictures; {name} is a picture's file name without its end, {run} the run that it shows."""
+    """Caption of the evaluation's images; {name} is an image's file name without its end, {run} the run that it shows."""
     RESOURCES: ClassVar[Resources] = Resources()
     """What a job asks a scheduler for."""
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = None
@@ -33,7 +36,7 @@ class EvaluationSettings(Settings):
     @property
     def protocol(self) -> str:
         """The protocol's name in the tables: two numbers are comparable only if these are equal."""
-        raise NotImplementedError(f"{type(self).__name__} has no protocol name")
+        return protocol_name(self)
 
     @property
     def published_protocol(self) -> str | None:

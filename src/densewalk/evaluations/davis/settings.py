@@ -1,15 +1,13 @@
 """Settings of DAVIS label propagation."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
-from densewalk.evaluations.common.protocol_name import changes
-
-FOLDER_AND_LIST = ("year", "split", "resolution", "sequences", "task")
+from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 
 
 class DavisSettings(LabelPropagationSettings):
@@ -21,7 +19,8 @@ class DavisSettings(LabelPropagationSettings):
     TABLE: ClassVar[str] = "davis"
     VERSION: ClassVar[int] = 2
     TITLE: ClassVar[str] = "Video object segmentation (DAVIS)"
-    PICTURES: ClassVar[str] = "frames of {name}: the true objects above, below as {run} carries them on from the first frame"
+    RECIPE: ClassVar[str] = "label propagation"
+    PICTURES: ClassVar[str] = "frames of {name}: the true objects above, below as {run} propagates them from the first frame"
     RESOURCES: ClassVar[Resources] = Resources(threads=4)
     METRICS: ClassVar[dict[str, Metric]] = {
         "J&F": Metric("%", "mean of J and F"),
@@ -41,20 +40,18 @@ class DavisSettings(LabelPropagationSettings):
         "constant_channel_wins": (False, True),
     }
 
-    task: Literal["semi-supervised", "unsupervised"] = "semi-supervised"
+    task: Annotated[Literal["semi-supervised", "unsupervised"], Shown("{}", "first")] = "semi-supervised"
     """`unsupervised`: instead of the first mask, clusters of the first frame's features are propagated, and each object is scored
     with the cluster that fits it best. Reads Annotations_unsupervised where `year` is 2017."""
     proposals: int = Field(default=20, ge=1, le=20)
     """Task `unsupervised`: number of clusters; DAVIS allows 20."""
-    year: Literal[2016, 2017] = 2017
+    year: Annotated[Literal[2016, 2017], Shown(lambda s: f"{s.year} {s.split}{s.subset}", "first")] = 2017
     """Which lists of sequences, ImageSets/2016 or 2017. In 2016 all objects of a sequence count as one."""
-    split: str = "val"
+    split: Annotated[str, SHOWN_BY_ANOTHER] = "val"
     """List in ImageSets/{year}: `val` or `train`."""
-    resolution: str = "480p"
+    resolution: Annotated[str, SHOWN_BY_ANOTHER] = "480p"
     """Folder below JPEGImages and Annotations."""
-    sequences: list[str] | None = Field(default=None, min_length=1)
-    """Only these sequences of the list; all by default."""
-    compat: Literal["paper", "released"] = "paper"
+    compat: Annotated[Literal["paper", "released"], Shown("compat {}", "last")] = "paper"
     """`released`: DINO's code, with which the published values were made, to the digit."""
     red_std: float | None = Field(default=None, gt=0)
     """Standard deviation that red is normalised with; released: 0.228, a slip of the pen."""
@@ -70,23 +67,10 @@ class DavisSettings(LabelPropagationSettings):
         return self.model_copy(update=unset)
 
     @property
-    def protocol(self) -> str:
-        """Everything but the data's place."""
-        lists = f"{self.year} {self.split}" + (f" ({', '.join(self.sequences)})" if self.sequences else "")
-        parts = [
-            f"label propagation, {self.task}, {lists}",
-            f"short side {self.short_side} px",
-            f"top {self.top_k} within {'any distance' if self.radius is None else f'{self.radius} patches'}",
-            f"first and last {self.context} frames",
-        ]
-        shown = (*FOLDER_AND_LIST, "short_side", "top_k", "radius", "context", "compat")
-        return ", ".join([*parts, *changes(self, *shown), f"compat {self.compat}"])
-
-    @property
     def published_protocol(self) -> str | None:
         """`label propagation (DINO)` where every setting is that of DINO's released code and the data are DAVIS-2017's."""
-        as_published = self.dataset == "DAVIS-2017" and self.compat == "released" and not changes(self, "compat")
-        return "label propagation (DINO)" if as_published else None
+        dino = self.dataset == "DAVIS-2017" and self.compat == "released" and is_published(self, "compat")
+        return "label propagation (DINO)" if dino else None
 
 
 SETTINGS = {"davis": DavisSettings}

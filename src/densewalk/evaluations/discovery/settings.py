@@ -1,11 +1,11 @@
 """Settings of object discovery."""
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
-from densewalk.evaluations.common.protocol_name import changes
+from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.evaluations.common.settings import EvaluationSettings
 
 # the data sets of LOST's table: name -> settings that choose their images
@@ -25,30 +25,30 @@ class DiscoverySettings(EvaluationSettings):
     PICTURES: ClassVar[str] = "true objects (blue) and the box that {run} finds (orange)"
     METRICS: ClassVar[dict[str, Metric]] = {"CorLoc": Metric("% of images whose box has IoU of at least 0.5 with an object's")}
 
-    layout: Literal["voc", "coco"]
+    layout: Annotated[Literal["voc", "coco"], Shown(lambda s: f"{s.chosen_images}, all objects")]
     """`voc`: VOCdevkit/VOC2007 or VOC2012. `coco`: a folder of images and an annotation file."""
-    year: Literal[2007, 2012] = 2012
+    year: Annotated[Literal[2007, 2012], SHOWN_BY_ANOTHER] = 2012
     """Layout `voc`: which of the two."""
-    split: str = "trainval"
+    split: Annotated[str, SHOWN_BY_ANOTHER] = "trainval"
     """Layout `voc`: list in ImageSets/Main."""
     images: str = "train2014"
     """Layout `coco`: folder of the images below `root`."""
     annotations: str | None = None
     """Layout `coco`: annotation file below `root`; annotations/instances_{images}.json if not given."""
-    ids: str | None = None
+    ids: Annotated[str | None, SHOWN_BY_ANOTHER] = None
     """Layout `coco`: file below `root` that lists the images to use, by id or file name (COCO20k's 19,817); all by default."""
-    method: Literal["lost", "attention"] = "lost"
-    """`lost`: patches that resemble the one least like all others. `attention`: the CLS token's attention of one head (DINO-seg)."""
-    k_patches: int = Field(default=100, ge=1)
+    method: Annotated[Literal["lost", "attention"], Shown(lambda s: s.method_name, "first")] = "lost"
+    """`lost`: patches similar to the patch that is least like all others. `attention`: the CLS token's attention of one head (DINO-seg)."""
+    k_patches: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=100, ge=1)
     """Method `lost`: patches of lowest degree that the seed may expand to."""
-    head: int = Field(default=4, ge=0)
+    head: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=4, ge=0)
     """Method `attention`: head of the last block, counted from 0."""
-    mass: float = Field(default=0.6, gt=0, le=1)
+    mass: Annotated[float, SHOWN_BY_ANOTHER] = Field(default=0.6, gt=0, le=1)
     """Method `attention`: share of the attention that the kept patches hold."""
 
     @model_validator(mode="after")
     def layout_has_what_it_needs(self) -> Self:
-        """No field of the other layout, which would silently do nothing."""
+        """Refuse fields of the other layout, which would silently do nothing."""
         other = ("images", "annotations", "ids") if self.layout == "voc" else ("year", "split")
         extra = [name for name in other if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default]
         if extra:
@@ -56,27 +56,27 @@ class DiscoverySettings(EvaluationSettings):
         return self
 
     @property
-    def protocol(self) -> str:
-        """The recipe and the choice of images."""
+    def method_name(self) -> str:
+        """The method with its parameters."""
         if self.method == "lost":
-            recipe = f"LOST, keys of the last block, k {self.k_patches}"
-        else:
-            recipe = f"CLS attention of head {self.head}, {100 * self.mass:g} % of its mass, largest component"
+            return f"LOST, keys of the last block, k {self.k_patches}"
+        return f"CLS attention of head {self.head}, {100 * self.mass:g} % of its mass, largest component"
+
+    @property
+    def chosen_images(self) -> str:
+        """The images that are used."""
         if self.layout == "voc":
-            data = f"VOC{self.year} {self.split}"
-        else:
-            data = f"COCO {self.images}" + (f" by {self.ids}" if self.ids else "") + ", no crowds"
-        shown = ("method", "k_patches", "head", "mass", "year", "split", "images", "ids")
-        return ", ".join([recipe, data, "all objects", *changes(self, *shown)])
+            return f"VOC{self.year} {self.split}"
+        return f"COCO {self.images}{f' by {self.ids}' if self.ids else ''}, no crowds"
 
     @property
     def published_protocol(self) -> str | None:
         """`LOST` where method and images are those of LOST's table."""
         data = PUBLISHED_DATA.get(self.dataset)
-        as_published = data is not None and all(getattr(self, name) == value for name, value in data.items())
-        chosen = self.ids is not None if self.dataset == "COCO20k" else True
-        changed = changes(self, "year", "split", "images", "ids", "annotations", "head", "mass")
-        return "LOST" if as_published and chosen and not changed else None
+        if data is None or any(getattr(self, name) != value for name, value in data.items()):
+            return None
+        chosen = self.dataset != "COCO20k" or self.ids is not None
+        return "LOST" if chosen and is_published(self, "year", "split", "ids", "annotations", "head", "mass") else None
 
 
 SETTINGS = {"discovery": DiscoverySettings}

@@ -1,24 +1,14 @@
 """Settings of in-context segmentation, the Hummingbird protocol."""
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.data.benchmarks.label_rules import KNOWN
-from densewalk.evaluations.common.label_map_settings import LabelledSettings, require_apart
-
-PUBLISHED_AT_DEFAULT = (
-    "memory_list",
-    "query_list",
-    "fraction_seeds",
-    "input_size",
-    "augmentation_epochs",
-    "memory_size",
-    "neighbours",
-    "temperature",
-)
+from densewalk.evaluations.common.label_map_settings import LabelledSettings
+from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 
 
 class IncontextSettings(LabelledSettings):
@@ -27,6 +17,7 @@ class IncontextSettings(LabelledSettings):
     TABLE: ClassVar[str] = "incontext"
     VERSION: ClassVar[int] = 1
     TITLE: ClassVar[str] = "In-context segmentation"
+    RECIPE: ClassVar[str] = "dense NN"
     PICTURES: ClassVar[str] = "image, ground truth and prediction of {run}"
     RESOURCES: ClassVar[Resources] = Resources(threads=4, mem_mb=64_000)
     METRICS: ClassVar[dict[str, Metric]] = {
@@ -36,70 +27,67 @@ class IncontextSettings(LabelledSettings):
     # published values are Hungarian-matched: our metric -> the metric's name in published.csv
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = {"mIoU_hungarian": "mIoU"}
 
-    memory_list: str = "trainaug"
-    """Layout `voc`: list in ImageSets/Segmentation with the memory images."""
-    query_list: str = "val"
-    """Layout `voc`: list in ImageSets/Segmentation with the query images."""
-    memory_every: int = Field(default=4, ge=1)
-    """Layouts `masks` and `video`: every n-th labelled image (from the first on) is memory."""
-    query_every: int = Field(default=8, ge=1)
-    """Layouts `masks` and `video`: every n-th labelled image from `query_offset` on is a query."""
-    query_offset: int = Field(default=6, ge=0)
-    """Layouts `masks` and `video`: the first query; the default lies midway between two memory images."""
-    fraction: Literal["1", "1/8", "1/64", "1/128"] = "1"
+    fraction: Annotated[Literal["1", "1/8", "1/64", "1/128"], Shown("fraction {}")] = "1"
     """Share of the memory images that is used."""
-    fraction_seeds: list[int] = Field(default=[42, 400, 783, 1293, 4019], min_length=1)
-    """Below fraction 1: seeds of the random samples of memory images; the score is the mean over them."""
-    input_size: int = Field(default=512, ge=16)
+    input_size: Annotated[int, Shown("{} px")] = Field(default=512, ge=16)
     """Side of the square images in pixels, rounded down to a multiple of the backbone's patch size (512: 504 for patch 14)."""
-    augmentation_epochs: int = Field(default=2, ge=0)
-    """Passes over the memory images with random colours and crops; 0: one pass over the images as they are."""
-    memory_size: int | None = Field(default=10_240_000, ge=1)
+    neighbours: Annotated[int, Shown("{} neighbours (exact)")] = Field(default=30, ge=1)
+    """Memory patches that vote on a query patch."""
+    temperature: Annotated[float, Shown("temperature {:g}")] = Field(default=0.02, gt=0)
+    """Of the softmax over the neighbours' cosine similarities."""
+    memory_size: Annotated[int | None, Shown(lambda s: s.memory_name)] = Field(default=10_240_000, ge=1)
     """Patches in memory; where there are more, each image keeps an equal number, those with rare classes preferred.
     null: all."""
-    neighbours: int = Field(default=30, ge=1)
-    """Memory patches that vote on a query patch."""
-    temperature: float = Field(default=0.02, gt=0)
-    """Of the softmax over the neighbours' cosine similarities."""
-    compat: Literal["paper", "released"] = "paper"
+    augmentation_epochs: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=2, ge=0)
+    """Passes over the memory images with random colours and crops; 0: one pass over the images as they are."""
+    fraction_seeds: Annotated[list[int], Shown(lambda s: s.samples_name)] = Field(default=[42, 400, 783, 1293, 4019], min_length=1)
+    """Below fraction 1: seeds of the random samples of memory images; the score is the mean over them."""
+    memory_list: Annotated[str, Shown(lambda s: s.splits_name)] = "trainaug"
+    """Layout `voc`: list in ImageSets/Segmentation with the memory images."""
+    query_list: Annotated[str, SHOWN_BY_ANOTHER] = "val"
+    """Layout `voc`: list in ImageSets/Segmentation with the query images."""
+    memory_every: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=4, ge=1)
+    """Layouts `masks` and `video`: every n-th labelled image (from the first on) is memory."""
+    query_every: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=8, ge=1)
+    """Layouts `masks` and `video`: every n-th labelled image from `query_offset` on is a query."""
+    query_offset: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=6, ge=0)
+    """Layouts `masks` and `video`: the first query; the default lies midway between two memory images."""
+    compat: Annotated[Literal["paper", "released"], Shown("compat {}")] = "paper"
     """`released`: as open-hummingbird-eval, with which the published values were made: blue normalised with 0.255, ignored
     pixels stored in memory as class 0, classes that occur nowhere count as 0 in the mean. `paper`: none of these."""
 
     @model_validator(mode="after")
     def queries_are_not_memory(self) -> Self:
-        """No image may answer for itself."""
-        if self.layout not in KNOWN:
-            require_apart(self.memory_every, self.query_every, self.query_offset, ("memory_every", "query_every", "query_offset"))
+        """Refuse images that are both memory and query."""
+        self.require_disjoint("memory", "query")
         return self
 
     @property
-    def protocol(self) -> str:
-        """Everything but the data."""
-        memory = "all patches" if self.memory_size is None else f"at most {self.memory_size} patches"
-        epochs = f"augmentation epochs {self.augmentation_epochs}" if self.augmentation_epochs else "no augmentation"
-        parts = [
-            f"dense NN, fraction {self.fraction}",
-            f"{self.input_size} px",
-            f"{self.neighbours} neighbours (exact)",
-            f"temperature {self.temperature:g}",
-            f"memory {memory}, {epochs}",
-        ]
-        if self.fraction != "1":
-            parts.append(f"mean of {len(self.fraction_seeds)} samples")
-        if self.layout == "voc":
-            parts.append(f"{self.memory_list} to {self.query_list}")
+    def memory_name(self) -> str:
+        """Size and augmentation of the memory."""
+        size = "all patches" if self.memory_size is None else f"at most {self.memory_size} patches"
+        return f"memory {size}, " + (f"augmentation epochs {self.augmentation_epochs}" if self.augmentation_epochs else "no augmentation")
+
+    @property
+    def samples_name(self) -> str:
+        """Number of the samples of memory images, if there are several."""
+        return "" if self.fraction == "1" else f"mean of {len(self.fraction_seeds)} samples"
+
+    @property
+    def splits_name(self) -> str:
+        """The memory and query images, where they can be chosen."""
         if self.layout not in KNOWN:
-            parts.append(f"memory every {self.memory_every}, queries every {self.query_every} from {self.query_offset}")
-        return ", ".join([*parts, f"compat {self.compat}"])
+            return f"memory every {self.memory_every}, queries every {self.query_every} from {self.query_offset}"
+        return f"{self.memory_list} to {self.query_list}" if self.layout == "voc" else ""
 
     @property
     def published_protocol(self) -> str | None:
         """`dense NN, fraction ...` where every setting is the published one (Hummingbird's, run with the released code)."""
-        names = {"voc": "PascalVOC", "ade20k": "ADE20K"}
-        as_published = all(getattr(self, name) == type(self).model_fields[name].get_default() for name in PUBLISHED_AT_DEFAULT)
-        if self.dataset == names.get(self.layout) and self.compat == "released" and as_published:
-            return f"dense NN, fraction {self.fraction}"
-        return None
+        same_data = self.dataset == {"voc": "PascalVOC", "ade20k": "ADE20K"}.get(self.layout)
+        same_settings = self.compat == "released" and is_published(
+            self, "compat", "fraction", "memory_every", "query_every", "query_offset"
+        )
+        return f"{self.RECIPE}, fraction {self.fraction}" if same_data and same_settings else None
 
 
 SETTINGS = {"incontext": IncontextSettings}

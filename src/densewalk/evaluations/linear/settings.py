@@ -1,12 +1,12 @@
 """Settings of linear classification."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.evaluations.common.protocol_name import changes
+from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.evaluations.common.settings import EvaluationSettings
 
 
@@ -19,6 +19,7 @@ class LinearSettings(EvaluationSettings):
     TABLE: ClassVar[str] = "classification"
     VERSION: ClassVar[int] = 1
     TITLE: ClassVar[str] = "Image classification"
+    RECIPE: ClassVar[str] = "linear probe"
     RESOURCES: ClassVar[Resources] = Resources(threads=16, mem_mb=32_000, runtime=1440)
     METRICS: ClassVar[dict[str, Metric]] = {
         "top1_best": Metric("%", "best epoch and classifier on the validation set, as published"),
@@ -53,13 +54,13 @@ class LinearSettings(EvaluationSettings):
         },
     }
 
-    recipe: Literal["dino", "dora", "dinov2"] = "dino"
+    recipe: Annotated[Literal["dino", "dora", "dinov2"], Shown("recipe {}", "last")] = "dino"
     """`dino`: one classifier, 100 epochs. `dora`: the same with DoRA's learning rate and batch. `dinov2`: a grid of classifiers,
     trained together in 12,500 steps."""
     training: str = "train"
-    """Folder below `root` with the pictures to train on, one folder per class."""
+    """Folder below `root` with the images to train on, one folder per class."""
     validation: str = "val"
-    """Folder below `root` with the pictures to score on."""
+    """Folder below `root` with the images to score on."""
     blocks: list[int] | None = Field(default=None, min_length=1)
     """A classifier each: from how many last blocks the CLS token is taken. `dino`, `dora`: 4, for widths of 768 and more 1.
     `dinov2`: 1 and 4."""
@@ -68,11 +69,11 @@ class LinearSettings(EvaluationSettings):
     and more yes. `dinov2`: both."""
     learning_rates: list[float] | None = Field(default=None, min_length=1)
     """A classifier each: learning rate for a batch of 256, scaled linearly."""
-    batch_size: int | None = Field(default=None, ge=1)
+    batch_size: Annotated[int | None, Shown(lambda s: s.probe_name)] = Field(default=None, ge=1)
     """Pictures of one step; the last incomplete batch of a pass is dropped."""
-    epochs: int | None = Field(default=None, ge=1)
+    epochs: Annotated[int | None, SHOWN_BY_ANOTHER] = Field(default=None, ge=1)
     """The classifiers are scored after each."""
-    epoch_steps: int | None = Field(default=None, ge=1)
+    epoch_steps: Annotated[int | None, SHOWN_BY_ANOTHER] = Field(default=None, ge=1)
     """Steps of an epoch; one pass over the training pictures for `dino` and `dora`."""
     decay: Literal["epoch", "step"] | None = None
     """Whether the learning rate follows its half cosine to 0 once an epoch or at every step."""
@@ -98,30 +99,23 @@ class LinearSettings(EvaluationSettings):
         return [(count, pool) for count in blocks for pool in pools]
 
     @property
-    def protocol(self) -> str:
-        """Everything but the data's place."""
-        full = self.resolved()
-        usual = (
-            "grid of 1 and 4 blocks, with and without mean patch"
-            if self.recipe == "dinov2"
-            else "4 blocks (from width 768: 1 and mean patch)"
-        )
-        rates = full.learning_rates or []
-        parts = [
-            f"linear probe, {'CLS, ' + usual if not (self.blocks or self.average_pool) else 'CLS'}",
-            f"SGD lr {rates[0]:g}" + (f" to {rates[-1]:g} ({len(rates)})" if len(rates) > 1 else "") + " per 256",
-            f"batch {full.batch_size}",
-            f"{full.epochs} epochs" + (f" of {full.epoch_steps} steps" if full.epoch_steps else ""),
-        ]
-        shown = ("recipe", "batch_size", "epochs", "epoch_steps")
-        return ", ".join([*parts, *changes(self, *shown), f"recipe {self.recipe}"])
+    def probe_name(self) -> str:
+        """Features, learning rates and length of the training."""
+        recipe = self.resolved()
+        tokens, rates = "CLS", recipe.learning_rates or []
+        if not (self.blocks or self.average_pool):
+            grid = "grid of 1 and 4 blocks, with and without mean patch"
+            tokens += f", {grid if self.recipe == 'dinov2' else '4 blocks (from width 768: 1 and mean patch)'}"
+        optimizer = f"SGD lr {rates[0]:g}" + (f" to {rates[-1]:g} ({len(rates)})" if len(rates) > 1 else "") + " per 256"
+        steps = f" of {recipe.epoch_steps} steps" if recipe.epoch_steps else ""
+        return f"{tokens}, {optimizer}, batch {recipe.batch_size}, {recipe.epochs} epochs{steps}"
 
     @property
     def published_protocol(self) -> str | None:
         """`linear probe (DINO)`, `(DoRA)` or `(DINOv2)` where every setting is the published one and the data are ImageNet's."""
-        if self.dataset != "ImageNet-1k" or changes(self, "recipe"):
-            return None
-        return {"dino": "linear probe (DINO)", "dora": "linear probe (DoRA)", "dinov2": "linear probe (DINOv2)"}[self.recipe]
+        names = {"dino": "DINO", "dora": "DoRA", "dinov2": "DINOv2"}
+        same = self.dataset == "ImageNet-1k" and is_published(self, "recipe")
+        return f"{self.RECIPE} ({names[self.recipe]})" if same else None
 
 
 SETTINGS = {"linear": LinearSettings}

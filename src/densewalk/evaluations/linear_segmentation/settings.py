@@ -1,14 +1,13 @@
 """Settings of linear segmentation on reduced masks, NeCo's protocol."""
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.data.benchmarks.label_rules import KNOWN
-from densewalk.evaluations.common.label_map_settings import PLACE, ValidationSettings, require_apart
-from densewalk.evaluations.common.protocol_name import changes
+from densewalk.evaluations.common.label_map_settings import ValidationSettings
+from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 
 
 class LinearSegmentationSettings(ValidationSettings):
@@ -21,9 +20,11 @@ class LinearSegmentationSettings(ValidationSettings):
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     METRICS: ClassVar[dict[str, Metric]] = {"mIoU": Metric("%")}
 
-    scoring: Literal["reduced", "full"] = "reduced"
+    scoring: Annotated[Literal["reduced", "full"], Shown(lambda s: s.scoring_name, "first")] = "reduced"
     """`reduced`: masks of `mask_size` are predicted, as published. `full`: every pixel of the image as it lies on the disk. The two
     are different protocols."""
+    mask_size: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=100, ge=1)
+    """Side that masks are reduced to."""
     train_list: str = "trainaug"
     """Layout `voc`: list in ImageSets/Segmentation with the training images."""
     train_every: int = Field(default=4, ge=1)
@@ -51,30 +52,24 @@ class LinearSegmentationSettings(ValidationSettings):
 
     @model_validator(mode="after")
     def training_is_not_validation(self) -> Self:
-        """No image is both trained on and scored, and a crop is a part of the image."""
-        if self.layout not in KNOWN:
-            require_apart(self.train_every, self.val_every, self.val_offset, ("train_every", "val_every", "val_offset"))
+        """Refuse images that are both trained on and scored, and crops that are no part of the image."""
+        self.require_disjoint("train", "val")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale {low:g} to {high:g} is no range within 0 to 1")
         return self
 
     @property
-    def protocol(self) -> str:
-        """Everything but the data's place."""
+    def scoring_name(self) -> str:
+        """`scoring` in words."""
         masks = f"{self.mask_size}x{self.mask_size} masks"
-        recipe = f"linear {masks}" if self.scoring == "reduced" else f"linear full resolution (trained on {masks})"
-        return ", ".join([recipe, f"{self.input_size} px", f"compat {self.compat}", *changes(self, *PLACE, *NAMED)])
+        return f"linear {masks}" if self.scoring == "reduced" else f"linear full resolution (trained on {masks})"
 
     @property
     def published_protocol(self) -> str | None:
         """NeCo's, where every setting is its own. Its COCO masks are not the panoptic ones, so that COCO has no published value."""
-        same = self.dataset == {"voc": "PascalVOC", "ade20k": "ADE20K"}.get(self.layout)
-        untouched = not changes(self, "layout", "masks", "compat") and self.compat == "released"
-        return "linear 100x100 masks" if same and untouched else None
-
-
-NAMED = ("scoring", "mask_size", "input_size", "compat")
+        same_data = self.dataset == {"voc": "PascalVOC", "ade20k": "ADE20K"}.get(self.layout)
+        return "linear 100x100 masks" if same_data and self.compat == "released" and is_published(self, "compat") else None
 
 
 SETTINGS = {"linear_segmentation": LinearSegmentationSettings}

@@ -1,13 +1,13 @@
 """Settings of (over)clustering."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.evaluations.common.label_map_settings import PLACE, ValidationSettings
-from densewalk.evaluations.common.protocol_name import changes
+from densewalk.evaluations.common.label_map_settings import ValidationSettings
+from densewalk.evaluations.common.protocol_name import Shown, is_published
 
 
 class OverclusterSettings(ValidationSettings):
@@ -20,7 +20,7 @@ class OverclusterSettings(ValidationSettings):
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=480)
     METRICS: ClassVar[dict[str, Metric]] = {"mIoU": Metric("%")}
 
-    clusters: int | None = Field(default=None, ge=2)
+    clusters: Annotated[int | None, Shown(lambda s: s.recipe, "first")] = Field(default=None, ge=2)
     """Number of clusters, each of which takes the class of most of its pixels (published: 300 and 500); null: as many as classes,
     matched one to one."""
     repeats: int = Field(default=5, ge=1)
@@ -41,17 +41,11 @@ class OverclusterSettings(ValidationSettings):
         return "k-means K=GT Hungarian" if self.clusters is None else f"k-means K={self.clusters} many-to-one"
 
     @property
-    def protocol(self) -> str:
-        """Everything but the data's place."""
-        named = ("clusters", "input_size", "compat")
-        return ", ".join([self.recipe, f"{self.input_size} px", f"compat {self.compat}", *changes(self, *PLACE, *named)])
-
-    @property
     def published_protocol(self) -> str | None:
         """NeCo's, where every setting is its own. Its COCO masks are not the panoptic ones, so that COCO has no published value."""
-        same = self.layout == "voc" and self.dataset == "PascalVOC"
-        untouched = not changes(self, "layout", "masks", "compat", "clusters") and self.compat == "released"
-        return self.recipe if same and untouched and self.clusters in (None, 300, 500) else None
+        same_data = self.layout == "voc" and self.dataset == "PascalVOC"
+        same_settings = self.compat == "released" and self.clusters in (None, 300, 500) and is_published(self, "compat", "clusters")
+        return self.recipe if same_data and same_settings else None
 
 
 SETTINGS = {"overcluster": OverclusterSettings}

@@ -1,19 +1,14 @@
-"""Settings of semantic segmentation through mmsegmentation on other data than ADE20K: the recipes of `settings.ade20k`."""
+"""Settings of semantic segmentation through mmsegmentation: the data on which the recipes are run."""
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from densewalk.data.benchmarks.label_rules import RULES, LabelRule, counted
-from densewalk.evaluations.segmentation.recipes import (
-    Ade20kLinearSettings,
-    Ade20kUpernetSettings,
-    LinearSettings,
-    SegmentationSettings,
-    UpernetSettings,
-)
+from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
+from densewalk.evaluations.segmentation.recipes import LinearSettings, SegmentationSettings, UpernetSettings
 
-# training and validation half by default
+# training and validation split by default
 SPLITS = {
     "voc": ("trainaug", "val"),
     "cityscapes": ("train", "val"),
@@ -22,8 +17,31 @@ SPLITS = {
 }
 
 
+class Ade20kData(SegmentationSettings):
+    """ADE20K's data. `root` is the folder ADEChallengeData2016 or the one above it."""
+
+    TABLE: ClassVar[str] = "ade20k"
+    VERSION: ClassVar[int] = 1
+    TITLE: ClassVar[str] = "Semantic segmentation (ADE20K)"
+    PUBLISHED: ClassVar[dict[str, str]]
+    """Preset -> its name in published.csv."""
+
+    classes: int = Field(default=150, ge=2, le=254)
+    """Number of classes: masks hold 0 for `other`, which is ignored, and 1 to `classes`."""
+
+    @property
+    def rule(self) -> LabelRule:
+        """Labels 1 to `classes`; 0 is not scored."""
+        return counted(self.classes + 1, 0)
+
+    @property
+    def published_protocol(self) -> str | None:
+        """The preset's published name, if nothing that matters was changed."""
+        return self.PUBLISHED.get(self.preset) if self.dataset == "ADE20K" and is_published(self) else None
+
+
 class LayoutData(SegmentationSettings):
-    """A data set in one of the public layouts; label rules and class names are those of `settings.layouts`.
+    """A data set in one of the public layouts.
 
     Crops, sizes and learning rates are the recipe's for ADE20K: no published number of these recipes is known for the data here.
     """
@@ -32,15 +50,15 @@ class LayoutData(SegmentationSettings):
     VERSION: ClassVar[int] = 1
     TITLE: ClassVar[str] = "Semantic segmentation (other data)"
 
-    layout: Literal["voc", "cityscapes", "coco_stuff", "folders"]
+    layout: Annotated[Literal["voc", "cityscapes", "coco_stuff", "folders"], Shown("{}", "last")]
     """`voc`: VOCdevkit/VOC2012, 21 classes, 255 not scored. `cityscapes`: leftImg8bit and gtFine with *_labelTrainIds.png, 19
     classes, 255 not scored. `coco_stuff`: the 164k images with the released label maps, 171 classes, 255 not scored. `folders`:
-    masks with the names of their images, one folder for each half below `images` and `masks`."""
-    training: str | None = None
-    """The half to train on. Layout `voc`: a list in ImageSets/Segmentation, trainaug if not given. Others: the folder, by default
+    masks with the names of their images, one folder for each split below `images` and `masks`."""
+    training: Annotated[str | None, Shown(lambda s: " to ".join(s.splits), "last")] = None
+    """The split to train on. Layout `voc`: a list in ImageSets/Segmentation, trainaug if not given. Others: the folder, by default
     train, train2017 or training."""
-    validation: str | None = None
-    """The half to test on; by default val, val2017 or validation."""
+    validation: Annotated[str | None, SHOWN_BY_ANOTHER] = None
+    """The split to test on; by default val, val2017 or validation."""
     images: str | None = None
     """Layout `folders`: folder below `root`, images if not given."""
     masks: str | None = None
@@ -55,7 +73,7 @@ class LayoutData(SegmentationSettings):
 
     @model_validator(mode="after")
     def layout_has_what_it_needs(self) -> Self:
-        """The fields that this layout needs, and no others that would silently do nothing."""
+        """Require the fields of this layout and refuse others, which would silently do nothing."""
         if self.layout == "folders":
             if self.num_classes is None:
                 raise ValueError("layout folders needs num_classes")
@@ -72,17 +90,30 @@ class LayoutData(SegmentationSettings):
 
     @property
     def rule(self) -> LabelRule:
-        """What the pixels of a mask mean."""
+        """The classes of a mask's pixels."""
         return counted(self.num_classes, self.ignore) if self.num_classes is not None else RULES[self.layout]
 
     @property
     def splits(self) -> tuple[str, str]:
-        """Training and validation half."""
+        """Training and validation split."""
         training, validation = SPLITS[self.layout]
         return self.training or training, self.validation or validation
 
-    def _halves(self) -> list[str]:
-        return [self.layout, " to ".join(self.splits)]
+
+class Ade20kLinearSettings(LinearSettings, Ade20kData):
+    """Linear segmentation of ADE20K: a linear head on the frozen backbone; see `preset`."""
+
+    # none for dinov2_ms: its windows and training range are known at second hand only
+    PUBLISHED: ClassVar[dict[str, str]] = {
+        "dinov2": "linear BN+1x1 (DINOv2)",
+        "ibot": "linear 4-layer concat (iBOT)",
+    }
+
+
+class Ade20kUpernetSettings(UpernetSettings, Ade20kData):
+    """UPerNet on ADE20K, fine-tuned end to end; see `preset`."""
+
+    PUBLISHED: ClassVar[dict[str, str]] = {"small_160k": "UPerNet 160k ss (DoRA)", "base_160k": "UPerNet 160k ss (iBOT)"}
 
 
 class SegmentationLinearSettings(LinearSettings, LayoutData):

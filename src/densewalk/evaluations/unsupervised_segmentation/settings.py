@@ -1,14 +1,13 @@
 """Settings of fully unsupervised segmentation."""
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.data.benchmarks.label_rules import KNOWN
-from densewalk.evaluations.common.label_map_settings import PLACE, ValidationSettings, require_apart
-from densewalk.evaluations.common.protocol_name import changes
+from densewalk.evaluations.common.label_map_settings import ValidationSettings
+from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 
 WITH_BACKGROUND = ("voc", "masks", "video")
 
@@ -33,16 +32,16 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
     """Layout `voc`: list in ImageSets/Segmentation with the images whose masks choose `threshold`."""
     train_every: int = Field(default=4, ge=1)
     """Layouts `masks` and `video`: every n-th labelled image (from the first on) is for choosing `threshold`."""
-    mass: float = Field(default=0.65, gt=0, le=1)
+    mass: Annotated[float, SHOWN_BY_ANOTHER] = Field(default=0.65, gt=0, le=1)
     """Share of the CLS token's attention, mean of all heads, that the attention's foreground holds."""
-    foreground_clusters: int = Field(default=200, ge=2)
+    foreground_clusters: Annotated[int, Shown(lambda s: s.foreground_name, "first")] = Field(default=200, ge=2)
     """Clusters of all patches, each of which is foreground or background."""
-    threshold: float | None = Field(default=None, ge=0, le=1)
+    threshold: Annotated[float | None, SHOWN_BY_ANOTHER] = Field(default=None, ge=0, le=1)
     """A cluster is foreground if this share of it, mean over images, lies in the attention's foreground; null: chosen on the training
     images by their masks, as published, so that a few labels are used after all. A number uses none."""
-    community_clusters: int = Field(default=149, ge=2)
+    community_clusters: Annotated[int, Shown(lambda s: s.communities_name, "first")] = Field(default=149, ge=2)
     """Clusters of the foreground's patches that communities are made of (Leopart: 149 for ViT-S/16, 109 for ViT-B/8)."""
-    edge_threshold: float = Field(default=0.09, ge=0, le=1)
+    edge_threshold: Annotated[float, SHOWN_BY_ANOTHER] = Field(default=0.09, ge=0, le=1)
     """Two of these are linked if each makes up this share of the other's neighbourhood, mean over images (Leopart: 0.09 for ViT-S/16,
     0.07 for ViT-B/8)."""
     communities: int | None = Field(default=None, ge=1)
@@ -52,7 +51,7 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
     community_repeats: int = Field(default=10, ge=1)
     """Runs of k-means and community detection with seeds of their own, over which `mIoU` is averaged."""
     components: int = Field(default=50, ge=1)
-    """Principal components that are kept of the standardised features."""
+    """Principal components that are kept of the standardized features."""
     iterations: int = Field(default=100, ge=1)
     """Most k-means iterations."""
     restarts: int = Field(default=5, ge=1)
@@ -62,38 +61,33 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
 
     @model_validator(mode="after")
     def background_is_a_class(self) -> Self:
-        """There is a background, and the images that choose the threshold are not scored."""
+        """Require a background, and that the images that choose the threshold are not scored."""
         if self.layout not in WITH_BACKGROUND:
             raise ValueError(f"layout {self.layout} has no background class; allowed: {', '.join(WITH_BACKGROUND)}")
         if self.background >= self.label_values or self.background == self.ignored:
             raise ValueError(f"background {self.background} is no class; allowed: 0 to {self.label_values - 1} without `ignore`")
         if self.foreground_classes < 1:
             raise ValueError("beside the background there is no class; raise num_classes")
-        if self.layout not in KNOWN and self.threshold is None:
-            require_apart(self.train_every, self.val_every, self.val_offset, ("train_every", "val_every", "val_offset"))
+        if self.threshold is None:
+            self.require_disjoint("train", "val")
         return self
 
     @property
     def foreground_classes(self) -> int:
-        """Number of classes beside the background."""
+        """Number of classes besides the background."""
         ignored_among_them = self.ignored is not None and self.ignored < self.label_values
         return self.label_values - 1 - ignored_among_them
 
     @property
-    def protocol(self) -> str:
-        """Everything but the data's place."""
+    def foreground_name(self) -> str:
+        """How the foreground is extracted."""
         labels = "threshold by training masks" if self.threshold is None else f"threshold {self.threshold:g}"
-        shown = ("threshold", "input_size", "compat", "mass", "foreground_clusters", "community_clusters", "edge_threshold")
-        recipe = [
-            f"CBFE ({self.foreground_clusters} clusters, own attention {100 * self.mass:g} %, {labels})",
-            f"CD by Louvain ({self.community_clusters} clusters, edges {self.edge_threshold:g})",
-        ]
-        return ", ".join([*recipe, f"{self.input_size} px", f"compat {self.compat}", *changes(self, *PLACE, *shown)])
+        return f"CBFE ({self.foreground_clusters} clusters, own attention {100 * self.mass:g} %, {labels})"
 
     @property
-    def published_protocol(self) -> str | None:
-        """None: the published values are by Infomap, whose licence is not permissive, with settings tuned on masks."""
-        return None
+    def communities_name(self) -> str:
+        """How objects are found. The published values are by Infomap, whose license is not permissive, with settings tuned on masks."""
+        return f"CD by Louvain ({self.community_clusters} clusters, edges {self.edge_threshold:g})"
 
 
 SETTINGS = {"unsupervised_segmentation": UnsupervisedSegmentationSettings}

@@ -1,11 +1,11 @@
 """Settings of unsupervised video segmentation."""
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
-from densewalk.evaluations.common.protocol_name import changes
+from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 from densewalk.evaluations.common.settings import EvaluationSettings
 
 
@@ -15,6 +15,7 @@ class VideoSegmentationSettings(EvaluationSettings):
     TABLE: ClassVar[str] = "video_segmentation"
     VERSION: ClassVar[int] = 1
     TITLE: ClassVar[str] = "Unsupervised video segmentation"
+    RECIPE: ClassVar[str] = "unsupervised video segmentation"
     PICTURES: ClassVar[str] = "frames of {name}: the true objects above, clusters of {run} below"
     METRICS: ClassVar[dict[str, Metric]] = {
         "F": Metric("% mIoU", "clusters of each frame, as many as it has labels, matched one to one"),
@@ -25,28 +26,28 @@ class VideoSegmentationSettings(EvaluationSettings):
         "D_over": Metric("% mIoU", "`dataset_clusters` of the whole data set, matched many to one"),
     }
 
-    layout: Literal["davis", "youtube_vos"]
+    layout: Annotated[Literal["davis", "youtube_vos"], Shown(lambda s: s.list_name)]
     """`davis`: JPEGImages and Annotations with ImageSets. `youtube_vos`: {split}/JPEGImages and {split}/Annotations."""
-    split: str | None = None
+    split: Annotated[str | None, SHOWN_BY_ANOTHER] = None
     """Layout `davis`: list in ImageSets/{year}, `val` if not given. Layout `youtube_vos`: folder below `root`, `train` if not given
     (the only one whose masks are public)."""
-    year: Literal[2016, 2017] = 2017
+    year: Annotated[Literal[2016, 2017], SHOWN_BY_ANOTHER] = 2017
     """Layout `davis`: which lists. In 2016 all objects of a sequence count as one."""
     resolution: str = "480p"
     """Layout `davis`: folder below JPEGImages and Annotations."""
     sequences: list[str] | None = Field(default=None, min_length=1)
     """Only these sequences; all by default. (Time-Tuning scores YouTube-VOS on 695 training sequences.)"""
-    clip_frames: int | None = Field(default=None, ge=1)
-    """Frames of a clip; 16 for DAVIS and 4 for YouTube-VOS if not given. What is left of a video is a shorter clip."""
-    size: int = Field(default=224, ge=16)
+    clip_frames: Annotated[int | None, Shown(lambda s: f"clips of {s.frames}")] = Field(default=None, ge=1)
+    """Frames of a clip; 16 for DAVIS and 4 for YouTube-VOS if not given. The rest of a video is a shorter clip."""
+    size: Annotated[int, Shown("{} px")] = Field(default=224, ge=16)
     """Short side that frames are resized to, and side of the square that is cut from their middle."""
     dataset_size: int = Field(default=112, ge=16)
     """Side at which labels are compared when the whole data set is clustered; otherwise it is `size`."""
     components: int = Field(default=50, ge=1)
     """Principal components that are kept of the standardised features."""
-    clusters: int = Field(default=10, ge=1)
+    clusters: Annotated[int, Shown(lambda s: f"K {s.clusters}/{s.dataset_clusters}")] = Field(default=10, ge=1)
     """Clusters of a frame or a clip where there are more than labels."""
-    dataset_clusters: int = Field(default=200, ge=1)
+    dataset_clusters: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=200, ge=1)
     """Clusters of the whole data set where there are more than labels."""
     iterations: int = Field(default=50, ge=1)
     """Most k-means iterations."""
@@ -55,7 +56,7 @@ class VideoSegmentationSettings(EvaluationSettings):
 
     @model_validator(mode="after")
     def fields_of_the_layout(self) -> Self:
-        """No field that would silently do nothing."""
+        """Refuse fields that would silently do nothing."""
         unused = [name for name in ("year", "resolution") if name in self.model_fields_set]
         if self.layout == "youtube_vos" and unused:
             raise ValueError(f"layout youtube_vos has no {' and no '.join(unused)}: leave them out")
@@ -67,18 +68,9 @@ class VideoSegmentationSettings(EvaluationSettings):
         return self.clip_frames or {"davis": 16, "youtube_vos": 4}[self.layout]
 
     @property
-    def protocol(self) -> str:
-        """Everything but the data's place."""
-        where = f"{self.year} {self.split or 'val'}" if self.layout == "davis" else self.split or "train"
-        parts = [
-            "unsupervised video segmentation",
-            where,
-            f"clips of {self.frames}",
-            f"{self.size} px",
-            f"K {self.clusters}/{self.dataset_clusters}",
-        ]
-        shown = ("layout", "year", "split", "clip_frames", "size", "clusters", "dataset_clusters")
-        return ", ".join([*parts, *changes(self, *shown)])
+    def list_name(self) -> str:
+        """The list or folder of the sequences."""
+        return f"{self.year} {self.split or 'val'}" if self.layout == "davis" else self.split or "train"
 
 
 SETTINGS = {"video_segmentation": VideoSegmentationSettings}
