@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densewalk.evaluations.incontext.evaluate import Memory, Store, mix_labels, patch_labels, predict
+from densewalk.evaluations.incontext.retrieval import Memory, Store, mix_labels, patch_labels, predict
 from densewalk.evaluations.metrics.segmentation import Confusion, hungarian, mean_iou, reassign
 from densewalk.ops.nearest_neighbors import nearest
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from densewalk.data.benchmarks import boxes
 from densewalk.evaluations.common import label_propagation
 from densewalk.evaluations.discovery import evaluate as discovery
-from densewalk.evaluations.incontext import evaluate as incontext
+from densewalk.evaluations.incontext import retrieval
 from densewalk.evaluations.incontext.settings import IncontextSettings
 from densewalk.evaluations.knn import evaluate as knn
 from densewalk.evaluations.metrics.davis import jf, statistics
@@ -89,7 +89,7 @@ def davis_propagation(values: Any) -> Iterator[Row]:
         ours = propagate(list(features[:-1]), list(labels), features[-1], Rule((height, width), radius, top_k, 7))[0]
         yield compare("davis_propagation", case, "soft labels", ours, theirs, 2e-5)
         yield compare("davis_propagation", case, "labels", ours.argmax(0), theirs.argmax(0), 0)
-    stretched = label_propagation.stretch(torch.from_numpy(values["norm_mask/x"]), constant_channel_wins=True)
+    stretched = label_propagation.normalize_channels(torch.from_numpy(values["norm_mask/x"]), constant_channel_wins=True)
     yield compare("davis_propagation", "norm_mask", "stretched channels (released)", stretched, values["norm_mask/y"], 1e-6)
 
 
@@ -106,8 +106,8 @@ def hummingbird(values: Any) -> Iterator[Row]:
         for maps, masks in _hummingbird_batches(case, "val"):
             for features, mask in zip(maps, masks, strict=True):
                 similarity, index = nearest(memory.features, F.normalize(features.flatten(1).T, dim=1), settings.neighbours)
-                mixtures.append(incontext.mix_labels(memory, similarity, index, settings.temperature))
-                predictions.append(incontext.retrieve(memory, features, settings, (112, 112)))
+                mixtures.append(retrieval.mix_labels(memory, similarity, index, settings.temperature))
+                predictions.append(retrieval.retrieve(memory, features, settings, (112, 112)))
                 confusion.add(mask, predictions[-1])
         yield compare("hummingbird", name, "label mixture", torch.stack(mixtures), case["label_hat"], 2e-6)
         yield compare("hummingbird", name, "predicted labels", torch.stack(predictions), case["pred"], 0)
@@ -126,19 +126,19 @@ def _hummingbird_batches(case: dict[str, Tensor], split: str) -> Iterator[tuple[
         yield F.conv2d(images, case["fake_weight"], stride=int(case["patch_size"])), (masks[:, 0] * 255).round().int()
 
 
-def _hummingbird_memory(case: dict[str, Tensor]) -> incontext.Memory:
+def _hummingbird_memory(case: dict[str, Tensor]) -> retrieval.Memory:
     """All patches, or the recorded ones; ignored pixels are class 0, as released."""
     patch, classes = int(case["patch_size"]), int(case["num_classes"])
     features, labels, number = [], [], 0
     for _ in range(int(case["augmentation_epoch"])):
         for maps, masks in _hummingbird_batches(case, "train"):
-            found = incontext.patch_labels(torch.where(masks == 255, 0, masks), patch, classes, ignore=None)
+            found = retrieval.patch_labels(torch.where(masks == 255, 0, masks), patch, classes, ignore=None)
             everything = torch.arange(found.shape[1]).expand(len(maps), -1)
             chosen = case.get(f"sampled_indices/{number}", everything)
             features += [F.normalize(m.flatten(1).T[rows], dim=1) for m, rows in zip(maps, chosen, strict=True)]
             labels += [m[rows] for m, rows in zip(found, chosen, strict=True)]
             number += 1
-    return incontext.Memory(torch.cat(features), torch.cat(labels))
+    return retrieval.Memory(torch.cat(features), torch.cat(labels))
 
 
 def nearest_neighbours(values: Any) -> Iterator[Row]:

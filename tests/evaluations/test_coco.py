@@ -11,6 +11,8 @@ from pycocotools.cocoeval import COCOeval
 
 from densewalk.core.errors import UserError
 from densewalk.evaluations.coco import evaluate as coco
+from densewalk.evaluations.coco import experiment as mmdet
+from densewalk.evaluations.coco.data import check_data
 from densewalk.evaluations.coco.settings import CocoSettings
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.mmlab import detection, runner
@@ -78,7 +80,7 @@ def test_both_detectors_train_every_part_and_are_scored(data, nano, tmp_path, he
 
 
 def test_what_was_found_is_written_in_cocos_result_format(data, nano, tmp_path, monkeypatch):
-    monkeypatch.setattr(coco, "SCORE", 0.0)
+    monkeypatch.setattr(mmdet, "SCORE", 0.0)
     result = coco.evaluate(small(data), nano, job(tmp_path))
     path = str(data / "annotations/instances_val2017.json")
     for kind, field, suffix in (("bbox", "bbox", "box"), ("segm", "segmentation", "mask")):
@@ -120,8 +122,8 @@ def test_four_images_are_learnt_by_heart(tmp_path):
 
 def truth_as_prediction(settings, change=lambda box: box):
     """The score of predictions made from the ground truth, through the data set and metric of the evaluation."""
-    training, validation = coco.check_data(settings)
-    experiment = coco.experiment(settings, "unused", NANO, training, validation)
+    training, validation = check_data(settings)
+    experiment = mmdet.experiment(settings, "unused", NANO, training, validation)
     with DefaultScope.overwrite_default_scope("mmdet"), contextlib.redirect_stdout(None):
         dataset = DATASETS.build(experiment.test)
     metric = METRICS.build(experiment.metric)
@@ -263,8 +265,8 @@ def test_bad_data_is_named_before_anything_heavy(tmp_path, nano, what, message, 
 
 
 def test_labels_follow_the_files_categories(data):
-    training, validation = coco.check_data(small(data))
-    experiment = coco.experiment(small(data), "unused", NANO, training, validation)
+    training, validation = check_data(small(data))
+    experiment = mmdet.experiment(small(data), "unused", NANO, training, validation)
     batches, _ = runner.loaders(experiment, Job(out=data, state=data))
     assert experiment.metric["category_ids"] == [category["id"] for category in CATEGORIES]
     content = json.loads((data / "annotations/instances_train2017.json").read_text())
@@ -275,9 +277,9 @@ def test_labels_follow_the_files_categories(data):
 
 
 def test_detr_crops_are_taken_from_the_published_sizes(data):
-    training, validation = coco.check_data(small(data))
+    training, validation = check_data(small(data))
     full = CocoSettings(root=str(data), dataset="x")
-    pipeline = coco.experiment(full, "unused", NANO, training, validation).training["pipeline"]
+    pipeline = mmdet.experiment(full, "unused", NANO, training, validation).training["pipeline"]
     plain, cropped = next(step for step in pipeline if step["type"] == "RandomChoice")["transforms"]
     assert plain[0]["scales"] == [(1333, side) for side in (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)] == cropped[2]["scales"]
     assert cropped[0]["scales"] == [(1333, 400), (1333, 500), (1333, 600)]
@@ -290,7 +292,7 @@ def test_detr_crops_are_taken_from_the_published_sizes(data):
 def test_the_learning_rate_warms_up_and_drops_twice():
     settings = small("x", iterations=24, warmup=4, lr_drops=[8 / 12, 11 / 12])
     optimizer = torch.optim.AdamW([torch.zeros(1)], lr=1.0)
-    schedulers = [PARAM_SCHEDULERS.build(config | {"optimizer": optimizer}) for config in coco.schedules(settings, 24)]
+    schedulers = [PARAM_SCHEDULERS.build(config | {"optimizer": optimizer}) for config in mmdet.schedules(settings, 24)]
     for t in range(24):
         expected = 0.1 ** ((t >= 16) + (t >= 22))
         if t < 4:
@@ -311,7 +313,7 @@ def test_lengths():
 @pytest.mark.parametrize(("patch", "divisor"), [(8, 32), (14, 28), (16, 32)])
 def test_images_are_padded_to_what_all_levels_divide(patch, divisor):
     arch = named_architecture(f"vit_nano_patch{patch}")
-    model = coco.detector(small("x"), "unused", arch, classes=3)
+    model = mmdet.detector(small("x"), "unused", arch, classes=3)
     assert model["data_preprocessor"]["pad_size_divisor"] == divisor
     assert model["roi_head"]["bbox_roi_extractor"]["featmap_strides"] == model["rpn_head"]["anchor_generator"]["strides"][:4]
 
@@ -322,8 +324,8 @@ def test_an_epoch_counts_the_images_that_are_trained_on(tmp_path):
     edit(path, lambda c: c.update(annotations=[a for a in c["annotations"] if a["image_id"] != 3]))
     edit(path, lambda c: c["images"][0].update(width=31))
     settings = small(tmp_path, iterations=None, epochs=6.0)
-    training, validation = coco.check_data(settings)
-    experiment = coco.experiment(settings, "unused", NANO, training, validation)
+    training, validation = check_data(settings)
+    experiment = mmdet.experiment(settings, "unused", NANO, training, validation)
     batches, _ = runner.loaders(experiment, Job(out=tmp_path, state=tmp_path))
     assert len(batches.dataset) == training.usable == 2
     assert (training.count, experiment.iterations) == (4, 6)

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from densewalk.evaluations.unsupervised_segmentation.communities import communities
+from densewalk.evaluations.unsupervised_segmentation.communities import find_communities
 
 
 def two_groups():
@@ -18,11 +18,11 @@ def two_groups():
 
 
 def test_groups_are_found_numbered_by_their_first_nodes():
-    assert communities(two_groups(), wanted=2, seed=0).tolist() == [0, 0, 0, 1, 1, 1, 2]
+    assert find_communities(two_groups(), wanted=2, seed=0).tolist() == [0, 0, 0, 1, 1, 1, 2]
 
 
 def test_the_number_that_is_wanted_decides_the_resolution():
-    assert communities(two_groups(), wanted=1, seed=0).tolist() == [0, 0, 0, 0, 0, 0, 1]
+    assert find_communities(two_groups(), wanted=1, seed=0).tolist() == [0, 0, 0, 0, 0, 0, 1]
 
 
 def modularity(weights, labels):
@@ -40,15 +40,15 @@ def test_no_other_partition_has_a_larger_modularity(seed):
     rng = np.random.default_rng(seed)
     weights = np.triu(rng.random((6, 6)) + 3 * np.kron(np.eye(2), np.ones((3, 3))), 1)
     weights += weights.T
-    found = communities(weights, wanted=2, seed=seed)
+    found = find_communities(weights, wanted=2, seed=seed)
     best = max(modularity(weights, labels) for labels in product(range(3), repeat=6))
     assert modularity(weights, found) == pytest.approx(best)
 
 
 def test_without_an_edge_every_node_is_alone():
-    assert communities(np.zeros((3, 3)), wanted=2, seed=0).tolist() == [0, 1, 2]
+    assert find_communities(np.zeros((3, 3)), wanted=2, seed=0).tolist() == [0, 1, 2]
 
 
 def test_a_node_is_no_neighbour_of_itself():
     weights = two_groups() + np.diag([1000.0] * 7)
-    assert communities(weights, wanted=2, seed=0).tolist() == [0, 0, 0, 1, 1, 1, 2]
+    assert find_communities(weights, wanted=2, seed=0).tolist() == [0, 0, 0, 1, 1, 1, 2]

@@ -102,7 +102,7 @@ def test_scores_are_those_of_the_written_files(root, backbone, tmp_path):
     found = {s.name: read_labels(tmp_path / s.name) for s in sequences}
     first = {name: np.stack([labels[0]] * len(labels)) for name, labels in found.items()}
     scores, floors = ({s.name: davis.score(s, labels[s.name], settings) for s in sequences} for labels in (found, first))
-    assert davis.summary(scores, floors) == result
+    assert davis.summarize(scores, floors) == result
     assert result.metrics["J_copied"] == pytest.approx(100 * np.concatenate(list(floors.values()))[:, 0, 0].mean())
     assert result.metrics["J_copied"] != pytest.approx(result.metrics["J"]), "these objects move"
 
@@ -230,12 +230,12 @@ def test_input_size(frame, patch, expected):
 def test_input_is_normalised_with_the_right_standard_deviations():
     white = np.full((32, 48, 3), 255, np.uint8)
     for compat, red in (("paper", 0.229), ("released", 0.228)):
-        x = label_propagation.to_input(white, (16, 32), red_std=DavisSettings(root=".", dataset="x", compat=compat).resolved().red_std)
+        x = label_propagation.prepare_frame(white, (16, 32), red_std=DavisSettings(root=".", dataset="x", compat=compat).resolved().red_std)
         assert x.shape == (1, 3, 16, 32)
         assert torch.allclose(x[0, :, 0, 0], torch.tensor([0.515 / red, 0.544 / 0.224, 0.594 / 0.225]), atol=1e-6)
     red_first = np.zeros((32, 48, 3), np.uint8)
     red_first[..., 0] = 255
-    assert label_propagation.to_input(red_first, (32, 48))[0, :, 0, 0].argmax() == 0
+    assert label_propagation.prepare_frame(red_first, (32, 48))[0, :, 0, 0].argmax() == 0
 
 
 def test_small_objects_survive_the_reduced_mask_or_are_lost():
@@ -243,8 +243,8 @@ def test_small_objects_survive_the_reduced_mask_or_are_lost():
     mask[:40, :40] = 1
     mask[49:53, 49:52] = 2  # no patch centre, sampled at 8, 24, 40, 56
     mask[45:48, 1:4] = 3
-    assert np.unique(label_propagation.reduce(mask, (4, 4), keep_small_objects=False)).tolist() == [0, 1]
-    kept = label_propagation.reduce(mask, (4, 4), keep_small_objects=True)
+    assert np.unique(label_propagation.reduce_mask(mask, (4, 4), keep_small_objects=False)).tolist() == [0, 1]
+    kept = label_propagation.reduce_mask(mask, (4, 4), keep_small_objects=True)
     assert (kept[3, 3], kept[2, 0]) == (2, 3)
     assert label_propagation.one_hot(kept).shape == (1, 4, 16)
 
@@ -252,18 +252,18 @@ def test_small_objects_survive_the_reduced_mask_or_are_lost():
 def test_small_objects_do_not_take_patches_from_each_other_nor_patches_they_do_not_touch():
     mask = np.zeros((32, 32), np.uint8)
     mask[1, 1], mask[3, 3] = 1, 2
-    assert label_propagation.reduce(mask, (2, 2), keep_small_objects=True).tolist() == [[1, 0], [0, 0]]
+    assert label_propagation.reduce_mask(mask, (2, 2), keep_small_objects=True).tolist() == [[1, 0], [0, 0]]
     mask[4, 15:17] = 2
-    assert label_propagation.reduce(mask, (2, 2), keep_small_objects=True).tolist() == [[1, 2], [0, 0]]
+    assert label_propagation.reduce_mask(mask, (2, 2), keep_small_objects=True).tolist() == [[1, 2], [0, 0]]
     mask[6:12, 6:12] = 1  # now a patch's centre, and the only one
-    assert label_propagation.reduce(mask, (2, 2), keep_small_objects=True).tolist() == [[1, 2], [0, 0]]
+    assert label_propagation.reduce_mask(mask, (2, 2), keep_small_objects=True).tolist() == [[1, 2], [0, 0]]
 
 
 def test_stretch_parity_with_dino():
     values = np.load(shared("parity/davis_propagation.npz"))
     x, y = torch.from_numpy(values["norm_mask/x"]), torch.from_numpy(values["norm_mask/y"])
-    assert torch.equal(label_propagation.stretch(x, constant_channel_wins=True).isnan(), y.isnan())
-    assert torch.allclose(label_propagation.stretch(x, constant_channel_wins=True), y, atol=1e-6, equal_nan=True)
+    assert torch.equal(label_propagation.normalize_channels(x, constant_channel_wins=True).isnan(), y.isnan())
+    assert torch.allclose(label_propagation.normalize_channels(x, constant_channel_wins=True), y, atol=1e-6, equal_nan=True)
 
 
 def test_a_constant_channel_no_longer_wins_everywhere():
@@ -271,8 +271,8 @@ def test_a_constant_channel_no_longer_wins_everywhere():
     object_1 = torch.zeros(4, 5)
     object_1[1, 2], object_1[1, 3] = 0.8, 0.4
     channels = torch.stack([torch.full((4, 5), 0.3), object_1])
-    assert label_propagation.stretch(channels, constant_channel_wins=True).argmax(dim=0).sum() == 0
-    fixed = label_propagation.stretch(channels, constant_channel_wins=False)
+    assert label_propagation.normalize_channels(channels, constant_channel_wins=True).argmax(dim=0).sum() == 0
+    fixed = label_propagation.normalize_channels(channels, constant_channel_wins=False)
     assert not fixed.isnan().any()
     assert fixed.argmax(dim=0).nonzero().tolist() == [[1, 2], [1, 3]]
 
@@ -281,7 +281,7 @@ def test_a_constant_channel_no_longer_wins_everywhere():
 def test_the_window_counts_patches_of_any_size(root, monkeypatch, patch):
     """12 patches to each side are 192 px at patch 16 and 96 px at patch 8, in the released code, too."""
     seen = []
-    monkeypatch.setattr(davis, "follow", lambda frames, first, rule: (seen.append(rule), iter([]))[1])
+    monkeypatch.setattr(label_propagation, "follow", lambda frames, first, rule: (seen.append(rule), iter([]))[1])
     sequence = davis.find_sequences(small(root).resolved())[0]
     davis.segment(create(f"vit_nano_patch{patch}", seed=0), sequence, small(root).resolved(), 0, Progress("", 1))
     assert [(rule.grid, rule.radius, rule.top_k, rule.context) for rule in seen] == [((64 // patch, 96 // patch), 12, 5, 7)]
@@ -293,8 +293,8 @@ def test_channels_are_stretched_after_they_were_interpolated():
     large = F.interpolate(soft[None].double(), size=(10, 14), mode="bilinear", align_corners=False)[0]
     low, high = large.amin((1, 2)).tolist(), large.amax((1, 2)).tolist()
     expected = [[max(range(3), key=lambda c: (float(large[c, i, j]) - low[c]) / (high[c] - low[c])) for j in range(14)] for i in range(10)]
-    assert label_propagation.decide(soft, (10, 14), (10, 14)).tolist() == expected
-    before = label_propagation.stretch(soft, constant_channel_wins=False)
+    assert label_propagation.upsample_labels(soft, (10, 14), (10, 14)).tolist() == expected
+    before = label_propagation.normalize_channels(soft, constant_channel_wins=False)
     assert F.interpolate(before[None], size=(10, 14), mode="bilinear")[0].argmax(0).tolist() != expected
 
 

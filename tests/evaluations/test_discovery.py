@@ -47,7 +47,7 @@ def test_parity_with_lost(case):
 @pytest.mark.parametrize("head", [0, 4])
 def test_parity_with_dino_seg_but_for_the_component_it_never_looks_at(head):
     values = np.load(shared("parity/lost.npz"))
-    mask = discovery.heaviest(torch.from_numpy(values["seg0/attn"][head]), 0.6).reshape(*values["seg0/hw"])
+    mask = discovery.top_mass_mask(torch.from_numpy(values["seg0/attn"][head]), 0.6).reshape(*values["seg0/hw"])
     labels, count = ndimage.label(mask)
     box = discovery.bounding_box(discovery.largest_component(mask & (labels != count)), 16, 224, 224)
     assert box.tolist() == values[f"seg0/pred{head}"].tolist()
@@ -93,9 +93,9 @@ def test_boxes_are_clipped_to_the_image():
 
 def test_the_kept_attention_is_the_smallest_set():
     attention = torch.tensor([0.1, 0.3, 0.05, 0.35, 0.2])
-    assert discovery.heaviest(attention, 0.6).tolist() == [False, True, False, True, False]
-    assert discovery.heaviest(attention * 7, 0.8).tolist() == [False, True, False, True, True]
-    assert discovery.heaviest(attention, 1.0).all()
+    assert discovery.top_mass_mask(attention, 0.6).tolist() == [False, True, False, True, False]
+    assert discovery.top_mass_mask(attention * 7, 0.8).tolist() == [False, True, False, True, True]
+    assert discovery.top_mass_mask(attention, 1.0).all()
 
 
 def test_zeros_are_padded_after_the_normalisation_below_and_to_the_right():

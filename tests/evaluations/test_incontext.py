@@ -1,6 +1,9 @@
 """In-context segmentation against loops, the released implementation, and the truth."""
 
 import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,28 +18,20 @@ from densewalk.data.benchmarks.label_maps import Example
 from densewalk.data.benchmarks.palette import palette
 from densewalk.data.images import read_mask
 from densewalk.evaluations.common.base import Job
-from densewalk.evaluations.common.dense_features import resize
+from densewalk.evaluations.common.dense_features import DenseFeatures, LabelledImages, resize
 from densewalk.evaluations.incontext.evaluate import (
-    Answer,
-    Images,
-    Memory,
-    Store,
-    Views,
-    answer,
     augment,
     build_memory,
-    choose_patches,
     evaluate,
-    mix_labels,
-    patch_labels,
-    predict,
+    list_splits,
+    prepare,
     remember,
-    retrieve,
-    samples,
+    sample_memory,
     score,
-    splits,
-    summary,
+    score_queries,
+    summarize,
 )
+from densewalk.evaluations.incontext.retrieval import Memory, Store, choose_patches, mix_labels, patch_labels, predict, retrieve
 from densewalk.evaluations.incontext.settings import IncontextSettings
 from densewalk.evaluations.metrics.segmentation import Confusion, hungarian, reassign
 from densewalk.models.export import export_backbone
@@ -45,6 +40,14 @@ from densewalk.ops.nearest_neighbors import nearest
 from tests.fixtures.helpers import shared
 
 PARITY = "parity/hummingbird.npz"
+
+
+def query_transform(settings, size=32, seed=None):
+    return partial(prepare, settings=settings, size=size, seed=seed)
+
+
+def images_of(settings, examples, size, seed=None):
+    return LabelledImages(settings, examples, query_transform(settings, size, seed))
 
 
 def settings_of(layout="masks", **changes):
@@ -132,14 +135,14 @@ def test_parity_of_the_transforms(tmp_path):
         assert np.array_equal(labels, (data[f"transforms/{name}/mask"][0] * 255).round())
     Image.fromarray(data["transforms/image"]).save(tmp_path / "a.png")
     Image.fromarray(data["transforms/mask"]).save(tmp_path / "m.png")
-    through_the_data_set = Images(settings_of("voc", compat="released"), [Example(tmp_path / "a.png", tmp_path / "m.png")], 64, None)[0][0]
+    through_the_data_set = images_of(settings_of("voc", compat="released"), [Example(tmp_path / "a.png", tmp_path / "m.png")], 64)[0][0]
     torch.testing.assert_close(through_the_data_set, torch.from_numpy(data["transforms/val/img"]), atol=1e-6, rtol=0)
 
 
 def test_the_paper_s_normalisation_has_no_bluish_std(tmp_path):
     Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "m.png")
-    x = Images(settings_of(), [Example(tmp_path / "a.png", tmp_path / "m.png")], 16, None)[0][0]
+    x = images_of(settings_of(), [Example(tmp_path / "a.png", tmp_path / "m.png")], 16)[0][0]
     expected = (torch.ones(3) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(x[:, 0, 0], expected)
 
@@ -204,7 +207,7 @@ def test_identity_and_hungarian_are_two_numbers():
     """Classes that swapped their names: wrong as classes, right as clusters."""
     confusion = Confusion(4)
     confusion.add(torch.tensor([0, 0, 1, 2, 3]), torch.tensor([1, 1, 0, 2, 3]))
-    result = summary(settings_of(), [Answer(confusion, 5)], 1, ["a", "b", "c", "d"], {})
+    result = summarize(settings_of(), [confusion.matrix], 1, {})
     assert result.metrics == {"mIoU": 50.0, "mIoU_hungarian": 100.0}
 
 
@@ -250,16 +253,16 @@ def one_hot_features(images):
 
 def test_ground_truth_as_features_scores_one_hundred(pairs, tmp_path):
     """Through the very functions of the evaluation; scored on whole patches, where interpolation cannot blur the truth."""
-    memory_set, query_set = splits(pairs)
-    views = Views(pairs, 32, 16, Job(out=tmp_path, state=tmp_path))
-    memory = build_memory(views, one_hot_features, memory_set, seed=0)
+    memory_set, query_set = list_splits(pairs)
+    features = DenseFeatures(pairs, one_hot_features, Path(), 32, Job(out=tmp_path, state=tmp_path))
+    memory = build_memory(pairs, features, memory_set, 16, seed=0)
     assert len(memory.labels) == 4 * 4
     confusion = Confusion(4)
-    for maps, mask, _ in views.features(one_hot_features, query_set, "queries"):
+    for maps, mask, _ in features.maps(query_set, "queries", query_transform(pairs)):
         confusion.add(mask[8::16, 8::16], retrieve(memory, maps, pairs, (2, 2)))
     assert score(confusion.matrix, "paper") == 100.0
     assert score(confusion.matrix, "released") == 100.0
-    assert score(answer(views, one_hot_features, memory, query_set).confusion.matrix, "paper") > 80
+    assert score(score_queries(pairs, features, memory, query_set)[0], "paper") > 80
 
 
 def test_evaluation_end_to_end(pairs, tmp_path):
@@ -299,23 +302,23 @@ def test_released_and_paper_count_absent_classes_differently(pairs, tmp_path):
 def test_ignored_pixels_are_neither_memory_nor_score(tmp_path):
     write_pairs(tmp_path)
     settings = settings_of(root=str(tmp_path), ignore=0, memory_every=2, query_every=2, query_offset=1, neighbours=3)
-    views = Views(settings, 32, 16, Job(out=tmp_path, state=tmp_path))
-    memory = build_memory(views, one_hot_features, splits(settings)[0], seed=0)
+    features = DenseFeatures(settings, one_hot_features, Path(), 32, Job(out=tmp_path, state=tmp_path))
+    memory = build_memory(settings, features, list_splits(settings)[0], 16, seed=0)
     assert (memory.labels[:, 0] == 0).all()
     assert (memory.labels.sum(1) == 1).all()
     assert len(memory.labels) < 16
-    found = answer(views, one_hot_features, memory, splits(settings)[1])
-    assert found.confusion.matrix[0].sum() == 0
-    assert found.confusion.matrix[:, 0].sum() == 0
+    found, _ = score_queries(settings, features, memory, list_splits(settings)[1])
+    assert found[0].sum() == 0
+    assert found[:, 0].sum() == 0
 
 
 def test_augmented_views_depend_on_their_seed_alone(pairs, tmp_path):
-    memory_set, _ = splits(pairs.model_copy(update={"augmentation_epochs": 1}))
+    memory_set, _ = list_splits(pairs.model_copy(update={"augmentation_epochs": 1}))
     torch.manual_seed(1)
-    first = Images(pairs, memory_set, 32, seed=7)[2][0]
+    first = images_of(pairs, memory_set, 32, seed=7)[2][0]
     torch.manual_seed(2)
-    assert torch.equal(first, Images(pairs, memory_set, 32, seed=7)[2][0])
-    assert not torch.equal(first, Images(pairs, memory_set, 32, seed=8)[2][0])
+    assert torch.equal(first, images_of(pairs, memory_set, 32, seed=7)[2][0])
+    assert not torch.equal(first, images_of(pairs, memory_set, 32, seed=8)[2][0])
 
 
 # -- data ------------------------------------------------------------------------------------------------------------
@@ -323,13 +326,13 @@ def test_augmented_views_depend_on_their_seed_alone(pairs, tmp_path):
 
 def test_real_layouts_are_read_as_they_are():
     ade = settings_of("ade20k", root=str(shared("data/ade20k")))
-    memory, queries = splits(ade)
+    memory, queries = list_splits(ade)
     assert [len(memory), len(queries)] == [2, 2]
     mask = labelled.read(memory[0], label_values=151, ignore=0)[1]
     assert mask.max() == 150
     assert labelled.class_names(ade.root, "ade20k", 151)[:4] == ["other", "wall", "building", "sky"]
     voc = settings_of("voc", root=str(shared("data/voc")), memory_list="train")
-    memory, queries = splits(voc)
+    memory, queries = list_splits(voc)
     assert [len(memory), len(queries)] == [13, 12]
     found = {int(v) for example in memory + queries for v in np.unique(labelled.read(example, label_values=21, ignore=255)[1])}
     assert max(found) == 255  # a palette read as colours would give other numbers
@@ -341,7 +344,7 @@ def test_city_drive_split():
     settings = settings_of(
         "video", root=str(root), images="videos/camvid_city_drive_171s.mp4", masks="camvid/Seq05VD/annot", num_classes=12, ignore=11
     )
-    memory, queries = splits(settings)
+    memory, queries = list_splits(settings)
     assert [len(memory), len(queries)] == [43, 21]
     assert not {e.frame for e in memory} & {e.frame for e in queries}
     image, mask = labelled.read(memory[3], label_values=12, ignore=11)
@@ -353,11 +356,11 @@ def test_city_drive_split():
 def test_published_sample_sizes():
     settings = settings_of("voc", fraction="1/64")
     everything = [Example(f"{i}.jpg", f"{i}.png") for i in range(10_582)]  # type: ignore[arg-type]
-    found = list(samples(settings, everything))
-    assert [len(s.examples) for s in found] == [160] * 5
-    assert found[0].examples != found[1].examples
-    assert found[0].examples == next(samples(settings, everything)).examples
-    assert len(next(samples(settings, everything[:640])).examples) == 10
+    found = list(sample_memory(settings, everything))
+    assert [len(examples) for _, examples in found] == [160] * 5
+    assert found[0][1] != found[1][1]
+    assert found[0] == next(sample_memory(settings, everything))
+    assert len(next(sample_memory(settings, everything[:640]))[1]) == 10
 
 
 def broken(tmp_path, how):
@@ -409,17 +412,17 @@ def test_a_palette_is_not_a_colour(tmp_path):
 
 def test_missing_folders_and_lists(tmp_path):
     with pytest.raises(UserError, match="ADEChallengeData2016"):
-        splits(settings_of("ade20k", root=str(tmp_path / "nowhere")))
+        list_splits(settings_of("ade20k", root=str(tmp_path / "nowhere")))
     (tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation").mkdir(parents=True)
     (tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt").write_text("a\n")
     with pytest.raises(UserError, match=r"trainaug.txt does not exist; allowed: train"):
-        splits(settings_of("voc", root=str(tmp_path)))
+        list_splits(settings_of("voc", root=str(tmp_path)))
     with pytest.raises(UserError, match=r"lists a, but .*JPEGImages/a.jpg does not exist"):
-        splits(settings_of("voc", root=str(tmp_path), memory_list="train"))
+        list_splits(settings_of("voc", root=str(tmp_path), memory_list="train"))
 
 
 def test_features_that_are_not_numbers_name_the_image(pairs, tmp_path):
-    views = Views(pairs, 32, 16, Job(out=tmp_path, state=tmp_path))
+    features = DenseFeatures(pairs, one_hot_features, Path(), 32, Job(out=tmp_path, state=tmp_path))
 
     def sick(images):
         maps = one_hot_features(images)
@@ -427,12 +430,12 @@ def test_features_that_are_not_numbers_name_the_image(pairs, tmp_path):
         return maps
 
     with pytest.raises(UserError, match=r"004.png are not finite"):
-        build_memory(views, sick, splits(pairs)[0], seed=0)
+        build_memory(pairs, replace(features, compute=sick), list_splits(pairs)[0], 16, seed=0)
 
 
 def test_a_memory_smaller_than_the_images_is_refused(pairs, tmp_path):
     with pytest.raises(UserError, match="less than one patch for each of 4 views"):
-        next(samples(pairs.model_copy(update={"memory_size": 3}), splits(pairs)[0]))
+        next(sample_memory(pairs.model_copy(update={"memory_size": 3}), list_splits(pairs)[0]))
 
 
 # -- settings --------------------------------------------------------------------------------------------------------

@@ -80,9 +80,9 @@ def test_fewer_than_a_hundred_test_pictures_and_fewer_training_pictures_than_nei
     assert result.metrics["top1_k10"] == 100.0
     assert math.isnan(result.metrics["top1_k100"])
     assert math.isnan(result.metrics["top1_k200"])
-    assert "25 training pictures: no value for k = 100, 200" in caplog.text
-    with pytest.raises(UserError, match="9 training pictures are fewer than the smallest number of neighbours, 10"):
-        knn.usable(9)
+    assert "25 training images: no value for k = 100, 200" in caplog.text
+    with pytest.raises(UserError, match="9 training images are fewer than the smallest number of neighbours, 10"):
+        knn.possible_neighbors(9)
 
 
 def test_batches_do_not_change_the_numbers(root, backbone, tmp_path, monkeypatch):
@@ -94,7 +94,7 @@ def test_batches_do_not_change_the_numbers(root, backbone, tmp_path, monkeypatch
 
 def test_crop_is_that_of_the_released_transforms():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8))
-    ours = image_features.centre_crop(image, 32, 16)
+    ours = image_features.center_crop(image, 32, 16)
     resized = image.resize((48, 32), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(resized.crop((16, 8, 32, 24)))).permute(2, 0, 1) / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -120,7 +120,7 @@ def test_features_are_normalised_cls_tokens_in_order(root):
     training, _ = knn.imagenet(root)
     ((features, targets),) = knn.features(network, training, small(root), Job(out=root, state=root), "x")
     assert targets.tolist() == training.targets
-    image = image_features.centre_crop(Image.open(training.paths[5]), 18, 16)
+    image = image_features.center_crop(Image.open(training.paths[5]), 18, 16)
     with torch.no_grad():
         assert torch.allclose(features[5], F.normalize(network.tokens(image[None]).cls[0], dim=0), atol=1e-5)
 

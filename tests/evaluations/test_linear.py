@@ -52,7 +52,7 @@ def test_learns_colours_and_reports_best_and_last(root, backbone, tmp_path):
 def test_best_and_last_are_told_apart():
     history = [{"a": 40.0, "b": 30.0}, {"a": 20.0, "b": 60.0}, {"a": 50.0, "b": 10.0}]
     split = linear.Classified(["x"], [0], ["n"])
-    result = linear.summary(history, split, split)
+    result = linear.summarize(history, split, split)
     assert result.metrics == {"top1_best": 60.0, "top1_last": 50.0}
     assert result.details["best"] == {"epoch": 2, "classifier": "b"}
 
@@ -129,12 +129,13 @@ def test_learning_rates_are_scaled_by_the_batch():
 
 
 def test_schedules():
-    epochwise = linear.schedule(LinearSettings(root=".", dataset="x", batch_size=4, epochs=4).resolved(), 9)
-    assert epochwise.per_epoch == 2
-    assert epochwise.rates.tolist() == pytest.approx([0.5 * (1 + np.cos(np.pi * e / 4)) for e in (0, 0, 1, 1, 2, 2, 3, 3)])
-    stepwise = linear.schedule(LinearSettings(root=".", dataset="x", recipe="dinov2").resolved(), 1_281_167)
-    assert (stepwise.batch, stepwise.per_epoch, stepwise.total) == (128, 1250, 12_500)
-    assert stepwise.rates[6250] == pytest.approx(0.5)
+    per_epoch, rates = linear.schedule(LinearSettings(root=".", dataset="x", batch_size=4, epochs=4).resolved(), 9)
+    assert per_epoch == 2
+    assert rates.tolist() == pytest.approx([0.5 * (1 + np.cos(np.pi * e / 4)) for e in (0, 0, 1, 1, 2, 2, 3, 3)])
+    settings = LinearSettings(root=".", dataset="x", recipe="dinov2").resolved()
+    per_epoch, rates = linear.schedule(settings, 1_281_167)
+    assert (settings.batch_size, per_epoch, len(rates)) == (128, 1250, 12_500)
+    assert rates[6250] == pytest.approx(0.5)
 
 
 def test_tokens_are_those_of_the_whole_forward_pass():
@@ -173,7 +174,7 @@ def test_diverged_classifiers_lose_and_do_not_spoil_the_others():
 
 
 def test_bad_input_is_named(root, backbone, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"batch_size 14 is larger than the data set \(13 pictures\)"):
+    with pytest.raises(UserError, match=r"batch_size 14 is larger than the data set \(13 images\)"):
         run(root, backbone, tmp_path, batch_size=14)
     with pytest.raises(UserError, match="blocks 3, but the backbone has 2"):
         run(root, backbone, tmp_path, blocks=[3])

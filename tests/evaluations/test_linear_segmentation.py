@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from densewalk.core.errors import Interrupted, UserError
 from densewalk.data.benchmarks.label_maps import Example
+from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job
-from densewalk.evaluations.common.dense_features import reduced, whole_batches
+from densewalk.evaluations.common.dense_features import reduce_masks, whole_batches
 from densewalk.evaluations.linear_segmentation import evaluate as linear_segmentation
-from densewalk.evaluations.linear_segmentation.evaluate import TrainingImages, crop, epoch_batches, evaluate, logits, splits, step
+from densewalk.evaluations.linear_segmentation.evaluate import TrainingImages, crop, epoch_batches, evaluate, list_splits, logits, step
 from densewalk.evaluations.linear_segmentation.settings import LinearSegmentationSettings
 from densewalk.models.feature_cache import FeatureCache
 from densewalk.models.loading import load
@@ -49,7 +50,7 @@ def test_logits_are_a_convolution_of_interpolated_features():
 def test_reduced_masks_take_every_so_manieth_pixel():
     mask = torch.randint(256, (2, 14, 21), dtype=torch.int32)
     expected = [[[int(m[i * 14 // 10, j * 21 // 10]) for j in range(10)] for i in range(10)] for m in mask]
-    assert reduced(mask, 10).tolist() == expected
+    assert reduce_masks(mask, 10).tolist() == expected
 
 
 def mean_colours(images):
@@ -71,7 +72,7 @@ def test_a_step_is_sgd_on_the_whole_batch(monkeypatch):
         found = step(settings, mean_colours, head, optimizer, images, masks, [Example(Path("a"), Path("b"))] * 5)
         features = F.interpolate(F.avg_pool2d(images, 16), (8, 8), mode="bilinear")
         scores = F.conv2d(features, plain.weight[:, :, None, None], plain.bias).log_softmax(1)
-        labels = reduced(masks, 8)
+        labels = reduce_masks(masks, 8)
         losses = -scores.gather(1, labels[:, None])[:, 0][labels != 3]
         loss = losses.sum() / len(losses)
         gradients = torch.autograd.grad(loss, list(plain.parameters()))
@@ -160,7 +161,7 @@ def test_full_scoring_counts_every_pixel_of_the_file(tmp_path, monkeypatch):
         picture(labels, i).save(tmp_path / f"images/{i:03d}.png")
         Image.fromarray(labels).save(tmp_path / f"masks/{i:03d}.png")
     seen = []
-    monkeypatch.setattr(linear_segmentation.Confusion, "add", lambda self, target, prediction: seen.append((target, prediction)))
+    monkeypatch.setattr(dense_features.Confusion, "add", lambda self, target, prediction: seen.append((target, prediction)))
     backbone = write_backbone(tmp_path / "b.safetensors")
     for scoring, size in (("full", (32, 64)), ("reduced", (8, 8))):
         seen.clear()
@@ -193,12 +194,12 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path, monkeypatch):
 
 def test_a_random_part_of_the_training_images(tmp_path):
     write_masks(tmp_path)
-    chosen = splits(settings_of(tmp_path, train_images=2), 0)[0]
+    chosen = list_splits(settings_of(tmp_path, train_images=2), 0)[0]
     assert len(chosen) == 2
-    assert chosen == splits(settings_of(tmp_path, train_images=2), 0)[0]
-    assert len({tuple(map(str, splits(settings_of(tmp_path, train_images=2), seed)[0])) for seed in range(5)}) > 1
+    assert chosen == list_splits(settings_of(tmp_path, train_images=2), 0)[0]
+    assert len({tuple(map(str, list_splits(settings_of(tmp_path, train_images=2), seed)[0])) for seed in range(5)}) > 1
     with pytest.raises(UserError, match="train_images 9 of 4"):
-        splits(settings_of(tmp_path, train_images=9), 0)
+        list_splits(settings_of(tmp_path, train_images=9), 0)
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------
@@ -248,7 +249,7 @@ def test_masks_without_a_label(tmp_path):
 def test_features_that_are_not_numbers_name_the_image(tmp_path, monkeypatch):
     write_masks(tmp_path)
     sick = load(write_backbone(tmp_path / "b.safetensors"))
-    monkeypatch.setattr(linear_segmentation, "load", lambda _: sick)
+    monkeypatch.setattr(dense_features, "load", lambda _: sick)
     sick.vit.norm.weight.data[0] = torch.nan
     with pytest.raises(UserError, match=r"features of .*00\d.png are not finite"):
         evaluate(settings_of(tmp_path), tmp_path / "b.safetensors", job_in(tmp_path))
@@ -257,7 +258,7 @@ def test_features_that_are_not_numbers_name_the_image(tmp_path, monkeypatch):
 def test_a_training_sample_depends_on_its_item_alone(tmp_path):
     write_masks(tmp_path)
     settings = settings_of(tmp_path)
-    data = TrainingImages(settings, splits(settings, 0)[0], 32, seed=0)
+    data = TrainingImages(settings, list_splits(settings, 0)[0], 32, seed=0)
     torch.manual_seed(1)
     first = data[1, 2][0]
     torch.manual_seed(2)

@@ -18,14 +18,17 @@ from torch.optim.lr_scheduler import LinearLR
 
 import densewalk.evaluations.mmlab
 from densewalk.core.errors import UserError
-from densewalk.evaluations.coco import evaluate as coco
+from densewalk.data.benchmarks.label_maps import Example
+from densewalk.evaluations.coco.data import Split
+from densewalk.evaluations.coco.experiment import experiment as coco_experiment
 from densewalk.evaluations.coco.settings import CocoSettings
 from densewalk.evaluations.mmlab import detection, ops, pyramid, runner, segmentation
 from densewalk.evaluations.mmlab.data import ItemStream, SeededDataset
 from densewalk.evaluations.mmlab.experiment import default_levels, scales, strides
 from densewalk.evaluations.mmlab.optim import decay_table, write_table
 from densewalk.evaluations.mmlab.vit import DensewalkBackbone, pad
-from densewalk.evaluations.segmentation import evaluate as ade20k
+from densewalk.evaluations.segmentation import experiment as mmseg
+from densewalk.evaluations.segmentation.evaluate import summarize
 from densewalk.evaluations.segmentation.settings import Ade20kLinearSettings, Ade20kUpernetSettings
 from densewalk.models.architecture import Architecture
 from densewalk.models.export import export_backbone
@@ -145,7 +148,7 @@ def test_families_keep_their_registers_and_interpolation(tmp_path, arch):
 
 
 @pytest.mark.parametrize(
-    ("name", "padding"), [("vit_nano_patch16", "corner"), ("vit_nano_patch14", "centre"), ("vit_nano_patch14_reg4", "corner")]
+    ("name", "padding"), [("vit_nano_patch16", "corner"), ("vit_nano_patch14", "center"), ("vit_nano_patch14_reg4", "corner")]
 )
 @pytest.mark.parametrize("norm", [True, False])
 def test_official_files_give_the_families_own_maps_at_any_size(tmp_path, name, padding, norm):
@@ -157,7 +160,7 @@ def test_official_files_give_the_families_own_maps_at_any_size(tmp_path, name, p
     images = torch.randn(1, 3, 5 * arch.patch - 6, 8 * arch.patch - 5)
     found = DensewalkBackbone(str(tmp_path / "run.safetensors"), [0, 1], final_norm=norm, padding=padding).eval()(images)
     padded = torch.zeros(1, 3, 5 * arch.patch, 8 * arch.patch)
-    top, left = (3, 2) if padding == "centre" else (0, 0)
+    top, left = (3, 2) if padding == "center" else (0, 0)
     padded[:, :, top : top + images.shape[2], left : left + images.shape[3]] = images
     antialias = name.endswith("reg4")
     expected = official_maps(weights, padded, arch, antialias=antialias, norm=norm)
@@ -222,7 +225,7 @@ def test_gradient_checkpointing_changes_no_gradient(nano):
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-@given(height=st.integers(1, 40), width=st.integers(1, 40), patch=st.sampled_from([8, 14, 16]), where=st.sampled_from(["centre", "corner"]))
+@given(height=st.integers(1, 40), width=st.integers(1, 40), patch=st.sampled_from([8, 14, 16]), where=st.sampled_from(["center", "corner"]))
 @settings(max_examples=60, deadline=None)
 def test_padding_is_zero_minimal_and_where_it_should_be(height, width, patch, where):
     padded = pad(torch.ones(1, 3, height, width), patch, where)
@@ -233,7 +236,7 @@ def test_padding_is_zero_minimal_and_where_it_should_be(height, width, patch, wh
         assert total - side < patch
         before, after = int(ones[:, axis].min()), total - 1 - int(ones[:, axis].max())
         assert before + after == total - side
-        assert before == ((total - side) // 2 if where == "centre" else 0)
+        assert before == ((total - side) // 2 if where == "center" else 0)
     assert len(ones) == height * width
 
 
@@ -254,13 +257,13 @@ def twelve_blocks(folder):
 
 def models(path, arch):
     """One model of each kind that is fine-tuned."""
-    example = ade20k.Example(path, path)
-    split = coco.Split(path, path, 8, 8, ((1, "a"), (2, "b")))
+    example = Example(path, path)
+    split = Split(path, path, 8, 8, ((1, "a"), (2, "b")))
     upernet = Ade20kUpernetSettings(root="x", dataset="x", channels=8, auxiliary_channels=8)
-    yield "mmseg", ade20k.experiment(upernet, str(path), arch, [example], [example])
+    yield "mmseg", mmseg.experiment(upernet, str(path), arch, [example], [example])
     for head in ("maskrcnn", "cascade"):
         settings = CocoSettings(root="x", dataset="x", head=head, channels=8, final_norm=True)
-        yield "mmdet", coco.experiment(settings, str(path), arch, split, split)
+        yield "mmdet", coco_experiment(settings, str(path), arch, split, split)
 
 
 @pytest.mark.parametrize("depth", [12, 2])
@@ -387,7 +390,7 @@ def test_pyramids_are_float32_under_autocast():
 @pytest.mark.parametrize(("preset", "levels"), [("dinov2", [11]), ("dinov2_4layers", [8, 9, 10, 11]), ("ibot", [3, 5, 7, 11])])
 def test_linear_head_is_a_1x1_convolution_after_batch_normalisation_or_none(nano, preset, levels):
     arch = Architecture("vit_nano_patch16", dim=6, depth=12, heads=2, patch=16)
-    model, _ = ade20k.linear(Ade20kLinearSettings(root="x", dataset="x", classes=3, preset=preset), str(nano), arch)
+    model = mmseg.linear(Ade20kLinearSettings(root="x", dataset="x", classes=3, preset=preset), str(nano), arch)
     with DefaultScope.overwrite_default_scope("mmseg"):
         head = MODELS.build(ConfigDict(model["decode_head"])).train()
     maps = [torch.randn(2, 6, 4, 5) * 3 + 1 for _ in levels]
@@ -415,7 +418,7 @@ def test_the_score_is_mmsegmentations():
         ours.process(None, [sample])
         theirs.process(None, [sample])
     found = ours.evaluate(3)
-    result = ade20k.score(found["score/confusion"], list("abcdef"), 3)
+    result = summarize(found["score/confusion"], list("abcdef"), 3)
     expected = theirs.evaluate(3)
     assert {k: round(v, 2) for k, v in result.metrics.items()} == {
         k: pytest.approx(float(expected[k]), abs=0.011) for k in ("mIoU", "mAcc", "aAcc")

@@ -9,11 +9,13 @@ from PIL import Image
 from torch.nn import functional as F
 
 from densewalk.core.errors import UserError
+from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.overcluster import evaluate as overcluster
 from densewalk.evaluations.overcluster.evaluate import evaluate, match
 from densewalk.evaluations.overcluster.settings import OverclusterSettings
 from densewalk.models.feature_cache import FeatureCache
+from densewalk.models.loading import load
 from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_centre
 from tests.fixtures.dense import write_backbone, write_masks, write_voc
 from tests.fixtures.helpers import shared
@@ -105,9 +107,9 @@ def test_it_is_the_same_with_and_without_the_cache(tmp_path, monkeypatch):
     json.dumps(cached.details, allow_nan=False)
 
     computed = []
-    sick = overcluster.load(backbone)
+    sick = load(backbone)
     monkeypatch.setattr(sick, "dense", lambda images: computed.append(images))
-    monkeypatch.setattr(overcluster, "load", lambda _: sick)
+    monkeypatch.setattr(dense_features, "load", lambda _: sick)
     another = evaluate(settings_of(tmp_path, clusters=6), backbone, job_in(tmp_path, cache=cache))
     assert not computed  # the features of the first evaluation serve the second
     assert another.details["clusters"] == 6
@@ -130,11 +132,11 @@ def test_the_released_code_drops_validation_images(tmp_path, monkeypatch):
     class Enough(Exception):
         """The images are chosen."""
 
-    def stop(_settings, _dense, _backbone, examples, *_):
+    def stop(_features, examples, *_):
         seen.append(len(examples))
         raise Enough
 
-    monkeypatch.setattr(overcluster, "components", stop)
+    monkeypatch.setattr(overcluster, "project_features", stop)
     for compat in ("paper", "released"):
         with pytest.raises(Enough):
             evaluate(settings_of(tmp_path, "voc", compat=compat), backbone, job_in(tmp_path))
@@ -165,9 +167,9 @@ def test_masks_without_a_label(tmp_path):
 
 def test_features_that_are_not_numbers_name_the_image(tmp_path, monkeypatch):
     write_masks(tmp_path)
-    sick = overcluster.load(write_backbone(tmp_path / "b.safetensors"))
+    sick = load(write_backbone(tmp_path / "b.safetensors"))
     sick.vit.norm.weight.data[0] = torch.nan
-    monkeypatch.setattr(overcluster, "load", lambda _: sick)
+    monkeypatch.setattr(dense_features, "load", lambda _: sick)
     with pytest.raises(UserError, match=r"features of .*000.png are not finite"):
         evaluate(settings_of(tmp_path), tmp_path / "b.safetensors", job_in(tmp_path))
 

@@ -15,10 +15,14 @@ from pydantic import ValidationError
 from torch.nn.functional import interpolate
 
 from densewalk.core.errors import Interrupted, TrainingError, UserError
+from densewalk.data.benchmarks.label_maps import Example
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.mmlab import runner, segmentation
 from densewalk.evaluations.mmlab.data import SeededDataset
+from densewalk.evaluations.mmlab.experiment import NORMALIZATION
 from densewalk.evaluations.segmentation import evaluate as ade20k
+from densewalk.evaluations.segmentation import experiment as mmseg
+from densewalk.evaluations.segmentation.data import check_data, class_names
 from densewalk.evaluations.segmentation.settings import (
     Ade20kLinearSettings,
     Ade20kUpernetSettings,
@@ -179,8 +183,8 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_is_not_saved(data, nano
 
 def test_a_finished_training_is_only_tested_again_and_other_settings_begin_anew(data, nano, tmp_path, monkeypatch):
     steps = []
-    save = runner.content_of
-    monkeypatch.setattr(runner, "content_of", lambda r, done: steps.append(done) or save(r, done))
+    save = runner.state_content
+    monkeypatch.setattr(runner, "state_content", lambda r, done: steps.append(done) or save(r, done))
     first = ade20k.evaluate(linear(data), nano, job(tmp_path))
     assert ade20k.evaluate(linear(data), nano, job(tmp_path)) == first
     assert steps == [6]
@@ -207,8 +211,8 @@ def test_four_images_are_learnt_by_heart(tmp_path, kind):
 
 def score_of(settings, change):
     """The score of predictions made from the ground truth, through the data set, pipeline and metric of the evaluation."""
-    training, validation = ade20k.check_data(settings)
-    experiment = ade20k.experiment(settings, "unused", named_architecture("vit_nano_patch16"), training, validation)
+    training, validation = check_data(settings)
+    experiment = mmseg.experiment(settings, "unused", named_architecture("vit_nano_patch16"), training, validation)
     _, test = runner.loaders(experiment, NOWHERE)
     metric = METRICS.build(experiment.metric)
     for batch in test:
@@ -217,7 +221,7 @@ def score_of(settings, change):
         guess = change(torch.where(truth == segmentation.IGNORE, 0, truth))
         metric.process(batch, [sample.to_dict() | {"pred_sem_seg": {"data": guess}}])
     found = metric.evaluate(len(test))
-    return ade20k.score(found["score/confusion"], ade20k.class_names(settings), len(test))
+    return ade20k.summarize(found["score/confusion"], class_names(settings), len(test))
 
 
 @pytest.mark.parametrize("kind", [linear, upernet])
@@ -229,8 +233,8 @@ def test_ground_truth_as_prediction_scores_100(data, kind):
 
 def test_masks_are_read_at_their_own_size_with_the_first_label_ignored(data):
     settings = linear(data)
-    training, validation = ade20k.check_data(settings)
-    experiment = ade20k.experiment(settings, "unused", named_architecture("vit_nano_patch16"), training, validation)
+    training, validation = check_data(settings)
+    experiment = mmseg.experiment(settings, "unused", named_architecture("vit_nano_patch16"), training, validation)
     batches, test = runner.loaders(experiment, NOWHERE)
     sample = next(iter(test))
     mask = np.asarray(Image.open(validation[0].mask)).astype(int)
@@ -300,7 +304,7 @@ def test_levels_and_layers_must_exist(data, nano, tmp_path):
 def test_the_learning_rate_is_decay_times_warm_up(warmup):
     settings = linear("x", iterations=12, warmup=warmup)
     optimizer = torch.optim.AdamW([{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)], "lr": 0.5}], lr=1.0)
-    schedulers = [PARAM_SCHEDULERS.build(config | {"optimizer": optimizer}) for config in ade20k.schedules(settings)]
+    schedulers = [PARAM_SCHEDULERS.build(config | {"optimizer": optimizer}) for config in mmseg.schedules(settings)]
     for t in range(12):
         expected = 1 - t / 12
         if t < warmup:
@@ -408,13 +412,13 @@ def test_ranges_must_make_sense():
 
 def test_sizes_and_weights_of_the_views():
     ibot = Ade20kUpernetSettings(root="x", dataset="x", multi_scale=True)
-    assert ade20k.test_sides(ibot) == [512, 512, 512, 640, 768, 896]
+    assert mmseg.test_sides(ibot) == [512, 512, 512, 640, 768, 896]
     assert ibot.protocol.endswith("slide 512/341, ms + flip at 0.5/0.75/1/1.25/1.5/1.75")
     dinov2 = Ade20kLinearSettings(root="x", dataset="x", preset="dinov2_ms")
-    assert ade20k.test_sides(dinov2) == [640, 844, 1107, 1459, 1920]
-    found = ade20k.experiment(ibot, "unused", named_architecture("vit_nano_patch16"), *[[ade20k.Example(Path("a"), Path("b"))]] * 2)
+    assert mmseg.test_sides(dinov2) == [640, 844, 1107, 1459, 1920]
+    found = mmseg.experiment(ibot, "unused", named_architecture("vit_nano_patch16"), *[[Example(Path("a"), Path("b"))]] * 2)
     assert found.test_model["weights"] == [3, 3, 1, 1, 1, 1, 1, 1]
-    assert ade20k.test_pipeline(upernet("x"))[1]["scale"] == (2048, 32)
+    assert mmseg.test_pipeline(upernet("x"))[1]["scale"] == (2048, 32)
 
 
 def plain_windows(model, image, crop, step):
@@ -433,8 +437,8 @@ def plain_windows(model, image, crop, step):
 
 def test_several_sizes_are_the_plain_average_of_every_view(data, nano):
     settings = upernet(data, multi_scale=True, test_ratios=[0.5, 1.0, 1.25, 1.5], short_side=32, crop=32)
-    training, validation = ade20k.check_data(settings)
-    experiment = ade20k.experiment(settings, str(nano), load(nano).arch, training, validation)
+    training, validation = check_data(settings)
+    experiment = mmseg.experiment(settings, str(nano), load(nano).arch, training, validation)
     with DefaultScope.overwrite_default_scope("mmseg"):
         model = MODELS.build(ConfigDict(experiment.model)).eval()
     # so that every class is somewhere the likeliest
@@ -446,7 +450,7 @@ def test_several_sizes_are_the_plain_average_of_every_view(data, nano):
     _, test = runner.loaders(experiment, NOWHERE)
     with torch.no_grad():
         (found,) = MODELS.build(experiment.test_model | {"segmentor": model}).test_step(next(iter(test)))
-        mean, std = (torch.tensor(ade20k.NORMALIZATION[k])[:, None, None] for k in ("mean", "std"))
+        mean, std = (torch.tensor(NORMALIZATION[k])[:, None, None] for k in ("mean", "std"))
         picture = cv2.imread(str(validation[0].image))
         total = torch.zeros(4, 64, 96, dtype=torch.float64)
         for side in (32, 32, 40, 48):
@@ -511,16 +515,16 @@ def write_layout(root, layout):
 )
 def test_every_layout_has_its_classes(tmp_path, layout, classes, names):
     settings = write_layout(tmp_path, layout)
-    training, validation = ade20k.check_data(settings)
+    training, validation = check_data(settings)
     assert ([len(training), len(validation)], [e.image.stem[0] for e in validation]) == ([2, 1], ["c"])
-    experiment = ade20k.experiment(settings, "unused", named_architecture("vit_nano_patch16"), training, validation)
+    experiment = mmseg.experiment(settings, "unused", named_architecture("vit_nano_patch16"), training, validation)
     _, test = runner.loaders(experiment, NOWHERE)
     truth = next(iter(test))["data_samples"][0].gt_sem_seg.data[0].numpy()
     mask = np.asarray(Image.open(validation[0].mask))
     pairs = {(int(m), int(t)) for m, t in zip(mask.ravel(), truth.ravel(), strict=True)}
     order = sorted(v for v in np.unique(mask) if v != settings.rule.ignored)
     assert pairs == {*zip(order, classes, strict=True), (settings.rule.ignored, 255)}
-    found = ade20k.class_names(settings)
+    found = class_names(settings)
     assert {k: found[k] for k in names} == names
     assert len(found) == experiment.model["decode_head"]["num_classes"] == len(settings.rule.values)
     assert score_of(settings, lambda truth: truth).metrics["mIoU"] == 100.0
@@ -546,8 +550,8 @@ def test_real_voc_masks_score_100_too():
 
 def test_the_halves_must_not_share_images(tmp_path):
     settings = write_layout(tmp_path, "voc")
-    with pytest.raises(UserError, match=r"a.jpg is in the training and in the validation half"):
-        ade20k.check_data(settings.model_copy(update={"validation": "train"}))
+    with pytest.raises(UserError, match=r"a.jpg is in the training and in the validation split"):
+        check_data(settings.model_copy(update={"validation": "train"}))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from PIL import Image
 from densewalk.core.errors import UserError
 from densewalk.core.progress import Progress
 from densewalk.data.benchmarks.boxes import Track, got10k
+from densewalk.evaluations.common import label_propagation
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.tracking import evaluate as tracking
 from densewalk.evaluations.tracking.settings import TrackingSettings
@@ -63,7 +64,7 @@ def test_scores_equal_the_loop_and_pool_frames():
             if visible[t]:
                 pooled.append(loop_iou(truth[t], found[t]))
         overlaps[name] = tracking.score(track, found)
-    metrics = tracking.summary(overlaps).metrics
+    metrics = tracking.summarize(overlaps).metrics
     assert metrics["AO"] == pytest.approx(100 * np.mean(pooled))
     assert metrics["SR_50"] == pytest.approx(100 * np.mean([v > 0.5 for v in pooled]))
     assert metrics["AO_sequences"] == pytest.approx(50 * sum(values.mean() for values in overlaps.values()))
@@ -84,9 +85,9 @@ def test_success_is_more_than_the_threshold():
 
 
 def test_the_first_box_is_filled_where_it_covers_pixels_centres():
-    mask = tracking.rasterise(np.array([1.4, 0.0, 3.6, 1.5]), 5, 3)
+    mask = tracking.rasterize(np.array([1.4, 0.0, 3.6, 1.5]), 5, 3)
     assert mask.tolist() == [[0, 1, 1, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
-    assert tracking.rasterise(np.array([-4.0, -4.0, 2.0, 9.0]), 3, 2).tolist() == [[1, 1, 0], [1, 1, 0]]
+    assert tracking.rasterize(np.array([-4.0, -4.0, 2.0, 9.0]), 3, 2).tolist() == [[1, 1, 0], [1, 1, 0]]
 
 
 def test_box_of_a_mask():
@@ -148,8 +149,8 @@ def test_protocol_is_said_to_be_ours():
 
 def test_settings_reach_the_propagation(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(tracking, "follow", lambda frames, first, rule: (seen.append(rule), iter([]))[1])
+    monkeypatch.setattr(label_propagation, "follow", lambda frames, first, rule: (seen.append(rule), iter([]))[1])
     write_got10k(tmp_path)
     settings = small(tmp_path, top_k=9, radius=None, temperature=0.3, context=4)
-    tracking.follow_box(Colours(), got10k(tmp_path, "val", None)[0], settings, Progress("test", 1))
+    tracking.propagate_box(Colours(), got10k(tmp_path, "val", None)[0], settings, Progress("test", 1))
     assert (seen[0].top_k, seen[0].radius, seen[0].temperature, seen[0].context) == (9, None, 0.3, 4)

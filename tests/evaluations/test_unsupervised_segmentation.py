@@ -17,21 +17,20 @@ from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.overcluster import evaluate as overcluster
 from densewalk.evaluations.overcluster.settings import OverclusterSettings
 from densewalk.evaluations.unsupervised_segmentation import evaluate as module
-from densewalk.evaluations.unsupervised_segmentation.evaluate import (
-    Side,
+from densewalk.evaluations.unsupervised_segmentation import foreground as cbfe
+from densewalk.evaluations.unsupervised_segmentation.communities import cooccurrence
+from densewalk.evaluations.unsupervised_segmentation.evaluate import cluster_foreground, evaluate, find_objects, match
+from densewalk.evaluations.unsupervised_segmentation.foreground import (
+    Split,
     choose_threshold,
-    cluster_all,
-    cooccurrence,
-    evaluate,
+    cluster_patches,
+    cluster_precisions,
     jaccard,
-    match,
-    objects,
-    parts,
-    precisions,
     with_attention,
 )
 from densewalk.evaluations.unsupervised_segmentation.settings import UnsupervisedSegmentationSettings
 from densewalk.models.feature_cache import FeatureCache
+from densewalk.models.loading import load
 from tests.fixtures.dense import write_backbone, write_masks, write_voc
 
 
@@ -48,30 +47,30 @@ def job_in(folder, **changes):
     return Job(out=folder / "out", state=folder / "state", **changes)
 
 
-def random_side(seed=0, images=3, side=6):
+def random_split(seed=0, images=3, side=6):
     generator = torch.Generator().manual_seed(seed)
     points = torch.randn(images, side, side, 5, generator=generator)
     attended = torch.rand(images, side, side, generator=generator) < 0.4
     masks = torch.randint(0, 5, (images, 8, 8), generator=generator)
-    return Side(points, attended, masks)
+    return Split(points, attended, masks)
 
 
 # -- the foreground ----------------------------------------------------------------------------------------------------
 
 
 def test_precisions_against_their_loop():
-    side = random_side()
-    assigned = torch.randint(0, 6, side.attended.shape, generator=torch.Generator().manual_seed(1))
+    split = random_split()
+    assigned = torch.randint(0, 6, split.attended.shape, generator=torch.Generator().manual_seed(1))
     assigned[0][assigned[0] == 2] = 3  # cluster 2 occurs in two of three images, 6 and 7 in none
     expected = []
     for k in range(8):
         shares = []
-        for labels, mask in zip(assigned.tolist(), side.attended.tolist(), strict=True):
+        for labels, mask in zip(assigned.tolist(), split.attended.tolist(), strict=True):
             cells = [inside for label, inside in zip(chain(*labels), chain(*mask), strict=True) if label == k]
             if cells:
                 shares.append(sum(cells) / len(cells))
         expected.append(sum(shares) / len(shares) if shares else 0.0)
-    assert precisions(assigned, side.attended, 8).tolist() == pytest.approx(expected, abs=1e-12)
+    assert cluster_precisions(assigned, split.attended, 8).tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def jaccard_by_loops(foreground, masks, background, ignore):
@@ -90,40 +89,40 @@ def jaccard_by_loops(foreground, masks, background, ignore):
 
 @pytest.mark.parametrize(("background", "ignore"), [(0, None), (0, 4), (2, 4)])
 def test_jaccard_against_its_loop(background, ignore):
-    side = random_side()
+    split = random_split()
     settings = settings_of(num_classes=5, background=background, ignore=ignore)
-    assert jaccard(settings, side.attended, side.masks) == pytest.approx(
-        jaccard_by_loops(side.attended, side.masks, background, ignore), abs=1e-12
+    assert jaccard(settings, split.attended, split.masks) == pytest.approx(
+        jaccard_by_loops(split.attended, split.masks, background, ignore), abs=1e-12
     )
-    nothing = torch.full_like(side.masks, background)
-    assert jaccard(settings, torch.zeros_like(side.attended), nothing) == 1.0
+    nothing = torch.full_like(split.masks, background)
+    assert jaccard(settings, torch.zeros_like(split.attended), nothing) == 1.0
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_threshold_against_its_loop(seed):
-    side = random_side(seed)
+    split = random_split(seed)
     settings = settings_of(num_classes=5, ignore=4, foreground_clusters=20)
-    assigned = cluster_all(settings, side, 0)
-    precision = precisions(assigned, side.attended, 20).tolist()
+    assigned = cluster_patches(settings, split, 0)
+    precision = cluster_precisions(assigned, split.attended, 20).tolist()
     ascending = sorted(range(20), key=lambda k: precision[k])
     best = None
     for cut in range(11, 16):  # 55 to 75 % of 20
         chosen = set(ascending[cut:])
         foreground = torch.tensor([[[k in chosen for k in row] for row in image] for image in assigned.tolist()])
-        value = jaccard_by_loops(foreground, side.masks, 0, 4)
+        value = jaccard_by_loops(foreground, split.masks, 0, 4)
         if best is None or value > best[0]:
             best = (value, precision[ascending[cut]])
-    assert choose_threshold(settings, side, 0) == pytest.approx(round(best[1] / 0.05) * 0.05)
+    assert choose_threshold(settings, split, 0) == pytest.approx(round(best[1] / 0.05) * 0.05)
 
 
 def test_clusters_are_spherical():
     """Points of one direction are one cluster, however long."""
     directions = torch.eye(5)[:4].repeat_interleave(9, 0)
     lengths = torch.linspace(0.1, 30, 36)[torch.randperm(36, generator=torch.Generator().manual_seed(0))]
-    side = Side(
+    split = Split(
         (directions * lengths[:, None]).view(1, 6, 6, 5), torch.zeros(1, 6, 6, dtype=torch.bool), torch.zeros(1, 8, 8, dtype=torch.int64)
     )
-    assigned = cluster_all(settings_of(), side, 0).flatten().tolist()
+    assigned = cluster_patches(settings_of(), split, 0).flatten().tolist()
     assert [len(set(assigned[9 * k : 9 * k + 9])) for k in range(4)] == [1] * 4
     assert len(set(assigned)) == 4
 
@@ -164,35 +163,35 @@ def test_parts_of_one_object_become_one(monkeypatch):
     labels = torch.zeros(2, 6, 6, dtype=torch.int64)
     labels[0, 1:5, 1:3], labels[0, 1:5, 3:5] = 1, 2
     labels[1, 1:5, 1:3], labels[1, 1:5, 3:5] = 3, 4
-    monkeypatch.setattr(module, "parts", lambda *_: labels)
-    found = objects(settings_of(community_clusters=4, communities=2), random_side(), labels > 0, 0)
+    monkeypatch.setattr(module, "cluster_foreground", lambda *_: labels)
+    found = find_objects(settings_of(community_clusters=4, communities=2), random_split(), labels > 0, 0)
     assert torch.equal(found, torch.where(labels > 2, 2, (labels > 0).long()))
     # one that sees little of the other is not linked to it, however much the other sees of it
     share = cooccurrence(labels, 4)
     strict = settings_of(community_clusters=4, communities=4, edge_threshold=float(share[0, 1]) + 0.01)
-    apart = objects(strict, random_side(), labels > 0, 0)
+    apart = find_objects(strict, random_split(), labels > 0, 0)
     assert len(apart.unique()) == 5
 
 
 def test_an_edge_needs_both_directions(monkeypatch):
     share = np.array([[0.9, 0.1], [0.5, 0.5]])
     seen = []
-    monkeypatch.setattr(module, "parts", lambda *_: torch.zeros(1, 2, 2, dtype=torch.int64))
+    monkeypatch.setattr(module, "cluster_foreground", lambda *_: torch.zeros(1, 2, 2, dtype=torch.int64))
     monkeypatch.setattr(module, "cooccurrence", lambda *_: share)
-    monkeypatch.setattr(module, "communities", lambda weights, **_: (seen.append(weights.tolist()), np.array([0, 1]))[1])
+    monkeypatch.setattr(module, "find_communities", lambda weights, **_: (seen.append(weights.tolist()), np.array([0, 1]))[1])
     for threshold in (0.1, 0.2):
-        objects(settings_of(community_clusters=2, edge_threshold=threshold), random_side(), torch.ones(1, 2, 2, dtype=torch.bool), 0)
+        find_objects(settings_of(community_clusters=2, edge_threshold=threshold), random_split(), torch.ones(1, 2, 2, dtype=torch.bool), 0)
     assert [weights[0][1] for weights in seen] == [0.1, 0]
     assert seen[0][1][0] == 0.1
 
 
 def test_k_means_sees_patches_as_often_as_they_have_pixels(monkeypatch):
-    side, foreground, seen = random_side(), random_side(1).attended, []
+    split, foreground, seen = random_split(), random_split(1).attended, []
     original = module.kmeans
     monkeypatch.setattr(module, "kmeans", lambda x, *a, **k: (seen.append(x), original(x, *a, **k))[1])
-    labels = parts(settings_of(), side, foreground, 3, 0)
+    labels = cluster_foreground(settings_of(), split, foreground, 3, 0)
     expected = [
-        side.points[n, i * 6 // 8, j * 6 // 8].tolist()
+        split.points[n, i * 6 // 8, j * 6 // 8].tolist()
         for n in range(3)
         for i in range(8)
         for j in range(8)
@@ -287,7 +286,7 @@ def test_features_without_the_attention_are_not_taken_for_these(tmp_path):
 
 
 def test_features_and_attention_are_the_backbone_s(tmp_path):
-    backbone = module.load(write_backbone(tmp_path / "b.safetensors")).eval()
+    backbone = load(write_backbone(tmp_path / "b.safetensors")).eval()
     images = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         maps, plain, last = with_attention(backbone)(images), backbone.dense(images), backbone.last_block(images)
@@ -308,7 +307,7 @@ def test_a_given_threshold_needs_no_training_images(tmp_path, monkeypatch):
 
 def test_no_foreground_at_all_is_background_everywhere(tmp_path, monkeypatch):
     write_squares(tmp_path)
-    monkeypatch.setattr(module, "precisions", lambda assigned, attended, clusters: torch.zeros(clusters))
+    monkeypatch.setattr(cbfe, "cluster_precisions", lambda assigned, attended, clusters: torch.zeros(clusters))
     result = evaluate(settings_of(tmp_path, threshold=0.5), write_backbone(tmp_path / "b.safetensors"), job_in(tmp_path))
     background = 8 / 9  # of each image
     assert result.metrics["J_foreground"] == 0
@@ -320,8 +319,8 @@ def test_no_foreground_at_all_is_background_everywhere(tmp_path, monkeypatch):
 def test_seeds_of_the_runs_follow_from_the_job_s(tmp_path, monkeypatch):
     write_masks(tmp_path)
     backbone, seeds = write_backbone(tmp_path / "b.safetensors"), []
-    original = module.parts
-    monkeypatch.setattr(module, "parts", lambda *a: (seeds.append(a[-1]), original(*a))[1])
+    original = module.cluster_foreground
+    monkeypatch.setattr(module, "cluster_foreground", lambda *a: (seeds.append(a[-1]), original(*a))[1])
     for seed in (0, 1):
         evaluate(settings_of(tmp_path), backbone, job_in(tmp_path, seed=seed))
     assert len(set(seeds)) == 8

@@ -11,7 +11,7 @@ from densewalk.data.benchmarks.video_objects import write_labels
 from densewalk.data.check_images import check_images
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.video_segmentation import evaluate as video_segmentation
-from densewalk.evaluations.video_segmentation.evaluate import cluster_maps, find_clips, match_and_score, pixels, sample_pixels
+from densewalk.evaluations.video_segmentation.evaluate import cluster_maps, find_clips, interpolate_pixels, match_and_score, sample_pixels
 from densewalk.evaluations.video_segmentation.settings import VideoSegmentationSettings
 from densewalk.jobs import evaluate as evaluate_job
 from densewalk.jobs import train as train_job
@@ -119,7 +119,7 @@ def all_pixels(components, grid, size):
 
 def test_pixels_are_interpolated():
     components, chosen = torch.randn(6, 3), torch.tensor([0, 7, 8, 21, 63])
-    assert torch.allclose(pixels(components, (2, 3), 8, chosen), all_pixels(components, (2, 3), 8)[chosen], atol=1e-6)
+    assert torch.allclose(interpolate_pixels(components, (2, 3), 8, chosen), all_pixels(components, (2, 3), 8)[chosen], atol=1e-6)
 
 
 def test_cluster_maps_equal_those_of_all_pixels():

@@ -1,4 +1,7 @@
-"""What every evaluation takes and gives."""
+"""The inputs and outputs of every evaluation.
+
+result = evaluate(settings, backbone_path, job)         # UserError: data are missing or damaged; the message names the file
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,8 +20,8 @@ from densewalk.models.feature_cache import Dense, FeatureCache
 class Job:
     """Where and how one evaluation runs; none of it changes a number.
 
-    out: folder for pictures and predictions beside the result. state: folder for resumable state, kept after a failure.
-    cache: features that evaluations share; none without it. tensorboard: whether what is trained writes event files, too.
+    out: folder for images and predictions beside the result. state: folder for resumable state, kept after a failure.
+    cache: features that evaluations share. tensorboard: write event files of what is trained, too.
     """
 
     out: Path
@@ -29,13 +32,9 @@ class Job:
     cache: FeatureCache | None = None
     tensorboard: bool = False
 
-    def cached(self, dense: Dense, backbone_path: Path, what: str = "") -> Dense:
-        """`dense`, sharing what it computes with all evaluations of the same backbone file.
-
-        Args:
-            what: names what `dense` gives where it is not `Backbone.dense`.
-        """
-        return dense if self.cache is None else self.cache.around(dense, file_sha256(backbone_path) + what)
+    def cached(self, dense: Dense, backbone_path: Path, kind: str = "") -> Dense:
+        """Share what `dense` computes with all evaluations of the same backbone file; `kind` names it if it is not `Backbone.dense`."""
+        return dense if self.cache is None else self.cache.around(dense, file_sha256(backbone_path) + kind)
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,17 @@ class Result:
 
 
 def require_finite(features: Float[Tensor, "batch *dims"], names: Sequence[Any], backbone: str | Path) -> None:
-    """Refuse features that are no numbers: any score of them would look like one.
+    """Refuse features that are not finite, naming the first such image and the backbone's file: scores of them look like any other.
 
     Args:
-        names: of the pictures, one each. backbone: file that the features are of.
-
-    Raises:
-        UserError: they are not finite; the message names the first such picture and the backbone.
+        names: of the images, one each.
     """
     bad = ~features.flatten(1).isfinite().all(1)
     if bad.any():
         first = names[int(bad.nonzero()[0])]
         raise UserError(f"features of {first} are not finite; backbone: {backbone}", todo="check the run or checkpoint it comes from")
+
+
+def fit_to_patches(size: int, patch: int) -> int:
+    """The largest multiple of the patch size up to `size`, but at least one patch."""
+    return max(1, size // patch) * patch

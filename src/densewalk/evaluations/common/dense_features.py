@@ -1,6 +1,8 @@
-"""Labelled images as a frozen backbone gets them: square, normalised, in batches."""
+"""Labelled images as a frozen backbone takes them: square, normalized, in batches; and the strips of their label maps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,109 +22,28 @@ from densewalk.data.benchmarks import label_maps as labelled
 from densewalk.data.benchmarks.label_maps import Example, ade20k, cityscapes, coco, folders, require_labels, video, voc
 from densewalk.data.images import normalize
 from densewalk.data.images import read_labels as read_indexed
-from densewalk.evaluations.common.base import Job, require_finite
+from densewalk.evaluations.common.base import Job, fit_to_patches, require_finite
 from densewalk.evaluations.common.label_map_settings import LabelledSettings, ValidationSettings
+from densewalk.evaluations.metrics.segmentation import Confusion
+from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
+from densewalk.models.loading import load
 from densewalk.visualization.overlays import Row, segmentation_strip
 
 BATCH = 8  # images per forward pass
-SHOWN = 4  # images in the picture
+SHOWN = 4  # images in `strip.png`
+# image, mask [height, width] and number of an example -> normalized image [3, size, size], mask [size, size]
+Transform = Callable[[Image.Image, Tensor, int], tuple[Tensor, Tensor]]
 
 
-class SquareImages(Dataset[tuple[Tensor, Tensor, int]]):
-    """Normalised image [3, size, size], mask [size, size], number."""
-
-    def __init__(self, settings: ValidationSettings, examples: Sequence[Example], size: int) -> None:
-        self.settings, self.examples, self.size = settings, examples, size
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
-        image, mask = labelled.read(self.examples[i], label_values=self.settings.label_values, ignore=self.settings.ignored)
-        x, labels = resize(image, torch.from_numpy(mask.astype(np.int32)), self.size)
-        return normalize(x), labels, i
-
-
-def resize(
-    image: Image.Image, mask: Integer[Tensor, "height width"], size: int
-) -> tuple[Float[Tensor, "3 {size} {size}"], Integer[Tensor, "{size} {size}"]]:
-    """Image (bilinear) and mask (nearest), squeezed to a square."""
-    square = image.resize((size, size), Image.Resampling.BILINEAR)
-    return TF.to_tensor(square), TF.resize(mask[None], [size, size], T.InterpolationMode.NEAREST)[0]
-
-
-def reduced(masks: Integer[Tensor, "batch height width"], size: int) -> Integer[Tensor, "batch {size} {size}"]:
-    """Masks of `size` x `size`: the label of the pixel floor(i * height / size), floor(j * width / size)."""
-    return F.interpolate(masks[:, None].float(), (size, size), mode="nearest")[:, 0].to(masks.dtype)
-
-
-def validation_maps(
-    settings: ValidationSettings, dense: Dense, backbone: str | Path, examples: Sequence[Example], size: int, job: Job, label: str
-) -> Iterator[tuple[Float[Tensor, "dim rows columns"], Integer[Tensor, "size size"], int]]:
-    """Features, mask and number of each image.
-
-    Args:
-        backbone: file that `dense` is of.
-
-    Raises:
-        UserError: an image or mask is bad, or features are not finite; the message names the file.
-    """
-    loader = DataLoader(SquareImages(settings, examples, size), batch_size=BATCH, num_workers=job.workers)
-    for images, masks, numbers in track(loader, label):
-        with torch.inference_mode():
-            maps = dense(images.to(job.device))
-        require_finite(maps, [examples[i] for i in numbers.tolist()], backbone)
-        yield from zip(maps, masks.to(job.device), numbers.tolist(), strict=True)
-
-
-def whole_batches(settings: ValidationSettings, examples: list[Example], batch: int) -> list[Example]:
-    """With `compat: released`, layout `voc` loses what fills no batch.
-
-    Raises:
-        UserError: nothing is left.
-    """
-    if settings.compat == "paper" or settings.layout != "voc":
-        return examples
-    kept = len(examples) // batch * batch
-    if not kept:
-        raise UserError(
-            f"{len(examples)} images fill no batch of {batch}, and compat `released` drops what fills none", todo="set compat: paper"
-        )
-    return examples[:kept]
-
-
-def row(example: Example, target: Integer[Tensor, "h w"], prediction: Integer[Tensor, "h w"]) -> Row:
-    """One line of the picture."""
-    height, width = target.shape
-    image = labelled.read_image(example).resize((width, height), Image.Resampling.BILINEAR)
-    title = example.image.stem if example.frame is None else f"{example.image.stem}, frame {example.frame}"
-    return Row(title, np.asarray(image), target.cpu().numpy(), prediction.cpu().numpy())
-
-
-def draw(
-    settings: ValidationSettings,
-    job: Job,
-    examples: Sequence[Example],
-    masks: Integer[Tensor, "images mask mask"],
-    matched: Int[Tensor, "images mask mask"],
-) -> None:
-    """`strip.png`: some images, their labels, and the classes that their clusters have taken."""
-    names = labelled.class_names(settings.root, settings.layout, settings.label_values, settings.class_names)
-    shown = sorted({len(examples) * i // SHOWN for i in range(SHOWN)})
-    segmentation_strip(job.out / "strip.png", [row(examples[i], masks[i], matched[i]) for i in shown], names, settings.ignored)
-
-
-def split(settings: LabelledSettings, name: Literal["training", "validation"], list_name: str, every: int, first: int = 0) -> list[Example]:
-    """The labelled images of one side. Layout `voc`: those of `list_name`; `masks` and `video`: every n-th from `first` on.
-
-    Raises:
-        UserError: a file is missing, or the images leave none for this side.
-    """
-    root, short = Path(settings.root), {"training": "train", "validation": "val"}[name]
+def list_split(
+    settings: LabelledSettings, split: Literal["training", "validation"], list_name: str, every: int, first: int = 0
+) -> list[Example]:
+    """The labelled images of one split. Layout `voc`: those of `list_name`; `masks` and `video`: every n-th from `first` on."""
+    root, short = Path(settings.root), {"training": "train", "validation": "val"}[split]
     match settings.layout:
         case "ade20k":
-            return ade20k(root, name)
+            return ade20k(root, split)
         case "voc":
             return voc(root, list_name, settings.masks or "SegmentationClass")
         case "cityscapes":
@@ -133,16 +54,173 @@ def split(settings: LabelledSettings, name: Literal["training", "validation"], l
             return coco(root, f"{short}2017", "stuff")
     assert settings.images is not None
     assert settings.masks is not None
-    open_layout = video if settings.layout == "video" else folders
-    examples = open_layout(root / settings.images, root / settings.masks)
+    list_layout = video if settings.layout == "video" else folders
+    examples = list_layout(root / settings.images, root / settings.masks)
     for example in examples:
         require_labels(example.mask, read_indexed(example.mask), settings.label_values, settings.ignored)
     if first >= len(examples):
-        raise UserError(f"{len(examples)} labelled images in {root} leave none for {name}", todo=f"lower the offset {first}")
+        raise UserError(f"{len(examples)} labelled images in {root} leave none for {split}", todo=f"lower the offset {first}")
     return examples[first::every]
 
 
-def open_first(settings: LabelledSettings, *splits: Sequence[Example]) -> None:
-    """Read the first labelled image of each split, for its faults to show."""
-    for examples in splits:
-        labelled.read(examples[0], label_values=settings.label_values, ignore=settings.ignored)
+def list_validation(settings: ValidationSettings) -> list[Example]:
+    """The images that are scored."""
+    return list_split(settings, "validation", settings.val_list, settings.val_every, settings.val_offset)
+
+
+def whole_batches(settings: ValidationSettings, examples: list[Example], batch: int) -> list[Example]:
+    """The examples; with `compat: released` and layout `voc` without the last incomplete batch."""
+    if settings.compat == "paper" or settings.layout != "voc":
+        return examples
+    kept = len(examples) // batch * batch
+    if not kept:
+        raise UserError(
+            f"{len(examples)} images fill no batch of {batch}, and compat `released` drops what fills none", todo="set compat: paper"
+        )
+    return examples[:kept]
+
+
+def describe_splits(settings: LabelledSettings, splits: Mapping[str, Sequence[Example]]) -> dict[str, int]:
+    """Count the images of each split, and read the first one."""
+    for examples in splits.values():
+        if examples:
+            read_pair(settings, examples[0])
+    return {name: len(examples) for name, examples in splits.items()}
+
+
+def read_pair(settings: LabelledSettings, example: Example) -> tuple[Image.Image, Integer[Tensor, "height width"]]:
+    """An image and its mask; a bad file or label is a UserError that names the file."""
+    image, mask = labelled.read(example, label_values=settings.label_values, ignore=settings.ignored)
+    return image, torch.from_numpy(mask.astype(np.int32))
+
+
+def require_labelled(settings: LabelledSettings, labelled_pixels: bool, images: int, split: str) -> None:
+    """Refuse a split without any labelled pixel."""
+    if not labelled_pixels:
+        raise UserError(f"no pixel of the {images} {split} images in {settings.root} is labelled", todo="check `ignore`")
+
+
+class LabelledImages(Dataset[tuple[Tensor, Tensor, int]]):
+    """Normalized image [3, size, size], mask [size, size] and number of each example."""
+
+    def __init__(self, settings: LabelledSettings, examples: Sequence[Example], transform: Transform) -> None:
+        self.settings, self.examples, self.transform = settings, examples, transform
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
+        return *self.transform(*read_pair(self.settings, self.examples[i]), i), i
+
+
+@dataclass(frozen=True)
+class DenseFeatures:
+    """Patch features of square labelled images.
+
+    compute: the features of a batch. backbone: the file that they are of. size: side of the images in pixels.
+    """
+
+    settings: LabelledSettings
+    compute: Dense
+    backbone: Path
+    size: int
+    job: Job
+
+    def maps(
+        self, examples: Sequence[Example], label: str, transform: Transform | None = None
+    ) -> Iterator[tuple[Float[Tensor, "dim rows columns"], Integer[Tensor, "size size"], int]]:
+        """Features, mask and number of each example; `label` goes with the progress."""
+        data = LabelledImages(self.settings, examples, transform or partial(resize_and_normalize, size=self.size))
+        for images, masks, numbers in track(DataLoader(data, batch_size=BATCH, num_workers=self.job.workers), label):
+            with torch.inference_mode():
+                maps = self.compute(images.to(self.job.device))
+            require_finite(maps, [examples[i] for i in numbers.tolist()], self.backbone)
+            yield from zip(maps, masks.to(self.job.device), numbers.tolist(), strict=True)
+
+
+def load_features(settings: LabelledSettings, input_size: int, backbone_path: Path, job: Job) -> tuple[Backbone, DenseFeatures]:
+    """A frozen backbone, and its features of images of `input_size`, rounded down to whole patches."""
+    backbone = load(backbone_path).eval().requires_grad_(False).to(job.device)
+    size = fit_to_patches(input_size, backbone.patch)
+    return backbone, DenseFeatures(settings, job.cached(backbone.dense, backbone_path), backbone_path, size, job)
+
+
+def resize_and_normalize(image: Image.Image, mask: Tensor, _number: int, *, size: int) -> tuple[Tensor, Tensor]:
+    """The validation transform."""
+    x, labels = resize(image, mask, size)
+    return normalize(x), labels
+
+
+def resize(
+    image: Image.Image, mask: Integer[Tensor, "height width"], size: int
+) -> tuple[Float[Tensor, "3 {size} {size}"], Integer[Tensor, "{size} {size}"]]:
+    """Image (bilinear) and mask (nearest), squeezed to a square."""
+    square = image.resize((size, size), Image.Resampling.BILINEAR)
+    return TF.to_tensor(square), TF.resize(mask[None], [size, size], T.InterpolationMode.NEAREST)[0]
+
+
+def reduce_masks(masks: Integer[Tensor, "batch height width"], size: int) -> Integer[Tensor, "batch {size} {size}"]:
+    """Masks of `size` x `size`: the label of the pixel floor(i * height / size), floor(j * width / size)."""
+    return F.interpolate(masks[:, None].float(), (size, size), mode="nearest")[:, 0].to(masks.dtype)
+
+
+def score_predictions(
+    features: DenseFeatures,
+    examples: Sequence[Example],
+    predict: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
+    label: str,
+    transform: Transform | None = None,
+) -> tuple[Int[Tensor, "classes classes"], list[Row]]:
+    """Confusion matrix of all examples, and rows for the strip.
+
+    Args:
+        predict: target and prediction, given features, mask and number of an example.
+    """
+    confusion = Confusion(features.settings.label_values, ignore=features.settings.ignored)
+    rows, shown = [], shown_numbers(len(examples))
+    for maps, mask, i in features.maps(examples, label, transform):
+        target, prediction = predict(maps, mask, i)
+        confusion.add(target, prediction)
+        if i in shown:
+            rows.append(strip_row(examples[i], target, prediction))
+    return confusion.matrix, rows
+
+
+def label_names(settings: LabelledSettings) -> list[str]:
+    """Names of the labels, or numbers."""
+    return labelled.class_names(settings.root, settings.layout, settings.label_values, settings.class_names)
+
+
+def iou_by_class(settings: LabelledSettings, values: Float[Tensor, " classes"]) -> dict[str, float | None]:
+    """IoU of each class in percent; None where it is neither there nor predicted."""
+    pairs = zip(label_names(settings), values.tolist(), strict=True)
+    return {name: None if value != value else round(100 * value, 4) for name, value in pairs}
+
+
+def shown_numbers(count: int) -> list[int]:
+    """Numbers of the images in `strip.png`, spread over all `count`."""
+    return sorted({count * i // SHOWN for i in range(SHOWN)})
+
+
+def strip_row(example: Example, target: Integer[Tensor, "h w"], prediction: Integer[Tensor, "h w"]) -> Row:
+    """One line of `strip.png`."""
+    height, width = target.shape
+    image = labelled.read_image(example).resize((width, height), Image.Resampling.BILINEAR)
+    title = example.image.stem if example.frame is None else f"{example.image.stem}, frame {example.frame}"
+    return Row(title, np.asarray(image), target.cpu().numpy(), prediction.cpu().numpy())
+
+
+def write_strip(settings: LabelledSettings, job: Job, rows: Sequence[Row]) -> None:
+    """Write `strip.png`: some images, their labels, and the predicted labels."""
+    segmentation_strip(job.out / "strip.png", rows, label_names(settings), settings.ignored)
+
+
+def write_matched_strip(
+    settings: LabelledSettings,
+    job: Job,
+    examples: Sequence[Example],
+    masks: Integer[Tensor, "images mask mask"],
+    matched: Integer[Tensor, "images mask mask"],
+) -> None:
+    """Write `strip.png` with the classes that clusters are matched to."""
+    write_strip(settings, job, [strip_row(examples[i], masks[i], matched[i]) for i in shown_numbers(len(examples))])

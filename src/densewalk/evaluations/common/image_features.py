@@ -1,30 +1,33 @@
-"""Images of a classification data set as a frozen backbone gets them."""
+"""Images of a classification data set as a frozen backbone takes them."""
 
-from jaxtyping import Float
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
 from densewalk.core.errors import UserError
+from densewalk.core.progress import track
 from densewalk.data.benchmarks.classification import Classified, imagenet
 from densewalk.data.images import normalize, read_rgb, read_stored
+from densewalk.evaluations.common.base import Job, require_finite
 from densewalk.models.backbone import Backbone
+from densewalk.training.signals import leave_signals_to_parent
 
 BATCH = 64  # images per forward pass
 
 
-# -- pictures to features ----------------------------------------------------------------------------------------------
-
-
 def require_multiple(size: int, backbone: Backbone) -> None:
-    """A crop that patches do not fill is refused."""
+    """Refuse a crop that is not made of whole patches."""
     if size % backbone.patch:
         raise UserError(f"size {size} is no multiple of the patch size", allowed=f"multiples of {backbone.patch}", todo="change `size`")
 
 
-class CentreCrops(Dataset[tuple[Tensor, int, int]]):
-    """Normalised picture [3, size, size], class, number: shorter side to `resize` by Pillow's bicubic filter, centre crop."""
+class CenterCrops(Dataset[tuple[Tensor, int, int]]):
+    """Normalized image [3, size, size], class, number."""
 
     def __init__(self, split: Classified, resize: int, size: int) -> None:
         self.split, self.resize, self.size = split, resize, size
@@ -33,13 +36,25 @@ class CentreCrops(Dataset[tuple[Tensor, int, int]]):
         return len(self.split)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int, int]:
-        return centre_crop(read_stored(self.split.paths[i]), self.resize, self.size), self.split.targets[i], i
+        return center_crop(read_stored(self.split.paths[i]), self.resize, self.size), self.split.targets[i], i
 
 
-def centre_crop(image: Image.Image, resize: int, size: int) -> Float[Tensor, "3 {size} {size}"]:
-    """The evaluation view of DINO and DINOv2."""
+def center_crop(image: Image.Image, resize: int, size: int) -> Float[Tensor, "3 {size} {size}"]:
+    """The validation transform of DINO and DINOv2: short side to `resize` by Pillow's bicubic filter, center crop, normalization."""
     resized = TF.resize(image, [resize], TF.InterpolationMode.BICUBIC)
     return normalize(TF.to_tensor(TF.center_crop(resized, [size, size])))
+
+
+def crop_features(
+    compute: Callable[[Tensor], Tensor], crops: CenterCrops, job: Job, label: str, backbone: str
+) -> Iterator[tuple[Float[Tensor, "batch *dims"], Int[Tensor, " batch"]]]:
+    """Features and classes, batch by batch in the split's order; `label` goes with the progress, `backbone` with an error."""
+    loader = DataLoader(crops, batch_size=BATCH, num_workers=job.workers, worker_init_fn=leave_signals_to_parent)
+    for images, classes, numbers in track(loader, label):
+        with torch.inference_mode():
+            features = compute(images.to(job.device))
+        require_finite(features, [crops.split.paths[i] for i in numbers.tolist()], backbone)
+        yield features, classes.to(job.device)
 
 
 def describe_classification(root: str, training: str, validation: str) -> dict[str, int]:

@@ -1,6 +1,7 @@
-"""Frames to patch features, label maps to patch labels and back: what DAVIS and box tracking share."""
+"""Labels of a video's first frame, propagated to all its frames: from pixels to patches, along features, and back to pixels."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -16,6 +17,36 @@ from densewalk.data.benchmarks.video_objects import Labels, Sequence
 from densewalk.evaluations.common.base import require_finite
 from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
 from densewalk.models.backbone import Backbone
+from densewalk.ops.label_propagation import Rule, follow
+
+
+class Propagation:
+    """The propagation of labels through one video.
+
+    Attributes:
+        size: height and width of the network's input. grid: rows and columns of patches. first: features of the first frame.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        sequence: Sequence,
+        shape: tuple[int, ...],
+        settings: LabelPropagationSettings,
+        progress: Progress,
+        *,
+        red_std: float = IMAGENET_STD[0],
+    ) -> None:
+        self.shape, self.size = (shape[0], shape[1]), input_size(shape[0], shape[1], settings, backbone.patch)
+        self.grid = (self.size[0] // backbone.patch, self.size[1] // backbone.patch)
+        self.rule = Rule(self.grid, settings.radius, settings.top_k, settings.context, settings.temperature)
+        self.frames = frame_features(backbone, sequence, self.size, progress, red_std=red_std)
+        self.first = next(self.frames)
+
+    def labels(self, first: UInt8[np.ndarray, "rows columns"], *, constant_channel_wins: bool = False) -> Iterator[Labels]:
+        """The labels of the second, third, ... frame, given those of the first frame's patches."""
+        for soft in follow(chain([self.first], self.frames), one_hot(first).to(self.first.device), self.rule):
+            yield upsample_labels(soft[0].unflatten(1, self.grid), self.size, self.shape, constant_channel_wins=constant_channel_wins)
 
 
 def input_size(height: int, width: int, settings: LabelPropagationSettings, patch: int) -> tuple[int, int]:
@@ -25,23 +56,19 @@ def input_size(height: int, width: int, settings: LabelPropagationSettings, patc
     return (short, long) if height <= width else (long, short)
 
 
-def features(
-    backbone: Backbone, sequence: Sequence, size: tuple[int, int], progress: Progress, *, red_std: float = IMAGENET_STD[0]
+def frame_features(
+    backbone: Backbone, sequence: Sequence, size: tuple[int, int], progress: Progress, *, red_std: float
 ) -> Iterator[Float[Tensor, "1 patches dim"]]:
-    """Patch features of each frame after the network's final norm, as they are needed.
-
-    Raises:
-        UserError: a frame cannot be read, or its features are not finite; the message names the file.
-    """
+    """Patch features of each frame after the network's final norm, as they are needed."""
     device = next(backbone.parameters()).device
     for number, frame in enumerate(sequence.frames):
-        patches = backbone.tokens(to_input(sequence.image(number), size, red_std=red_std).to(device)).patches
+        patches = backbone.tokens(prepare_frame(sequence.image(number), size, red_std=red_std).to(device)).patches
         require_finite(patches, [frame], backbone.source)
         yield patches
         progress.advance(sequence.name)
 
 
-def to_input(
+def prepare_frame(
     image: UInt8[np.ndarray, "height width 3"], size: tuple[int, int], *, red_std: float = IMAGENET_STD[0]
 ) -> Float[Tensor, "1 3 rows columns"]:
     """A frame resized and normalized; `red_std`: the standard deviation that red is divided by."""
@@ -50,11 +77,11 @@ def to_input(
     return ((torch.from_numpy(resized).float() / 255 - mean) / std).permute(2, 0, 1)[None]
 
 
-def reduce(mask: Labels, grid: tuple[int, int], *, keep_small_objects: bool) -> UInt8[np.ndarray, "rows columns"]:
-    """The label at the centre of every patch.
+def reduce_mask(mask: Labels, grid: tuple[int, int], *, keep_small_objects: bool) -> UInt8[np.ndarray, "rows columns"]:
+    """The label at the center of every patch.
 
     Args:
-        keep_small_objects: an object that no centre meets gets the patch that it covers most, but for patches that are
+        keep_small_objects: an object that no center meets gets the patch that it covers most, except patches that are
             another object's only one. Otherwise it is lost.
     """
     small = resize_labels(mask, grid)
@@ -72,16 +99,18 @@ def one_hot(labels: UInt8[np.ndarray, "rows columns"]) -> Float[Tensor, "1 class
     return F.one_hot(torch.from_numpy(labels).long().flatten()).T[None].float()
 
 
-def decide(
-    soft: Float[Tensor, "classes rows columns"], size: tuple[int, int], original: tuple[int, ...], *, constant_channel_wins: bool = False
+def upsample_labels(
+    soft: Float[Tensor, "classes rows columns"], size: tuple[int, int], original: tuple[int, int], *, constant_channel_wins: bool = False
 ) -> Labels:
-    """The label of every pixel of the original frame."""
+    """The label of every pixel of the original frame, from soft labels of patches."""
     channels = F.interpolate(soft[None], size=size, mode="bilinear", align_corners=False)[0]
-    labels = stretch(channels, constant_channel_wins=constant_channel_wins).argmax(dim=0)
-    return resize_labels(labels.byte().cpu().numpy(), (original[0], original[1]))
+    labels = normalize_channels(channels, constant_channel_wins=constant_channel_wins).argmax(dim=0)
+    return resize_labels(labels.byte().cpu().numpy(), original)
 
 
-def stretch(channels: Float[Tensor, "classes height width"], *, constant_channel_wins: bool) -> Float[Tensor, "classes height width"]:
+def normalize_channels(
+    channels: Float[Tensor, "classes height width"], *, constant_channel_wins: bool
+) -> Float[Tensor, "classes height width"]:
     """(x - min) / (max - min) for each channel that is positive anywhere, the background's included.
 
     A constant positive channel stays as it is, unless `constant_channel_wins`: then it is 0 / 0 = NaN, as in the released code.
@@ -92,5 +121,5 @@ def stretch(channels: Float[Tensor, "classes height width"], *, constant_channel
 
 
 def resize_labels(labels: Labels, size: tuple[int, int]) -> UInt8[np.ndarray, "new_height new_width"]:
-    """Nearest neighbour, as Pillow does it."""
+    """Nearest neighbor, as Pillow does it."""
     return np.array(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))

@@ -1,16 +1,12 @@
 """DAVIS: video object segmentation by propagating labels along frozen features.
 
-    densewalk evaluate --spec '{"protocol": "davis", ...}' --backbone backbone.safetensors --state DIR --out FILE
+    densewalk evaluate --spec results/specs/HASH.json --backbone backbone.safetensors --state DIR --out FILE
 
-Each frame becomes a grid of L2-normalised patch features. A frame's soft labels are those of its most similar patches in the
-first frame and the last few (ops/label_propagation.py has the formula); they are interpolated to the input's pixels, each object's
-channel is stretched to 0..1, the largest wins, and the result is resized (nearest) to the frame. Nothing is trained.
-
-Semi-supervised, the task DINO reports: the first frame's mask is given. Scored are J and F of every object on all frames
-but the first and the last, void as background. Unsupervised: the first frame's features are clustered by k-means instead, which
-is our own choice of proposals. Scored as DAVIS-2017 does: all frames, void left out, each object with the proposal that the
-Hungarian method gives it for the largest sum of mean J and mean F. In both the data set's value is the mean over *objects*, not
-sequences, and beside it stands a floor: the first frame's labels, copied to every frame (`copied`).
+A frame's soft labels are those of its most similar patches in the first frame and the last few (ops/label_propagation.py).
+Semi-supervised, the task DINO reports: the first frame's mask is given. J and F of every object are scored on all frames except
+the first and the last, void as background. Unsupervised: the first frame's features are clustered by k-means instead (our choice
+of proposals). All frames are scored without void, each object with the proposal that the Hungarian method gives it for the largest
+sum of mean J and mean F. Values are means over *objects*, not sequences; the first frame's labels, copied to every frame, are a floor.
 
 Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.2.2) and its eval_video_segmentation.py, DAVIS-2017
 (https://arxiv.org/abs/1704.00675, https://arxiv.org/abs/1905.00737) and davis2017-evaluation.
@@ -30,7 +26,6 @@ released code reads a square frame's mask in the other orientation, which change
 unsupervised, and its way of reporting result tables found from an earlier run have no counterpart here.
 """
 
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -44,21 +39,16 @@ from densewalk.core.errors import UserError
 from densewalk.core.progress import Progress
 from densewalk.data.benchmarks.video_objects import VOID, Sequence, Video, davis, write_labels
 from densewalk.evaluations.common.base import Job, Result
-from densewalk.evaluations.common.label_propagation import decide, features, input_size, one_hot, reduce, resize_labels
+from densewalk.evaluations.common.label_propagation import Propagation, reduce_mask, resize_labels
 from densewalk.evaluations.davis.settings import DavisSettings
 from densewalk.evaluations.metrics.davis import jf, jf_pairs, statistics
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import load
-from densewalk.ops.label_propagation import Rule, follow
 from densewalk.visualization.strips import write_strip
 
 
 def evaluate(settings: DavisSettings, backbone_path: Path, job: Job) -> Result:
-    """Segment and score every sequence; predictions and pictures go to `job.out`.
-
-    Raises:
-        UserError: a list, sequence, frame or mask is missing, damaged or does not fit; the message names the file.
-    """
+    """Segment and score every sequence; predictions and images go to `job.out`."""
     settings = settings.resolved()
     sequences = find_sequences(settings)
     backbone = load(backbone_path).eval().to(job.device)
@@ -69,9 +59,9 @@ def evaluate(settings: DavisSettings, backbone_path: Path, job: Job) -> Result:
         write_labels(job.out / sequence.name, prediction)
         write_strip(job.out / f"{sequence.name}.png", sequence, [sequence.truth(), prediction])
         scores[sequence.name] = score(sequence, prediction, settings)
-        floors[sequence.name] = score(sequence, copied(prediction), settings)
+        floors[sequence.name] = score(sequence, np.broadcast_to(prediction[0], prediction.shape), settings)
     progress.close()
-    return summary(scores, floors)
+    return summarize(scores, floors)
 
 
 def describe_data(settings: DavisSettings) -> dict[str, int]:
@@ -81,11 +71,7 @@ def describe_data(settings: DavisSettings) -> dict[str, int]:
 
 
 def find_sequences(settings: DavisSettings) -> list[Sequence]:
-    """The listed sequences, with every file's presence and size, and every first mask (unsupervised: every mask) checked.
-
-    Raises:
-        UserError: see `evaluate`.
-    """
+    """The listed sequences, checked: every file's presence and size, every first mask (unsupervised: every mask)."""
     unsupervised = settings.task == "unsupervised"
     sequences = davis(
         settings.root,
@@ -106,7 +92,7 @@ def find_sequences(settings: DavisSettings) -> list[Sequence]:
 
 
 def check_objects(labels: Shaped[np.ndarray, "*shape"], where: str, todo: str) -> None:
-    """What is scored must have the objects 1, 2, ... without gaps: one that is left out would be an object that nothing finds."""
+    """Require the objects 1, 2, ... without gaps: one that is left out would be an object that nothing finds."""
     objects = [i for i in np.unique(labels).tolist() if i > 0]
     if not objects:
         raise UserError(f"{where} has no object", todo=todo)
@@ -114,47 +100,27 @@ def check_objects(labels: Shaped[np.ndarray, "*shape"], where: str, todo: str) -
         raise UserError(f"{where} has the ids {objects}", allowed="1, 2, ... without gaps (indices of a palette, not greys)")
 
 
-# -- from the first frame to all ---------------------------------------------------------------------------------------
-
-
 @torch.inference_mode()
 def segment(backbone: Backbone, sequence: Sequence, settings: DavisSettings, seed: int, progress: Progress) -> Video:
     """Labels of every frame, from the first frame's mask or, unsupervised, from its clusters."""
     first = sequence.mask(0)
-    size = input_size(first.shape[0], first.shape[1], settings, backbone.patch)
-    grid = (size[0] // backbone.patch, size[1] // backbone.patch)
     assert settings.red_std is not None  # set by `resolved`
-    frames = features(backbone, sequence, size, progress, red_std=settings.red_std)
-    start = next(frames)
+    propagation = Propagation(backbone, sequence, first.shape, settings, progress, red_std=settings.red_std)
     if settings.task == "unsupervised":
-        small = clusters(start[0], settings.proposals, seed).reshape(grid)
-        first = resize_labels(small, (first.shape[0], first.shape[1]))
+        small = propose_objects(propagation.first[0], settings.proposals, seed).reshape(propagation.grid)
+        first = resize_labels(small, propagation.shape)
     else:
-        small = reduce(first, grid, keep_small_objects=bool(settings.keep_small_objects))
-    rule = Rule(grid, settings.radius, settings.top_k, settings.context, settings.temperature)
-    labels = follow(chain([start], frames), one_hot(small).to(start.device), rule)
-    wins = bool(settings.constant_channel_wins)
-    maps = (decide(soft[0].unflatten(1, grid), size, first.shape, constant_channel_wins=wins) for soft in labels)
-    return np.stack([first, *maps])
+        small = reduce_mask(first, propagation.grid, keep_small_objects=bool(settings.keep_small_objects))
+    return np.stack([first, *propagation.labels(small, constant_channel_wins=bool(settings.constant_channel_wins))])
 
 
-def clusters(features: Float[Tensor, "patches dim"], count: int, seed: int) -> UInt8[np.ndarray, " patches"]:
-    """Proposals 1 to `count` for objects in one frame: k-means of the normalised features."""
-    from densewalk.ops.clustering import (
-        kmeans,
-        nearest_centre,  # scikit-learn: slow to import, and the usual task does without
-    )
+def propose_objects(features: Float[Tensor, "patches dim"], count: int, seed: int) -> UInt8[np.ndarray, " patches"]:
+    """Proposals 1 to `count` for objects in one frame: k-means of the normalized features."""
+    # scikit-learn is slow to import, and the usual task does without
+    from densewalk.ops.clustering import kmeans, nearest_centre
 
     unit = F.normalize(features, dim=-1)
     return (nearest_centre(unit, kmeans(unit, count, seed=seed)) + 1).byte().cpu().numpy()
-
-
-# -- scores ----------------------------------------------------------------------------------------------------------
-
-
-def copied(labels: Video) -> Video:
-    """What a prediction is to be held against: the first frame's labels in every frame, as if nothing ever moved."""
-    return np.broadcast_to(labels[0], labels.shape)
 
 
 def score(sequence: Sequence, prediction: Video, settings: DavisSettings) -> Float[np.ndarray, "objects 2 3"]:
@@ -165,13 +131,13 @@ def score(sequence: Sequence, prediction: Video, settings: DavisSettings) -> Flo
 
 
 def score_semi_supervised(truth: Video, prediction: Video) -> Float[np.ndarray, "objects 2 3"]:
-    """The objects of the first true mask; the first and the last frame are not scored."""
+    """Score the objects of the first true mask on all frames but the first and the last."""
     j, f = jf(truth[1:-1], prediction[1:-1], int(truth[0].max()))
     return np.stack([statistics(j), statistics(f)], axis=1)
 
 
 def score_unsupervised(truth: Video, prediction: Video) -> Float[np.ndarray, "objects 2 3"]:
-    """All objects of all frames; pixels that are void (255) in the truth count for nothing; an object without proposal has 0."""
+    """Score all objects of all frames without pixels that are void (255) in the truth; an object without proposal has 0."""
     void = truth == VOID
     truth, prediction = np.where(void, np.uint8(0), truth), np.where(void, np.uint8(0), prediction)
     objects, proposals = int(truth.max()), int(prediction.max())
@@ -182,8 +148,8 @@ def score_unsupervised(truth: Video, prediction: Video) -> Float[np.ndarray, "ob
     return statistics(scores)
 
 
-def summary(scores: dict[str, Float[np.ndarray, "_ 2 3"]], floors: dict[str, Float[np.ndarray, "_ 2 3"]]) -> Result:
-    """Means over all objects of all sequences, in percent, and every object's own values; floors: of `copied`."""
+def summarize(scores: dict[str, Float[np.ndarray, "_ 2 3"]], floors: dict[str, Float[np.ndarray, "_ 2 3"]]) -> Result:
+    """Means over all objects of all sequences, in percent, and every object's own values; floors: of the copied first frame."""
     objects = 100 * np.concatenate(list(scores.values()))
     j, f = objects.mean(axis=0).tolist()
     metrics = {"J&F": (j[0] + f[0]) / 2, "J": j[0], "F": f[0], "J_recall": j[1], "F_recall": f[1], "J_decay": j[2], "F_decay": f[2]}

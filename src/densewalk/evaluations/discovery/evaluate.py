@@ -1,26 +1,18 @@
-"""Single-object discovery: LOST, and the attention's largest piece; scored by CorLoc.
+"""Single-object discovery: LOST, and the attention's largest component; scored by CorLoc.
 
-    densewalk evaluate --spec '{"protocol": "discovery", ...}' --backbone backbone.safetensors --state DIR --out FILE
+    densewalk evaluate --spec results/specs/HASH.json --backbone backbone.safetensors --state DIR --out FILE
 
-LOST (https://arxiv.org/abs/2109.14279, section 3) on the last block's keys f of all patches, heads side by side:
-
-    degree(p)  = #{q != p : f_p . f_q > 0}
-    seed       = the patch of lowest degree
-    S          = the k patches of lowest degree, those with f_q . f_seed > 0
-    mask(p)    = [ sum_{q in S} f_q . f_p > 0 ]
-    box        = bounding box of the mask's 4-connected component that holds the seed, clipped to the image
-
-The attention's variant (DINO-seg in LOST's table) keeps the smallest set of patches with 60 % of the CLS token's attention in
-one head of the last block and boxes its largest component. CorLoc is the share of images whose one box overlaps any object's
-with IoU >= 0.5; images without an object are left out. Images keep their size: they are normalised, then padded with zeros at
-the bottom and the right to multiples of the patch. CLS and registers take no part.
+LOST (https://arxiv.org/abs/2109.14279, section 3) takes the last block's keys of all patches, heads concatenated; the box is that of
+its mask's component with the seed. The attention's variant (DINO-seg in LOST's table) keeps the smallest set of patches with 60 % of
+the CLS token's attention in one head of the last block, and takes the box of its largest component. CorLoc is the share of images
+whose one box overlaps any object's with IoU >= 0.5; images without an object are left out. Images keep their size. CLS and registers
+are not used.
 
     job.out/boxes.json      every image's box, and whether it is right
     job.out/strip.png       some images: objects blue, the found box orange
 
-Equal to the released code but for two things. Degrees are whole numbers and often equal: among equals the first patch in
-reading order comes first here, where the released sort leaves the order open. Its DINO-seg never looks at the last component;
-ours does. No patches x patches matrix is kept: degrees are counted in strips, and the mask is one product of f with the sum over S.
+Equal to the released code except for two things. Among patches of equal degree the first in reading order comes first here, where the
+released sort leaves the order open. Its DINO-seg never considers the last component; ours does.
 """
 
 from collections.abc import Iterator
@@ -48,16 +40,12 @@ from densewalk.models.loading import load
 from densewalk.visualization.overlays import boxes_strip
 
 STRIP = 512  # patches whose similarities to all others exist at once
-SHOWN = 8  # images in the picture
+SHOWN = 8  # images in `strip.png`
 CORRECT = 0.5  # IoU
 
 
 def evaluate(settings: DiscoverySettings, backbone_path: Path, job: Job) -> Result:
-    """Find and score a box in every image.
-
-    Raises:
-        UserError: an image, list or annotation is missing or damaged, or features are not finite; the message names the file.
-    """
+    """Find and score a box in every image."""
     everything = find_images(settings)
     examples = [example for example in everything if len(example.boxes)]
     if not examples:
@@ -90,7 +78,7 @@ def find_images(settings: DiscoverySettings) -> list[Boxed]:
 def write_predictions(
     out: Path, examples: list[Boxed], found: Float[np.ndarray, "images 4"], overlaps: Float[np.ndarray, " images"]
 ) -> None:
-    """All boxes as JSON, and a picture of some images spread over the set."""
+    """Write all boxes as JSON, and a strip of some images spread over the set."""
     rows = {
         example.image.name: {"box": box.tolist(), "IoU": round(float(overlap), 4)}
         for example, box, overlap in zip(examples, found, overlaps, strict=True)
@@ -108,11 +96,7 @@ def write_predictions(
 
 
 def discover(backbone: Backbone, examples: list[Boxed], settings: DiscoverySettings, job: Job) -> Iterator[Float[np.ndarray, "4"]]:
-    """The box of each image, in order.
-
-    Raises:
-        UserError: an image cannot be read, or its features are not finite.
-    """
+    """The box of each image, in order."""
     loader = DataLoader(Padded(examples, backbone.patch), batch_size=None, num_workers=job.workers)
     for (image, width, height), example in zip(track(loader, "discovery"), examples, strict=True):
         grid = (image.shape[-2] // backbone.patch, image.shape[-1] // backbone.patch)
@@ -121,14 +105,14 @@ def discover(backbone: Backbone, examples: list[Boxed], settings: DiscoverySetti
         require_finite(x[None], [example.image], backbone.source)
         if settings.method == "lost":
             mask, seed = lost(x, settings.k_patches)
-            piece = component_of(mask.reshape(grid), seed)
+            component = component_of(mask.reshape(grid), seed)
         else:
-            piece = largest_component(heaviest(x, settings.mass).reshape(grid))
-        yield bounding_box(piece, backbone.patch, width, height)
+            component = largest_component(top_mass_mask(x, settings.mass).reshape(grid))
+        yield bounding_box(component, backbone.patch, width, height)
 
 
 def features(backbone: Backbone, image: Float[Tensor, "1 3 height width"], settings: DiscoverySettings) -> Float[Tensor, "patches ..."]:
-    """What the method looks at: the patches' keys, all heads side by side, or the CLS token's attention to them in one head."""
+    """The method's input: the patches' keys, all heads concatenated, or the CLS token's attention to them in one head."""
     if settings.method == "attention":
         return backbone.last_block(image).cls_attention[0, settings.head]
     _, key = backbone.cls_and_keys(image)
@@ -136,7 +120,7 @@ def features(backbone: Backbone, image: Float[Tensor, "1 3 height width"], setti
 
 
 class Padded(Dataset[tuple[Tensor, int, int]]):
-    """Normalised image with zeros below and to the right of it, its width and its height."""
+    """Normalized image with zeros below and to the right of it, its width and its height."""
 
     def __init__(self, examples: list[Boxed], patch: int) -> None:
         self.examples, self.patch = examples, patch
@@ -150,7 +134,7 @@ class Padded(Dataset[tuple[Tensor, int, int]]):
 
 
 def pad(image: Image.Image, patch: int) -> Float[Tensor, "3 rows columns"]:
-    """Normalise, then fill up to multiples of the patch: what is added is ImageNet's mean colour."""
+    """Normalize, then pad with zeros, which are ImageNet's mean color, to multiples of the patch."""
     return F.pad(normalize(TF.to_tensor(image)), (0, -image.width % patch, 0, -image.height % patch))
 
 
@@ -174,13 +158,13 @@ def lost(x: Float[Tensor, "patches dim"], k: int) -> tuple[Bool[np.ndarray, " pa
 
 
 def degrees(x: Float[Tensor, "patches dim"]) -> Int[Tensor, " patches"]:
-    """How many other patches each one is positively similar to, in strips of all similarities."""
+    """How many other patches each one is positively similar to, in strips of the matrix of similarities."""
     counts = torch.cat([(strip @ x.T > 0).sum(1) for strip in x.split(STRIP)])
     return counts - (x.square().sum(1) > 0).long()
 
 
-def heaviest(attention: Float[Tensor, " patches"], mass: float) -> Bool[np.ndarray, " patches"]:
-    """The smallest set of patches with more than `mass` of the attention, or just it: ascending, those after 1 - mass is passed."""
+def top_mass_mask(attention: Float[Tensor, " patches"], mass: float) -> Bool[np.ndarray, " patches"]:
+    """The smallest set of patches with at least `mass` of the attention: in ascending order, those after 1 - mass is passed."""
     values, order = (attention / attention.sum()).sort(stable=True)
     mask = torch.empty_like(order, dtype=torch.bool)
     mask[order] = values.cumsum(0) > 1 - mass
@@ -192,9 +176,7 @@ def component_of(mask: Bool[np.ndarray, "rows columns"], seed: int) -> Bool[np.n
     labels, _ = ndimage.label(mask)
     row, column = np.unravel_index(seed, mask.shape)
     if labels[row, column] == 0:
-        alone = np.zeros_like(mask)
-        alone[row, column] = True
-        return alone
+        labels[row, column] = -1
     return labels == labels[row, column]
 
 
@@ -204,8 +186,8 @@ def largest_component(mask: Bool[np.ndarray, "rows columns"]) -> Bool[np.ndarray
     return labels == 1 + np.bincount(labels.ravel(), minlength=2)[1:].argmax() if count else np.ones_like(mask)
 
 
-def bounding_box(piece: Bool[np.ndarray, "rows columns"], patch: int, width: int, height: int) -> Float[np.ndarray, "4"]:
+def bounding_box(component: Bool[np.ndarray, "rows columns"], patch: int, width: int, height: int) -> Float[np.ndarray, "4"]:
     """x0, y0, x1, y1 in pixels, clipped to the image."""
-    rows, columns = np.flatnonzero(piece.any(1)), np.flatnonzero(piece.any(0))
+    rows, columns = np.flatnonzero(component.any(1)), np.flatnonzero(component.any(0))
     box = patch * np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
     return clip(box, width, height)

@@ -1,10 +1,10 @@
 """Linear classification with frozen features: DINO's protocol, DoRA's and DINOv2's.
 
-    densewalk evaluate --spec '{"protocol": "linear", ...}' --backbone backbone.safetensors --state DIR --out FILE
+    densewalk evaluate --spec results/specs/HASH.json --backbone backbone.safetensors --state DIR --out FILE
 
 A classifier W x + b sees the CLS tokens of the last blocks, each after the final norm, side by side, and where asked for the
 mean of the last block's patch tokens behind them. Training: random crops (8 to 100 % of the area) and flips, cross-entropy, SGD
-with momentum, without weight decay, half a cosine to 0; W from N(0, 0.01), b = 0. Validation: centre crops.
+with momentum, without weight decay, half a cosine to 0; W from N(0, 0.01), b = 0. Validation: center crops.
 
     recipe   features                                          learning rate per 256   batch   epochs
     dino     CLS of 4 blocks; width >= 768: 1 and mean patch   0.001                   1024    100, rate falls once an epoch
@@ -14,17 +14,15 @@ with momentum, without weight decay, half a cosine to 0; W from N(0, 0.01), b = 
 Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.1) and its eval_linear.py, DoRA's README
 (https://github.com/shashankvkt/DoRA_ICLR24), DINOv2 (https://arxiv.org/abs/2304.07193, appendix B.3) and its linear.py.
 
-All classifiers of a recipe train together: the backbone looks at each picture once, and their gradients do not meet. The
-validation pictures do not change, so their features are computed once and kept (ImageNet-1k, ViT-S: 0.4 GB), not once an
-epoch. Training resumes from `job.state` and gives what an uninterrupted one gives.
+All classifiers of a recipe train together on one forward pass of the backbone. Features of the validation images are computed once
+and kept (ImageNet-1k, ViT-S: 0.4 GB). Training resumes from `job.state` and gives what an uninterrupted one gives.
 
 Deliberate deviations: incomplete batches are dropped (less than one in a thousand on ImageNet-1k). DINO's code interleaves CLS
 and mean patch, which permutes the columns of W and nothing else.
 """
 
 import logging
-import time
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +34,15 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
-from densewalk.core.errors import Interrupted, TrainingError, UserError
+from densewalk.core.errors import TrainingError, UserError
 from densewalk.core.hashing import config_hash, derive_seed, file_sha256
-from densewalk.core.progress import Progress, track
+from densewalk.core.progress import Progress
 from densewalk.data.augmentation import maybe, random_resized_crop_box
 from densewalk.data.benchmarks.classification import Classified, imagenet
 from densewalk.data.images import normalize, read_stored
 from densewalk.evaluations.common.base import Job, Result, require_finite
-from densewalk.evaluations.common.image_features import BATCH, CentreCrops, describe_classification, require_multiple
+from densewalk.evaluations.common.image_features import CenterCrops, crop_features, describe_classification, require_multiple
+from densewalk.evaluations.common.periodic_saver import PeriodicSaver
 from densewalk.evaluations.linear.settings import LinearSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import load
@@ -53,22 +52,17 @@ from densewalk.training.signals import leave_signals_to_parent, stop_signals
 from densewalk.training.state import State
 
 log = logging.getLogger("densewalk")
+History = list[dict[str, float]]  # of each epoch: name of a classifier -> accuracy in percent
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops: torchvision's defaults
 SAVE_SECONDS = 600.0  # between two checkpoints: at most this much work is lost without a signal
-CHUNK = 512  # validation pictures that are classified at once: 0.1 GB of logits for 52 classifiers of 1000 classes
+CHUNK = 512  # validation images that are classified at once: 0.1 GB of logits for 52 classifiers of 1000 classes
 
 
 def evaluate(settings: LinearSettings, backbone_path: Path, job: Job) -> Result:
-    """Train the classifiers on one backbone's features and score them.
-
-    Raises:
-        UserError: a split, a class or a picture is missing or damaged, or the settings do not fit data or backbone.
-        Interrupted: a signal came; the state is saved.
-        TrainingError: every classifier has diverged.
-    """
+    """Train the classifiers on one backbone's features and score them."""
     settings = settings.resolved()
     training, validation = imagenet(settings.root, settings.training, settings.validation)
-    plan = schedule(settings, len(training))
+    per_epoch, rates = schedule(settings, len(training))
     backbone = load(backbone_path).eval().to(job.device)
     require_multiple(settings.size, backbone)
     heads = Heads(settings, backbone.dim, len(training.names), job.seed)
@@ -76,8 +70,8 @@ def evaluate(settings: LinearSettings, backbone_path: Path, job: Job) -> Result:
         raise UserError(f"blocks {heads.blocks}, but the backbone has {backbone.arch.depth}", todo="lower `blocks`")
     inputs = {"backbone": file_sha256(backbone_path), "settings": config_hash([settings.model_dump(mode="json"), job.seed])}
     with State(job.state / "training", inputs) as state:
-        history = train(heads.to(job.device), backbone, training, Fixed(backbone, heads.blocks, validation, settings, job), plan, state)
-    return summary(history, training, validation)
+        history = train(settings, heads.to(job.device), backbone, (training, validation), per_epoch, rates, state, job)
+    return summarize(history, training, validation)
 
 
 def describe_data(settings: LinearSettings) -> dict[str, int]:
@@ -85,7 +79,7 @@ def describe_data(settings: LinearSettings) -> dict[str, int]:
     return describe_classification(settings.root, settings.training, settings.validation)
 
 
-def summary(history: "History", training: Classified, validation: Classified) -> Result:
+def summarize(history: History, training: Classified, validation: Classified) -> Result:
     """Best over all epochs and classifiers, best after the last epoch, and which they were."""
     best = [max(epoch, key=lambda name: epoch[name]) for epoch in history]
     peak = max(range(len(history)), key=lambda e: history[e][best[e]])
@@ -100,37 +94,16 @@ def summary(history: "History", training: Classified, validation: Classified) ->
     return Result(metrics=metrics, n=len(validation), unit="images", details=details)
 
 
-# -- schedule ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Plan:
-    """batch: pictures per step. per_epoch: steps between two scorings. rates: factor of the learning rates at each step."""
-
-    batch: int
-    per_epoch: int
-    rates: Schedule
-
-    @property
-    def total(self) -> int:
-        """Steps in all."""
-        return len(self.rates)
-
-
-def schedule(settings: LinearSettings, pictures: int) -> Plan:
-    """Steps, and half a cosine from 1 to 0 over all steps, or over the epochs and constant within each.
-
-    Raises:
-        UserError: one batch is larger than the data set.
-    """
+def schedule(settings: LinearSettings, images: int) -> tuple[int, Schedule]:
+    """Steps of an epoch, and each step's factor of the learning rates: half a cosine to 0 over the steps or over the epochs."""
     assert settings.batch_size is not None
     assert settings.epochs is not None
-    if settings.batch_size > pictures:
-        raise UserError(f"batch_size {settings.batch_size} is larger than the data set ({pictures} pictures)", todo="lower batch_size")
-    per_epoch = settings.epoch_steps or pictures // settings.batch_size
+    if settings.batch_size > images:
+        raise UserError(f"batch_size {settings.batch_size} is larger than the data set ({images} images)", todo="lower batch_size")
+    per_epoch = settings.epoch_steps or images // settings.batch_size
     if settings.decay == "step":
-        return Plan(settings.batch_size, per_epoch, cosine(1.0, 0.0, settings.epochs * per_epoch))
-    return Plan(settings.batch_size, per_epoch, np.repeat(cosine(1.0, 0.0, settings.epochs), per_epoch))
+        return per_epoch, cosine(1.0, 0.0, settings.epochs * per_epoch)
+    return per_epoch, np.repeat(cosine(1.0, 0.0, settings.epochs), per_epoch)
 
 
 # -- classifiers -------------------------------------------------------------------------------------------------------
@@ -172,9 +145,8 @@ class Heads(nn.Module):
 
     def optimizer(self, momentum: float) -> torch.optim.SGD:
         """SGD with a group, and so a learning rate, for each classifier."""
-        groups = [
-            {"params": list(layer.parameters()), "base": rate} for layer, (_, _, rate) in zip(self.layers, self.kinds.values(), strict=True)
-        ]
+        rates = [rate for _, _, rate in self.kinds.values()]
+        groups = [{"params": list(layer.parameters()), "base": rate} for layer, rate in zip(self.layers, rates, strict=True)]
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum)
 
 
@@ -192,37 +164,43 @@ def frozen_tokens(backbone: Backbone, images: Float[Tensor, "batch 3 height widt
 
 # -- training ----------------------------------------------------------------------------------------------------------
 
-# for each epoch, name of a classifier -> accuracy in percent
-History = list[dict[str, float]]
 
-
-def train(heads: Heads, backbone: Backbone, training: Classified, fixed: "Fixed", plan: Plan, state: State) -> History:
-    """Train to the last step, from the newest intact checkpoint if there is one; the accuracies after each epoch.
-
-    Raises:
-        UserError, Interrupted, TrainingError: see `evaluate`.
-    """
-    settings, job = fixed.settings, fixed.job
-    optimizer = heads.optimizer(settings.momentum)
-    done, history = resume(heads, optimizer, state, job.device)
-    sampler = StepSampler(len(training), plan.batch, job.seed, done, plan.total)
+def train(
+    settings: LinearSettings,
+    heads: Heads,
+    backbone: Backbone,
+    splits: tuple[Classified, Classified],
+    per_epoch: int,
+    rates: Schedule,
+    state: State,
+    job: Job,
+) -> History:
+    """Train to the last step, from the newest intact checkpoint if there is one; return the accuracies after each epoch."""
+    assert settings.batch_size is not None
+    training, validation = splits
+    optimizer, done, history = heads.optimizer(settings.momentum), 0, []
+    if (content := state.newest(job.device)) is not None:
+        heads.load_state_dict(content["heads"])
+        optimizer.load_state_dict(content["optimizer"])
+        done, history = content["step"], content["history"]
+        log.info("resuming after step %d", done)
+    sampler = StepSampler(len(training), settings.batch_size, job.seed, done, len(rates))
     data = RandomCrops(training, settings)
     loader = DataLoader(data, batch_sampler=sampler, num_workers=job.workers, worker_init_fn=leave_signals_to_parent)
-    progress, saved = Progress("linear", plan.total, done=done), time.monotonic()
+    progress, fixed = Progress("linear", len(rates), done=done), None
     with stop_signals() as stop:
+        saver = PeriodicSaver(state, stop, len(rates), seconds=SAVE_SECONDS)
         for at, (images, targets, numbers) in enumerate(loader, start=done):
             tokens = frozen_tokens(backbone, images.to(job.device), heads.blocks)
             require_finite(tokens, [training.paths[i] for i in numbers.tolist()], backbone.source)
-            step(heads, optimizer, tokens, targets.to(job.device), plan.rates[at])
-            if (at + 1) % plan.per_epoch == 0:
-                history.append(accuracies(heads, fixed.tokens(), fixed.targets))
+            step(heads, optimizer, tokens, targets.to(job.device), rates[at])
+            if (at + 1) % per_epoch == 0:
+                fixed = fixed or validation_tokens(settings, backbone, heads.blocks, validation, job)
+                history.append(accuracies(heads, *fixed))
             progress.advance(f"top1 {max(history[-1].values()):.2f}" if history else "")
-            if stop.requested or at + 1 == plan.total or time.monotonic() - saved >= SAVE_SECONDS:
+            if saver.is_due(at + 1):
                 content = {"step": at + 1, "heads": heads.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-                state.save(at + 1, content)
-                saved = time.monotonic()
-            if stop.requested and at + 1 < plan.total:
-                raise Interrupted(f"stopped by a signal after step {at + 1} of {plan.total}; the state is saved in {state.folder}")
+                saver.save(at + 1, content)
     progress.close()
     return history
 
@@ -240,19 +218,8 @@ def step(
     optimizer.step()
 
 
-def resume(heads: Heads, optimizer: torch.optim.SGD, state: State, device: str) -> tuple[int, History]:
-    """Load the newest checkpoint; the number of steps done and the accuracies so far."""
-    content = state.newest(map_location=device)
-    if content is None:
-        return 0, []
-    heads.load_state_dict(content["heads"])
-    optimizer.load_state_dict(content["optimizer"])
-    log.info("resuming after step %d", content["step"])
-    return content["step"], content["history"]
-
-
 @torch.no_grad()
-def accuracies(heads: Heads, tokens: Float[Tensor, "pictures slots dim"], targets: Int[Tensor, " pictures"]) -> dict[str, float]:
+def accuracies(heads: Heads, tokens: Float[Tensor, "images slots dim"], targets: Int[Tensor, " images"]) -> dict[str, float]:
     """Top-1 of every classifier in percent; one that has diverged has 0.
 
     Raises:
@@ -269,36 +236,17 @@ def accuracies(heads: Heads, tokens: Float[Tensor, "pictures slots dim"], target
     return dict(zip(heads.kinds, (100 * (correct * alive).double() / len(targets)).tolist(), strict=True))
 
 
-# -- pictures ----------------------------------------------------------------------------------------------------------
-
-
-class Fixed:
-    """The validation pictures' tokens, computed when they are first asked for and kept."""
-
-    def __init__(self, backbone: Backbone, blocks: int, split: Classified, settings: LinearSettings, job: Job) -> None:
-        self.backbone, self.blocks, self.split, self.settings, self.job = backbone, blocks, split, settings, job
-        self.targets = torch.tensor(split.targets, device=job.device)
-        self._tokens: Tensor | None = None
-
-    def tokens(self) -> Float[Tensor, "pictures slots dim"]:
-        """Of all pictures, in order.
-
-        Raises:
-            UserError: a picture cannot be read, or its features are not finite.
-        """
-        if self._tokens is None:
-            crops = CentreCrops(self.split, self.settings.resize, self.settings.size)
-            loader = DataLoader(crops, batch_size=BATCH, num_workers=self.job.workers, worker_init_fn=leave_signals_to_parent)
-            parts = []
-            for images, _, numbers in track(loader, "validation features"):
-                parts.append(frozen_tokens(self.backbone, images.to(self.job.device), self.blocks))
-                require_finite(parts[-1], [self.split.paths[i] for i in numbers.tolist()], self.backbone.source)
-            self._tokens = torch.cat(parts)
-        return self._tokens
+def validation_tokens(
+    settings: LinearSettings, backbone: Backbone, blocks: int, split: Classified, job: Job
+) -> tuple[Float[Tensor, "images slots dim"], Int[Tensor, " images"]]:
+    """Tokens and classes of the validation images."""
+    crops, compute = CenterCrops(split, settings.resize, settings.size), partial(frozen_tokens, backbone, blocks=blocks)
+    tokens, classes = zip(*crop_features(compute, crops, job, "validation features", backbone.source), strict=True)
+    return torch.cat(tokens), torch.cat(classes)
 
 
 class RandomCrops(Dataset[tuple[Tensor, int, int]]):
-    """Normalised picture [3, size, size], class, number: random crop and flip, drawn from the item's seed."""
+    """Normalized image [3, size, size], class, number: random crop and flip, drawn from the item's seed."""
 
     def __init__(self, split: Classified, settings: LinearSettings) -> None:
         self.split, self.size = split, settings.size

@@ -1,26 +1,24 @@
 """Linear segmentation with reduced masks: NeCo's protocol, and the same head scored at full resolution.
 
-    densewalk evaluate --spec '{"protocol": "linear_segmentation", ...}' --backbone backbone.safetensors --state DIR --out FILE
+    densewalk evaluate --spec results/specs/HASH.json --backbone backbone.safetensors --state DIR --out FILE
 
 Patch features x of the frozen last layer are interpolated bilinearly to m x m points, m = 100, and a 1x1 convolution is trained on
 them by cross-entropy with masks of m x m pixels:
 
     logits = W bilinear(x) + b = bilinear(W x + b)
 
-The two sides are equal since the weights of an interpolation add up to one; the right one, which is computed here, interpolates
+Both sides are equal because the weights of an interpolation add up to one; the right one, which is computed here, interpolates
 classes instead of feature dimensions. No batch norm. Source: NeCo (https://arxiv.org/abs/2408.11054, section 4) and Leopart
 (https://arxiv.org/abs/2204.13101), their released linear_finetune.py. DINOv2's linear segmentation is another protocol: `ade20k_linear`.
 
     job.out/strip.png           image, ground truth and prediction of some validation images
-    job.state/step-*.pt         head and optimiser: every few minutes, where a signal stopped the training, and at its end
+    job.state/step-*.pt         head and optimizer: every few minutes, where a signal stopped the training, and at its end
 
 Deviations of the released code, reproduced with `compat: released`: see the settings. The head starts from the job's seed.
 """
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from torchvision.transforms import functional as TF
 
-from densewalk.core.errors import Interrupted, TrainingError, UserError
+from densewalk.core.errors import TrainingError, UserError
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import Progress
 from densewalk.data.benchmarks import label_maps as labelled
@@ -41,42 +39,33 @@ from densewalk.data.benchmarks.label_maps import Example
 from densewalk.data.images import normalize
 from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result, require_finite
-from densewalk.evaluations.common.dense_features import BATCH, SHOWN, reduced, row, validation_maps, whole_batches
+from densewalk.evaluations.common.dense_features import BATCH, DenseFeatures, list_split, list_validation, read_pair, reduce_masks
+from densewalk.evaluations.common.periodic_saver import PeriodicSaver
 from densewalk.evaluations.linear_segmentation.settings import LinearSegmentationSettings
-from densewalk.evaluations.metrics.segmentation import Confusion, iou, mean_iou, pixel_accuracy
+from densewalk.evaluations.metrics.segmentation import iou, mean_iou, pixel_accuracy
 from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
-from densewalk.models.loading import load
 from densewalk.training.signals import leave_signals_to_parent, stop_signals
 from densewalk.training.state import State
-from densewalk.visualization.overlays import Row, segmentation_strip
+from densewalk.visualization.overlays import Row
 
 log = logging.getLogger("densewalk")
-SAVE_SECONDS = 300  # at most this much of the training is lost
+SAVE_SECONDS = 300.0  # at most this much of the training is lost
 
 
 def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job) -> Result:
-    """Train the head on one frozen backbone and score it.
-
-    Raises:
-        UserError: data missing, damaged or with labels beyond the classes; the message names the file.
-        Interrupted: a signal came; the state is saved.
-    """
-    training, validation = splits(settings, job.seed)
-    backbone = load(backbone_path).eval().requires_grad_(False).to(job.device)
-    size = max(1, settings.input_size // backbone.patch) * backbone.patch
-    head = train(settings, backbone, training, size, job)
-    confusion, shown = score(settings, backbone, backbone_path, head, validation, size, job)
-    if not confusion.any():
-        raise UserError(f"no pixel of the {len(validation)} validation images in {settings.root} is labelled", todo="check `ignore`")
-    names = labelled.class_names(settings.root, settings.layout, settings.label_values, settings.class_names)
-    segmentation_strip(job.out / "strip.png", shown, names, settings.ignored)
-    values = iou(confusion).tolist()
+    """Train the head on one frozen backbone and score it."""
+    training, validation = list_splits(settings, job.seed)
+    backbone, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
+    head = train(settings, backbone, training, features.size, job)
+    confusion, rows = score(settings, features, head, validation)
+    dense_features.require_labelled(settings, bool(confusion.any()), len(validation), "validation")
+    dense_features.write_strip(settings, job, rows)
     details = {
-        "input_size": size,
+        "input_size": features.size,
         "training_images": len(training),
         "pixel_accuracy": 100 * pixel_accuracy(confusion),
-        "IoU": {name: None if value != value else round(100 * value, 4) for name, value in zip(names, values, strict=True)},
+        "IoU": dense_features.iou_by_class(settings, iou(confusion)),
     }
     value = 100 * mean_iou(confusion, absent="zero" if settings.compat == "released" else "skip")
     return Result(metrics={"mIoU": value}, n=len(validation), unit="images", details=details)
@@ -84,67 +73,49 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
 
 def describe_data(settings: LinearSegmentationSettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
-    training, validation = splits(settings, seed=0)
-    dense_features.open_first(settings, training, validation)
-    return {"training images": len(training), "validation images": len(validation)}
+    training, validation = list_splits(settings, seed=0)
+    return dense_features.describe_splits(settings, {"training images": training, "validation images": validation})
 
 
-def splits(settings: LinearSegmentationSettings, seed: int) -> tuple[list[Example], list[Example]]:
+def list_splits(settings: LinearSegmentationSettings, seed: int) -> tuple[list[Example], list[Example]]:
     """Training and validation images."""
-    training = dense_features.split(settings, "training", settings.train_list, settings.train_every)
-    validation = dense_features.split(settings, "validation", settings.val_list, settings.val_every, settings.val_offset)
+    training = list_split(settings, "training", settings.train_list, settings.train_every)
+    validation = list_validation(settings)
     if settings.train_images is not None:
         if settings.train_images > len(training):
             raise UserError(f"train_images {settings.train_images} of {len(training)}", allowed=f"1 to {len(training)}")
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(derive_seed(seed, "training images")))
         training = [training[i] for i in sorted(order[: settings.train_images].tolist())]
-    return training, whole_batches(settings, validation, settings.batch_size)
-
-
-# -- training --------------------------------------------------------------------------------------------------------
+    return training, dense_features.whole_batches(settings, validation, settings.batch_size)
 
 
 def train(settings: LinearSegmentationSettings, backbone: Backbone, examples: Sequence[Example], size: int, job: Job) -> nn.Linear:
-    """The head after all epochs, from the newest intact checkpoint if there is one.
-
-    Raises:
-        Interrupted: a signal came; the state is saved.
-        TrainingError: the loss is not finite.
-    """
+    """Train through all epochs, from the newest intact checkpoint if there is one."""
     torch.manual_seed(derive_seed(job.seed, "linear_segmentation"))
     head = nn.Linear(backbone.dim, settings.label_values).to(job.device)
     optimizer = torch.optim.SGD(head.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
-    state = State(job.state, {})
+    state, done = State(job.state, {}), 0
+    if (content := state.newest(job.device)) is not None:
+        head.load_state_dict(content["head"])
+        optimizer.load_state_dict(content["optimizer"])
+        done = content["step"]
+        log.info("resuming after step %d", done)
     batches = [batch for epoch in range(settings.epochs) for batch in epoch_batches(settings, len(examples), epoch, job.seed)]
-    done = resume(head, optimizer, state, job.device)
     data = TrainingImages(settings, examples, size, job.seed)
     loader = DataLoader(data, batch_sampler=batches[done:], num_workers=job.workers, worker_init_fn=leave_signals_to_parent)
     progress = Progress("linear_segmentation", len(batches), done=done)
-    per_epoch, saved = len(batches) // settings.epochs, time.monotonic()
+    steps_per_epoch = len(batches) // settings.epochs
     with stop_signals() as stop:
+        saver = PeriodicSaver(state, stop, len(batches), seconds=SAVE_SECONDS)
         for at, (images, masks, items) in enumerate(loader, start=done):
-            optimizer.param_groups[0]["lr"] = settings.learning_rate * (0.1 if at // per_epoch >= settings.drop_epoch else 1)
+            optimizer.param_groups[0]["lr"] = settings.learning_rate * (0.1 if at // steps_per_epoch >= settings.drop_epoch else 1)
             names = [examples[i] for i in items.tolist()]
             loss = step(settings, backbone.dense, head, optimizer, images.to(job.device), masks.to(job.device), names, backbone.source)
             progress.advance(f"loss {loss:.4f}")
-            if stop.requested or at + 1 == len(batches) or time.monotonic() - saved >= SAVE_SECONDS:
-                state.save(at + 1, {"step": at + 1, "head": head.state_dict(), "optimizer": optimizer.state_dict()})
-                saved = time.monotonic()
-            if stop.requested and at + 1 < len(batches):
-                raise Interrupted(f"stopped by a signal after step {at + 1} of {len(batches)}; the state is saved in {state.folder}")
+            if saver.is_due(at + 1):
+                saver.save(at + 1, {"step": at + 1, "head": head.state_dict(), "optimizer": optimizer.state_dict()})
     progress.close()
     return head
-
-
-def resume(head: nn.Linear, optimizer: torch.optim.Optimizer, state: State, device: str) -> int:
-    """Steps that an earlier attempt has done."""
-    content = state.newest(device)
-    if content is None:
-        return 0
-    head.load_state_dict(content["head"])
-    optimizer.load_state_dict(content["optimizer"])
-    log.info("resuming after step %d", content["step"])
-    return int(content["step"])
 
 
 def step(
@@ -157,11 +128,11 @@ def step(
     names: Sequence[Example],
     backbone: str = "",
 ) -> float:
-    """One update; gradients of forward passes of a few images add up to the batch's. Gives the batch's mean loss.
+    """One update; gradients of forward passes of a few images add up to the batch's. Returns the batch's mean loss.
 
-    A batch without a labelled pixel has no loss, and changes nothing.
+    A batch without a labelled pixel has no loss and changes nothing.
     """
-    labels = reduced(masks, settings.mask_size).long()
+    labels = reduce_masks(masks, settings.mask_size).long()
     labels = torch.where(labels == settings.ignored, -100, labels) if settings.ignored is not None else labels
     counted = int((labels >= 0).sum())
     if not counted:
@@ -202,7 +173,7 @@ def epoch_batches(settings: LinearSegmentationSettings, images: int, epoch: int,
 
 
 class TrainingImages(Dataset[tuple[Tensor, Tensor, int]]):
-    """A random crop: normalised image [3, size, size], mask [size, size], number. Equal (epoch, number) give equal crops."""
+    """A random crop: normalized image [3, size, size], mask [size, size], number. Equal (epoch, number) give equal crops."""
 
     def __init__(self, settings: LinearSegmentationSettings, examples: Sequence[Example], size: int, seed: int) -> None:
         self.settings, self.examples, self.size, self.seed = settings, examples, size, seed
@@ -212,15 +183,14 @@ class TrainingImages(Dataset[tuple[Tensor, Tensor, int]]):
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int]:  # type: ignore[override]
         epoch, i = item
-        image, mask = labelled.read(self.examples[i], label_values=self.settings.label_values, ignore=self.settings.ignored)
         seed = derive_seed(self.seed, "crop", epoch, i)
-        return *crop(image, torch.from_numpy(mask.astype(np.int32)), self.size, self.settings.crop_scale, seed), i
+        return *crop(*read_pair(self.settings, self.examples[i]), self.size, self.settings.crop_scale, seed), i
 
 
 def crop(
     image: Image.Image, mask: Integer[Tensor, "height width"], size: int, scale: tuple[float, float], seed: int
 ) -> tuple[Float[Tensor, "3 {size} {size}"], Integer[Tensor, "{size} {size}"]]:
-    """The same random crop and flip of image (bilinear) and mask (nearest); the image normalised."""
+    """The same random crop and flip of image (bilinear) and mask (nearest); the image normalized."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         box = T.RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3])
@@ -230,42 +200,17 @@ def crop(
     return (x.flip(-1), labels.flip(-1)) if flip else (x, labels)
 
 
-# -- scoring ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Scored:
-    """Counts, and what is shown."""
-
-    confusion: Confusion
-    shown: list[Row] = field(default_factory=list)
-
-
 @torch.inference_mode()
 def score(
-    settings: LinearSegmentationSettings,
-    backbone: Backbone,
-    backbone_path: Path,
-    head: nn.Linear,
-    examples: Sequence[Example],
-    size: int,
-    job: Job,
+    settings: LinearSegmentationSettings, features: DenseFeatures, head: nn.Linear, examples: Sequence[Example]
 ) -> tuple[Int[Tensor, "classes classes"], list[Row]]:
-    """Confusion matrix of all validation images, and rows for the picture."""
-    result = Scored(Confusion(settings.label_values, ignore=settings.ignored))
-    shown = {len(examples) * i // SHOWN for i in range(SHOWN)}
-    dense = job.cached(backbone.dense, backbone_path)
-    for maps, mask, i in validation_maps(settings, dense, backbone_path, examples, size, job, "validation"):
-        target = scored_mask(settings, examples[i], mask)
-        prediction = logits(head, maps[None], (target.shape[0], target.shape[1]))[0].argmax(0)
-        result.confusion.add(target, prediction)
-        if i in shown:
-            result.shown.append(row(examples[i], target, prediction))
-    return result.confusion.matrix, result.shown
+    """Confusion matrix of all validation images, and rows for the strip."""
 
+    def predict(maps: Tensor, mask: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        if settings.scoring == "reduced":
+            target = reduce_masks(mask[None], settings.mask_size)[0]
+        else:
+            target = torch.from_numpy(labelled.read_labels(examples[number]).astype(np.int32)).to(mask.device)
+        return target, logits(head, maps[None], (target.shape[0], target.shape[1]))[0].argmax(0)
 
-def scored_mask(settings: LinearSegmentationSettings, example: Example, mask: Integer[Tensor, "size size"]) -> Integer[Tensor, "h w"]:
-    """The labels that are compared."""
-    if settings.scoring == "reduced":
-        return reduced(mask[None], settings.mask_size)[0]
-    return torch.from_numpy(labelled.read_labels(example).astype(np.int32)).to(mask.device)
+    return dense_features.score_predictions(features, examples, predict, "validation")

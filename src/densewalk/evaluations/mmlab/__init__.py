@@ -1,13 +1,13 @@
-"""The only door to mmengine, mmcv, mmsegmentation and mmdetection.
+"""The adapter to mmengine, mmcv, mmsegmentation and mmdetection, which nothing else imports.
 
-    from densewalk.mmlab.runner import Experiment, run
+    from densewalk.evaluations.mmlab.runner import run
     metrics = run(experiment, job, inputs)
 
-An evaluation describes its model, data and optimiser in the toolboxes' own configuration dictionaries; `runner` trains and
-tests it under this project's rules: seeds per step and sample, state that resumes bit for bit, progress lines, signals.
-What the toolboxes lack is registered here, in mmengine's root registries, where both find it:
+An evaluation describes its model, data and optimizer in the toolboxes' own configuration dictionaries (experiment.py); `runner`
+trains and tests it under this project's rules: seeds per step and sample, state that resumes bit for bit, progress lines, signals.
+Missing parts of the toolboxes are registered in mmengine's root registries, where both find them:
 
-    ops             stands in for mmcv's compiled operators
+    ops             replaces mmcv's compiled operators
     vit             DensewalkBackbone, this project's backbones
     optim           LayerDecayConstructor
     pyramid         SimplePyramid, LevelPyramid: feature pyramids from a plain ViT (imports mmdet)

@@ -1,19 +1,24 @@
-"""What an evaluation says to `runner`; free of the toolboxes, which take seconds to import."""
+"""The experiment that an evaluation gives to `runner`; free of the toolboxes, which take seconds to import."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from densewalk.core.errors import UserError
+from densewalk.models.architecture import Architecture
+
 Config = dict[str, Any]
 PREFIX = "score"  # mmengine wants the names of a metric's values to have one; `run` takes it off
+# ImageNet's mean and standard deviation, of pixels in 0..255
+NORMALIZATION = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "bgr_to_rgb": True}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is trained on what, in the configuration dictionaries of `scope`'s toolbox.
+    """A model, its training and its test, in the configuration dictionaries of `scope`'s toolbox.
 
     optimizer: an optim_wrapper's `optimizer`, and `constructor` and `paramwise_cfg` if wanted. schedules: parameter schedulers
     that count iterations. metric: an evaluator's configuration; `run` returns what it computes. group_by_aspect: batches of
-    portrait or of landscape images only. test_model: what is put around the trained model, its `segmentor`, for the test.
+    portrait or of landscape images only. test_model: is put around the trained model, its `segmentor`, for the test.
     """
 
     scope: Literal["mmseg", "mmdet"]
@@ -27,6 +32,29 @@ class Experiment:
     batch_size: int
     group_by_aspect: bool = False
     test_model: Config | None = None
+
+
+def backbone(path: str, arch: Architecture, levels: list[int], **options: Any) -> Config:
+    """The configuration of a DensewalkBackbone."""
+    if levels != sorted(levels) or not 0 <= levels[0] <= levels[-1] < arch.depth:
+        raise UserError(f"levels {levels} do not fit {arch.name}", allowed=f"ascending block numbers from 0 to {arch.depth - 1}")
+    return {"type": "DensewalkBackbone", "path": path, "levels": levels, **options}
+
+
+def adamw(learning_rate: float, weight_decay: float) -> Config:
+    """AdamW for all parameters alike."""
+    return {"optimizer": {"type": "AdamW", "lr": learning_rate, "betas": (0.9, 0.999), "weight_decay": weight_decay}}
+
+
+def layer_decay(rate: float, *, decay_position_embedding: bool) -> Config:
+    """Layer-wise learning rates and selective weight decay, to be added to an optimizer."""
+    return {"constructor": "LayerDecayConstructor", "paramwise_cfg": {"rate": rate, "decay_position_embedding": decay_position_embedding}}
+
+
+def warm_up(iterations: int, start_factor: float) -> list[Config]:
+    """Linear warm-up, which reaches its last factor one step before `end`; none for 0 iterations."""
+    schedule = {"type": "LinearLR", "start_factor": start_factor, "begin": 0, "end": iterations + 1, "by_epoch": False}
+    return [schedule] if iterations else []
 
 
 def default_levels(depth: int) -> list[int]:

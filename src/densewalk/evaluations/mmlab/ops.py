@@ -1,6 +1,6 @@
-"""A stand-in for `mmcv._ext`, so that mmcv-lite serves where no compiler is.
+"""A replacement of `mmcv._ext`, so that mmcv-lite is enough where no compiler is.
 
-mmcv's Python code looks its compiled functions up in the module `mmcv._ext`, which mmcv-lite lacks. The two functions that
+mmcv's Python code looks up its compiled functions in the module `mmcv._ext`, which mmcv-lite lacks. The two functions that
 UPerNet, Mask R-CNN and Cascade Mask R-CNN need, `nms` and `roi_align`, are in every torchvision wheel, for CPU and CUDA, and
 give the same numbers to the bit. Any other operator fails with its name when it is called.
 """
@@ -21,10 +21,10 @@ NAME = "mmcv._ext"
 
 
 def install() -> bool:
-    """Put the stand-in in place; False where a compiled mmcv, or the stand-in, is there already."""
+    """Install the replacement; False where a compiled mmcv, or the replacement, is there already."""
     if importlib.util.find_spec(NAME) is not None:
         return False
-    module = StandIn(NAME)
+    module = Operators(NAME)
     module.__spec__ = ModuleSpec(NAME, loader=None)
     sys.modules[NAME] = module
     return True
@@ -41,53 +41,26 @@ def nms(boxes: Float[Tensor, "boxes 4"], scores: Float[Tensor, " boxes"], iou_th
     return torchvision.ops.nms(boxes.float(), scores.float(), iou_threshold)
 
 
-def roi_align_forward(
-    images: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    _argmax_y: Tensor,
-    _argmax_x: Tensor,
-    *,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
-) -> None:
+def roi_align_forward(images: Tensor, rois: Tensor, output: Tensor, *_unused: Tensor, **options: Any) -> None:
     """Average-pooled RoIAlign of `rois` (image index, x1, y1, x2, y2), written to `output`; float32 inside, whatever the inputs."""
-    _require_average(pool_mode)
-    pooled = torch.ops.torchvision.roi_align(
-        images.float(), rois.float(), spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned
-    )
-    output.copy_(pooled)
+    scale, size, sampling = _average_pooling(**options)
+    output.copy_(torch.ops.torchvision.roi_align(images.float(), rois.float(), scale, *size, *sampling))
 
 
-def roi_align_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    _argmax_y: Tensor,
-    _argmax_x: Tensor,
-    grad_images: Tensor,
-    *,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
-) -> None:
+def roi_align_backward(grad_output: Tensor, rois: Tensor, _y: Tensor, _x: Tensor, grad_images: Tensor, **options: Any) -> None:
     """The gradient of `roi_align_forward` with respect to the images, written to `grad_images`."""
-    _require_average(pool_mode)
-    grad = torch.ops.torchvision._roi_align_backward(
-        grad_output.float(), rois.float(), spatial_scale, aligned_height, aligned_width, *grad_images.shape, sampling_ratio, aligned
-    )
-    grad_images.copy_(grad)
+    scale, size, sampling = _average_pooling(**options)
+    gradient = torch.ops.torchvision._roi_align_backward
+    grad_images.copy_(gradient(grad_output.float(), rois.float(), scale, *size, *grad_images.shape, *sampling))
 
 
-def _require_average(pool_mode: int) -> None:
+def _average_pooling(
+    *, aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int, pool_mode: int, aligned: bool
+) -> tuple[float, tuple[int, int], tuple[int, bool]]:
+    """mmcv's options in the groups that torchvision takes."""
     if pool_mode != 1:
         _missing("roi_align with max pooling")
+    return spatial_scale, (aligned_height, aligned_width), (sampling_ratio, aligned)
 
 
 def _missing(name: str) -> NoReturn:
@@ -96,7 +69,7 @@ def _missing(name: str) -> NoReturn:
     )
 
 
-class StandIn(ModuleType):
+class Operators(ModuleType):
     """A module that has every operator, most of which only say that they are missing."""
 
     nms = staticmethod(nms)

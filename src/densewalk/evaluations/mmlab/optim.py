@@ -4,7 +4,7 @@
 
 With 12 blocks: embeddings rate^13, block i rate^(12 - i), final norm, pyramid and heads 1 (BEiT, https://arxiv.org/abs/2106.08254;
 iBOT, https://arxiv.org/abs/2111.07832). mmsegmentation's own constructor looks for `layers.` where a ViT has `blocks.` and leaves
-every block at 1 without a word; this one asks the backbone.
+every block at 1 without a warning; this one asks the backbone.
 """
 
 import csv
@@ -24,7 +24,7 @@ TOKEN_PARAMETERS = ("pos_embed", "cls_token", "reg_token")
 
 @dataclass(frozen=True)
 class Row:
-    """How one parameter is optimised: its factor on the learning rate, and whether its weights are decayed."""
+    """How one parameter is optimized: its factor on the learning rate, and whether its weights are decayed."""
 
     name: str
     layer: int
@@ -38,13 +38,14 @@ def decay_table(model: nn.Module, rate: float, *, decay_position_embedding: bool
     Biases and other one-dimensional parameters (norms, LayerScale) are not decayed. Position embeddings, CLS and registers
     are, unless `decay_position_embedding` is off: published results come from code that means to leave them out but does not.
     """
+    depth_of: Any = model.backbone.get_layer_depth  # type: ignore[union-attr]
     rows = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         inside = name.startswith("backbone.")
-        _, layers = model.backbone.get_layer_depth("")  # type: ignore[operator, union-attr]
-        layer = model.backbone.get_layer_depth(name.removeprefix("backbone."))[0] if inside else layers - 1  # type: ignore[operator, union-attr]
+        layer, layers = depth_of(name.removeprefix("backbone."))
+        layer = layer if inside else layers - 1
         token = inside and name.rsplit(".", 1)[-1] in TOKEN_PARAMETERS
         decayed = parameter.ndim > 1 and not name.endswith(".bias") and (decay_position_embedding or not token)
         rows.append(Row(name, layer, rate ** (layers - 1 - layer), decayed))
@@ -52,8 +53,7 @@ def decay_table(model: nn.Module, rate: float, *, decay_position_embedding: bool
 
 
 def write_table(model: nn.Module, optimizer: Optimizer, path: Path) -> None:
-    """One line per trained parameter as the optimiser has it: shape, factor on the learning rate, learning rate after the warm-up,
-    weight decay."""
+    """Write shape, factor on the learning rate, learning rate after the warm-up and weight decay of every trained parameter."""
     names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -67,7 +67,7 @@ def write_table(model: nn.Module, optimizer: Optimizer, path: Path) -> None:
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayConstructor(DefaultOptimWrapperConstructor):
-    """Builds the optimiser from `decay_table`, one group per layer and kind.
+    """Builds the optimizer from `decay_table`, one group per layer and kind.
 
     paramwise_cfg: {"rate": 0.9, "decay_position_embedding": True}.
     """
@@ -78,7 +78,6 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         parameters = dict(module.named_parameters())
         groups: dict[tuple[int, bool], dict[str, Any]] = {}
         for row in table:
-            decay = self.base_wd if row.decayed else 0.0
-            group = {"params": [], "lr": self.base_lr * row.lr_scale, "weight_decay": decay}
+            group = {"params": [], "lr": self.base_lr * row.lr_scale, "weight_decay": self.base_wd if row.decayed else 0.0}
             groups.setdefault((row.layer, row.decayed), group)["params"].append(parameters[row.name])
         params.extend(groups.values())

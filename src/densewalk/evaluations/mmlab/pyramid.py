@@ -80,7 +80,7 @@ class ChannelNorm(nn.LayerNorm):
         super().__init__(channels, eps=1e-6)
 
     def forward(self, maps: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch dim rows columns"]:
-        """Every position on its own."""
+        """Normalize every position on its own."""
         return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 

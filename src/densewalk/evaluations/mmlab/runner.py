@@ -1,17 +1,15 @@
 """Training and testing a toolbox's model under this project's rules.
 
-mmengine's loops, schedulers and optimiser wrappers do the work. What is ours: randomness is a function of (seed, step) and
+mmengine's loops, schedulers and optimizer wrappers do the work. Ours are: randomness is a function of (seed, step) and
 (seed, sample); the state is `densewalk.training.state.State`, which holds tensors and plain values only (mmengine's own checkpoints
 pickle objects, and its loader falls back to executing them); signals save and stop; progress and the learning curve look like
 those of the pretraining.
 """
 
 import itertools
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -25,10 +23,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from densewalk.core import distributed
-from densewalk.core.errors import Interrupted
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import Progress, log
 from densewalk.evaluations.common.base import Job
+from densewalk.evaluations.common.periodic_saver import PeriodicSaver
 from densewalk.evaluations.mmlab import (
     optim,
     vit,  # noqa: F401  registers DensewalkBackbone
@@ -41,13 +39,13 @@ from densewalk.training.state import State
 
 SAVE_SECONDS = 600.0  # between two checkpoints: at most this much work is lost without a signal
 CURVE = "metrics.jsonl"
-TABLE = "optimizer.csv"  # beside the result: learning rate and weight decay of every parameter
+TABLE = "optimizer.csv"  # learning rate and weight decay of every parameter
 CURVE_EVERY = 10  # iterations between two points of the learning curve
 _numbers = itertools.count()
 
 
 def run(experiment: Experiment, job: Job, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Train from the newest intact checkpoint in `job.state`, if there is one, then test; what the metric computes.
+    """Train from the newest intact checkpoint in `job.state`, if there is one, then test; return what the metric computes.
 
     The learning curve is kept in `job.out`.
 
@@ -58,7 +56,9 @@ def run(experiment: Experiment, job: Job, inputs: Mapping[str, str]) -> dict[str
         Interrupted: a signal came; the state is saved.
         TrainingError: the loss is not finite.
     """
-    with State(job.state / "training", inputs) as state, deterministic(), quiet(), TemporaryDirectory() as scratch:
+    with State(job.state / "training", inputs) as state, deterministic(), warnings.catch_warnings(), TemporaryDirectory() as scratch:
+        # the toolboxes' advice on their own configuration
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"mm(engine|cv|seg|det)\.")
         with stop_signals() as stop:
             runner = StatefulRunner(experiment, job, state, stop, scratch)
             runner.train()
@@ -83,24 +83,17 @@ def deterministic() -> Iterator[None]:
         torch.backends.cudnn.deterministic = cudnn
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the toolboxes' advice on their own configuration."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"mm(engine|cv|seg|det)\.")
-        yield
-
-
 class StatefulRunner(Runner):
     """mmengine's runner on one chosen device, with this project's state and without mmengine's files, tables and dumps.
 
-    scratch: a folder for what mmengine insists on writing.
+    scratch: a folder for the files that mmengine writes in any case.
     """
 
     _has_loaded: bool
 
     def __init__(self, experiment: Experiment, job: Job, state: State, stop: StopRequest, scratch: str) -> None:
         self.state, self.device = state, distributed.local_device(job.device)
+        saver = PeriodicSaver(state, stop, experiment.iterations, seconds=SAVE_SECONDS, unit="iteration")
         training, test = loaders(experiment, job)
         super().__init__(
             model=ConfigDict(experiment.model),
@@ -113,7 +106,7 @@ class StatefulRunner(Runner):
             test_cfg={"type": "TestLoop"},
             test_evaluator=experiment.metric,
             default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
-            custom_hooks=[SeedHook(job.seed), TableHook(job.out / TABLE), ProgressHook(state, job), StateHook(state, stop)],
+            custom_hooks=[JobHook(state, job), StateHook(saver)],
             default_scope=experiment.scope,
             randomness={"seed": derive_seed(job.seed, "model") % 2**32},
             log_level="WARNING",
@@ -121,17 +114,17 @@ class StatefulRunner(Runner):
         )
 
     def train(self) -> nn.Module:
-        """mmengine's, after which the training's loading processes end instead of waiting for more."""
+        """Train, then end the loading processes, which mmengine would keep waiting."""
         model = super().train()
         del self.train_loop.dataloader_iterator
         return model
 
     def wrap_model(self, _config: Config | None, model: nn.Module) -> nn.Module:
-        """The model on the job's device; mmengine would take a GPU wherever there is one."""
+        """Put the model on the job's device; mmengine would take a GPU wherever there is one."""
         return model.to(self.device)
 
     def load_or_resume(self) -> None:
-        """Continue from the state, once everything that has a state is built."""
+        """Resume from the state, once everything that has a state is built."""
         if self._has_loaded:
             return
         self._has_loaded = True
@@ -146,10 +139,10 @@ class StatefulRunner(Runner):
         log.info("resuming after iteration %d", content["step"])
 
     def _log_env(self, _env: Config) -> None:
-        """Nothing: results carry their provenance, and collecting mmengine's takes seconds."""
+        """Skip it: results carry their provenance, and collecting mmengine's takes seconds."""
 
     def dump_config(self) -> None:
-        """Nothing: results carry their settings."""
+        """Skip it: results carry their settings."""
 
 
 def precision(device: torch.device) -> Config:
@@ -160,8 +153,8 @@ def precision(device: torch.device) -> Config:
 
 
 def loaders(experiment: Experiment, job: Job) -> tuple["DataLoader[Any]", "DataLoader[Any]"]:
-    """Training batches without end, and the test images one by one."""
-    # serialised entries are shared by loading processes instead of copied; in one process they only cost time
+    """Endless training batches, and the test images one by one."""
+    # serialized entries are shared by loading processes instead of copied; in one process they only cost time
     shared = {"serialize_data": job.workers > 0}
     # transforms are looked up in the current scope when a data set is built; pycocotools prints what it does
     with DefaultScope.overwrite_default_scope(experiment.scope), redirect_stdout(None):
@@ -174,63 +167,46 @@ def loaders(experiment: Experiment, job: Job) -> tuple["DataLoader[Any]", "DataL
     return batches, DataLoader(test, 1, shuffle=False, **options)  # type: ignore[arg-type]
 
 
-class SeedHook(Hook):
-    """Makes what is random in an iteration (drop path, dropout, sampled regions) depend on (seed, iteration) alone."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def before_train_iter(self, runner: Runner, **_: Any) -> None:
-        """Called with the batch at hand, whose loading draws from the same generators."""
-        seed_everything(derive_seed(self.seed, "step", runner.iter))
-
-
-class TableHook(Hook):
-    """Writes down what the optimiser does to each parameter."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def before_train(self, runner: Runner) -> None:
-        """The optimiser is there."""
-        optim.write_table(runner.model, runner.optim_wrapper.optimizer, self.path)
-
-
-class ProgressHook(Hook):
-    """Progress lines with the time left, and the learning curve in the state folder."""
+class JobHook(Hook):
+    """Seeds every iteration, notes optimizer and learning curve, and reports the progress."""
 
     # the learning rate that is noted is the one that was used: schedulers come later
     priority = "NORMAL"
 
     def __init__(self, state: State, job: Job) -> None:
-        self.state, self.tensorboard = state, job.tensorboard
+        self.state, self.job = state, job
 
     def before_train(self, runner: Runner) -> None:
-        """Called after a resume."""
+        """Write what the optimizer does to each parameter, and begin or continue the curve."""
+        optim.write_table(runner.model, runner.optim_wrapper.optimizer, self.job.out / TABLE)
         self.progress = Progress("train", runner.max_iters, done=runner.iter)
-        self.curve = Curve(self.state.folder / CURVE, runner.iter, every=CURVE_EVERY, tensorboard=self.tensorboard)
+        self.curve = Curve(self.state.folder / CURVE, runner.iter, every=CURVE_EVERY, tensorboard=self.job.tensorboard)
+
+    def before_train_iter(self, runner: Runner, **_: Any) -> None:
+        """Make drop path, dropout and sampled regions depend on (seed, iteration) alone; loading draws from the same generators."""
+        seed_everything(derive_seed(self.job.seed, "step", runner.iter))
 
     def after_train_iter(self, runner: Runner, outputs: dict[str, torch.Tensor], **_: Any) -> None:
-        """One iteration is done; `outputs` are its losses."""
+        """Note an iteration; `outputs` are its losses."""
         logs = {name: value for name, value in outputs.items() if name != "loss"}
         self.curve.add(runner.iter, outputs["loss"], logs, runner.optim_wrapper.optimizer)
         self.progress.advance(f"loss {self.curve.latest_loss:.4f}")
 
     def after_train(self, _runner: Runner) -> None:
-        """The last iteration is done."""
+        """Close the curve."""
         self.curve.close()
         self.progress.close()
 
     def before_test(self, runner: Runner) -> None:
-        """A new count begins."""
+        """Begin to count images."""
         self.progress = Progress("test", len(runner.test_dataloader))
 
     def after_test_iter(self, _runner: Runner, **_: Any) -> None:
-        """One image is done."""
+        """Count an image."""
         self.progress.advance()
 
     def after_test(self, _runner: Runner) -> None:
-        """The last image is done."""
+        """Stop counting."""
         self.progress.close()
 
 
@@ -240,28 +216,24 @@ class StateHook(Hook):
     # after the schedulers, whose state is saved with the rest
     priority = "VERY_LOW"
 
-    def __init__(self, state: State, stop: StopRequest) -> None:
-        self.state, self.stop, self.saved = state, stop, time.monotonic()
+    def __init__(self, saver: PeriodicSaver) -> None:
+        self.saver = saver
 
     def after_train_iter(self, runner: Runner, outputs: dict[str, torch.Tensor], **_: Any) -> None:
         """Save if it is time.
 
         Raises:
             Interrupted: there was a signal.
-            TrainingError: what would be saved is spoilt.
+            TrainingError: the loss is not finite.
         """
-        done, last = runner.iter + 1, runner.iter + 1 == runner.max_iters
-        if self.stop.requested or last or time.monotonic() - self.saved >= SAVE_SECONDS:
-            require_finite(outputs["loss"], runner.iter, self.state.folder / CURVE)
-            self.state.save(done, content_of(runner, done))
-            self.saved = time.monotonic()
-        if self.stop.requested and not last:
-            where = f"iteration {done} of {runner.max_iters}"
-            raise Interrupted(f"stopped by a signal after {where}; the state is saved in {self.state.folder}")
+        done = runner.iter + 1
+        if self.saver.is_due(done):
+            require_finite(outputs["loss"], runner.iter, self.saver.state.folder / CURVE)
+            self.saver.save(done, state_content(runner, done))
 
 
-def content_of(runner: Runner, done: int) -> dict[str, Any]:
-    """All that a resume needs: tensors, numbers, strings, and lists and dictionaries of them."""
+def state_content(runner: Runner, done: int) -> dict[str, Any]:
+    """Everything that a resume needs: tensors, numbers, strings, and lists and dictionaries of them."""
     return {
         "step": done,
         "model": runner.model.state_dict(),

@@ -1,4 +1,4 @@
-"""What mmsegmentation lacks: DINOv2's linear head, data sets by list and label rule, tests at several sizes, an exact mIoU."""
+"""Missing parts of mmsegmentation: DINOv2's linear head, data sets by list and label rule, tests at several sizes, an exact mIoU."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +21,9 @@ from densewalk.evaluations.mmlab.experiment import PREFIX
 
 @MODELS.register_module()
 class LinearHead(BaseDecodeHead):
-    """A 1x1 convolution on the maps (concatenated, with `input_transform: resize_concat`), with or without batch normalisation.
+    """A 1x1 convolution on the maps (concatenated, with `input_transform: resize_concat`), with or without batch normalization.
 
-    With: DINOv2, https://arxiv.org/abs/2304.07193, section 7.4, which normalises over all its processes; so does one process with all
+    With: DINOv2, https://arxiv.org/abs/2304.07193, section 7.4, which normalizes over all its processes; so does one process with all
     images. Without: iBOT, https://arxiv.org/abs/2111.07832.
     """
 
@@ -57,8 +57,8 @@ class LabelledImages(BaseSegDataset):
 
 @TRANSFORMS.register_module()
 class LoadClasses(BaseTransform):
-    """A mask as classes by a label rule, in place of the toolbox's loading, which knows one rule (`reduce_zero_label`), takes
-    any pixel value for a class, and cuts 16 bits down to 8 without a word.
+    """A mask as classes by a label rule. The toolbox's own loading knows one rule (`reduce_zero_label`), takes any pixel value for a
+    class, and cuts 16 bits down to 8 without a warning.
     """
 
     def __init__(self, rule: LabelRule) -> None:
@@ -73,7 +73,7 @@ class LoadClasses(BaseTransform):
 
 @MODELS.register_module()
 class AveragedViews(nn.Module):
-    """A segmentor that sees every test image several times and averages its softmax.
+    """A segmentor whose softmax is averaged over several views of every test image.
 
         for view, weight in zip(views, weights):                # a view is an image at one size, mirrored or not
             total += weight * softmax(resize(unflip(logits(view)), size of the image itself))
@@ -83,7 +83,7 @@ class AveragedViews(nn.Module):
     1500 px are 22 GB.
 
     Args:
-        segmentor: does the resizing. weights: of the views, in the order of the data set's `TestTimeAug`.
+        segmentor: resizes its logits. weights: of the views, in the order of the data set's `TestTimeAug`.
     """
 
     def __init__(self, segmentor: nn.Module, weights: Sequence[float]) -> None:
@@ -109,7 +109,7 @@ class SegmentationScore(BaseMetric):
     mmsegmentation's own metric adds up float32 histograms and rounds to two decimals; otherwise the numbers are the same.
 
     Args:
-        shown: how many predictions are kept for a picture.
+        shown: how many predictions are kept for `strip.png`.
     """
 
     default_prefix = PREFIX

@@ -18,7 +18,7 @@ from densewalk.models.loading import load
 class DensewalkBackbone(BaseModule):
     """A backbone file, loaded strictly, that gives the patch maps of some of its blocks.
 
-    Registers, LayerScale and each family's way of interpolating position embeddings come from `densewalk.backbone`.
+    Registers, LayerScale and each family's way of interpolating position embeddings come from `densewalk.models`.
 
     Args:
         path: file with the weights, an export of this project.
@@ -26,8 +26,8 @@ class DensewalkBackbone(BaseModule):
         final_norm: apply the final LayerNorm to every map.
         frozen: no gradient, and evaluation mode whatever the model around it is in.
         drop_path: stochastic depth's rate at the last block.
-        padding: where zeros go when a side is no multiple of the patch. `centre`: evenly to both ends, as DINOv2 does; the maps
-            then cover slightly more than the image, which a head that resizes them to the image's size takes for the image.
+        padding: where zeros go when a side is no multiple of the patch. `center`: evenly to both ends, as DINOv2 does; the maps
+            then cover slightly more than the image, which a head that resizes them to the image's size ignores.
             `corner`: to the right and below, so that position x of the image stays at x / patch of the maps, which boxes need.
     """
 
@@ -40,7 +40,7 @@ class DensewalkBackbone(BaseModule):
         frozen: bool = False,
         drop_path: float = 0.0,
         gradient_checkpointing: bool = False,
-        padding: Literal["centre", "corner"] = "corner",
+        padding: Literal["center", "corner"] = "corner",
     ) -> None:
         super().__init__()
         self.network = load(path, drop_path=drop_path)
@@ -53,10 +53,10 @@ class DensewalkBackbone(BaseModule):
         self.network.vit.blocks[self.levels[-1] + 1 :].requires_grad_(False)
 
     def init_weights(self) -> None:
-        """Nothing: the weights are the file's. mmengine calls this on all parts of a model before training."""
+        """Keep the file's weights. mmengine calls this on all parts of a model before training."""
 
     def train(self, mode: bool = True) -> "DensewalkBackbone":
-        """Training mode, which a frozen network does not follow."""
+        """Set the training mode; a frozen network stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.network.eval()
@@ -81,9 +81,9 @@ class DensewalkBackbone(BaseModule):
 
 
 def pad(
-    images: Float[Tensor, "batch 3 height width"], patch: int, where: Literal["centre", "corner"]
+    images: Float[Tensor, "batch 3 height width"], patch: int, where: Literal["center", "corner"]
 ) -> Float[Tensor, "batch 3 padded_height padded_width"]:
     """Zeros up to the next multiple of the patch; see `DensewalkBackbone`."""
     rows, columns = (-side % patch for side in images.shape[-2:])
-    top, left = (rows // 2, columns // 2) if where == "centre" else (0, 0)
+    top, left = (rows // 2, columns // 2) if where == "center" else (0, 0)
     return F.pad(images, (left, columns - left, top, rows - top))

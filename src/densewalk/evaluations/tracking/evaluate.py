@@ -1,26 +1,23 @@
 """Zero-shot box tracking on GOT-10k's layout: our own protocol, for which nothing is published.
 
-    densewalk evaluate --spec '{"protocol": "tracking", ...}' --backbone backbone.safetensors --state DIR --out FILE
+    densewalk evaluate --spec results/specs/HASH.json --backbone backbone.safetensors --state DIR --out FILE
 
-The first frame's box is filled to a mask, the mask travels along frozen features as in DAVIS (ops/label_propagation.py), and
-each frame's mask is boxed again. Nothing is trained, so a number says how well features keep to one object, not how well a
-tracker built on them would do. DoRA's and other papers' trackers have a trained head: do not compare.
+The first frame's box is filled to a mask, the mask is propagated along frozen features as for DAVIS, and each frame's mask becomes
+a box again. Nothing is trained. DoRA's and other papers' trackers have a trained head: do not compare.
 
 Scored as by GOT-10k's toolkit (https://arxiv.org/abs/1810.11981): the first frame and frames whose object is hidden (cover 0,
-or absent) do not count; both boxes are clipped to the picture; AO is the mean IoU over the frames of all sequences together, SR
-the share of them with IoU > 0.5 and > 0.75. A long sequence therefore counts more than a short one; `AO_sequences` is the mean
-over sequences. (The server's mAO averages over classes of motion and object; it has no counterpart here.) A frame without any
-pixel of the object keeps the box of the frame before.
+or absent) do not count; both boxes are clipped to the image; AO is the mean IoU over the frames of all sequences together, SR
+the share of them with IoU > 0.5 and > 0.75. `AO_sequences` is the mean over sequences. A frame without any pixel of the object
+keeps the box of the frame before.
 
 How a mask becomes a box was chosen on boxes made from DAVIS masks (5 sequences, 214 scored frames, random weights). AO with ViT-T/16
-at 480 px: 33.3 for the largest piece, 24.7 for the box around all pixels, 42.1 for all but 5 % a side; at 240 px 19.9, 21.5 and
-34.7. The first box, never moved, has 47.4 there: features that know nothing of objects do worse than standing still.
+at 480 px: 33.3 for the largest component, 24.7 for the box around all pixels, 42.1 for all but 5 % a side; at 240 px 19.9, 21.5 and
+34.7. The first box, never moved, has 47.4 there.
 
     job.out/{sequence}.txt      predicted boxes, x,y,width,height, one line per frame
     job.out/{sequence}.png      some frames: true box blue, predicted box orange
 """
 
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -34,77 +31,62 @@ from densewalk.core.files import atomic_write
 from densewalk.core.progress import Progress
 from densewalk.data.benchmarks.boxes import Track, clip, got10k, iou
 from densewalk.data.benchmarks.video_objects import Sequence
-from densewalk.evaluations.common import label_propagation
 from densewalk.evaluations.common.base import Job, Result
+from densewalk.evaluations.common.label_propagation import Propagation, reduce_mask
 from densewalk.evaluations.tracking.settings import TrackingSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import load
-from densewalk.ops.label_propagation import Rule, follow
 from densewalk.visualization.overlays import FOUND_COLOUR, TRUE_COLOUR, with_boxes
 
-SHOWN, WIDTH = 4, 320  # frames in a picture, and their width in pixels
+SHOWN, WIDTH = 4, 320  # frames in an image, and their width in pixels
 
 
 def evaluate(settings: TrackingSettings, backbone_path: Path, job: Job) -> Result:
-    """Track and score every sequence; boxes and pictures go to `job.out`.
-
-    Raises:
-        UserError: a sequence, frame or box file is missing, damaged or does not fit; the message names the file.
-    """
-    tracks = got10k(settings.root, settings.split, settings.sequences)
-    for track in tracks:
-        check(track)
+    """Track and score every sequence; boxes and images go to `job.out`."""
+    tracks = find_tracks(settings)
     backbone = load(backbone_path).eval().to(job.device)
     progress = Progress("tracking", sum(len(track) for track in tracks))
     overlaps = {}
     for track in tracks:
-        found = follow_box(backbone, track, settings, progress)
+        found = propagate_box(backbone, track, settings, progress)
         overlaps[track.name] = score(track, found)
         write_boxes(job.out / f"{track.name}.txt", found)
         write_strip(job.out / f"{track.name}.png", track, found)
     progress.close()
-    return summary(overlaps)
+    return summarize(overlaps)
 
 
 def describe_data(settings: TrackingSettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
-    tracks = got10k(settings.root, settings.split, settings.sequences)
-    for track in tracks:
-        check(track)
+    tracks = find_tracks(settings)
     return {"sequences": len(tracks), "frames": sum(map(len, tracks))}
 
 
-def check(track: Track) -> None:
-    """There must be something to follow and something to score."""
-    path = track.frames[0].parent / "groundtruth.txt"
-    if not rasterise(track.boxes[0], *track.size).any():
-        raise UserError(f"{path}, line 1: the box covers no pixel of {track.frames[0]}", todo="the first box says what to follow")
-    if not track.visible[1:].any():
-        raise UserError(f"{track.frames[0].parent} shows its object in no frame but the first", todo="leave the sequence out")
-
-
-# -- from the first box to all -----------------------------------------------------------------------------------------
+def find_tracks(settings: TrackingSettings) -> list[Track]:
+    """The chosen sequences; each must have something to track and something to score."""
+    tracks = got10k(settings.root, settings.split, settings.sequences)
+    for track in tracks:
+        path = track.frames[0].parent / "groundtruth.txt"
+        if not rasterize(track.boxes[0], *track.size).any():
+            raise UserError(f"{path}, line 1: the box covers no pixel of {track.frames[0]}", todo="the first box says what to follow")
+        if not track.visible[1:].any():
+            raise UserError(f"{track.frames[0].parent} shows its object in no frame but the first", todo="leave the sequence out")
+    return tracks
 
 
 @torch.inference_mode()
-def follow_box(backbone: Backbone, track: Track, settings: TrackingSettings, progress: Progress) -> Float[np.ndarray, "frames 4"]:
+def propagate_box(backbone: Backbone, track: Track, settings: TrackingSettings, progress: Progress) -> Float[np.ndarray, "frames 4"]:
     """The box of every frame; the first one is the true one."""
-    width, height = track.size
-    size = label_propagation.input_size(height, width, settings, backbone.patch)
-    grid = (size[0] // backbone.patch, size[1] // backbone.patch)
-    frames = label_propagation.features(backbone, Sequence(track.name, track.frames, []), size, progress)
-    start = next(frames)
-    first = label_propagation.reduce(rasterise(track.boxes[0], width, height), grid, keep_small_objects=True)
-    rule = Rule(grid, settings.radius, settings.top_k, settings.context, settings.temperature)
+    mask = rasterize(track.boxes[0], *track.size)
+    propagation = Propagation(backbone, Sequence(track.name, track.frames, []), mask.shape, settings, progress)
     boxes = [track.boxes[0]]
-    for soft in follow(chain([start], frames), label_propagation.one_hot(first).to(start.device), rule):
-        labels = label_propagation.decide(soft[0].unflatten(1, grid), size, (height, width))
+    for labels in propagation.labels(reduce_mask(mask, propagation.grid, keep_small_objects=True)):
         boxes.append(box_of(labels > 0, settings, boxes[-1]))
     return np.stack(boxes)
 
 
-def rasterise(box: Float[np.ndarray, "4"], width: int, height: int) -> UInt8[np.ndarray, "height width"]:
-    """1 where a pixel's centre lies inside the box, else 0."""
+def rasterize(box: Float[np.ndarray, "4"], width: int, height: int) -> UInt8[np.ndarray, "height width"]:
+    """1 where a pixel's center lies inside the box, else 0."""
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     inside = ((y >= box[1]) & (y < box[3]))[:, None] & ((x >= box[0]) & (x < box[2]))
     return inside.astype(np.uint8)
@@ -115,31 +97,28 @@ def box_of(mask: Bool[np.ndarray, "height width"], settings: TrackingSettings, b
     if not mask.any():
         return before
     if settings.box == "quantile":
-        sides = [quantiles(mask.sum(axis), settings.tail) for axis in (0, 1)]
-        return np.array([sides[0][0], sides[1][0], sides[0][1], sides[1][1]])
+        (left, right), (top, bottom) = (quantiles(mask.sum(axis), settings.tail) for axis in (0, 1))
+        return np.array([left, top, right, bottom])
     labels, _ = ndimage.label(mask)
     rows, columns = ndimage.find_objects(labels)[np.bincount(labels.ravel())[1:].argmax()]
     return np.array([columns.start, rows.start, columns.stop, rows.stop], dtype=np.float64)
 
 
 def quantiles(counts: Shaped[np.ndarray, " positions"], tail: float) -> tuple[float, float]:
-    """Where the `tail` and the 1 - `tail` quantile of pixels lie, drawn apart to the ends of a uniform bar with these quantiles."""
+    """The `tail` and 1 - `tail` quantiles of the pixels' positions, moved apart to the ends of a uniform bar with these quantiles."""
     shares = np.concatenate([[0.0], counts.cumsum() / counts.sum()])
     low, high = np.interp([tail, 1 - tail], shares, np.arange(len(shares), dtype=np.float64))
     more = tail * (high - low) / (1 - 2 * tail)
     return float(low - more), float(high + more)
 
 
-# -- scores ------------------------------------------------------------------------------------------------------------
-
-
 def score(track: Track, found: Float[np.ndarray, "frames 4"]) -> Float[np.ndarray, " scored"]:
-    """IoU of every frame but the first in which the object is seen."""
+    """IoU of every frame but the first in which the object is visible."""
     truth, found = (clip(boxes, *track.size) for boxes in (track.boxes, found))
     return iou(truth, found)[1:][track.visible[1:]]
 
 
-def summary(overlaps: dict[str, Float[np.ndarray, " _"]]) -> Result:
+def summarize(overlaps: dict[str, Float[np.ndarray, " _"]]) -> Result:
     """Pooled over frames, in percent, and each sequence's own values."""
     pooled = np.concatenate(list(overlaps.values()))
     metrics = {**rates(pooled), "AO_sequences": 100 * float(np.mean([values.mean() for values in overlaps.values()]))}
@@ -151,9 +130,6 @@ def rates(overlaps: Float[np.ndarray, " _"]) -> dict[str, float]:
     """AO and success rates in percent."""
     above = {f"SR_{percent}": 100 * float((overlaps > percent / 100).mean()) for percent in (50, 75)}
     return {"AO": 100 * float(overlaps.mean()), **above}
-
-
-# -- output ------------------------------------------------------------------------------------------------------------
 
 
 def write_boxes(path: Path, boxes: Float[np.ndarray, "frames 4"]) -> None:
@@ -169,7 +145,7 @@ def write_strip(path: Path, track: Track, found: Float[np.ndarray, "frames 4"]) 
     numbers = np.linspace(0, len(track) - 1, SHOWN).round().astype(int).tolist()
     truths = [with_boxes(sequence.image(n), track.boxes[n : n + 1], TRUE_COLOUR) for n in numbers]
     shown = [with_boxes(image, found[n : n + 1], FOUND_COLOUR) for image, n in zip(truths, numbers, strict=True)]
-    picture = Image.fromarray(np.concatenate(shown, axis=1))
-    picture.thumbnail((SHOWN * WIDTH, picture.height))
+    strip = Image.fromarray(np.concatenate(shown, axis=1))
+    strip.thumbnail((SHOWN * WIDTH, strip.height))
     with atomic_write(path) as temporary:
-        picture.save(temporary)
+        strip.save(temporary)

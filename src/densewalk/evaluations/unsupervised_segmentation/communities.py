@@ -1,8 +1,8 @@
-"""Communities of a weighted network. The only door to networkx.
+"""Clusters that occur together: their co-occurrence, and the communities of this network. The only user of networkx.
 
-    groups = communities(weights, wanted=20, seed=0)
+    groups = find_communities(weights, wanted=20, seed=0)
 
-Louvain's method (https://arxiv.org/abs/0803.0476) maximises modularity,
+Louvain's method (https://arxiv.org/abs/0803.0476) maximizes modularity,
 
     sum over pairs i, j of one community of (w_ij - resolution * d_i d_j / sum of all w),   d_i = sum over j of w_ij
 
@@ -12,17 +12,51 @@ whose resolution decides between few large communities and many small ones.
 import networkx as nx
 import numpy as np
 from jaxtyping import Float, Int
+from torch import Tensor
 
 RESOLUTIONS = np.geomspace(0.01, 100, 41)
+# gray-level co-occurrence at distances 1 and 2 and eight angles, rounded to whole patches: diagonal neighbors are there twice
+OFFSETS = tuple(
+    (round(distance * np.sin(angle)), round(distance * np.cos(angle))) for distance in (1, 2) for angle in np.arange(8) * np.pi / 4
+)
 
 
-def communities(weights: Float[np.ndarray, "nodes nodes"], *, wanted: int, seed: int) -> Int[np.ndarray, " nodes"]:
+def cooccurrence(labels: Int[Tensor, "images rows columns"], clusters: int) -> Float[np.ndarray, "{clusters} {clusters}"]:
+    """Share of each cluster in each cluster's neighborhood, mean over the images where it has one; 0 is the background.
+
+    for image:
+        for p, offset in OFFSETS:
+            if p and p + offset lie in the image and in the foreground:
+                C[labels[p], labels[p + offset]] += 1
+        for i with a neighbor: total[i] += C[i] / sum(C[i]);  count[i] += 1
+    share[i] = total[i] / count[i]
+    """
+    total, count = np.zeros((clusters, clusters)), np.zeros((clusters, 1))
+    for image in labels.numpy():
+        pairs = np.concatenate([_pairs(image, *offset) for offset in OFFSETS])
+        pairs = pairs[(pairs > 0).all(1)] - 1
+        met = np.bincount(pairs @ (clusters, 1), minlength=clusters**2).reshape(clusters, clusters)
+        neighbors = met.sum(1, keepdims=True)
+        total += met / np.maximum(neighbors, 1)
+        count += neighbors > 0
+    return total / np.maximum(count, 1)
+
+
+def _pairs(image: Int[np.ndarray, "rows columns"], down: int, right: int) -> Int[np.ndarray, "pairs 2"]:
+    """Labels of all p and p + (down, right) within the image."""
+    rows, columns = image.shape
+    first = image[max(0, -down) : rows - max(0, down), max(0, -right) : columns - max(0, right)]
+    second = image[max(0, down) : rows - max(0, -down), max(0, right) : columns - max(0, -right)]
+    return np.stack([first.ravel(), second.ravel()], axis=1)
+
+
+def find_communities(weights: Float[np.ndarray, "nodes nodes"], *, wanted: int, seed: int) -> Int[np.ndarray, " nodes"]:
     """Each node's community: 0, 1, ... in the order of their first nodes.
 
     Args:
         weights: symmetric and not negative; 0 is no edge, and the diagonal counts for nothing.
-        wanted: of all `RESOLUTIONS` the one counts that makes the number of communities with an edge nearest to this, the nearest
-            to 1 where several do. A node without an edge is a community of its own at every resolution.
+        wanted: the resolution is chosen whose number of communities with an edge is nearest to this, the nearest to 1 among
+            several. A node without an edge is a community of its own at every resolution.
     """
     rows, columns = np.nonzero(np.triu(weights, 1))
     graph: nx.Graph = nx.Graph()

@@ -1,13 +1,12 @@
 """Unsupervised video segmentation: clusters of frozen patch features, matched to the objects of annotated videos.
 
-    densewalk evaluate --spec '{"protocol": "video_segmentation", ...}' --backbone backbone.safetensors --state DIR --out FILE
+    densewalk evaluate --spec results/specs/HASH.json --backbone backbone.safetensors --state DIR --out FILE
 
-Frames are cut to a square. Features of all patches are standardised and projected on their principal components, interpolated to
-the pixels and clustered by k-means: for each frame by itself (F), each clip (C), or the whole data set at once (D). Clusters are
-matched to labels, background among them, within the same frame, clip or data set, and the mIoU is averaged over frames or clips.
-With as many clusters as labels the matching is the Hungarian one, with more (F_over, C_over, D_over) each cluster takes the label
-that most of its pixels have. Source: Time-Tuning (https://arxiv.org/abs/2308.11796, section 4) and its released evaluation.py,
-clustering.py and metrics.py.
+Frames are cut to a square. Features of all patches are standardized, projected on their principal components, interpolated to the
+pixels and clustered by k-means: of each frame (F), each clip (C), or the whole data set (D). Clusters are matched to labels,
+background among them, within the same frame, clip or data set. The mIoU is averaged over frames or clips. With as many clusters as
+labels the matching is the Hungarian one; with more (F_over, C_over, D_over) each cluster takes the label that most of its pixels
+have. Source: Time-Tuning (https://arxiv.org/abs/2308.11796, section 4) and its released evaluation.py, clustering.py, metrics.py.
 
     job.out/{sequence}.png      frames of the first clip: the labels above, its clusters (C) below
 
@@ -33,39 +32,35 @@ from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import track
 from densewalk.data.benchmarks.video_objects import Sequence, davis, youtube_vos
 from densewalk.data.images import normalize, read_rgb
-from densewalk.evaluations.common.base import Job, Result, require_finite
+from densewalk.evaluations.common.base import Job, Result, fit_to_patches, require_finite
 from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
 from densewalk.evaluations.video_segmentation.settings import VideoSegmentationSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import load
-from densewalk.ops.clustering import PrincipalComponents, kmeans
+from densewalk.ops.clustering import POINTS, PrincipalComponents, kmeans
 from densewalk.visualization.strips import write_rows
 
-POINTS_PER_CLUSTER = 256  # random pixels that k-means learns from, faiss's rule
 Matching = Literal["hungarian", "many_to_one"]
 
 
 def evaluate(settings: VideoSegmentationSettings, backbone_path: Path, job: Job) -> Result:
-    """Score one backbone.
-
-    Raises:
-        UserError: data missing or damaged; the message names the file.
-    """
+    """Score one backbone."""
     clips = find_clips(settings)
     backbone = load(backbone_path).eval().to(job.device)
-    side = max(1, settings.size // backbone.patch) * backbone.patch
+    size = fit_to_patches(settings.size, backbone.patch)
     scores: dict[str, list[float]] = {name: [] for name in settings.METRICS}
-    seen: list[Seen] = []
-    components = PrincipalComponents()
+    features, labels, components = [], [], PrincipalComponents()
     for clip in track(clips, "video_segmentation"):
-        view = look(backbone, clip, side, settings)
+        view = read_clip(backbone, clip, size, settings)
+        score_clip(scores, view, settings, job, clip)
         components.add(view.features.flatten(0, 1))
-        by_clip = PrincipalComponents(view.features.flatten(0, 1)).project(view.features, settings.components)
-        score_clip(scores, view, by_clip, settings, job, clip)
-        seen.append(Seen(view.features, view.grid, view.small_labels))
-    score_dataset(scores, seen, components, settings, job)
+        features.append(view.features)
+        labels.append(view.small_labels)
+    points = torch.cat([components.project(x, settings.components) for x in features])
+    seeds = derive_seed(job.seed, "D"), derive_seed(job.seed, "D_over")
+    add_scores(scores, "D", points, view.grid, torch.cat(labels), settings.dataset_clusters, settings, seeds)
     metrics = {name: 100 * float(np.mean(values)) for name, values in scores.items()}
-    return Result(metrics=metrics, n=len(scores["F"]), unit="frames", details={"clips": len(clips), "input_size": side})
+    return Result(metrics=metrics, n=len(scores["F"]), unit="frames", details={"clips": len(clips), "input_size": size})
 
 
 def describe_data(settings: VideoSegmentationSettings) -> dict[str, int]:
@@ -88,7 +83,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class View:
-    """What one clip looks like to the backbone. Labels have the data set's numbers; 0 is background."""
+    """The frames of a clip as the backbone takes them. Labels have the data set's numbers; 0 is background."""
 
     images: UInt8[np.ndarray, "frames size size 3"]
     features: Float[Tensor, "frames patches dim"]
@@ -97,21 +92,8 @@ class View:
     small_labels: Int[Tensor, "frames small small"]
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What is kept of a clip until the whole data set is clustered; see `View`."""
-
-    features: Float[Tensor, "frames patches dim"]
-    grid: tuple[int, int]
-    labels: Int[Tensor, "frames small small"]
-
-
 def find_clips(settings: VideoSegmentationSettings) -> list[Clip]:
-    """Every sequence cut into consecutive clips.
-
-    Raises:
-        UserError: see `evaluate`.
-    """
+    """Every sequence cut into consecutive clips."""
     if settings.layout == "davis":
         year, split = settings.year, settings.split or "val"
         sequences = davis(settings.root, year=year, split=split, resolution=settings.resolution, only=settings.sequences)
@@ -126,18 +108,16 @@ def find_clips(settings: VideoSegmentationSettings) -> list[Clip]:
 
 
 @torch.inference_mode()
-def look(backbone: Backbone, clip: Clip, side: int, settings: VideoSegmentationSettings) -> View:
-    """Square frames, their features and labels.
-
-    Raises:
-        UserError: features are not finite; the message names the frame.
-    """
-    device = next(backbone.parameters()).device
-    images = torch.stack([square(read_rgb(clip.sequence.frames[n]), side, InterpolationMode.BILINEAR) for n in clip.numbers])
+def read_clip(backbone: Backbone, clip: Clip, size: int, settings: VideoSegmentationSettings) -> View:
+    """Square frames, their features and labels."""
+    device, frames = next(backbone.parameters()).device, [clip.sequence.frames[n] for n in clip.numbers]
+    images = torch.stack([crop_square(read_rgb(frame), size, InterpolationMode.BILINEAR) for frame in frames])
     tokens = backbone.tokens(normalize(images.to(device).float() / 255))
-    require_finite(tokens.patches, [clip.sequence.frames[n] for n in clip.numbers], backbone.source)
+    require_finite(tokens.patches, frames, backbone.source)
     masks = [torch.from_numpy(clip.sequence.mask(n))[None].long() for n in clip.numbers]
-    large, small = (torch.cat([square(mask, size, InterpolationMode.NEAREST) for mask in masks]) for size in (side, settings.dataset_size))
+    large, small = (
+        torch.cat([crop_square(mask, side, InterpolationMode.NEAREST) for mask in masks]) for side in (size, settings.dataset_size)
+    )
     return View(
         images=images.permute(0, 2, 3, 1).numpy(),
         features=tokens.patches.cpu(),
@@ -147,60 +127,56 @@ def look(backbone: Backbone, clip: Clip, side: int, settings: VideoSegmentationS
     )
 
 
-def square(picture: Tensor, side: int, interpolation: InterpolationMode) -> Tensor:
-    """[channels, height, width] resized to a short side of `side`, and the middle of that."""
-    return tv.center_crop(tv.resize(picture, [side], interpolation, antialias=True), [side, side])
+def crop_square(image: Tensor, size: int, interpolation: InterpolationMode) -> Tensor:
+    """[channels, height, width] resized to a short side of `size`, and the middle of that."""
+    return tv.center_crop(tv.resize(image, [size], interpolation, antialias=True), [size, size])
 
 
 # -- scores ----------------------------------------------------------------------------------------------------------
 
 
-def score_clip(
-    scores: dict[str, list[float]],
-    view: View,
-    components: Float[Tensor, "frames patches kept"],
-    settings: VideoSegmentationSettings,
-    job: Job,
-    clip: Clip,
-) -> None:
+def score_clip(scores: dict[str, list[float]], view: View, settings: VideoSegmentationSettings, job: Job, clip: Clip) -> None:
     """Add F and C of one clip, and draw the first clip of its sequence."""
+    points = PrincipalComponents(view.features.flatten(0, 1)).project(view.features, settings.components)
     seed = derive_seed(job.seed, clip.sequence.name, clip.numbers[0])
-    for frame in range(len(components)):
-        labels = view.labels[frame : frame + 1]
-        for name, count in (("F", len(labels.unique())), ("F_over", settings.clusters)):
-            maps = cluster_maps(components[frame : frame + 1], view.grid, labels.shape[-1], count, settings, seed + frame)
-            scores[name].append(match_and_score(labels, maps, count, matching(name))[0])
-    for name, count in (("C", len(view.labels.unique())), ("C_over", settings.clusters)):
-        maps = cluster_maps(components, view.grid, view.labels.shape[-1], count, settings, seed)
-        value, matched = match_and_score(view.labels, maps, count, matching(name))
-        scores[name].append(value)
-        if name == "C" and clip.numbers[0] == 0:
-            draw(job.out / f"{clip.sequence.name}.png", view, matched, clip.offset)
+    for i in range(len(points)):
+        seeds = (seed + i, seed + i)
+        add_scores(scores, "F", points[i : i + 1], view.grid, view.labels[i : i + 1], settings.clusters, settings, seeds)
+    matched = add_scores(scores, "C", points, view.grid, view.labels, settings.clusters, settings, (seed, seed))
+    if clip.numbers[0] == 0:
+        draw_clip(job.out / f"{clip.sequence.name}.png", view, matched, clip.offset)
 
 
-def score_dataset(
-    scores: dict[str, list[float]], seen: list[Seen], components: PrincipalComponents, settings: VideoSegmentationSettings, job: Job
-) -> None:
-    """Add D of all clips together."""
-    projected = torch.cat([components.project(clip.features, settings.components) for clip in seen])
-    labels = torch.cat([clip.labels for clip in seen])
-    for name, count in (("D", len(labels.unique())), ("D_over", settings.dataset_clusters)):
-        maps = cluster_maps(projected, seen[0].grid, settings.dataset_size, count, settings, derive_seed(job.seed, name))
-        scores[name].append(match_and_score(labels, maps, count, matching(name))[0])
+def add_scores(
+    scores: dict[str, list[float]],
+    metric: str,
+    points: Float[Tensor, "frames patches dim"],
+    grid: tuple[int, int],
+    labels: Int[Tensor, "frames size size"],
+    overclusters: int,
+    settings: VideoSegmentationSettings,
+    seeds: tuple[int, int],
+) -> Int[Tensor, "frames size size"]:
+    """Cluster and score with as many clusters as labels, matched one to one, and with `overclusters`, matched many to one.
 
-
-def matching(metric: str) -> Matching:
-    """How the metric's clusters find their labels."""
-    return "many_to_one" if metric.endswith("_over") else "hungarian"
+    Returns:
+        The labels that the clusters of the former are matched to.
+    """
+    size, count = labels.shape[-1], len(labels.unique())
+    value, matched = match_and_score(labels, cluster_maps(points, grid, size, count, settings, seeds[0]), count, "hungarian")
+    maps = cluster_maps(points, grid, size, overclusters, settings, seeds[1])
+    scores[metric].append(value)
+    scores[f"{metric}_over"].append(match_and_score(labels, maps, overclusters, "many_to_one")[0])
+    return matched
 
 
 def match_and_score(
-    labels: Int[Tensor, "frames height width"], maps: Int[Tensor, "frames height width"], clusters: int, how: Matching
+    labels: Int[Tensor, "frames height width"], maps: Int[Tensor, "frames height width"], clusters: int, matching: Matching
 ) -> tuple[float, Int[Tensor, "frames height width"]]:
-    """mIoU (0..1) over the labels that occur, and the label that each pixel's cluster was given; without one it is background."""
+    """mIoU (0..1) over the labels that occur, and the label that each pixel's cluster is matched to; without one it is background."""
     values = torch.cat([torch.zeros(1, dtype=torch.int64), labels.flatten()]).unique()
     confusion = confusion_matrix(torch.searchsorted(values, labels), maps, len(values), clusters)
-    assignment = hungarian(confusion) if how == "hungarian" else many_to_one(confusion)
+    assignment = hungarian(confusion) if matching == "hungarian" else many_to_one(confusion)
     return mean_iou(reassign(confusion, assignment)), values[assignment.clamp(min=0)][maps]
 
 
@@ -208,7 +184,7 @@ def match_and_score(
 
 
 def cluster_maps(
-    components: Float[Tensor, "frames patches dim"],
+    points: Float[Tensor, "frames patches dim"],
     grid: tuple[int, int],
     size: int,
     count: int,
@@ -217,14 +193,14 @@ def cluster_maps(
 ) -> Int[Tensor, "frames {size} {size}"]:
     """k-means over the pixels of all frames together, features being interpolated bilinearly to `size` x `size` pixels.
 
-    The pixels' features need not exist, but for those that k-means learns from: |x - c|^2 - |x|^2 = |c|^2 - 2 x . c is linear in x,
-    so that instead of 50 components of x it is interpolated itself, for as many centres as there are.
+    Only the features of the pixels that k-means learns from are interpolated. |x - c|^2 - |x|^2 = |c|^2 - 2 x . c is linear in x, so
+    that for all pixels it is interpolated itself, for as many centers as there are, instead of 50 components of x.
     """
-    chosen = sample_pixels(len(components), size, count * POINTS_PER_CLUSTER, seed)
-    learnt = torch.cat([pixels(frame, grid, size, own) for frame, own in zip(components, chosen, strict=True)])
-    centres = kmeans(learnt, count, seed=seed, iterations=settings.iterations, restarts=settings.restarts)
-    squares = centres.square().sum(dim=1)[:, None]
-    distances = ((squares - 2 * centres @ frame.T).unflatten(1, grid)[None] for frame in components)
+    chosen = sample_pixels(len(points), size, count * POINTS, seed)
+    learnt = torch.cat([interpolate_pixels(frame, grid, size, own) for frame, own in zip(points, chosen, strict=True)])
+    centers = kmeans(learnt, count, seed=seed, iterations=settings.iterations, restarts=settings.restarts)
+    squares = centers.square().sum(dim=1)[:, None]
+    distances = ((squares - 2 * centers @ frame.T).unflatten(1, grid)[None] for frame in points)
     return torch.cat([F.interpolate(d, (size, size), mode="bilinear").argmin(dim=1) for d in distances])
 
 
@@ -237,19 +213,16 @@ def sample_pixels(frames: int, size: int, most: int, seed: int) -> list[Int[Tens
     return [torch.from_numpy(chosen[a:b] - frame * per_frame) for frame, (a, b) in enumerate(pairwise(edges))]
 
 
-def pixels(
-    components: Float[Tensor, "patches dim"], grid: tuple[int, int], size: int, chosen: Int[Tensor, " chosen"]
+def interpolate_pixels(
+    points: Float[Tensor, "patches dim"], grid: tuple[int, int], size: int, chosen: Int[Tensor, " chosen"]
 ) -> Float[Tensor, "chosen dim"]:
-    """Features of some of one frame's `size` x `size` pixels, interpolated bilinearly between the centres of patches."""
-    picture = components.T.unflatten(1, grid)[None]
+    """Features of some of one frame's `size` x `size` pixels, interpolated bilinearly between the centers of patches."""
+    maps = points.T.unflatten(1, grid)[None]
     position = (2 * torch.stack([chosen % size, chosen // size], dim=1) + 1) / size - 1
-    return F.grid_sample(picture, position[None, None], mode="bilinear", padding_mode="border", align_corners=False)[0, :, 0].T
+    return F.grid_sample(maps, position[None, None], mode="bilinear", padding_mode="border", align_corners=False)[0, :, 0].T
 
 
-# -- pictures --------------------------------------------------------------------------------------------------------
-
-
-def draw(path: Path, view: View, matched: Int[Tensor, "frames height width"], offset: int) -> None:
+def draw_clip(path: Path, view: View, matched: Int[Tensor, "frames height width"], offset: int) -> None:
     """Some frames of a clip: their labels above, the matched clusters below."""
     numbers = np.linspace(0, len(view.images) - 1, min(4, len(view.images))).round().astype(int).tolist()
     own = [torch.where(labels > 0, labels - offset, 0).byte().numpy()[numbers] for labels in (view.labels, matched)]

@@ -1,0 +1,61 @@
+"""Images and masks of both splits in any of the layouts, and the names of their classes."""
+
+from pathlib import Path
+
+from densewalk.core.errors import UserError
+from densewalk.data.benchmarks import label_maps as labelled
+from densewalk.data.benchmarks import label_maps as layouts
+from densewalk.data.benchmarks.label_maps import Example
+from densewalk.data.benchmarks.label_rules import NAMES
+from densewalk.data.images import EXTENSIONS
+from densewalk.evaluations.segmentation.recipes import SegmentationSettings
+from densewalk.evaluations.segmentation.settings import LayoutData
+
+CHECKED = 200  # masks whose labels are checked before training: all of a small set, evenly spaced ones of a large set
+
+
+def check_data(settings: SegmentationSettings) -> tuple[list[Example], list[Example]]:
+    """The training and validation pairs."""
+    splits = settings.splits if isinstance(settings, LayoutData) else ("training", "validation")
+    training, validation = (list_split(settings, split) for split in splits)
+    if both := {example.image for example in training} & {example.image for example in validation}:
+        raise UserError(f"{min(both)} is in the training and in the validation split", todo="correct `training` and `validation`")
+    for examples in (training, validation):
+        for example in examples[:: max(1, len(examples) // CHECKED)]:
+            layouts.check(example, settings.rule)
+    return training, validation
+
+
+def list_split(settings: SegmentationSettings, split: str) -> list[Example]:
+    """The pairs of one split as their layout lists them, without a look into the files."""
+    root = Path(settings.root)
+    if not isinstance(settings, LayoutData):
+        examples = labelled.ade20k(root, split)
+        return require_masks(examples, examples[0].image.parent)
+    if settings.layout == "folders":
+        images, masks = root / (settings.images or "images") / split, root / (settings.masks or "annotations") / split
+        return require_masks(labelled.folders(images, masks), images)
+    if settings.layout == "voc":
+        return labelled.voc(root, split, settings.masks or "SegmentationClass")
+    if settings.layout == "cityscapes":
+        return labelled.cityscapes(root, split, "labelTrainIds")
+    return layouts.coco_stuff(root, split)
+
+
+def require_masks(examples: list[Example], folder: Path) -> list[Example]:
+    """The examples; images of `folder` without a mask are refused: leaving them out would change the benchmark."""
+    images = {path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS}
+    alone = sorted(images - {example.image for example in examples})
+    if alone:
+        found = f"{len(alone)} images in {folder} have no mask, e.g. {alone[0].name}"
+        raise UserError(found, todo="complete annotations/ or remove the images")
+    return examples
+
+
+def class_names(settings: SegmentationSettings) -> list[str]:
+    """Names of the classes, in their order; numbers where there are none."""
+    layout, given = (settings.layout, settings.class_names) if isinstance(settings, LayoutData) else ("ade20k", None)
+    if layout in NAMES:
+        return list(NAMES[layout])
+    names = labelled.class_names(settings.root, layout, settings.rule.label_values, given)
+    return [names[v] if len(names) == settings.rule.label_values else f"class {v}" for v in settings.rule.values]

@@ -1,0 +1,155 @@
+"""A recipe in mmsegmentation's configuration dictionaries."""
+
+from collections import Counter
+
+from densewalk.core.errors import UserError
+from densewalk.data.benchmarks.label_maps import Example
+from densewalk.evaluations.mmlab import experiment as mm
+from densewalk.evaluations.mmlab.experiment import Config, Experiment
+from densewalk.evaluations.segmentation.data import class_names
+from densewalk.evaluations.segmentation.recipes import LinearSettings, SegmentationSettings, UpernetSettings
+from densewalk.models.architecture import Architecture
+
+SHOWN = 4  # predictions in `strip.png`
+UNLIMITED = 99_999_999  # a long side that is never reached
+
+
+def experiment(
+    settings: SegmentationSettings, backbone: str, arch: Architecture, training: list[Example], validation: list[Example]
+) -> Experiment:
+    """The whole experiment."""
+    optimizer = mm.adamw(settings.learning_rate, settings.weight_decay)
+    if isinstance(settings, UpernetSettings):
+        model = upernet(settings, backbone, arch)
+        optimizer |= mm.layer_decay(settings.layer_decay, decay_position_embedding=settings.decay_position_embedding)
+    else:
+        assert isinstance(settings, LinearSettings)
+        model = linear(settings, backbone, arch)
+    crop = (settings.crop, settings.crop)
+    # crops from images smaller than the crop are padded
+    preprocessor = {"type": "SegDataPreProcessor", "size": crop, "pad_val": 0, "seg_pad_val": 255, **mm.NORMALIZATION}
+    window = {"mode": "slide", "crop_size": crop, "stride": (settings.stride, settings.stride)} if settings.slide else {"mode": "whole"}
+    # how the views of `test_pipeline` are put together: each size, plain and mirrored, as often as it is named
+    weights = [n for n in Counter(test_sides(settings)).values() for _ in ("plain", "mirrored")]
+    return Experiment(
+        scope="mmseg",
+        model=model | {"data_preprocessor": preprocessor, "test_cfg": window},
+        optimizer=optimizer,
+        schedules=schedules(settings),
+        training=dataset(settings, training, training_pipeline(settings)),
+        test=dataset(settings, validation, test_pipeline(settings)) | {"test_mode": True},
+        metric={"type": "SegmentationScore", "classes": len(settings.rule.values), "shown": SHOWN},
+        iterations=settings.iterations,
+        batch_size=settings.batch_size,
+        test_model={"type": "AveragedViews", "weights": weights} if settings.multi_scale else None,
+    )
+
+
+# -- models ----------------------------------------------------------------------------------------------------------
+
+
+def linear(settings: LinearSettings, backbone: str, arch: Architecture) -> Config:
+    """The frozen backbone with a linear head."""
+    levels = mm.default_levels(arch.depth) if settings.layers == "spread" else list(range(arch.depth - settings.layers, arch.depth))
+    if levels[0] < 0 or len(set(levels)) < len(levels):
+        raise UserError(f"layers {settings.layers}: {arch.name} has {arch.depth} blocks", todo="lower layers")
+    many = len(levels) > 1
+    head = {
+        "type": "LinearHead",
+        "batch_norm": settings.batch_norm,
+        "in_channels": [arch.dim] * len(levels) if many else arch.dim,
+        "in_index": list(range(len(levels))) if many else 0,
+        "input_transform": "resize_concat" if many else None,
+        "channels": arch.dim * len(levels),
+        **prediction(settings),
+    }
+    frozen = mm.backbone(backbone, arch, levels, final_norm=settings.final_norm, padding="center", frozen=True)
+    return {"type": "EncoderDecoder", "backbone": frozen, "decode_head": head}
+
+
+def upernet(settings: UpernetSettings, backbone: str, arch: Architecture) -> Config:
+    """The trainable backbone with UPerNet."""
+    options = {"drop_path": settings.drop_path, "gradient_checkpointing": settings.gradient_checkpointing}
+    levels = settings.levels or mm.default_levels(arch.depth)
+    norm = {"type": "BN"}
+    return {
+        "type": "EncoderDecoder",
+        "backbone": mm.backbone(backbone, arch, levels, final_norm=settings.final_norm, padding="center", **options),
+        "neck": {"type": "Feature2Pyramid", "embed_dim": arch.dim, "rescales": list(mm.scales(arch.patch)), "norm_cfg": norm},
+        "decode_head": {
+            "type": "UPerHead",
+            "in_channels": [arch.dim] * 4,
+            "in_index": [0, 1, 2, 3],
+            "pool_scales": (1, 2, 3, 6),
+            "channels": settings.channels or arch.dim,
+            "dropout_ratio": 0.1,
+            "norm_cfg": norm,
+            **prediction(settings),
+        },
+        "auxiliary_head": {
+            "type": "FCNHead",
+            "in_channels": arch.dim,
+            "in_index": 2,
+            "channels": settings.auxiliary_channels,
+            "num_convs": 1,
+            "concat_input": False,
+            "dropout_ratio": 0.1,
+            "norm_cfg": norm,
+            **prediction(settings, settings.auxiliary_weight),
+        },
+    }
+
+
+def prediction(settings: SegmentationSettings, weight: float = 1.0) -> Config:
+    """The classes and loss of a head. out_channels is given so that two classes are not taken for one and its complement."""
+    loss = {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": weight}
+    classes = len(settings.rule.values)
+    return {"num_classes": classes, "out_channels": classes, "align_corners": False, "loss_decode": loss}
+
+
+def schedules(settings: SegmentationSettings) -> list[Config]:
+    """lr(t) = lr (1 - t / iterations) (1 - (1 - t / warmup)(1 - 1e-6)), the last factor while t < warmup.
+
+    mmengine's schedulers multiply what they find, so two that begin together give the product.
+    """
+    decay = {"type": "PolyLR", "power": 1.0, "eta_min": 0.0, "begin": 0, "end": settings.iterations + 1, "by_epoch": False}
+    return [*mm.warm_up(settings.warmup, 1e-6), decay]
+
+
+# -- data ------------------------------------------------------------------------------------------------------------
+
+
+def dataset(settings: SegmentationSettings, examples: list[Example], pipeline: list[Config]) -> Config:
+    """Pairs of files as a data set."""
+    pairs = [(str(example.image), str(example.mask)) for example in examples]
+    return {"type": "LabelledImages", "pairs": pairs, "classes": class_names(settings), "pipeline": pipeline}
+
+
+def training_pipeline(settings: SegmentationSettings) -> list[Config]:
+    """Loading and augmentation."""
+    scale = (settings.long_side or UNLIMITED, settings.short_side)
+    return [
+        {"type": "LoadImageFromFile"},
+        {"type": "LoadClasses", "rule": settings.rule},
+        {"type": "RandomResize", "scale": scale, "ratio_range": settings.scale_range, "keep_ratio": True},
+        {"type": "RandomCrop", "crop_size": (settings.crop, settings.crop), "cat_max_ratio": 0.75},
+        {"type": "RandomFlip", "prob": 0.5},
+        {"type": "PhotoMetricDistortion"},
+        {"type": "PackSegInputs"},
+    ]
+
+
+def test_pipeline(settings: SegmentationSettings) -> list[Config]:
+    """Loading; the mask keeps its own size."""
+    load, mask, pack = {"type": "LoadImageFromFile"}, {"type": "LoadClasses", "rule": settings.rule}, {"type": "PackSegInputs"}
+    if not settings.multi_scale:
+        scale = (settings.long_side or UNLIMITED, settings.short_side)
+        return [load, {"type": "Resize", "scale": scale, "keep_ratio": True}, mask, pack]
+    sizes = [{"type": "Resize", "scale": (UNLIMITED, side), "keep_ratio": True} for side in dict.fromkeys(test_sides(settings))]
+    mirrored = [{"type": "RandomFlip", "prob": probability} for probability in (0.0, 1.0)]
+    return [load, {"type": "TestTimeAug", "transforms": [sizes, mirrored, [mask], [pack]]}]
+
+
+def test_sides(settings: SegmentationSettings) -> list[int]:
+    """Short sides of the test images with `multi_scale`, one for each ratio."""
+    return [max(settings.crop, int(ratio * settings.short_side)) for ratio in settings.test_ratios]
