@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densewalk.evaluations.knn.evaluate import vote
-from densewalk.evaluations.knn.settings import NEIGHBOURS
+from densewalk.evaluations.knn.settings import NEIGHBORS
 from densewalk.ops.nearest_neighbors import nearest
 
 TEMPERATURE = 0.07
@@ -37,13 +37,13 @@ def make_data(training: int, queries: int, classes: int, dim: int = 384) -> tupl
 
 def ours(train: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
     """Predictions [4, queries]."""
-    similarity, index = nearest(train, test, NEIGHBOURS[-1])
-    return vote(similarity, labels[index], classes, NEIGHBOURS, TEMPERATURE)
+    similarity, index = nearest(train, test, NEIGHBORS[-1])
+    return vote(similarity, labels[index], classes, NEIGHBORS, TEMPERATURE)
 
 
 def plain(train: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
     """The same with a search and one-hots for each number of neighbours."""
-    return torch.stack([plain_for(train, labels, test, classes, k) for k in NEIGHBOURS])
+    return torch.stack([plain_for(train, labels, test, classes, k) for k in NEIGHBORS])
 
 
 def plain_for(train: Tensor, labels: Tensor, test: Tensor, classes: int, k: int) -> Tensor:
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1_000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{arguments.training} training pictures, {arguments.classes} classes, k = {NEIGHBOURS}")
+    print(f"{arguments.training} training pictures, {arguments.classes} classes, k = {NEIGHBORS}")
     print("| queries | plain, CPU s | ours | ratio | plain, MiB more | ours | equal predictions |\n|---|---|---|---|---|---|---|")
     for queries in arguments.queries:
         data = (*make_data(arguments.training, queries, arguments.classes), arguments.classes)

@@ -18,7 +18,7 @@ from densewalk.data.benchmarks.label_maps import Example
 from densewalk.data.benchmarks.palette import palette
 from densewalk.data.images import read_mask
 from densewalk.evaluations.common.base import Job
-from densewalk.evaluations.common.dense_features import DenseFeatures, LabelledImages, resize
+from densewalk.evaluations.common.dense_features import DenseFeatures, SquareImages, resize
 from densewalk.evaluations.incontext.evaluate import (
     augment,
     build_memory,
@@ -47,7 +47,7 @@ def query_transform(settings, size=32, seed=None):
 
 
 def images_of(settings, examples, size, seed=None):
-    return LabelledImages(settings, examples, query_transform(settings, size, seed))
+    return SquareImages(settings, examples, query_transform(settings, size, seed))
 
 
 def settings_of(layout="masks", **changes):

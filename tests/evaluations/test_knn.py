@@ -13,7 +13,7 @@ from densewalk.core.errors import UserError
 from densewalk.evaluations.common import image_features
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.knn import evaluate as knn
-from densewalk.evaluations.knn.settings import NEIGHBOURS, KnnSettings
+from densewalk.evaluations.knn.settings import NEIGHBORS, KnnSettings
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create
 from densewalk.ops.nearest_neighbors import nearest
@@ -40,7 +40,7 @@ def small(root, **changes):
 def test_parity_with_the_released_code():
     values = np.load(shared("parity/knn.npz"))
     train, ty, test, vy = (torch.from_numpy(values[f"k0/{name}"]) for name in ("train", "ty", "test", "vy"))
-    ks = [1, *NEIGHBOURS]
+    ks = [1, *NEIGHBORS]
     similarity, index = nearest(train, test, ks[-1])
     predictions = knn.vote(similarity, ty[index], int(values["k0/nc"]), ks, 0.07)
     for k, prediction in zip(ks, predictions, strict=True):
@@ -81,7 +81,7 @@ def test_fewer_than_a_hundred_test_pictures_and_fewer_training_pictures_than_nei
     assert math.isnan(result.metrics["top1_k100"])
     assert math.isnan(result.metrics["top1_k200"])
     assert "25 training images: no value for k = 100, 200" in caplog.text
-    with pytest.raises(UserError, match="9 training images are fewer than the smallest number of neighbours, 10"):
+    with pytest.raises(UserError, match="9 training images are fewer than the smallest number of neighbors, 10"):
         knn.possible_neighbors(9)
 
 

@@ -43,23 +43,19 @@ def check_split(annotations: Path, images: Path) -> Split:
     content = read_json(annotations)
     if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
         raise UserError(f"{annotations} is not a COCO instances file", allowed="a dictionary with images, annotations and categories")
+    there = {path.name for path in images.iterdir()}
     try:
-        return _read_split(annotations, images, content)
+        missing = [image["file_name"] for image in content["images"] if image["file_name"] not in there]
+        if missing:
+            raise UserError(f"{annotations} lists {len(missing)} images that are not in {images}, e.g. {missing[0]}", todo="download them")
+        _check_references(annotations, content)
+        with_objects = {annotation["image_id"] for annotation in content["annotations"]}
+        usable = sum(image["id"] in with_objects and min(image["width"], image["height"]) >= SMALLEST for image in content["images"])
+        categories = tuple((category["id"], category["name"]) for category in content["categories"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{annotations} is not a COCO instances file: an entry lacks {error}", todo="download it again") from error
-
-
-def _read_split(annotations: Path, images: Path, content: dict[str, Any]) -> Split:
-    there = {path.name for path in images.iterdir()}
-    missing = [image["file_name"] for image in content["images"] if image["file_name"] not in there]
-    if missing:
-        raise UserError(f"{annotations} lists {len(missing)} images that are not in {images}, e.g. {missing[0]}", todo="download them")
-    _check_references(annotations, content)
-    with_objects = {annotation["image_id"] for annotation in content["annotations"]}
-    usable = sum(image["id"] in with_objects and min(image["width"], image["height"]) >= SMALLEST for image in content["images"])
     if not usable:
         raise UserError(f"{annotations} has no image of at least {SMALLEST} x {SMALLEST} px with an object")
-    categories = tuple((category["id"], category["name"]) for category in content["categories"])
     return Split(annotations, images, len(content["images"]), usable, categories)
 
 

@@ -99,7 +99,7 @@ def proposal_head(settings: CocoSettings, arch: Architecture) -> Config:
 
 
 def proposals(count: int) -> Config:
-    """How many proposals go to the heads."""
+    """The selection of the proposals that go to the heads."""
     return {"nms_pre": count, "max_per_img": count, "nms": {"type": "nms", "iou_threshold": 0.7}, "min_bbox_size": 0}
 
 

@@ -40,7 +40,7 @@ class CocoSettings(PresetSettings):
     }
 
     preset: Literal["small", "base"] = "small"
-    """A published recipe, for ViT-S or ViT-B; keys given beside it win."""
+    """A published recipe, for ViT-S or ViT-B; other keys that are given win over its values."""
     head: Annotated[Literal["cascade", "maskrcnn"], Shown(lambda s: HEADS[s.head])] = "cascade"
     """The detector."""
     epochs: Annotated[float, Shown(lambda s: s.length)] = Field(default=12.0, gt=0)

@@ -18,7 +18,7 @@ from densewalk.models.feature_cache import Dense, FeatureCache
 
 @dataclass(frozen=True)
 class Job:
-    """Where and how one evaluation runs; none of it changes a number.
+    """The place and means of one evaluation; none of it but the seed changes a number.
 
     out: folder for images and predictions beside the result. state: folder for resumable state, kept after a failure.
     cache: features that evaluations share. tensorboard: write event files of what is trained, too.

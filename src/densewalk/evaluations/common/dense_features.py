@@ -100,7 +100,7 @@ def require_labelled(settings: LabelledSettings, labelled_pixels: bool, images: 
         raise UserError(f"no pixel of the {images} {split} images in {settings.root} is labelled", todo="check `ignore`")
 
 
-class LabelledImages(Dataset[tuple[Tensor, Tensor, int]]):
+class SquareImages(Dataset[tuple[Tensor, Tensor, int]]):
     """Normalized image [3, size, size], mask [size, size] and number of each example."""
 
     def __init__(self, settings: LabelledSettings, examples: Sequence[Example], transform: Transform) -> None:
@@ -130,7 +130,7 @@ class DenseFeatures:
         self, examples: Sequence[Example], label: str, transform: Transform | None = None
     ) -> Iterator[tuple[Float[Tensor, "dim rows columns"], Integer[Tensor, "size size"], int]]:
         """Features, mask and number of each example; `label` goes with the progress."""
-        data = LabelledImages(self.settings, examples, transform or partial(resize_and_normalize, size=self.size))
+        data = SquareImages(self.settings, examples, transform or partial(resize_and_normalize, size=self.size))
         for images, masks, numbers in track(DataLoader(data, batch_size=BATCH, num_workers=self.job.workers), label):
             with torch.inference_mode():
                 maps = self.compute(images.to(self.job.device))
@@ -213,14 +213,3 @@ def strip_row(example: Example, target: Integer[Tensor, "h w"], prediction: Inte
 def write_strip(settings: LabelledSettings, job: Job, rows: Sequence[Row]) -> None:
     """Write `strip.png`: some images, their labels, and the predicted labels."""
     segmentation_strip(job.out / "strip.png", rows, label_names(settings), settings.ignored)
-
-
-def write_matched_strip(
-    settings: LabelledSettings,
-    job: Job,
-    examples: Sequence[Example],
-    masks: Integer[Tensor, "images mask mask"],
-    matched: Integer[Tensor, "images mask mask"],
-) -> None:
-    """Write `strip.png` with the classes that clusters are matched to."""
-    write_strip(settings, job, [strip_row(examples[i], masks[i], matched[i]) for i in shown_numbers(len(examples))])

@@ -62,7 +62,7 @@ def changed_fields(settings: BaseModel, recipe: Mapping[str, Any] | None = None)
 
 
 def is_published(settings: Any, *free: str) -> bool:
-    """Whether every field that changes numbers, but for the `free` ones, has its preset's value or its default."""
+    """True where every field that changes numbers, except the `free` ones, has its preset's value or its default."""
     recipe = settings.PRESETS[settings.preset] if "preset" in type(settings).model_fields else {}
     return changed_fields(settings, recipe).keys() <= set(free)
 

@@ -92,9 +92,6 @@ def write_predictions(
     boxes_strip(out / "strip.png", panels)
 
 
-# -- images to boxes ---------------------------------------------------------------------------------------------------
-
-
 def discover(backbone: Backbone, examples: list[Boxed], settings: DiscoverySettings, job: Job) -> Iterator[Float[np.ndarray, "4"]]:
     """The box of each image, in order."""
     loader = DataLoader(Padded(examples, backbone.patch), batch_size=None, num_workers=job.workers)
@@ -136,9 +133,6 @@ class Padded(Dataset[tuple[Tensor, int, int]]):
 def pad(image: Image.Image, patch: int) -> Float[Tensor, "3 rows columns"]:
     """Normalize, then pad with zeros, which are ImageNet's mean color, to multiples of the patch."""
     return F.pad(normalize(TF.to_tensor(image)), (0, -image.width % patch, 0, -image.height % patch))
-
-
-# -- methods -----------------------------------------------------------------------------------------------------------
 
 
 def lost(x: Float[Tensor, "patches dim"], k: int) -> tuple[Bool[np.ndarray, " patches"], int]:

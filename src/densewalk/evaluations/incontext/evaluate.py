@@ -1,4 +1,4 @@
-"""In-context segmentation by dense nearest-neighbour retrieval: the Hummingbird protocol.
+"""In-context segmentation by dense nearest-neighbor retrieval: the Hummingbird protocol.
 
     densewalk evaluate --spec results/specs/HASH.json --backbone backbone.safetensors --state DIR --out FILE
 

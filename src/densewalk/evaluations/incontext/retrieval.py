@@ -39,7 +39,7 @@ class Store:
         self.filled = end
 
     def memory(self) -> Memory:
-        """What has been added."""
+        """The parts that were added."""
         return Memory(self.features[: self.filled], self.labels[: self.filled])
 
 

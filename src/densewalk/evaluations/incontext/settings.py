@@ -12,7 +12,7 @@ from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, 
 
 
 class IncontextSettings(LabelledSettings):
-    """Dense nearest-neighbour retrieval: patches of labelled memory images vote on the patches of query images."""
+    """Dense nearest-neighbor retrieval: patches of labelled memory images vote on the patches of query images."""
 
     TABLE: ClassVar[str] = "incontext"
     VERSION: ClassVar[int] = 1
@@ -34,12 +34,12 @@ class IncontextSettings(LabelledSettings):
     neighbours: Annotated[int, Shown("{} neighbours (exact)")] = Field(default=30, ge=1)
     """Memory patches that vote on a query patch."""
     temperature: Annotated[float, Shown("temperature {:g}")] = Field(default=0.02, gt=0)
-    """Of the softmax over the neighbours' cosine similarities."""
+    """Of the softmax over the neighbors' cosine similarities."""
     memory_size: Annotated[int | None, Shown(lambda s: s.memory_name)] = Field(default=10_240_000, ge=1)
     """Patches in memory; where there are more, each image keeps an equal number, those with rare classes preferred.
     null: all."""
     augmentation_epochs: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=2, ge=0)
-    """Passes over the memory images with random colours and crops; 0: one pass over the images as they are."""
+    """Passes over the memory images with random colors and crops; 0: one pass over the images as they are."""
     fraction_seeds: Annotated[list[int], Shown(lambda s: s.samples_name)] = Field(default=[42, 400, 783, 1293, 4019], min_length=1)
     """Below fraction 1: seeds of the random samples of memory images; the score is the mean over them."""
     memory_list: Annotated[str, Shown(lambda s: s.splits_name)] = "trainaug"

@@ -30,7 +30,7 @@ from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.classification import Classified, imagenet
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.image_features import CenterCrops, crop_features, describe_classification, require_multiple
-from densewalk.evaluations.knn.settings import NEIGHBOURS, KnnSettings
+from densewalk.evaluations.knn.settings import NEIGHBORS, KnnSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import load
 from densewalk.ops.nearest_neighbors import nearest
@@ -56,7 +56,7 @@ def evaluate(settings: KnnSettings, backbone_path: Path, job: Job) -> Result:
         correct += (vote(similarity, labels[index], len(training.names), ks, settings.temperature) == targets).sum(1)
     accuracy = dict(zip(ks, (100 * correct.double() / len(validation)).tolist(), strict=True))
     return Result(
-        metrics={f"top1_k{k}": accuracy.get(k, math.nan) for k in NEIGHBOURS},
+        metrics={f"top1_k{k}": accuracy.get(k, math.nan) for k in NEIGHBORS},
         n=len(validation),
         unit="images",
         details={"classes": len(training.names), "training_images": len(training), "validation_images": len(validation)},
@@ -70,17 +70,17 @@ def describe_data(settings: KnnSettings) -> dict[str, int]:
 
 def possible_neighbors(images: int) -> list[int]:
     """The numbers of neighbors that a training set of this size has."""
-    ks = [k for k in NEIGHBOURS if k <= images]
+    ks = [k for k in NEIGHBORS if k <= images]
     if not ks:
-        raise UserError(f"{images} training images are fewer than the smallest number of neighbours, {NEIGHBOURS[0]}")
-    if len(ks) < len(NEIGHBOURS):
-        log.warning("%d training images: no value for k = %s", images, ", ".join(map(str, NEIGHBOURS[len(ks) :])))
+        raise UserError(f"{images} training images are fewer than the smallest number of neighbors, {NEIGHBORS[0]}")
+    if len(ks) < len(NEIGHBORS):
+        log.warning("%d training images: no value for k = %s", images, ", ".join(map(str, NEIGHBORS[len(ks) :])))
     return ks
 
 
 def vote(
-    similarity: Float[Tensor, "queries neighbours"],
-    labels: Int[Tensor, "queries neighbours"],
+    similarity: Float[Tensor, "queries neighbors"],
+    labels: Int[Tensor, "queries neighbors"],
     classes: int,
     ks: Sequence[int],
     temperature: float,

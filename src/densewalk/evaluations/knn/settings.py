@@ -9,8 +9,8 @@ from densewalk.core.resources import Resources
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.evaluations.common.settings import EvaluationSettings
 
-# the numbers of neighbours that DINO and DINOv2 report
-NEIGHBOURS = (10, 20, 100, 200)
+# the numbers of neighbors that DINO and DINOv2 report
+NEIGHBORS = (10, 20, 100, 200)
 WEIGHTS = {"dino": "exp", "dinov2": "softmax"}
 
 
@@ -22,12 +22,12 @@ class KnnSettings(EvaluationSettings):
     TITLE: ClassVar[str] = "Image classification"
     RECIPE: ClassVar[str] = "weighted k-NN, CLS"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=32_000)
-    METRICS: ClassVar[dict[str, Metric]] = {f"top1_k{k}": Metric("%", f"{k} neighbours") for k in NEIGHBOURS}
-    # DINO's published value is that of 20 neighbours; DINOv2's names no number, so that none stands beside ours
+    METRICS: ClassVar[dict[str, Metric]] = {f"top1_k{k}": Metric("%", f"{k} neighbours") for k in NEIGHBORS}
+    # DINO's published value is that of 20 neighbors; DINOv2's names no number, so that none is compared with ours
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = {"top1_k20": "top1"}
 
     recipe: Annotated[Literal["dino", "dinov2"], Shown("recipe {}", "last")] = "dino"
-    """Whose protocol. DINO weighs a neighbour by exp(cosine / temperature), DINOv2 by the softmax of the same over the 200
+    """Whose protocol. DINO weighs a neighbor by exp(cosine / temperature), DINOv2 by the softmax of the same over the 200
     nearest: all weights of a query are divided by the same number, so the predictions are the same."""
     training: str = "train"
     """Folder below `root` with the labelled images, one folder per class."""
@@ -38,7 +38,7 @@ class KnnSettings(EvaluationSettings):
     size: Annotated[int, Shown(lambda s: f"{s.size} px of {s.resize}")] = Field(default=224, ge=1)
     """Side of the center crop in pixels, a multiple of the patch size."""
     temperature: Annotated[float, Shown(lambda s: f"{WEIGHTS[s.recipe]}(cosine / {s.temperature:g})")] = Field(default=0.07, gt=0)
-    """Of the neighbours' weights."""
+    """Of the neighbors' weights."""
 
     @property
     def published_protocol(self) -> str | None:

@@ -53,6 +53,8 @@ from densewalk.training.state import State
 
 log = logging.getLogger("densewalk")
 History = list[dict[str, float]]  # of each epoch: name of a classifier -> accuracy in percent
+Tokens = Float[Tensor, "batch slots dim"]
+Classes = Int[Tensor, " batch"]
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops: torchvision's defaults
 SAVE_SECONDS = 600.0  # between two checkpoints: at most this much work is lost without a signal
 CHUNK = 512  # validation images that are classified at once: 0.1 GB of logits for 52 classifiers of 1000 classes
@@ -106,9 +108,6 @@ def schedule(settings: LinearSettings, images: int) -> tuple[int, Schedule]:
     return per_epoch, np.repeat(cosine(1.0, 0.0, settings.epochs), per_epoch)
 
 
-# -- classifiers -------------------------------------------------------------------------------------------------------
-
-
 class Heads(nn.Module):
     """All classifiers of a grid. Each has its own parameters, so the sum of their losses gives each its own gradient.
 
@@ -135,7 +134,7 @@ class Heads(nn.Module):
             nn.init.normal_(layer.weight, std=0.01, generator=generator)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, tokens: Float[Tensor, "batch slots dim"]) -> Float[Tensor, "heads batch classes"]:
+    def forward(self, tokens: Tokens) -> Float[Tensor, "heads batch classes"]:
         """Every classifier's logits from the tokens of `frozen_tokens`."""
         logits = [
             layer(tokens[:, self.blocks - count : self.blocks + pool].flatten(1))
@@ -151,7 +150,7 @@ class Heads(nn.Module):
 
 
 @torch.no_grad()
-def frozen_tokens(backbone: Backbone, images: Float[Tensor, "batch 3 height width"], blocks: int) -> Float[Tensor, "batch slots dim"]:
+def frozen_tokens(backbone: Backbone, images: Float[Tensor, "batch 3 height width"], blocks: int) -> Tokens:
     """CLS after each of the last `blocks` blocks, then the last block's mean patch token; all after the final norm."""
     x, grid = backbone.embed(images)
     x = backbone.run(x, grid, 0, -blocks)
@@ -160,9 +159,6 @@ def frozen_tokens(backbone: Backbone, images: Float[Tensor, "batch 3 height widt
         x = backbone.run(x, grid, backbone.arch.depth + number, backbone.arch.depth + number + 1)
         found.append(backbone.vit.norm(x[:, 0]))
     return torch.stack([*found, backbone.vit.norm(x[:, backbone.prefix :]).mean(1)], dim=1)
-
-
-# -- training ----------------------------------------------------------------------------------------------------------
 
 
 def train(
@@ -205,9 +201,7 @@ def train(
     return history
 
 
-def step(
-    heads: Heads, optimizer: torch.optim.SGD, tokens: Float[Tensor, "batch slots dim"], targets: Int[Tensor, " batch"], rate: float
-) -> None:
+def step(heads: Heads, optimizer: torch.optim.SGD, tokens: Tokens, targets: Classes, rate: float) -> None:
     """One update of every classifier by its own cross-entropy."""
     for group in optimizer.param_groups:
         group["lr"] = group["base"] * float(rate)
@@ -219,12 +213,8 @@ def step(
 
 
 @torch.no_grad()
-def accuracies(heads: Heads, tokens: Float[Tensor, "images slots dim"], targets: Int[Tensor, " images"]) -> dict[str, float]:
-    """Top-1 of every classifier in percent; one that has diverged has 0.
-
-    Raises:
-        TrainingError: all have diverged.
-    """
+def accuracies(heads: Heads, tokens: Tokens, targets: Classes) -> dict[str, float]:
+    """Top-1 of every classifier in percent; one that has diverged has 0. All of them are a TrainingError."""
     correct = torch.zeros(len(heads.kinds), dtype=torch.int64, device=targets.device)
     alive = torch.ones_like(correct, dtype=torch.bool)
     for part, classes in zip(tokens.split(CHUNK), targets.split(CHUNK), strict=True):
@@ -236,9 +226,7 @@ def accuracies(heads: Heads, tokens: Float[Tensor, "images slots dim"], targets:
     return dict(zip(heads.kinds, (100 * (correct * alive).double() / len(targets)).tolist(), strict=True))
 
 
-def validation_tokens(
-    settings: LinearSettings, backbone: Backbone, blocks: int, split: Classified, job: Job
-) -> tuple[Float[Tensor, "images slots dim"], Int[Tensor, " images"]]:
+def validation_tokens(settings: LinearSettings, backbone: Backbone, blocks: int, split: Classified, job: Job) -> tuple[Tokens, Classes]:
     """Tokens and classes of the validation images."""
     crops, compute = CenterCrops(split, settings.resize, settings.size), partial(frozen_tokens, backbone, blocks=blocks)
     tokens, classes = zip(*crop_features(compute, crops, job, "validation features", backbone.source), strict=True)

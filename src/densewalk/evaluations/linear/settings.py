@@ -80,7 +80,7 @@ class LinearSettings(EvaluationSettings):
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """Of the random crops."""
     resize: int = Field(default=256, ge=1)
-    """Shorter side of a validation picture in pixels (bicubic)."""
+    """Shorter side of a validation image in pixels (bicubic)."""
     size: int = Field(default=224, ge=1)
     """Side of the crops in pixels, a multiple of the patch size."""
     momentum: float = Field(default=0.9, ge=0, lt=1)

@@ -35,7 +35,7 @@ class Confusion:
 def confusion_matrix(
     target: Shaped[Tensor, "*shape"], prediction: Shaped[Tensor, "*shape"], classes: int, clusters: int, *, ignore: int | None = None
 ) -> Int[Tensor, "{classes} {clusters}"]:
-    """How often each class met each predicted label, by a single bincount.
+    """Count the pixels of each class with each predicted label, by a single bincount.
 
         for t, p in zip(target, prediction):
             if t != ignore:
@@ -59,9 +59,6 @@ def _require_range(name: str, labels: Tensor, end: int) -> None:
     low, high = (int(x) for x in torch.aminmax(labels))
     if low < 0 or high >= end:
         raise ValueError(f"{name} labels run from {low} to {high}, expected 0 to {end - 1}")
-
-
-# -- from counts to scores -------------------------------------------------------------------------------------------
 
 
 def iou(confusion: Int[Tensor, "classes classes"]) -> Float[Tensor, " classes"]:
@@ -89,9 +86,6 @@ def mean_iou(confusion: Int[Tensor, "classes classes"], *, absent: Literal["skip
 def pixel_accuracy(confusion: Int[Tensor, "classes classes"]) -> float:
     """Share of the counted pixels that carry their own class, in [0, 1]."""
     return float(confusion.diagonal().sum() / confusion.sum())
-
-
-# -- from clusters to classes ----------------------------------------------------------------------------------------
 
 
 def hungarian(confusion: Int[Tensor, "classes clusters"]) -> Int[Tensor, " clusters"]:

@@ -24,7 +24,7 @@ TOKEN_PARAMETERS = ("pos_embed", "cls_token", "reg_token")
 
 @dataclass(frozen=True)
 class Row:
-    """How one parameter is optimized: its factor on the learning rate, and whether its weights are decayed."""
+    """One parameter: its layer, its factor on the learning rate, and True where it is decayed."""
 
     name: str
     layer: int

@@ -3,7 +3,7 @@
     densewalk evaluate --spec results/specs/HASH.json --backbone backbone.safetensors --state DIR --out FILE
 
 Features of all patches of the validation images are standardized, projected on 50 principal components and clustered; each patch's
-cluster is compared with the masks, both at 100 x 100 by nearest neighbour. With as many clusters as classes the matching is the
+cluster is compared with the masks, both at 100 x 100 by nearest neighbor. With as many clusters as classes the matching is the
 Hungarian one, with more each cluster takes the class that most of its pixels have (NeCo's paper says Hungarian for all, its code
 does this). The score is the mean over five k-means runs. Source: NeCo (https://arxiv.org/abs/2408.11054, section 4, table 1) and its
 released eval_overcluster.py.
@@ -30,6 +30,7 @@ from densewalk.evaluations.overcluster.settings import OverclusterSettings
 from densewalk.ops.clustering import kmeans, nearest_centre
 
 RELEASED_BATCH = 32
+Assigned = Int[Tensor, "images rows columns"]
 
 
 def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Result:
@@ -45,7 +46,8 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
         scores.append(100 * mean_iou(confusion, absent="zero" if settings.compat == "released" else "skip"))
         if repeat == 0:
             matched = assignment[reduce_masks(assigned, settings.mask_size).long()]
-            dense_features.write_matched_strip(settings, job, examples, masks, matched)
+            shown = dense_features.shown_numbers(len(examples))
+            dense_features.write_strip(settings, job, [dense_features.strip_row(examples[i], masks[i], matched[i]) for i in shown])
     details = {"input_size": features.size, "clusters": clusters, "mIoU_per_run": scores}
     return Result(metrics={"mIoU": sum(scores) / len(scores)}, n=len(examples), unit="images", details=details)
 
@@ -55,16 +57,14 @@ def describe_data(settings: OverclusterSettings) -> dict[str, int]:
     return dense_features.describe_splits(settings, {"validation images": list_validation(settings)})
 
 
-def cluster(
-    settings: OverclusterSettings, points: Float[Tensor, "images rows columns kept"], clusters: int, seed: int
-) -> Int[Tensor, "images rows columns"]:
+def cluster(settings: OverclusterSettings, points: Float[Tensor, "images rows columns kept"], clusters: int, seed: int) -> Assigned:
     """The number of each patch's cluster."""
     centers = kmeans(points.flatten(0, 2), clusters, seed=seed, iterations=settings.iterations, restarts=settings.restarts)
     return torch.stack([nearest_centre(image, centers) for image in points])
 
 
 def match(
-    settings: OverclusterSettings, assigned: Int[Tensor, "images rows columns"], masks: Integer[Tensor, "images mask mask"], clusters: int
+    settings: OverclusterSettings, assigned: Assigned, masks: Integer[Tensor, "images mask mask"], clusters: int
 ) -> tuple[Int[Tensor, "classes classes"], Int[Tensor, " clusters"]]:
     """Confusion matrix after the clusters have taken their classes, and the class of each cluster."""
     predicted = reduce_masks(assigned, settings.mask_size)

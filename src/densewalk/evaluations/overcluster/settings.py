@@ -26,7 +26,7 @@ class OverclusterSettings(ValidationSettings):
     repeats: int = Field(default=5, ge=1)
     """k-means runs with seeds of their own, over which the score is averaged."""
     components: int = Field(default=50, ge=1)
-    """Principal components that are kept of the standardised features."""
+    """Principal components that are kept of the standardized features."""
     iterations: int = Field(default=100, ge=1)
     """Most k-means iterations."""
     restarts: int = Field(default=5, ge=1)
@@ -37,7 +37,7 @@ class OverclusterSettings(ValidationSettings):
 
     @property
     def recipe(self) -> str:
-        """How many clusters, and how they are matched."""
+        """The number of clusters and their matching."""
         return "k-means K=GT Hungarian" if self.clusters is None else f"k-means K={self.clusters} many-to-one"
 
     @property

@@ -45,9 +45,6 @@ def experiment(
     )
 
 
-# -- models ----------------------------------------------------------------------------------------------------------
-
-
 def linear(settings: LinearSettings, backbone: str, arch: Architecture) -> Config:
     """The frozen backbone with a linear head."""
     levels = mm.default_levels(arch.depth) if settings.layers == "spread" else list(range(arch.depth - settings.layers, arch.depth))
@@ -114,9 +111,6 @@ def schedules(settings: SegmentationSettings) -> list[Config]:
     """
     decay = {"type": "PolyLR", "power": 1.0, "eta_min": 0.0, "begin": 0, "end": settings.iterations + 1, "by_epoch": False}
     return [*mm.warm_up(settings.warmup, 1e-6), decay]
-
-
-# -- data ------------------------------------------------------------------------------------------------------------
 
 
 def dataset(settings: SegmentationSettings, examples: list[Example], pipeline: list[Config]) -> Config:

@@ -12,7 +12,7 @@ from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 
 
 class SegmentationSettings(PresetSettings):
-    """Settings of both the frozen linear head and UPerNet."""
+    """Settings of both the frozen linear head and UPerNet; the defaults are those of DINOv2's linear head."""
 
     PICTURES: ClassVar[str] = "image, ground truth and prediction of {run}"
     METRICS: ClassVar[dict[str, Metric]] = {
@@ -22,16 +22,16 @@ class SegmentationSettings(PresetSettings):
     }
 
     preset: str
-    """A published recipe; keys given beside it win."""
-    iterations: Annotated[int, Shown("{} it")] = Field(ge=1)
+    """A published recipe; other keys that are given win over its values."""
+    iterations: Annotated[int, Shown("{} it")] = Field(default=40_000, ge=1)
     """Optimizer steps."""
     batch_size: Annotated[int, Shown("batch {}")] = Field(default=16, ge=1)
     """Images of one optimizer step. With b instead of the preset's B, the learning rate is multiplied by b / B and iterations and
     warmup by B / b, as far as they are not given: as many images are seen (linear scaling, https://arxiv.org/abs/1706.02677)."""
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """AdamW's, at the end of the warm-up."""
-    weight_decay: float = Field(ge=0)
-    """AdamW's."""
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """AdamW's, of all parameters."""
     warmup: int = Field(default=1500, ge=0)
     """Iterations of linear warm-up, on top of the linear decay to 0 that runs from the first to the last iteration."""
     crop: Annotated[int, Shown("crop {}")] = Field(default=512, ge=16)
@@ -44,13 +44,13 @@ class SegmentationSettings(PresetSettings):
     """Upper limit of the long side when images are resized; null for none. In training times the same factor."""
     final_norm: bool = True
     """Apply the backbone's final LayerNorm to every map that is taken from it."""
-    slide: Annotated[bool, Shown(lambda s: s.test_name)]
+    slide: Annotated[bool, Shown(lambda s: s.test_name)] = False
     """Test with overlapping windows of `crop` pixels; otherwise with the whole image."""
     window_step: Annotated[int | None, SHOWN_BY_ANOTHER] = Field(default=None, ge=1)
     """Step of the test windows in pixels; by default two thirds of the window, rounded down (341 of 512)."""
     multi_scale: Annotated[bool, SHOWN_BY_ANOTHER] = False
     """Test at several sizes, each image also mirrored, and average the softmax: a protocol of its own ("ms")."""
-    test_ratios: Annotated[list[float], SHOWN_BY_ANOTHER] = Field(min_length=1)
+    test_ratios: Annotated[list[float], SHOWN_BY_ANOTHER] = Field(default=[1.0, 1.32, 1.73, 2.28, 3.0], min_length=1)
     """`multi_scale`: the short side is this times `short_side`, but never below `crop`; the long side has no limit."""
 
     @model_validator(mode="after")
@@ -118,22 +118,12 @@ class LinearSettings(SegmentationSettings):
     }
 
     preset: Literal["dinov2", "dinov2_4layers", "dinov2_ms", "ibot"] = "dinov2"
-    """A published recipe; keys given beside it win."""
-    iterations: int = Field(default=40_000, ge=1)
-    """Optimizer steps."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """AdamW's, at the end of the warm-up."""
-    weight_decay: float = Field(default=1e-4, ge=0)
-    """AdamW's, of all parameters."""
+    """A published recipe; other keys that are given win over its values."""
     layers: Annotated[Annotated[int, Field(ge=1)] | Literal["spread"], Shown(lambda s: s.head_name, "first")] = 1
     """Number of last blocks whose maps are concatenated; `spread`: a third, half, two thirds and all of the depth instead (3, 5, 7,
     11 of 12)."""
     batch_norm: Annotated[bool, SHOWN_BY_ANOTHER] = True
     """Normalize the maps before the convolution."""
-    slide: bool = False
-    """Test with overlapping windows of `crop` pixels; otherwise with the whole image."""
-    test_ratios: list[float] = Field(default=[1.0, 1.32, 1.73, 2.28, 3.0], min_length=1)
-    """`multi_scale`: the short side is this times `short_side`, but never below `crop`; the long side has no limit."""
 
     @property
     def head_name(self) -> str:
@@ -165,7 +155,7 @@ class UpernetSettings(SegmentationSettings):
     }
 
     preset: Literal["small_160k", "small_80k", "small_40k", "base_160k", "base_80k", "base_40k"] = "small_160k"
-    """A recipe, for ViT-S or ViT-B; keys given beside it win."""
+    """A recipe, for ViT-S or ViT-B; other keys that are given win over its values."""
     iterations: int = Field(default=160_000, ge=1)
     """Optimizer steps."""
     learning_rate: float = Field(default=3e-5, gt=0)

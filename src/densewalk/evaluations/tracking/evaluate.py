@@ -10,10 +10,6 @@ or absent) do not count; both boxes are clipped to the image; AO is the mean IoU
 the share of them with IoU > 0.5 and > 0.75. `AO_sequences` is the mean over sequences. A frame without any pixel of the object
 keeps the box of the frame before.
 
-How a mask becomes a box was chosen on boxes made from DAVIS masks (5 sequences, 214 scored frames, random weights). AO with ViT-T/16
-at 480 px: 33.3 for the largest component, 24.7 for the box around all pixels, 42.1 for all but 5 % a side; at 240 px 19.9, 21.5 and
-34.7. The first box, never moved, has 47.4 there.
-
     job.out/{sequence}.txt      predicted boxes, x,y,width,height, one line per frame
     job.out/{sequence}.png      some frames: true box blue, predicted box orange
 """

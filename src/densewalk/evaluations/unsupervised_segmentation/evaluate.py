@@ -21,12 +21,12 @@ cluster itself, clusters meet on the grid of patches, and the Jaccard index is a
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, Integer
+from jaxtyping import Int
 from torch import Tensor
 
 from densewalk.core.errors import UserError
@@ -38,7 +38,7 @@ from densewalk.evaluations.common.dense_features import list_split, list_validat
 from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, mean_iou, reassign
 from densewalk.evaluations.unsupervised_segmentation import foreground as cbfe
 from densewalk.evaluations.unsupervised_segmentation.communities import cooccurrence, find_communities
-from densewalk.evaluations.unsupervised_segmentation.foreground import Split
+from densewalk.evaluations.unsupervised_segmentation.foreground import Labels, Masks, Patches, Split
 from densewalk.evaluations.unsupervised_segmentation.settings import UnsupervisedSegmentationSettings as Settings
 from densewalk.ops.clustering import POINTS, kmeans, nearest_centre, sample
 
@@ -63,23 +63,22 @@ def evaluate(settings: Settings, backbone_path: Path, job: Job) -> Result:
 
     seeds = [derive_seed(job.seed, "parts", i) for i in range(settings.repeats)]
     parts = (cluster_foreground(settings, split, foreground, settings.foreground_classes, seed) for seed in seeds)
-    by_kmeans = score_runs(settings, split, parts)
+    by_kmeans, _, _ = score_runs(settings, split, parts)
     seeds = [derive_seed(job.seed, "objects", i) for i in range(settings.community_repeats)]
-    by_community = score_runs(settings, split, (find_objects(settings, split, foreground, seed) for seed in seeds))
-    dense_features.write_matched_strip(settings, job, validation, split.masks, by_community.first)
+    objects = (find_objects(settings, split, foreground, seed) for seed in seeds)
+    by_community, communities, matched = score_runs(settings, split, objects)
+    shown = dense_features.shown_numbers(len(validation))
+    dense_features.write_strip(settings, job, [dense_features.strip_row(validation[i], split.masks[i], matched[i]) for i in shown])
     details = {
         "input_size": features.size,
         "threshold": round(threshold, 4),
         "foreground_share": 100 * float(foreground.float().mean()),
-        "communities_per_run": by_community.labels,
-        "mIoU_per_run": by_community.mious,
-        "mIoU_cbfe_per_run": by_kmeans.mious,
+        "communities_per_run": communities,
+        "mIoU_per_run": by_community,
+        "mIoU_cbfe_per_run": by_kmeans,
     }
-    metrics = {
-        "mIoU": float(np.mean(by_community.mious)),
-        "mIoU_cbfe": float(np.mean(by_kmeans.mious)),
-        "J_foreground": 100 * cbfe.jaccard(settings, foreground, split.masks),
-    }
+    j_foreground = 100 * cbfe.jaccard(settings, foreground, split.masks)
+    metrics = {"mIoU": float(np.mean(by_community)), "mIoU_cbfe": float(np.mean(by_kmeans)), "J_foreground": j_foreground}
     return Result(metrics=metrics, n=len(validation), unit="images", details=details)
 
 
@@ -96,9 +95,7 @@ def list_splits(settings: Settings) -> tuple[list[Example], list[Example]]:
     return training, list_validation(settings)
 
 
-def cluster_foreground(
-    settings: Settings, split: Split, foreground: Bool[Tensor, "images rows columns"], count: int, seed: int
-) -> Int[Tensor, "images rows columns"]:
+def cluster_foreground(settings: Settings, split: Split, foreground: Patches, count: int, seed: int) -> Labels:
     """The foreground's clusters from 1 on; 0 is the background. k-means sees a patch as often as it has pixels in the masks' size."""
     labels = torch.zeros(foreground.shape, dtype=torch.int64)
     images, rows, columns = foreground.shape
@@ -112,9 +109,7 @@ def cluster_foreground(
     return labels
 
 
-def find_objects(
-    settings: Settings, split: Split, foreground: Bool[Tensor, "images rows columns"], seed: int
-) -> Int[Tensor, "images rows columns"]:
+def find_objects(settings: Settings, split: Split, foreground: Patches, seed: int) -> Labels:
     """The communities of the foreground's clusters from 1 on; 0 is the background.
 
     w_ij = min(share[i, j], share[j, i]) where that reaches `edge_threshold`, else 0: no edge
@@ -128,32 +123,21 @@ def find_objects(
     return torch.from_numpy(np.concatenate([[0], 1 + found]))[labels]
 
 
-@dataclass(frozen=True)
-class Scores:
+def score_runs(settings: Settings, split: Split, runs: Iterable[Labels]) -> tuple[list[float], list[int], Masks]:
     """mIoU in percent and number of labels besides the background of each run, and the first run's labels after matching."""
-
-    mious: list[float]
-    labels: list[int]
-    first: Int[Tensor, "images mask mask"]
-
-
-def score_runs(settings: Settings, split: Split, runs: Iterable[Int[Tensor, "images rows columns"]]) -> Scores:
-    """The scores of each run's segmentation."""
     mious: list[float] = []
-    labels: list[int] = []
-    shown: list[Tensor] = []
+    counts: list[int] = []
+    shown: list[Masks] = []
     for segmented in runs:
         confusion, assignment = match(settings, segmented, split.masks)
         mious.append(100 * mean_iou(confusion, absent="zero" if settings.compat == "released" else "skip"))
-        labels.append(len(segmented[segmented > 0].unique()))
+        counts.append(len(segmented[segmented > 0].unique()))
         if not shown:
             shown.append(assignment[reduce_masks(segmented, settings.mask_size)])
-    return Scores(mious, labels, shown[0])
+    return mious, counts, shown[0]
 
 
-def match(
-    settings: Settings, segmented: Int[Tensor, "images rows columns"], masks: Integer[Tensor, "images mask mask"]
-) -> tuple[Int[Tensor, "classes classes"], Int[Tensor, " labels"]]:
+def match(settings: Settings, segmented: Labels, masks: Masks) -> tuple[Int[Tensor, "classes classes"], Int[Tensor, " labels"]]:
     """Confusion matrix after each label has taken its class, one to one, what is left over the background; the class of each label."""
     predicted = reduce_masks(segmented, settings.mask_size)
     counts = confusion_matrix(masks, predicted, settings.label_values, int(predicted.max()) + 1, ignore=settings.ignored).cpu()

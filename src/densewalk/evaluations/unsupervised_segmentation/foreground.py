@@ -19,6 +19,9 @@ from densewalk.models.feature_cache import Dense
 from densewalk.ops.attention_mask import foreground_masks
 from densewalk.ops.clustering import nearest_centre, spherical_kmeans
 
+Labels = Int[Tensor, "images rows columns"]
+Patches = Bool[Tensor, "images rows columns"]
+Masks = Integer[Tensor, "images mask mask"]
 CUTS = (0.55, 0.75)  # shares of the clusters that may be background
 ROUNDED = 0.05
 
@@ -28,8 +31,8 @@ class Split:
     """Images of one split: each patch's principal components, whether the attention holds it, and the reduced masks."""
 
     points: Float[Tensor, "images rows columns kept"]
-    attended: Bool[Tensor, "images rows columns"]
-    masks: Integer[Tensor, "images mask mask"]
+    attended: Patches
+    masks: Masks
 
 
 def with_attention(backbone: Backbone) -> Dense:
@@ -49,16 +52,14 @@ def read_split(settings: Settings, features: DenseFeatures, examples: Sequence[E
     return Split(points, foreground_masks(attention[:, 0], settings.mass), masks)
 
 
-def cluster_patches(settings: Settings, split: Split, seed: int) -> Int[Tensor, "images rows columns"]:
+def cluster_patches(settings: Settings, split: Split, seed: int) -> Labels:
     """Each patch's cluster, by spherical k-means."""
     lengths = {"iterations": settings.iterations, "restarts": settings.restarts}
     centers = spherical_kmeans(split.points.flatten(0, 2), settings.foreground_clusters, seed=derive_seed(seed, "foreground"), **lengths)
     return torch.stack([nearest_centre(image, centers) for image in split.points])
 
 
-def cluster_precisions(
-    assigned: Int[Tensor, "images rows columns"], attended: Bool[Tensor, "images rows columns"], clusters: int
-) -> Float[Tensor, " {clusters}"]:
+def cluster_precisions(assigned: Labels, attended: Patches, clusters: int) -> Float[Tensor, " {clusters}"]:
     """Share of each cluster that the attention holds, mean over the images that it occurs in; 0 for a cluster without a patch."""
     shares = []
     for labels, mask in zip(assigned, attended, strict=True):
@@ -68,7 +69,7 @@ def cluster_precisions(
     return torch.stack(shares).nanmean(0).nan_to_num(0.0)
 
 
-def extract_foreground(settings: Settings, split: Split, threshold: float, seed: int) -> Bool[Tensor, "images rows columns"]:
+def extract_foreground(settings: Settings, split: Split, threshold: float, seed: int) -> Patches:
     """The patches of clusters whose precision reaches the threshold."""
     assigned = cluster_patches(settings, split, seed)
     return (cluster_precisions(assigned, split.attended, settings.foreground_clusters) >= threshold - 1e-6)[assigned]
@@ -95,7 +96,7 @@ def choose_threshold(settings: Settings, split: Split, seed: int) -> float:
     return ROUNDED * round(float(at_best) / ROUNDED)
 
 
-def jaccard(settings: Settings, foreground: Bool[Tensor, "images rows columns"], masks: Integer[Tensor, "images mask mask"]) -> float:
+def jaccard(settings: Settings, foreground: Patches, masks: Masks) -> float:
     """Intersection over union of the foreground with the masks', mean over images: 1 where both are empty, ignored pixels left out."""
     scored = is_scored(settings, masks)
     found, truth = enlarge(foreground, settings.mask_size) & scored, (masks != settings.background) & scored
@@ -103,11 +104,11 @@ def jaccard(settings: Settings, foreground: Bool[Tensor, "images rows columns"],
     return float(torch.where(either > 0, both / either, 1.0).mean())
 
 
-def enlarge(foreground: Bool[Tensor, "images rows columns"], size: int) -> Bool[Tensor, "images {size} {size}"]:
+def enlarge(foreground: Patches, size: int) -> Bool[Tensor, "images {size} {size}"]:
     """The foreground in the masks' size, by nearest neighbor."""
     return reduce_masks(foreground.long(), size).bool()
 
 
-def is_scored(settings: Settings, masks: Integer[Tensor, "images mask mask"]) -> Bool[Tensor, "images mask mask"]:
+def is_scored(settings: Settings, masks: Masks) -> Bool[Tensor, "images mask mask"]:
     """True where a pixel counts."""
     return torch.ones_like(masks, dtype=torch.bool) if settings.ignored is None else masks != settings.ignored

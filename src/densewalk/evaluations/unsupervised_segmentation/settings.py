@@ -42,7 +42,7 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
     community_clusters: Annotated[int, Shown(lambda s: s.communities_name, "first")] = Field(default=149, ge=2)
     """Clusters of the foreground's patches that communities are made of (Leopart: 149 for ViT-S/16, 109 for ViT-B/8)."""
     edge_threshold: Annotated[float, SHOWN_BY_ANOTHER] = Field(default=0.09, ge=0, le=1)
-    """Two of these are linked if each makes up this share of the other's neighbourhood, mean over images (Leopart: 0.09 for ViT-S/16,
+    """Two of these are linked if each makes up this share of the other's neighborhood, mean over images (Leopart: 0.09 for ViT-S/16,
     0.07 for ViT-B/8)."""
     communities: int | None = Field(default=None, ge=1)
     """Communities to aim at; null: as many as there are foreground classes."""
@@ -80,13 +80,13 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
 
     @property
     def foreground_name(self) -> str:
-        """How the foreground is extracted."""
+        """The foreground's extraction."""
         labels = "threshold by training masks" if self.threshold is None else f"threshold {self.threshold:g}"
         return f"CBFE ({self.foreground_clusters} clusters, own attention {100 * self.mass:g} %, {labels})"
 
     @property
     def communities_name(self) -> str:
-        """How objects are found. The published values are by Infomap, whose license is not permissive, with settings tuned on masks."""
+        """The search for objects. (The published values are by Infomap, whose license is not permissive, with settings tuned on masks.)"""
         return f"CD by Louvain ({self.community_clusters} clusters, edges {self.edge_threshold:g})"
 
 

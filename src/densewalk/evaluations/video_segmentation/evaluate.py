@@ -41,6 +41,9 @@ from densewalk.ops.clustering import POINTS, PrincipalComponents, kmeans
 from densewalk.visualization.strips import write_rows
 
 Matching = Literal["hungarian", "many_to_one"]
+Scores = dict[str, list[float]]
+Points = Float[Tensor, "frames patches dim"]
+Labels = Int[Tensor, "frames height width"]
 
 
 def evaluate(settings: VideoSegmentationSettings, backbone_path: Path, job: Job) -> Result:
@@ -48,7 +51,7 @@ def evaluate(settings: VideoSegmentationSettings, backbone_path: Path, job: Job)
     clips = find_clips(settings)
     backbone = load(backbone_path).eval().to(job.device)
     size = fit_to_patches(settings.size, backbone.patch)
-    scores: dict[str, list[float]] = {name: [] for name in settings.METRICS}
+    scores: Scores = {name: [] for name in settings.METRICS}
     features, labels, components = [], [], PrincipalComponents()
     for clip in track(clips, "video_segmentation"):
         view = read_clip(backbone, clip, size, settings)
@@ -69,9 +72,6 @@ def describe_data(settings: VideoSegmentationSettings) -> dict[str, int]:
     return {"clips": len(clips), "frames": sum(len(clip.numbers) for clip in clips)}
 
 
-# -- data ------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Clip:
     """Some frames of a sequence. offset: the data set's number of the sequence's object 1, less 1."""
@@ -86,9 +86,9 @@ class View:
     """The frames of a clip as the backbone takes them. Labels have the data set's numbers; 0 is background."""
 
     images: UInt8[np.ndarray, "frames size size 3"]
-    features: Float[Tensor, "frames patches dim"]
+    features: Points
     grid: tuple[int, int]
-    labels: Int[Tensor, "frames height width"]
+    labels: Labels
     small_labels: Int[Tensor, "frames small small"]
 
 
@@ -132,47 +132,42 @@ def crop_square(image: Tensor, size: int, interpolation: InterpolationMode) -> T
     return tv.center_crop(tv.resize(image, [size], interpolation, antialias=True), [size, size])
 
 
-# -- scores ----------------------------------------------------------------------------------------------------------
-
-
-def score_clip(scores: dict[str, list[float]], view: View, settings: VideoSegmentationSettings, job: Job, clip: Clip) -> None:
+def score_clip(scores: Scores, view: View, settings: VideoSegmentationSettings, job: Job, clip: Clip) -> None:
     """Add F and C of one clip, and draw the first clip of its sequence."""
     points = PrincipalComponents(view.features.flatten(0, 1)).project(view.features, settings.components)
     seed = derive_seed(job.seed, clip.sequence.name, clip.numbers[0])
     for i in range(len(points)):
-        seeds = (seed + i, seed + i)
-        add_scores(scores, "F", points[i : i + 1], view.grid, view.labels[i : i + 1], settings.clusters, settings, seeds)
+        frame = slice(i, i + 1)
+        add_scores(scores, "F", points[frame], view.grid, view.labels[frame], settings.clusters, settings, (seed + i, seed + i))
     matched = add_scores(scores, "C", points, view.grid, view.labels, settings.clusters, settings, (seed, seed))
     if clip.numbers[0] == 0:
         draw_clip(job.out / f"{clip.sequence.name}.png", view, matched, clip.offset)
 
 
 def add_scores(
-    scores: dict[str, list[float]],
+    scores: Scores,
     metric: str,
-    points: Float[Tensor, "frames patches dim"],
+    points: Points,
     grid: tuple[int, int],
-    labels: Int[Tensor, "frames size size"],
-    overclusters: int,
+    labels: Labels,
+    many: int,
     settings: VideoSegmentationSettings,
     seeds: tuple[int, int],
-) -> Int[Tensor, "frames size size"]:
-    """Cluster and score with as many clusters as labels, matched one to one, and with `overclusters`, matched many to one.
+) -> Labels:
+    """Cluster and score, with as many clusters as labels, matched one to one, and with `many`, matched many to one.
 
     Returns:
         The labels that the clusters of the former are matched to.
     """
     size, count = labels.shape[-1], len(labels.unique())
     value, matched = match_and_score(labels, cluster_maps(points, grid, size, count, settings, seeds[0]), count, "hungarian")
-    maps = cluster_maps(points, grid, size, overclusters, settings, seeds[1])
     scores[metric].append(value)
-    scores[f"{metric}_over"].append(match_and_score(labels, maps, overclusters, "many_to_one")[0])
+    value, _ = match_and_score(labels, cluster_maps(points, grid, size, many, settings, seeds[1]), many, "many_to_one")
+    scores[f"{metric}_over"].append(value)
     return matched
 
 
-def match_and_score(
-    labels: Int[Tensor, "frames height width"], maps: Int[Tensor, "frames height width"], clusters: int, matching: Matching
-) -> tuple[float, Int[Tensor, "frames height width"]]:
+def match_and_score(labels: Labels, maps: Labels, clusters: int, matching: Matching) -> tuple[float, Labels]:
     """mIoU (0..1) over the labels that occur, and the label that each pixel's cluster is matched to; without one it is background."""
     values = torch.cat([torch.zeros(1, dtype=torch.int64), labels.flatten()]).unique()
     confusion = confusion_matrix(torch.searchsorted(values, labels), maps, len(values), clusters)
@@ -180,16 +175,8 @@ def match_and_score(
     return mean_iou(reassign(confusion, assignment)), values[assignment.clamp(min=0)][maps]
 
 
-# -- clusters --------------------------------------------------------------------------------------------------------
-
-
 def cluster_maps(
-    points: Float[Tensor, "frames patches dim"],
-    grid: tuple[int, int],
-    size: int,
-    count: int,
-    settings: VideoSegmentationSettings,
-    seed: int,
+    points: Points, grid: tuple[int, int], size: int, count: int, settings: VideoSegmentationSettings, seed: int
 ) -> Int[Tensor, "frames {size} {size}"]:
     """k-means over the pixels of all frames together, features being interpolated bilinearly to `size` x `size` pixels.
 
@@ -222,7 +209,7 @@ def interpolate_pixels(
     return F.grid_sample(maps, position[None, None], mode="bilinear", padding_mode="border", align_corners=False)[0, :, 0].T
 
 
-def draw_clip(path: Path, view: View, matched: Int[Tensor, "frames height width"], offset: int) -> None:
+def draw_clip(path: Path, view: View, matched: Labels, offset: int) -> None:
     """Some frames of a clip: their labels above, the matched clusters below."""
     numbers = np.linspace(0, len(view.images) - 1, min(4, len(view.images))).round().astype(int).tolist()
     own = [torch.where(labels > 0, labels - offset, 0).byte().numpy()[numbers] for labels in (view.labels, matched)]

@@ -44,7 +44,7 @@ class VideoSegmentationSettings(EvaluationSettings):
     dataset_size: int = Field(default=112, ge=16)
     """Side at which labels are compared when the whole data set is clustered; otherwise it is `size`."""
     components: int = Field(default=50, ge=1)
-    """Principal components that are kept of the standardised features."""
+    """Principal components that are kept of the standardized features."""
     clusters: Annotated[int, Shown(lambda s: f"K {s.clusters}/{s.dataset_clusters}")] = Field(default=10, ge=1)
     """Clusters of a frame or a clip where there are more than labels."""
     dataset_clusters: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=200, ge=1)
