@@ -91,7 +91,7 @@ def plain_memory(data: Data) -> tuple[Tensor, Tensor]:
 
 
 def ours(data: Data, clock: "Clock") -> tuple[float, float]:
-    """The functions of densewalk.evals.incontext, image by image as the evaluation calls them."""
+    """The functions of densewalk.evaluations.incontext, image by image as the evaluation calls them."""
     size = data.query_masks.shape[-1]
     with clock("memory"):
         store = Store(data.memory.shape[0] * data.memory.shape[1])
