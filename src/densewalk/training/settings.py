@@ -12,9 +12,6 @@ from densewalk.core.settings import Settings
 class TrainingSettings(Settings):
     """What is learnt: everything here enters the run's hash. How it is run is `Execution`."""
 
-    # switch -> value in compat `paper`, value in compat `released`
-    SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {}
-
     compat: Literal["paper", "released"] = "paper"
     """`paper`: the method as published. `released`: the released code's known deviations, to the digit."""
     batch_size: int = Field(default=64, ge=1)
@@ -42,8 +39,8 @@ class TrainingSettings(Settings):
     @property
     def deviations(self) -> str:
         """`compat`, and each switch that the study sets otherwise: what the tables' column `compat` says."""
-        column = ("paper", "released").index(self.compat)
-        changed = [n for n, values in sorted(self.SWITCHES.items()) if getattr(self, n) not in (None, values[column])]
+        following = [(name, facts) for name, facts in sorted(self.switches().items()) if facts.by == "compat"]
+        changed = [name for name, facts in following if getattr(self, name) not in (None, facts.values[self.compat])]
         return " ".join([self.compat, *(f"{name}={json.dumps(getattr(self, name))}" for name in changed)])
 
     def across_samples(self) -> str | None:
