@@ -111,7 +111,7 @@ def test_each_image_once_an_epoch_and_the_released_order():
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(8))
     assert orders[0] != orders[1]
     for layout, shuffled in (("voc", False), ("ade20k", False), ("cityscapes", True)):
-        batches = epoch_batches(settings_of(layout=layout, compat="released"), 8, 0, 0)
+        batches = epoch_batches(settings_of(layout=layout, compat="released").resolved(), 8, 0, 0)
         assert ([i for batch in batches for _, i in batch] != list(range(8))) == shuffled
 
 

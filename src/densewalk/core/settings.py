@@ -7,7 +7,7 @@ A default lives here and nowhere else; every field's docstring becomes its descr
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -46,6 +46,15 @@ def switch(*, by: str = "compat", default: Any = None, effect: str = "", source:
     return Field(default=default, json_schema_extra=facts, exclude_if=_is_null if omit_null else None)
 
 
+@dataclass(frozen=True)
+class Difference:
+    """Something that the released code does and no setting here reproduces."""
+
+    released: str
+    here: str
+    source: str
+
+
 def _is_null(value: Any) -> bool:
     return value is None
 
@@ -54,6 +63,9 @@ class Settings(BaseModel):
     """Immutable, and strict about unknown keys: a typing error in a study must not go unnoticed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+    NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = ()
+    """For docs/deviations.md, beside the switches."""
 
     @classmethod
     def switches(cls) -> dict[str, Switch]:

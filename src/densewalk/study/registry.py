@@ -190,6 +190,16 @@ def _settings_by(tag: str, union: Any) -> dict[str, Any]:
     }
 
 
+def methods() -> dict[str, type[TrainingSettings]]:
+    """Method -> its settings."""
+    return _settings_by("method", Run)
+
+
+def evaluations() -> dict[str, type[EvaluationSettings]]:
+    """Protocol -> its settings."""
+    return _settings_by("protocol", Evaluation)
+
+
 # in the order in which the evaluations are declared, several of which may share a table
 TABLES = tuple(dict.fromkeys(settings.TASK for settings in _settings_by("protocol", Evaluation).values()))
 

@@ -1,19 +1,27 @@
 """Settings of (over)clustering."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
-from densewalk.evaluations.common.label_map_settings import PLACE, ValidationSettings
+from densewalk.core.settings import Difference
+from densewalk.evaluations.common.label_map_settings import PLACE, BatchedValidationSettings
 from densewalk.evaluations.common.protocol_name import changes
 
 
-class OverclusterSettings(ValidationSettings):
-    """k-means on frozen patch features of the validation images, clusters being matched to classes (NeCo, Leopart)."""
+class OverclusterSettings(BatchedValidationSettings):
+    """k-means on frozen patch features of the validation images, clusters being matched to classes (NeCo, Leopart).
+
+    The released code is https://github.com/vpariza/NeCo at commit 3932160, with which the published values were made.
+    """
 
     TASK: ClassVar[str] = "overcluster"
     VERSION: ClassVar[int] = 1
     METRICS: ClassVar[dict[str, str]] = {"mIoU": "% (higher is better)"}
+
+    NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
+        Difference("k-means starts at random points (faiss)", "starts by k-means++ (scikit-learn)", "eval_overcluster.py"),
+    )
 
     clusters: int | None = Field(default=None, ge=2)
     """Number of clusters, each of which takes the class of most of its pixels (published: 300 and 500); null: as many as classes,
@@ -26,9 +34,6 @@ class OverclusterSettings(ValidationSettings):
     """Most k-means iterations."""
     restarts: int = Field(default=5, ge=1)
     """Starts of each k-means run, of which the best is taken."""
-    compat: Literal["paper", "released"] = "paper"
-    """`released`: as NeCo's code, with which the published values were made: layout `voc` is scored on whole batches of 32 only (1440
-    of 1449 images), and a class that occurs nowhere counts as 0 in the mean. `paper`: neither."""
 
     @property
     def recipe(self) -> str:

@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from densewalk.core.settings import Difference
 from densewalk.training.settings import PresetSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -102,8 +103,14 @@ class SelfDistillationSettings(PresetSettings):
 
 
 class DinoSettings(SelfDistillationSettings):
-    """DINO on video frames or images (https://arxiv.org/abs/2104.14294); defaults are the released 100-epoch recipe."""
+    """DINO on video frames or images (https://arxiv.org/abs/2104.14294); defaults are the released 100-epoch recipe.
 
+    The released code is https://github.com/facebookresearch/dino at commit 7c446df. `compat` changes nothing.
+    """
+
+    NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
+        Difference("Pillow's images", "tensors, whose pixels differ in the last digits", "main_dino.py:419-467"),
+    )
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "small_video": {
             **SMALL_VIDEO,

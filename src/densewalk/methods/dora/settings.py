@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.core.settings import switch
+from densewalk.core.settings import Difference, switch
 from densewalk.methods.dino.settings import SMALL_VIDEO, SelfDistillationSettings
 
 
@@ -14,6 +14,9 @@ class DoraSettings(SelfDistillationSettings):
     The released code is https://github.com/shashankvkt/DoRA_ICLR24 at commit 0508b2c.
     """
 
+    NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
+        Difference("whole clips become float and are resized without antialias", "cropped first, antialiased", "_functional_video.py:35"),
+    )
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "small_video": {
             **SMALL_VIDEO,
@@ -52,11 +55,11 @@ class DoraSettings(SelfDistillationSettings):
     """Sinkhorn-Knopp iterations; far from convergence on peaked scores, hence part of the method."""
 
     loss_carry_over: bool | None = switch(
-        paper=False, released=True, source="main.py:407,456-459", effect="8.9 % too large at 8 frames, the first object weighs most"
+        paper=False, released=True, source="main.py:407,456-459", effect="loss 8.9 % too large at 8 frames, first object weighs most"
     )
     """Add the running mean of an object's loss to the next object's: object j of k weighs the sum of T^-e over e < k - j."""
     skip_first_local_crop: bool | None = switch(
-        paper=False, released=True, source="main.py:448, left over from DINO", effect="one of six local crops is never used"
+        paper=False, released=True, source="main.py:448", effect="one of six local crops is made and not used"
     )
     """Make `local_crops` crops but learn from all except the first."""
     hard_masks: bool | None = switch(paper=False, released=True, source="equation 7; utils.py:27-79", effect="nothing is shown by degrees")
@@ -80,7 +83,7 @@ class DoraSettings(SelfDistillationSettings):
     unseeded_heads: bool = switch(
         default=False, paper=False, released=True, source="utils.py:27-79,267", effect="no two runs see the same objects"
     )
-    """Draw the heads from the system's entropy, differently in every process and run. Off in both modes: it has no digits to equal."""
+    """Draw the heads from the system's entropy, differently in every process and run. Off in both modes: not reproducible."""
 
     def across_samples(self) -> str | None:
         """The release's threshold is a mean over the batch; heads from the system's entropy are drawn once for it."""

@@ -1,10 +1,10 @@
 """Settings of Time-Tuning."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.core.settings import switch
+from densewalk.core.settings import Difference, switch
 from densewalk.training.settings import TrainingSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -15,6 +15,14 @@ class TimeTuningSettings(TrainingSettings):
 
     The released code is https://github.com/SMSD75/Timetuning at commit 94550b5.
     """
+
+    NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
+        Difference("options of propagation and Sinkhorn have no effect", "settings have", "time_tuning.py:224-302"),
+        Difference("`--use_queue False` turns the queue on", "`queue: 0` turns it off", "README.md"),
+        Difference("`--use_mask` stops the first step", "`foreground_mass` does what it is for", "time_tuning.py"),
+        Difference("the weight-decay schedule stops the last step with an IndexError", "the training ends", "time_tuning.py"),
+        Difference("colors and blur are drawn before the crop", "after it, once per clip as well", "time_tuning.py:588-594"),
+    )
 
     variant: Literal["timetuning", "simplified"] = "timetuning"
     """`simplified`: the authors' later code (https://github.com/SMSD75/TimeT_clean at commit 8fe9d20), which trains 800 epochs without
