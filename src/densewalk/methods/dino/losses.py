@@ -5,8 +5,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-# -- losses ----------------------------------------------------------------------------------------------------------
-
 
 def cross_entropies(
     targets: Float[Tensor, "targets batch protos"], logits: Float[Tensor, "views batch protos"], temperature: float
@@ -29,6 +27,11 @@ def dino_loss(
     return entropies[~same].mean()
 
 
+def mean_koleo(groups: Float[Tensor, "groups batch dim"]) -> Float[Tensor, ""]:
+    """Mean of `koleo` over groups of features."""
+    return torch.stack([koleo(group) for group in groups]).mean()
+
+
 def koleo(features: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     """Spread the features over the sphere: - mean_i log(|x_i - x_nn(i)| + 1e-8), x normalised, nn the nearest other feature.
 
@@ -36,7 +39,7 @@ def koleo(features: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
         ValueError: there is no other feature.
     """
     if len(features) < 2:
-        raise ValueError("KoLeo needs at least two pictures per process")
+        raise ValueError("KoLeo needs at least two images per process")
     with torch.autocast(features.device.type, enabled=False):
         x = F.normalize(features.float(), dim=-1)
         with torch.no_grad():

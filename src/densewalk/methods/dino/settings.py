@@ -8,9 +8,9 @@ from densewalk.core.settings import Difference
 from densewalk.training.settings import PresetSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
-# From scratch on a video of minutes, on one CPU core in minutes: for vit_micro_patch16. What it was measured on, its curve and
-# what it gains are in docs/small_video.md. Sinkhorn centring and a sharp teacher let a small batch learn at all, where a moving
-# mean collapses; KoLeo keeps patches apart, which would otherwise come to tell less than those of random weights.
+# vit_micro_patch16 from scratch on a video of minutes, in minutes on one CPU core: docs/small_video.md has its measurements.
+# Sinkhorn centering and a sharp teacher let a small batch learn, where a moving mean collapses. KoLeo keeps patches apart, which
+# would otherwise tell less than those of random weights.
 SMALL_VIDEO: dict[str, Any] = {
     "out_dim": 256,
     "head_hidden": 256,
@@ -74,31 +74,31 @@ class SelfDistillationSettings(PresetSettings):
     teacher_temperature_epochs: int = Field(default=0, ge=0)
     """Epochs from the first temperature to the second, linearly, one step an epoch."""
     centering: Literal["mean", "sinkhorn"] = "mean"
-    """What keeps the teacher from one answer to everything. `mean`: DINO's, subtract a moving mean from its logits. `sinkhorn`:
-    DINOv2's, share each batch out evenly among the prototypes; works from the first step on, where the mean has yet to be found."""
+    """Keep the teacher from one answer to everything. `mean`: DINO's, subtract a moving mean from its logits. `sinkhorn`: DINOv2's,
+    share each batch out evenly among the prototypes, which works from the first step on."""
     center_momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Centring `mean`: share of the old centre of the teacher's logits in each update."""
+    """Centering `mean`: share of the old center of the teacher's logits in each update."""
     sinkhorn_centering_iterations: int = Field(default=3, ge=1)
-    """Centring `sinkhorn`: iterations; few, so that the shares are only roughly even."""
+    """Centering `sinkhorn`: iterations; few, so that the shares are only roughly even."""
 
     koleo_weight: float = Field(default=0.0, ge=0)
-    """Weight of the KoLeo regulariser on the student's global views, in DoRA on the masked ones (DINOv2 uses 0.1)."""
+    """Weight of the KoLeo regularizer on the student's global views, in DoRA on the masked ones (DINOv2 uses 0.1)."""
 
     global_size: int = Field(default=224, ge=8)
     """Side of a global view in pixels."""
     global_scale: tuple[Share, Share] = (0.4, 1.0)
-    """Share of the picture's area that a global view covers, from and to."""
+    """Share of the image's area that a global view covers, from and to."""
     local_size: int = Field(default=96, ge=8)
     """Side of a local crop in pixels."""
     local_scale: tuple[Share, Share] = (0.05, 0.4)
-    """Share of the picture's area that a local crop covers, from and to."""
+    """Share of the image's area that a local crop covers, from and to."""
     local_crops: int = Field(default=8, ge=0)
-    """Local crops of a picture (DINO) or of each frame (DoRA)."""
+    """Local crops of an image (DINO) or of each frame (DoRA)."""
 
     def across_samples(self) -> str | None:
-        """KoLeo and Sinkhorn's centring; otherwise the targets are centred by what earlier batches left."""
+        """KoLeo and Sinkhorn centering; a moving mean centers the targets by earlier batches alone."""
         if self.koleo_weight:
-            return "koleo_weight spreads the pictures of a batch apart"
+            return "koleo_weight spreads the images of a batch apart"
         return "centering: sinkhorn shares the prototypes out among the whole batch" if self.centering == "sinkhorn" else None
 
 
@@ -125,4 +125,4 @@ class DinoSettings(SelfDistillationSettings):
     }
 
     batch_size: int = Field(default=512, ge=1)
-    """Pictures of one optimiser step over all processes together."""
+    """Images of one optimizer step over all processes together."""

@@ -1,12 +1,34 @@
 """Losses of DoRA (equation 8)."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from densewalk.methods.dino.losses import cross_entropies, koleo
+from densewalk.methods.dino.losses import cross_entropies, mean_koleo
+from densewalk.methods.dora.settings import DoraSettings
 
-# -- loss ------------------------------------------------------------------------------------------------------------
+
+class StudentOutput(NamedTuple):
+    """The student's logits of masked frames and of the used local crops, and its features of the former."""
+
+    masked: Float[Tensor, "objects batch frames protos"]
+    local: Float[Tensor, "crops samples frames protos"]
+    features: Float[Tensor, "objects batch frames dim"]
+
+
+def dora_loss(
+    targets: Float[Tensor, "batch frames protos"], student: StudentOutput, settings: DoraSettings
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """Equation 8, and KoLeo where it has a weight; the loss and its parts."""
+    mask_terms, local_terms = frame_terms(targets, student.masked, student.local, settings.student_temperature)
+    loss = total_loss(mask_terms, local_terms, carry_over=bool(settings.loss_carry_over))
+    logs = {"loss_mask": mask_terms.detach().mean(), "loss_local": local_terms.detach().mean()}
+    if settings.koleo_weight:
+        koleo = koleo_of_frames(student.features, samples=student.local.shape[1])
+        loss, logs["loss_koleo"] = loss + settings.koleo_weight * koleo, koleo.detach()
+    return loss, logs
 
 
 def frame_terms(
@@ -21,7 +43,7 @@ def frame_terms(
     for t:     local_terms[t]   = mean over v, b of CE(targets[b, t], local[v, sample of b, t])
 
     Args:
-        targets: of every global view; the views of one sample are neighbours.
+        targets: of every global view; the views of one sample are neighbors.
     """
     samples, frames = local.shape[1:3]
     own = cross_entropies(targets.flatten(0, 1)[None], masked.flatten(1, 2), temperature)[0]
@@ -50,7 +72,7 @@ def koleo_of_frames(features: Float[Tensor, "objects batch frames dim"], samples
     Views of the same frame, which are to agree, are never pushed apart.
 
     Args:
-        samples: clips of the batch; the views of one are neighbours.
+        samples: clips of the batch; the views of one are neighbors.
     """
     groups = features.unflatten(1, (samples, -1)).transpose(1, 2).flatten(2, 3)
-    return torch.stack([koleo(group) for group in groups.flatten(0, 1)]).mean()
+    return mean_koleo(groups.flatten(0, 1))

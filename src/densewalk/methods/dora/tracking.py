@@ -1,4 +1,4 @@
-"""Discover objects in the first frame and track them through a clip (DoRA, equations 2 to 6)."""
+"""Discover objects in the first frame and track them through a clip (DoRA, equations 2 to 7)."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from densewalk.ops.sinkhorn import linear_sinkhorn, sinkhorn
 
 
 @dataclass(frozen=True)
-class Sight:
+class TeacherFeatures:
     """The teacher's output for clips, in float32; everything but logits and keys is the first frame's."""
 
     logits: Float[Tensor, "batch frames protos"]
@@ -23,25 +23,22 @@ class Sight:
     grid: tuple[int, int]
 
 
-def patch_features(x: Float[Tensor, "batch heads tokens head_dim"], prefix: int) -> Float[Tensor, "batch patches dim"]:
+def join_heads(x: Float[Tensor, "batch heads tokens head_dim"], prefix: int) -> Float[Tensor, "batch patches dim"]:
     """Queries or keys of the patches, heads side by side, in float32."""
     return x[:, :, prefix:].transpose(1, 2).flatten(2).float()
 
 
-# -- discovery and tracking ------------------------------------------------------------------------------------------
-
-
-def prototypes(
+def object_prototypes(
     attention: Float[Tensor, "batch objects patches"], query: Float[Tensor, "batch patches dim"]
 ) -> Float[Tensor, "batch objects dim"]:
-    """Equation 2: queries pooled by what each drawn head's CLS looks at. The rows of `attention` sum to less than 1, as in the release."""
+    """Equation 2: queries pooled by CLS's attention in each drawn head. The rows of `attention` sum to less than 1, as released."""
     return attention @ query
 
 
-def refine(
+def refine_prototypes(
     prototypes: Float[Tensor, "batch objects dim"], patches: Float[Tensor, "batch patches dim"], settings: DoraSettings
 ) -> Float[Tensor, "batch objects dim"]:
-    """Equations 4 and 5: share the patches out evenly among the objects, then pool the normalised patches by their shares.
+    """Equations 4 and 5: share the patches out evenly among the objects, then pool the normalized patches by their shares.
 
     Raises:
         NonFiniteScores: patches or prototypes are not finite.
@@ -54,7 +51,7 @@ def refine(
     return shares.transpose(1, 2) @ unit
 
 
-def track(
+def track_objects(
     prototypes: Float[Tensor, "batch objects dim"], keys: Float[Tensor, "batch frames patches dim"]
 ) -> Float[Tensor, "batch objects frames patches"]:
     """Equation 6: cross-attention of the objects to each frame's patches, over the full width of all heads."""
@@ -75,12 +72,12 @@ def hard_masks(tracks: Float[Tensor, "batch objects frames patches"], *, per_bat
     return (unit > threshold).float()
 
 
-def owners(tracks: Float[Tensor, "batch objects frames patches"]) -> Float[Tensor, "batch objects frames patches"]:
+def assign_argmax(tracks: Float[Tensor, "batch objects frames patches"]) -> Float[Tensor, "batch objects frames patches"]:
     """1 for the object whose attention to a patch is the largest, 0 for the others."""
     return F.one_hot(tracks.argmax(dim=1), tracks.shape[1]).movedim(-1, 1).float()
 
 
-def show_objects(
+def apply_masks(
     views: Float[Tensor, "batch frames 3 height width"], masks: Float[Tensor, "batch objects frames patches"], grid: tuple[int, int]
 ) -> Float[Tensor, "batch objects frames 3 height width"]:
     """Equation 7: every frame times every object's mask, each patch as a whole."""
