@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densewalk.methods.neco.augmentation import NecoViews
-from densewalk.methods.neco.method import Neco, PatchNetwork
+from densewalk.methods.neco.method import Neco
 from densewalk.methods.neco.settings import NecoSettings
 from densewalk.models.loading import create
 from densewalk.ops.cpu import linear as products
@@ -159,13 +159,12 @@ def one_step(method: Neco, optimizer: torch.optim.Optimizer, batch: dict[str, Te
         return run
 
     set_schedules(optimizer, 0)
-    looks = {method.student: watch("student", method.look_at), method.teacher: method.look_at}
-    teacher = watch("teacher", method.look_with_mask)
-
-    def look_at(network: PatchNetwork, *arguments: Any) -> Any:
-        return looks[network](network, *arguments)
-
-    with replaced(method, "look_with_mask", teacher), replaced(method, "look_at", look_at), replaced(sorting, "sort_losses", losses):
+    teacher, student = watch("teacher", method.encode_teacher), watch("student", method.encode_student)
+    with (
+        replaced(method, "encode_teacher", teacher),
+        replaced(method, "encode_student", student),
+        replaced(sorting, "sort_losses", losses),
+    ):
         loss, _ = watch("loss", method.step)(batch, 0, torch.Generator().manual_seed(0))
     seconds["loss"] -= seconds["teacher"] + seconds["student"]
     watch("backward", loss.backward)()
