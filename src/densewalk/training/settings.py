@@ -15,11 +15,11 @@ class TrainingSettings(Settings):
     compat: Literal["paper", "released"] = "paper"
     """`paper`: the method as published. `released`: the released code's known deviations, to the digit."""
     batch_size: int = Field(default=64, ge=1)
-    """Samples of one optimiser step over all processes together."""
+    """Samples of one optimizer step over all processes together."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the data. Exactly one of `epochs` and `steps`."""
     steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps. Exactly one of `epochs` and `steps`."""
+    """Optimizer steps. Exactly one of `epochs` and `steps`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -62,7 +62,7 @@ class TrainingSettings(Settings):
         return None
 
     def total_steps(self, samples: int) -> tuple[int, int]:
-        """Optimiser steps in all and per epoch, for a data set of `samples` samples (incomplete batches are dropped).
+        """Optimizer steps in all and per epoch, for a data set of `samples` samples (incomplete batches are dropped).
 
         Raises:
             UserError: one batch is larger than the data set.

@@ -33,7 +33,7 @@ def mean_koleo(groups: Float[Tensor, "groups batch dim"]) -> Float[Tensor, ""]:
 
 
 def koleo(features: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
-    """Spread the features over the sphere: - mean_i log(|x_i - x_nn(i)| + 1e-8), x normalised, nn the nearest other feature.
+    """Spread the features over the sphere: - mean_i log(|x_i - x_nn(i)| + 1e-8), x normalized, nn the nearest other feature.
 
     Raises:
         ValueError: there is no other feature.

@@ -54,7 +54,7 @@ from densewalk.models.backbone import Backbone
 from densewalk.visualization.features import evenly_spaced, uncut
 from densewalk.visualization.overlays import TrackedClip, tracking_strip
 
-CLIPS_SHOWN = 4  # in the picture of a finished training
+CLIPS_SHOWN = 4  # in the image of a finished training
 PICTURE_SCALE = 2  # views are cut from a fifth of a frame or more: at their size, whole frames would show everything too small
 
 

@@ -31,7 +31,7 @@ class DoraSettings(SelfDistillationSettings):
     }
 
     batch_size: int = Field(default=48, ge=1)
-    """Clips of one optimiser step over all processes together."""
+    """Clips of one optimizer step over all processes together."""
     norm_last_layer: bool = False
     """Freeze the prototypes' lengths at 1."""
     min_lr: float = Field(default=1e-5, ge=0)

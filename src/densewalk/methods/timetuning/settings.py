@@ -28,7 +28,7 @@ class TimeTuningSettings(TrainingSettings):
     """`simplified`: the authors' later code (https://github.com/SMSD75/TimeT_clean at commit 8fe9d20), which trains 800 epochs without
     a teacher on consecutive frames and assigns all of them together."""
     batch_size: int = Field(default=128, ge=1)
-    """Clips of one optimiser step over all processes together."""
+    """Clips of one optimizer step over all processes together."""
     epochs: float | None = Field(default=100, gt=0)
     """Passes over the videos: one clip of each; 800 if not given for `variant: simplified`. Exactly one of `epochs` and `steps`."""
 
@@ -45,14 +45,14 @@ class TimeTuningSettings(TrainingSettings):
     size: int = Field(default=224, ge=16)
     """Side of the network's input in pixels."""
     scale: tuple[Share, Share] = (0.4, 1.0)
-    """Share of the picture's area that the crop of a clip covers, from and to."""
+    """Share of the image's area that the crop of a clip covers, from and to."""
 
     trainable_blocks: int = Field(default=2, ge=1)
     """Last blocks of the backbone that learn; everything else is frozen, the final norm included."""
     head_widths: list[Annotated[int, Field(ge=1)]] = Field(default=[1024, 1024, 512, 256], min_length=1)
     """Widths of the projection head's layers; the last is the prototypes' dimension."""
     prototypes: int = Field(default=200, ge=2)
-    """Cluster centres."""
+    """Cluster centers."""
     teacher: bool | None = switch(
         by="variant", timetuning=True, simplified=False, source="time_tuning.py:90-128; its README says no", effect="who assigns patches"
     )
@@ -107,7 +107,7 @@ class TimeTuningSettings(TrainingSettings):
     """Take `momentum` as the share of the student."""
 
     def across_samples(self) -> str | None:
-        """The assignment."""
+        """Sinkhorn."""
         return "Time-Tuning's Sinkhorn shares the prototypes out among the patches of the whole batch"
 
     @model_validator(mode="before")
