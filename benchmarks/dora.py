@@ -20,7 +20,7 @@ from densewalk.methods.dora.augmentation import crop_clip, global_view, local_vi
 from densewalk.methods.dora.losses import dora_loss
 from densewalk.methods.dora.method import Dora
 from densewalk.methods.dora.settings import DoraSettings
-from densewalk.methods.dora.tracking import apply_masks
+from densewalk.methods.dora.tracking import apply_masks, object_masks, object_prototypes, refine_prototypes, track_objects
 from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.loading import create
 from densewalk.ops.cpu.memory import give_back
@@ -59,7 +59,12 @@ def part_stages(watch: Stopwatch, method: Dora, batch: dict[str, torch.Tensor], 
     views = batch["global"].flatten(0, 1)
     teacher = watch("teacher", lambda: method.encode_teacher(views))
     heads = method.sample_heads(torch.Generator().manual_seed(at))
-    masks = watch("discover and track", lambda: method.checked_masks(method.tracks(teacher, heads)))
+
+    def discover_and_track() -> torch.Tensor:
+        prototypes = object_prototypes(teacher.cls_attention[:, heads], teacher.query)
+        return object_masks(track_objects(refine_prototypes(prototypes, teacher.patches, method.settings), teacher.keys), method.settings)
+
+    masks = watch("discover and track", discover_and_track)
     student = watch("student forward", lambda: method.encode_student(apply_masks(views, masks, teacher.grid), batch["local"]))
 
     def loss() -> torch.Tensor:

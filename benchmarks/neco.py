@@ -14,6 +14,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -163,7 +164,7 @@ def one_step(method: Neco, optimizer: torch.optim.Optimizer, batch: dict[str, Te
     with (
         replaced(method, "encode_teacher", teacher),
         replaced(method, "encode_student", student),
-        replaced(sorting, "sort_losses", losses),
+        replaced(method, "sort_losses", partial(losses, **method.sort_losses.keywords)),
     ):
         loss, _ = watch("loss", method.step)(batch, 0, torch.Generator().manual_seed(0))
     seconds["loss"] -= seconds["teacher"] + seconds["student"]
@@ -208,7 +209,8 @@ def saved_bytes(method: Neco, batch: dict[str, Tensor], losses: Any) -> int:
             storages[storage.data_ptr()] = storage.nbytes()
         return x
 
-    with replaced(sorting, "sort_losses", losses), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+    sort_losses = partial(losses, **method.sort_losses.keywords)
+    with replaced(method, "sort_losses", sort_losses), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         loss, _ = method.step(batch, 0, torch.Generator().manual_seed(0))
     del loss
     return sum(storages.values())

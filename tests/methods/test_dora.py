@@ -31,7 +31,15 @@ from densewalk.methods.dora.augmentation import DoraViews
 from densewalk.methods.dora.losses import frame_terms, koleo_of_frames, total_loss
 from densewalk.methods.dora.method import Dora
 from densewalk.methods.dora.settings import DoraSettings
-from densewalk.methods.dora.tracking import apply_masks, hard_masks, refine_prototypes, soft_masks, track_objects
+from densewalk.methods.dora.tracking import (
+    TeacherFeatures,
+    apply_masks,
+    hard_masks,
+    object_masks,
+    refine_prototypes,
+    soft_masks,
+    track_objects,
+)
 from densewalk.models.architecture import Architecture
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import create
@@ -70,6 +78,11 @@ def random_batch(settings: DoraSettings, batch: int = 2, seed: int = 0) -> dict[
 
 def take_step(method: Dora, batch: dict[str, Tensor], step: int = 0, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
     return method.step(batch, step, torch.Generator().manual_seed(seed))
+
+
+def tracks_of(method: Dora, teacher: TeacherFeatures, heads: Tensor) -> Tensor:
+    found = tracking.object_prototypes(teacher.cls_attention[:, heads], teacher.query)
+    return track_objects(refine_prototypes(found, teacher.patches, method.settings), teacher.keys)
 
 
 # -- the recorded step -----------------------------------------------------------------------------------------------
@@ -412,7 +425,7 @@ def test_clips_do_not_influence_each_other() -> None:
     batch = random_batch(settings, batch=3)
     heads = method.sample_heads(torch.Generator().manual_seed(0))
     whole, alone = (
-        method.checked_masks(method.tracks(method.encode_teacher(views.flatten(0, 1)), heads))
+        object_masks(tracks_of(method, method.encode_teacher(views.flatten(0, 1)), heads), method.settings)
         for views in (batch["global"], batch["global"][1:2])
     )
     torch.testing.assert_close(whole[2:4], alone, atol=1e-4, rtol=1e-4)
@@ -696,9 +709,9 @@ def test_pictures_show_what_the_student_is_shown(compat: str, tmp_path: Path, mo
     view = normalize(torch.from_numpy(clips[2].frames).permute(0, 3, 1, 2) / 255)
     seen = method.encode_teacher(view[None])
     heads = torch.arange(3)
-    expected = method.checked_masks(method.tracks(seen, heads))[0].unflatten(-1, (4, 5))
+    expected = object_masks(tracks_of(method, seen, heads), method.settings)[0].unflatten(-1, (4, 5))
     np.testing.assert_allclose(clips[2].masks, expected, atol=1e-6)
-    tracks = method.tracks(seen, heads)[0].unflatten(-1, (4, 5))
+    tracks = tracks_of(method, seen, heads)[0].unflatten(-1, (4, 5))
     for t, row, column in np.ndindex(3, 4, 5):
         largest = max(range(3), key=lambda i: tracks[i, t, row, column])
         assert clips[3].masks[:, t, row, column].tolist() == [float(i == largest) for i in range(3)]

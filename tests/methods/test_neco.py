@@ -93,7 +93,9 @@ def test_the_loss_equals_the_releases(monkeypatch):
         torch.testing.assert_close(order.permute(0, 3, 2, 1).float(), case[f"pairs/{side}/perm"].flatten(3), atol=1e-4, rtol=1e-3)
     for p in range(10):
         rows = [distances(x[p], references[p], method.settings).flatten(0, 1) for x in (sources, targets)]
-        assert method.sort_losses(*rows, 100.0).mean().item() == pytest.approx(float(case[f"sublosses/{p}/loss"]), abs=1e-5)
+        assert method.sort_losses(*rows, student_steepness=100.0).mean().item() == pytest.approx(
+            float(case[f"sublosses/{p}/loss"]), abs=1e-5
+        )
     total = method.order_loss(sources, targets, references, None)
     assert total.item() == pytest.approx(float(case["loss"]), abs=1e-5)
     for gradient, name, crops, side in zip(
@@ -436,7 +438,7 @@ def test_the_masked_loss_is_the_mean_of_pairs_that_have_a_patch():
     means = []
     for p in [p for p in range(10) if p != 4]:
         rows = [distances(x[p], references[p], method.settings)[learnt[p]] for x in (sources, targets)]
-        means.append(method.sort_losses(*rows, 100.0).mean())
+        means.append(method.sort_losses(*rows, student_steepness=100.0).mean())
     assert method.order_loss(sources, targets, references, learnt).item() == pytest.approx(float(sum(means) / 9), abs=1e-5)
     nothing = torch.zeros_like(learnt)
     assert method.order_loss(sources.requires_grad_(), targets, references, nothing).item() == 0

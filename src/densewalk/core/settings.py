@@ -46,6 +46,11 @@ def switch(*, by: str = "compat", default: Any = None, effect: str = "", source:
     return Field(default=default, json_schema_extra=facts, exclude_if=_is_null if omit_null else None)
 
 
+def deviation(*, effect: str, source: str, omit_null: bool = False) -> Any:
+    """A switch that is off in the paper and on in the released code."""
+    return switch(paper=False, released=True, effect=effect, source=source, omit_null=omit_null)
+
+
 @dataclass(frozen=True)
 class Difference:
     """Something that the released code does and no setting here reproduces."""

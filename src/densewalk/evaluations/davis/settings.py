@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from densewalk.core.settings import switch
+from densewalk.core.settings import deviation, switch
 from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
 from densewalk.evaluations.common.protocol_name import changes
 
@@ -54,9 +54,7 @@ class DavisSettings(LabelPropagationSettings):
         paper=True, released=False, source="eval_video_segmentation.py:182", effect="an object too small for any patch is lost"
     )
     """Give an object that the reduced first mask would lose the patch that it covers most."""
-    constant_channel_wins: bool | None = switch(
-        paper=False, released=True, source="eval_video_segmentation.py (norm_mask)", effect="NaN wins the argmax everywhere"
-    )
+    constant_channel_wins: bool | None = deviation(source="eval_video_segmentation.py (norm_mask)", effect="NaN wins the argmax everywhere")
     """Let a channel with one value everywhere become 0 / 0 when channels are stretched."""
 
     @property

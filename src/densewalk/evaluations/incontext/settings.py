@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.core.settings import Difference, switch
+from densewalk.core.settings import Difference, deviation, switch
 from densewalk.data.benchmarks.label_rules import KNOWN
 from densewalk.evaluations.common.label_map_settings import LabelledSettings, require_apart
 
@@ -74,12 +74,10 @@ class IncontextSettings(LabelledSettings):
         omit_null=True, paper=0.225, released=0.255, source="hbird_eval.py, all versions", effect="a typing error in the normalization"
     )
     """Standard deviation that blue is normalized with."""
-    remember_ignored: bool | None = switch(
-        omit_null=True, paper=False, released=True, source="hbird_eval.py:309-310", effect="unlabeled patches vote for class 0"
-    )
+    remember_ignored: bool | None = deviation(source="hbird_eval.py:309-310", effect="unlabeled patches vote for class 0", omit_null=True)
     """Store ignored pixels in memory as class 0."""
-    count_absent_classes: bool | None = switch(
-        omit_null=True, paper=False, released=True, source="hbird_eval.py:253 (PredsmIoU)", effect="ADE20K's empty class costs 1/151"
+    count_absent_classes: bool | None = deviation(
+        source="hbird_eval.py:253 (PredsmIoU)", effect="ADE20K's empty class costs 1/151", omit_null=True
     )
     """Count a class that occurs nowhere as 0 in the mean, instead of leaving it out."""
 

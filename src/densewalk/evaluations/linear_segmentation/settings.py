@@ -4,7 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.core.settings import switch
+from densewalk.core.settings import deviation
 from densewalk.data.benchmarks.label_rules import KNOWN
 from densewalk.evaluations.common.label_map_settings import PLACE, BatchedValidationSettings, require_apart
 from densewalk.evaluations.common.protocol_name import changes
@@ -43,9 +43,7 @@ class LinearSegmentationSettings(BatchedValidationSettings):
     """Of SGD."""
     crop_scale: tuple[float, float] = (0.8, 1.0)
     """Range of a training crop's share of the image. Crops are flipped half of the time."""
-    fixed_order: bool | None = switch(
-        omit_null=True, paper=False, released=True, source="linear_finetune.py (shuffle)", effect="every epoch has the same batches"
-    )
+    fixed_order: bool | None = deviation(source="linear_finetune.py (shuffle)", effect="every epoch has the same batches", omit_null=True)
     """Layouts `voc` and `ade20k`: train on the images in the order of their list, in every epoch."""
 
     @model_validator(mode="after")

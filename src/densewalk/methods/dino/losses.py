@@ -5,10 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+Targets = Float[Tensor, "targets batch protos"]
+Logits = Float[Tensor, "views batch protos"]
 
-def cross_entropies(
-    targets: Float[Tensor, "targets batch protos"], logits: Float[Tensor, "views batch protos"], temperature: float
-) -> Float[Tensor, "targets views batch"]:
+
+def cross_entropies(targets: Targets, logits: Logits, temperature: float) -> Float[Tensor, "targets views batch"]:
     """Cross-entropy of every target distribution with every view's prediction, in float32.
 
     for q, v, b:  result[q, v, b] = - sum_o targets[q, b, o] log softmax(logits[v, b] / temperature)[o]
@@ -18,9 +19,7 @@ def cross_entropies(
         return logits.logsumexp(dim=-1) - torch.einsum("qbo,vbo->qvb", targets.float(), logits)
 
 
-def dino_loss(
-    targets: Float[Tensor, "targets batch protos"], logits: Float[Tensor, "views batch protos"], temperature: float
-) -> Float[Tensor, ""]:
+def dino_loss(targets: Targets, logits: Logits, temperature: float) -> Float[Tensor, ""]:
     """Mean cross-entropy over all pairs of different views; the first views are those the targets were made from."""
     entropies = cross_entropies(targets, logits, temperature).mean(dim=-1)
     same = torch.eye(*entropies.shape, dtype=torch.bool, device=entropies.device)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -50,19 +50,15 @@ class SelfDistillation(Method):
     def __init__(self, settings: SelfDistillationSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         require_patch_multiples(settings, backbone.patch)
-        self.settings = settings
+        self.settings = s = settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             head = PrototypeHead(
-                backbone.dim,
-                settings.out_dim,
-                hidden=settings.head_hidden,
-                bottleneck=settings.head_bottleneck,
-                trainable_scale=not settings.norm_last_layer,
+                backbone.dim, s.out_dim, hidden=s.head_hidden, bottleneck=s.head_bottleneck, trainable_scale=not s.norm_last_layer
             )
             self.teacher = make_teacher(Network(backbone, head))
-            self.student = Network(with_drop_path(backbone, settings.drop_path), head)
-        self.register_buffer("center", torch.zeros(settings.out_dim))
+            self.student = Network(with_drop_path(backbone, s.drop_path), head)
+        self.register_buffer("center", torch.zeros(s.out_dim))
         self.mean_logits: list[Tensor] = []  # of the parts of this step's batch
         self.make_schedules()
 
@@ -75,21 +71,15 @@ class SelfDistillation(Method):
         self.lr = cosine(s.lr * s.batch_size / 256, s.min_lr, total, warmup=warmup)
         self.decay = cosine(s.weight_decay, s.weight_decay_end, total)
         self.momentum = cosine(s.teacher_momentum, 1.0, total)
-        epochs = -(-total // self.steps_per_epoch)
-        self.temperatures = linear_then_constant(
-            s.teacher_temperature_start, s.teacher_temperature, epochs, warmup=s.teacher_temperature_epochs
-        )
+        start, end, epochs = s.teacher_temperature_start, s.teacher_temperature, -(-total // self.steps_per_epoch)
+        self.temperatures = linear_then_constant(start, end, epochs, warmup=s.teacher_temperature_epochs)
 
     def param_groups(self) -> list[ParamGroup]:
         """All of the student, with and without weight decay."""
         return decay_groups("student", list(self.student.named_parameters()), self.lr, self.decay)
 
     def targets(self, logits: Float[Tensor, "*batch protos"], step: int) -> Float[Tensor, "*batch protos"]:
-        """The teacher's distribution: centered and sharpened (equation 1), or shared out evenly over all processes' batch.
-
-        Raises:
-            BadBatch: there are NaN to be shared out.
-        """
+        """The teacher's distribution: centered and sharpened (equation 1), or shared out evenly over all processes' batch."""
         temperature = float(self.temperatures[min(step // self.steps_per_epoch, len(self.temperatures) - 1)])
         if self.settings.centering == "mean":
             return ((logits.float() - self.center) / temperature).softmax(dim=-1)
@@ -130,30 +120,22 @@ class SelfDistillation(Method):
         """The teacher: it is what the papers evaluate."""
         return self.teacher.backbone
 
-    def stop(self, reason: str, batch: Any, step: int) -> NoReturn:
-        """Save the batch for inspection and end the training.
-
-        Raises:
-            TrainingError: always.
-        """
-        where = "no folder for diagnostics is set, the batch is lost"
-        if self.diagnostics is not None:
-            path = self.diagnostics / f"failed-step-{step:08d}-process-{distributed.rank()}.pt"
-            with atomic_write(path) as temporary:
-                torch.save({"step": step, "reason": reason, "batch": batch}, temporary)
-            where = f"its batch is in {path}"
-        raise TrainingError(f"step {step}: {reason}; {where}")
-
 
 def stops_on_bad_batch(step: Step) -> Step:
-    """Let a method's `step` end the training, its batch saved, where the teacher's output is of no use."""
+    """Let a method's `step` end the training with a TrainingError, its batch saved, where the teacher's output is of no use."""
 
     @wraps(step)
     def guarded(self: SelfDistillation, batch: dict[str, Tensor], number: int, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         try:
             return step(self, batch, number, generator)
         except (BadBatch, NonFiniteScores) as error:
-            self.stop(str(error), batch, number)
+            where = "no folder for diagnostics is set, the batch is lost"
+            if self.diagnostics is not None:
+                path = self.diagnostics / f"failed-step-{number:08d}-process-{distributed.rank()}.pt"
+                with atomic_write(path) as temporary:
+                    torch.save({"step": number, "reason": str(error), "batch": batch}, temporary)
+                where = f"its batch is in {path}"
+            raise TrainingError(f"step {number}: {error}; {where}") from error
 
     return guarded
 

@@ -8,27 +8,15 @@ from densewalk.core.settings import Difference
 from densewalk.training.settings import PresetSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
-# vit_micro_patch16 from scratch on a video of minutes, in minutes on one CPU core: docs/small_video.md has its measurements.
-# Sinkhorn centering and a sharp teacher let a small batch learn, where a moving mean collapses. KoLeo keeps patches apart, which
-# would otherwise tell less than those of random weights.
-SMALL_VIDEO: dict[str, Any] = {
-    "out_dim": 256,
-    "head_hidden": 256,
-    "head_bottleneck": 64,
-    "drop_path": 0.0,
-    "weight_decay": 0.04,
-    "weight_decay_end": 0.04,
-    "clip_grad": None,
-    "freeze_last_layer_epochs": 0,
-    "teacher_momentum": 0.99,
-    "teacher_temperature": 0.02,
-    "teacher_temperature_start": 0.02,
-    "centering": "sinkhorn",
-    "koleo_weight": 0.3,
-    "global_size": 96,
-    "local_size": 48,
-    "local_crops": 2,
-}
+# vit_micro_patch16 from scratch on a video of minutes (docs/small_video.md). Sinkhorn centering and a sharp teacher let a small batch
+# learn, where a moving mean collapses. KoLeo keeps patches apart, which would otherwise tell less than those of random weights.
+_NETWORK = {"out_dim": 256, "head_hidden": 256, "head_bottleneck": 64, "drop_path": 0.0}
+_OPTIMIZER = {"weight_decay": 0.04, "weight_decay_end": 0.04, "clip_grad": None, "freeze_last_layer_epochs": 0}
+_TEACHER = {"teacher_momentum": 0.99, "teacher_temperature": 0.02, "teacher_temperature_start": 0.02, "centering": "sinkhorn"}
+_VIEWS = {"global_size": 96, "local_size": 48, "local_crops": 2}
+SMALL_VIDEO: dict[str, Any] = {**_NETWORK, **_OPTIMIZER, **_TEACHER, **_VIEWS, "koleo_weight": 0.3}
+# DINO's alone: views of a frame agree on less than masked frames do with the whole one
+_SHARPER_TEACHER = {"teacher_temperature": 0.01, "teacher_temperature_start": 0.01}
 
 
 class SelfDistillationSettings(PresetSettings):
@@ -112,16 +100,7 @@ class DinoSettings(SelfDistillationSettings):
         Difference("Pillow's images", "tensors, whose pixels differ in the last digits", "main_dino.py:419-467"),
     )
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "small_video": {
-            **SMALL_VIDEO,
-            "batch_size": 16,
-            "steps": 530,
-            "lr": 5e-4 * 256 / 16,
-            "warmup_epochs": 2,
-            # views of a frame agree on less than masked frames do with the whole one
-            "teacher_temperature": 0.01,
-            "teacher_temperature_start": 0.01,
-        },
+        "small_video": {**SMALL_VIDEO, **_SHARPER_TEACHER, "batch_size": 16, "steps": 530, "lr": 5e-4 * 256 / 16, "warmup_epochs": 2},
     }
 
     batch_size: int = Field(default=512, ge=1)

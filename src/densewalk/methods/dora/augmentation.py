@@ -1,7 +1,6 @@
-"""Clips with global and local views, as released.
+"""Clips with global and local views, as released: colors are drawn for each image, only global views are flipped.
 
-One box of the whole clip is resized to 300 px (for views of 224 px). Global views are cut from it and flipped alike in all frames;
-local crops are cut for each frame and not flipped; colors are drawn for each image. All resizing is antialiased.
+One box of the whole clip is resized to 300 px (for views of 224 px), from which the views are cut.
 """
 
 import torch

@@ -17,9 +17,9 @@ Q, K: queries and keys of the teacher's last block, heads side by side; Z: its n
 Published, ViT-S/16: UPerNet on ADE20K, 160k iterations: DINO on ImageNet-1k 33.9 mIoU, DoRA on Walking Tours Venice 1.5 more
 (second hand); measured again by PooDLe: DINO 29.2, DoRA 35.2 on Venice, 38.3 on all ten videos.
 
-Choices of ours: T'_t sums to 1 over n patches, so soft masks are T'_t scaled to 0..1 for each object and frame; what is hidden becomes
-ImageNet's mean color, as released. With two global views, objects are discovered in each; local crops learn from both. An object
-without any patch ends the training. Views are the release's (augmentation.py). KoLeo is on the student's CLS of the masked frames.
+Choices of ours: T'_t sums to 1 over n patches, so soft masks are T'_t scaled to 0..1 for each object and frame. With two global views,
+objects are discovered in each; local crops learn from both. An object without any patch ends the training. KoLeo is on the CLS of
+the masked frames.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ from densewalk.core.errors import UserError
 from densewalk.data.images import normalize
 from densewalk.data.sources import Source, open_clips
 from densewalk.methods.dino.losses import teacher_entropies
-from densewalk.methods.dino.self_distillation import BadBatch, SelfDistillation, by_view, stops_on_bad_batch
+from densewalk.methods.dino.self_distillation import SelfDistillation, by_view, stops_on_bad_batch
 from densewalk.methods.dora.augmentation import DoraViews
 from densewalk.methods.dora.losses import StudentOutput, dora_loss
 from densewalk.methods.dora.settings import DoraSettings
@@ -42,12 +42,12 @@ from densewalk.methods.dora.tracking import (
     TeacherFeatures,
     apply_masks,
     assign_argmax,
-    hard_masks,
     join_heads,
     mask_statistics,
+    object_masks,
     object_prototypes,
     refine_prototypes,
-    soft_masks,
+    require_patches,
     track_objects,
 )
 from densewalk.models.backbone import Backbone
@@ -90,7 +90,11 @@ class Dora(SelfDistillation):
         views = batch["global"].flatten(0, 1)  # [v, t, 3, h, w]
         teacher = self.encode_teacher(views)  # logits [v, t, prototypes], patches [v, n, d], keys [v, t, n, d]
         heads = self.sample_heads(generator)  # [k]
-        masks = self.checked_masks(self.tracks(teacher, heads))  # [v, k, t, n], equations 2 to 6
+        with torch.autocast(views.device.type, enabled=False):
+            prototypes = object_prototypes(teacher.cls_attention[:, heads], teacher.query)  # [v, k, d], equation 2
+            refined = refine_prototypes(prototypes, teacher.patches, self.settings)  # [v, k, d], equations 4 and 5
+            masks = object_masks(track_objects(refined, teacher.keys), self.settings)  # [v, k, t, n], equation 6
+        require_patches(masks)
         masked = apply_masks(views, masks, teacher.grid)  # [v, k, t, 3, h, w], equation 7
         student = self.encode_student(masked, batch["local"])  # logits [k, v, t, prototypes] and [crops, b, t, prototypes]
         targets = self.targets(teacher.logits, step)  # [v, t, prototypes]
@@ -123,34 +127,6 @@ class Dora(SelfDistillation):
         heads = self.teacher.backbone.arch.heads
         return torch.randperm(heads, generator=generator, device=generator.device)[: self.settings.objects]
 
-    @torch.no_grad()
-    def tracks(self, teacher: TeacherFeatures, heads: Int[Tensor, " objects"]) -> Float[Tensor, "batch objects frames patches"]:
-        """Attention of the objects that these heads discover in the first frame to the patches of each frame, of sum 1.
-
-        Raises:
-            NonFiniteScores: the teacher's output is not finite.
-        """
-        with torch.autocast(teacher.keys.device.type, enabled=False):
-            prototypes = object_prototypes(teacher.cls_attention[:, heads], teacher.query)
-            return track_objects(refine_prototypes(prototypes, teacher.patches, self.settings), teacher.keys)
-
-    def masks(self, tracks: Float[Tensor, "batch objects frames patches"]) -> Float[Tensor, "batch objects frames patches"]:
-        """How much the student is shown of each patch, 0..1; NaN where soft masks have nothing to tell apart."""
-        s = self.settings
-        return hard_masks(tracks, per_batch=bool(s.batch_threshold)) if s.hard_masks else soft_masks(tracks)
-
-    def checked_masks(self, tracks: Float[Tensor, "batch objects frames patches"]) -> Float[Tensor, "batch objects frames patches"]:
-        """The masks.
-
-        Raises:
-            BadBatch: an object has no patch in some frame.
-        """
-        masks = self.masks(tracks)
-        empty = ~(masks.amax(dim=-1) > 0)  # true for NaN, too
-        if empty.any():
-            raise BadBatch(f"{int(empty.sum())} of {empty.numel()} tracked objects have no patch to show")
-        return masks
-
     def encode_student(
         self, masked: Float[Tensor, "batch objects frames 3 height width"], crops: Float[Tensor, "samples crops frames 3 size size"]
     ) -> StudentOutput:
@@ -165,8 +141,7 @@ class Dora(SelfDistillation):
     def pictures(self, data: "Dataset[dict[str, Tensor]]", folder: Path) -> None:
         """Draw the objects of some clips of uncut frames, discovered by the first heads and tracked as in training.
 
-        Two rows each: the masks, and whose attention is the largest. Masks share what all objects look at; the second row leaves
-        that out and tells whether the objects are different things.
+        Two rows each: the masks, and whose attention is the largest, which leaves out what all objects attend to.
         """
         assert isinstance(data, DoraViews)
         heads = torch.arange(self.settings.objects, device=self.center.device)
@@ -174,10 +149,11 @@ class Dora(SelfDistillation):
         for number in evenly_spaced(len(data), CLIPS_SHOWN):
             frames = uncut(data.clips[number], PICTURE_SCALE * self.settings.global_size, self.teacher.backbone.patch)
             teacher = self.encode_teacher(normalize(frames / 255).to(self.center.device)[None])
-            tracks = self.tracks(teacher, heads)
+            prototypes = object_prototypes(teacher.cls_attention[:, heads], teacher.query)
+            tracks = track_objects(refine_prototypes(prototypes, teacher.patches, self.settings), teacher.keys)
             title, pixels = f"clip {number} of {len(data)}", frames.permute(0, 2, 3, 1).numpy()
             for kind, masks in (
-                ("what the student is shown", self.masks(tracks).nan_to_num()),
+                ("what the student is shown", object_masks(tracks, self.settings).nan_to_num()),
                 ("whose attention is largest", assign_argmax(tracks)),
             ):
                 rows.append(TrackedClip(f"{title}: {kind}", pixels, masks[0].unflatten(-1, teacher.grid).cpu().numpy()))

@@ -4,8 +4,11 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.core.settings import Difference, switch
+from densewalk.core.settings import Difference, deviation, switch
 from densewalk.methods.dino.settings import SMALL_VIDEO, SelfDistillationSettings
+
+# a small network's scores differ by less than the recipe's epsilon of 0.05, which gives three times the same object
+_SMALL_CLIPS = {"frames": 4, "sinkhorn_epsilon": 0.003}
 
 
 class DoraSettings(SelfDistillationSettings):
@@ -18,16 +21,7 @@ class DoraSettings(SelfDistillationSettings):
         Difference("whole clips become float and are resized without antialias", "cropped first, antialiased", "_functional_video.py:35"),
     )
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "small_video": {
-            **SMALL_VIDEO,
-            "batch_size": 4,
-            "steps": 360,
-            "lr": 5e-4 * 256 / 4,
-            "warmup_epochs": 0.5,
-            "frames": 4,
-            # a small network's scores differ by less than the recipe's 0.05, which gives three times the same object
-            "sinkhorn_epsilon": 0.003,
-        },
+        "small_video": {**SMALL_VIDEO, **_SMALL_CLIPS, "batch_size": 4, "steps": 360, "lr": 5e-4 * 256 / 4, "warmup_epochs": 0.5},
     }
 
     batch_size: int = Field(default=48, ge=1)
@@ -54,27 +48,17 @@ class DoraSettings(SelfDistillationSettings):
     sinkhorn_iterations: int = Field(default=30, ge=1)
     """Sinkhorn-Knopp iterations; far from convergence on peaked scores, hence part of the method."""
 
-    loss_carry_over: bool | None = switch(
-        paper=False, released=True, source="main.py:407,456-459", effect="loss 8.9 % too large at 8 frames, first object weighs most"
-    )
-    """Add the running mean of an object's loss to the next object's: object j of k weighs the sum of T^-e over e < k - j."""
-    skip_first_local_crop: bool | None = switch(
-        paper=False, released=True, source="main.py:448", effect="one of six local crops is made and not used"
-    )
+    loss_carry_over: bool | None = deviation(source="main.py:407,456-459", effect="loss and gradient 8.9 % too large at 8 frames")
+    """Add the running mean of an object's loss to the next one's: object j of k weighs the sum of T^-e over e < k - j, the first most."""
+    skip_first_local_crop: bool | None = deviation(source="main.py:448", effect="one of six local crops is made and not used")
     """Make `local_crops` crops but learn from all except the first."""
-    hard_masks: bool | None = switch(paper=False, released=True, source="equation 7; utils.py:27-79", effect="nothing is shown by degrees")
+    hard_masks: bool | None = deviation(source="equation 7; utils.py:27-79", effect="nothing is shown by degrees")
     """Show an object's patches above the mean fully and the others not at all, instead of by degrees."""
-    batch_threshold: bool | None = switch(
-        paper=False, released=True, source="utils.py:27-79", effect="a clip's masks depend on the other clips of its batch"
-    )
+    batch_threshold: bool | None = deviation(source="utils.py:27-79", effect="a clip's masks depend on the other clips of its batch")
     """With hard masks: compare with the mean over the process's whole batch instead of the clip's own."""
-    n_fold_assignment: bool | None = switch(
-        paper=False, released=True, source="equation 4; sinkhorn_knopp.py:29-65", effect="the tracker's softmax is n times sharper"
-    )
-    """Give each of n patches the mass 1 instead of 1 / n."""
-    linear_sinkhorn: bool | None = switch(
-        paper=False, released=True, source="sinkhorn_knopp.py:29-65", effect="0 / 0 on peaked scores: gray frames, here an error"
-    )
+    n_fold_assignment: bool | None = deviation(source="equation 4; sinkhorn_knopp.py:29-65", effect="the tracker is n times sharper")
+    """Give each of n patches the mass 1 instead of 1 / n, which sharpens the tracker's softmax."""
+    linear_sinkhorn: bool | None = deviation(source="sinkhorn_knopp.py:29-65", effect="0 / 0 on peaked scores: gray frames, here an error")
     """Exponentiate before normalizing: peaked scores underflow."""
     global_views: Annotated[int, Field(ge=1, le=2)] | None = switch(
         paper=2, released=1, source="main.py:545,559", effect="the second one of DINO's multi-crop is commented out"

@@ -10,6 +10,14 @@ from torchvision.ops import roi_align
 
 from densewalk.methods.neco.settings import NecoSettings
 
+InGlobal = Float[Tensor, "batch globals views 4"]  # boxes as left, top, right, bottom in patches
+InView = Float[Tensor, "batch views globals 4"]
+Maps = Float[Tensor, "batch crops out rows columns"]
+Masks = Bool[Tensor, "batch crops rows columns"]
+Aligned = Float[Tensor, "pairs batch patches out"]
+Covered = Bool[Tensor, "batch globals views patches"]  # of the region that each global crop shares with each view
+Learned = Bool[Tensor, "pairs batch patches"]
+
 
 def crop_pairs(settings: NecoSettings) -> list[tuple[int, int]]:
     """(teacher's global crop, student's crop), for every two different crops."""
@@ -18,21 +26,15 @@ def crop_pairs(settings: NecoSettings) -> list[tuple[int, int]]:
 
 
 def align(
-    teacher: Float[Tensor, "batch globals out rows columns"],
-    student: Sequence[Float[Tensor, "batch _ out _ _"]],
-    in_global: Float[Tensor, "batch globals views 4"],
-    in_view: Float[Tensor, "batch views globals 4"],
-    settings: NecoSettings,
-) -> tuple[Float[Tensor, "pairs batch patches out"], Float[Tensor, "pairs batch patches out"]]:
+    teacher: Maps, student: Sequence[Tensor], in_global: InGlobal, in_view: InView, settings: NecoSettings
+) -> tuple[Aligned, Aligned]:
     """The teacher's and the student's patches of the region that the two crops of each pair share, resampled to one grid.
 
     for p, (i, v) in enumerate(pairs):
         targets[p] = RoIAlign(teacher[:, i], in_global[:, i, v])
         sources[p] = RoIAlign(student crop v, in_view[:, v, i])
 
-    Args:
-        student: maps of the global crops and, if there are any, of the local ones.
-        in_global, in_view: boxes as left, top, right, bottom in patches.
+    `student`: maps [batch, crops, out, rows, columns] of the global crops and, if there are any, of the local ones.
     """
     side, n = settings.aligned_patches, settings.global_crops
     targets = resample(teacher, without_diagonal(in_global), side)
@@ -41,7 +43,7 @@ def align(
     return targets.permute(1, 2, 0, 3, 4).flatten(0, 1), torch.stack(sources)
 
 
-def student_boxes(in_view: Float[Tensor, "batch views globals 4"]) -> dict[str, Float[Tensor, "batch _ _ 4"]]:
+def student_boxes(in_view: InView) -> dict[str, Float[Tensor, "batch _ _ 4"]]:
     """The regions that the student's global crops share with the other global ones, and its local crops with all global ones."""
     n = in_view.shape[2]
     boxes = {"global": without_diagonal(in_view[:, :n])}
@@ -89,15 +91,11 @@ def distances(
     return similarities if settings.similarity_order else 1 - similarities
 
 
-def align_masks(
-    masks: Bool[Tensor, "batch globals rows columns"], in_global: Float[Tensor, "batch globals views 4"], side: int
-) -> Bool[Tensor, "batch globals views patches"]:
+def align_masks(masks: Masks, in_global: InGlobal, side: int) -> Covered:
     """The aligned patches that lie wholly within the mask, in the region that each global crop shares with each view."""
     return resample(masks.float().unsqueeze(2), in_global, side).squeeze(-1) > 1 - 1e-5
 
 
-def select_pairs(
-    covered: Bool[Tensor, "batch globals views patches"], pairs: Sequence[tuple[int, int]]
-) -> Bool[Tensor, "pairs batch patches"]:
+def select_pairs(covered: Covered, pairs: Sequence[tuple[int, int]]) -> Learned:
     """The masks of each pair's region."""
     return torch.stack([covered[:, i, v] for i, v in pairs])

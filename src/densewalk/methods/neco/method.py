@@ -21,26 +21,28 @@ patch in the mask is left out of the mean, and references from the queue are not
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset
 
 from densewalk.core import distributed
 from densewalk.core.errors import UserError
 from densewalk.data.sources import Source, open_images
-from densewalk.methods.neco.alignment import align, align_masks, crop_pairs, distances, select_pairs, student_boxes, without_diagonal
+from densewalk.methods.neco import alignment
+from densewalk.methods.neco.alignment import Aligned, Covered, InGlobal, InView, Learned, Maps, Masks, crop_pairs, distances
 from densewalk.methods.neco.augmentation import NecoViews
-from densewalk.methods.neco.network import PatchNetwork, new_head
+from densewalk.methods.neco.network import Crops, PatchNetwork, new_head
 from densewalk.methods.neco.references import candidates, even_weights, over_processes, sample_indices
 from densewalk.methods.neco.settings import NecoSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.ema import make_teacher, update_teacher
 from densewalk.models.surgery import freeze_all_but, with_drop_path, without_registers
 from densewalk.ops.attention_mask import foreground_masks
-from densewalk.ops.soft_sort import loss as sorting
 from densewalk.ops.soft_sort import networks
+from densewalk.ops.soft_sort.loss import sort_losses
 from densewalk.training.method import Method
 from densewalk.training.param_groups import ParamGroup, decay_groups
 from densewalk.training.schedules import cosine
@@ -72,7 +74,8 @@ class Neco(Method):
         if s.trainable_blocks is not None:
             freeze_all_but(self.student.backbone, s.trainable_blocks)
         self.pairs = crop_pairs(s)
-        self.network = networks.network(s.network, s.aligned_patches**2)
+        network = networks.network(s.network, s.aligned_patches**2)
+        self.sort_losses = partial(sort_losses, network=network, relaxation=s.relaxation, teacher_steepness=s.teacher_steepness)
         self.momentum = cosine(s.teacher_momentum, 1.0, total_steps)
         self.register_buffer("queue", torch.zeros(s.global_crops, s.queue, s.head_out))
         self.register_buffer("entries", torch.zeros((), dtype=torch.long))
@@ -98,16 +101,14 @@ class Neco(Method):
         self.update_queue(teacher, generator)
         student = self.encode_student(batch, in_view)  # [b, g or l, d, rows, columns]
         with torch.autocast(teacher.device.type, enabled=False):
-            targets, sources = align(teacher, student, in_global, in_view, self.settings)  # [pairs, b, n, d] each
-            covered = None if masks is None else align_masks(masks, in_global, self.settings.aligned_patches)  # [b, g, g + l, n]
+            targets, sources = alignment.align(teacher, student, in_global, in_view, self.settings)  # [pairs, b, n, d] each
+            covered = None if masks is None else alignment.align_masks(masks, in_global, self.settings.aligned_patches)  # [b, g, g + l, n]
             references = self.sample_references(targets, covered, generator)  # [pairs, b, n, d]
-            learned = None if covered is None else select_pairs(covered, self.pairs)  # [pairs, b, n]
+            learned = None if covered is None else alignment.select_pairs(covered, self.pairs)  # [pairs, b, n]
             loss = self.order_loss(sources, targets, references, learned)  # equations 1, 2, 6 and 7
         return loss, self.statistics(targets, references, learned)
 
-    def encode_teacher(
-        self, crops: Shaped[Tensor, "batch crops 3 size size"], in_global: Float[Tensor, "batch crops views 4"]
-    ) -> tuple[Float[Tensor, "batch crops out rows columns"], Bool[Tensor, "batch crops rows columns"] | None]:
+    def encode_teacher(self, crops: Crops, in_global: InGlobal) -> tuple[Maps, Masks | None]:
         """The teacher's patches, and those of them to learn from (None for all).
 
         A queue may take any patch; without one only those in the boxes are computed.
@@ -115,23 +116,19 @@ class Neco(Method):
         s = self.settings
         with torch.set_grad_enabled(bool(s.teacher_graph)):
             if s.loss_mask == "all":
-                boxes = None if s.queue or s.unused_patches else without_diagonal(in_global)
+                boxes = None if s.queue or s.unused_patches else alignment.without_diagonal(in_global)
                 return self.teacher.encode(crops, boxes), None
             maps, attention = self.teacher.encode_with_attention(crops)
         foreground = foreground_masks(attention.detach().flatten(0, 1), s.foreground_mass).view(attention.shape)
         return maps, foreground if s.loss_mask == "foreground" else ~foreground
 
-    def encode_student(
-        self, batch: dict[str, Tensor], in_view: Float[Tensor, "batch views globals 4"]
-    ) -> list[Float[Tensor, "batch _ out _ _"]]:
+    def encode_student(self, batch: dict[str, Tensor], in_view: InView) -> list[Tensor]:
         """The student's patches of the global crops and, if there are any, of the local ones, where RoIAlign reads them."""
-        boxes = student_boxes(in_view)
+        boxes = alignment.student_boxes(in_view)
         return [self.student.encode(batch[kind], None if self.settings.unused_patches else shared) for kind, shared in boxes.items()]
 
-    # -- references --------------------------------------------------------------------------------------------------
-
     @torch.no_grad()
-    def update_queue(self, teacher: Float[Tensor, "batch crops out rows columns"], generator: Generator) -> None:
+    def update_queue(self, teacher: Maps, generator: Generator) -> None:
         """Put random patches of each global crop, of all processes, in front of its queue."""
         s = self.settings
         if not s.queue:
@@ -144,18 +141,10 @@ class Neco(Method):
         counted = new.shape[1] * (s.global_crops if s.half_filled_queue else 1)
         self.entries = (self.entries + counted).clamp(max=s.queue)
 
-    def sample_references(
-        self,
-        targets: Float[Tensor, "pairs batch patches out"],
-        covered: Bool[Tensor, "batch globals views patches"] | None,
-        generator: Generator,
-    ) -> Float[Tensor, "pairs batch patches out"]:
-        """For each pair and image as many patches of the teacher as the shared region has, without replacement over the whole batch.
+    def sample_references(self, targets: Aligned, covered: Covered | None, generator: Generator) -> Aligned:
+        """Draw for each pair and image as many patches of the teacher as the shared region has, without replacement over the batch.
 
-        Each process draws for all of them and keeps its own images' share.
-
-        Args:
-            covered: patches that the mask allows.
+        Each process draws for all of them and keeps its own images' share. `covered`: the patches that the mask allows.
         """
         _, batch, patches, _ = targets.shape
         count, world, queue = batch * patches, distributed.world_size(), self.settings.queue
@@ -171,53 +160,25 @@ class Neco(Method):
             chosen.append(pool[numbers[order % self.entries if queue else order]])
         return torch.stack(chosen).unflatten(1, (batch, patches))
 
-    # -- loss --------------------------------------------------------------------------------------------------------
-
-    def order_loss(
-        self,
-        sources: Float[Tensor, "pairs batch patches out"],
-        targets: Float[Tensor, "pairs batch patches out"],
-        references: Float[Tensor, "pairs batch refs out"],
-        learned: Bool[Tensor, "pairs batch patches"] | None,
-    ) -> Float[Tensor, ""]:
+    def order_loss(self, sources: Aligned, targets: Aligned, references: Aligned, learned: Learned | None) -> Float[Tensor, ""]:
         """Equations 1, 2, 6 and 7 over all pairs at once: they have equally many rows, so that the mean is that of the pairs' means."""
         student, teacher = (distances(x, references, self.settings) for x in (sources, targets))
         steepness = self.settings.student_steepness
         if learned is None:
-            return self.sort_losses(student.flatten(0, 2), teacher.flatten(0, 2), steepness).mean()
-        return (self.sort_losses(student[learned], teacher[learned], steepness) * even_weights(learned)[learned]).sum()
-
-    def sort_losses(
-        self, student: Float[Tensor, "rows refs"], teacher: Float[Tensor, "rows refs"], student_steepness: float
-    ) -> Float[Tensor, " rows"]:
-        """The loss of each row by the settings' network and relaxation."""
-        s = self.settings
-        return sorting.sort_losses(
-            student,
-            teacher,
-            network=self.network,
-            student_steepness=student_steepness,
-            teacher_steepness=s.teacher_steepness,
-            relaxation=s.relaxation,
-        )
+            return self.sort_losses(student.flatten(0, 2), teacher.flatten(0, 2), student_steepness=steepness).mean()
+        losses = self.sort_losses(student[learned], teacher[learned], student_steepness=steepness)
+        return (losses * even_weights(learned)[learned]).sum()
 
     @torch.no_grad()
-    def statistics(
-        self,
-        targets: Float[Tensor, "pairs batch patches out"],
-        references: Float[Tensor, "pairs batch refs out"],
-        learned: Bool[Tensor, "pairs batch patches"] | None,
-    ) -> dict[str, Tensor]:
+    def statistics(self, targets: Aligned, references: Aligned, learned: Learned | None) -> dict[str, Tensor]:
         """The targets' entropy in one pair of crops, below which the loss cannot fall, and how full queue and masks are."""
         teacher = distances(targets[0, 0], references[0, 0], self.settings)
-        logs = {"target_entropy": self.sort_losses(teacher, teacher, self.settings.teacher_steepness).mean()}
+        logs = {"target_entropy": self.sort_losses(teacher, teacher, student_steepness=self.settings.teacher_steepness).mean()}
         if self.settings.queue:
             logs["queue_entries"] = self.entries.float()
         if learned is not None:
             logs["learnt_patches"] = learned.float().mean()
         return logs
-
-    # -- the loop's hooks --------------------------------------------------------------------------------------------
 
     def after_backward(self, step: int) -> None:
         """Clip, and move the teacher by the student that was just evaluated."""

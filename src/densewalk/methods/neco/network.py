@@ -5,10 +5,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from densewalk.data.images import normalize
-from densewalk.methods.neco.alignment import used_patches
+from densewalk.methods.neco.alignment import Maps, used_patches
 from densewalk.methods.neco.settings import NecoSettings
 from densewalk.models.backbone import Backbone, Tokens
 from densewalk.models.heads import PatchHead
+
+Crops = Shaped[Tensor, "batch crops 3 size size"]
 
 
 class PatchNetwork(nn.Module):
@@ -19,9 +21,7 @@ class PatchNetwork(nn.Module):
         self.backbone = backbone
         self.head = head
 
-    def encode(
-        self, crops: Shaped[Tensor, "batch crops 3 size size"], boxes: Float[Tensor, "batch crops boxes 4"] | None = None
-    ) -> Float[Tensor, "batch crops out rows columns"]:
+    def encode(self, crops: Crops, boxes: Float[Tensor, "batch crops boxes 4"] | None = None) -> Maps:
         """Unit vectors in float32, one for each patch; with boxes only where RoIAlign of them reads, else zero."""
         images = to_input(crops, self.backbone.patch)
         if boxes is None:
@@ -31,9 +31,7 @@ class PatchNetwork(nn.Module):
         maps = vectors.new_zeros(*used.shape, vectors.shape[-1]).index_put(used.nonzero(as_tuple=True), vectors)
         return maps.movedim(-1, 2)
 
-    def encode_with_attention(
-        self, crops: Shaped[Tensor, "batch crops 3 size size"]
-    ) -> tuple[Float[Tensor, "batch crops out rows columns"], Float[Tensor, "batch crops rows columns"]]:
+    def encode_with_attention(self, crops: Crops) -> tuple[Maps, Float[Tensor, "batch crops rows columns"]]:
         """Unit vectors, and the CLS token's attention to each patch in the last block, mean of all heads."""
         last = self.backbone.last_block(to_input(crops, self.backbone.patch))
         attention = last.cls_attention.float().mean(dim=1).unflatten(1, last.tokens.grid)
@@ -49,7 +47,7 @@ def new_head(dim: int, settings: NecoSettings) -> PatchHead:
     return PatchHead([dim, settings.head_hidden, settings.head_hidden, settings.head_out], normalize=True)
 
 
-def to_input(crops: Shaped[Tensor, "batch crops 3 size size"], patch: int) -> Float[Tensor, "images 3 cut cut"]:
+def to_input(crops: Crops, patch: int) -> Float[Tensor, "images 3 cut cut"]:
     """Crops as a network takes them: whole patches, and uint8 normalized (float is taken to be so already)."""
     size = crops.shape[-1] - crops.shape[-1] % patch
     x = crops[..., :size, :size].flatten(0, 1)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Generator, Tensor
 
 from densewalk.core import distributed
-from densewalk.methods.neco.alignment import select_pairs
+from densewalk.methods.neco.alignment import Covered, Learned, select_pairs
 from densewalk.methods.neco.settings import NecoSettings
 
 
@@ -25,9 +25,7 @@ def over_processes(x: Shaped[Tensor, "..."], dim: int) -> Shaped[Tensor, "..."]:
     return torch.cat(distributed.gathered(sent).unbind(), dim).to(x.dtype)
 
 
-def candidates(
-    covered: Bool[Tensor, "batch globals views patches"], pairs: Sequence[tuple[int, int]], settings: NecoSettings
-) -> list[Int[Tensor, " allowed"]]:
+def candidates(covered: Covered, pairs: Sequence[tuple[int, int]], settings: NecoSettings) -> list[Int[Tensor, " allowed"]]:
     """For each pair the numbers, image * patches + patch, of the patches that may be references: those in the mask, or all if none is.
 
     With `shifted_mask_rows`, the batch's masks are taken from a list by image, then view, as if it were by view, then image.
@@ -42,7 +40,7 @@ def candidates(
     return [mask.nonzero()[:, 0] for mask in masks]
 
 
-def even_weights(learned: Bool[Tensor, "pairs batch patches"]) -> Float[Tensor, "pairs batch patches"]:
+def even_weights(learned: Learned) -> Float[Tensor, "pairs batch patches"]:
     """Weights of the mean over pairs of the means over their patches, leaving out pairs without any."""
     counts = learned.flatten(1).sum(dim=1)
     return learned / (counts.clamp(min=1) * (counts > 0).sum().clamp(min=1))[:, None, None]

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from densewalk.core.settings import Difference, switch
+from densewalk.core.settings import Difference, deviation
 from densewalk.training.settings import PresetSettings
 
 _S14: dict[str, Any] = {"global_size": 518, "local_size": 98, "batch_size": 64, "epochs": 25, "backbone_lr": 1e-5, "queue": 8192}
@@ -104,41 +104,23 @@ class NecoSettings(PresetSettings):
     clip_grad: float | None = Field(default=None, gt=0)
     """Largest norm of all gradients together; null for no clipping."""
 
-    similarity_order: bool | None = switch(
-        paper=False, released=True, source="figure 1; neco.py:378-384", effect="the same order from the other end, P differs a little"
-    )
-    """Order by cosine similarity instead of distance: a sorting network is not its own mirror image."""
-    teacher_graph: bool | None = switch(
-        paper=False, released=True, source="neco.py:441", effect="the same loss and student, up to 1.5 times the cost"
-    )
+    similarity_order: bool | None = deviation(source="figure 1; neco.py:378-384", effect="the same order from the other end")
+    """Order by cosine similarity instead of distance: P differs a little, since a sorting network is not its own mirror image."""
+    teacher_graph: bool | None = deviation(source="neco.py:441", effect="the same loss and student, up to 1.5 times the cost")
     """Record the teacher's forward pass for a gradient that nothing uses."""
-    unused_patches: bool | None = switch(
-        paper=False, released=True, source="vit_v2.py:304", effect="the same loss and student, a quarter of the global patches more"
-    )
+    unused_patches: bool | None = deviation(source="vit_v2.py:304", effect="the same student, a quarter more global patches")
     """Take the student's patches outside of all shared regions through its last MLP and head, too."""
-    unequal_heads: bool | None = switch(
-        paper=False, released=True, source="utils.py:508", effect="the first targets order the references in an unrelated space"
-    )
+    unequal_heads: bool | None = deviation(source="utils.py:508", effect="the first targets order the references in an unrelated space")
     """Start student and teacher with different random heads."""
-    half_filled_queue: bool | None = switch(
-        paper=False, released=True, source="neco.py:487", effect="half of the references are zero vectors until the queue is full"
-    )
+    half_filled_queue: bool | None = deviation(source="neco.py:487", effect="half of the references are zero until it is full")
     """Draw references as if the queue held as many rows for each global crop as for all together."""
-    shifted_mask_rows: bool | None = switch(
-        paper=False, released=True, source="neco.py:463", effect="the masks of other images and crops choose the references"
-    )
+    shifted_mask_rows: bool | None = deviation(source="neco.py:463", effect="the masks of other images and crops choose the references")
     """With `loss_mask`: take the masks of the references from the wrong rows of their list."""
-    idle_clipping: bool | None = switch(
-        paper=False, released=True, source="neco.py", effect="gradients are clipped before the backward pass: `clip_grad` does nothing"
-    )
-    """Ignore `clip_grad`."""
-    offset_positions: bool | None = switch(
-        paper=False, released=True, source="models/vit_v2.py", effect="position embeddings of DINOv2R are resampled as DINOv2's"
-    )
+    idle_clipping: bool | None = deviation(source="neco.py, before the backward pass", effect="`clip_grad` does nothing")
+    """Ignore `clip_grad`: clip the gradients of the step before, which are not used again."""
+    offset_positions: bool | None = deviation(source="models/vit_v2.py", effect="position embeddings of DINOv2R are resampled as DINOv2's")
     """Resample position embeddings with DINO's offset and without antialias, also those of DINOv2 with registers."""
-    cut_remainder: bool | None = switch(
-        paper=False, released=True, source="configs/models/small/neco_dino", effect="98 px crops lose two pixels at patch 16"
-    )
+    cut_remainder: bool | None = deviation(source="configs/models/small/neco_dino", effect="98 px crops lose two pixels at patch 16")
     """Accept crops that are no multiple of the patch size and cut off the rest, though boxes count it. Without it, presets have 96 px."""
 
     @classmethod

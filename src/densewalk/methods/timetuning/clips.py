@@ -104,15 +104,16 @@ class ClipDataset(Dataset[Tensor]):
 
     def __getitem__(self, item: Item) -> Float[Tensor, "frames 3 size size"]:
         generator = torch.Generator().manual_seed(item.seed)
-        video = self.videos[item.index]
-        numbers = sample_frames(video.length, self.settings, generator)
-        return augment(video.read([video.start + n for n in numbers]), self.settings, generator)
+        return augment(self.read_clip(item.index, generator), self.settings, generator)
+
+    def read_clip(self, index: int, generator: Generator) -> UInt8[Tensor, "frames 3 height width"]:
+        """Frames of a video, drawn by the generator."""
+        video = self.videos[index]
+        return video.read([video.start + n for n in sample_frames(video.length, self.settings, generator)])
 
     def plain(self, index: int) -> UInt8[Tensor, "frames 3 size size"]:
         """The same clip of a video at each call: the middle of its frames, not augmented."""
-        video = self.videos[index]
-        numbers = sample_frames(video.length, self.settings, torch.Generator().manual_seed(0))
-        clip = video.read([video.start + n for n in numbers])
+        clip = self.read_clip(index, torch.Generator().manual_seed(0))
         height, width = clip.shape[-2:]
         side = min(height, width)
         return resized_crop(clip, ((height - side) // 2, (width - side) // 2, side, side), self.settings.size)

@@ -6,7 +6,7 @@ predict the last frame's clusters from the last frame alone.
 
     Q_1 = SinkhornKnopp(exp(normalize(g_t(F_1)) C_t^T / epsilon))         assignment of the first frame's patches  `assign`
     Q_T = feature-forwarder(Q_1; features of frames 1..T)                 soft labels of the last frame            `forward_labels`
-    loss = CE(normalize(g(F_T)) C^T / tau, argmax Q_T)                    mean over the last frame's patches       `patch_loss`
+    loss = CE(normalize(g(F_T)) C^T / tau, argmax Q_T)                    mean over the last frame's patches       `step`
 
 F: patch features of the backbone, of which only the last blocks learn; g: projection head; C: prototypes of unit length; t: the
 momentum teacher's. The feature-forwarder is ops/label_propagation.py; Sinkhorn runs over the first frames of all clips of all processes.
@@ -14,16 +14,13 @@ momentum teacher's. The feature-forwarder is ops/label_propagation.py; Sinkhorn 
 Published sanity targets (the release's README): loss from 4.9 to 1.6 within 540 steps, VOC clustering with K = 21 from 6.3 to 12.5 %
 mIoU. The paper's tables are not in published.csv, since their source could not be read.
 
-Choices of ours: a video file is cut into segments at its scene cuts and about every `segment_seconds`; a still image is a video of one
-frame.
-
-Each block runs only where it is needed, which gives the same loss and gradients for a sixth of the work: with 12 blocks of which two
-learn, four frames and one clip, 50 block passes in place of the release's 288 (benchmarks/timetuning.py). The frozen blocks run once for
-all frames (40) and serve the teacher, too; the student's last two on all frames, with gradient on the last one (8); the teacher's on the
-first frame (2).
+Choices of ours: a video file is cut into segments (clips.py); a still image is a video of one frame. Each block runs only where it is
+needed, which gives the same loss and gradients with 50 block passes a clip in place of 288 (benchmarks/timetuning.py): the frozen ones
+once for all frames and for the teacher, too; the student's last two on all frames; the teacher's last two on the first frame.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,6 +48,8 @@ from densewalk.training.schedules import cosine
 CLIPS_SHOWN = 4  # in the image of a finished training
 Tokens = Float[Tensor, "batch frames tokens dim"]
 Patches = Float[Tensor, "batch frames patches dim"]
+Shares = Float[Tensor, "batch patches protos"]
+Labels = Int[Tensor, "batch patches"]
 
 
 class TimeTuning(Method):
@@ -73,6 +72,7 @@ class TimeTuning(Method):
         # one value more: the update after step i takes the schedule's value at i + 1, as released
         self.momentum = [*cosine(settings.momentum, 1.0, total_steps).tolist(), 1.0]
         self.rule = Rule(self.student.grid, settings.radius, settings.top_k, settings.context or 0, settings.propagation_temperature)
+        self.sinkhorn_shares = partial(sinkhorn, epsilon=settings.sinkhorn_epsilon, iterations=settings.sinkhorn_iterations)
         self.register_buffer("queue", torch.zeros(settings.queue, settings.head_widths[-1]))
 
     @staticmethod
@@ -95,14 +95,16 @@ class TimeTuning(Method):
     def step(self, batch: Clips, step: int, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch of clips [b, t, 3, h, w], normalized."""
         trunk = self.student.encode_trunk(batch)  # [b, t, tokens, d], the frozen blocks
-        earlier, last = self.encode_student(trunk)  # [b, t - 1, n, d] without gradient, [b, 1, n, d]
-        features = torch.cat([earlier, last.detach()], dim=1)  # [b, t, n, d]
+        last = self.student.encode(trunk[:, -1:])  # [b, 1, n, d], the only one with a gradient
+        with torch.no_grad():
+            features = torch.cat([self.student.encode(trunk[:, :-1]), last], dim=1)  # [b, t, n, d]
         with torch.autocast(batch.device.type, enabled=False):
             assignment = self.assign(trunk, features, generator)  # [b, n, prototypes], of the first frame
             labels = self.forward_labels(features, assignment)  # [b, n], of the last frame
             scores = self.student.head(last[:, 0].float()) @ self.student.prototypes.T  # [b, n, prototypes]
+            losses = F.cross_entropy(scores.transpose(1, 2) / self.settings.student_temperature, labels, reduction="none")  # [b, n]
             learned = self.foreground(batch[:, -1])  # [b, n]
-            loss = patch_loss(scores / self.settings.student_temperature, labels, learned)
+            loss = ((losses * learned).sum(dim=1) / learned.sum(dim=1)).mean()
         return loss, assignment_statistics(assignment, labels, scores.detach())
 
     def after_update(self, step: int) -> None:
@@ -131,16 +133,8 @@ class TimeTuning(Method):
         maps = torch.stack([first.argmax(dim=2), *(soft.argmax(dim=1) for soft in following)], dim=1)
         draw_prototypes(folder / "prototypes.png", frames, maps.unflatten(2, self.student.grid).cpu())
 
-    # -- the parts of a step -----------------------------------------------------------------------------------------
-
-    def encode_student(self, trunk: Tokens) -> tuple[Float[Tensor, "batch earlier patches dim"], Float[Tensor, "batch 1 patches dim"]]:
-        """Features of all frames but the last without gradient, and of the last with it."""
-        with torch.no_grad():
-            earlier = self.student.encode(trunk[:, :-1])
-        return earlier, self.student.encode(trunk[:, -1:])
-
     @torch.no_grad()
-    def assign(self, trunk: Tokens, features: Patches, generator: Generator) -> Float[Tensor, "batch patches protos"]:
+    def assign(self, trunk: Tokens, features: Patches, generator: Generator) -> Shares:
         """Each patch's share in each prototype, for the first frames; all prototypes get the same share of all patches."""
         vectors, network = self.vectors_to_assign(trunk, features)
         rows = vectors.flatten(0, -2)
@@ -149,22 +143,13 @@ class TimeTuning(Method):
         return shares[: len(rows)].view(*vectors.shape[:-1], -1)[:, 0]
 
     def vectors_to_assign(self, trunk: Tokens, features: Patches) -> tuple[Float[Tensor, "batch assigned patches width"], "Clusterer"]:
-        """Projected patches of the first frame or of all frames, and the network that they and their prototypes are of.
-
-        Args:
-            features: the student's.
-        """
+        """Projected patches of the first frame or of all frames, and the network that they and their prototypes are of."""
         count = features.shape[1] if self.settings.assigned_frames == "all" else 1
         if self.teacher is None:
             return self.student.head(features[:, :count].float()), self.student
         return self.teacher.head(self.teacher.encode(trunk[:, :count]).float()), self.teacher
 
-    def sinkhorn_shares(self, scores: Float[Tensor, "rows protos"], *, across_processes: bool) -> Float[Tensor, "rows protos"]:
-        """Sinkhorn-Knopp as the settings say."""
-        s = self.settings
-        return sinkhorn(scores, epsilon=s.sinkhorn_epsilon, iterations=s.sinkhorn_iterations, across_processes=across_processes)
-
-    def forward_labels(self, features: Patches, assignment: Float[Tensor, "batch patches protos"]) -> Int[Tensor, "batch patches"]:
+    def forward_labels(self, features: Patches, assignment: Shares) -> Labels:
         """The last frame's hard labels."""
         *_, last = follow(features.float().unbind(1), assignment.transpose(1, 2), self.rule)
         return last.argmax(dim=1)
@@ -177,8 +162,6 @@ class TimeTuning(Method):
             rows, columns = self.student.grid
             return torch.ones(len(images), rows * columns, dtype=torch.bool, device=images.device)
         return top_mass_mask(self.student.backbone.last_block(images).cls_attention.float().mean(dim=1), mass)
-
-    # -- the queue ---------------------------------------------------------------------------------------------------
 
     def queued(self) -> Float[Tensor, "entries dim"]:
         """This process's share of the queue; none of it until the queue is full."""
@@ -234,17 +217,7 @@ def check_backbone(settings: TimeTuningSettings, backbone: Backbone) -> None:
         raise UserError(f"trainable_blocks {settings.trainable_blocks}: {backbone.arch.name} has {backbone.arch.depth} blocks")
 
 
-def patch_loss(
-    logits: Float[Tensor, "batch patches protos"], labels: Int[Tensor, "batch patches"], learned: Bool[Tensor, "batch patches"]
-) -> Float[Tensor, ""]:
-    """Cross-entropy of the patches to learn from, mean over clips of their means."""
-    losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-    return ((losses * learned).sum(dim=1) / learned.sum(dim=1)).mean()
-
-
-def assignment_statistics(
-    assignment: Float[Tensor, "batch patches protos"], labels: Int[Tensor, "batch patches"], scores: Float[Tensor, "batch patches protos"]
-) -> dict[str, Tensor]:
+def assignment_statistics(assignment: Shares, labels: Labels, scores: Shares) -> dict[str, Tensor]:
     """Mean largest share of a patch, share of the prototypes that some label names, share of labels the student already gives."""
     used = torch.bincount(labels.flatten(), minlength=assignment.shape[-1]) > 0
     return {

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.core.settings import Difference, switch
+from densewalk.core.settings import Difference, deviation, switch
 from densewalk.training.settings import TrainingSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -101,9 +101,7 @@ class TimeTuningSettings(TrainingSettings):
         paper=0.229, released=0.228, source="time_tuning.py:588-594", effect="a typing error in the normalization"
     )
     """Standard deviation that red is normalized with."""
-    swapped_momentum: bool | None = switch(
-        paper=False, released=True, source="time_tuning.py:109-118", effect="the teacher is all but the student"
-    )
+    swapped_momentum: bool | None = deviation(source="time_tuning.py:109-118", effect="the teacher is all but the student")
     """Take `momentum` as the share of the student."""
 
     def across_samples(self) -> str | None:
