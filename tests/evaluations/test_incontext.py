@@ -297,6 +297,18 @@ def test_released_and_paper_count_absent_classes_differently(pairs, tmp_path):
     assert released == pytest.approx(paper / 2, rel=0.2)
 
 
+def test_each_deviation_can_be_studied_alone():
+    ignored, features = torch.full((16, 16), 255, dtype=torch.int32), torch.ones(3, 1, 1)
+    for changes, remembered in (({}, 0), ({"remember_ignored": True}, 1), ({"compat": "released", "remember_ignored": False}, 0)):
+        part = remember(features, ignored, 16, settings_of("voc", **changes).resolved(), 1, torch.Generator())
+        assert len(part.labels) == remembered
+    assert part.labels.shape[1] == 21
+    confusion = torch.diag(torch.tensor([5, 5, 0, 0]))
+    for changes, value in (({}, 100), ({"count_absent_classes": True}, 50), ({"compat": "released", "count_absent_classes": False}, 100)):
+        assert score(confusion, settings_of(**changes).resolved()) == value
+    assert Images(settings_of(blue_std=0.255).resolved(), [], 16, None).std == [0.229, 0.224, 0.255]
+
+
 def test_ignored_pixels_are_neither_memory_nor_score(tmp_path):
     write_pairs(tmp_path)
     settings = settings_of(root=str(tmp_path), ignore=0, memory_every=2, query_every=2, query_offset=1, neighbours=3)

@@ -97,7 +97,7 @@ class DinoSettings(SelfDistillationSettings):
     """
 
     NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
-        Difference("Pillow's images", "tensors, whose pixels differ in the last digits", "main_dino.py:419-467"),
+        Difference("views made by Pillow", "by torch: pixels differ in the last digits", "main_dino.py:419-467"),
     )
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "small_video": {**SMALL_VIDEO, **_SHARPER_TEACHER, "batch_size": 16, "steps": 530, "lr": 5e-4 * 256 / 16, "warmup_epochs": 2},
