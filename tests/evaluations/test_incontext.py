@@ -66,7 +66,7 @@ class Released:
             for k in data.files
             if k.startswith(f"cases/{name}/") and data[k].dtype.kind != "U"
         }
-        self.settings = settings_of("voc", compat="released", input_size=112)
+        self.settings = settings_of("voc", compat="released", input_size=112).resolved()
 
     def dense(self, images):
         return F.conv2d(images, self.case["fake_weight"], stride=16)
@@ -107,9 +107,9 @@ def test_parity_with_open_hummingbird(name):
             assert torch.equal(prediction.to(torch.uint8), case["pred"][number])
             confusion.add(mask, prediction)
             number += 1
-    assert score(confusion.matrix, "released") / 100 == pytest.approx(float(case["miou_identity"]), abs=1e-9)
+    assert score(confusion.matrix, released.settings) / 100 == pytest.approx(float(case["miou_identity"]), abs=1e-9)
     matched = reassign(confusion.matrix, hungarian(confusion.matrix))
-    assert score(matched, "released") / 100 == pytest.approx(float(case["miou_hungarian"]), abs=1e-9)
+    assert score(matched, released.settings) / 100 == pytest.approx(float(case["miou_hungarian"]), abs=1e-9)
 
 
 def test_the_released_memory_equals_what_remember_makes():
@@ -132,14 +132,15 @@ def test_parity_of_the_transforms(tmp_path):
         assert np.array_equal(labels, (data[f"transforms/{name}/mask"][0] * 255).round())
     Image.fromarray(data["transforms/image"]).save(tmp_path / "a.png")
     Image.fromarray(data["transforms/mask"]).save(tmp_path / "m.png")
-    through_the_data_set = Images(settings_of("voc", compat="released"), [Example(tmp_path / "a.png", tmp_path / "m.png")], 64, None)[0][0]
+    settings = settings_of("voc", compat="released").resolved()
+    through_the_data_set = Images(settings, [Example(tmp_path / "a.png", tmp_path / "m.png")], 64, None)[0][0]
     torch.testing.assert_close(through_the_data_set, torch.from_numpy(data["transforms/val/img"]), atol=1e-6, rtol=0)
 
 
 def test_the_paper_s_normalisation_has_no_bluish_std(tmp_path):
     Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "m.png")
-    x = Images(settings_of(), [Example(tmp_path / "a.png", tmp_path / "m.png")], 16, None)[0][0]
+    x = Images(settings_of().resolved(), [Example(tmp_path / "a.png", tmp_path / "m.png")], 16, None)[0][0]
     expected = (torch.ones(3) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(x[:, 0, 0], expected)
 
@@ -204,7 +205,7 @@ def test_identity_and_hungarian_are_two_numbers():
     """Classes that swapped their names: wrong as classes, right as clusters."""
     confusion = Confusion(4)
     confusion.add(torch.tensor([0, 0, 1, 2, 3]), torch.tensor([1, 1, 0, 2, 3]))
-    result = summary(settings_of(), [Answer(confusion, 5)], 1, ["a", "b", "c", "d"], {})
+    result = summary(settings_of().resolved(), [Answer(confusion, 5)], 1, ["a", "b", "c", "d"], {})
     assert result.metrics == {"mIoU": 50.0, "mIoU_hungarian": 100.0}
 
 
@@ -251,15 +252,15 @@ def one_hot_features(images):
 def test_ground_truth_as_features_scores_one_hundred(pairs, tmp_path):
     """Through the very functions of the evaluation; scored on whole patches, where interpolation cannot blur the truth."""
     memory_set, query_set = splits(pairs)
-    views = Views(pairs, 32, 16, Job(out=tmp_path, state=tmp_path))
+    views = Views(pairs.resolved(), 32, 16, Job(out=tmp_path, state=tmp_path))
     memory = build_memory(views, one_hot_features, memory_set, seed=0)
     assert len(memory.labels) == 4 * 4
     confusion = Confusion(4)
     for maps, mask, _ in views.features(one_hot_features, query_set, "queries"):
         confusion.add(mask[8::16, 8::16], retrieve(memory, maps, pairs, (2, 2)))
-    assert score(confusion.matrix, "paper") == 100.0
-    assert score(confusion.matrix, "released") == 100.0
-    assert score(answer(views, one_hot_features, memory, query_set).confusion.matrix, "paper") > 80
+    assert score(confusion.matrix, settings_of().resolved()) == 100.0
+    assert score(confusion.matrix, settings_of(compat="released").resolved()) == 100.0
+    assert score(answer(views, one_hot_features, memory, query_set).confusion.matrix, settings_of().resolved()) > 80
 
 
 def test_evaluation_end_to_end(pairs, tmp_path):
@@ -296,10 +297,22 @@ def test_released_and_paper_count_absent_classes_differently(pairs, tmp_path):
     assert released == pytest.approx(paper / 2, rel=0.2)
 
 
+def test_each_deviation_can_be_studied_alone():
+    ignored, features = torch.full((16, 16), 255, dtype=torch.int32), torch.ones(3, 1, 1)
+    for changes, remembered in (({}, 0), ({"remember_ignored": True}, 1), ({"compat": "released", "remember_ignored": False}, 0)):
+        part = remember(features, ignored, 16, settings_of("voc", **changes).resolved(), 1, torch.Generator())
+        assert len(part.labels) == remembered
+    assert part.labels.shape[1] == 21
+    confusion = torch.diag(torch.tensor([5, 5, 0, 0]))
+    for changes, value in (({}, 100), ({"count_absent_classes": True}, 50), ({"compat": "released", "count_absent_classes": False}, 100)):
+        assert score(confusion, settings_of(**changes).resolved()) == value
+    assert Images(settings_of(blue_std=0.255).resolved(), [], 16, None).std == [0.229, 0.224, 0.255]
+
+
 def test_ignored_pixels_are_neither_memory_nor_score(tmp_path):
     write_pairs(tmp_path)
     settings = settings_of(root=str(tmp_path), ignore=0, memory_every=2, query_every=2, query_offset=1, neighbours=3)
-    views = Views(settings, 32, 16, Job(out=tmp_path, state=tmp_path))
+    views = Views(settings.resolved(), 32, 16, Job(out=tmp_path, state=tmp_path))
     memory = build_memory(views, one_hot_features, splits(settings)[0], seed=0)
     assert (memory.labels[:, 0] == 0).all()
     assert (memory.labels.sum(1) == 1).all()
@@ -312,10 +325,10 @@ def test_ignored_pixels_are_neither_memory_nor_score(tmp_path):
 def test_augmented_views_depend_on_their_seed_alone(pairs, tmp_path):
     memory_set, _ = splits(pairs.model_copy(update={"augmentation_epochs": 1}))
     torch.manual_seed(1)
-    first = Images(pairs, memory_set, 32, seed=7)[2][0]
+    first = Images(pairs.resolved(), memory_set, 32, seed=7)[2][0]
     torch.manual_seed(2)
-    assert torch.equal(first, Images(pairs, memory_set, 32, seed=7)[2][0])
-    assert not torch.equal(first, Images(pairs, memory_set, 32, seed=8)[2][0])
+    assert torch.equal(first, Images(pairs.resolved(), memory_set, 32, seed=7)[2][0])
+    assert not torch.equal(first, Images(pairs.resolved(), memory_set, 32, seed=8)[2][0])
 
 
 # -- data ------------------------------------------------------------------------------------------------------------
@@ -419,7 +432,7 @@ def test_missing_folders_and_lists(tmp_path):
 
 
 def test_features_that_are_not_numbers_name_the_image(pairs, tmp_path):
-    views = Views(pairs, 32, 16, Job(out=tmp_path, state=tmp_path))
+    views = Views(pairs.resolved(), 32, 16, Job(out=tmp_path, state=tmp_path))
 
     def sick(images):
         maps = one_hot_features(images)

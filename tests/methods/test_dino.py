@@ -56,8 +56,8 @@ def random_batch(settings: DinoSettings, batch: int = 4) -> dict[str, Tensor]:
     }
 
 
-def take_step(method: Dino, batch: dict[str, Tensor], at: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-    return method.step(batch, at, torch.Generator().manual_seed(0))
+def take_step(method: Dino, batch: dict[str, Tensor], step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    return method.step(batch, step, torch.Generator().manual_seed(0))
 
 
 # -- formulas --------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_targets_are_centred_and_sharpened_by_epoch() -> None:
     logits = torch.randn(2, 3, 128)
     for at, temperature in ((0, 0.04), (1, 0.04), (2, 0.05), (6, 0.07), (19, 0.07)):
         expected = ((logits - method.center) / temperature).softmax(-1)
-        torch.testing.assert_close(method.targets(logits, at, {}), expected, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(method.targets(logits, at), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_center_is_the_moving_mean_over_views_and_samples() -> None:
@@ -132,7 +132,7 @@ def test_sinkhorn_centering_equals_the_plain_loop() -> None:
     logits = normal(2, 3, 128)
     for at, temperature in ((0, 0.1), (9, 0.3)):
         expected = plain_sinkhorn_targets(logits.view(6, 128).numpy(), temperature, iterations=3)
-        targets = method.targets(logits, at, {})
+        targets = method.targets(logits, at)
         np.testing.assert_allclose(targets.view(6, 128), expected, rtol=1e-9, atol=1e-15)
     assert targets.view(6, 128).sum(dim=1).tolist() == pytest.approx([1.0] * 6)
 
@@ -149,7 +149,7 @@ def test_sinkhorn_centering_tells_near_equal_pictures_apart_at_once() -> None:
     spread = {}
     for centering in ("mean", "sinkhorn"):
         method = small_method(small_settings(out_dim=64, centering=centering, teacher_temperature=0.01, teacher_temperature_start=0.01))
-        spread[centering] = teacher_entropies(method.targets(logits, 0, {}))["teacher_mean_entropy"].item()
+        spread[centering] = teacher_entropies(method.targets(logits, 0))["teacher_mean_entropy"].item()
     assert spread["sinkhorn"] > 0.95 * math.log(64)
     assert spread["mean"] < 0.6 * math.log(64)
 
@@ -160,7 +160,7 @@ def test_nan_in_the_logits_ends_the_training_with_its_batch_saved(tmp_path: Path
     batch = random_batch(method.settings)
     batch["global"][0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"step 4: the teacher's logits: 128 of 1024 .*; its batch is in .*failed-step-00000004"):
-        take_step(method, batch, at=4)
+        take_step(method, batch, step=4)
     saved = torch.load(next(tmp_path.glob("failed-step-*.pt")), weights_only=True)
     torch.testing.assert_close(saved["batch"], batch, rtol=0, atol=0, equal_nan=True)
 

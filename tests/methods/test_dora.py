@@ -31,7 +31,15 @@ from densewalk.methods.dora.augmentation import DoraViews
 from densewalk.methods.dora.losses import frame_terms, koleo_of_frames, total_loss
 from densewalk.methods.dora.method import Dora
 from densewalk.methods.dora.settings import DoraSettings
-from densewalk.methods.dora.tracking import hard_masks, refine, show_objects, soft_masks, track
+from densewalk.methods.dora.tracking import (
+    TeacherFeatures,
+    apply_masks,
+    hard_masks,
+    object_masks,
+    refine_prototypes,
+    soft_masks,
+    track_objects,
+)
 from densewalk.models.architecture import Architecture
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import create
@@ -68,8 +76,13 @@ def random_batch(settings: DoraSettings, batch: int = 2, seed: int = 0) -> dict[
     }
 
 
-def take_step(method: Dora, batch: dict[str, Tensor], at: int = 0, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-    return method.step(batch, at, torch.Generator().manual_seed(seed))
+def take_step(method: Dora, batch: dict[str, Tensor], step: int = 0, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    return method.step(batch, step, torch.Generator().manual_seed(seed))
+
+
+def tracks_of(method: Dora, teacher: TeacherFeatures, heads: Tensor) -> Tensor:
+    found = tracking.object_prototypes(teacher.cls_attention[:, heads], teacher.query)
+    return track_objects(refine_prototypes(found, teacher.patches, method.settings), teacher.keys)
 
 
 # -- the recorded step -----------------------------------------------------------------------------------------------
@@ -87,7 +100,7 @@ class Recorded:
         self.load(self.method.student, "weights/student/")
         self.load(self.method.teacher, "weights/teacher/")
         self.method.center.copy_(self.tensor("center_before")[0])
-        self.method.draw_heads = lambda rng: self.heads  # type: ignore[method-assign]
+        self.method.sample_heads = lambda generator: self.heads  # type: ignore[method-assign]
         self.batch = {"global": self.tensor("inputs/global")[:, None], "local": self.tensor("inputs/locals").transpose(0, 1)}
 
     def tensor(self, name: str) -> Tensor:
@@ -108,7 +121,7 @@ def recorded() -> Recorded:
 
 
 def test_recorded_teacher(recorded: Recorded) -> None:
-    seen = recorded.method.look(recorded.batch["global"].flatten(0, 1))
+    seen = recorded.method.encode_teacher(recorded.batch["global"].flatten(0, 1))
     torch.testing.assert_close(seen.logits.transpose(0, 1), recorded.tensor("teacher/logits"), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(seen.patches, recorded.tensor("teacher/patches")[0], atol=1e-5, rtol=1e-5)
     key = recorded.tensor("teacher/key")[:, :, :, 1:].transpose(2, 3).flatten(3)
@@ -121,29 +134,29 @@ def test_recorded_teacher(recorded: Recorded) -> None:
 
 def test_recorded_discovery_and_tracking(recorded: Recorded) -> None:
     s = recorded.method.settings
-    seen = recorded.method.look(recorded.batch["global"].flatten(0, 1))
-    found = tracking.prototypes(seen.cls_attention[:, recorded.heads], seen.query)
+    seen = recorded.method.encode_teacher(recorded.batch["global"].flatten(0, 1))
+    found = tracking.object_prototypes(seen.cls_attention[:, recorded.heads], seen.query)
     torch.testing.assert_close(found, recorded.tensor("mot/prototypes"), atol=1e-6, rtol=1e-5)
-    refined = refine(found, seen.patches, s)
+    refined = refine_prototypes(found, seen.patches, s)
     torch.testing.assert_close(refined, recorded.tensor("mot/refined"), atol=2e-4, rtol=1e-4)
-    in_logarithms = refine(found, seen.patches, s.model_copy(update={"linear_sinkhorn": False}))
+    in_logarithms = refine_prototypes(found, seen.patches, s.model_copy(update={"linear_sinkhorn": False}))
     torch.testing.assert_close(in_logarithms, recorded.tensor("mot/refined"), atol=2e-4, rtol=1e-4)
-    tracks = track(refined, seen.keys)
+    tracks = track_objects(refined, seen.keys)
     torch.testing.assert_close(tracks.permute(order_of_tracks(recorded, tracks)), recorded.tensor("mot/track_soft"), atol=2e-5, rtol=1e-4)
     masks = hard_masks(tracks, per_batch=True)
     assert torch.equal(masks.permute(order_of_tracks(recorded, tracks)), recorded.tensor("mot/track_bin"))
     unit = torch.nn.functional.normalize(tracks, dim=-1)
     margins = (unit - unit.mean(dim=(0, -1), keepdim=True)).abs().amin(dim=(0, -1))
     np.testing.assert_allclose(np.sort(margins.flatten()), np.sort(recorded.values["mot/track_margin_min"]), atol=1e-5)
-    shown = show_objects(recorded.batch["global"].flatten(0, 1), masks, seen.grid)
+    shown = apply_masks(recorded.batch["global"].flatten(0, 1), masks, seen.grid)
     assert torch.equal(shown.transpose(0, 1), recorded.tensor("mot/masked_img"))
 
 
 def test_recorded_assignment(recorded: Recorded) -> None:
-    seen = recorded.method.look(recorded.batch["global"].flatten(0, 1))
+    seen = recorded.method.encode_teacher(recorded.batch["global"].flatten(0, 1))
     unit = torch.nn.functional.normalize(seen.patches, dim=-1)
     torch.testing.assert_close(unit, recorded.tensor("mot/z_norm"), atol=1e-6, rtol=0)
-    scores = unit @ tracking.prototypes(seen.cls_attention[:, recorded.heads], seen.query).transpose(1, 2)
+    scores = unit @ tracking.object_prototypes(seen.cls_attention[:, recorded.heads], seen.query).transpose(1, 2)
     torch.testing.assert_close(scores, recorded.tensor("mot/assignment"), atol=1e-5, rtol=1e-5)
     exact_scores = recorded.tensor("mot/z_norm").double() @ recorded.tensor("mot/prototypes").double().transpose(1, 2)
     for solve in (sinkhorn, linear_sinkhorn):
@@ -177,7 +190,7 @@ def order_of_tracks(recorded: Recorded, tracks: Tensor) -> tuple[int, int, int, 
 
 
 def test_recorded_loss_terms(recorded: Recorded) -> None:
-    targets = recorded.method.targets(recorded.tensor("teacher/logits").transpose(0, 1), at=0, batch={})
+    targets = recorded.method.targets(recorded.tensor("teacher/logits").transpose(0, 1), step=0)
     masked = recorded.tensor("student/masked").transpose(1, 2)
     crops = recorded.tensor("student/local").unflatten(1, (3, 2)).permute(1, 2, 0, 3)
     mask_terms, local_terms = frame_terms(targets, masked, crops[1:], 0.1)
@@ -194,7 +207,7 @@ def test_recorded_loss_terms(recorded: Recorded) -> None:
 
 
 def test_recorded_student(recorded: Recorded) -> None:
-    masked, local, _ = recorded.method.student_logits(recorded.tensor("mot/masked_img").transpose(0, 1), recorded.batch["local"])
+    masked, local, _ = recorded.method.encode_student(recorded.tensor("mot/masked_img").transpose(0, 1), recorded.batch["local"])
     torch.testing.assert_close(masked.transpose(1, 2), recorded.tensor("student/masked"), atol=2e-6, rtol=1e-5)
     expected = recorded.tensor("student/local").unflatten(1, (3, 2)).permute(1, 2, 0, 3)[1:]
     torch.testing.assert_close(local, expected, atol=2e-6, rtol=1e-5)
@@ -285,7 +298,7 @@ def plain_refine(found: Tensor, patches: Tensor, epsilon: float, iterations: int
 def test_refine_equals_the_plain_loop(n_fold: bool, linear: bool) -> None:
     settings = small_settings(n_fold_assignment=n_fold, linear_sinkhorn=linear, sinkhorn_iterations=4)
     found, patches = 0.1 * normal(2, 3, 8), normal(2, 10, 8, seed=1)
-    result = refine(found, patches, settings)
+    result = refine_prototypes(found, patches, settings)
     for b in range(2):
         expected = plain_refine(found[b], patches[b], 0.05, 4, mass=1.0 if n_fold else 0.1)
         torch.testing.assert_close(result[b], expected, rtol=1e-9, atol=1e-12)
@@ -293,8 +306,8 @@ def test_refine_equals_the_plain_loop(n_fold: bool, linear: bool) -> None:
 
 def test_prototypes_and_track_equal_the_plain_loop() -> None:
     attention, query, keys = normal(2, 3, 10).softmax(-1), normal(2, 10, 8, seed=1), normal(2, 4, 10, 8, seed=2)
-    found = tracking.prototypes(attention, query)
-    tracks = track(found, keys)
+    found = tracking.object_prototypes(attention, query)
+    tracks = track_objects(found, keys)
     for b, i in itertools.product(range(2), range(3)):
         prototype = [sum(attention[b, i, n].item() * query[b, n, c].item() for n in range(10)) for c in range(8)]
         np.testing.assert_allclose(found[b, i], prototype, rtol=1e-12)
@@ -323,7 +336,7 @@ def test_soft_masks_span_zero_to_one() -> None:
 
 def test_shown_objects_equal_the_plain_loop() -> None:
     views, masks = normal(2, 3, 3, 8, 12), normal(2, 2, 3, 6, seed=1).softmax(-1)
-    shown = show_objects(views, masks, (2, 3))
+    shown = apply_masks(views, masks, (2, 3))
     for b, i, t, y, x in itertools.product(range(2), range(2), range(3), range(8), range(12)):
         patch = (y // 4) * 3 + x // 4
         torch.testing.assert_close(shown[b, i, t, :, y, x], views[b, t, :, y, x] * masks[b, i, t, patch])
@@ -376,7 +389,7 @@ def test_the_order_of_objects_does_not_matter(changes: dict[str, Any]) -> None:
     batch, losses = random_batch(settings), []
     for heads in ([0, 3, 5], [5, 0, 3]):
         method = small_method(settings)
-        method.draw_heads = lambda rng, heads=heads: torch.tensor(heads)  # type: ignore[method-assign]
+        method.sample_heads = lambda generator, heads=heads: torch.tensor(heads)  # type: ignore[method-assign]
         losses.append(take_step(method, batch)[0].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -410,24 +423,29 @@ def test_clips_do_not_influence_each_other() -> None:
     settings = small_settings(local_crops=1)
     method = small_method(settings)
     batch = random_batch(settings, batch=3)
-    heads = method.draw_heads(torch.Generator().manual_seed(0))
-    whole = method.discover_and_track(method.look(batch["global"].flatten(0, 1)), heads, batch, 0)
-    alone = method.discover_and_track(method.look(batch["global"][1:2].flatten(0, 1)), heads, batch, 0)
+    heads = method.sample_heads(torch.Generator().manual_seed(0))
+    whole, alone = (
+        object_masks(tracks_of(method, method.encode_teacher(views.flatten(0, 1)), heads), method.settings)
+        for views in (batch["global"], batch["global"][1:2])
+    )
     torch.testing.assert_close(whole[2:4], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_logarithms_and_products_agree_in_float64() -> None:
     found, patches = 0.05 * normal(2, 3, 8), normal(2, 30, 8, seed=1)
-    results = [refine(found, patches, small_settings(linear_sinkhorn=linear)) for linear in (False, True)]
+    results = [refine_prototypes(found, patches, small_settings(linear_sinkhorn=linear)) for linear in (False, True)]
     torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("switch", [*DoraSettings.SWITCHES])
+FOLLOWING = {name: (facts.values["paper"], facts.values["released"]) for name, facts in DoraSettings.switches().items() if facts.by}
+
+
+@pytest.mark.parametrize("switch", [*FOLLOWING])
 def test_every_switch_changes_the_step(switch: str) -> None:
     base = {"compat": "paper", "hard_masks": True, "global_views": 1} if switch == "batch_threshold" else {"compat": "paper"}
     batch = random_batch(small_settings(global_views=2))
     losses = []
-    for value in DoraSettings.SWITCHES[switch]:
+    for value in FOLLOWING[switch]:
         settings = small_settings(**{**base, switch: value})
         views = settings.resolved().global_views
         method = sharpen(small_method(settings))
@@ -450,7 +468,7 @@ def sharpen(method: Dora) -> Dora:
 
 def test_switches_follow_compat_unless_set() -> None:
     paper, released = DoraSettings().resolved(), DoraSettings(compat="released").resolved()
-    for name, (in_paper, in_release) in DoraSettings.SWITCHES.items():
+    for name, (in_paper, in_release) in FOLLOWING.items():
         assert (getattr(paper, name), getattr(released, name)) == (in_paper, in_release)
     mixed = DoraSettings(compat="released", hard_masks=False).resolved()
     assert mixed.hard_masks is False
@@ -459,12 +477,12 @@ def test_switches_follow_compat_unless_set() -> None:
 
 def test_heads_are_drawn_from_the_step_s_generator() -> None:
     method = small_method(small_settings())
-    draws = [tuple(method.draw_heads(torch.Generator().manual_seed(seed)).tolist()) for seed in (0, 0, *range(1, 30))]
+    draws = [tuple(method.sample_heads(torch.Generator().manual_seed(seed)).tolist()) for seed in (0, 0, *range(1, 30))]
     assert draws[0] == draws[1]
     assert all(len(set(draw)) == 3 and set(draw) <= set(range(6)) for draw in draws)
     assert len(set(draws)) > 10
     method.settings = method.settings.model_copy(update={"unseeded_heads": True})
-    assert len({tuple(method.draw_heads(torch.Generator().manual_seed(0)).tolist()) for _ in range(30)}) > 5
+    assert len({tuple(method.sample_heads(torch.Generator().manual_seed(0)).tolist()) for _ in range(30)}) > 5
 
 
 # -- training --------------------------------------------------------------------------------------------------------
@@ -522,7 +540,7 @@ def test_nan_ends_the_training_and_leaves_the_batch_behind(tmp_path: Path) -> No
     batch = random_batch(settings)
     batch["global"][1, 0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"step 7: .*NaN.*failed-step-00000007"):
-        take_step(method, batch, at=7)
+        take_step(method, batch, step=7)
     (path,) = tmp_path.iterdir()
     saved = torch.load(path, weights_only=True)
     assert saved["step"] == 7
@@ -533,7 +551,7 @@ def test_nan_ends_the_training_and_leaves_the_batch_behind(tmp_path: Path) -> No
 def test_an_object_without_patches_ends_the_training(hard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = small_settings(hard_masks=hard)
     method = small_method(settings)
-    monkeypatch.setattr(dora, "track", lambda found, keys: torch.full((4, 3, 3, 16), 1 / 16))
+    monkeypatch.setattr(dora, "track_objects", lambda found, keys: torch.full((4, 3, 3, 16), 1 / 16))
     with pytest.raises(TrainingError, match="36 of 36 tracked objects have no patch"):
         take_step(method, random_batch(settings))
 
@@ -633,7 +651,7 @@ def test_views_depend_on_the_item_alone() -> None:
 
 
 def test_global_views_are_consistent_in_time_and_local_crops_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augmentation, "colour", lambda image, generator, blur: image / 255)
+    monkeypatch.setattr(augmentation, "distort_colors", lambda image, generator, blur: image / 255)
     sample = DoraViews(StillClips(3), small_settings().resolved())[Item(0, seed=3)]
     assert torch.equal(sample["global"][:, 0], sample["global"][:, 2])
     assert not torch.equal(sample["global"][0], sample["global"][1])
@@ -689,19 +707,19 @@ def test_pictures_show_what_the_student_is_shown(compat: str, tmp_path: Path, mo
     assert clips[0].masks.shape == (3, 3, 4, 5)
     assert all(np.array_equal(one.masks, two.masks) for one, two in zip(clips, again, strict=True))
     view = normalize(torch.from_numpy(clips[2].frames).permute(0, 3, 1, 2) / 255)
-    seen = method.look(view[None])
+    seen = method.encode_teacher(view[None])
     heads = torch.arange(3)
-    expected = method.discover_and_track(seen, heads, {}, at=0)[0].unflatten(-1, (4, 5))
+    expected = object_masks(tracks_of(method, seen, heads), method.settings)[0].unflatten(-1, (4, 5))
     np.testing.assert_allclose(clips[2].masks, expected, atol=1e-6)
-    tracks = method.tracks(seen, heads)[0].unflatten(-1, (4, 5))
+    tracks = tracks_of(method, seen, heads)[0].unflatten(-1, (4, 5))
     for t, row, column in np.ndindex(3, 4, 5):
         largest = max(range(3), key=lambda i: tracks[i, t, row, column])
         assert clips[3].masks[:, t, row, column].tolist() == [float(i == largest) for i in range(3)]
 
 
 def test_spread_stays_away_from_the_ends() -> None:
-    assert features.spread(100, 4) == [12, 37, 62, 87]
-    assert features.spread(2, 4) == [0, 1]
+    assert features.evenly_spaced(100, 4) == [12, 37, 62, 87]
+    assert features.evenly_spaced(2, 4) == [0, 1]
 
 
 # -- whole runs ------------------------------------------------------------------------------------------------------
@@ -741,10 +759,10 @@ def test_a_run_stopped_inside_an_epoch_resumes_to_the_same_weights(tmp_path: Pat
     data = DoraViews(StillClips(3), settings.resolved())  # five clips: two steps an epoch
 
     class Stopped(Dora):
-        def step(self, batch: dict[str, Tensor], at: int, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            if at == 3:
+        def step(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            if step == 3:
                 raise KeyboardInterrupt
-            return super().step(batch, at, rng)
+            return super().step(batch, step, generator)
 
     whole, resumed = (small_method(settings, total=5, per_epoch=2) for _ in range(2))
     run(whole, data, tmp_path / "whole", batch_size=2)

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 from densewalk.core.errors import UserError
 from densewalk.data.sources import Source
 from densewalk.methods.timetuning import method as timetuning
-from densewalk.methods.timetuning.clips import augment, choose_frames, segments, videos_of
+from densewalk.methods.timetuning.clips import augment, sample_frames, segments, videos_of
 from densewalk.methods.timetuning.method import TimeTuning
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.models.architecture import Architecture
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import create
-from densewalk.ops.attention_mask import attended
+from densewalk.ops.attention_mask import top_mass_mask
 from densewalk.ops.label_propagation import follow, propagate
 from densewalk.training.optimizer import make_optimizer, set_schedules
 from densewalk.training.sampler import Item
@@ -132,9 +132,9 @@ def test_parity_of_the_inner_results(released):
     method.student.load_state_dict(student)
     method.teacher.load_state_dict(teacher)
     with torch.no_grad():
-        trunk, grid = method.student.trunk(clip)
-        features = method.student.features(trunk, grid)
-        assignment = method.assign(trunk, grid, features, generator())
+        trunk = method.student.encode_trunk(clip)
+        features = method.student.encode(trunk)
+        assignment = method.assign(trunk, features, generator())
         labels = method.forward_labels(features, assignment)
     assert torch.allclose(features.flatten(0, 1), torch.from_numpy(values["teacher/steps/0/backbone_features"]), atol=1e-5)
     assert torch.allclose(assignment.flatten(0, 1), torch.from_numpy(values["teacher/steps/0/sinkhorn/0/q"]), atol=1e-6)
@@ -151,7 +151,7 @@ def test_parity_of_every_assignment_that_the_release_computes(released):
     values, method, _ = released
     for i in range(4):
         scores = torch.from_numpy(values[f"teacher/steps/0/sinkhorn/{i}/scores"])
-        shares = method.shares(scores, across_processes=False)
+        shares = method.sinkhorn_shares(scores, across_processes=False)
         assert (shares - torch.from_numpy(values[f"teacher/steps/0/sinkhorn/{i}/q"])).abs().max() <= 1e-6
 
 
@@ -265,26 +265,26 @@ def test_block_passes_of_a_clip():
 def test_queue_takes_part_once_it_is_full():
     method = make(small(queue=30, queue_patches_per_clip=5))
     batch = clips(2, 3)
-    trunk, grid = method.student.trunk(batch)
-    features = method.student.features(trunk, grid).detach()
-    alone = make().assign(trunk, grid, features, generator())
+    trunk = method.student.encode_trunk(batch)
+    features = method.student.encode(trunk).detach()
+    alone = make().assign(trunk, features, generator())
     for filled in (10, 20, 30):
-        assert torch.equal(method.assign(trunk, grid, features, generator(filled)), alone)
+        assert torch.equal(method.assign(trunk, features, generator(filled)), alone)
         assert (method.queue.norm(dim=1) > 0.5).sum() == filled
     vectors = method.teacher.head(features[:, 0]).flatten(0, 1)
     assert all((entry - vectors).abs().amax(dim=1).min() < 1e-6 for entry in method.queue)
     newest = method.queue[:20].clone()
     joint = timetuning.sinkhorn(torch.cat([vectors, method.queue]) @ method.teacher.prototypes.T, epsilon=0.05, iterations=10)
-    assert torch.allclose(method.assign(trunk, grid, features, generator()).flatten(0, 1), joint[:18], atol=1e-6)
+    assert torch.allclose(method.assign(trunk, features, generator()).flatten(0, 1), joint[:18], atol=1e-6)
     assert torch.equal(method.queue[10:], newest), "the oldest leave"
     assert "queue" in method.state_dict()
 
 
-def test_attended_keeps_the_smallest_set():
+def test_top_mass_mask_keeps_the_smallest_set():
     attention = torch.tensor([[0.1, 0.5, 0.3, 0.1], [0.25, 0.25, 0.25, 0.25]])
-    assert attended(attention, 0.6).tolist() == [[False, True, True, False], attended(attention, 0.6)[1].tolist()]
-    assert attended(attention, 0.6)[1].sum() == 3
-    assert attended(attention, 1.0).sum() == 8
+    assert top_mass_mask(attention, 0.6).tolist() == [[False, True, True, False], top_mass_mask(attention, 0.6)[1].tolist()]
+    assert top_mass_mask(attention, 0.6)[1].sum() == 3
+    assert top_mass_mask(attention, 1.0).sum() == 8
 
 
 def test_foreground_mass_restricts_the_loss():
@@ -295,9 +295,9 @@ def test_foreground_mass_restricts_the_loss():
     loss, _ = method.step(batch, 0, generator())
     last = method.student.backbone.tokens(batch[:, -1]).patches
     with torch.no_grad():
-        trunk, grid = method.student.trunk(batch)
-        features = method.student.features(trunk, grid)
-        labels = method.forward_labels(features, method.assign(trunk, grid, features, generator()))
+        trunk = method.student.encode_trunk(batch)
+        features = method.student.encode(trunk)
+        labels = method.forward_labels(features, method.assign(trunk, features, generator()))
         scores = method.student.head(last) @ method.student.prototypes.T / 0.1
     per_clip = [F.cross_entropy(scores[i][mask[i]], labels[i][mask[i]]) for i in range(2)]
     assert loss.item() == pytest.approx(torch.stack(per_clip).mean().item(), abs=1e-5)
@@ -382,25 +382,25 @@ def test_bfloat16_autocast_computes_the_loss_in_float32():
 
 def test_uniform_frames_are_distinct_and_in_order_over_the_whole_video():
     settings = small(frames=4).resolved()
-    chosen = [choose_frames(30, settings, generator(seed)) for seed in range(200)]
+    chosen = [sample_frames(30, settings, generator(seed)) for seed in range(200)]
     assert all(sorted(set(c)) == c and len(c) == 4 for c in chosen)
     assert {n for c in chosen for n in c} == set(range(30))
-    short = [choose_frames(2, settings, generator(seed)) for seed in range(50)]
+    short = [sample_frames(2, settings, generator(seed)) for seed in range(50)]
     assert all(sorted(c) == c and len(c) == 4 and set(c) <= {0, 1} for c in short)
 
 
 @pytest.mark.parametrize(("length", "step", "distance"), [(30, 1, 1), (30, 5, 5), (8, 5, 2), (4, 3, 1)])
 def test_dense_frames_are_evenly_spaced(length, step, distance):
     settings = small(frames=4, sampling="dense", dense_step=step).resolved()
-    chosen = [choose_frames(length, settings, generator(seed)) for seed in range(300)]
+    chosen = [sample_frames(length, settings, generator(seed)) for seed in range(300)]
     assert all(np.diff(c).tolist() == [distance] * 3 for c in chosen)
     assert {c[0] for c in chosen} == set(range(length - 3 * distance))
 
 
 def test_dense_frames_of_a_video_shorter_than_the_clip_repeat_its_last():
     settings = small(frames=4, sampling="dense").resolved()
-    assert choose_frames(2, settings, generator()) == [0, 1, 1, 1]
-    assert choose_frames(1, settings, generator()) == [0, 0, 0, 0]
+    assert sample_frames(2, settings, generator()) == [0, 1, 1, 1]
+    assert sample_frames(1, settings, generator()) == [0, 0, 0, 0]
 
 
 def test_segments_are_even_and_respect_usable_parts_and_cuts():

@@ -88,6 +88,13 @@ def schema(_args: argparse.Namespace) -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
+def deviations(_args: argparse.Namespace) -> None:
+    """Print the page on switches."""
+    from densewalk.study.deviations import page
+
+    print(page(), end="")
+
+
 def probe(args: argparse.Namespace) -> None:
     """Describe a video."""
     from dataclasses import asdict

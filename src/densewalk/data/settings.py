@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.core.settings import Settings
+from densewalk.core.settings import Settings, is_null
 
 
 class VideoSettings(Settings):
@@ -52,7 +52,7 @@ class ImagesSettings(Settings):
     JPEGImages/480p and train/JPEGImages are such a `source`."""
     sequence_list: str | None = None
     """Layout `sequences`: text file with the names of the sequences to use, one a line, e.g. DAVIS/ImageSets/2017/train.txt."""
-    fps: float | None = Field(default=None, gt=0)
+    fps: float | None = Field(default=None, gt=0, exclude_if=is_null)
     """Layout `sequences`: frames a second, which no file says (DAVIS: 24; YouTube-VOS: 6); DoRA's clips need it."""
 
     @model_validator(mode="after")

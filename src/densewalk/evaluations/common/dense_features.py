@@ -21,7 +21,7 @@ from densewalk.data.benchmarks.label_maps import Example, ade20k, cityscapes, co
 from densewalk.data.images import normalize
 from densewalk.data.images import read_labels as read_indexed
 from densewalk.evaluations.common.base import Job, require_finite
-from densewalk.evaluations.common.label_map_settings import LabelledSettings, ValidationSettings
+from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings, LabelledSettings, ValidationSettings
 from densewalk.models.feature_cache import Dense
 from densewalk.visualization.overlays import Row, segmentation_strip
 
@@ -76,18 +76,19 @@ def validation_maps(
         yield from zip(maps, masks.to(job.device), numbers.tolist(), strict=True)
 
 
-def whole_batches(settings: ValidationSettings, examples: list[Example], batch: int) -> list[Example]:
-    """With `compat: released`, layout `voc` loses what fills no batch.
+def whole_batches(settings: BatchedValidationSettings, examples: list[Example], batch: int) -> list[Example]:
+    """The images to score: all, or with `drop_incomplete_batch` and layout `voc` those that fill batches.
 
     Raises:
         UserError: nothing is left.
     """
-    if settings.compat == "paper" or settings.layout != "voc":
+    if not settings.resolved().drop_incomplete_batch or settings.layout != "voc":
         return examples
     kept = len(examples) // batch * batch
     if not kept:
         raise UserError(
-            f"{len(examples)} images fill no batch of {batch}, and compat `released` drops what fills none", todo="set compat: paper"
+            f"{len(examples)} images fill no batch of {batch}, and compat `released` drops what fills none",
+            todo="set compat: paper, or drop_incomplete_batch: false",
         )
     return examples[:kept]
 

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from densewalk.core.settings import deviation
 from densewalk.data.benchmarks.label_rules import KNOWN, Layout
 from densewalk.evaluations.common.settings import EvaluationSettings
 
@@ -71,7 +72,20 @@ class ValidationSettings(LabelledSettings):
     mask_size: int = Field(default=100, ge=1)
     """Side that masks are reduced to."""
     compat: Literal["paper", "released"] = "paper"
-    """`released`: the released code's known deviations."""
+    """`paper`: the protocol as published. `released`: the released code's known deviations."""
+    count_absent_classes: bool | None = deviation(
+        source="PredsmIoU of NeCo's code", effect="ADE20K's empty class costs 1/151", omit_null=True
+    )
+    """Count a class that occurs nowhere as 0 in the mean, instead of leaving it out."""
+
+
+class BatchedValidationSettings(ValidationSettings):
+    """Validation images that the released code scores batch by batch."""
+
+    drop_incomplete_batch: bool | None = deviation(
+        source="NeCo's code (drop_last)", effect="VOC: 1408 or 1440 of 1449 images are scored", omit_null=True
+    )
+    """Layout `voc`: score whole batches only, of `batch_size` images (linear_segmentation) or of 32 (overcluster)."""
 
 
 def require_apart(train_every: int, val_every: int, val_offset: int, names: tuple[str, str, str]) -> None:

@@ -18,14 +18,7 @@ Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.2.2) and its eval_vid
     job.out/{sequence}/00000.png ...    predictions, palette PNGs as the DAVIS server takes them (semi-supervised: the first is given)
     job.out/{sequence}.png              some frames, the true objects above, the predicted ones below
 
-What the released code does, reproduced with `compat: released`; each is a switch of the settings:
-
-    switch                  paper   released  effect
-    red_std                 0.229   0.228     a slip of the pen in the normalisation
-    keep_small_objects      yes     no        an object too small for any patch of the reduced first mask is lost
-    constant_channel_wins   no      yes       a channel with one positive value is stretched to 0 / 0; NaN wins the argmax everywhere
-
-In both modes frames are resized as there: OpenCV's bilinear interpolation, no antialiasing (854 x 480 to 832 x 480). The
+In both modes of `compat` frames are resized as there: OpenCV's bilinear interpolation, no antialiasing (854 x 480 to 832 x 480). The
 released code reads a square frame's mask in the other orientation, which changes nothing. The scoring tool's default task,
 unsupervised, and its way of reporting result tables found from an earlier run have no counterpart here.
 """

@@ -1,11 +1,12 @@
 """Settings of DAVIS label propagation."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
+from densewalk.core.settings import deviation, switch
 from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
 from densewalk.evaluations.common.protocol_name import changes
 
@@ -15,7 +16,7 @@ FOLDER_AND_LIST = ("year", "split", "resolution", "sequences", "task")
 class DavisSettings(LabelPropagationSettings):
     """Video object segmentation: the first frame's masks travel along frozen features (DINO's protocol).
 
-    A switch left at null follows `compat`; docs/deviations.md gives the source of each.
+    The released code is https://github.com/facebookresearch/dino at commit 7c446df.
     """
 
     TABLE: ClassVar[str] = "davis"
@@ -34,12 +35,6 @@ class DavisSettings(LabelPropagationSettings):
         "J&F_copied": Metric("% of the first frame's labels copied to every frame instead", "a floor", better=None),
         "J_copied": Metric("% of the first frame's labels copied to every frame instead", "a floor", better=None),
     }
-    # switch -> value in compat `paper`, value in compat `released`
-    SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {
-        "red_std": (0.229, 0.228),
-        "keep_small_objects": (True, False),
-        "constant_channel_wins": (False, True),
-    }
 
     task: Literal["semi-supervised", "unsupervised"] = "semi-supervised"
     """`unsupervised`: instead of the first mask, clusters of the first frame's features are propagated, and each object is scored
@@ -56,18 +51,16 @@ class DavisSettings(LabelPropagationSettings):
     """Only these sequences of the list; all by default."""
     compat: Literal["paper", "released"] = "paper"
     """`released`: DINO's code, with which the published values were made, to the digit."""
-    red_std: float | None = Field(default=None, gt=0)
-    """Standard deviation that red is normalised with; released: 0.228, a slip of the pen."""
-    keep_small_objects: bool | None = None
+    red_std: Annotated[float, Field(gt=0)] | None = switch(
+        paper=0.229, released=0.228, source="eval_video_segmentation.py:244", effect="a typing error in the normalization"
+    )
+    """Standard deviation that red is normalized with."""
+    keep_small_objects: bool | None = switch(
+        paper=True, released=False, source="eval_video_segmentation.py:182", effect="an object too small for any patch is lost"
+    )
     """Give an object that the reduced first mask would lose the patch that it covers most."""
-    constant_channel_wins: bool | None = None
-    """Let a channel with one value everywhere become 0 / 0 when channels are stretched, which then wins every pixel."""
-
-    def resolved(self) -> Self:
-        """The same settings with every switch set."""
-        column = ("paper", "released").index(self.compat)
-        unset = {name: values[column] for name, values in self.SWITCHES.items() if getattr(self, name) is None}
-        return self.model_copy(update=unset)
+    constant_channel_wins: bool | None = deviation(source="eval_video_segmentation.py (norm_mask)", effect="NaN wins the argmax everywhere")
+    """Let a channel with one value everywhere become 0 / 0 when channels are stretched."""
 
     @property
     def protocol(self) -> str:

@@ -11,9 +11,7 @@ which is interpolated to the image's size; the largest entry is the prediction. 
 (https://arxiv.org/abs/2306.01667, section 3.2), open-hummingbird-eval, NeCo (https://arxiv.org/abs/2408.11054, section 4).
 The published mIoU is the *Hungarian-matched* one, although a retrieval predicts classes; both are reported.
 
-Deviations of the released code, reproduced with `compat: released`: images are normalised with a blue standard deviation of
-0.255 (for 0.225), ignored pixels are stored as class 0, and a class that occurs nowhere counts as 0 in the mean. It searches
-approximately (ScaNN); the search here is exact. Where more patches are asked for than there are, it fails; here all are kept.
+docs/deviations.md lists what the released code does otherwise.
 """
 
 import logging
@@ -34,6 +32,7 @@ from torchvision.transforms import functional as TF
 
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import derive_seed
+from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.core.progress import track
 from densewalk.data.benchmarks import label_maps as labelled
 from densewalk.data.benchmarks.label_maps import Example
@@ -57,6 +56,7 @@ def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Resu
     Raises:
         UserError: data missing, damaged or with labels beyond the classes; the message names the file.
     """
+    settings = settings.resolved()
     memory_set, query_set = splits(settings)
     backbone = load(backbone_path).eval().to(job.device)
     dense = job.cached(backbone.dense, backbone_path)
@@ -229,7 +229,7 @@ class Images(Dataset[tuple[Tensor, Tensor, int]]):
 
     def __init__(self, settings: IncontextSettings, examples: Sequence[Example], size: int, seed: int | None) -> None:
         self.settings, self.examples, self.size, self.seed = settings, examples, size, seed
-        self.std = [0.229, 0.224, 0.255 if settings.compat == "released" else 0.225]
+        self.std = [*IMAGENET_STD[:2], settings.blue_std]
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -241,7 +241,7 @@ class Images(Dataset[tuple[Tensor, Tensor, int]]):
             x, labels = resize(image, labels, self.size)
         else:
             x, labels = augment(image, labels, self.size, derive_seed(self.seed, i))
-        return TF.normalize(x, [0.485, 0.456, 0.406], self.std), labels, i
+        return TF.normalize(x, IMAGENET_MEAN, self.std), labels, i
 
 
 JITTER = T.Compose([T.RandomApply([T.ColorJitter(**{what: 0.1})], p=0.5) for what in ("brightness", "contrast", "saturation", "hue")])
@@ -318,7 +318,7 @@ def remember(
 ) -> Memory:
     """One image's share of the memory."""
     ignore = settings.ignored
-    if settings.compat == "released" and ignore is not None:
+    if settings.remember_ignored and ignore is not None:
         mask, ignore = torch.where(mask == ignore, 0, mask), None
     labels = patch_labels(mask[None], patch, settings.label_values, ignore=ignore)[0]
     chosen = choose_patches(labels.cpu(), keep, rng).sort().values.to(maps.device)
@@ -361,8 +361,8 @@ def summary(settings: IncontextSettings, answers: Sequence[Answer], queries: int
     matrices = [a.confusion.matrix for a in answers]
     if not matrices[0].any():
         raise UserError(f"no pixel of the {queries} query images in {settings.root} is labelled", todo="check `ignore`")
-    identity = [score(m, settings.compat) for m in matrices]
-    matched = [score(reassign(m, hungarian(m)), settings.compat) for m in matrices]
+    identity = [score(m, settings) for m in matrices]
+    matched = [score(reassign(m, hungarian(m)), settings) for m in matrices]
     per_class = torch.stack([iou(m) for m in matrices]).nanmean(0).tolist()
     details = {
         **facts,
@@ -376,6 +376,6 @@ def summary(settings: IncontextSettings, answers: Sequence[Answer], queries: int
     return Result(metrics=metrics, n=queries, unit="images", details=details)
 
 
-def score(confusion: Int[Tensor, "classes classes"], compat: str) -> float:
+def score(confusion: Int[Tensor, "classes classes"], settings: IncontextSettings) -> float:
     """mIoU in percent."""
-    return 100 * mean_iou(confusion, absent="zero" if compat == "released" else "skip")
+    return 100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip")

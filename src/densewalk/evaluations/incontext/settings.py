@@ -1,11 +1,12 @@
 """Settings of in-context segmentation, the Hummingbird protocol."""
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
+from densewalk.core.settings import Difference, deviation, switch
 from densewalk.data.benchmarks.label_rules import KNOWN
 from densewalk.evaluations.common.label_map_settings import LabelledSettings, require_apart
 
@@ -18,11 +19,17 @@ PUBLISHED_AT_DEFAULT = (
     "memory_size",
     "neighbours",
     "temperature",
+    "blue_std",
+    "remember_ignored",
+    "count_absent_classes",
 )
 
 
 class IncontextSettings(LabelledSettings):
-    """Dense nearest-neighbour retrieval: patches of labelled memory images vote on the patches of query images."""
+    """Dense nearest-neighbor retrieval: patches of labeled memory images vote on the patches of query images.
+
+    The released code is https://github.com/vpariza/open-hummingbird-eval at commit 5e79da2, with which the published values were made.
+    """
 
     TABLE: ClassVar[str] = "incontext"
     VERSION: ClassVar[int] = 1
@@ -35,6 +42,11 @@ class IncontextSettings(LabelledSettings):
     }
     # published values are Hungarian-matched: our metric -> the metric's name in published.csv
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = {"mIoU_hungarian": "mIoU"}
+
+    NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
+        Difference("approximate search (ScaNN)", "exact search", "hbird_eval.py"),
+        Difference("fails where `memory_size` is more patches than there are", "all patches are kept", "hbird_eval.py:447-517"),
+    )
 
     memory_list: str = "trainaug"
     """Layout `voc`: list in ImageSets/Segmentation with the memory images."""
@@ -62,8 +74,17 @@ class IncontextSettings(LabelledSettings):
     temperature: float = Field(default=0.02, gt=0)
     """Of the softmax over the neighbours' cosine similarities."""
     compat: Literal["paper", "released"] = "paper"
-    """`released`: as open-hummingbird-eval, with which the published values were made: blue normalised with 0.255, ignored
-    pixels stored in memory as class 0, classes that occur nowhere count as 0 in the mean. `paper`: none of these."""
+    """`paper`: the protocol as published. `released`: the released code's known deviations."""
+    blue_std: Annotated[float, Field(gt=0)] | None = switch(
+        omit_null=True, paper=0.225, released=0.255, source="hbird_eval.py, all versions", effect="a typing error in the normalization"
+    )
+    """Standard deviation that blue is normalized with."""
+    remember_ignored: bool | None = deviation(source="hbird_eval.py:309-310", effect="unlabeled patches vote for class 0", omit_null=True)
+    """Store ignored pixels in memory as class 0."""
+    count_absent_classes: bool | None = deviation(
+        source="hbird_eval.py:253 (PredsmIoU)", effect="ADE20K's empty class costs 1/151", omit_null=True
+    )
+    """Count a class that occurs nowhere as 0 in the mean, instead of leaving it out."""
 
     @model_validator(mode="after")
     def queries_are_not_memory(self) -> Self:
@@ -90,7 +111,9 @@ class IncontextSettings(LabelledSettings):
             parts.append(f"{self.memory_list} to {self.query_list}")
         if self.layout not in KNOWN:
             parts.append(f"memory every {self.memory_every}, queries every {self.query_every} from {self.query_offset}")
-        return ", ".join([*parts, f"compat {self.compat}"])
+        parts.append(f"compat {self.compat}")
+        set_here = [f"{name} {getattr(self, name)}" for name in self.switches() if getattr(self, name) is not None]
+        return ", ".join([*parts, *set_here])
 
     @property
     def published_protocol(self) -> str | None:

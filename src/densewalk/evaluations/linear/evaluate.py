@@ -6,14 +6,6 @@ A classifier W x + b sees the CLS tokens of the last blocks, each after the fina
 mean of the last block's patch tokens behind them. Training: random crops (8 to 100 % of the area) and flips, cross-entropy, SGD
 with momentum, without weight decay, half a cosine to 0; W from N(0, 0.01), b = 0. Validation: centre crops.
 
-    recipe   features                                          learning rate per 256   batch   epochs
-    dino     CLS of 4 blocks; width >= 768: 1 and mean patch   0.001                   1024    100, rate falls once an epoch
-    dora     the same                                          0.01                    2048    100
-    dinov2   {1, 4 blocks} x {with, without mean patch}        13 from 1e-5 to 0.1     128     10 of 1250 steps, falls every step
-
-Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.1) and its eval_linear.py, DoRA's README
-(https://github.com/shashankvkt/DoRA_ICLR24), DINOv2 (https://arxiv.org/abs/2304.07193, appendix B.3) and its linear.py.
-
 All classifiers of a recipe train together: the backbone looks at each picture once, and their gradients do not meet. The
 validation pictures do not change, so their features are computed once and kept (ImageNet-1k, ViT-S: 0.4 GB), not once an
 epoch. Training resumes from `job.state` and gives what an uninterrupted one gives.

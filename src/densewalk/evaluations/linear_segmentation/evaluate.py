@@ -14,7 +14,7 @@ classes instead of feature dimensions. No batch norm. Source: NeCo (https://arxi
     job.out/strip.png           image, ground truth and prediction of some validation images
     job.state/step-*.pt         head and optimiser: every few minutes, where a signal stopped the training, and at its end
 
-Deviations of the released code, reproduced with `compat: released`: see the settings. The head starts from the job's seed.
+The head starts from the job's seed.
 """
 
 import logging
@@ -62,6 +62,7 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
         UserError: data missing, damaged or with labels beyond the classes; the message names the file.
         Interrupted: a signal came; the state is saved.
     """
+    settings = settings.resolved()
     training, validation = splits(settings, job.seed)
     backbone = load(backbone_path).eval().requires_grad_(False).to(job.device)
     size = max(1, settings.input_size // backbone.patch) * backbone.patch
@@ -78,7 +79,7 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
         "pixel_accuracy": 100 * pixel_accuracy(confusion),
         "IoU": {name: None if value != value else round(100 * value, 4) for name, value in zip(names, values, strict=True)},
     }
-    value = 100 * mean_iou(confusion, absent="zero" if settings.compat == "released" else "skip")
+    value = 100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip")
     return Result(metrics={"mIoU": value}, n=len(validation), unit="images", details=details)
 
 
@@ -195,7 +196,7 @@ def logits(
 def epoch_batches(settings: LinearSegmentationSettings, images: int, epoch: int, seed: int) -> Iterator[list[tuple[int, int]]]:
     """(epoch, image number) of every batch of an epoch."""
     numbers = list(range(images))
-    if not (settings.compat == "released" and settings.layout in ("voc", "ade20k")):
+    if not (settings.fixed_order and settings.layout in ("voc", "ade20k")):
         numbers = torch.randperm(images, generator=torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))).tolist()
     for start in range(0, images, settings.batch_size):
         yield [(epoch, i) for i in numbers[start : start + settings.batch_size]]

@@ -10,8 +10,7 @@ released eval_overcluster.py.
 
     job.out/strip.png           image, ground truth and matched clusters of some images, of the first run
 
-Choices of ours: k-means starts by k-means++ (scikit-learn) where the release starts at random points (faiss); both learn from 256
-random points per cluster. The five seeds follow from the job's. Deviations of the released code: see the settings.
+k-means learns from 256 random points per cluster. The five seeds follow from the job's.
 """
 
 from collections.abc import Sequence
@@ -42,6 +41,7 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
     Raises:
         UserError: data missing, damaged or with labels beyond the classes; the message names the file.
     """
+    settings = settings.resolved()
     examples = dense_features.split(settings, "validation", settings.val_list, settings.val_every, settings.val_offset)
     examples = whole_batches(settings, examples, RELEASED_BATCH)
     backbone = load(backbone_path).eval().to(job.device)
@@ -52,7 +52,7 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
     for repeat in range(settings.repeats):
         assigned = cluster(settings, points, clusters, derive_seed(job.seed, "overcluster", repeat))
         confusion, assignment = match(settings, assigned, masks, clusters)
-        scores.append(100 * mean_iou(confusion, absent="zero" if settings.compat == "released" else "skip"))
+        scores.append(100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip"))
         if repeat == 0:
             draw(settings, job, examples, masks, assignment[reduced(assigned, settings.mask_size).long()])
     details = {"input_size": size, "clusters": clusters, "mIoU_per_run": scores}

@@ -25,11 +25,10 @@ means over runs with seeds of their own. Sources: Leopart (https://arxiv.org/abs
 
     job.out/strip.png           image, ground truth and matched communities of some images, of the first run
 
-Not the published protocol, so that no published value stands beside ours: communities are found by Louvain's method
-(communities.py) in place of Infomap, whose licence is not permissive, its resolution in place of the Markov time; the settings are
-Leopart's fixed ones where NeCo tunes them on training masks by 300 trials; the attention is the evaluated backbone's own where the
-releases read files. Choices of ours where the sources are silent: an edge weighs the smaller of the two shares, rows count the
-cluster itself, clusters meet on the grid of patches, and the Jaccard index is a mean over images.
+Not the published protocol (docs/deviations.md), so that no published value stands beside ours: communities are found by Louvain's
+method (communities.py), its resolution in place of Infomap's Markov time. Choices of ours where the sources are silent: an edge
+weighs the smaller of the two shares, rows count the cluster itself, clusters meet on the grid of patches, and the Jaccard index is
+a mean over images.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,6 +70,7 @@ def evaluate(settings: UnsupervisedSegmentationSettings, backbone_path: Path, jo
     Raises:
         UserError: data missing, damaged or with labels beyond the classes; the message names the file.
     """
+    settings = settings.resolved()
     training, validation = splits(settings)
     backbone = load(backbone_path).eval().to(job.device)
     size = settings.input_size // backbone.patch * backbone.patch
@@ -323,7 +323,7 @@ def repeated(
     for seed in seeds:
         segmented = segment(seed)
         confusion, assignment = match(settings, segmented, side.masks)
-        mious.append(100 * mean_iou(confusion, absent="zero" if settings.compat == "released" else "skip"))
+        mious.append(100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip"))
         labels.append(len(segmented[segmented > 0].unique()))
         if not shown:
             shown.append(assignment[reduced(segmented, settings.mask_size)])
