@@ -564,6 +564,6 @@ def test_layouts_refuse_what_they_would_not_use(given, message):
 
 def test_other_data_is_another_table_and_has_no_published_value():
     settings = SegmentationUpernetSettings(root="x", dataset="PascalVOC", layout="voc")
-    assert (settings.TASK, Ade20kUpernetSettings.TASK) == ("segmentation", "ade20k")
+    assert (settings.TABLE, Ade20kUpernetSettings.TABLE) == ("segmentation", "ade20k")
     assert settings.published_protocol is None
     assert settings.protocol == "UPerNet (iBOT), 160000 it, batch 16, crop 512, slide 512/341, voc, trainaug to val"
