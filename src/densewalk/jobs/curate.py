@@ -8,10 +8,9 @@ from densewalk.core import distributed
 from densewalk.core.hashing import file_sha256
 from densewalk.curation.select import curate as choose
 from densewalk.curation.settings import CurationSettings
+from densewalk.data.receipts import write_receipt
 from densewalk.jobs.inputs import feature_cache, read_backbone, read_sources
 from densewalk.training.execution import Execution
-
-# -- curation --------------------------------------------------------------------------------------------------------
 
 
 def curate(spec: dict[str, Any], backbone: Path, receipts: Sequence[Path], out: Path, execution: Execution) -> None:
@@ -20,9 +19,10 @@ def curate(spec: dict[str, Any], backbone: Path, receipts: Sequence[Path], out: 
     Args:
         spec: `Study.curation_spec`.
         backbone: what compares pictures. receipts: of the data, in the specification's order.
-        out: the receipt; the list of all pictures and the sheet lie beside it.
+        out: the receipt, which is written last; the list of all images and the sheet lie beside it.
     """
     network = read_backbone(spec["backbone"], spec["arch"], backbone).eval().to(distributed.local_device(execution.device))
     sources = [source for path, name in zip(receipts, spec["data"], strict=True) for source in read_sources(path, name)]
     cls = feature_cache(execution).around(network.cls, f"cls {file_sha256(backbone)} {spec['backbone'].get('key')}")
-    choose(CurationSettings.model_validate(spec["settings"]), sources, network, cls, out, workers=execution.workers)
+    receipt = choose(CurationSettings.model_validate(spec["settings"]), sources, network, cls, out, workers=execution.workers)
+    write_receipt(out, receipt)

@@ -23,17 +23,16 @@ import torch
 from densewalk.core.errors import UserError
 from densewalk.core.progress import columns
 from densewalk.core.provenance import versions
-from densewalk.data.benchmarks import label_maps as labelled
-from densewalk.data.benchmarks.boxes import got10k
-from densewalk.data.benchmarks.classification import imagenet
-from densewalk.data.check_images import read_list
+from densewalk.data.benchmarks.boxes import read_tracks
+from densewalk.data.benchmarks.classification import list_imagenet
+from densewalk.data.benchmarks.label_maps import Example, read_example
+from densewalk.data.check_images import check_images
 from densewalk.data.download.catalog import command_for, command_for_file, set_of
 from densewalk.data.download.fetch import receipt_path, verify
-from densewalk.data.frame_folders import FrameFolders
-from densewalk.data.image_folder import ImageFolder
 from densewalk.data.images import read_rgb
+from densewalk.data.receipts import SequencesReceipt
 from densewalk.data.settings import ImagesSettings
-from densewalk.data.video.probe import probe, undecodable
+from densewalk.data.video.probe import missing_codecs, probe
 from densewalk.evaluations.common import dense_features
 from densewalk.models.catalog import Checkpoint, public_checkpoint, published
 from densewalk.models.loading import load
@@ -90,7 +89,7 @@ def _torch() -> str:
 
 
 def _video() -> str:
-    if missing := undecodable(CODECS):
+    if missing := missing_codecs(CODECS):
         raise UserError(f"PyAV does not decode {', '.join(missing)}", todo="install av from PyPI: docs/environment.md")
     return f"decord {versions()['decord']}; PyAV {versions()['av']} with {', '.join(CODECS)}"
 
@@ -147,12 +146,9 @@ def _video_file(path: str) -> str:
 
 
 def _image_folder(settings: ImagesSettings) -> str:
-    folder = ImageFolder(settings.source)
-    folder[0]
-    if settings.layout == "pictures":
-        return f"{settings.source}: {len(folder)} pictures"
-    names = read_list(settings.sequence_list) if settings.sequence_list else None
-    return f"{settings.source}: {len(FrameFolders(settings.source, only=names).sequences)} sequences, {len(folder)} pictures"
+    receipt = check_images(settings, "")
+    sequences = f"{receipt.sequences} sequences, " if isinstance(receipt, SequencesReceipt) else ""
+    return f"{settings.source}: {sequences}{receipt.files} images"
 
 
 def _checkpoint(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
@@ -195,9 +191,9 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"densewalk.evaluations.{name}.evaluate")
 
 
-def _opened(settings: Any, *sides: list[labelled.Example]) -> None:
-    for side in sides:
-        labelled.read(side[0], label_values=settings.label_values, ignore=settings.ignored)
+def _open_first(*splits: list[Example]) -> None:
+    for examples in splits:
+        read_example(examples[0])
 
 
 def _segmentation(settings: Any) -> dict[str, int]:
@@ -223,30 +219,30 @@ def _clips(settings: Any) -> dict[str, int]:
 
 def _incontext(settings: Any) -> dict[str, int]:
     memory, queries = _module("incontext").splits(settings)
-    _opened(settings, memory, queries)
+    _open_first(memory, queries)
     return {"memory images": len(memory), "query images": len(queries)}
 
 
 def _linear_segmentation(settings: Any) -> dict[str, int]:
     halves = _module("linear_segmentation").splits(settings, seed=0)
-    _opened(settings, *halves)
+    _open_first(*halves)
     return _halves(halves)
 
 
 def _overcluster(settings: Any) -> dict[str, int]:
     examples = dense_features.split(settings, "validation", settings.val_list, settings.val_every, settings.val_offset)
-    _opened(settings, examples)
+    _open_first(examples)
     return {"validation images": len(examples)}
 
 
 def _unsupervised_segmentation(settings: Any) -> dict[str, int]:
     training, validation = _module("unsupervised_segmentation").splits(settings)
-    _opened(settings, *([training] if training else []), validation)
+    _open_first(*([training] if training else []), validation)
     return _halves((training, validation))
 
 
 def _classification(settings: Any) -> dict[str, int]:
-    halves = imagenet(settings.root, settings.training, settings.validation)
+    halves = list_imagenet(settings.root, settings.training, settings.validation)
     for half in halves:
         read_rgb(half.paths[0])
     return {**_halves(halves), "classes": len(halves[0].names)}
@@ -259,7 +255,7 @@ def _discovery(settings: Any) -> dict[str, int]:
 
 
 def _tracking(settings: Any) -> dict[str, int]:
-    tracks = got10k(settings.root, settings.split, settings.sequences)
+    tracks = read_tracks(settings.root, settings.split, settings.sequences)
     for track in tracks:
         _module("tracking").check(track)
     return {"sequences": len(tracks), "frames": sum(map(len, tracks))}

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import functional as TF
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks.classification import Classified
+from densewalk.data.benchmarks.classification import ClassifiedImages
 from densewalk.data.images import normalize, read_stored
 from densewalk.models.backbone import Backbone
 
@@ -26,7 +26,7 @@ def require_multiple(size: int, backbone: Backbone) -> None:
 class CentreCrops(Dataset[tuple[Tensor, int, int]]):
     """Normalised picture [3, size, size], class, number: shorter side to `resize` by Pillow's bicubic filter, centre crop."""
 
-    def __init__(self, split: Classified, resize: int, size: int) -> None:
+    def __init__(self, split: ClassifiedImages, resize: int, size: int) -> None:
         self.split, self.resize, self.size = split, resize, size
 
     def __len__(self) -> int:

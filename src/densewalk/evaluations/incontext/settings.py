@@ -4,7 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.data.benchmarks.label_rules import KNOWN
+from densewalk.data.benchmarks.label_rules import LABELS
 from densewalk.evaluations.common.label_map_settings import LabelledSettings, require_apart
 
 PUBLISHED_AT_DEFAULT = (
@@ -63,7 +63,7 @@ class IncontextSettings(LabelledSettings):
     @model_validator(mode="after")
     def queries_are_not_memory(self) -> Self:
         """No image may answer for itself."""
-        if self.layout not in KNOWN:
+        if self.label_set not in LABELS:
             require_apart(self.memory_every, self.query_every, self.query_offset, ("memory_every", "query_every", "query_offset"))
         return self
 
@@ -83,7 +83,7 @@ class IncontextSettings(LabelledSettings):
             parts.append(f"mean of {len(self.fraction_seeds)} samples")
         if self.layout == "voc":
             parts.append(f"{self.memory_list} to {self.query_list}")
-        if self.layout not in KNOWN:
+        if self.label_set not in LABELS:
             parts.append(f"memory every {self.memory_every}, queries every {self.query_every} from {self.query_offset}")
         return ", ".join([*parts, f"compat {self.compat}"])
 

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.data.benchmarks.label_rules import KNOWN
+from densewalk.data.benchmarks.label_rules import LABELS
 from densewalk.evaluations.common.label_map_settings import PLACE, ValidationSettings, require_apart
 from densewalk.evaluations.common.protocol_name import changes
 
@@ -47,7 +47,7 @@ class LinearSegmentationSettings(ValidationSettings):
     @model_validator(mode="after")
     def training_is_not_validation(self) -> Self:
         """No image is both trained on and scored, and a crop is a part of the image."""
-        if self.layout not in KNOWN:
+        if self.label_set not in LABELS:
             require_apart(self.train_every, self.val_every, self.val_offset, ("train_every", "val_every", "val_offset"))
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
