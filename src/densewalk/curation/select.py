@@ -18,7 +18,7 @@ for that (SSCD, https://arxiv.org/abs/2202.10261) among 64 neighbors of each ima
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,10 @@ from densewalk.core.files import atomic_write
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import clock, track
 from densewalk.curation.settings import CurationSettings, RetrievalSettings
-from densewalk.data.image_folder import ImageFolder, open_image_folder
+from densewalk.data.image_folder import ImageFolder
 from densewalk.data.images import normalize
 from densewalk.data.receipts import CuratedReceipt, ImagesReceipt, VideoReceipt
-from densewalk.data.sources import Source
-from densewalk.data.video.clips import VideoClips
+from densewalk.data.sources import Source, open_images
 from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
 from densewalk.ops.clustering import kmeans, nearest_centre
@@ -147,7 +146,10 @@ def group_duplicates(
         threshold: None joins nothing.
     """
     group, neighbor, similarity = np.arange(len(x)), np.full(len(x), -1), np.full(len(x), -2.0, np.float32)
-    for rows, columns, tile in similarity_tiles(x):
+    for rows, columns in ((r, c) for r in range(0, len(x), TILE) for c in range(r, len(x), TILE)):
+        tile = linear(x[rows : rows + TILE], x[columns : columns + TILE])  # on or above the diagonal
+        if rows == columns:
+            tile.fill_diagonal_(-2.0)
         for at, axis, other in ((rows, 1, columns), (columns, 0, rows)):
             best = tile.max(dim=axis)
             value, index = best.values.cpu().numpy(), best.indices.cpu().numpy() + other
@@ -157,16 +159,6 @@ def group_duplicates(
             i, j = (tile >= threshold).nonzero().T.cpu().numpy()
             group = join_groups(group, i + rows, j + columns)
     return group, neighbor, similarity
-
-
-def similarity_tiles(x: Float[Tensor, "images dim"]) -> Iterator[tuple[int, int, Float[Tensor, "rows columns"]]]:
-    """Yield first row, first column and similarities of each tile on or above the diagonal; an image's with itself are -2."""
-    for rows in range(0, len(x), TILE):
-        for columns in range(rows, len(x), TILE):
-            tile = linear(x[rows : rows + TILE], x[columns : columns + TILE])
-            if rows == columns:
-                tile.fill_diagonal_(-2.0)
-            yield rows, columns, tile
 
 
 def join_groups(
@@ -208,37 +200,32 @@ def retrieve(
 class Pool(Dataset[Tensor]):
     """The images of one source that may be kept; `[i]` is uint8 [3, height, width] RGB.
 
-    numbers: of the frames, or of the images in the order of their names.
+    numbers: of the frames, or of the images in the order of their names. names: source, and time or file.
     """
 
     def __init__(self, source: Source, spacing_seconds: float) -> None:
-        self.source, self.receipt = source, source.receipt
-        self.images: VideoClips | ImageFolder
-        if isinstance(self.receipt, VideoReceipt):
-            self.images = VideoClips(self.receipt, frames=1, spacing_seconds=1.0)
-            step = max(1, round(spacing_seconds * self.receipt.fps))
-            self.numbers = [n for start, end in self.receipt.usable for n in range(start, end, step)]
-        elif isinstance(self.receipt, ImagesReceipt):
-            self.numbers = list(range(self.receipt.files))
-            self.images = open_image_folder(self.receipt.model_copy(update={"kept": self.numbers}))
+        self.source, receipt, own = source.name, source.receipt, []
+        if isinstance(receipt, VideoReceipt):
+            step = max(1, round(spacing_seconds * receipt.fps))
+            self.numbers = [n for start, end in receipt.usable for n in range(start, end, step)]
+            own = [clock(n / receipt.fps) for n in self.numbers]
+        elif isinstance(receipt, ImagesReceipt):
+            self.numbers = list(range(receipt.files))
         else:
             raise UserError(f"{source.name} is a folder of sequences", allowed="videos and folders of unrelated images")
+        self.receipt: VideoReceipt | ImagesReceipt = receipt
+        self.images = open_images(Source(source.name, self.keep(np.ones(len(self.numbers), bool))))
+        self.names = [f"{self.source} {name}" for name in (self.images.names if isinstance(self.images, ImageFolder) else own)]
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, i: int) -> UInt8[Tensor, "3 height width"]:
-        number = self.numbers[i]
-        return self.images.read([number])[0] if isinstance(self.images, VideoClips) else self.images[number]
-
-    def name(self, i: int) -> str:
-        """Return the source and the time or file of an image."""
-        own = clock(self.numbers[i] / self.images.fps) if isinstance(self.images, VideoClips) else self.images.names[i]
-        return f"{self.source.name} {own}"
+        image = self.images[i]
+        return image.reshape(image.shape[-3:])
 
     def keep(self, chosen: Bool[np.ndarray, " images"]) -> VideoReceipt | ImagesReceipt:
         """Return the source's receipt with the numbers of the chosen images."""
-        assert isinstance(self.receipt, VideoReceipt | ImagesReceipt)
         return self.receipt.model_copy(update={"kept": tuple(n for n, k in zip(self.numbers, chosen, strict=True) if k)})
 
 
@@ -287,15 +274,15 @@ def make_receipt(name: str, pools: Sequence[Pool], choice: Choice) -> CuratedRec
         not_retrieved=int((unique & ~kept).sum()),
         largest_group=int(np.bincount(choice.first).max()),
         neighbour_similarity=dict(zip(("5 %", "50 %", "95 %"), quantiles, strict=True)),
-        sources={pool.source.name: pool.keep(part) for pool, part in zip(pools, parts, strict=True)},
+        sources={pool.source: pool.keep(part) for pool, part in zip(pools, parts, strict=True)},
     )
 
 
 def write_list(path: Path, pools: Sequence[Pool], choice: Choice, references: ImageFolder | None) -> None:
     """Write one line for each image of the pool; images are called `{source} {time or file}`."""
-    names = np.array([pool.name(i) for pool in pools for i in range(len(pool))])
+    names = np.array([name for pool in pools for name in pool.names])
     columns: dict[str, Any] = {
-        "source": [pool.source.name for pool in pools for _ in range(len(pool))],
+        "source": [pool.source for pool in pools for _ in range(len(pool))],
         "number": [number for pool in pools for number in pool.numbers],
         "picture": names,
         "reason": np.where(choice.kept, "kept", np.where(choice.unique, "not retrieved", "duplicate")),
@@ -312,22 +299,22 @@ def write_list(path: Path, pools: Sequence[Pool], choice: Choice, references: Im
 
 def draw_sheet(path: Path, pools: Sequence[Pool], choice: Choice, references: ImageFolder | None) -> None:
     """Draw pairs, from the least to the most similar of each kind: an image and its duplicate; a reference and what it kept or not."""
-    pool: ConcatDataset[Tensor] = ConcatDataset(pools)
-    names = [p.name(i) for p in pools for i in range(len(p))]
+    images: ConcatDataset[Tensor] = ConcatDataset(pools)
+    names = [name for pool in pools for name in pool.names]
     panels = []
     # of each group the duplicate that is least like its first image
     order = np.argsort(choice.first_similarity, kind="stable")
     order = order[~choice.unique[order]]
     for i in _evenly_by(order[np.unique(choice.first[order], return_index=True)[1]], choice.first_similarity):
-        panels.append(Panel(_array(pool[int(choice.first[i])]), f"kept  {names[choice.first[i]]}", "green"))
-        panels.append(Panel(_array(pool[i]), f"duplicate {choice.first_similarity[i]:.3f}  {names[i]}", "red"))
+        panels.append(Panel(_array(images[int(choice.first[i])]), f"kept  {names[choice.first[i]]}", "green"))
+        panels.append(Panel(_array(images[i]), f"duplicate {choice.first_similarity[i]:.3f}  {names[i]}", "red"))
     if references is not None and choice.reference is not None and choice.reference_similarity is not None:
         for verdict, color, chosen in (("kept", "green", choice.kept), ("not retrieved", "red", choice.unique & ~choice.kept)):
             for i in _evenly_by(np.flatnonzero(chosen), choice.reference_similarity):
                 panels.append(Panel(_array(references[int(choice.reference[i])]), f"reference  {references.names[choice.reference[i]]}"))
-                panels.append(Panel(_array(pool[i]), f"{verdict} {choice.reference_similarity[i]:.3f}  {names[i]}", color))
-    note = f"kept {choice.kept.sum()} of {len(names)} pictures; numbers are cosine similarities"
-    contact_sheet(path, panels or [Panel(_array(pool[0]), f"kept  {names[0]}", "green")], PAIRS, note)
+                panels.append(Panel(_array(images[i]), f"{verdict} {choice.reference_similarity[i]:.3f}  {names[i]}", color))
+    note = f"kept {choice.kept.sum()} of {len(names)} images; numbers are cosine similarities"
+    contact_sheet(path, panels or [Panel(_array(images[0]), f"kept  {names[0]}", "green")], PAIRS, note)
 
 
 def _evenly_by(numbers: Int[np.ndarray, " some"], by: Float[np.ndarray, " images"]) -> list[int]:

@@ -45,11 +45,7 @@ class FrameFolders:
         return len(self.sequences)
 
     def read(self, sequence: int, indices: Sequence[int]) -> UInt8[Tensor, "frames 3 height width"]:
-        """Read frames of one sequence, in the order asked for.
-
-        Raises:
-            UserError: a frame cannot be read or has another size than the first one.
-        """
+        """Read frames of one sequence, in the order asked for; it is an error if they differ in size."""
         paths = [self.sequences[sequence][i] for i in indices]
         frames = [read_rgb(path) for path in paths]
         for path, frame in zip(paths, frames, strict=True):
@@ -77,11 +73,8 @@ class FrameClips(Dataset[Tensor]):
         lengths = [len(sequence) for sequence in folders.sequences]
         self.starts = [(sequence, start) for sequence, length in enumerate(lengths) for start in range(length - self.span[-1])]
         if not self.starts:
-            raise UserError(
-                f"{folders.root}: a clip of {frames} frames, every {stride} frames, takes {self.span[-1] + 1}; "
-                f"the longest sequence has {max(lengths)}",
-                todo="take fewer frames or a smaller spacing",
-            )
+            found = f"a clip of {frames} frames, every {stride} frames, takes {self.span[-1] + 1}; the longest sequence has {max(lengths)}"
+            raise UserError(f"{folders.root}: {found}", todo="take fewer frames or a smaller spacing")
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -96,10 +89,9 @@ def _require_no_masks(root: Path, folders: Collection[str]) -> None:
     masks = next((folder for folder in sorted(folders) if "Annotations" in Path(folder).parts), None)
     if masks is not None:
         frames = sorted({str(Path(f).parent) for f in folders if "JPEGImages" in Path(f).parts})
+        allowed = ", ".join(str(root / f) for f in frames) or "a folder of frames alone"
         raise UserError(
-            f"{root} holds masks ({masks}), which would be taken for a video",
-            allowed=", ".join(str(root / f) for f in frames) or "a folder of frames alone",
-            todo="point `source` to the frames",
+            f"{root} holds masks ({masks}), which would be taken for a video", allowed=allowed, todo="point `source` to the frames"
         )
 
 

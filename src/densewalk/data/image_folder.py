@@ -36,11 +36,7 @@ class ImageFolder(Dataset[Tensor]):
 
 
 def open_image_folder(receipt: ImagesReceipt) -> ImageFolder:
-    """Open a checked folder; of a curated one, the images that were kept.
-
-    Raises:
-        UserError: the folder is missing or empty, or has changed since its images were chosen.
-    """
+    """Open a checked folder; of a curated one, the images that were kept, unless the folder has changed since."""
     folder = ImageFolder(receipt.path)
     if receipt.kept is not None:
         if hash_names(folder.names) != receipt.listing:

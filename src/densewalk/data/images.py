@@ -1,4 +1,4 @@
-"""Read image and mask files; normalize images as networks expect them."""
+"""Read image and mask files; normalize images as networks expect them. What cannot be read is a UserError that names the file."""
 
 from pathlib import Path
 
@@ -25,9 +25,6 @@ def read_rgb(path: str | Path) -> UInt8[Tensor, "3 height width"]:
     """Read an image as RGB, upright (EXIF), channels last in memory.
 
     Gray is repeated in the three channels, palettes are looked up, transparency is dropped, 16 bits become 8.
-
-    Raises:
-        UserError: the file is missing, damaged or no image.
     """
     image = ImageOps.exif_transpose(open_image(path))
     if image.mode.startswith("I;16"):
@@ -40,35 +37,22 @@ def read_rgb(path: str | Path) -> UInt8[Tensor, "3 height width"]:
 
 
 def read_stored(path: str | Path) -> Image.Image:
-    """Read an image as RGB, as it is stored: what annotations in pixels and torchvision's ImageFolder refer to.
-
-    Raises:
-        UserError: the file is missing, damaged or no image.
-    """
+    """Read an image as RGB, as it is stored: what annotations in pixels and torchvision's ImageFolder refer to."""
     return open_image(path).convert("RGB")
 
 
 def read_mask(path: str | Path) -> Integer[np.ndarray, "height width"]:
-    """Read the pixel values of an indexed or grayscale image, uint8 or wider; its palette is never looked up.
-
-    Raises:
-        UserError: the file is missing, damaged, no image, or a color image.
-    """
+    """Read the pixel values of an indexed or grayscale image, uint8 or wider; its palette is never looked up."""
     image = open_image(path)
     if image.mode not in ("P", "L", "1", "I") and not image.mode.startswith("I;16"):
-        raise UserError(
-            f"mask {path} is a color image ({image.mode})", allowed="indexed or grayscale PNG whose pixel values are the labels"
-        )
+        allowed = "indexed or grayscale PNG whose pixel values are the labels"
+        raise UserError(f"mask {path} is a color image ({image.mode})", allowed=allowed)
     mask = np.asarray(image)
     return mask.astype(np.uint8) if mask.dtype == bool else mask
 
 
 def read_image_header(path: str | Path) -> tuple[tuple[int, int], str]:
-    """Read width and height, and Pillow's mode, without decoding the pixels.
-
-    Raises:
-        UserError: the file is missing, damaged or no image.
-    """
+    """Read width and height, and Pillow's mode, without decoding the pixels."""
     try:
         with Image.open(path) as image:
             return image.size, image.mode
@@ -77,11 +61,7 @@ def read_image_header(path: str | Path) -> tuple[tuple[int, int], str]:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Decode a file completely, so that a truncated one is an error here and not later.
-
-    Raises:
-        UserError: the file is missing, damaged or no image.
-    """
+    """Decode a file completely, so that a truncated one is an error here and not later."""
     try:
         image = Image.open(path)
         image.load()

@@ -128,7 +128,7 @@ class SequencesReceipt(_FolderReceipt):
 
 
 class CuratedReceipt(_Receipt):
-    """What a curation has chosen from prepared data. A picture is an image of a folder or a frame of a video."""
+    """A curation's choice from prepared data. A picture is an image of a folder or a frame of a video."""
 
     kind: Literal["curation"] = "curation"
     pictures: Positive
@@ -145,7 +145,7 @@ class CuratedReceipt(_Receipt):
 
     @model_validator(mode="after")
     def counts_agree(self) -> Self:
-        """What is kept of each source adds up."""
+        """The counts add up, those of the sources too."""
         if self.pictures != self.kept + self.duplicates + self.not_retrieved:
             raise ValueError(f"pictures: {self.pictures} is not the sum of kept, duplicates and not_retrieved")
         kept = sum(len(source.kept or ()) for source in self.sources.values())

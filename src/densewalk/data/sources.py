@@ -37,10 +37,7 @@ def open_images(source: Source) -> "Dataset[Tensor]":
 
 
 def open_clips(source: Source, frames: int, spacing_seconds: float) -> "Dataset[Tensor]":
-    """Open clips, uint8 [frames, 3, height, width].
-
-    Args:
-        frames: per clip. spacing_seconds: from one frame of a clip to the next.
+    """Open clips of so many frames, so many seconds apart, uint8 [frames, 3, height, width].
 
     Raises:
         UserError: no clip fits, or folders of frames of which nobody has said how fast they are.

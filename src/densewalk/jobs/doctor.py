@@ -27,7 +27,7 @@ from densewalk.data.benchmarks.boxes import read_tracks
 from densewalk.data.benchmarks.classification import list_imagenet
 from densewalk.data.benchmarks.label_maps import Example, read_example
 from densewalk.data.check_images import check_images
-from densewalk.data.download.catalog import command_for, command_for_file, set_of
+from densewalk.data.download.catalog import command_for, command_for_file, dataset_of
 from densewalk.data.download.fetch import receipt_path, verify
 from densewalk.data.images import read_rgb
 from densewalk.data.receipts import SequencesReceipt
@@ -122,7 +122,7 @@ def _of_study(study: Study, config: Path | None) -> Iterator[tuple[str, Callable
         yield f"checkpoints.{name}", partial(_checkpoint, name, checkpoint, config)
     for name, evaluation in study.evaluations.items():
         settings = evaluation.settings
-        known = set_of(evaluation.protocol, settings)
+        known = dataset_of(evaluation.protocol, settings)
         command = command_for(known, settings.root) if known else None
         yield f"evaluations.{name}", partial(_with_command, partial(data_of, evaluation.protocol, settings), command)
 

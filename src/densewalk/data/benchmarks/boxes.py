@@ -5,6 +5,7 @@
     GOT-10k/val/list.txt, GOT-10k/val/{sequence}/{*.jpg,groundtruth.txt}      read_tracks("data/GOT-10k", "val")
 
 A box is x0, y0, x1, y1 in pixels from the image's upper left corner; x1 and y1 lie outside, so that x1 - x0 is the width.
+A file that is missing or not what it should be is a UserError that names it.
 """
 
 import json
@@ -58,9 +59,6 @@ def read_voc_boxes(root: str | Path, year: int, split: str = "trainval") -> list
 
     The files count pixels from 1, and the last pixel belongs to the box: x0 and y0 lose one, x1 and y1 stay.
     `root` is VOC`year`, VOCdevkit, or the folder above it.
-
-    Raises:
-        UserError: a list, an image or an annotation is missing, or an annotation cannot be read.
     """
     base = descend(root, "VOCdevkit", f"VOC{year}")
     if base.name != f"VOC{year}":
@@ -89,9 +87,6 @@ def read_coco_boxes(root: str | Path, images: str, annotations: str, ids: str | 
     Args:
         images: folder, and annotations: file, both below `root`.
         ids: file below `root` with the chosen images, one on each line, by id or by file name (COCO20k); all by default.
-
-    Raises:
-        UserError: a file is missing or not what COCO's are, or `ids` names an image that the annotations do not know.
     """
     root = existing_folder(Path(root), "COCO's folder")
     path = existing_file(root / annotations)
@@ -164,9 +159,6 @@ def read_tracks(root: str | Path, split: str = "val", only: Sequence[str] | None
 
     Args:
         only: names to choose from the list.
-
-    Raises:
-        UserError: a file is missing or malformed, or has not one line for each frame.
     """
     folder = existing_folder(Path(root) / split, "GOT-10k's folder")
     where = folder / "list.txt" if (folder / "list.txt").is_file() else folder

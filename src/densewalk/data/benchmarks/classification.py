@@ -27,20 +27,14 @@ class ClassifiedImages:
 
 
 def list_imagenet(root: str | Path, training: str = "train", validation: str = "val") -> tuple[ClassifiedImages, ClassifiedImages]:
-    """List both splits; classes are numbered in the order of their folders' names, as torchvision's ImageFolder does.
-
-    Raises:
-        UserError: a split or a class folder is missing, is empty, or is in one split only.
-    """
+    """List both splits; classes are numbered in the order of their folders' names, as torchvision's ImageFolder does."""
     folders = [existing_folder(Path(root) / split, allowed="ROOT/{train,val}/{class}/*.JPEG") for split in (training, validation)]
     classes = [_list_classes(folder) for folder in folders]
     for here, there in ((0, 1), (1, 0)):
         if missing := sorted(set(classes[there]) - set(classes[here])):
             folder, other = folders[here] / missing[0], folders[there] / missing[0]
-            raise UserError(
-                f"class folder {folder} does not exist, but {other} does ({len(missing)} such classes)",
-                todo="sort the images of both splits into folders of the same classes",
-            )
+            found = f"class folder {folder} does not exist, but {other} does ({len(missing)} such classes)"
+            raise UserError(found, todo="sort the images of both splits into folders of the same classes")
     first, second = (_list_split(folder, names) for folder, names in zip(folders, classes, strict=True))
     return first, second
 

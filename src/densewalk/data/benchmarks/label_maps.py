@@ -68,14 +68,12 @@ def list_cityscapes(root: str | Path, split: str, train_ids: LabelRule | None = 
     Args:
         train_ids: the rule for the masks *_gtFine_labelTrainIds.png, which are read instead: not what is downloaded, but what
             mmsegmentation's users make of it.
-
-    Raises:
-        UserError: an image without a mask or a mask without an image: leaving them out would change the benchmark.
     """
     images, truth = existing_folder(Path(root) / "leftImg8bit" / split), existing_folder(Path(root) / "gtFine" / split)
     by_key = {str(p.relative_to(images)).removesuffix("_leftImg8bit.png"): p for p in images.glob("*/*_leftImg8bit.png")}
     end = "_gtFine_labelTrainIds.png" if train_ids else "_gtFine_labelIds.png"
     masks_by_key = {str(p.relative_to(truth)).removesuffix(end): p for p in truth.glob(f"*/*{end}")}
+    # leaving out an image without a mask, or a mask without an image, would change the benchmark
     for key in sorted(by_key.keys() - masks_by_key.keys()):
         todo = "make the masks with cityscapesscripts' csCreateTrainIdLabelImgs, or download gtFine"
         raise UserError(f"image {by_key[key]} has no mask {truth / key}{end}", todo=todo)
@@ -85,15 +83,12 @@ def list_cityscapes(root: str | Path, split: str, train_ids: LabelRule | None = 
 
 
 def list_coco_panoptic(root: str | Path, name: str, layout: Literal["coco_things_12", "coco_stuff_15"]) -> list[Example]:
-    """List `name`/*.jpg and annotations/panoptic_`name`{.json,/*.png}, with one label for each supercategory.
-
-    Raises:
-        UserError: a file is missing, or the annotations are not COCO's panoptic ones.
-    """
+    """List `name`/*.jpg and annotations/panoptic_`name`{.json,/*.png}, with one label for each supercategory."""
     path = Path(root) / "annotations" / f"panoptic_{name}.json"
-    content = read_json(path)
+    content, numbers = read_json(path), {name: label for label, name in enumerate(NAMES[layout])}
     try:
-        labels = _supercategories(content["categories"], layout)
+        wanted = [c for c in content["categories"] if bool(c["isthing"]) == (layout == "coco_things_12")]
+        labels = {c["id"]: numbers[c["supercategory"]] for c in wanted}
         files = {image["id"]: image["file_name"] for image in content["images"]}
         found = [(files[a["image_id"]], a["file_name"], _panoptic_rule(a["segments_info"], labels)) for a in content["annotations"]]
     except (KeyError, TypeError) as error:
@@ -104,12 +99,6 @@ def list_coco_panoptic(root: str | Path, name: str, layout: Literal["coco_things
         if not file.is_file():
             raise UserError(f"{path} names {file}, which does not exist", todo="download it")
     return _require_some(sorted(examples, key=lambda e: e.image), path)
-
-
-def _supercategories(categories: Sequence[dict[str, Any]], layout: Literal["coco_things_12", "coco_stuff_15"]) -> dict[int, int]:
-    """Label of each category's id."""
-    labels = {name: label for label, name in enumerate(NAMES[layout])}
-    return {c["id"]: labels[c["supercategory"]] for c in categories if bool(c["isthing"]) == (layout == "coco_things_12")}
 
 
 def _panoptic_rule(segments: Sequence[dict[str, Any]], labels: dict[int, int]) -> LabelRule:
@@ -188,11 +177,7 @@ def load_class_names(root: str | Path, layout: str, label_values: int, given: Se
 
 
 def read_example(example: Example) -> tuple[Image.Image, Integer[np.ndarray, "height width"]]:
-    """Read the RGB image and its labels.
-
-    Raises:
-        UserError: a file cannot be read, the sizes differ, or a label is unknown.
-    """
+    """Read the RGB image and its labels; it is an error if their sizes differ."""
     image, labels = read_image(example), read_labels(example.mask, example.rule)
     if labels.shape != (image.height, image.width):
         raise UserError(f"{example.mask} is {labels.shape[1]}x{labels.shape[0]}, but {example} is {image.width}x{image.height}")

@@ -1,4 +1,4 @@
-"""Files and folders of benchmarks, and one error message for what is missing."""
+"""Files and folders of benchmarks. What is missing or no text is a UserError that names it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,33 +15,21 @@ def descend(root: str | Path, *names: str) -> Path:
 
 
 def existing_folder(path: Path, what: str = "folder", *, allowed: str = "") -> Path:
-    """Return the path.
-
-    Raises:
-        UserError: it is no folder.
-    """
+    """Return the path if it is a folder."""
     if not path.is_dir():
         raise UserError(f"{what} {path} does not exist", allowed=allowed, todo="correct `root` or download the data")
     return path
 
 
 def existing_file(path: Path) -> Path:
-    """Return the path.
-
-    Raises:
-        UserError: it is no file.
-    """
+    """Return the path if it is a file."""
     if not path.is_file():
         raise UserError(f"{path} does not exist", todo="correct `root` or download the data")
     return path
 
 
 def read_text(path: Path) -> str:
-    """Read a text file.
-
-    Raises:
-        UserError: it cannot be read, or is no text.
-    """
+    """Read a text file."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -50,11 +38,7 @@ def read_text(path: Path) -> str:
 
 
 def read_list(path: str | Path, *, todo: str) -> list[str]:
-    """Read the names in a text file, one a line.
-
-    Raises:
-        UserError: it is missing (the lists beside it are named), is no text, or is empty.
-    """
+    """Read the names in a text file, one a line; if it is missing, the error names the lists that are there."""
     path = Path(path)
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt")))
@@ -66,11 +50,7 @@ def read_list(path: str | Path, *, todo: str) -> list[str]:
 
 
 def choose_names(names: Sequence[str], only: Sequence[str] | None, where: Path) -> list[str]:
-    """Return those of the names that are wanted, in their own order; all by default.
-
-    Raises:
-        UserError: there is no name, or a wanted one is not among them.
-    """
+    """Return those of the names that are wanted, in their own order; all by default. It is an error if one is not among them."""
     unknown = [name for name in only or [] if name not in names]
     if unknown or not names:
         raise UserError(f"{where} does not list {unknown[0]}" if unknown else f"{where} lists no sequence", allowed=", ".join(names[:20]))

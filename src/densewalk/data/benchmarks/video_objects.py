@@ -76,9 +76,6 @@ def list_davis(
     Args:
         annotations: `Annotations`, or `Annotations_unsupervised`.
         only: names to choose from the list.
-
-    Raises:
-        UserError: a list, folder or file is missing, or a mask has another size than its frames.
     """
     root = existing_folder(Path(root), "DAVIS's folder")
     path = root / "ImageSets" / str(year) / f"{split}.txt"
@@ -87,11 +84,7 @@ def list_davis(
 
 
 def list_youtube_vos(root: str | Path, *, split: str = "train", only: Sequence[str] | None = None) -> list[LabelledVideo]:
-    """List the sequences of `root`/`split`, each with those of its frames that have a mask.
-
-    Raises:
-        UserError: see `list_davis`.
-    """
+    """List the sequences of `root`/`split`, each with those of its frames that have a mask."""
     folder = existing_folder(Path(root) / split, "YouTube-VOS's folder")
     masks = existing_folder(folder / "Annotations")
     names = choose_names(sorted(p.name for p in masks.iterdir() if p.is_dir()), only, masks)

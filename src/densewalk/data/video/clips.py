@@ -49,9 +49,6 @@ class ClipReader:
         gop: of a training copy; None for any other file.
         reader: `auto` is PyAV for a training copy, for AV1 and for a file cut without re-encoding; else decord, with PyAV where
             decord fails. The environment variable DENSEWALK_VIDEO_READER takes the place of `auto`.
-
-    Raises:
-        UserError: at the first read, if the file is missing, no video, stored turned, or does not decode.
     """
 
     def __init__(self, path: str | Path, *, gop: int | None = None, reader: Literal["auto", "decord", "pyav"] = "auto") -> None:
@@ -63,12 +60,7 @@ class ClipReader:
         return len(self._opened())
 
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "frames 3 height width"]:
-        """Read frames in the order asked for, RGB, channels last in memory. A frame asked for twice is decoded once.
-
-        Raises:
-            IndexError: a number below 0 or not below the number of frames.
-            UserError: a frame does not decode.
-        """
+        """Read frames in the order asked for, RGB, channels last in memory. A frame asked for twice is decoded once."""
         total = len(self)
         wrong = [i for i in indices if not 0 <= i < total]
         if wrong or len(indices) == 0:
@@ -206,8 +198,7 @@ class VideoClips(Dataset[Tensor]):
         frames: per clip. spacing_seconds: between two frames of a clip, made a whole number of frames (`stride`).
 
     Raises:
-        UserError: the file is missing or another one, the spacing is less than half a frame, no usable part is long enough, or
-            no kept frame begins a clip.
+        UserError: the file is missing or another one, or there is no clip.
     """
 
     def __init__(self, receipt: VideoReceipt, frames: int, spacing_seconds: float) -> None:
@@ -221,23 +212,20 @@ class VideoClips(Dataset[Tensor]):
             raise UserError(f"{path} has a frame every {1 / self.fps:g} s: {spacing_seconds:g} s between frames is less")
         self.reader = ClipReader(path, gop=receipt.gop)
         span = (frames - 1) * self.stride + 1
-        usable = [range(start, end - span + 1) for start, end in receipt.usable if end - start >= span]
-        if not usable:
-            longest = max((end - start for start, end in receipt.usable), default=0)
+        seconds, longest = span / self.fps, max((end - start for start, end in receipt.usable), default=0)
+        if longest < span:
             raise UserError(
-                f"{path}: a clip of {frames} frames, {spacing_seconds:g} s apart, takes {span / self.fps:.1f} s; "
+                f"{path}: a clip of {frames} frames, {spacing_seconds:g} s apart, takes {seconds:.1f} s; "
                 f"the longest usable part has {longest / self.fps:.1f} s",
                 todo="take fewer frames, a smaller spacing or a longer video",
             )
-        kept = receipt.kept
-        # a frame that was chosen by itself is a range of one
-        self.starts = usable if kept is None else [range(k, k + 1) for k in kept if any(k in part for part in usable)]
-        if not self.starts:
-            raise UserError(f"{path}: no frame that the curation keeps begins a clip of {span / self.fps:.1f} s", todo="keep more of them")
-        self.counts = np.cumsum([len(part) for part in self.starts])
+        starts = np.concatenate([np.arange(start, end - span + 1, dtype=np.int32) for start, end in receipt.usable])
+        self.starts = starts if receipt.kept is None else starts[np.isin(starts, receipt.kept)]
+        if not len(self.starts):
+            raise UserError(f"{path}: no frame that the curation keeps begins a clip of {seconds:.1f} s", todo="keep more of them")
 
     def __len__(self) -> int:
-        return int(self.counts[-1])
+        return len(self.starts)
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "frames 3 height width"]:
         return self.read(self.frame_indices(index))
@@ -246,10 +234,7 @@ class VideoClips(Dataset[Tensor]):
         """Return the frames that clip number `index` is made of."""
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
-        part = int(np.searchsorted(self.counts, index, side="right"))
-        before = int(self.counts[part - 1]) if part else 0
-        start = self.starts[part][index - before]
-        return [start + n * self.stride for n in range(self.frames)]
+        return [int(self.starts[index]) + n * self.stride for n in range(self.frames)]
 
     def read(self, frame_indices: Sequence[int]) -> UInt8[Tensor, "frames 3 height width"]:
         """Read any frames of the copy, usable or not."""

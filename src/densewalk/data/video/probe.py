@@ -16,7 +16,7 @@ from densewalk.core.progress import clock
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says about its video.
+    """A file's own statements about its video.
 
     width, height: in square pixels, upright. fps: average. frames: exact, as shown. duration: seconds. rotation: degrees that the
     stored frames are to be turned by, clockwise (0, 90, 180, 270).
@@ -58,9 +58,8 @@ def open_video(path: str | Path) -> Iterator[InputContainer]:
     try:
         container = av.open(str(path))
     except av.FFmpegError as error:
-        raise UserError(
-            f"{path} cannot be opened as a video ({error.strerror})", todo="check it with a player; download it again if it is cut off"
-        ) from error
+        found = f"{path} cannot be opened as a video ({error.strerror})"
+        raise UserError(found, todo="check it with a player; download it again if it is cut off") from error
     with container:
         yield container
 
@@ -98,12 +97,12 @@ def first_frame(container: InputContainer, stream: VideoStream, path: str | Path
 
 
 def _describe(container: InputContainer, stream: VideoStream, frame: av.VideoFrame, path: str | Path) -> VideoInfo:
-    rate = average_rate(stream, path)
+    rate, turn = average_rate(stream, path), clockwise_turn(frame)
     frames = stream.frames - count_discarded(stream) if stream.frames else len(packet_times(path)[0])
-    turn = clockwise_turn(frame)
     if turn % 90:
         raise UserError(f"{path} is to be shown turned by {turn} degrees", allowed="0, 90, 180, 270", todo="re-encode it upright")
-    width, height = round(stream.width * (stream.sample_aspect_ratio or 1)), stream.height
+    size = round(stream.width * (stream.sample_aspect_ratio or 1)), stream.height
+    width, height = size[::-1] if turn % 180 else size
     if stream.duration:
         duration = float(stream.duration * time_base(stream))
     else:
@@ -111,8 +110,8 @@ def _describe(container: InputContainer, stream: VideoStream, frame: av.VideoFra
     return VideoInfo(
         path=str(path),
         codec=stream.codec_context.name,
-        width=height if turn % 180 else width,
-        height=width if turn % 180 else height,
+        width=width,
+        height=height,
         fps=float(rate),
         frames=frames,
         duration=duration,

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 from jaxtyping import Float
 
 from densewalk.core.errors import UserError
@@ -104,7 +102,11 @@ class Survey:
         with open_video(self.info.path) as container:
             stream = video_stream(container, self.info.path)
             for key in track(self.keys, "look at key frames"):
-                frame = _key_frame(container, stream, key)
+                try:
+                    container.seek(key, stream=stream)
+                    frame = next(decode_frames(container, stream), None)
+                except av.FFmpegError:
+                    frame = None
                 self.decoded, self.tried = self.decoded + (frame is not None), self.tried + 1
                 last = frame or last
                 if last is None:
@@ -141,12 +143,3 @@ def choose_key_frames(keys: Sequence[int], shown: Sequence[int], unit: float) ->
     stretch = ((np.asarray(keys) - keys[0]) // length).astype(int)
     chosen = np.unique(stretch, return_index=True)[1]
     return [keys[i] for i in chosen], length * unit
-
-
-def _key_frame(container: InputContainer, stream: VideoStream, key: int) -> av.VideoFrame | None:
-    """Decode the key frame at a time stamp; None if it does not decode."""
-    try:
-        container.seek(key, stream=stream)
-        return next(decode_frames(container, stream), None)
-    except av.FFmpegError:
-        return None

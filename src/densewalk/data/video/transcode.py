@@ -87,7 +87,7 @@ def transcode(settings: VideoSettings, target: str | Path, *, threads: int | Non
 
 @dataclass(frozen=True)
 class VideoContents:
-    """What is found while a video's frames pass, in frames of a constant rate; `problems` are sentences."""
+    """Findings about a video whose frames have passed, in frames of a constant rate; `problems` are sentences."""
 
     fps: float
     frames: int
@@ -218,14 +218,14 @@ def decode_frames(container: InputContainer, stream: VideoStream) -> Iterator[av
 
 
 class _Resampler:
-    """Frames at a constant rate."""
+    """Frames at a constant rate: for each moment n / rate the nearest one, or the one before it if the next is far."""
 
     def __init__(self, rate: Fraction, source_rate: Fraction) -> None:
         self.rate, self.source_rate = rate, source_rate
         self.count = self.repeated = self.left_out = 0
 
     def resample(self, frames: Iterable[tuple[float, av.VideoFrame, bool]]) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """Yield for each moment n / rate the frame nearest to it, or the one before it if the next is far; False where one is missing."""
+        """Yield each frame, and False where one is missing."""
         half = float(1 / self.source_rate / 2)
         held: tuple[float, av.VideoFrame] | None = None
         for seconds, frame, intact in frames:
