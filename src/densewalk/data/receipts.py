@@ -30,35 +30,47 @@ class _Receipt(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     kind: str
+    """Which of the classes below it is."""
     name: str
     """The name in `config.yaml`."""
 
 
 class VideoReceipt(_Receipt):
-    """A training copy, and the video it was made of. The frames that are counted are those of the copy."""
+    """A training copy of a video; frames are counted in the copy unless a field begins with `source`."""
 
     kind: Literal["video"] = "video"
     path: str
-    """The copy; the fields that begin with `source` are about the video."""
+    """The copy."""
     source: str
+    """The video."""
     source_stamp: str
-    """Size and time of the file: `... bytes, ...` in nanoseconds."""
+    """Its size and time: `... bytes, ...` in nanoseconds."""
     source_sha256: Sha256
+    """Of its content."""
     source_codec: str
+    """The name of FFmpeg's decoder."""
     source_width: Positive
-    """Pixels, upright, as `source_height`."""
+    """Square pixels, upright."""
     source_height: Positive
+    """Pixels, upright."""
     source_fps: Rate
+    """Frames a second on average."""
     source_frames: Count
+    """As the file counts them."""
     codec: str
+    """Of the copy, as all that follows: always h264."""
     width: Positive
+    """Pixels, even."""
     height: Positive
+    """Pixels, even."""
     gop: Positive
     """Distance of key frames: every multiple is one."""
     fps: Rate
+    """Frames a second, constant."""
     frames: Positive
+    """All, usable or not."""
     duration: Rate
-    """Seconds."""
+    """Seconds: `frames` / `fps`."""
     usable: tuple[tuple[Count, Positive], ...]
     """[start, end) of the parts without blank, frozen, broken and unwanted frames."""
     cuts: Numbers
@@ -66,8 +78,11 @@ class VideoReceipt(_Receipt):
     problems: tuple[str, ...]
     """Sentences for people."""
     sha256: Sha256
+    """Of the copy's content."""
     bytes: Positive
+    """Size of the file."""
     settings: VideoSettings
+    """What the copy was made with."""
     kept: Kept = None
     """Frames that a curation has chosen; None for all."""
 
@@ -90,11 +105,13 @@ class _FolderReceipt(_Receipt):
     path: str
     """The folder."""
     files: Positive
+    """Number of images."""
     listing: Sha256
     """Of all names: another one if a file was added, removed or renamed, not if its content changed."""
     smallest: tuple[Positive, Positive]
     """Width and height of the smallest image that was opened, by its area."""
     largest: tuple[Positive, Positive]
+    """Width and height of the largest one."""
 
 
 class ImagesReceipt(_FolderReceipt):
@@ -121,6 +138,7 @@ class SequencesReceipt(_FolderReceipt):
     shortest: Positive
     """Frames of the shortest sequence."""
     longest: Positive
+    """Frames of the longest."""
     chosen: tuple[str, ...] | None
     """Names of the sequences that are used; None for all."""
     fps: Rate | None
@@ -134,8 +152,11 @@ class CuratedReceipt(_Receipt):
     pictures: Positive
     """All that could have been chosen; the sum of `kept`, `duplicates` and `not_retrieved`."""
     kept: Count
+    """Pictures to train on."""
     duplicates: Count
+    """Near duplicates of an earlier picture."""
     not_retrieved: Count
+    """Others that are not like the references."""
     largest_group: Positive
     """Pictures of the largest group of near duplicates."""
     neighbour_similarity: dict[Literal["5 %", "50 %", "95 %"], float]

@@ -114,7 +114,7 @@ class Findings:
         return f"variable: {1000 * least:.0f} to {1000 * most:.0f} ms between frames, mostly {1000 * middle:.0f}"
 
 
-def examine_video(path: str | Path, sheet: str | Path, *, whole: bool | None = None, threads: int | None = None) -> Findings:
+def examine_video(path: str | Path, sheet: str | Path, *, whole: bool | None = None) -> Findings:
     """Look at a video and draw the sheet.
 
     Args:
@@ -123,13 +123,32 @@ def examine_video(path: str | Path, sheet: str | Path, *, whole: bool | None = N
     Raises:
         UserError: not a video, cut off, encrypted, or nothing in it decodes.
     """
-    survey = Survey(VideoSettings(source=str(path), skip_broken=True), whole=whole, threads=threads)
+    survey = Survey(VideoSettings(source=str(path), skip_broken=True), whole=whole)
     statistics = _FrameStatistics(survey.info.duration)
     for seconds, frame in survey:
         statistics.add(seconds, frame)
     if not statistics.times:
         raise UserError(f"{path} has no frame that decodes", todo="check it with a player")
-    findings = _summarize(survey, statistics)
+    last = max(survey.info.duration, survey.step)
+    usable = [(start, min(end, last)) for start, end in survey.usable]
+    values = np.array(statistics.sharpness)
+    inside = values[[_is_inside(t, usable) for t in statistics.times]]
+    median = float(np.median(inside)) if inside.size else 0.0
+    key_frames = f"{survey.tried} key frames, one every {survey.step:.1f} s (--all-frames for all)"
+    looked = f"all {survey.tried} frames" if survey.whole else key_frames
+    findings = Findings(
+        info=survey.info,
+        looked=f"{looked}, sharpness of {len(values)}",
+        tried=survey.tried,
+        decoded=survey.decoded,
+        intervals=survey.intervals,
+        usable=usable,
+        cuts=survey.cuts,
+        problems=survey.problems,
+        sharpness=median,
+        blurred=float((inside < BLURRED * median).mean()) if inside.size else 0.0,
+        bars=statistics.bars(),
+    )
     findings.warnings = find_warnings(findings)
     _draw_sheet(sheet, findings, statistics)
     return findings
@@ -159,7 +178,12 @@ class _FrameStatistics:
 
     def bars(self) -> tuple[int, ...]:
         """Return rows and columns of black bars: top, bottom, left, right; fewer than a fiftieth of a side are none."""
-        return tuple(_dark_edge(edge) for edge in (self.rows, self.rows[::-1], self.columns, self.columns[::-1]))
+        found = []
+        for profile in (self.rows, self.rows[::-1], self.columns, self.columns[::-1]):
+            bright = np.flatnonzero(profile > DARK)
+            first = int(bright[0]) if bright.size else 0
+            found.append(first if first >= len(profile) / 50 else 0)
+        return tuple(found)
 
 
 def sharpness(gray: Float[np.ndarray, "height width"]) -> float:
@@ -170,40 +194,21 @@ def sharpness(gray: Float[np.ndarray, "height width"]) -> float:
     return float((gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * gray[1:-1, 1:-1]).var())
 
 
-def _dark_edge(profile: Float[np.ndarray, " lines"]) -> int:
-    bright = np.flatnonzero(profile > DARK)
-    first = int(bright[0]) if bright.size else 0
-    return first if first >= len(profile) / 50 else 0
-
-
-def _summarize(survey: Survey, statistics: _FrameStatistics) -> Findings:
-    last = max(survey.info.duration, survey.step)
-    usable = [(start, min(end, last)) for start, end in survey.usable]
-    values = np.array(statistics.sharpness)
-    inside = values[[_is_inside(t, usable) for t in statistics.times]]
-    median = float(np.median(inside)) if inside.size else 0.0
-    key_frames = f"{survey.tried} key frames, one every {survey.step:.1f} s (--all-frames for all)"
-    looked = f"all {survey.tried} frames" if survey.whole else key_frames
-    return Findings(
-        info=survey.info,
-        looked=f"{looked}, sharpness of {len(values)}",
-        tried=survey.tried,
-        decoded=survey.decoded,
-        intervals=survey.intervals,
-        usable=usable,
-        cuts=survey.cuts,
-        problems=survey.problems,
-        sharpness=median,
-        blurred=float((inside < BLURRED * median).mean()) if inside.size else 0.0,
-        bars=statistics.bars(),
-    )
-
-
 def _is_inside(seconds: float, parts: Sequence[tuple[float, float]]) -> bool:
     return any(start <= seconds < end for start, end in parts)
 
 
-# -- warnings --------------------------------------------------------------------------------------------------------
+def _draw_sheet(path: str | Path, findings: Findings, statistics: _FrameStatistics) -> None:
+    panels = []
+    for i, frame in statistics.shown:
+        title = clock(statistics.times[i])
+        if not _is_inside(statistics.times[i], findings.usable):
+            panels.append(Panel(frame, f"{title}  not usable", "red"))
+        elif statistics.sharpness[i] < BLURRED * findings.sharpness:
+            panels.append(Panel(frame, f"{title}  blurred", "darkorange"))
+        else:
+            panels.append(Panel(frame, title))
+    contact_sheet(path, panels, COLUMNS, f"{Path(findings.info.path).name}: red is not usable (blank, frozen or broken), orange is blurred")
 
 
 def find_warnings(findings: Findings) -> list[str]:
@@ -307,18 +312,3 @@ def name_video(source: str | Path) -> str:
     """Make a name for the study's keys from the file's: lower case, other signs than letters and digits as one underscore."""
     name = re.sub(r"[^a-z0-9]+", "_", Path(source).stem.lower()).strip("_")
     return name if re.match("[a-z]", name) else f"video_{name}".rstrip("_")
-
-
-# -- the sheet -------------------------------------------------------------------------------------------------------
-
-
-def _draw_sheet(path: str | Path, findings: Findings, statistics: _FrameStatistics) -> None:
-    panels = [_panel(statistics.times[i], statistics.sharpness[i], frame, findings) for i, frame in statistics.shown]
-    contact_sheet(path, panels, COLUMNS, f"{Path(findings.info.path).name}: red is not usable (blank, frozen or broken), orange is blurred")
-
-
-def _panel(seconds: float, sharp: float, frame: RgbFrame, findings: Findings) -> Panel:
-    if not _is_inside(seconds, findings.usable):
-        return Panel(frame, f"{clock(seconds)}  not usable", "red")
-    blurred = sharp < BLURRED * findings.sharpness
-    return Panel(frame, f"{clock(seconds)}{'  blurred' if blurred else ''}", "darkorange" if blurred else None)

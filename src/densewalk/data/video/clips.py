@@ -66,18 +66,15 @@ class ClipReader:
         if wrong or len(indices) == 0:
             raise IndexError(f"{self.path} has frames 0 to {total - 1}, asked for {wrong or 'none'}")
         wanted, order = np.unique(np.asarray(indices), return_inverse=True)
-        frames = self._read(wanted.tolist())
-        if len(wanted) < len(indices) or np.any(np.diff(order) < 0):
-            frames = frames[order]
-        return torch.from_numpy(frames).permute(0, 3, 1, 2)
-
-    def _read(self, wanted: list[int]) -> Frames:
         try:
-            return self._opened().read(wanted)
+            frames = self._opened().read(wanted.tolist())
         except decord.DECORDError as error:
             log.warning("decord fails on %s (%s): PyAV takes over", self.path, _first_line(error))
             self._file = _PyAVFile(self.path, self.gop)
-            return self._file.read(wanted)
+            frames = self._file.read(wanted.tolist())
+        if len(wanted) < len(indices) or np.any(np.diff(order) < 0):
+            frames = frames[order]
+        return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
     def _opened(self) -> "_DecordFile | _PyAVFile":
         if self._file is None or self._process != os.getpid():

@@ -45,10 +45,10 @@ class Survey:
         UserError: no video, or, at the first iteration, one that does not decode.
     """
 
-    def __init__(self, settings: VideoSettings, *, whole: bool | None = None, threads: int | None = None) -> None:
+    def __init__(self, settings: VideoSettings, *, whole: bool | None = None) -> None:
         path = Path(settings.source)
         self.info = probe(path)
-        self.settings, self.threads = settings, threads or len(os.sched_getaffinity(0))
+        self.settings, self.threads = settings, len(os.sched_getaffinity(0))
         shown, keys = packet_times(path)
         if len(shown) < self.info.frames - self.info.fps:
             raise UserError(f"{path} is cut off: {len(shown)} of {self.info.frames} frames are there", todo="download it again")
