@@ -207,12 +207,16 @@ def read_labels(path: Path, rule: LabelRule) -> Integer[np.ndarray, "height widt
     Raises:
         UserError: unreadable, another kind of file than the rule is for, or a pixel value that the rule does not know.
     """
-    values = _read_color_numbers(path) if rule.colors else read_mask(path).astype(np.int64)
+    values = _read_color_numbers(path) if rule.colors else read_mask(path)
     known, meant = np.array(rule.pairs, dtype=np.int64).reshape(-1, 2).T
-    # the last entry is for what lies outside: value -1 leads there, too
-    table = np.full(known.max(initial=0) + 2, UNKNOWN if rule.others is None else rule.others, np.int32)
+    last = known.max(initial=0) + 1
+    if values.dtype.itemsize <= 2:  # a table of all 8 or 16 bit values
+        last = max(last, np.iinfo(values.dtype).max)
+    else:  # the last entry is for all that lies outside: value -1 leads there, too
+        values = values.clip(-1, last)
+    table = np.full(last + 1, UNKNOWN if rule.others is None else rule.others, np.int32)
     table[known] = meant
-    labels = table[values.clip(-1, len(table) - 1)]
+    labels = table[values]
     if (labels == UNKNOWN).any():
         scored = rule.values
         besides = "" if rule.ignored is None else f", and {rule.ignored} for pixels that are not scored"
