@@ -1,4 +1,4 @@
-"""Choose what to train on: images without near duplicates, and those that are like a reference set.
+"""Choose what to train on: images without near duplicates, or like a reference set.
 
     densewalk curate --spec JSON --backbone FILE --data RECEIPT ... --out results/data/NAME.json
 
@@ -62,7 +62,7 @@ CHAIN = 0.1  # a group of duplicates with a larger share of the pool is worth a 
 def curate(
     settings: CurationSettings, sources: Sequence[Source], backbone: Backbone, cls: Dense, out: Path, *, workers: int
 ) -> CuratedReceipt:
-    """Choose, and write the list and the sheet beside `out`, the receipt that is still to be written.
+    """Choose, and write the list and the sheet beside the receipt `out`, which is returned.
 
     Args:
         cls: `backbone.cls`, or a cache around it.
@@ -87,9 +87,6 @@ def curate(
     if receipt.largest_group > CHAIN * len(x):
         log.warning("one group of duplicates holds %d of %d images: raise `duplicates` if they differ", receipt.largest_group, len(x))
     return receipt
-
-
-# -- the choice on features ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ class Choice:
 
 
 def choose(x: Float[Tensor, "images dim"], references: Float[Tensor, "references dim"] | None, settings: CurationSettings) -> Choice:
-    """Group duplicates first, then retrieve among what they leave. All features are L2-normalized."""
+    """Group duplicates, then retrieve among what they leave; features are L2-normalized."""
     first, neighbor, similarity = group_duplicates(x, settings.duplicates)
     to_first = (x * x[torch.from_numpy(first).to(x.device)]).sum(dim=1).cpu().numpy()
     if references is None or settings.retrieve is None:
@@ -137,7 +134,9 @@ def choose(x: Float[Tensor, "images dim"], references: Float[Tensor, "references
 def group_duplicates(
     x: Float[Tensor, "images dim"], threshold: float | None
 ) -> tuple[Int[np.ndarray, " images"], Int[np.ndarray, " images"], Float[np.ndarray, " images"]]:
-    """Find the first image of each one's group, the most similar other image and its similarity (-1, -2 for a pool of one).
+    """Find each image's group by its first one, and the most similar other image.
+
+    Its number and similarity are -1 and -2 in a pool of one.
 
     for i, j with i < j:  if x[i] @ x[j] >= threshold: union(i, j)
     first[i] = min(j for j if find(j) == find(i))
@@ -192,9 +191,6 @@ def retrieve(
     centers = kmeans(x, settings.clusters, seed=seed)
     hits = torch.bincount(nearest_centre(references, centers), minlength=len(centers))
     return (hits >= settings.least_references)[nearest_centre(x, centers)].cpu().numpy()
-
-
-# -- images to features ----------------------------------------------------------------------------------------------
 
 
 class Pool(Dataset[Tensor]):
@@ -258,9 +254,6 @@ def compute_features(backbone: Backbone, cls: Dense, images: "Dataset[Tensor]", 
     return result
 
 
-# -- output ----------------------------------------------------------------------------------------------------------
-
-
 def make_receipt(name: str, pools: Sequence[Pool], choice: Choice) -> CuratedReceipt:
     """Count what was kept and why not, and add to each source's receipt what is kept of it."""
     kept, unique = choice.kept, choice.unique
@@ -298,7 +291,10 @@ def write_list(path: Path, pools: Sequence[Pool], choice: Choice, references: Im
 
 
 def draw_sheet(path: Path, pools: Sequence[Pool], choice: Choice, references: ImageFolder | None) -> None:
-    """Draw pairs, from the least to the most similar of each kind: an image and its duplicate; a reference and what it kept or not."""
+    """Draw pairs of each kind, the least similar first.
+
+    Kinds: an image and its duplicate; a reference and what it kept; a reference and what it did not.
+    """
     images: ConcatDataset[Tensor] = ConcatDataset(pools)
     names = [name for pool in pools for name in pool.names]
     panels = []

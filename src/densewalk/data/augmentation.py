@@ -1,4 +1,4 @@
-"""Augment an image or a clip: random crops, colors and blur, each drawn from an explicit generator.
+"""Augment an image or a clip by crops, colors and blur drawn from an explicit generator.
 
     generator = torch.Generator().manual_seed(item.seed)
     box = random_resized_crop_box(height, width, (0.25, 1.0), (3 / 4, 4 / 3), generator)
@@ -39,14 +39,11 @@ def maybe(p: float, generator: Generator) -> bool:
     return torch.rand(1, generator=generator).item() < p
 
 
-# -- crops -----------------------------------------------------------------------------------------------------------
-
-
 def random_resized_crop_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: Generator) -> Box:
-    """Draw a crop whose share of the area is uniform in `scale` and whose aspect ratio (width / height) is log-uniform in `ratio`.
+    """Draw a crop whose share of the area and aspect ratio are random.
 
-    Ten draws are tried; if none fits into the image, the largest central crop within `ratio` is taken
-    (Szegedy et al., https://arxiv.org/abs/1409.4842, section 6).
+    The share is uniform in `scale`, width / height log-uniform in `ratio`. Ten draws are tried; if none fits into the image, the
+    largest central crop within `ratio` is taken (Szegedy et al., https://arxiv.org/abs/1409.4842, section 6).
 
     Returns:
         top, left, height, width in pixels.
@@ -74,9 +71,6 @@ def resized_crop(
     """Cut out `box` and resize it to `size` (a side, or height and width)."""
     sides = [size, size] if isinstance(size, int) else list(size)
     return tv.resized_crop(image, *box, sides, interpolation, antialias)
-
-
-# -- colors ----------------------------------------------------------------------------------------------------------
 
 
 def distort(image: Images, generator: Generator, *, strength: float = 1.0) -> Images:
@@ -116,7 +110,7 @@ def color_jitter(image: Images, brightness: float, contrast: float, saturation: 
 
 
 def adjust_hue(image: Float[Tensor, "*batch 3 height width"], turn: float) -> Float[Tensor, "*batch 3 height width"]:
-    """Turn the hue of HSV by `turn` turns, value and saturation unchanged; the same as torchvision's, in a third of its time.
+    """Turn the hue of HSV by `turn` turns: as torchvision does, in a third of its time.
 
     With V the largest and C the range of the three channels and h the hue in sixths of a turn,
 
@@ -143,7 +137,7 @@ def grayscale(image: Images) -> Images:
 
 
 def gaussian_blur(image: Images, radius: float) -> Images:
-    """Convolve with a Gaussian of standard deviation `radius` pixels, cut off at three of them; edge pixels are repeated outwards."""
+    """Convolve with a Gaussian of deviation `radius`, cut off at three of them, edges repeated."""
     reach = math.ceil(3 * radius)
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / radius) ** 2)
     weights = (kernel / kernel.sum()).tolist()
@@ -171,12 +165,9 @@ def _to_type(x: Tensor, like: Tensor) -> Tensor:
     return x if like.is_floating_point() else (x * 255).round_().clamp_(0, 255).to(like.dtype)
 
 
-# -- several crops of one image, and where they overlap ----------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Crop:
-    """One view to cut: its side in pixels, its share of the image's area, and whether it is a global one."""
+    """One view to cut: side in pixels, share of the image's area, global or local."""
 
     size: int
     scale: tuple[float, float]

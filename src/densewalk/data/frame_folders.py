@@ -45,7 +45,7 @@ class FrameFolders:
         return len(self.sequences)
 
     def read(self, sequence: int, indices: Sequence[int]) -> UInt8[Tensor, "frames 3 height width"]:
-        """Read frames of one sequence, in the order asked for; it is an error if they differ in size."""
+        """Read frames of one sequence in the order asked for; they must have one size."""
         paths = [self.sequences[sequence][i] for i in indices]
         frames = [read_rgb(path) for path in paths]
         for path, frame in zip(paths, frames, strict=True):
@@ -56,7 +56,7 @@ class FrameFolders:
 
 
 class FrameClips(Dataset[Tensor]):
-    """All clips of some sequences, one for each start frame from which the whole clip lies in its sequence.
+    """All clips of some sequences, one for each frame from which a whole clip follows.
 
     `[i]` is uint8 [frames, 3, height, width] RGB. Sequences shorter than a clip have none.
 

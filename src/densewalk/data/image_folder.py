@@ -36,7 +36,7 @@ class ImageFolder(Dataset[Tensor]):
 
 
 def open_image_folder(receipt: ImagesReceipt) -> ImageFolder:
-    """Open a checked folder; of a curated one, the images that were kept, unless the folder has changed since."""
+    """Open a checked folder; of a curated one, which must not have changed, what was kept."""
     folder = ImageFolder(receipt.path)
     if receipt.kept is not None:
         if hash_names(folder.names) != receipt.listing:
@@ -46,7 +46,7 @@ def open_image_folder(receipt: ImagesReceipt) -> ImageFolder:
 
 
 def find_images(root: str | Path) -> list[str]:
-    """Find all image files below a folder, also through links but no hidden ones; sorted paths relative to it."""
+    """Find all image files below a folder, also through links, none hidden; sorted paths."""
     found = []
     for folder, _, files in os.walk(root, followlinks=True):
         below = os.path.relpath(folder, root)

@@ -1,4 +1,4 @@
-"""Read image and mask files; normalize images as networks expect them. What cannot be read is a UserError that names the file."""
+"""Read image and mask files; normalize images. What cannot be read is a UserError."""
 
 from pathlib import Path
 
@@ -37,12 +37,12 @@ def read_rgb(path: str | Path) -> UInt8[Tensor, "3 height width"]:
 
 
 def read_stored(path: str | Path) -> Image.Image:
-    """Read an image as RGB, as it is stored: what annotations in pixels and torchvision's ImageFolder refer to."""
+    """Read an image as RGB as it is stored: annotations in pixels refer to that."""
     return open_image(path).convert("RGB")
 
 
 def read_mask(path: str | Path) -> Integer[np.ndarray, "height width"]:
-    """Read the pixel values of an indexed or grayscale image, uint8 or wider; its palette is never looked up."""
+    """Read the pixel values of an indexed or grayscale image, uint8 or wider, never its colors."""
     image = open_image(path)
     if image.mode not in ("P", "L", "1", "I") and not image.mode.startswith("I;16"):
         allowed = "indexed or grayscale PNG whose pixel values are the labels"

@@ -1,4 +1,4 @@
-"""Receipts of prepared data, as jobs/prepare.py and jobs/curate.py write them and later jobs read them. Free of torch."""
+"""Receipts of prepared data: jobs/prepare.py and jobs/curate.py write them. Free of torch."""
 
 import reprlib
 from itertools import pairwise
@@ -36,7 +36,7 @@ class _Receipt(BaseModel):
 
 
 class VideoReceipt(_Receipt):
-    """A training copy of a video; frames are counted in the copy unless a field begins with `source`."""
+    """A training copy of a video. Fields that begin with `source` are about the original."""
 
     kind: Literal["video"] = "video"
     path: str
@@ -146,7 +146,7 @@ class SequencesReceipt(_FolderReceipt):
 
 
 class CuratedReceipt(_Receipt):
-    """A curation's choice from prepared data. A picture is an image of a folder or a frame of a video."""
+    """A curation's choice. A picture is an image of a folder or a frame of a video."""
 
     kind: Literal["curation"] = "curation"
     pictures: Positive

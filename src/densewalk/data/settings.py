@@ -1,4 +1,4 @@
-"""Settings of videos and image folders. All of them decide what is learnt and enter the hashes."""
+"""Settings of videos and image folders: all decide what is learnt and enter the hashes."""
 
 from typing import Literal, Self
 

@@ -14,7 +14,7 @@ from densewalk.data.video.clips import VideoClips
 
 @dataclass(frozen=True)
 class Source:
-    """A training copy of a video, a folder of images or a folder of sequences, by its name in the study."""
+    """A training copy, a folder of images or one of sequences, by its name in the study."""
 
     name: str
     receipt: VideoReceipt | ImagesReceipt | SequencesReceipt
@@ -26,7 +26,7 @@ class Source:
 
 
 def open_images(source: Source) -> "Dataset[Tensor]":
-    """Open single images, uint8 [3, height, width] or, from a video or sequences of frames, [1, 3, height, width]."""
+    """Open single images, uint8 [3, height, width]; frames of a video [1, 3, height, width]."""
     match source.receipt:
         case VideoReceipt():
             return VideoClips(source.receipt, frames=1, spacing_seconds=1.0)

@@ -1,4 +1,4 @@
-"""Look at a user's own video before anything is trained on it: a report, a contact sheet, and a study to begin with.
+"""Look at a user's own video: a report, a contact sheet, and a study to begin with.
 
     densewalk add-video walk.mp4 --out study/config.yaml
 
@@ -36,7 +36,7 @@ SMALL_MINUTES = 30.0  # less usable video than this is begun with `preset: small
 
 
 def add_video(video: Path, out: Path | None, sheet: Path | None, *, whole: bool | None) -> None:
-    """Print the report, draw the sheet and write a study to `out`, or print it and the report to standard error.
+    """Print the report, draw the sheet, and write a study to `out` or print it.
 
     Args:
         sheet: by default beside `out`, with the video's name. whole: look at every frame; by default of a short video only.
@@ -62,7 +62,7 @@ def add_video(video: Path, out: Path | None, sheet: Path | None, *, whole: bool 
 
 @dataclass
 class Findings:
-    """All that is found in a video. Times in seconds; `usable` and `cuts` are [start, end) and moments."""
+    """Findings about a video; `usable` are [start, end) and `cuts` moments in seconds."""
 
     info: VideoInfo
     looked: str
@@ -177,7 +177,7 @@ class _FrameStatistics:
             self.columns = np.maximum(self.columns, np.percentile(gray, 95, axis=0))
 
     def bars(self) -> tuple[int, ...]:
-        """Return rows and columns of black bars: top, bottom, left, right; fewer than a fiftieth of a side are none."""
+        """Measure black bars: top, bottom, left, right; less than a fiftieth of a side is none."""
         found = []
         for profile in (self.rows, self.rows[::-1], self.columns, self.columns[::-1]):
             bright = np.flatnonzero(profile > DARK)
@@ -187,7 +187,7 @@ class _FrameStatistics:
 
 
 def sharpness(gray: Float[np.ndarray, "height width"]) -> float:
-    """Variance of the Laplacian (Pech-Pacheco et al., ICPR 2000): of the four neighbors' sum less four times the pixel.
+    """Variance of the Laplacian (Pech-Pacheco et al., ICPR 2000).
 
     for y, x inside the border:  L[y, x] = g[y - 1, x] + g[y + 1, x] + g[y, x - 1] + g[y, x + 1] - 4 g[y, x]
     """
@@ -212,7 +212,7 @@ def _draw_sheet(path: str | Path, findings: Findings, statistics: _FrameStatisti
 
 
 def find_warnings(findings: Findings) -> list[str]:
-    """Return a sentence for everything that would make a training fail or learn less, each with what to do."""
+    """Return a sentence for all that would make a training fail or learn less."""
     info, settings = findings.info, DoraSettings(epochs=1)
     span = clip_seconds(settings)
     clips, with_cut = count_clips(findings, span)
@@ -238,7 +238,7 @@ def find_warnings(findings: Findings) -> list[str]:
 
 
 def count_clips(findings: Findings, span: float) -> tuple[int, float]:
-    """Count the clips of `span` seconds, one for each start frame; also the share of them that has a cut inside.
+    """Count the clips of `span` seconds, and the share of them that has a cut inside.
 
     for each usable part and start frame t with t + span < end:  a cut c counts if t < c <= t + span
     """
@@ -258,11 +258,8 @@ def clip_seconds(settings: DoraSettings) -> float:
     return (settings.frames - 1) * settings.spacing_seconds
 
 
-# -- the study -------------------------------------------------------------------------------------------------------
-
-
 def format_study(findings: Findings, source: str) -> str:
-    """Return a whole study on this video as YAML: the video, a random start, and DoRA with a recipe of its size.
+    """Return a study as YAML: the video, a random start, and DoRA with a recipe of its size.
 
     Raises:
         UserError: there is no clip even of two frames.
@@ -292,7 +289,7 @@ def make_study(findings: Findings, source: str, name: str) -> dict[str, Any]:
 
 
 def fit_settings(findings: Findings, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return DoRA's settings, with as many frames, a spacing and a batch that this video has room for."""
+    """Return DoRA's settings, with frames, spacing and batch that the video has room for."""
     recipe = DoraSettings.model_validate(settings)
     step = 1 / findings.info.fps
     room = findings.longest - step  # from a part's first frame to its last
@@ -309,6 +306,6 @@ def fit_settings(findings: Findings, settings: dict[str, Any]) -> dict[str, Any]
 
 
 def name_video(source: str | Path) -> str:
-    """Make a name for the study's keys from the file's: lower case, other signs than letters and digits as one underscore."""
+    """Make a key for the study from the file's name: lower-case letters, digits, underscores."""
     name = re.sub(r"[^a-z0-9]+", "_", Path(source).stem.lower()).strip("_")
     return name if re.match("[a-z]", name) else f"video_{name}".rstrip("_")

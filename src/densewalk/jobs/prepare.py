@@ -1,4 +1,4 @@
-"""Prepare what runs are trained on: generate demonstration data, transcode a video, check an image folder.
+"""Prepare training data: generate a city walk, transcode a video, check an image folder.
 
 densewalk generate      --settings JSON --root data/city
 densewalk prepare-video --settings JSON --out results/data/NAME.mp4 --receipt results/data/NAME.json

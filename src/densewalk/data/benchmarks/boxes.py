@@ -27,7 +27,7 @@ Boxes = Float[np.ndarray, "boxes 4"]
 
 
 def iou(one: Float[np.ndarray, "*one 4"], other: Float[np.ndarray, "*other 4"]) -> Float[np.ndarray, "..."]:
-    """Intersection over union of boxes that broadcast against each other; 0 where both are empty.
+    """Intersection over union of boxes that broadcast; 0 where both are empty.
 
     intersection = max(0, min(x1, x1') - max(x0, x0')) * max(0, min(y1, y1') - max(y0, y0'))
     """
@@ -55,10 +55,10 @@ class BoxedImage:
 
 
 def read_voc_boxes(root: str | Path, year: int, split: str = "trainval") -> list[BoxedImage]:
-    """Read the boxes of all objects, difficult and truncated ones included, in the images of ImageSets/Main/`split`.txt.
+    """Read the boxes of all objects in the images of ImageSets/Main/`split`.txt.
 
-    The files count pixels from 1, and the last pixel belongs to the box: x0 and y0 lose one, x1 and y1 stay.
-    `root` is VOC`year`, VOCdevkit, or the folder above it.
+    Difficult and truncated ones are included. The files count pixels from 1, and the last pixel belongs to the box: x0 and y0 lose
+    one, x1 and y1 stay. `root` is VOC`year`, VOCdevkit, or the folder above it.
     """
     base = descend(root, "VOCdevkit", f"VOC{year}")
     if base.name != f"VOC{year}":
@@ -82,7 +82,7 @@ def _voc_boxes(path: Path) -> Boxes:
 
 
 def read_coco_boxes(root: str | Path, images: str, annotations: str, ids: str | None = None) -> list[BoxedImage]:
-    """Read the images of a COCO file with the boxes of their objects, rounded to whole pixels; crowds are left out.
+    """Read the boxes of a COCO file, rounded to whole pixels; crowds are left out.
 
     Args:
         images: folder, and annotations: file, both below `root`.

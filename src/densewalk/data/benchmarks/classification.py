@@ -16,7 +16,7 @@ from densewalk.data.images import EXTENSIONS
 
 @dataclass(frozen=True)
 class ClassifiedImages:
-    """One split: paths (as strings: a million of them are copied to every worker), the classes' numbers and names."""
+    """One split: paths, as strings since workers copy them, and the classes' numbers and names."""
 
     paths: list[str]
     targets: list[int]
@@ -27,7 +27,7 @@ class ClassifiedImages:
 
 
 def list_imagenet(root: str | Path, training: str = "train", validation: str = "val") -> tuple[ClassifiedImages, ClassifiedImages]:
-    """List both splits; classes are numbered in the order of their folders' names, as torchvision's ImageFolder does."""
+    """List both splits; classes are numbered by name, as torchvision's ImageFolder does."""
     folders = [existing_folder(Path(root) / split, allowed="ROOT/{train,val}/{class}/*.JPEG") for split in (training, validation)]
     classes = [_list_classes(folder) for folder in folders]
     for here, there in ((0, 1), (1, 0)):

@@ -44,13 +44,16 @@ class Example:
 
 
 def list_ade20k(root: str | Path, split: str, rule: LabelRule) -> list[Example]:
-    """List ADEChallengeData2016/{images,annotations}/{training,validation}; `root` is that folder or the one above it."""
+    """List ADEChallengeData2016/{images,annotations}/`split`, below `root` or `root` itself."""
     base = existing_folder(descend(root, "ADEChallengeData2016"), "ADE20K's folder ADEChallengeData2016")
     return list_folders(base / "images" / split, base / "annotations" / split, rule)
 
 
 def list_voc(root: str | Path, name: str, masks: str, rule: LabelRule) -> list[Example]:
-    """List VOC2012/{JPEGImages,`masks`} by ImageSets/Segmentation/`name`.txt; `root` is that folder, VOCdevkit, or the one above it."""
+    """List VOC2012/{JPEGImages,`masks`} by ImageSets/Segmentation/`name`.txt.
+
+    `root` is VOC2012, VOCdevkit or the folder above it.
+    """
     base = existing_folder(descend(root, "VOCdevkit", "VOC2012"), "Pascal VOC's folder VOC2012")
     path = base / "ImageSets" / "Segmentation" / f"{name}.txt"
     stems = read_list(path, todo="download it or name another list")
@@ -63,7 +66,9 @@ def list_voc(root: str | Path, name: str, masks: str, rule: LabelRule) -> list[E
 
 
 def list_cityscapes(root: str | Path, split: str, train_ids: LabelRule | None = None) -> list[Example]:
-    """List leftImg8bit/`split`/CITY/*_leftImg8bit.png and gtFine/`split`/CITY/*_gtFine_labelIds.png, with the 19 training ids.
+    """List {leftImg8bit,gtFine}/`split`/CITY/*_{leftImg8bit,gtFine_labelIds}.png.
+
+    The labels are the 19 training ids.
 
     Args:
         train_ids: the rule for the masks *_gtFine_labelTrainIds.png, which are read instead: not what is downloaded, but what
@@ -83,7 +88,7 @@ def list_cityscapes(root: str | Path, split: str, train_ids: LabelRule | None = 
 
 
 def list_coco_panoptic(root: str | Path, name: str, layout: Literal["coco_things_12", "coco_stuff_15"]) -> list[Example]:
-    """List `name`/*.jpg and annotations/panoptic_`name`{.json,/*.png}, with one label for each supercategory."""
+    """List `name`/*.jpg and annotations/panoptic_`name`{.json,/*.png}, by supercategories."""
     path = Path(root) / "annotations" / f"panoptic_{name}.json"
     content, numbers = read_json(path), {name: label for label, name in enumerate(NAMES[layout])}
     try:
@@ -107,7 +112,7 @@ def _panoptic_rule(segments: Sequence[dict[str, Any]], labels: dict[int, int]) -
 
 
 def list_coco_stuff(root: str | Path, split: str, rule: LabelRule) -> list[Example]:
-    """List images in `split` or images/`split` with the released masks (labels 0 to 181, 255) in {stuffthingmaps,annotations}/`split`.
+    """List `split` or images/`split` and {stuffthingmaps,annotations}/`split`, as released.
 
     Files beside them that mmsegmentation's converter wrote (NAME_labelTrainIds.png) are passed over: their labels are others.
     """
@@ -125,7 +130,7 @@ def list_coco_stuff(root: str | Path, split: str, rule: LabelRule) -> list[Examp
 
 
 def list_folders(images: str | Path, masks: str | Path, rule: LabelRule) -> list[Example]:
-    """List image and mask files with equal paths but for the suffix, sorted. Images without a mask are left out."""
+    """List files with equal paths but for the suffix; images without a mask are left out."""
     images, masks = existing_folder(Path(images)), existing_folder(Path(masks))
     by_key = {p.relative_to(images).with_suffix(""): p for p in sorted(images.rglob("*")) if p.suffix.lower() in EXTENSIONS}
     examples = []
@@ -161,7 +166,7 @@ def _require_some(examples: list[Example], where: Path) -> list[Example]:
 
 
 def load_class_names(root: str | Path, layout: str, label_values: int, given: Sequence[str] | None = None) -> list[str]:
-    """Return the names of the labels: the given ones, the layout's, those of ADE20K's objectInfo150.txt, or numbers."""
+    """Return the given names of the labels, the layout's, those beside ADE20K, or numbers."""
     if given is not None:
         return list(given)
     if layout in NAMES:

@@ -26,7 +26,10 @@ class LabelRule:
 
 
 def class_rule(values: tuple[int, ...], ignored: int | None = None) -> LabelRule:
-    """Number these values from 0 on, and make the ignored one `IGNORE`; (1, ..., n) and 0 is mmsegmentation's `reduce_zero_label`."""
+    """Number these values from 0 on, and make the ignored one `IGNORE`.
+
+    (1, ..., n) and 0 is mmsegmentation's `reduce_zero_label`.
+    """
     scored = tuple((value, label) for label, value in enumerate(v for v in values if v != ignored))
     return LabelRule(scored if ignored is None else (*scored, (ignored, IGNORE)), ignored)
 

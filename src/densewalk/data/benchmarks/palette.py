@@ -5,7 +5,7 @@ from jaxtyping import UInt8
 
 
 def palette(size: int = 256) -> UInt8[np.ndarray, "{size} 3"]:
-    """Colors of labels: their bits go in turn to red, green and blue, from the highest bit down.
+    """Colors of labels: the bits go in turn to red, green and blue, highest bit first.
 
     for label in range(size):
         for position in range(8):

@@ -7,7 +7,7 @@ from densewalk.core.errors import UserError
 
 
 def descend(root: str | Path, *names: str) -> Path:
-    """Go down into each of these folders that is there: users name the folder of a data set or one above it."""
+    """Go down into those of these folders that are there: users name one of them."""
     path = Path(root)
     for name in names:
         path = path / name if (path / name).is_dir() else path
@@ -38,7 +38,7 @@ def read_text(path: Path) -> str:
 
 
 def read_list(path: str | Path, *, todo: str) -> list[str]:
-    """Read the names in a text file, one a line; if it is missing, the error names the lists that are there."""
+    """Read names from a text file, one a line; an error names the lists that are there."""
     path = Path(path)
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt")))
@@ -50,7 +50,7 @@ def read_list(path: str | Path, *, todo: str) -> list[str]:
 
 
 def choose_names(names: Sequence[str], only: Sequence[str] | None, where: Path) -> list[str]:
-    """Return those of the names that are wanted, in their own order; all by default. It is an error if one is not among them."""
+    """Return the wanted ones of the names, in their own order; all by default."""
     unknown = [name for name in only or [] if name not in names]
     if unknown or not names:
         raise UserError(f"{where} does not list {unknown[0]}" if unknown else f"{where} lists no sequence", allowed=", ".join(names[:20]))

@@ -45,7 +45,7 @@ class LabelledVideo:
         return read_rgb(self.frames[number]).permute(1, 2, 0).numpy()
 
     def mask(self, number: int, *, keep_void: bool = False) -> Mask:
-        """Read the objects 1, 2, ... of a frame; 0 is background, and so is void unless it is kept as 255."""
+        """Read the objects 1, 2, ... of a frame; 0 is background and, if not kept as 255, void."""
         mask = read_mask(self.masks[number])
         if mask.max() > VOID:
             raise UserError(f"mask {self.masks[number]} has the id {mask.max()}", allowed=f"0 to {VOID}", todo="number the objects anew")
@@ -57,9 +57,6 @@ class LabelledVideo:
     def truth(self, *, keep_void: bool = False) -> Masks:
         """Read all masks."""
         return np.stack([self.mask(number, keep_void=keep_void) for number in range(len(self.masks))])
-
-
-# -- layouts ---------------------------------------------------------------------------------------------------------
 
 
 def list_davis(
@@ -92,7 +89,7 @@ def list_youtube_vos(root: str | Path, *, split: str = "train", only: Sequence[s
 
 
 def _check_video(images: Path, masks: Path, name: str, *, merge: bool = False, sparse: bool = False) -> LabelledVideo:
-    """Return one sequence if its files are there, of one size, and its masks have one number for each pixel.
+    """Return a sequence if its files are there and of one size, and its masks hold numbers.
 
     Args:
         sparse: frames without a mask are left out.
@@ -116,7 +113,7 @@ def _check_video(images: Path, masks: Path, name: str, *, merge: bool = False, s
 
 
 def write_labels(folder: Path, labels: Masks) -> None:
-    """Write palette PNGs 00000.png, 00001.png, ..., the format of DAVIS's annotations and of its servers."""
+    """Write palette PNGs 00000.png, 00001.png, ..., as DAVIS and its servers have them."""
     colors = palette().tobytes()
     for number, frame in enumerate(labels):
         image = Image.fromarray(frame)

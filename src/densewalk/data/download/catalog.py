@@ -90,7 +90,7 @@ def dataset_of(protocol: str, settings: Any) -> str | None:
 
 
 def command_for(name: str, root: str) -> str:
-    """Return what to type to have a data set where an evaluation's `root` is; and the `root` to set if it cannot lie there."""
+    """Return the command that brings a data set to an evaluation's `root`, or near it."""
     usual = datasets()[name]
     assert usual.root is not None
     inside = PurePath(usual.root).relative_to(usual.folder)
@@ -102,7 +102,7 @@ def command_for(name: str, root: str) -> str:
 
 
 def command_for_file(path: str) -> str | None:
-    """Return what to type for a video or a folder of images that belongs to one of the data sets in its usual place."""
+    """Return the command that fetches a video or folder of a data set in its usual place."""
     wanted = PurePath(path)
     for name, dataset in datasets().items():
         walk = [video for video in dataset.videos if wanted == PurePath(dataset.folder) / f"{video}.mp4"]

@@ -1,4 +1,4 @@
-"""Fetch files from the network: resumed where they were cut, checked, whole as soon as they have their name.
+"""Fetch files from the network: resumed, checked, whole as soon as they have their name.
 
     receipt = fetch("https://.../dino_deitsmall16_pretrain.pth", "checkpoints/dino_vits16.pth")
 
@@ -38,7 +38,7 @@ TRANSIENT = (requests.ConnectionError, requests.Timeout, requests.exceptions.Chu
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file: its address, its place, and what is known of it. md5: where only that was published."""
+    """A file: address, place, and what is known of it. md5: where only that was published."""
 
     url: str | None
     target: Path
@@ -80,7 +80,7 @@ def receipt_path(target: str | Path) -> Path:
 
 
 def fetch(url: str, target: str | Path, *, sha256: str | None = None, md5: str | None = None, size: int | None = None) -> dict[str, Any]:
-    """Have the file at `target`; nothing is transferred if it is there and what its receipt says.
+    """Have the file at `target`; nothing is transferred if it is there and as its receipt says.
 
     Returns:
         The receipt: url, sha256, bytes, date (of the download; of the check for a file that was there already).
@@ -181,7 +181,7 @@ def _transfer(url: str, wanted: Wanted, file: IO[bytes]) -> None:
 
 
 def _request(url: str, wanted: Wanted, file: IO[bytes]) -> None:
-    """Append what is missing, or all of it where the server does not resume or has another version by now."""
+    """Append what is missing, or all if the server does not resume or has another version."""
     mark = read_json(wanted.mark) if wanted.mark.exists() else {}
     if mark.get("url") != url or not mark.get("version"):
         file.truncate(0)  # of another address, or of a server that does not say which version it was

@@ -1,4 +1,4 @@
-"""Unpack archives without trusting them: only files and folders, only below the target, never over something that is there.
+"""Unpack archives without trusting them: files and folders, below the target, over nothing.
 
 unpack("downloads/VOCtrainval_11-May-2012.tar", "data")
 """
@@ -41,7 +41,7 @@ class Member:
 
 
 def unpack(archive: str | Path, folder: str | Path, *, largest: int = LARGEST) -> list[Path]:
-    """Put the archive's files below `folder`; they appear there when all of them have come out whole.
+    """Put the archive's files below `folder`; they appear when all have come out whole.
 
     Files that are there with the same content are left as they are, so that a call after an interruption completes it.
 
@@ -102,7 +102,7 @@ def _kind_in_tar(info: tarfile.TarInfo) -> str:
 
 
 def _require_end(tar: tarfile.TarFile, archive: Path) -> None:
-    """Require the block of zeros at the end, without which a tar that is cut between two files looks complete."""
+    """Require the zeros at the end, without which a tar cut between two files looks complete."""
     if type(tar.fileobj).__name__ == "BufferedReader":  # compressed ones know their end themselves
         assert tar.fileobj is not None
         tar.fileobj.seek(tar.offset)

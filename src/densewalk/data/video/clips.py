@@ -60,7 +60,7 @@ class ClipReader:
         return len(self._opened())
 
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "frames 3 height width"]:
-        """Read frames in the order asked for, RGB, channels last in memory. A frame asked for twice is decoded once."""
+        """Read frames in the order asked for, each decoded once; RGB, channels last in memory."""
         total = len(self)
         wrong = [i for i in indices if not 0 <= i < total]
         if wrong or len(indices) == 0:
@@ -141,7 +141,7 @@ class _PyAVFile:
         self.frames: Iterator[av.VideoFrame] = iter(())
 
     def _regular_times(self, gop: int) -> tuple[Sequence[int], Sequence[int]]:
-        """Time stamps of the frames and the key frames of a training copy, computed without its index."""
+        """Time stamps of the frames and key frames of a training copy, without its index."""
         step = 1 / (average_rate(self.stream, self.path) * time_base(self.stream))
         if step.denominator != 1:
             raise UserError(f"{self.path} has no constant frame rate", todo="delete it, so that it is made again")
@@ -156,7 +156,7 @@ class _PyAVFile:
         return np.stack([self.reformatter.reformat(self._frame(number), format="rgb24").to_ndarray() for number in wanted])
 
     def _frame(self, number: int) -> av.VideoFrame:
-        """Decode on from here if no key frame lies between, else from the last key frame before the wanted frame."""
+        """Decode on from here if no key frame lies between, else from the last one before."""
         wanted = self.times[number]
         key = max(0, bisect_right(self.keys, wanted) - 1)
         ahead = self.position is not None and self.keys[key] <= self.position < wanted
@@ -186,7 +186,7 @@ class _PyAVFile:
 
 
 class VideoClips(Dataset[Tensor]):
-    """All clips of a training copy: one for each start frame from which the whole clip lies in one usable part.
+    """All clips of a training copy, one for each frame from which it lies in one usable part.
 
     `[i]` is uint8 [frames, 3, height, width] RGB. A clip may hold a scene cut; the receipt's `cuts` say where they are. Where a
     curation has chosen frames, clips start at those only.

@@ -17,7 +17,7 @@ CUT_CHANGE, CUT_RATIO = 25.0, 3.0
 
 
 class FrameInspection:
-    """Finds blank and frozen parts and cuts on thumbnails of 64 x 36 gray cells, while the frames pass."""
+    """Finds blank and frozen parts and cuts while frames pass, on 64 x 36 gray cells."""
 
     def __init__(self, settings: VideoSettings, fps: float) -> None:
         self.settings, self.fps = settings, fps
@@ -46,7 +46,7 @@ class FrameInspection:
         self.last = cells
 
     def usable(self) -> tuple[list[Range], list[str]]:
-        """Return the ranges without blank, frozen, broken and unwanted frames; a sentence for each blank and frozen part."""
+        """Return the usable ranges, and a sentence for each blank and frozen part."""
         blank = drop_short_runs(np.array(self.spread) < self.settings.blank_spread, self.settings.min_blank_seconds * self.fps)
         length = np.unique(self.still_since, return_counts=True)[1]
         frozen = np.repeat((length > 1) & (length >= self.settings.min_frozen_seconds * self.fps), length) & ~blank

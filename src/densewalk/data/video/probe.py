@@ -77,7 +77,7 @@ def video_stream(container: InputContainer, path: str | Path) -> VideoStream:
 
 
 def first_frame(container: InputContainer, stream: VideoStream, path: str | Path, seconds: float) -> av.VideoFrame:
-    """Return the first frame that decodes from a time on; in most containers the key frame at or before it."""
+    """Return the first frame that decodes from a time on, or from the key frame before it."""
     reason = "it may be cut off or encrypted"
     try:
         # where a container has no index, seeking leads to any frame: begin earlier if no key frame follows
@@ -134,17 +134,17 @@ def time_base(stream: VideoStream) -> Fraction:
 
 
 def clockwise_turn(frame: av.VideoFrame) -> int:
-    """Return the degrees clockwise that the frame is to be turned by; files state them counter-clockwise."""
+    """Return the degrees to turn the frame clockwise; files state the counter-clockwise ones."""
     return round(-frame.rotation) % 360
 
 
 def count_discarded(stream: VideoStream) -> int:
-    """Count frames that are stored but not shown: a cut without re-encoding leaves those from the last key frame on."""
+    """Count frames that are stored but not shown, which a cut without re-encoding leaves."""
     return sum(entry.is_discard for entry in stream.index_entries)
 
 
 def packet_times(path: str | Path) -> tuple[list[int], list[int]]:
-    """Read the sorted time stamps, in the stream's unit, of the frames that are shown and of all key frames; nothing is decoded."""
+    """Read the sorted time stamps of shown frames and of key frames; nothing is decoded."""
     shown, keys = [], []
     with open_video(path) as container:
         for packet in container.demux(video_stream(container, path)):

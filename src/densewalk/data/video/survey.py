@@ -26,7 +26,7 @@ MAX_STEP = 15.0
 
 
 class Survey:
-    """Frames of a video spread over its length, at the training copy's size, and what is found on the way.
+    """Frames evenly over a video, at the training copy's size, and what is found on the way.
 
     Iterate it once for (seconds after the first frame, frame); then ask it. A short video is decoded whole, as `transcode`
     would; of a long one, one key frame is decoded in each of even stretches, and all frames only between those two neighbors
@@ -97,7 +97,7 @@ class Survey:
         self._find_cuts(np.array(inspection.change), scale)
 
     def _key_frames(self) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """Yield each chosen key frame and True, or the one before it and False where it does not decode."""
+        """Yield each chosen key frame and True; if it does not decode, the last one and False."""
         last = None
         with open_video(self.info.path) as container:
             stream = video_stream(container, self.info.path)
@@ -114,7 +114,7 @@ class Survey:
                 yield last, frame is not None
 
     def _find_cuts(self, change: Float[np.ndarray, " frames"], scale: Scaler) -> None:
-        """Find the cuts between those key frames that differ most from the one before; say so if there are more of them."""
+        """Find the cuts between the key frames that differ most, and say if more are possible."""
         likely = [int(i) for i in np.argsort(-change, kind="stable") if i > 0 and change[i] >= CUT_CHANGE]
         with open_video(self.info.path) as container:
             stream = video_stream(container, self.info.path)
@@ -132,9 +132,11 @@ class Survey:
 
 
 def choose_key_frames(keys: Sequence[int], shown: Sequence[int], unit: float) -> tuple[list[int], float]:
-    """Choose the first key frame of each of the shortest even stretches that all have one; also a stretch's length in seconds.
+    """Choose the first key frame of each of the shortest even stretches that all have one.
 
-    At most `SAMPLES` stretches. for n: chosen[n] = min(key for key in keys if start + n * length <= key)
+    Also return a stretch's length in seconds. At most `SAMPLES` stretches.
+
+    for n: chosen[n] = min(key for key in keys if start + n * length <= key)
     """
     if not keys or not shown:
         return [], float("inf")

@@ -30,7 +30,7 @@ MAX_JUMP = 10.0
 
 
 def transcode(settings: VideoSettings, target: str | Path, *, threads: int | None = None) -> VideoReceipt:
-    """Make the training copy of `settings.source` in one sequential pass; it appears when it is complete.
+    """Make the training copy of `settings.source` in one pass; it appears when complete.
 
     Frames are scaled to `settings.short_side` (never up, sides even), turned upright and encoded as H.264 with key frames at
     multiples of `settings.gop`. The copy has a constant rate, the source's average or `settings.fps` if that is lower: its frame n
@@ -87,7 +87,7 @@ def transcode(settings: VideoSettings, target: str | Path, *, threads: int | Non
 
 @dataclass(frozen=True)
 class VideoContents:
-    """Findings about a video whose frames have passed, in frames of a constant rate; `problems` are sentences."""
+    """Findings about a video, in frames of a constant rate; `problems` are sentences."""
 
     fps: float
     frames: int
@@ -97,7 +97,7 @@ class VideoContents:
 
 
 class FramePipeline:
-    """All frames of a video at a constant rate and at the training copy's size, and what is found on the way."""
+    """All frames of a video as the training copy has them, and what is found on the way."""
 
     def __init__(self, info: VideoInfo, settings: VideoSettings, threads: int | None, label: str) -> None:
         threads = threads or len(os.sched_getaffinity(0))
@@ -125,7 +125,7 @@ class FramePipeline:
 
 
 def target_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Return width and height, even, with the short side at most `short_side` and the aspect ratio kept."""
+    """Return even width and height, the short side at most `short_side`, in proportion."""
     scale = min(Fraction(1), Fraction(short_side, min(width, height)))
     return int(width * scale) // 2 * 2, int(height * scale) // 2 * 2
 
@@ -143,7 +143,7 @@ class _Decoder:
         self.broken = False
 
     def frames(self) -> Iterator[tuple[float, av.VideoFrame, bool]]:
-        """Yield seconds after the first frame, the frame, and whether nothing is missing between it and the one before."""
+        """Yield seconds from the first frame, the frame, and whether none is missing before it."""
         progress = Progress(self.label, self.info.frames)
         with open_video(self.info.path) as container:
             stream = video_stream(container, self.info.path)
@@ -171,7 +171,7 @@ class _Decoder:
             self.problems.append(f"the video ends at {clock(self.at)}, though the file states {clock(self.info.duration)}")
 
     def _advance(self, frame: av.VideoFrame) -> None:
-        """Set `at`. Where the time stamps jump, something is missing, and time goes on from the frame before."""
+        """Set `at`; a jump of the time stamps is damage, and time goes on from the frame before."""
         expected = self.at + self.step
         stamp = expected + (self.offset or 0.0) if frame.time is None else frame.time
         if self.offset is None:
@@ -201,7 +201,7 @@ def describe_oddities(frame: av.VideoFrame) -> list[str]:
 
 
 def decode_frames(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | None]:
-    """Yield the frames in order, None for each that does not decode, and for those that build on one."""
+    """Yield the frames in order; None for one that does not decode or builds on such a one."""
     packets, lost = container.demux(stream), False
     frames: list[av.VideoFrame | None]
     while True:
@@ -218,7 +218,7 @@ def decode_frames(container: InputContainer, stream: VideoStream) -> Iterator[av
 
 
 class _Resampler:
-    """Frames at a constant rate: for each moment n / rate the nearest one, or the one before it if the next is far."""
+    """Frames at a constant rate: the nearest to n / rate, or the last if the next is far."""
 
     def __init__(self, rate: Fraction, source_rate: Fraction) -> None:
         self.rate, self.source_rate = rate, source_rate
@@ -252,7 +252,7 @@ class _Resampler:
 
 
 class Scaler:
-    """Frames at one size, upright, in 8-bit 4:2:0 of limited range. A frame that comes twice in a row is scaled once."""
+    """Frames at one size, upright, in 8-bit 4:2:0 of limited range; repeated ones scaled once."""
 
     def __init__(self, width: int, height: int, rotation: int, threads: int) -> None:
         self.size = (height, width) if rotation % 180 else (width, height)
