@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks import label_maps as labelled
-from densewalk.data.benchmarks.label_maps import Example
+from densewalk.data.benchmarks.label_maps import Example, load_class_names, read_example
 from densewalk.data.benchmarks.palette import palette
 from densewalk.data.images import read_mask
 from densewalk.evaluations.common.base import Job
@@ -133,14 +132,15 @@ def test_parity_of_the_transforms(tmp_path):
     Image.fromarray(data["transforms/image"]).save(tmp_path / "a.png")
     Image.fromarray(data["transforms/mask"]).save(tmp_path / "m.png")
     settings = settings_of("voc", compat="released").resolved()
-    through_the_data_set = Images(settings, [Example(tmp_path / "a.png", tmp_path / "m.png")], 64, None)[0][0]
+    through_the_data_set = Images(settings, [Example(tmp_path / "a.png", tmp_path / "m.png", settings.rule)], 64, None)[0][0]
     torch.testing.assert_close(through_the_data_set, torch.from_numpy(data["transforms/val/img"]), atol=1e-6, rtol=0)
 
 
 def test_the_paper_s_normalisation_has_no_bluish_std(tmp_path):
     Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "m.png")
-    x = Images(settings_of().resolved(), [Example(tmp_path / "a.png", tmp_path / "m.png")], 16, None)[0][0]
+    settings = settings_of().resolved()
+    x = Images(settings, [Example(tmp_path / "a.png", tmp_path / "m.png", settings.rule)], 16, None)[0][0]
     expected = (torch.ones(3) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(x[:, 0, 0], expected)
 
@@ -338,13 +338,13 @@ def test_real_layouts_are_read_as_they_are():
     ade = settings_of("ade20k", root=str(shared("data/ade20k")))
     memory, queries = splits(ade)
     assert [len(memory), len(queries)] == [2, 2]
-    mask = labelled.read(memory[0], label_values=151, ignore=0)[1]
+    mask = read_example(memory[0])[1]
     assert mask.max() == 150
-    assert labelled.class_names(ade.root, "ade20k", 151)[:4] == ["other", "wall", "building", "sky"]
+    assert load_class_names(ade.root, "ade20k", 151)[:4] == ["other", "wall", "building", "sky"]
     voc = settings_of("voc", root=str(shared("data/voc")), memory_list="train")
     memory, queries = splits(voc)
     assert [len(memory), len(queries)] == [13, 12]
-    found = {int(v) for example in memory + queries for v in np.unique(labelled.read(example, label_values=21, ignore=255)[1])}
+    found = {int(v) for example in memory + queries for v in np.unique(read_example(example)[1])}
     assert max(found) == 255  # a palette read as colours would give other numbers
     assert max(found - {255}) <= 20
 
@@ -357,7 +357,7 @@ def test_city_drive_split():
     memory, queries = splits(settings)
     assert [len(memory), len(queries)] == [43, 21]
     assert not {e.frame for e in memory} & {e.frame for e in queries}
-    image, mask = labelled.read(memory[3], label_values=12, ignore=11)
+    image, mask = read_example(memory[3])
     assert image.size == (480, 360)
     assert memory[3].frame == 12
     assert mask.shape == (360, 480)
@@ -365,7 +365,7 @@ def test_city_drive_split():
 
 def test_published_sample_sizes():
     settings = settings_of("voc", fraction="1/64")
-    everything = [Example(f"{i}.jpg", f"{i}.png") for i in range(10_582)]  # type: ignore[arg-type]
+    everything = [Example(f"{i}.jpg", f"{i}.png", settings.rule) for i in range(10_582)]  # type: ignore[arg-type]
     found = list(samples(settings, everything))
     assert [len(s.examples) for s in found] == [160] * 5
     assert found[0].examples != found[1].examples
@@ -398,7 +398,7 @@ def broken(tmp_path, how):
     [
         ("label", r"002.png holds label 9; allowed: 0 to 3"),
         ("size", r"002.png is 16x16, but .*002.png is 32x32"),
-        ("colour", r"002.png is a colour picture \(RGB\)"),
+        ("colour", r"002.png is a color image \(RGB\)"),
         ("truncated mask", r"masks/002.png cannot be read"),
         ("truncated image", r"images/002.png cannot be read"),
         ("no image", r"masks/002.png has no image"),

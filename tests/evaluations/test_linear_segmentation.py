@@ -68,7 +68,7 @@ def test_a_step_is_sgd_on_the_whole_batch(monkeypatch):
     optimizer = torch.optim.SGD(head.parameters(), 0.5, momentum=0.9, weight_decay=0.1)
     buffers = {}
     for _ in range(3):
-        found = step(settings, mean_colours, head, optimizer, images, masks, [Example(Path("a"), Path("b"))] * 5)
+        found = step(settings, mean_colours, head, optimizer, images, masks, [Example(Path("a"), Path("b"), settings.rule)] * 5)
         features = F.interpolate(F.avg_pool2d(images, 16), (8, 8), mode="bilinear")
         scores = F.conv2d(features, plain.weight[:, :, None, None], plain.bias).log_softmax(1)
         labels = reduced(masks, 8)
@@ -116,8 +116,8 @@ def test_each_image_once_an_epoch_and_the_released_order():
 
 
 def test_the_released_code_drops_validation_images():
-    many = [Example(f"{i}.jpg", f"{i}.png") for i in range(1449)]
     released = settings_of(layout="voc", compat="released")
+    many = [Example(f"{i}.jpg", f"{i}.png", released.rule) for i in range(1449)]
     assert len(whole_batches(released, many, 128)) == 1408
     assert len(whole_batches(released, many, 32)) == 1440
     assert len(whole_batches(settings_of(layout="voc"), many, 128)) == 1449

@@ -254,9 +254,9 @@ def twelve_blocks(folder):
 
 def models(path, arch):
     """One model of each kind that is fine-tuned."""
-    example = ade20k.Example(path, path)
-    split = coco.Split(path, path, 8, 8, ((1, "a"), (2, "b")))
     upernet = Ade20kUpernetSettings(root="x", dataset="x", channels=8, auxiliary_channels=8)
+    example = ade20k.Example(path, path, upernet.rule)
+    split = coco.Split(path, path, 8, 8, ((1, "a"), (2, "b")))
     yield "mmseg", ade20k.experiment(upernet, str(path), arch, [example], [example])
     for head in ("maskrcnn", "cascade"):
         settings = CocoSettings(root="x", dataset="x", head=head, channels=8, final_norm=True)

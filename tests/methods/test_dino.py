@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from densewalk.core import distributed
 from densewalk.core.errors import TrainingError, UserError
 from densewalk.data.check_images import check_images
+from densewalk.data.settings import ImagesSettings
 from densewalk.data.sources import Source, open_images
 from densewalk.methods.dino import augmentation
 from densewalk.methods.dino.augmentation import DinoViews
@@ -30,6 +31,7 @@ from densewalk.training.execution import Execution
 from densewalk.training.optimizer import make_optimizer, set_schedules
 from densewalk.training.sampler import Item
 from densewalk.training.state import State
+from tests.fixtures.receipts import images_receipt
 
 
 def small_settings(**changes: Any) -> DinoSettings:
@@ -368,7 +370,7 @@ def test_probabilities_of_the_distortions(monkeypatch: pytest.MonkeyPatch) -> No
 def test_image_folder_as_source(tmp_path: Path) -> None:
     for i in range(3):
         Image.fromarray(np.full((50, 60, 3), 40 * i, dtype=np.uint8)).save(tmp_path / f"{i}.png")
-    data = Dino.dataset(small_settings(), [Source("a", "images", tmp_path, {"name": "a"}), Source("b", "images", tmp_path, {"name": "b"})])
+    data = Dino.dataset(small_settings(), [Source(name, images_receipt(tmp_path)) for name in ("a", "b")])
     assert len(data) == 6  # type: ignore[arg-type]
     assert data[Item(5, seed=0)]["global"].shape == (2, 3, 64, 64)
 
@@ -434,6 +436,6 @@ def test_only_frames_of_listed_sequences_are_learnt_from(tmp_path: Path) -> None
         for number in range(3):
             Image.new("RGB", (6, 4), (shade, number, 0)).save(tmp_path / "frames" / name / f"{number}.png")
     (tmp_path / "list.txt").write_text("val\n")
-    receipt = check_images(tmp_path / "frames", tmp_path / "davis.json", "sequences", tmp_path / "list.txt")
-    found = open_images(Source("davis", "sequences", tmp_path / "frames", receipt))
+    wanted = ImagesSettings(source=str(tmp_path / "frames"), layout="sequences", sequence_list=str(tmp_path / "list.txt"))
+    found = open_images(Source("davis", check_images(wanted, "davis")))
     assert [found[i][0, :2, 0, 0].tolist() for i in range(len(found))] == [[1, 0], [1, 1], [1, 2]]  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from densewalk.core import distributed
 from densewalk.core.errors import TrainingError, UserError
 from densewalk.data.check_images import check_images
 from densewalk.data.images import normalize
-from densewalk.data.settings import VideoSettings
+from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.data.sources import Source, open_clips
 from densewalk.data.video.clips import VideoClips
 from densewalk.data.video.encode import write_video
@@ -51,6 +51,7 @@ from densewalk.training.sampler import Item
 from densewalk.training.state import State
 from densewalk.visualization import features
 from tests.fixtures.helpers import shared
+from tests.fixtures.receipts import images_receipt, sequences_receipt
 
 CENTERINGS = ("mean", "sinkhorn")
 FULL = math.log(256)  # entropy of a teacher that uses all prototypes of the preset alike
@@ -590,11 +591,11 @@ def test_refusals() -> None:
     with pytest.raises(UserError, match=r"warmup_epochs 9\.0 are 9 steps, the training has 5"):
         small_method(small_settings(warmup_epochs=9))
     with pytest.raises(UserError, match="learns from videos, pets holds images"):
-        Dora.dataset(small_settings(), [Source("pets", "images", Path("pets"), {})])
+        Dora.dataset(small_settings(), [Source("pets", images_receipt("pets"))])
     with pytest.raises(UserError, match=r"images\.davis\.fps is not given, but a clip's frames are 1 s apart"):
-        Dora.dataset(small_settings(), [Source("davis", "sequences", Path("davis"), {"fps": None})])
+        Dora.dataset(small_settings(), [Source("davis", sequences_receipt("davis"))])
     with pytest.raises(UserError, match=r"davis has a frame every 0\.1 s: 0\.04 s between frames is less"):
-        Dora.dataset(small_settings(spacing_seconds=0.04), [Source("davis", "sequences", Path("davis"), {"fps": 10.0})])
+        Dora.dataset(small_settings(spacing_seconds=0.04), [Source("davis", sequences_receipt("davis", fps=10.0))])
     with pytest.raises(ValueError, match="skip_first_local_crop leaves none"):
         small_settings(compat="released", local_crops=1)
 
@@ -608,8 +609,9 @@ def test_clips_of_folders_of_frames_stay_inside_their_sequence(tmp_path: Path) -
         for number in range(length):
             Image.new("RGB", (6, 4), (ord(name[0]), number, 0)).save(tmp_path / "frames" / name / f"{number}.png")
     (tmp_path / "list.txt").write_text("swan\nshort\ncar\n")
-    receipt = check_images(tmp_path / "frames", tmp_path / "davis.json", "sequences", tmp_path / "list.txt", fps=10.0)
-    source = Source("davis", "sequences", tmp_path / "frames", receipt)
+    listed = str(tmp_path / "list.txt")
+    wanted = ImagesSettings(source=str(tmp_path / "frames"), layout="sequences", sequence_list=listed, fps=10.0)
+    source = Source("davis", check_images(wanted, "davis"))
     clips = open_clips(source, frames=3, spacing_seconds=0.2)
     expected = [("car", [0, 2, 4]), ("car", [1, 3, 5]), ("car", [2, 4, 6]), ("swan", [0, 2, 4])]
     found = [clips[i] for i in range(len(clips))]  # type: ignore[arg-type]
@@ -738,15 +740,14 @@ def test_a_run_on_two_videos(tmp_path: Path) -> None:
         pictures = np.random.default_rng(number).integers(0, 256, (9, 1, 1, 3), dtype=np.uint8)
         gradient = np.arange(96, dtype=np.uint8)[None, None, :, None]
         write_video(tmp_path / f"{number}.mp4", list(np.broadcast_to(pictures // 2 + gradient, (9, 64, 96, 3))), fps=4.0)
-        copy, receipt = tmp_path / f"{number}-copy.mp4", tmp_path / f"{number}.json"
-        content = transcode(tmp_path / f"{number}.mp4", copy, receipt, VideoSettings(source="", min_frozen_seconds=9))
-        sources.append(Source(f"v{number}", "video", copy, content))
+        wanted = VideoSettings(source=str(tmp_path / f"{number}.mp4"), min_frozen_seconds=9)
+        sources.append(Source(f"v{number}", transcode(wanted, tmp_path / f"{number}-copy.mp4")))
     settings = small_settings(spacing_seconds=0.5, local_crops=1, drop_path=0.1, warmup_epochs=0)
     data = Dora.dataset(settings, sources)
     # 9 frames at 4 a second: clips of 3 frames, 2 frames apart, start at frames 0 to 4
     assert len(data) == 10  # type: ignore[arg-type]
     for i in range(10):  # a clip never mixes videos
-        own = VideoClips(sources[i // 5].path, sources[i // 5].receipt, 3, 0.5).read([i % 5, i % 5 + 2, i % 5 + 4])
+        own = VideoClips(sources[i // 5].receipt, 3, 0.5).read([i % 5, i % 5 + 2, i % 5 + 4])
         assert torch.equal(data.clips[i], own)  # type: ignore[attr-defined]
     run(small_method(settings, total=3, per_epoch=5), data, tmp_path / "state", batch_size=2)
     curve = [json.loads(line) for line in (tmp_path / "state" / "metrics.jsonl").read_text().splitlines()]

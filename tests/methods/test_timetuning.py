@@ -20,6 +20,7 @@ from densewalk.ops.label_propagation import follow, propagate
 from densewalk.training.optimizer import make_optimizer, set_schedules
 from densewalk.training.sampler import Item
 from tests.fixtures.helpers import shared
+from tests.fixtures.receipts import images_receipt, sequences_receipt, video_receipt
 
 SMALL = {"batch_size": 2, "steps": 4, "size": 48, "head_widths": [24, 16], "prototypes": 6, "frames": 3}
 
@@ -342,7 +343,7 @@ def read_strip(path, rows, frames):
 def test_pictures_show_frames_and_their_prototypes(tmp_path):
     _pictures(tmp_path / "moving" / "a", 5)
     _pictures(tmp_path / "moving" / "b", 5)
-    data = TimeTuning.dataset(small(), [Source("s", "sequences", tmp_path / "moving", {})])
+    data = TimeTuning.dataset(small(), [Source("s", sequences_receipt(tmp_path / "moving"))])
     method = make()
     before = {name: value.clone() for name, value in method.state_dict().items()}
     for name in ("once", "again"):
@@ -358,7 +359,7 @@ def test_pictures_show_frames_and_their_prototypes(tmp_path):
 
 def test_prototypes_of_a_still_stay_where_they_are(tmp_path):
     _pictures(tmp_path / "still", 1)
-    data = TimeTuning.dataset(small(radius=0, top_k=1), [Source("s", "images", tmp_path / "still", {})])
+    data = TimeTuning.dataset(small(radius=0, top_k=1), [Source("s", images_receipt(tmp_path / "still"))])
     with torch.no_grad():
         make(small(radius=0, top_k=1)).pictures(data, tmp_path)
     frames, prototypes = read_strip(tmp_path / "prototypes.png", rows=2, frames=3)
@@ -404,7 +405,7 @@ def test_dense_frames_of_a_video_shorter_than_the_clip_repeat_its_last():
 
 
 def test_segments_are_even_and_respect_usable_parts_and_cuts():
-    receipt = {"fps": 10.0, "usable": [[5, 105], [200, 203], [300, 312]], "cuts": [55, 150, 305]}
+    receipt = video_receipt(fps=10.0, usable=((5, 105), (200, 203), (300, 312)), cuts=(55, 150, 305))
     found = segments(receipt, seconds=2.0, least=4)
     assert found == [(5, 30), (30, 55), (55, 80), (80, 105), (300, 305), (305, 312)]
 
@@ -419,7 +420,7 @@ def test_folders_of_frames_and_of_pictures(tmp_path):
     _pictures(tmp_path / "sequences" / "a", 5)
     _pictures(tmp_path / "sequences" / "b", 2)
     _pictures(tmp_path / "pictures", 3)
-    sources = [Source("s", "sequences", tmp_path / "sequences", {}), Source("p", "images", tmp_path / "pictures", {})]
+    sources = [Source("s", sequences_receipt(tmp_path / "sequences")), Source("p", images_receipt(tmp_path / "pictures"))]
     data = TimeTuning.dataset(small(), sources)
     assert len(data) == 2 + 3
     assert [v.length for v in data.videos] == [5, 2, 1, 1, 1]
@@ -428,7 +429,7 @@ def test_folders_of_frames_and_of_pictures(tmp_path):
         assert clip.shape == (3, 3, 48, 48)
         assert torch.equal(clip, data[Item(index, seed=4)])
         assert not torch.equal(clip, data[Item(index, seed=5)])
-    chosen = Source("s", "sequences", tmp_path / "sequences", {"chosen": ["b"]})
+    chosen = Source("s", sequences_receipt(tmp_path / "sequences", chosen=("b",)))
     assert [v.length for v in videos_of(chosen, small().resolved())] == [2]
     still = data[Item(3, seed=4)]
     assert torch.equal(still[0], still[2])
@@ -444,8 +445,7 @@ def test_video_files_are_cut_into_segments(tmp_path):
         frame[::2, ::2] //= 2
     write_video(tmp_path / "walk.mp4", frames, 8.0)
     settings = VideoSettings(source=str(tmp_path / "walk.mp4"))
-    receipt = transcode(tmp_path / "walk.mp4", tmp_path / "copy.mp4", tmp_path / "copy.json", settings)
-    source = Source("walk", "video", tmp_path / "copy.mp4", receipt)
+    source = Source("walk", transcode(settings, tmp_path / "copy.mp4"))
     videos = videos_of(source, small(segment_seconds=1.0).resolved())
     assert [(v.start, v.length) for v in videos] == [(0, 8), (8, 8), (16, 8)]
     assert videos[1].read([videos[1].start])[0].float().mean() == pytest.approx(np.mean(frames[8]), abs=4)

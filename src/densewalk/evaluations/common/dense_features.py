@@ -16,10 +16,20 @@ from torchvision.transforms import functional as TF
 
 from densewalk.core.errors import UserError
 from densewalk.core.progress import track
-from densewalk.data.benchmarks import label_maps as labelled
-from densewalk.data.benchmarks.label_maps import Example, ade20k, cityscapes, coco, folders, require_labels, video, voc
+from densewalk.data.benchmarks.label_maps import (
+    Example,
+    list_ade20k,
+    list_cityscapes,
+    list_coco_panoptic,
+    list_folders,
+    list_video,
+    list_voc,
+    load_class_names,
+    read_example,
+    read_image,
+    read_labels,
+)
 from densewalk.data.images import normalize
-from densewalk.data.images import read_labels as read_indexed
 from densewalk.evaluations.common.base import Job, require_finite
 from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings, LabelledSettings, ValidationSettings
 from densewalk.models.feature_cache import Dense
@@ -32,14 +42,14 @@ SHOWN = 4  # images in the picture
 class SquareImages(Dataset[tuple[Tensor, Tensor, int]]):
     """Normalised image [3, size, size], mask [size, size], number."""
 
-    def __init__(self, settings: ValidationSettings, examples: Sequence[Example], size: int) -> None:
-        self.settings, self.examples, self.size = settings, examples, size
+    def __init__(self, examples: Sequence[Example], size: int) -> None:
+        self.examples, self.size = examples, size
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
-        image, mask = labelled.read(self.examples[i], label_values=self.settings.label_values, ignore=self.settings.ignored)
+        image, mask = read_example(self.examples[i])
         x, labels = resize(image, torch.from_numpy(mask.astype(np.int32)), self.size)
         return normalize(x), labels, i
 
@@ -68,7 +78,7 @@ def validation_maps(
     Raises:
         UserError: an image or mask is bad, or features are not finite; the message names the file.
     """
-    loader = DataLoader(SquareImages(settings, examples, size), batch_size=BATCH, num_workers=job.workers)
+    loader = DataLoader(SquareImages(examples, size), batch_size=BATCH, num_workers=job.workers)
     for images, masks, numbers in track(loader, label):
         with torch.inference_mode():
             maps = dense(images.to(job.device))
@@ -96,7 +106,7 @@ def whole_batches(settings: BatchedValidationSettings, examples: list[Example], 
 def row(example: Example, target: Integer[Tensor, "h w"], prediction: Integer[Tensor, "h w"]) -> Row:
     """One line of the picture."""
     height, width = target.shape
-    image = labelled.read_image(example).resize((width, height), Image.Resampling.BILINEAR)
+    image = read_image(example).resize((width, height), Image.Resampling.BILINEAR)
     title = example.image.stem if example.frame is None else f"{example.image.stem}, frame {example.frame}"
     return Row(title, np.asarray(image), target.cpu().numpy(), prediction.cpu().numpy())
 
@@ -109,7 +119,7 @@ def draw(
     matched: Int[Tensor, "images mask mask"],
 ) -> None:
     """`strip.png`: some images, their labels, and the classes that their clusters have taken."""
-    names = labelled.class_names(settings.root, settings.layout, settings.label_values, settings.class_names)
+    names = load_class_names(settings.root, settings.label_set, settings.label_values, settings.class_names)
     shown = sorted({len(examples) * i // SHOWN for i in range(SHOWN)})
     segmentation_strip(job.out / "strip.png", [row(examples[i], masks[i], matched[i]) for i in shown], names, settings.ignored)
 
@@ -120,30 +130,30 @@ def split(settings: LabelledSettings, name: Literal["training", "validation"], l
     Raises:
         UserError: a file is missing, or the images leave none for this side.
     """
-    root, short = Path(settings.root), {"training": "train", "validation": "val"}[name]
-    match settings.layout:
+    root, rule, short = Path(settings.root), settings.rule, {"training": "train", "validation": "val"}[name]
+    match settings.label_set:
         case "ade20k":
-            return ade20k(root, name)
+            return list_ade20k(root, name, rule)
         case "voc":
-            return voc(root, list_name, settings.masks or "SegmentationClass")
+            return list_voc(root, list_name, settings.masks or "SegmentationClass", rule)
         case "cityscapes":
-            return cityscapes(root, short)
-        case "coco_things":
-            return coco(root, f"{short}2017", "things")
-        case "coco_stuff":
-            return coco(root, f"{short}2017", "stuff")
+            return list_cityscapes(root, short)
+        case "coco_things_12":
+            return list_coco_panoptic(root, f"{short}2017", "coco_things_12")
+        case "coco_stuff_15":
+            return list_coco_panoptic(root, f"{short}2017", "coco_stuff_15")
     assert settings.images is not None
     assert settings.masks is not None
-    open_layout = video if settings.layout == "video" else folders
-    examples = open_layout(root / settings.images, root / settings.masks)
+    list_examples = list_video if settings.layout == "video" else list_folders
+    examples = list_examples(root / settings.images, root / settings.masks, rule)
     for example in examples:
-        require_labels(example.mask, read_indexed(example.mask), settings.label_values, settings.ignored)
+        read_labels(example.mask, rule)
     if first >= len(examples):
         raise UserError(f"{len(examples)} labelled images in {root} leave none for {name}", todo=f"lower the offset {first}")
     return examples[first::every]
 
 
-def open_first(settings: LabelledSettings, *splits: Sequence[Example]) -> None:
+def open_first(*splits: Sequence[Example]) -> None:
     """Read the first labelled image of each split, for its faults to show."""
     for examples in splits:
-        labelled.read(examples[0], label_values=settings.label_values, ignore=settings.ignored)
+        read_example(examples[0])

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import functional as TF
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks.classification import Classified, imagenet
+from densewalk.data.benchmarks.classification import ClassifiedImages
 from densewalk.data.images import normalize, read_rgb, read_stored
 from densewalk.models.backbone import Backbone
 
@@ -26,7 +26,7 @@ def require_multiple(size: int, backbone: Backbone) -> None:
 class CentreCrops(Dataset[tuple[Tensor, int, int]]):
     """Normalised picture [3, size, size], class, number: shorter side to `resize` by Pillow's bicubic filter, centre crop."""
 
-    def __init__(self, split: Classified, resize: int, size: int) -> None:
+    def __init__(self, split: ClassifiedImages, resize: int, size: int) -> None:
         self.split, self.resize, self.size = split, resize, size
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ def centre_crop(image: Image.Image, resize: int, size: int) -> Float[Tensor, "3 
 
 def describe_classification(root: str, training: str, validation: str) -> dict[str, int]:
     """Count images and classes of both splits, and open the first image of each."""
-    splits = imagenet(root, training, validation)
+    splits = list_imagenet(root, training, validation)
     for split in splits:
         read_rgb(split.paths[0])
     return {"training images": len(splits[0]), "validation images": len(splits[1]), "classes": len(splits[0].names)}

@@ -6,9 +6,11 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from densewalk.core.settings import deviation
-from densewalk.data.benchmarks.label_rules import KNOWN, Layout
+from densewalk.data.benchmarks.label_rules import LABELS, LabelRule, identity_rule
 from densewalk.evaluations.common.settings import EvaluationSettings
 
+# other names in `data/benchmarks/label_rules.py`, where `coco_stuff` has 171 classes
+SUPERCATEGORIES = {"coco_things": "coco_things_12", "coco_stuff": "coco_stuff_15"}
 # fields that say where the data lie; what they hold is told by `dataset`
 PLACE = ("layout", "images", "masks", "num_classes", "ignore", "class_names")
 
@@ -16,7 +18,7 @@ PLACE = ("layout", "images", "masks", "num_classes", "ignore", "class_names")
 class LabelledSettings(EvaluationSettings):
     """Images with label maps."""
 
-    layout: Layout
+    layout: Literal["ade20k", "voc", "cityscapes", "coco_things", "coco_stuff", "masks", "video"]
     """`ade20k`: ADEChallengeData2016. `voc`: VOCdevkit/VOC2012. `cityscapes`: leftImg8bit and gtFine. `coco_things`, `coco_stuff`:
     COCO 2017 with its panoptic annotations, joined to 12 and 15 supercategories. `masks`: a folder of images and one of masks with
     equal names. `video`: a video and a folder of masks named by frame number, 00000.png for the first frame."""
@@ -36,7 +38,7 @@ class LabelledSettings(EvaluationSettings):
     def layout_has_what_it_needs(self) -> Self:
         """The fields that this layout needs, and no others that would silently do nothing."""
         own = ("images", "masks", "num_classes")
-        if self.layout in KNOWN:
+        if self.label_set in LABELS:
             extra = [n for n in ("images", "num_classes", "ignore", "class_names") if getattr(self, n) is not None]
             extra += ["masks"] if self.layout != "voc" and self.masks is not None else []
             if extra:
@@ -48,14 +50,24 @@ class LabelledSettings(EvaluationSettings):
         return self
 
     @property
+    def label_set(self) -> str:
+        """The labels' name in `data/benchmarks/label_rules.py`; the layout's own where there is none."""
+        return SUPERCATEGORIES.get(self.layout, self.layout)
+
+    @property
     def label_values(self) -> int:
         """Number of labels a prediction can take."""
-        return KNOWN[self.layout][0] if self.layout in KNOWN else self.num_classes  # type: ignore[return-value]
+        return LABELS[self.label_set][0] if self.label_set in LABELS else self.num_classes  # type: ignore[return-value]
 
     @property
     def ignored(self) -> int | None:
         """The label that is not scored."""
-        return KNOWN[self.layout][1] if self.layout in KNOWN else self.ignore
+        return LABELS[self.label_set][1] if self.label_set in LABELS else self.ignore
+
+    @property
+    def rule(self) -> LabelRule:
+        """The labels of a mask's pixels: their values."""
+        return identity_rule(self.label_values, self.ignored)
 
 
 class ValidationSettings(LabelledSettings):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.core.progress import Progress
-from densewalk.data.benchmarks.video_objects import Labels, Sequence
+from densewalk.data.benchmarks.video_objects import LabelledVideo, Mask
 from densewalk.evaluations.common.base import require_finite
 from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
 from densewalk.models.backbone import Backbone
@@ -26,7 +26,7 @@ def input_size(height: int, width: int, settings: LabelPropagationSettings, patc
 
 
 def features(
-    backbone: Backbone, sequence: Sequence, size: tuple[int, int], progress: Progress, *, red_std: float = IMAGENET_STD[0]
+    backbone: Backbone, sequence: LabelledVideo, size: tuple[int, int], progress: Progress, *, red_std: float = IMAGENET_STD[0]
 ) -> Iterator[Float[Tensor, "1 patches dim"]]:
     """Patch features of each frame after the network's final norm, as they are needed.
 
@@ -50,7 +50,7 @@ def to_input(
     return ((torch.from_numpy(resized).float() / 255 - mean) / std).permute(2, 0, 1)[None]
 
 
-def reduce(mask: Labels, grid: tuple[int, int], *, keep_small_objects: bool) -> UInt8[np.ndarray, "rows columns"]:
+def reduce(mask: Mask, grid: tuple[int, int], *, keep_small_objects: bool) -> UInt8[np.ndarray, "rows columns"]:
     """The label at the centre of every patch.
 
     Args:
@@ -74,7 +74,7 @@ def one_hot(labels: UInt8[np.ndarray, "rows columns"]) -> Float[Tensor, "1 class
 
 def decide(
     soft: Float[Tensor, "classes rows columns"], size: tuple[int, int], original: tuple[int, ...], *, constant_channel_wins: bool = False
-) -> Labels:
+) -> Mask:
     """The label of every pixel of the original frame."""
     channels = F.interpolate(soft[None], size=size, mode="bilinear", align_corners=False)[0]
     labels = stretch(channels, constant_channel_wins=constant_channel_wins).argmax(dim=0)
@@ -91,6 +91,6 @@ def stretch(channels: Float[Tensor, "classes height width"], *, constant_channel
     return torch.where(leave, channels, (channels - low) / (high - low))
 
 
-def resize_labels(labels: Labels, size: tuple[int, int]) -> UInt8[np.ndarray, "new_height new_width"]:
+def resize_labels(labels: Mask, size: tuple[int, int]) -> UInt8[np.ndarray, "new_height new_width"]:
     """Nearest neighbour, as Pillow does it."""
     return np.array(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))

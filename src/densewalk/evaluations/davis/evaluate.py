@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from densewalk.core.errors import UserError
 from densewalk.core.progress import Progress
-from densewalk.data.benchmarks.video_objects import VOID, Sequence, Video, davis, write_labels
+from densewalk.data.benchmarks.video_objects import VOID, LabelledVideo, Masks, list_davis, write_labels
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.label_propagation import decide, features, input_size, one_hot, reduce, resize_labels
 from densewalk.evaluations.davis.settings import DavisSettings
@@ -73,14 +73,14 @@ def describe_data(settings: DavisSettings) -> dict[str, int]:
     return {"sequences": len(sequences), "frames": sum(map(len, sequences))}
 
 
-def find_sequences(settings: DavisSettings) -> list[Sequence]:
+def find_sequences(settings: DavisSettings) -> list[LabelledVideo]:
     """The listed sequences, with every file's presence and size, and every first mask (unsupervised: every mask) checked.
 
     Raises:
         UserError: see `evaluate`.
     """
     unsupervised = settings.task == "unsupervised"
-    sequences = davis(
+    sequences = list_davis(
         settings.root,
         year=settings.year,
         split=settings.split,
@@ -111,7 +111,7 @@ def check_objects(labels: Shaped[np.ndarray, "*shape"], where: str, todo: str) -
 
 
 @torch.inference_mode()
-def segment(backbone: Backbone, sequence: Sequence, settings: DavisSettings, seed: int, progress: Progress) -> Video:
+def segment(backbone: Backbone, sequence: LabelledVideo, settings: DavisSettings, seed: int, progress: Progress) -> Masks:
     """Labels of every frame, from the first frame's mask or, unsupervised, from its clusters."""
     first = sequence.mask(0)
     size = input_size(first.shape[0], first.shape[1], settings, backbone.patch)
@@ -145,25 +145,25 @@ def clusters(features: Float[Tensor, "patches dim"], count: int, seed: int) -> U
 # -- scores ----------------------------------------------------------------------------------------------------------
 
 
-def copied(labels: Video) -> Video:
+def copied(labels: Masks) -> Masks:
     """What a prediction is to be held against: the first frame's labels in every frame, as if nothing ever moved."""
     return np.broadcast_to(labels[0], labels.shape)
 
 
-def score(sequence: Sequence, prediction: Video, settings: DavisSettings) -> Float[np.ndarray, "objects 2 3"]:
+def score(sequence: LabelledVideo, prediction: Masks, settings: DavisSettings) -> Float[np.ndarray, "objects 2 3"]:
     """Mean, recall and decay (0..1) of J and of F for each object."""
     if settings.task == "unsupervised":
         return score_unsupervised(sequence.truth(keep_void=True), prediction)
     return score_semi_supervised(sequence.truth(), prediction)
 
 
-def score_semi_supervised(truth: Video, prediction: Video) -> Float[np.ndarray, "objects 2 3"]:
+def score_semi_supervised(truth: Masks, prediction: Masks) -> Float[np.ndarray, "objects 2 3"]:
     """The objects of the first true mask; the first and the last frame are not scored."""
     j, f = jf(truth[1:-1], prediction[1:-1], int(truth[0].max()))
     return np.stack([statistics(j), statistics(f)], axis=1)
 
 
-def score_unsupervised(truth: Video, prediction: Video) -> Float[np.ndarray, "objects 2 3"]:
+def score_unsupervised(truth: Masks, prediction: Masks) -> Float[np.ndarray, "objects 2 3"]:
     """All objects of all frames; pixels that are void (255) in the truth count for nothing; an object without proposal has 0."""
     void = truth == VOID
     truth, prediction = np.where(void, np.uint8(0), truth), np.where(void, np.uint8(0), prediction)

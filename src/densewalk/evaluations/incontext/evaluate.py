@@ -34,8 +34,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.hashing import derive_seed
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.core.progress import track
-from densewalk.data.benchmarks import label_maps as labelled
-from densewalk.data.benchmarks.label_maps import Example
+from densewalk.data.benchmarks.label_maps import Example, load_class_names, read_example, read_image
 from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result, require_finite
 from densewalk.evaluations.common.dense_features import BATCH, resize
@@ -66,7 +65,7 @@ def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Resu
         # no augmented image is seen twice
         memory = build_memory(views, backbone.dense if settings.augmentation_epochs else dense, sample.examples, sample.seed)
         answers.append(answer(views, dense, memory, query_set))
-    names = labelled.class_names(settings.root, settings.layout, settings.label_values, settings.class_names)
+    names = load_class_names(settings.root, settings.label_set, settings.label_values, settings.class_names)
     segmentation_strip(job.out / "strip.png", answers[0].shown, names, settings.ignored)
     return summary(settings, answers, len(query_set), names, {"input_size": views.size, "memory_images": len(sample.examples)})
 
@@ -74,7 +73,7 @@ def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Resu
 def describe_data(settings: IncontextSettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
     memory, queries = splits(settings)
-    dense_features.open_first(settings, memory, queries)
+    dense_features.open_first(memory, queries)
     return {"memory images": len(memory), "query images": len(queries)}
 
 
@@ -235,7 +234,7 @@ class Images(Dataset[tuple[Tensor, Tensor, int]]):
         return len(self.examples)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
-        image, mask = labelled.read(self.examples[i], label_values=self.settings.label_values, ignore=self.settings.ignored)
+        image, mask = read_example(self.examples[i])
         labels = torch.from_numpy(mask.astype(np.int32))
         if self.seed is None:
             x, labels = resize(image, labels, self.size)
@@ -343,7 +342,7 @@ def answer(views: Views, dense: Dense, memory: Memory, queries: Sequence[Example
         prediction = retrieve(memory, maps, settings, (views.size, views.size))
         result.confusion.add(mask, prediction)
         if i in shown:
-            image = np.asarray(labelled.read_image(queries[i]).resize((views.size, views.size), Image.Resampling.BILINEAR))
+            image = np.asarray(read_image(queries[i]).resize((views.size, views.size), Image.Resampling.BILINEAR))
             result.shown.append(Row(_title(queries[i]), image, mask.cpu().numpy(), prediction.cpu().numpy()))
     return result
 

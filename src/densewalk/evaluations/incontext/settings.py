@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference, deviation, switch
-from densewalk.data.benchmarks.label_rules import KNOWN
+from densewalk.data.benchmarks.label_rules import LABELS
 from densewalk.evaluations.common.label_map_settings import LabelledSettings, require_apart
 
 PUBLISHED_AT_DEFAULT = (
@@ -89,7 +89,7 @@ class IncontextSettings(LabelledSettings):
     @model_validator(mode="after")
     def queries_are_not_memory(self) -> Self:
         """No image may answer for itself."""
-        if self.layout not in KNOWN:
+        if self.label_set not in LABELS:
             require_apart(self.memory_every, self.query_every, self.query_offset, ("memory_every", "query_every", "query_offset"))
         return self
 
@@ -109,7 +109,7 @@ class IncontextSettings(LabelledSettings):
             parts.append(f"mean of {len(self.fraction_seeds)} samples")
         if self.layout == "voc":
             parts.append(f"{self.memory_list} to {self.query_list}")
-        if self.layout not in KNOWN:
+        if self.label_set not in LABELS:
             parts.append(f"memory every {self.memory_every}, queries every {self.query_every} from {self.query_offset}")
         parts.append(f"compat {self.compat}")
         set_here = [f"{name} {getattr(self, name)}" for name in self.switches() if getattr(self, name) is not None]

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from densewalk.core.errors import UserError
 from densewalk.core.progress import track
-from densewalk.data.benchmarks.classification import Classified, imagenet
+from densewalk.data.benchmarks.classification import ClassifiedImages, list_imagenet
 from densewalk.evaluations.common.base import Job, Result, require_finite
 from densewalk.evaluations.common.image_features import BATCH, CentreCrops, describe_classification, require_multiple
 from densewalk.evaluations.knn.settings import NEIGHBOURS, KnnSettings
@@ -47,7 +47,7 @@ def evaluate(settings: KnnSettings, backbone_path: Path, job: Job) -> Result:
     Raises:
         UserError: a split, a class or a picture is missing or damaged; the message names it.
     """
-    training, validation = imagenet(settings.root, settings.training, settings.validation)
+    training, validation = list_imagenet(settings.root, settings.training, settings.validation)
     ks = usable(len(training))
     backbone = load(backbone_path).eval().to(job.device)
     require_multiple(settings.size, backbone)
@@ -114,7 +114,7 @@ def vote(
 
 
 def features(
-    backbone: Backbone, split: Classified, settings: KnnSettings, job: Job, label: str
+    backbone: Backbone, split: ClassifiedImages, settings: KnnSettings, job: Job, label: str
 ) -> Iterator[tuple[Float[Tensor, "batch dim"], Int[Tensor, " batch"]]]:
     """L2-normalised CLS tokens and classes, batch by batch in the split's order.
 

@@ -32,7 +32,7 @@ from densewalk.core.errors import Interrupted, TrainingError, UserError
 from densewalk.core.hashing import config_hash, derive_seed, file_sha256
 from densewalk.core.progress import Progress, track
 from densewalk.data.augmentation import maybe, random_resized_crop_box
-from densewalk.data.benchmarks.classification import Classified, imagenet
+from densewalk.data.benchmarks.classification import ClassifiedImages, list_imagenet
 from densewalk.data.images import normalize, read_stored
 from densewalk.evaluations.common.base import Job, Result, require_finite
 from densewalk.evaluations.common.image_features import BATCH, CentreCrops, describe_classification, require_multiple
@@ -59,7 +59,7 @@ def evaluate(settings: LinearSettings, backbone_path: Path, job: Job) -> Result:
         TrainingError: every classifier has diverged.
     """
     settings = settings.resolved()
-    training, validation = imagenet(settings.root, settings.training, settings.validation)
+    training, validation = list_imagenet(settings.root, settings.training, settings.validation)
     plan = schedule(settings, len(training))
     backbone = load(backbone_path).eval().to(job.device)
     require_multiple(settings.size, backbone)
@@ -77,7 +77,7 @@ def describe_data(settings: LinearSettings) -> dict[str, int]:
     return describe_classification(settings.root, settings.training, settings.validation)
 
 
-def summary(history: "History", training: Classified, validation: Classified) -> Result:
+def summary(history: "History", training: ClassifiedImages, validation: ClassifiedImages) -> Result:
     """Best over all epochs and classifiers, best after the last epoch, and which they were."""
     best = [max(epoch, key=lambda name: epoch[name]) for epoch in history]
     peak = max(range(len(history)), key=lambda e: history[e][best[e]])
@@ -188,7 +188,7 @@ def frozen_tokens(backbone: Backbone, images: Float[Tensor, "batch 3 height widt
 History = list[dict[str, float]]
 
 
-def train(heads: Heads, backbone: Backbone, training: Classified, fixed: "Fixed", plan: Plan, state: State) -> History:
+def train(heads: Heads, backbone: Backbone, training: ClassifiedImages, fixed: "Fixed", plan: Plan, state: State) -> History:
     """Train to the last step, from the newest intact checkpoint if there is one; the accuracies after each epoch.
 
     Raises:
@@ -267,7 +267,7 @@ def accuracies(heads: Heads, tokens: Float[Tensor, "pictures slots dim"], target
 class Fixed:
     """The validation pictures' tokens, computed when they are first asked for and kept."""
 
-    def __init__(self, backbone: Backbone, blocks: int, split: Classified, settings: LinearSettings, job: Job) -> None:
+    def __init__(self, backbone: Backbone, blocks: int, split: ClassifiedImages, settings: LinearSettings, job: Job) -> None:
         self.backbone, self.blocks, self.split, self.settings, self.job = backbone, blocks, split, settings, job
         self.targets = torch.tensor(split.targets, device=job.device)
         self._tokens: Tensor | None = None
@@ -292,7 +292,7 @@ class Fixed:
 class RandomCrops(Dataset[tuple[Tensor, int, int]]):
     """Normalised picture [3, size, size], class, number: random crop and flip, drawn from the item's seed."""
 
-    def __init__(self, split: Classified, settings: LinearSettings) -> None:
+    def __init__(self, split: ClassifiedImages, settings: LinearSettings) -> None:
         self.split, self.size = split, settings.size
         self.filter = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[settings.interpolation or "bilinear"]
 

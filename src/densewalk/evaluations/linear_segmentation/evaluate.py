@@ -36,8 +36,7 @@ from torchvision.transforms import functional as TF
 from densewalk.core.errors import Interrupted, TrainingError, UserError
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import Progress
-from densewalk.data.benchmarks import label_maps as labelled
-from densewalk.data.benchmarks.label_maps import Example
+from densewalk.data.benchmarks.label_maps import Example, load_class_names, read_example, read_labels
 from densewalk.data.images import normalize
 from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result, require_finite
@@ -70,7 +69,7 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
     confusion, shown = score(settings, backbone, backbone_path, head, validation, size, job)
     if not confusion.any():
         raise UserError(f"no pixel of the {len(validation)} validation images in {settings.root} is labelled", todo="check `ignore`")
-    names = labelled.class_names(settings.root, settings.layout, settings.label_values, settings.class_names)
+    names = load_class_names(settings.root, settings.label_set, settings.label_values, settings.class_names)
     segmentation_strip(job.out / "strip.png", shown, names, settings.ignored)
     values = iou(confusion).tolist()
     details = {
@@ -86,7 +85,7 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
 def describe_data(settings: LinearSegmentationSettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
     training, validation = splits(settings, seed=0)
-    dense_features.open_first(settings, training, validation)
+    dense_features.open_first(training, validation)
     return {"training images": len(training), "validation images": len(validation)}
 
 
@@ -213,7 +212,7 @@ class TrainingImages(Dataset[tuple[Tensor, Tensor, int]]):
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int]:  # type: ignore[override]
         epoch, i = item
-        image, mask = labelled.read(self.examples[i], label_values=self.settings.label_values, ignore=self.settings.ignored)
+        image, mask = read_example(self.examples[i])
         seed = derive_seed(self.seed, "crop", epoch, i)
         return *crop(image, torch.from_numpy(mask.astype(np.int32)), self.size, self.settings.crop_scale, seed), i
 
@@ -269,4 +268,4 @@ def scored_mask(settings: LinearSegmentationSettings, example: Example, mask: In
     """The labels that are compared."""
     if settings.scoring == "reduced":
         return reduced(mask[None], settings.mask_size)[0]
-    return torch.from_numpy(labelled.read_labels(example).astype(np.int32)).to(mask.device)
+    return torch.from_numpy(read_labels(example.mask, example.rule).astype(np.int32)).to(mask.device)

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import deviation
-from densewalk.data.benchmarks.label_rules import KNOWN
+from densewalk.data.benchmarks.label_rules import LABELS
 from densewalk.evaluations.common.label_map_settings import PLACE, BatchedValidationSettings, require_apart
 from densewalk.evaluations.common.protocol_name import changes
 
@@ -54,7 +54,7 @@ class LinearSegmentationSettings(BatchedValidationSettings):
     @model_validator(mode="after")
     def training_is_not_validation(self) -> Self:
         """No image is both trained on and scored, and a crop is a part of the image."""
-        if self.layout not in KNOWN:
+        if self.label_set not in LABELS:
             require_apart(self.train_every, self.val_every, self.val_offset, ("train_every", "val_every", "val_offset"))
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:

@@ -62,7 +62,7 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
 def describe_data(settings: OverclusterSettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
     examples = dense_features.split(settings, "validation", settings.val_list, settings.val_every, settings.val_offset)
-    dense_features.open_first(settings, examples)
+    dense_features.open_first(examples)
     return {"validation images": len(examples)}
 
 

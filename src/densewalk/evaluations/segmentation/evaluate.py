@@ -28,11 +28,19 @@ import numpy as np
 
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import config_hash, file_sha256
-from densewalk.data.benchmarks import label_maps as labelled
-from densewalk.data.benchmarks import label_maps as layouts
-from densewalk.data.benchmarks.label_maps import Example
+from densewalk.data.benchmarks.label_maps import (
+    Example,
+    list_ade20k,
+    list_cityscapes,
+    list_coco_stuff,
+    list_folders,
+    list_voc,
+    load_class_names,
+    read_example,
+    read_image,
+)
 from densewalk.data.benchmarks.label_rules import NAMES
-from densewalk.data.images import EXTENSIONS, read_labels
+from densewalk.data.images import EXTENSIONS, read_mask
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.metrics.segmentation import iou, mean_iou, pixel_accuracy
 from densewalk.evaluations.mmlab.experiment import Config, Experiment, default_levels, scales
@@ -82,12 +90,12 @@ def check_data(settings: SegmentationSettings) -> tuple[list[Example], list[Exam
     """The training and validation pairs.
 
     Raises:
-        UserError: a folder is missing or empty, an image has no mask or a mask no image, or a mask is not one (see `labelled`).
+        UserError: a folder is missing or empty, an image has no mask or a mask no image, or a mask is not one.
     """
     training, validation = splits(settings)
     for examples in (training, validation):
         for example in examples[:: max(1, len(examples) // CHECKED)]:
-            layouts.check(example, settings.rule)
+            read_example(example)
     return training, validation
 
 
@@ -103,18 +111,18 @@ def splits(settings: SegmentationSettings) -> tuple[list[Example], list[Example]
 
 def list_half(settings: SegmentationSettings, split: str) -> list[Example]:
     """One half of the data."""
-    root = Path(settings.root)
+    root, rule = Path(settings.root), settings.rule
     if not isinstance(settings, LayoutData):
-        examples = labelled.ade20k(root, split)
+        examples = list_ade20k(root, split, rule)
         return require_masks(examples, examples[0].image.parent)
     if settings.layout == "folders":
         images, masks = root / (settings.images or "images") / split, root / (settings.masks or "annotations") / split
-        return require_masks(labelled.folders(images, masks), images)
+        return require_masks(list_folders(images, masks, rule), images)
     if settings.layout == "voc":
-        return labelled.voc(root, split, settings.masks or "SegmentationClass")
+        return list_voc(root, split, settings.masks or "SegmentationClass", rule)
     if settings.layout == "cityscapes":
-        return labelled.cityscapes(root, split, "labelTrainIds")
-    return layouts.coco_stuff(root, split)
+        return list_cityscapes(root, split, train_ids=rule)
+    return list_coco_stuff(root, split, rule)
 
 
 def require_masks(examples: list[Example], folder: Path) -> list[Example]:
@@ -130,11 +138,11 @@ def require_masks(examples: list[Example], folder: Path) -> list[Example]:
 def class_names(settings: SegmentationSettings) -> list[str]:
     """Names of the classes, in their order; numbers where there are none."""
     values = settings.rule.values
-    if isinstance(settings, LayoutData) and settings.layout in NAMES:
-        return list(NAMES[settings.layout])
     layout, given = (settings.layout, settings.class_names) if isinstance(settings, LayoutData) else ("ade20k", None)
-    names = labelled.class_names(settings.root, layout, settings.rule.label_values, given)
-    return [names[v] for v in values] if len(names) == settings.rule.label_values else [f"class {v}" for v in values]
+    names = load_class_names(settings.root, layout, max(values) + 1, given)
+    if layout in NAMES:
+        return names
+    return [names[v] for v in values] if len(names) == max(values) + 1 else [f"class {v}" for v in values]
 
 
 # -- the experiment --------------------------------------------------------------------------------------------------
@@ -321,6 +329,6 @@ def write_strip(path: Path, settings: SegmentationSettings, validation: list[Exa
     for example in validation:
         if str(example.image) in shown:
             prediction = values[shown[str(example.image)].numpy()]
-            rows.append(Row(example.image.stem, np.asarray(labelled.read_image(example)), read_labels(example.mask), prediction))
+            rows.append(Row(example.image.stem, np.asarray(read_image(example)), read_mask(example.mask), prediction))
     by_label = dict(zip(settings.rule.values, names, strict=True))
-    segmentation_strip(path, rows, [by_label.get(v, "") for v in range(settings.rule.label_values)], ignore=settings.rule.ignored)
+    segmentation_strip(path, rows, [by_label.get(v, "") for v in range(max(settings.rule.values) + 1)], ignore=settings.rule.ignored)

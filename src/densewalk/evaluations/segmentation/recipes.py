@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import switch
-from densewalk.data.benchmarks.label_rules import LabelRule, counted
+from densewalk.data.benchmarks.label_rules import LabelRule, class_rule
 from densewalk.evaluations.common.presets import completed
 from densewalk.evaluations.common.protocol_name import as_published, changes
 from densewalk.evaluations.common.settings import EvaluationSettings
@@ -239,7 +239,7 @@ class Ade20kData(SegmentationSettings):
     @property
     def rule(self) -> LabelRule:
         """Labels 1 to `classes`; 0 is not scored."""
-        return counted(self.classes + 1, 0)
+        return class_rule(tuple(range(1, self.classes + 1)), 0)
 
     @property
     def published_protocol(self) -> str | None:

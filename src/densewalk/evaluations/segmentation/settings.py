@@ -4,7 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.data.benchmarks.label_rules import RULES, LabelRule, counted
+from densewalk.data.benchmarks.label_rules import CLASSES, LabelRule, class_rule
 from densewalk.evaluations.segmentation.recipes import (
     Ade20kLinearSettings,
     Ade20kUpernetSettings,
@@ -73,7 +73,7 @@ class LayoutData(SegmentationSettings):
     @property
     def rule(self) -> LabelRule:
         """What the pixels of a mask mean."""
-        return counted(self.num_classes, self.ignore) if self.num_classes is not None else RULES[self.layout]
+        return class_rule(tuple(range(self.num_classes)), self.ignore) if self.num_classes is not None else CLASSES[self.layout]
 
     @property
     def splits(self) -> tuple[str, str]:

@@ -32,8 +32,8 @@ from scipy import ndimage
 from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write
 from densewalk.core.progress import Progress
-from densewalk.data.benchmarks.boxes import Track, clip, got10k, iou
-from densewalk.data.benchmarks.video_objects import Sequence
+from densewalk.data.benchmarks.boxes import Track, clip, iou, read_tracks
+from densewalk.data.benchmarks.video_objects import LabelledVideo
 from densewalk.evaluations.common import label_propagation
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.tracking.settings import TrackingSettings
@@ -51,7 +51,7 @@ def evaluate(settings: TrackingSettings, backbone_path: Path, job: Job) -> Resul
     Raises:
         UserError: a sequence, frame or box file is missing, damaged or does not fit; the message names the file.
     """
-    tracks = got10k(settings.root, settings.split, settings.sequences)
+    tracks = read_tracks(settings.root, settings.split, settings.sequences)
     for track in tracks:
         check(track)
     backbone = load(backbone_path).eval().to(job.device)
@@ -68,7 +68,7 @@ def evaluate(settings: TrackingSettings, backbone_path: Path, job: Job) -> Resul
 
 def describe_data(settings: TrackingSettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
-    tracks = got10k(settings.root, settings.split, settings.sequences)
+    tracks = read_tracks(settings.root, settings.split, settings.sequences)
     for track in tracks:
         check(track)
     return {"sequences": len(tracks), "frames": sum(map(len, tracks))}
@@ -92,7 +92,7 @@ def follow_box(backbone: Backbone, track: Track, settings: TrackingSettings, pro
     width, height = track.size
     size = label_propagation.input_size(height, width, settings, backbone.patch)
     grid = (size[0] // backbone.patch, size[1] // backbone.patch)
-    frames = label_propagation.features(backbone, Sequence(track.name, track.frames, []), size, progress)
+    frames = label_propagation.features(backbone, LabelledVideo(track.name, track.frames, []), size, progress)
     start = next(frames)
     first = label_propagation.reduce(rasterise(track.boxes[0], width, height), grid, keep_small_objects=True)
     rule = Rule(grid, settings.radius, settings.top_k, settings.context, settings.temperature)
@@ -165,7 +165,7 @@ def write_boxes(path: Path, boxes: Float[np.ndarray, "frames 4"]) -> None:
 
 def write_strip(path: Path, track: Track, found: Float[np.ndarray, "frames 4"]) -> None:
     """A few frames, evenly spaced, side by side."""
-    sequence = Sequence(track.name, track.frames, [])
+    sequence = LabelledVideo(track.name, track.frames, [])
     numbers = np.linspace(0, len(track) - 1, SHOWN).round().astype(int).tolist()
     truths = [with_boxes(sequence.image(n), track.boxes[n : n + 1], TRUE_COLOUR) for n in numbers]
     shown = [with_boxes(image, found[n : n + 1], FOUND_COLOUR) for image, n in zip(truths, numbers, strict=True)]

@@ -115,7 +115,7 @@ def evaluate(settings: UnsupervisedSegmentationSettings, backbone_path: Path, jo
 def describe_data(settings: UnsupervisedSegmentationSettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
     training, validation = splits(settings)
-    dense_features.open_first(settings, *([training] if training else []), validation)
+    dense_features.open_first(*([training] if training else []), validation)
     return {"training images": len(training), "validation images": len(validation)}
 
 

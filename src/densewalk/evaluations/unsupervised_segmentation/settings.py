@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference
-from densewalk.data.benchmarks.label_rules import KNOWN
+from densewalk.data.benchmarks.label_rules import LABELS
 from densewalk.evaluations.common.label_map_settings import PLACE, ValidationSettings, require_apart
 from densewalk.evaluations.common.protocol_name import changes
 
@@ -74,7 +74,7 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
             raise ValueError(f"background {self.background} is no class; allowed: 0 to {self.label_values - 1} without `ignore`")
         if self.foreground_classes < 1:
             raise ValueError("beside the background there is no class; raise num_classes")
-        if self.layout not in KNOWN and self.threshold is None:
+        if self.label_set not in LABELS and self.threshold is None:
             require_apart(self.train_every, self.val_every, self.val_offset, ("train_every", "val_every", "val_offset"))
         return self
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -18,7 +17,8 @@ from densewalk.core.errors import UserError
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.data.augmentation import distort, maybe, random_resized_crop_box, resized_crop
 from densewalk.data.frame_folders import FrameFolders
-from densewalk.data.image_folder import ImageFolder
+from densewalk.data.image_folder import ImageFolder, open_image_folder
+from densewalk.data.receipts import SequencesReceipt, VideoReceipt
 from densewalk.data.sources import Source
 from densewalk.data.video.clips import VideoClips
 from densewalk.methods.timetuning.settings import TimeTuningSettings
@@ -43,16 +43,17 @@ def videos_of(source: Source, settings: TimeTuningSettings) -> list[Video]:
     Raises:
         UserError: a video file without a segment of `frames` frames.
     """
-    if source.kind == "video":
-        reader = VideoClips(source.path, source.receipt, 1, 1.0)
-        parts = segments(source.receipt, settings.segment_seconds, settings.frames)
+    receipt = source.receipt
+    if isinstance(receipt, VideoReceipt):
+        reader = VideoClips(receipt, 1, 1.0)
+        parts = segments(receipt, settings.segment_seconds, settings.frames)
         if not parts:
             raise UserError(f"{source.name}: no usable part without a scene cut has {settings.frames} frames", todo="lower frames")
         return [Video(reader.read, start, end - start) for start, end in parts]
-    if source.kind == "sequences":
-        folders = FrameFolders(source.path, only=source.receipt.get("chosen"))
+    if isinstance(receipt, SequencesReceipt):
+        folders = FrameFolders(receipt.path, only=receipt.chosen)
         return [Video(partial(folders.read, i), 0, len(frames)) for i, frames in enumerate(folders.sequences)]
-    images = ImageFolder(source.path, receipt=source.receipt)
+    images = open_image_folder(receipt)
     return [Video(partial(repeat_image, images), i, 1) for i in range(len(images))]
 
 
@@ -61,19 +62,19 @@ def repeat_image(images: ImageFolder, indices: Sequence[int]) -> Tensor:
     return images[indices[0]].expand(len(indices), -1, -1, -1)
 
 
-def segments(receipt: dict[str, Any], seconds: float, least: int) -> list[tuple[int, int]]:
-    """Even pieces of a video's usable parts as [start, end) frames: about `seconds` long, without a cut, of `least` frames or more.
+def segments(receipt: VideoReceipt, seconds: float, least: int) -> list[tuple[int, int]]:
+    """Even pieces of the usable parts of a video, as [start, end) frames: about `seconds` long, without a cut, `least` frames or more.
 
     If a curation chose frames, only the pieces that hold one.
     """
     found = []
-    for start, end in receipt["usable"]:
-        edges = [start, *(cut for cut in receipt["cuts"] if start < cut < end), end]
+    for start, end in receipt.usable:
+        edges = [start, *(cut for cut in receipt.cuts if start < cut < end), end]
         for a, b in pairwise(edges):
-            count = max(1, round((b - a) / (seconds * receipt["fps"])))
+            count = max(1, round((b - a) / (seconds * receipt.fps)))
             marks = [a + (b - a) * i // count for i in range(count + 1)]
             found += [(x, y) for x, y in pairwise(marks) if y - x >= least]
-    kept = receipt.get("kept")
+    kept = receipt.kept
     return found if kept is None else [(x, y) for x, y in found if bisect_left(kept, x) < bisect_left(kept, y)]
 
 
