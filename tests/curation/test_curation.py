@@ -207,7 +207,7 @@ def test_training_sees_kept_frames_only(walk, tmp_path):
     curated(walk, tmp_path / "pool.json", duplicates=0.999)
     sources = job_inputs.read_sources(tmp_path / "pool.json", "pool")
     kept = [0, *range(STILL, STILL + MOVING)]
-    frames = Dino.dataset(DinoSettings(epochs=1), sources).pictures.datasets[0]
+    frames = Dino.dataset(DinoSettings(epochs=1), sources).images.datasets[0]
     assert [frames.frame_indices(i) for i in range(len(frames))] == [[k] for k in kept]
     clips = Dora.dataset(DoraSettings(epochs=1, frames=3, spacing_seconds=0.5), sources).clips.datasets[0]
     assert [clips.frame_indices(i) for i in range(len(clips))] == [[k, k + 2, k + 4] for k in kept if k + 4 < 24]

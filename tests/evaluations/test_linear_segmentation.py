@@ -127,7 +127,7 @@ def test_the_released_code_drops_validation_images():
 
 
 def test_each_deviation_can_be_studied_alone():
-    many = [Example(f"{i}.jpg", f"{i}.png") for i in range(10)]
+    many = [Example(f"{i}.jpg", f"{i}.png", settings_of(layout="voc").rule) for i in range(10)]
     assert len(whole_batches(settings_of(layout="voc", drop_incomplete_batch=True), many, 4)) == 8
     assert len(whole_batches(settings_of(layout="voc", compat="released", drop_incomplete_batch=False), many, 4)) == 10
     for changes, shuffled in (({"fixed_order": True}, False), ({"compat": "released", "fixed_order": False}, True)):

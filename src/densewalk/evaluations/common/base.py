@@ -48,7 +48,7 @@ class Result:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def require_finite(features: Float[Tensor, "batch *dims"], names: Sequence[Any], backbone: str | Path) -> None:
+def require_finite(features: Float[Tensor, " batch *dims"], names: Sequence[Any], backbone: str | Path) -> None:
     """Refuse features that are no numbers: any score of them would look like one.
 
     Args:

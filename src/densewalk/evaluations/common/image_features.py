@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import functional as TF
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks.classification import ClassifiedImages
+from densewalk.data.benchmarks.classification import ClassifiedImages, list_imagenet
 from densewalk.data.images import normalize, read_rgb, read_stored
 from densewalk.models.backbone import Backbone
 
