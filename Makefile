@@ -34,6 +34,7 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 	$(BIN)/densewalk schema > workflow/schemas/config.schema.json
+	$(BIN)/densewalk deviations > docs/deviations.md
 
 install: $(VENV)/.installed
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from densewalk.methods.dora.augmentation import cut_clip, global_view, local_crops
-from densewalk.methods.dora.losses import frame_terms, total_loss
+from densewalk.methods.dora.augmentation import crop_clip, global_view, local_view
+from densewalk.methods.dora.losses import dora_loss
 from densewalk.methods.dora.method import Dora
 from densewalk.methods.dora.settings import DoraSettings
-from densewalk.methods.dora.tracking import show_objects
+from densewalk.methods.dora.tracking import apply_masks, object_masks, object_prototypes, refine_prototypes, track_objects
 from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.loading import create
 from densewalk.ops.cpu.memory import give_back
@@ -56,17 +56,21 @@ def step_stages(method: Dora, optimizer: torch.optim.Optimizer, parts: list[dict
 
 def part_stages(watch: Stopwatch, method: Dora, batch: dict[str, torch.Tensor], at: int, share: float) -> None:
     """One part of the batch, to its gradient."""
-    s = method.settings
     views = batch["global"].flatten(0, 1)
-    seen = watch("teacher", lambda: method.look(views))
-    heads = method.draw_heads(torch.Generator().manual_seed(at))
-    masks = watch("discover and track", lambda: method.discover_and_track(seen, heads, batch, at))
-    masked, local, _ = watch("student forward", lambda: method.student_logits(show_objects(views, masks, seen.grid), batch["local"]))
+    teacher = watch("teacher", lambda: method.encode_teacher(views))
+    heads = method.sample_heads(torch.Generator().manual_seed(at))
+
+    def discover_and_track() -> torch.Tensor:
+        prototypes = object_prototypes(teacher.cls_attention[:, heads], teacher.query)
+        return object_masks(track_objects(refine_prototypes(prototypes, teacher.patches, method.settings), teacher.keys), method.settings)
+
+    masks = watch("discover and track", discover_and_track)
+    student = watch("student forward", lambda: method.encode_student(apply_masks(views, masks, teacher.grid), batch["local"]))
 
     def loss() -> torch.Tensor:
-        terms = frame_terms(method.targets(seen.logits, at, batch), masked, local, s.student_temperature)
-        method.note_logits(seen.logits)
-        return share * total_loss(*terms, carry_over=bool(s.loss_carry_over))
+        value, _ = dora_loss(method.targets(teacher.logits, at), student, method.settings)
+        method.note_logits(teacher.logits)
+        return share * value
 
     total = watch("loss", loss)
     watch("give back memory", give_back)
@@ -77,11 +81,11 @@ def clip_stages(settings: DoraSettings, height: int, width: int) -> dict[str, fl
     """The views of one decoded clip."""
     watch, generator = Stopwatch(), torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (settings.frames, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    cut = watch("cut the clip", lambda: cut_clip(frames, settings, generator))
+    cut = watch("cut the clip", lambda: crop_clip(frames, settings, generator))
     for _ in range(settings.global_views or 1):
         watch("global views", lambda: global_view(cut, settings, generator))
     for _ in range(settings.local_crops):
-        watch("local crops", lambda: local_crops(cut, settings, generator))
+        watch("local crops", lambda: local_view(cut, settings, generator))
     return watch.seconds
 
 

@@ -14,6 +14,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densewalk.methods.neco.augmentation import NecoViews
-from densewalk.methods.neco.method import Neco, PatchNetwork
+from densewalk.methods.neco.method import Neco
 from densewalk.methods.neco.settings import NecoSettings
 from densewalk.models.loading import create
 from densewalk.ops.cpu import linear as products
@@ -159,13 +160,12 @@ def one_step(method: Neco, optimizer: torch.optim.Optimizer, batch: dict[str, Te
         return run
 
     set_schedules(optimizer, 0)
-    looks = {method.student: watch("student", method.look_at), method.teacher: method.look_at}
-    teacher = watch("teacher", method.look_with_mask)
-
-    def look_at(network: PatchNetwork, *arguments: Any) -> Any:
-        return looks[network](network, *arguments)
-
-    with replaced(method, "look_with_mask", teacher), replaced(method, "look_at", look_at), replaced(sorting, "sort_losses", losses):
+    teacher, student = watch("teacher", method.encode_teacher), watch("student", method.encode_student)
+    with (
+        replaced(method, "encode_teacher", teacher),
+        replaced(method, "encode_student", student),
+        replaced(method, "sort_losses", partial(losses, **method.sort_losses.keywords)),
+    ):
         loss, _ = watch("loss", method.step)(batch, 0, torch.Generator().manual_seed(0))
     seconds["loss"] -= seconds["teacher"] + seconds["student"]
     watch("backward", loss.backward)()
@@ -209,7 +209,8 @@ def saved_bytes(method: Neco, batch: dict[str, Tensor], losses: Any) -> int:
             storages[storage.data_ptr()] = storage.nbytes()
         return x
 
-    with replaced(sorting, "sort_losses", losses), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+    sort_losses = partial(losses, **method.sort_losses.keywords)
+    with replaced(method, "sort_losses", sort_losses), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         loss, _ = method.step(batch, 0, torch.Generator().manual_seed(0))
     del loss
     return sum(storages.values())

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
+from densewalk.data.receipts import VideoReceipt
 from densewalk.data.settings import VideoSettings
 from densewalk.data.video.clips import ClipReader, VideoClips
 from densewalk.data.video.probe import probe
@@ -49,9 +50,9 @@ def main() -> None:
         settings = VideoSettings(source=str(source), **({"short_side": args.short_side} if args.short_side else {}))
         info = probe(source)
         print(f"{info.codec} {info.width}x{info.height}, {info.fps:g} fps, {info.frames} frames, {source.stat().st_size / 2**20:.1f} MiB")
-        copy, (receipt, ratio) = Path(folder, "copy.mp4"), compare_transcoding(source, Path(folder), settings, args.repeats)
-        print(f"training copy {receipt['width']}x{receipt['height']}, gop {receipt['gop']}, {receipt['bytes'] / 2**20:.1f} MiB")
-        seconds, own, rss = compare_clips(source, copy, receipt, args.clips)
+        receipt, ratio = compare_transcoding(source, Path(folder), settings, args.repeats)
+        print(f"training copy {receipt.width}x{receipt.height}, gop {receipt.gop}, {receipt.bytes / 2**20:.1f} MiB")
+        seconds, own, rss = compare_clips(source, receipt, args.clips)
         if info.height >= 2160:
             compare_figures(ratio, seconds, own, rss)
 
@@ -125,17 +126,17 @@ def compare_figures(ratio: float, seconds: float, own: float, rss: float) -> Non
 # -- transcoding -----------------------------------------------------------------------------------------------------
 
 
-def compare_transcoding(source: Path, folder: Path, settings: VideoSettings, repeats: int) -> tuple[dict[str, Any], float]:
+def compare_transcoding(source: Path, folder: Path, settings: VideoSettings, repeats: int) -> tuple[VideoReceipt, float]:
     """CPU and wall seconds of `transcode` and of a plain loop in turn; the receipt of the last copy, and their CPU seconds' ratio."""
     plain_times, times = [], []
     for _ in range(repeats):
         plain_times.append(timed(plain, source, folder / "plain.mp4", settings)[0])
-        elapsed, receipt = timed(transcode, source, folder / "copy.mp4", folder / "copy.json", settings, threads=1)
+        elapsed, receipt = timed(transcode, settings, folder / "copy.mp4", threads=1)
         times.append(elapsed)
     ratio = [statistics.median(t[i] / p[i] for t, p in zip(times, plain_times, strict=True)) for i in (0, 1)]
     for name, rows in (("plain decode, scale, encode", plain_times), ("transcode", times)):
         cpu, wall = (statistics.median(row[i] for row in rows) for i in (0, 1))
-        print(f"{name:28} {cpu:7.2f} CPU-s {wall:7.2f} s  {cpu / receipt['source_frames'] * 1000:6.1f} CPU-ms a frame")
+        print(f"{name:28} {cpu:7.2f} CPU-s {wall:7.2f} s  {cpu / receipt.source_frames * 1000:6.1f} CPU-ms a frame")
     print(f"{'transcode / plain':28} {ratio[0]:7.2f}       {ratio[1]:7.2f}    (median of {repeats})\n")
     return receipt, ratio[0]
 
@@ -185,17 +186,17 @@ class ViewReader:
         return self.views([self.reader.read(indices)])[Item(0, seed=indices[0])]
 
 
-def compare_clips(source: Path, copy: Path, receipt: dict[str, Any], count: int) -> tuple[float, float, float]:
+def compare_clips(source: Path, receipt: VideoReceipt, count: int) -> tuple[float, float, float]:
     """CPU seconds and memory of loading clips, each reader in a process of its own; those of the training copy's with views."""
-    clips = VideoClips(copy, receipt, FRAMES, SPACING)
+    clips = VideoClips(receipt, FRAMES, SPACING)
     chosen = np.random.default_rng(0).integers(0, len(clips), count)
     indices = [clips.frame_indices(int(i)) for i in chosen]
     print(f"clip loading, {FRAMES} frames {SPACING:g} s apart")
     give_back()  # what making and transcoding the video left in the heap, which no training has
     first = measure("source, decord", ClipReader(source, reader="decord"), indices)[0]
     measure("source, PyAV", ClipReader(source, reader="pyav"), indices, first)
-    measure("copy, decord", ClipReader(copy, gop=receipt["gop"], reader="decord"), indices, first)
-    ours = ClipReader(copy, gop=receipt["gop"], reader="pyav")
+    measure("copy, decord", ClipReader(receipt.path, gop=receipt.gop, reader="decord"), indices, first)
+    ours = ClipReader(receipt.path, gop=receipt.gop, reader="pyav")
     measure("copy, PyAV (VideoClips)", ours, indices, first)
     return measure("the same, with DoRA's views", ViewReader(ours), indices, first)
 

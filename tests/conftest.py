@@ -10,7 +10,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 FOLDERS = "data evaluations methods models ops synthetic training visualization"
 # free of tensors (pydantic reads their annotations itself), what other libraries call with types of theirs, and what is compiled
 EXCLUDED = re.compile(
-    r"settings|origin|presets|protocol_name|recipes|catalog|download|mmlab|training/(?!method|schedules)|cpu/|video/(?!clips)|_kernel|visualization/strips|feature_cache|label_maps|blocks"
+    r"settings|origin|receipts|presets|protocol_name|recipes|catalog|download|mmlab|training/(?!method|schedules)|cpu/|video/(?!clips)|_kernel|visualization/strips|feature_cache|label_maps|blocks"
 )
 
 

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from densewalk.core.errors import UserError
 from densewalk.curation import select as curation
-from densewalk.curation.select import choose, curate, duplicates, retrieve
+from densewalk.curation.select import choose, curate, group_duplicates, retrieve
 from densewalk.curation.settings import CurationSettings, RetrievalSettings
 from densewalk.data.check_images import check_images
-from densewalk.data.image_folder import ImageFolder
-from densewalk.data.settings import VideoSettings
+from densewalk.data.image_folder import open_image_folder
+from densewalk.data.receipts import CuratedReceipt, VideoReceipt, read_receipt, write_receipt
+from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.data.sources import Source
 from densewalk.data.video.clips import VideoClips
 from densewalk.data.video.encode import write_video
@@ -27,6 +28,7 @@ from densewalk.data.video.transcode import transcode
 from densewalk.jobs import curate as curate_job
 from densewalk.jobs import inputs as job_inputs
 from densewalk.jobs import train as train_job
+from densewalk.jobs.prepare import prepare_images
 from densewalk.methods.dino.method import Dino
 from densewalk.methods.dino.settings import DinoSettings
 from densewalk.methods.dora.method import Dora
@@ -79,13 +81,13 @@ def plain_duplicates(x: np.ndarray, threshold: float) -> list[int]:
 @pytest.mark.parametrize("count", [1, 7, 40])
 def test_duplicates_are_those_of_plain_union_find(count, threshold):
     x = clumps(count, seed=count).double()
-    first, _, _ = duplicates(x, threshold)
+    first, _, _ = group_duplicates(x, threshold)
     assert first.tolist() == plain_duplicates(x.numpy(), threshold)
 
 
 def test_the_most_similar_other_picture_is_that_of_plain_loops():
     x = clumps(23, seed=0).double()
-    _, neighbour, similarity = duplicates(x, None)
+    _, neighbour, similarity = group_duplicates(x, None)
     for i in range(23):
         others = {j: float(x[i] @ x[j]) for j in range(23) if j != i}
         assert neighbour[i] == max(others, key=others.__getitem__)
@@ -97,14 +99,14 @@ def test_a_chain_is_one_group_though_its_ends_differ():
     order = [0, 8, 4, 2, 6, 1, 7, 3, 5]
     angles = torch.tensor([20.0 * i for i in order] + [270.0]).deg2rad()
     x = torch.stack([angles.cos(), angles.sin()], dim=1).double()
-    first, _, _ = duplicates(x, float(np.cos(np.deg2rad(21))))
+    first, _, _ = group_duplicates(x, float(np.cos(np.deg2rad(21))))
     assert first.tolist() == [0] * 9 + [9]
     assert float(x[0] @ x[1]) < 0
 
 
 def test_no_threshold_joins_nothing_and_a_pool_of_one_has_no_neighbour():
-    assert duplicates(clumps(20, seed=1), None)[0].tolist() == list(range(20))
-    assert [v.tolist() for v in duplicates(torch.ones(1, 1), 0.5)] == [[0], [-1], [-2.0]]
+    assert group_duplicates(clumps(20, seed=1), None)[0].tolist() == list(range(20))
+    assert [v.tolist() for v in group_duplicates(torch.ones(1, 1), 0.5)] == [[0], [-1], [-2.0]]
 
 
 @settings(max_examples=40, deadline=None)
@@ -113,7 +115,7 @@ def test_the_order_changes_nothing_but_which_of_a_group_is_first(count, seed, th
     x = clumps(count, seed).double()
     order = list(range(count))
     random.shuffle(order)
-    straight, shuffled = duplicates(x, threshold)[0], duplicates(x[order], threshold)[0]
+    straight, shuffled = group_duplicates(x, threshold)[0], group_duplicates(x[order], threshold)[0]
     groups = {frozenset(np.flatnonzero(straight == f).tolist()) for f in straight}
     assert groups == {frozenset(order[i] for i in np.flatnonzero(shuffled == f)) for f in shuffled}
     assert all(f == min(np.flatnonzero(shuffled == f)) for f in shuffled)
@@ -155,7 +157,7 @@ def test_duplicates_go_first_and_only_what_is_left_is_retrieved():
     choice = choose(x, x[:1], wanted)
     assert choice.kept.tolist() == [True, False, False, True, False]
     assert choice.unique.tolist() == [True, False, False, True, True]
-    assert choice.like_reference == pytest.approx(angles.cos().numpy(), abs=1e-6)
+    assert choice.reference_similarity == pytest.approx(angles.cos().numpy(), abs=1e-6)
 
 
 # -- from a video to what is trained on ------------------------------------------------------------------------------
@@ -164,7 +166,7 @@ FPS, STILL, MOVING = 4.0, 10, 14
 
 
 @pytest.fixture(scope="module")
-def walk(tmp_path_factory) -> tuple[Path, dict]:
+def walk(tmp_path_factory) -> VideoReceipt:
     """2.5 seconds of a picture that hardly changes, a cut, and 3.5 seconds of another one passing by."""
     folder = tmp_path_factory.mktemp("walk")
     rng = np.random.default_rng(0)
@@ -172,65 +174,69 @@ def walk(tmp_path_factory) -> tuple[Path, dict]:
     street = np.kron(rng.integers(100, 255, (8, 64, 3)), np.ones((8, 8, 1)))
     frames = [still + rng.integers(0, 4, still.shape) for _ in range(STILL)] + [street[:, 32 * i : 32 * i + 64] for i in range(MOVING)]
     write_video(folder / "source.mp4", (f.astype(np.uint8) for f in frames), FPS)
-    receipt = transcode(folder / "source.mp4", folder / "walk.mp4", folder / "walk.json", VideoSettings(source=str(folder / "source.mp4")))
-    assert receipt["cuts"] == [STILL]
-    return folder / "walk.mp4", receipt
+    receipt = transcode(VideoSettings(source=str(folder / "source.mp4")), folder / "walk.mp4")
+    assert receipt.cuts == (STILL,)
+    return receipt
 
 
-def curated(walk: tuple[Path, dict], out: Path, sources: list[Source] | None = None, **wanted) -> dict:
+def curated(walk: VideoReceipt, out: Path, sources: list[Source] | None = None, **wanted) -> CuratedReceipt:
     backbone = create("vit_micro_patch16", seed=0).eval()
     chosen = CurationSettings.model_validate({"data": ["walk"], "backbone": "start", "spacing_seconds": 1 / FPS, "size": 64, **wanted})
-    return curate(chosen, sources or [Source("walk", "video", *walk)], backbone, backbone.cls, out, workers=0)
+    receipt = curate(chosen, sources or [Source("walk", walk)], backbone, backbone.cls, out, workers=0)
+    write_receipt(out, receipt)
+    return receipt
 
 
 def test_of_what_stands_still_one_frame_is_kept_and_of_what_moves_all(walk, tmp_path):
     receipt = curated(walk, tmp_path / "pool.json", duplicates=0.999)
     moving = list(range(STILL, STILL + MOVING))
-    assert receipt["sources"]["walk"]["kept"] == [0, *moving]
-    assert (receipt["pictures"], receipt["kept"], receipt["duplicates"], receipt["largest_group"]) == (24, 15, 9, 10)
+    assert receipt.sources["walk"].kept == (0, *moving)
+    assert (receipt.pictures, receipt.kept, receipt.duplicates, receipt.largest_group) == (24, 15, 9, 10)
     table = pd.read_csv(tmp_path / "pool.csv")
     dropped = table[table["reason"] == "duplicate"]
     assert dropped["number"].tolist() == list(range(1, STILL))
     assert set(dropped["duplicate_of"]) == {"walk 0:00:00"}
     assert (dropped["similarity"] > 0.999).all()
     assert Image.open(tmp_path / "pool.png").width > 650  # a pair beside each other
-    assert json.loads((tmp_path / "pool.json").read_text()) == receipt
+    written = json.loads((tmp_path / "pool.json").read_text())
+    assert written["sources"]["walk"] == {**walk.model_dump(mode="json"), "kept": [0, *moving]}
+    assert read_receipt(tmp_path / "pool.json") == receipt
 
 
 def test_training_sees_kept_frames_only(walk, tmp_path):
     curated(walk, tmp_path / "pool.json", duplicates=0.999)
     sources = job_inputs.read_sources(tmp_path / "pool.json", "pool")
     kept = [0, *range(STILL, STILL + MOVING)]
-    frames = Dino.dataset(DinoSettings(epochs=1), sources).pictures.datasets[0]
+    frames = Dino.dataset(DinoSettings(epochs=1), sources).images.datasets[0]
     assert [frames.frame_indices(i) for i in range(len(frames))] == [[k] for k in kept]
     clips = Dora.dataset(DoraSettings(epochs=1, frames=3, spacing_seconds=0.5), sources).clips.datasets[0]
     assert [clips.frame_indices(i) for i in range(len(clips))] == [[k, k + 2, k + 4] for k in kept if k + 4 < 24]
     receipt = sources[0].receipt
-    assert segments({**receipt, "kept": [3, 13]}, 1.0, 4) == [(0, 5), (13, 17)]
+    assert segments(receipt.model_copy(update={"kept": (3, 13)}), 1.0, 4) == [(0, 5), (13, 17)]
     with pytest.raises(UserError, match="no frame that the curation keeps begins a clip of 2"):
-        VideoClips(walk[0], {**walk[1], "kept": [20]}, 8, 0.25)
+        VideoClips(walk.model_copy(update={"kept": (20,)}), 8, 0.25)
 
 
 def test_pictures_and_frames_are_chosen_together_and_by_references(walk, tmp_path):
     """The reference is a frame of the still part: it is found, and of the folder only its copy."""
     (tmp_path / "pictures").mkdir()
     (tmp_path / "references").mkdir()
-    frame = Image.fromarray(VideoClips(*walk, 1, 1.0).read([4])[0].permute(1, 2, 0).numpy())
+    frame = Image.fromarray(VideoClips(walk, 1, 1.0).read([4])[0].permute(1, 2, 0).numpy())
     frame.save(tmp_path / "references" / "wanted.png")
     frame.save(tmp_path / "pictures" / "b.png")
     Image.new("RGB", (40, 90), (250, 250, 0)).save(tmp_path / "pictures" / "a.png")
-    pictures = check_images(tmp_path / "pictures", tmp_path / "pictures.json")
-    sources = [Source("walk", "video", *walk), Source("pictures", "images", tmp_path / "pictures", pictures)]
+    pictures = check_images(ImagesSettings(source=str(tmp_path / "pictures")), "pictures")
+    sources = [Source("walk", walk), Source("pictures", pictures)]
     retrieve = {"source": str(tmp_path / "references"), "neighbours": 2}
     receipt = curated(walk, tmp_path / "pool.json", sources, retrieve=retrieve)
-    assert receipt["sources"]["pictures"]["kept"] == [1]
-    assert receipt["sources"]["walk"]["kept"] == [4]
-    assert receipt["not_retrieved"] == 24
-    folder = ImageFolder(tmp_path / "pictures", receipt=receipt["sources"]["pictures"])
+    assert receipt.sources["pictures"].kept == (1,)
+    assert receipt.sources["walk"].kept == (4,)
+    assert receipt.not_retrieved == 24
+    folder = open_image_folder(receipt.sources["pictures"])
     assert folder.names == ["b.png"]
     frame.save(tmp_path / "pictures" / "c.png")
-    with pytest.raises(UserError, match="has changed since its pictures were chosen"):
-        ImageFolder(tmp_path / "pictures", receipt=receipt["sources"]["pictures"])
+    with pytest.raises(UserError, match="has changed since its images were chosen"):
+        open_image_folder(receipt.sources["pictures"])
 
 
 def test_what_cannot_be_chosen_from_is_one_clear_error(walk, tmp_path):
@@ -241,7 +247,7 @@ def test_what_cannot_be_chosen_from_is_one_clear_error(walk, tmp_path):
     broken = create("vit_micro_patch16", seed=0).eval()
     wanted = CurationSettings(data=["walk"], backbone="b", duplicates=0.9, size=64)
     with pytest.raises(UserError, match="features of the pool are not finite"):
-        curate(wanted, [Source("walk", "video", *walk)], broken, lambda x: broken.cls(x) * torch.nan, tmp_path / "a.json", workers=0)
+        curate(wanted, [Source("walk", walk)], broken, lambda x: broken.cls(x) * torch.nan, tmp_path / "a.json", workers=0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -249,11 +255,11 @@ def test_what_cannot_be_chosen_from_is_one_clear_error(walk, tmp_path):
 def test_a_real_drive_loses_its_wait_at_the_red_light(tmp_path):
     source = shared("data/videos/camvid_city_drive_171s.mp4")
     settings = VideoSettings(source=str(source), short_side=128)
-    drive = tmp_path / "drive.mp4", transcode(source, tmp_path / "drive.mp4", tmp_path / "drive.json", settings)
+    drive = transcode(settings, tmp_path / "drive.mp4")
     receipt = curated(drive, tmp_path / "pool.json", spacing_seconds=1.0, duplicates=0.99)
-    kept = receipt["sources"]["walk"]["kept"]
+    kept = receipt.sources["walk"].kept
     assert [k for k in kept if 63 <= k <= 95] == [63], "the car stands from second 63 to 95"
-    assert receipt["kept"] > 120, "and drives otherwise"
+    assert receipt.kept > 120, "and drives otherwise"
 
 
 # -- the study -------------------------------------------------------------------------------------------------------
@@ -292,7 +298,7 @@ def folder(tmp_path) -> Path:
 def test_a_run_is_trained_on_what_the_curation_kept(folder, monkeypatch):
     monkeypatch.chdir(folder)
     study = parse_study(study_with())
-    check_images("photos", "photos.json")
+    prepare_images(ImagesSettings(source="photos"), Path("photos.json"))
     curate_job.curate(study.curation_spec("pool"), Path("start.safetensors"), [Path("photos.json")], Path("pool.json"), study.execution)
     assert json.loads(Path("pool.json").read_text())["sources"]["photos"]["kept"] == [0, 1, 2, 3], "not again.png, 3.png's twin"
     monkeypatch.setattr(train_job.loop, "train", lambda method, data, **_: pytest.skip("") if len(data) != 4 else _stop())

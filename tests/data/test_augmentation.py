@@ -120,7 +120,7 @@ def test_intersections_are_the_plain_loop():
 
 
 def test_an_image_without_overlapping_crops_is_a_clear_error(monkeypatch):
-    monkeypatch.setattr(views, "MOST_DRAWS", 50)
+    monkeypatch.setattr(views, "MAX_DRAWS", 50)
     with pytest.raises(UserError, match="thin strips"):
         views.multi_crop(torch.zeros(3, 1, 5000, dtype=torch.uint8), NECO, 0.01, seeded(0))
 

@@ -201,7 +201,7 @@ def test_a_mask_in_colour(name, data, tmp_path):
     path = mask_of(name, root)
     with Image.open(path) as mask:
         mask.convert("RGB").save(path)
-    refused(name, root, tmp_path, path, "is a colour picture (RGB)")
+    refused(name, root, tmp_path, path, "is a color image (RGB)")
 
 
 @pytest.mark.parametrize("name", WITH_MASKS)

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks import label_maps as labelled
-from densewalk.data.benchmarks.label_maps import Example
+from densewalk.data.benchmarks.label_maps import Example, load_class_names, read_example
 from densewalk.data.benchmarks.palette import palette
 from densewalk.data.images import read_mask
 from densewalk.evaluations.common.base import Job
@@ -43,11 +42,11 @@ PARITY = "parity/hummingbird.npz"
 
 
 def query_transform(settings, size=32, seed=None):
-    return partial(prepare, settings=settings, size=size, seed=seed)
+    return partial(prepare, settings=settings.resolved(), size=size, seed=seed)
 
 
 def images_of(settings, examples, size, seed=None):
-    return SquareImages(settings, examples, query_transform(settings, size, seed))
+    return SquareImages(examples, query_transform(settings, size, seed))
 
 
 def settings_of(layout="masks", **changes):
@@ -69,7 +68,7 @@ class Released:
             for k in data.files
             if k.startswith(f"cases/{name}/") and data[k].dtype.kind != "U"
         }
-        self.settings = settings_of("voc", compat="released", input_size=112)
+        self.settings = settings_of("voc", compat="released", input_size=112).resolved()
 
     def dense(self, images):
         return F.conv2d(images, self.case["fake_weight"], stride=16)
@@ -110,9 +109,9 @@ def test_parity_with_open_hummingbird(name):
             assert torch.equal(prediction.to(torch.uint8), case["pred"][number])
             confusion.add(mask, prediction)
             number += 1
-    assert score(confusion.matrix, "released") / 100 == pytest.approx(float(case["miou_identity"]), abs=1e-9)
+    assert score(confusion.matrix, released.settings) / 100 == pytest.approx(float(case["miou_identity"]), abs=1e-9)
     matched = reassign(confusion.matrix, hungarian(confusion.matrix))
-    assert score(matched, "released") / 100 == pytest.approx(float(case["miou_hungarian"]), abs=1e-9)
+    assert score(matched, released.settings) / 100 == pytest.approx(float(case["miou_hungarian"]), abs=1e-9)
 
 
 def test_the_released_memory_equals_what_remember_makes():
@@ -135,14 +134,16 @@ def test_parity_of_the_transforms(tmp_path):
         assert np.array_equal(labels, (data[f"transforms/{name}/mask"][0] * 255).round())
     Image.fromarray(data["transforms/image"]).save(tmp_path / "a.png")
     Image.fromarray(data["transforms/mask"]).save(tmp_path / "m.png")
-    through_the_data_set = images_of(settings_of("voc", compat="released"), [Example(tmp_path / "a.png", tmp_path / "m.png")], 64)[0][0]
+    settings = settings_of("voc", compat="released").resolved()
+    through_the_data_set = images_of(settings, [Example(tmp_path / "a.png", tmp_path / "m.png", settings.rule)], 64)[0][0]
     torch.testing.assert_close(through_the_data_set, torch.from_numpy(data["transforms/val/img"]), atol=1e-6, rtol=0)
 
 
 def test_the_paper_s_normalisation_has_no_bluish_std(tmp_path):
     Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "m.png")
-    x = images_of(settings_of(), [Example(tmp_path / "a.png", tmp_path / "m.png")], 16)[0][0]
+    settings = settings_of().resolved()
+    x = images_of(settings, [Example(tmp_path / "a.png", tmp_path / "m.png", settings.rule)], 16)[0][0]
     expected = (torch.ones(3) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(x[:, 0, 0], expected)
 
@@ -207,7 +208,7 @@ def test_identity_and_hungarian_are_two_numbers():
     """Classes that swapped their names: wrong as classes, right as clusters."""
     confusion = Confusion(4)
     confusion.add(torch.tensor([0, 0, 1, 2, 3]), torch.tensor([1, 1, 0, 2, 3]))
-    result = summarize(settings_of(), [confusion.matrix], 1, {})
+    result = summarize(settings_of().resolved(), [confusion.matrix], 1, {})
     assert result.metrics == {"mIoU": 50.0, "mIoU_hungarian": 100.0}
 
 
@@ -255,14 +256,14 @@ def test_ground_truth_as_features_scores_one_hundred(pairs, tmp_path):
     """Through the very functions of the evaluation; scored on whole patches, where interpolation cannot blur the truth."""
     memory_set, query_set = list_splits(pairs)
     features = DenseFeatures(pairs, one_hot_features, Path(), 32, Job(out=tmp_path, state=tmp_path))
-    memory = build_memory(pairs, features, memory_set, 16, seed=0)
+    memory = build_memory(pairs.resolved(), features, memory_set, 16, seed=0)
     assert len(memory.labels) == 4 * 4
     confusion = Confusion(4)
     for maps, mask, _ in features.maps(query_set, "queries", query_transform(pairs)):
         confusion.add(mask[8::16, 8::16], retrieve(memory, maps, pairs, (2, 2)))
-    assert score(confusion.matrix, "paper") == 100.0
-    assert score(confusion.matrix, "released") == 100.0
-    assert score(score_queries(pairs, features, memory, query_set)[0], "paper") > 80
+    assert score(confusion.matrix, settings_of().resolved()) == 100.0
+    assert score(confusion.matrix, settings_of(compat="released").resolved()) == 100.0
+    assert score(score_queries(pairs.resolved(), features, memory, query_set)[0], settings_of().resolved()) > 80
 
 
 def test_evaluation_end_to_end(pairs, tmp_path):
@@ -303,13 +304,27 @@ def test_ignored_pixels_are_neither_memory_nor_score(tmp_path):
     write_pairs(tmp_path)
     settings = settings_of(root=str(tmp_path), ignore=0, memory_every=2, query_every=2, query_offset=1, neighbours=3)
     features = DenseFeatures(settings, one_hot_features, Path(), 32, Job(out=tmp_path, state=tmp_path))
-    memory = build_memory(settings, features, list_splits(settings)[0], 16, seed=0)
+    memory = build_memory(settings.resolved(), features, list_splits(settings)[0], 16, seed=0)
     assert (memory.labels[:, 0] == 0).all()
     assert (memory.labels.sum(1) == 1).all()
     assert len(memory.labels) < 16
-    found, _ = score_queries(settings, features, memory, list_splits(settings)[1])
+    found, _ = score_queries(settings.resolved(), features, memory, list_splits(settings)[1])
     assert found[0].sum() == 0
     assert found[:, 0].sum() == 0
+
+
+def test_each_deviation_can_be_studied_alone():
+    ignored, features = torch.full((16, 16), 255, dtype=torch.int32), torch.ones(3, 1, 1)
+    for changes, remembered in (({}, 0), ({"remember_ignored": True}, 1), ({"compat": "released", "remember_ignored": False}, 0)):
+        part = remember(features, ignored, 16, settings_of("voc", **changes).resolved(), 1, torch.Generator())
+        assert len(part.labels) == remembered
+    assert part.labels.shape[1] == 21
+    confusion = torch.diag(torch.tensor([5, 5, 0, 0]))
+    for changes, value in (({}, 100), ({"count_absent_classes": True}, 50), ({"compat": "released", "count_absent_classes": False}, 100)):
+        assert score(confusion, settings_of(**changes).resolved()) == value
+    white = Image.fromarray(np.full((8, 8, 3), 255, np.uint8)), torch.zeros(8, 8, dtype=torch.int32)
+    x, _ = query_transform(settings_of(blue_std=0.255), 16)(*white, 0)
+    torch.testing.assert_close(x[:, 0, 0], (torch.ones(3) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.255]))
 
 
 def test_augmented_views_depend_on_their_seed_alone(pairs, tmp_path):
@@ -328,13 +343,13 @@ def test_real_layouts_are_read_as_they_are():
     ade = settings_of("ade20k", root=str(shared("data/ade20k")))
     memory, queries = list_splits(ade)
     assert [len(memory), len(queries)] == [2, 2]
-    mask = labelled.read(memory[0], label_values=151, ignore=0)[1]
+    mask = read_example(memory[0])[1]
     assert mask.max() == 150
-    assert labelled.class_names(ade.root, "ade20k", 151)[:4] == ["other", "wall", "building", "sky"]
+    assert load_class_names(ade.root, "ade20k", 151)[:4] == ["other", "wall", "building", "sky"]
     voc = settings_of("voc", root=str(shared("data/voc")), memory_list="train")
     memory, queries = list_splits(voc)
     assert [len(memory), len(queries)] == [13, 12]
-    found = {int(v) for example in memory + queries for v in np.unique(labelled.read(example, label_values=21, ignore=255)[1])}
+    found = {int(v) for example in memory + queries for v in np.unique(read_example(example)[1])}
     assert max(found) == 255  # a palette read as colours would give other numbers
     assert max(found - {255}) <= 20
 
@@ -347,7 +362,7 @@ def test_city_drive_split():
     memory, queries = list_splits(settings)
     assert [len(memory), len(queries)] == [43, 21]
     assert not {e.frame for e in memory} & {e.frame for e in queries}
-    image, mask = labelled.read(memory[3], label_values=12, ignore=11)
+    image, mask = read_example(memory[3])
     assert image.size == (480, 360)
     assert memory[3].frame == 12
     assert mask.shape == (360, 480)
@@ -355,7 +370,7 @@ def test_city_drive_split():
 
 def test_published_sample_sizes():
     settings = settings_of("voc", fraction="1/64")
-    everything = [Example(f"{i}.jpg", f"{i}.png") for i in range(10_582)]  # type: ignore[arg-type]
+    everything = [Example(f"{i}.jpg", f"{i}.png", settings.rule) for i in range(10_582)]  # type: ignore[arg-type]
     found = list(sample_memory(settings, everything))
     assert [len(examples) for _, examples in found] == [160] * 5
     assert found[0][1] != found[1][1]
@@ -388,7 +403,7 @@ def broken(tmp_path, how):
     [
         ("label", r"002.png holds label 9; allowed: 0 to 3"),
         ("size", r"002.png is 16x16, but .*002.png is 32x32"),
-        ("colour", r"002.png is a colour picture \(RGB\)"),
+        ("colour", r"002.png is a color image \(RGB\)"),
         ("truncated mask", r"masks/002.png cannot be read"),
         ("truncated image", r"images/002.png cannot be read"),
         ("no image", r"masks/002.png has no image"),
@@ -430,7 +445,7 @@ def test_features_that_are_not_numbers_name_the_image(pairs, tmp_path):
         return maps
 
     with pytest.raises(UserError, match=r"004.png are not finite"):
-        build_memory(pairs, replace(features, compute=sick), list_splits(pairs)[0], 16, seed=0)
+        build_memory(pairs.resolved(), replace(features, compute=sick), list_splits(pairs)[0], 16, seed=0)
 
 
 def test_a_memory_smaller_than_the_images_is_refused(pairs, tmp_path):

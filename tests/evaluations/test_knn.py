@@ -117,7 +117,7 @@ def test_bad_input_is_named(root, backbone, tmp_path, monkeypatch):
 
 def test_features_are_normalised_cls_tokens_in_order(root):
     network = create("vit_nano_patch8", seed=0).eval()
-    training, _ = knn.imagenet(root)
+    training, _ = knn.list_imagenet(root)
     ((features, targets),) = knn.features(network, training, small(root), Job(out=root, state=root), "x")
     assert targets.tolist() == training.targets
     image = image_features.center_crop(Image.open(training.paths[5]), 18, 16)

@@ -51,7 +51,7 @@ def test_learns_colours_and_reports_best_and_last(root, backbone, tmp_path):
 
 def test_best_and_last_are_told_apart():
     history = [{"a": 40.0, "b": 30.0}, {"a": 20.0, "b": 60.0}, {"a": 50.0, "b": 10.0}]
-    split = linear.Classified(["x"], [0], ["n"])
+    split = linear.ClassifiedImages(["x"], [0], ["n"])
     result = linear.summarize(history, split, split)
     assert result.metrics == {"top1_best": 60.0, "top1_last": 50.0}
     assert result.details["best"] == {"epoch": 2, "classifier": "b"}
@@ -154,7 +154,7 @@ def test_tokens_are_those_of_the_whole_forward_pass():
 
 
 def test_crops_depend_on_the_item_alone(root):
-    crops = linear.RandomCrops(linear.imagenet(root)[0], small(root).resolved())
+    crops = linear.RandomCrops(linear.list_imagenet(root)[0], small(root).resolved())
     one, again, other = crops[Item(2, 7)], crops[Item(2, 7)], crops[Item(2, 8)]
     assert torch.equal(one[0], again[0])
     assert not torch.equal(one[0], other[0])

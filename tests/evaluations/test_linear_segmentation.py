@@ -69,7 +69,7 @@ def test_a_step_is_sgd_on_the_whole_batch(monkeypatch):
     optimizer = torch.optim.SGD(head.parameters(), 0.5, momentum=0.9, weight_decay=0.1)
     buffers = {}
     for _ in range(3):
-        found = step(settings, mean_colours, head, optimizer, images, masks, [Example(Path("a"), Path("b"))] * 5)
+        found = step(settings, mean_colours, head, optimizer, images, masks, [Example(Path("a"), Path("b"), settings.rule)] * 5)
         features = F.interpolate(F.avg_pool2d(images, 16), (8, 8), mode="bilinear")
         scores = F.conv2d(features, plain.weight[:, :, None, None], plain.bias).log_softmax(1)
         labels = reduce_masks(masks, 8)
@@ -112,19 +112,29 @@ def test_each_image_once_an_epoch_and_the_released_order():
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(8))
     assert orders[0] != orders[1]
     for layout, shuffled in (("voc", False), ("ade20k", False), ("cityscapes", True)):
-        batches = epoch_batches(settings_of(layout=layout, compat="released"), 8, 0, 0)
+        batches = epoch_batches(settings_of(layout=layout, compat="released").resolved(), 8, 0, 0)
         assert ([i for batch in batches for _, i in batch] != list(range(8))) == shuffled
 
 
 def test_the_released_code_drops_validation_images():
-    many = [Example(f"{i}.jpg", f"{i}.png") for i in range(1449)]
     released = settings_of(layout="voc", compat="released")
+    many = [Example(f"{i}.jpg", f"{i}.png", released.rule) for i in range(1449)]
     assert len(whole_batches(released, many, 128)) == 1408
     assert len(whole_batches(released, many, 32)) == 1440
     assert len(whole_batches(settings_of(layout="voc"), many, 128)) == 1449
     assert len(whole_batches(settings_of(layout="ade20k", compat="released"), many, 128)) == 1449
     with pytest.raises(UserError, match="12 images fill no batch of 128"):
         whole_batches(released, many[:12], 128)
+
+
+def test_each_deviation_can_be_studied_alone():
+    many = [Example(f"{i}.jpg", f"{i}.png", settings_of(layout="voc").rule) for i in range(10)]
+    assert len(whole_batches(settings_of(layout="voc", drop_incomplete_batch=True), many, 4)) == 8
+    assert len(whole_batches(settings_of(layout="voc", compat="released", drop_incomplete_batch=False), many, 4)) == 10
+    for changes, shuffled in (({"fixed_order": True}, False), ({"compat": "released", "fixed_order": False}, True)):
+        batches = epoch_batches(settings_of(layout="voc", **changes).resolved(), 8, 0, 0)
+        assert ([i for batch in batches for _, i in batch] != list(range(8))) == shuffled
+    assert settings_of(count_absent_classes=True).resolved().count_absent_classes
 
 
 # -- the whole -------------------------------------------------------------------------------------------------------

@@ -257,9 +257,9 @@ def twelve_blocks(folder):
 
 def models(path, arch):
     """One model of each kind that is fine-tuned."""
-    example = Example(path, path)
     split = Split(path, path, 8, 8, ((1, "a"), (2, "b")))
     upernet = Ade20kUpernetSettings(root="x", dataset="x", channels=8, auxiliary_channels=8)
+    example = Example(path, path, upernet.rule)
     yield "mmseg", mmseg.experiment(upernet, str(path), arch, [example], [example])
     for head in ("maskrcnn", "cascade"):
         settings = CocoSettings(root="x", dataset="x", head=head, channels=8, final_norm=True)

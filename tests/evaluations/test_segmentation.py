@@ -278,7 +278,7 @@ def spoil(root, what):
         ("mask", r"1 images in .*images/validation have no mask, e.g. ADE_valid_00000001.jpg"),
         ("image", r"ADE_train_00000000.png has no image"),
         ("label", r"ADE_valid_00000001.png holds label 5"),
-        ("colour", r"ADE_valid_00000001.png is a colour picture"),
+        ("colour", r"ADE_valid_00000001.png is a color image"),
         ("size", r"ADE_valid_00000001.png is 95x64"),
     ],
 )
@@ -416,7 +416,7 @@ def test_sizes_and_weights_of_the_views():
     assert ibot.protocol.endswith("slide 512/341, ms + flip at 0.5/0.75/1/1.25/1.5/1.75")
     dinov2 = Ade20kLinearSettings(root="x", dataset="x", preset="dinov2_ms")
     assert mmseg.test_sides(dinov2) == [640, 844, 1107, 1459, 1920]
-    found = mmseg.experiment(ibot, "unused", named_architecture("vit_nano_patch16"), *[[Example(Path("a"), Path("b"))]] * 2)
+    found = mmseg.experiment(ibot, "unused", named_architecture("vit_nano_patch16"), *[[Example(Path("a"), Path("b"), ibot.rule)]] * 2)
     assert found.test_model["weights"] == [3, 3, 1, 1, 1, 1, 1, 1]
     assert mmseg.test_pipeline(upernet("x"))[1]["scale"] == (2048, 32)
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from densewalk.core.errors import UserError
 from densewalk.core.progress import Progress
-from densewalk.data.benchmarks.boxes import Track, got10k
+from densewalk.data.benchmarks.boxes import Track, read_tracks
 from densewalk.evaluations.common import label_propagation
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.tracking import evaluate as tracking
@@ -152,5 +152,5 @@ def test_settings_reach_the_propagation(tmp_path, monkeypatch):
     monkeypatch.setattr(label_propagation, "follow", lambda frames, first, rule: (seen.append(rule), iter([]))[1])
     write_got10k(tmp_path)
     settings = small(tmp_path, top_k=9, radius=None, temperature=0.3, context=4)
-    tracking.propagate_box(Colours(), got10k(tmp_path, "val", None)[0], settings, Progress("test", 1))
+    tracking.propagate_box(Colours(), read_tracks(tmp_path, "val", None)[0], settings, Progress("test", 1))
     assert (seen[0].top_k, seen[0].radius, seen[0].temperature, seen[0].context) == (9, None, 0.3, 4)

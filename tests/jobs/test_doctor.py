@@ -53,7 +53,7 @@ BROKEN = {
         "ade20k",
         "annotations/training/*1.png",
         "cut",
-        r"000001.png cannot be read as a picture: .*; to do: download it again",
+        r"000001.png cannot be read as an image: .*; to do: download it again",
     ),
     "coco, an image missing": ("coco", "val2017/*.jpg", "remove", r"lists 1 images that are not in .*val2017"),
     "coco, annotations cut off": ("coco", "annotations/instances_train2017.json", "cut", "is not JSON"),
@@ -61,7 +61,7 @@ BROKEN = {
     "davis, a mask missing": ("davis", "Annotations/480p/blackswan/00003.png", "remove", r"mask .*blackswan/00003.png does not exist"),
     "voc, a mask missing": ("voc", "SegmentationClass/*.png", "remove", r"lists .* but .* does not exist"),
     "voc, no list": ("voc", "ImageSets/Segmentation/trainaug.txt", "remove", r"trainaug.txt does not exist; allowed: train, val"),
-    "imagenet, a picture cut off": ("imagenet", "train/*/*.JPEG", "cut", "cannot be read as a picture"),
+    "imagenet, a picture cut off": ("imagenet", "train/*/*.JPEG", "cut", "cannot be read as an image"),
 }
 
 
@@ -212,14 +212,14 @@ def test_videos_and_pictures_are_looked_at():
     )
     found = {f.subject: f for f in examine(study)}
     assert "768x576, 10.00 fps, 1.3 minutes" in found["videos.walk"].found
-    assert "5 sequences, 219 pictures" in found["images.davis"].found
+    assert "5 sequences, 219 images" in found["images.davis"].found
     assert "no.mp4 does not exist" in found["videos.gone"].problem
     assert "folder no does not exist" in found["images.none"].problem
 
 
 def test_the_machine_alone_is_well_and_what_it_lacks_is_said(monkeypatch, capsys):
     assert main(["doctor"]) == 0
-    monkeypatch.setattr(doctor, "undecodable", lambda _: ["av1"])
+    monkeypatch.setattr(doctor, "missing_codecs", lambda _: ["av1"])
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**30}))
     assert main(["doctor", "--slurm"]) == UserError.exit_status

@@ -13,7 +13,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.files import read_json
 from densewalk.core.hashing import file_sha256
 from densewalk.data.download import fetch as download
-from densewalk.data.download.catalog import Dataset, command_for, command_for_file, datasets, set_of
+from densewalk.data.download.catalog import Dataset, command_for, command_for_file, dataset_of, datasets
 from densewalk.data.download.fetch import receipt_path
 from densewalk.data.video.encode import write_video
 from densewalk.jobs import fetch as module
@@ -128,8 +128,11 @@ def test_every_set_s_own_check_and_folder_lead_to_its_command():
     for name, dataset in KNOWN.items():
         if dataset.check is not None:
             settings = parse_evaluation(dataset.check["protocol"], {**dataset.check["settings"], "dataset": name})
-            assert set_of(dataset.check["protocol"], settings) == name
+            assert dataset_of(dataset.check["protocol"], settings) == name
             assert command_for(name, settings.root) == f"densewalk data {name}"
+    stuff = {"root": "data/coco", "dataset": "x", "layout": "coco_stuff"}
+    assert dataset_of("incontext", parse_evaluation("incontext", stuff)) == "coco", "its 15 supercategories are panoptic annotations"
+    assert dataset_of("segmentation_linear", parse_evaluation("segmentation_linear", stuff)) == "coco_stuff"
     assert command_for_file("data/coco/train2017") == "densewalk data coco"
     assert command_for_file("data/YouTube-VOS/train/JPEGImages") == "densewalk data youtube_vos"
     assert command_for_file("data/walking_tours/venice.mp4") == "densewalk data walking_tours --name venice"

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from densewalk.core import distributed
 from densewalk.core.errors import TrainingError, UserError
 from densewalk.data.check_images import check_images
+from densewalk.data.settings import ImagesSettings
 from densewalk.data.sources import Source, open_images
 from densewalk.methods.dino import augmentation
 from densewalk.methods.dino.augmentation import DinoViews
@@ -30,6 +31,7 @@ from densewalk.training.execution import Execution
 from densewalk.training.optimizer import make_optimizer, set_schedules
 from densewalk.training.sampler import Item
 from densewalk.training.state import State
+from tests.fixtures.receipts import images_receipt
 
 
 def small_settings(**changes: Any) -> DinoSettings:
@@ -56,8 +58,8 @@ def random_batch(settings: DinoSettings, batch: int = 4) -> dict[str, Tensor]:
     }
 
 
-def take_step(method: Dino, batch: dict[str, Tensor], at: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-    return method.step(batch, at, torch.Generator().manual_seed(0))
+def take_step(method: Dino, batch: dict[str, Tensor], step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    return method.step(batch, step, torch.Generator().manual_seed(0))
 
 
 # -- formulas --------------------------------------------------------------------------------------------------------
@@ -99,7 +101,7 @@ def test_targets_are_centred_and_sharpened_by_epoch() -> None:
     logits = torch.randn(2, 3, 128)
     for at, temperature in ((0, 0.04), (1, 0.04), (2, 0.05), (6, 0.07), (19, 0.07)):
         expected = ((logits - method.center) / temperature).softmax(-1)
-        torch.testing.assert_close(method.targets(logits, at, {}), expected, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(method.targets(logits, at), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_center_is_the_moving_mean_over_views_and_samples() -> None:
@@ -132,7 +134,7 @@ def test_sinkhorn_centering_equals_the_plain_loop() -> None:
     logits = normal(2, 3, 128)
     for at, temperature in ((0, 0.1), (9, 0.3)):
         expected = plain_sinkhorn_targets(logits.view(6, 128).numpy(), temperature, iterations=3)
-        targets = method.targets(logits, at, {})
+        targets = method.targets(logits, at)
         np.testing.assert_allclose(targets.view(6, 128), expected, rtol=1e-9, atol=1e-15)
     assert targets.view(6, 128).sum(dim=1).tolist() == pytest.approx([1.0] * 6)
 
@@ -149,7 +151,7 @@ def test_sinkhorn_centering_tells_near_equal_pictures_apart_at_once() -> None:
     spread = {}
     for centering in ("mean", "sinkhorn"):
         method = small_method(small_settings(out_dim=64, centering=centering, teacher_temperature=0.01, teacher_temperature_start=0.01))
-        spread[centering] = teacher_entropies(method.targets(logits, 0, {}))["teacher_mean_entropy"].item()
+        spread[centering] = teacher_entropies(method.targets(logits, 0))["teacher_mean_entropy"].item()
     assert spread["sinkhorn"] > 0.95 * math.log(64)
     assert spread["mean"] < 0.6 * math.log(64)
 
@@ -160,7 +162,7 @@ def test_nan_in_the_logits_ends_the_training_with_its_batch_saved(tmp_path: Path
     batch = random_batch(method.settings)
     batch["global"][0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"step 4: the teacher's logits: 128 of 1024 .*; its batch is in .*failed-step-00000004"):
-        take_step(method, batch, at=4)
+        take_step(method, batch, step=4)
     saved = torch.load(next(tmp_path.glob("failed-step-*.pt")), weights_only=True)
     torch.testing.assert_close(saved["batch"], batch, rtol=0, atol=0, equal_nan=True)
 
@@ -368,7 +370,7 @@ def test_probabilities_of_the_distortions(monkeypatch: pytest.MonkeyPatch) -> No
 def test_image_folder_as_source(tmp_path: Path) -> None:
     for i in range(3):
         Image.fromarray(np.full((50, 60, 3), 40 * i, dtype=np.uint8)).save(tmp_path / f"{i}.png")
-    data = Dino.dataset(small_settings(), [Source("a", "images", tmp_path, {"name": "a"}), Source("b", "images", tmp_path, {"name": "b"})])
+    data = Dino.dataset(small_settings(), [Source(name, images_receipt(tmp_path)) for name in ("a", "b")])
     assert len(data) == 6  # type: ignore[arg-type]
     assert data[Item(5, seed=0)]["global"].shape == (2, 3, 64, 64)
 
@@ -434,6 +436,6 @@ def test_only_frames_of_listed_sequences_are_learnt_from(tmp_path: Path) -> None
         for number in range(3):
             Image.new("RGB", (6, 4), (shade, number, 0)).save(tmp_path / "frames" / name / f"{number}.png")
     (tmp_path / "list.txt").write_text("val\n")
-    receipt = check_images(tmp_path / "frames", tmp_path / "davis.json", "sequences", tmp_path / "list.txt")
-    found = open_images(Source("davis", "sequences", tmp_path / "frames", receipt))
+    wanted = ImagesSettings(source=str(tmp_path / "frames"), layout="sequences", sequence_list=str(tmp_path / "list.txt"))
+    found = open_images(Source("davis", check_images(wanted, "davis")))
     assert [found[i][0, :2, 0, 0].tolist() for i in range(len(found))] == [[1, 0], [1, 1], [1, 2]]  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from densewalk.core import distributed
 from densewalk.core.errors import TrainingError, UserError
 from densewalk.data.check_images import check_images
 from densewalk.data.images import normalize
-from densewalk.data.settings import VideoSettings
+from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.data.sources import Source, open_clips
 from densewalk.data.video.clips import VideoClips
 from densewalk.data.video.encode import write_video
@@ -31,7 +31,15 @@ from densewalk.methods.dora.augmentation import DoraViews
 from densewalk.methods.dora.losses import frame_terms, koleo_of_frames, total_loss
 from densewalk.methods.dora.method import Dora
 from densewalk.methods.dora.settings import DoraSettings
-from densewalk.methods.dora.tracking import hard_masks, refine, show_objects, soft_masks, track
+from densewalk.methods.dora.tracking import (
+    TeacherFeatures,
+    apply_masks,
+    hard_masks,
+    object_masks,
+    refine_prototypes,
+    soft_masks,
+    track_objects,
+)
 from densewalk.models.architecture import Architecture
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import create
@@ -43,6 +51,7 @@ from densewalk.training.sampler import Item
 from densewalk.training.state import State
 from densewalk.visualization import features
 from tests.fixtures.helpers import shared
+from tests.fixtures.receipts import images_receipt, sequences_receipt
 
 CENTERINGS = ("mean", "sinkhorn")
 FULL = math.log(256)  # entropy of a teacher that uses all prototypes of the preset alike
@@ -68,8 +77,13 @@ def random_batch(settings: DoraSettings, batch: int = 2, seed: int = 0) -> dict[
     }
 
 
-def take_step(method: Dora, batch: dict[str, Tensor], at: int = 0, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-    return method.step(batch, at, torch.Generator().manual_seed(seed))
+def take_step(method: Dora, batch: dict[str, Tensor], step: int = 0, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    return method.step(batch, step, torch.Generator().manual_seed(seed))
+
+
+def tracks_of(method: Dora, teacher: TeacherFeatures, heads: Tensor) -> Tensor:
+    found = tracking.object_prototypes(teacher.cls_attention[:, heads], teacher.query)
+    return track_objects(refine_prototypes(found, teacher.patches, method.settings), teacher.keys)
 
 
 # -- the recorded step -----------------------------------------------------------------------------------------------
@@ -87,7 +101,7 @@ class Recorded:
         self.load(self.method.student, "weights/student/")
         self.load(self.method.teacher, "weights/teacher/")
         self.method.center.copy_(self.tensor("center_before")[0])
-        self.method.draw_heads = lambda rng: self.heads  # type: ignore[method-assign]
+        self.method.sample_heads = lambda generator: self.heads  # type: ignore[method-assign]
         self.batch = {"global": self.tensor("inputs/global")[:, None], "local": self.tensor("inputs/locals").transpose(0, 1)}
 
     def tensor(self, name: str) -> Tensor:
@@ -108,7 +122,7 @@ def recorded() -> Recorded:
 
 
 def test_recorded_teacher(recorded: Recorded) -> None:
-    seen = recorded.method.look(recorded.batch["global"].flatten(0, 1))
+    seen = recorded.method.encode_teacher(recorded.batch["global"].flatten(0, 1))
     torch.testing.assert_close(seen.logits.transpose(0, 1), recorded.tensor("teacher/logits"), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(seen.patches, recorded.tensor("teacher/patches")[0], atol=1e-5, rtol=1e-5)
     key = recorded.tensor("teacher/key")[:, :, :, 1:].transpose(2, 3).flatten(3)
@@ -121,29 +135,29 @@ def test_recorded_teacher(recorded: Recorded) -> None:
 
 def test_recorded_discovery_and_tracking(recorded: Recorded) -> None:
     s = recorded.method.settings
-    seen = recorded.method.look(recorded.batch["global"].flatten(0, 1))
-    found = tracking.prototypes(seen.cls_attention[:, recorded.heads], seen.query)
+    seen = recorded.method.encode_teacher(recorded.batch["global"].flatten(0, 1))
+    found = tracking.object_prototypes(seen.cls_attention[:, recorded.heads], seen.query)
     torch.testing.assert_close(found, recorded.tensor("mot/prototypes"), atol=1e-6, rtol=1e-5)
-    refined = refine(found, seen.patches, s)
+    refined = refine_prototypes(found, seen.patches, s)
     torch.testing.assert_close(refined, recorded.tensor("mot/refined"), atol=2e-4, rtol=1e-4)
-    in_logarithms = refine(found, seen.patches, s.model_copy(update={"linear_sinkhorn": False}))
+    in_logarithms = refine_prototypes(found, seen.patches, s.model_copy(update={"linear_sinkhorn": False}))
     torch.testing.assert_close(in_logarithms, recorded.tensor("mot/refined"), atol=2e-4, rtol=1e-4)
-    tracks = track(refined, seen.keys)
+    tracks = track_objects(refined, seen.keys)
     torch.testing.assert_close(tracks.permute(order_of_tracks(recorded, tracks)), recorded.tensor("mot/track_soft"), atol=2e-5, rtol=1e-4)
     masks = hard_masks(tracks, per_batch=True)
     assert torch.equal(masks.permute(order_of_tracks(recorded, tracks)), recorded.tensor("mot/track_bin"))
     unit = torch.nn.functional.normalize(tracks, dim=-1)
     margins = (unit - unit.mean(dim=(0, -1), keepdim=True)).abs().amin(dim=(0, -1))
     np.testing.assert_allclose(np.sort(margins.flatten()), np.sort(recorded.values["mot/track_margin_min"]), atol=1e-5)
-    shown = show_objects(recorded.batch["global"].flatten(0, 1), masks, seen.grid)
+    shown = apply_masks(recorded.batch["global"].flatten(0, 1), masks, seen.grid)
     assert torch.equal(shown.transpose(0, 1), recorded.tensor("mot/masked_img"))
 
 
 def test_recorded_assignment(recorded: Recorded) -> None:
-    seen = recorded.method.look(recorded.batch["global"].flatten(0, 1))
+    seen = recorded.method.encode_teacher(recorded.batch["global"].flatten(0, 1))
     unit = torch.nn.functional.normalize(seen.patches, dim=-1)
     torch.testing.assert_close(unit, recorded.tensor("mot/z_norm"), atol=1e-6, rtol=0)
-    scores = unit @ tracking.prototypes(seen.cls_attention[:, recorded.heads], seen.query).transpose(1, 2)
+    scores = unit @ tracking.object_prototypes(seen.cls_attention[:, recorded.heads], seen.query).transpose(1, 2)
     torch.testing.assert_close(scores, recorded.tensor("mot/assignment"), atol=1e-5, rtol=1e-5)
     exact_scores = recorded.tensor("mot/z_norm").double() @ recorded.tensor("mot/prototypes").double().transpose(1, 2)
     for solve in (sinkhorn, linear_sinkhorn):
@@ -177,7 +191,7 @@ def order_of_tracks(recorded: Recorded, tracks: Tensor) -> tuple[int, int, int, 
 
 
 def test_recorded_loss_terms(recorded: Recorded) -> None:
-    targets = recorded.method.targets(recorded.tensor("teacher/logits").transpose(0, 1), at=0, batch={})
+    targets = recorded.method.targets(recorded.tensor("teacher/logits").transpose(0, 1), step=0)
     masked = recorded.tensor("student/masked").transpose(1, 2)
     crops = recorded.tensor("student/local").unflatten(1, (3, 2)).permute(1, 2, 0, 3)
     mask_terms, local_terms = frame_terms(targets, masked, crops[1:], 0.1)
@@ -194,7 +208,7 @@ def test_recorded_loss_terms(recorded: Recorded) -> None:
 
 
 def test_recorded_student(recorded: Recorded) -> None:
-    masked, local, _ = recorded.method.student_logits(recorded.tensor("mot/masked_img").transpose(0, 1), recorded.batch["local"])
+    masked, local, _ = recorded.method.encode_student(recorded.tensor("mot/masked_img").transpose(0, 1), recorded.batch["local"])
     torch.testing.assert_close(masked.transpose(1, 2), recorded.tensor("student/masked"), atol=2e-6, rtol=1e-5)
     expected = recorded.tensor("student/local").unflatten(1, (3, 2)).permute(1, 2, 0, 3)[1:]
     torch.testing.assert_close(local, expected, atol=2e-6, rtol=1e-5)
@@ -285,7 +299,7 @@ def plain_refine(found: Tensor, patches: Tensor, epsilon: float, iterations: int
 def test_refine_equals_the_plain_loop(n_fold: bool, linear: bool) -> None:
     settings = small_settings(n_fold_assignment=n_fold, linear_sinkhorn=linear, sinkhorn_iterations=4)
     found, patches = 0.1 * normal(2, 3, 8), normal(2, 10, 8, seed=1)
-    result = refine(found, patches, settings)
+    result = refine_prototypes(found, patches, settings)
     for b in range(2):
         expected = plain_refine(found[b], patches[b], 0.05, 4, mass=1.0 if n_fold else 0.1)
         torch.testing.assert_close(result[b], expected, rtol=1e-9, atol=1e-12)
@@ -293,8 +307,8 @@ def test_refine_equals_the_plain_loop(n_fold: bool, linear: bool) -> None:
 
 def test_prototypes_and_track_equal_the_plain_loop() -> None:
     attention, query, keys = normal(2, 3, 10).softmax(-1), normal(2, 10, 8, seed=1), normal(2, 4, 10, 8, seed=2)
-    found = tracking.prototypes(attention, query)
-    tracks = track(found, keys)
+    found = tracking.object_prototypes(attention, query)
+    tracks = track_objects(found, keys)
     for b, i in itertools.product(range(2), range(3)):
         prototype = [sum(attention[b, i, n].item() * query[b, n, c].item() for n in range(10)) for c in range(8)]
         np.testing.assert_allclose(found[b, i], prototype, rtol=1e-12)
@@ -323,7 +337,7 @@ def test_soft_masks_span_zero_to_one() -> None:
 
 def test_shown_objects_equal_the_plain_loop() -> None:
     views, masks = normal(2, 3, 3, 8, 12), normal(2, 2, 3, 6, seed=1).softmax(-1)
-    shown = show_objects(views, masks, (2, 3))
+    shown = apply_masks(views, masks, (2, 3))
     for b, i, t, y, x in itertools.product(range(2), range(2), range(3), range(8), range(12)):
         patch = (y // 4) * 3 + x // 4
         torch.testing.assert_close(shown[b, i, t, :, y, x], views[b, t, :, y, x] * masks[b, i, t, patch])
@@ -376,7 +390,7 @@ def test_the_order_of_objects_does_not_matter(changes: dict[str, Any]) -> None:
     batch, losses = random_batch(settings), []
     for heads in ([0, 3, 5], [5, 0, 3]):
         method = small_method(settings)
-        method.draw_heads = lambda rng, heads=heads: torch.tensor(heads)  # type: ignore[method-assign]
+        method.sample_heads = lambda generator, heads=heads: torch.tensor(heads)  # type: ignore[method-assign]
         losses.append(take_step(method, batch)[0].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -410,24 +424,29 @@ def test_clips_do_not_influence_each_other() -> None:
     settings = small_settings(local_crops=1)
     method = small_method(settings)
     batch = random_batch(settings, batch=3)
-    heads = method.draw_heads(torch.Generator().manual_seed(0))
-    whole = method.discover_and_track(method.look(batch["global"].flatten(0, 1)), heads, batch, 0)
-    alone = method.discover_and_track(method.look(batch["global"][1:2].flatten(0, 1)), heads, batch, 0)
+    heads = method.sample_heads(torch.Generator().manual_seed(0))
+    whole, alone = (
+        object_masks(tracks_of(method, method.encode_teacher(views.flatten(0, 1)), heads), method.settings)
+        for views in (batch["global"], batch["global"][1:2])
+    )
     torch.testing.assert_close(whole[2:4], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_logarithms_and_products_agree_in_float64() -> None:
     found, patches = 0.05 * normal(2, 3, 8), normal(2, 30, 8, seed=1)
-    results = [refine(found, patches, small_settings(linear_sinkhorn=linear)) for linear in (False, True)]
+    results = [refine_prototypes(found, patches, small_settings(linear_sinkhorn=linear)) for linear in (False, True)]
     torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("switch", [*DoraSettings.SWITCHES])
+FOLLOWING = {name: (facts.values["paper"], facts.values["released"]) for name, facts in DoraSettings.switches().items() if facts.by}
+
+
+@pytest.mark.parametrize("switch", [*FOLLOWING])
 def test_every_switch_changes_the_step(switch: str) -> None:
     base = {"compat": "paper", "hard_masks": True, "global_views": 1} if switch == "batch_threshold" else {"compat": "paper"}
     batch = random_batch(small_settings(global_views=2))
     losses = []
-    for value in DoraSettings.SWITCHES[switch]:
+    for value in FOLLOWING[switch]:
         settings = small_settings(**{**base, switch: value})
         views = settings.resolved().global_views
         method = sharpen(small_method(settings))
@@ -450,7 +469,7 @@ def sharpen(method: Dora) -> Dora:
 
 def test_switches_follow_compat_unless_set() -> None:
     paper, released = DoraSettings().resolved(), DoraSettings(compat="released").resolved()
-    for name, (in_paper, in_release) in DoraSettings.SWITCHES.items():
+    for name, (in_paper, in_release) in FOLLOWING.items():
         assert (getattr(paper, name), getattr(released, name)) == (in_paper, in_release)
     mixed = DoraSettings(compat="released", hard_masks=False).resolved()
     assert mixed.hard_masks is False
@@ -459,12 +478,12 @@ def test_switches_follow_compat_unless_set() -> None:
 
 def test_heads_are_drawn_from_the_step_s_generator() -> None:
     method = small_method(small_settings())
-    draws = [tuple(method.draw_heads(torch.Generator().manual_seed(seed)).tolist()) for seed in (0, 0, *range(1, 30))]
+    draws = [tuple(method.sample_heads(torch.Generator().manual_seed(seed)).tolist()) for seed in (0, 0, *range(1, 30))]
     assert draws[0] == draws[1]
     assert all(len(set(draw)) == 3 and set(draw) <= set(range(6)) for draw in draws)
     assert len(set(draws)) > 10
     method.settings = method.settings.model_copy(update={"unseeded_heads": True})
-    assert len({tuple(method.draw_heads(torch.Generator().manual_seed(0)).tolist()) for _ in range(30)}) > 5
+    assert len({tuple(method.sample_heads(torch.Generator().manual_seed(0)).tolist()) for _ in range(30)}) > 5
 
 
 # -- training --------------------------------------------------------------------------------------------------------
@@ -522,7 +541,7 @@ def test_nan_ends_the_training_and_leaves_the_batch_behind(tmp_path: Path) -> No
     batch = random_batch(settings)
     batch["global"][1, 0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"step 7: .*NaN.*failed-step-00000007"):
-        take_step(method, batch, at=7)
+        take_step(method, batch, step=7)
     (path,) = tmp_path.iterdir()
     saved = torch.load(path, weights_only=True)
     assert saved["step"] == 7
@@ -533,7 +552,7 @@ def test_nan_ends_the_training_and_leaves_the_batch_behind(tmp_path: Path) -> No
 def test_an_object_without_patches_ends_the_training(hard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = small_settings(hard_masks=hard)
     method = small_method(settings)
-    monkeypatch.setattr(dora, "track", lambda found, keys: torch.full((4, 3, 3, 16), 1 / 16))
+    monkeypatch.setattr(dora, "track_objects", lambda found, keys: torch.full((4, 3, 3, 16), 1 / 16))
     with pytest.raises(TrainingError, match="36 of 36 tracked objects have no patch"):
         take_step(method, random_batch(settings))
 
@@ -572,11 +591,11 @@ def test_refusals() -> None:
     with pytest.raises(UserError, match=r"warmup_epochs 9\.0 are 9 steps, the training has 5"):
         small_method(small_settings(warmup_epochs=9))
     with pytest.raises(UserError, match="learns from videos, pets holds images"):
-        Dora.dataset(small_settings(), [Source("pets", "images", Path("pets"), {})])
+        Dora.dataset(small_settings(), [Source("pets", images_receipt("pets"))])
     with pytest.raises(UserError, match=r"images\.davis\.fps is not given, but a clip's frames are 1 s apart"):
-        Dora.dataset(small_settings(), [Source("davis", "sequences", Path("davis"), {"fps": None})])
+        Dora.dataset(small_settings(), [Source("davis", sequences_receipt("davis"))])
     with pytest.raises(UserError, match=r"davis has a frame every 0\.1 s: 0\.04 s between frames is less"):
-        Dora.dataset(small_settings(spacing_seconds=0.04), [Source("davis", "sequences", Path("davis"), {"fps": 10.0})])
+        Dora.dataset(small_settings(spacing_seconds=0.04), [Source("davis", sequences_receipt("davis", fps=10.0))])
     with pytest.raises(ValueError, match="skip_first_local_crop leaves none"):
         small_settings(compat="released", local_crops=1)
 
@@ -590,8 +609,9 @@ def test_clips_of_folders_of_frames_stay_inside_their_sequence(tmp_path: Path) -
         for number in range(length):
             Image.new("RGB", (6, 4), (ord(name[0]), number, 0)).save(tmp_path / "frames" / name / f"{number}.png")
     (tmp_path / "list.txt").write_text("swan\nshort\ncar\n")
-    receipt = check_images(tmp_path / "frames", tmp_path / "davis.json", "sequences", tmp_path / "list.txt", fps=10.0)
-    source = Source("davis", "sequences", tmp_path / "frames", receipt)
+    listed = str(tmp_path / "list.txt")
+    wanted = ImagesSettings(source=str(tmp_path / "frames"), layout="sequences", sequence_list=listed, fps=10.0)
+    source = Source("davis", check_images(wanted, "davis"))
     clips = open_clips(source, frames=3, spacing_seconds=0.2)
     expected = [("car", [0, 2, 4]), ("car", [1, 3, 5]), ("car", [2, 4, 6]), ("swan", [0, 2, 4])]
     found = [clips[i] for i in range(len(clips))]  # type: ignore[arg-type]
@@ -633,7 +653,7 @@ def test_views_depend_on_the_item_alone() -> None:
 
 
 def test_global_views_are_consistent_in_time_and_local_crops_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augmentation, "colour", lambda image, generator, blur: image / 255)
+    monkeypatch.setattr(augmentation, "distort_colors", lambda image, generator, blur: image / 255)
     sample = DoraViews(StillClips(3), small_settings().resolved())[Item(0, seed=3)]
     assert torch.equal(sample["global"][:, 0], sample["global"][:, 2])
     assert not torch.equal(sample["global"][0], sample["global"][1])
@@ -689,19 +709,19 @@ def test_pictures_show_what_the_student_is_shown(compat: str, tmp_path: Path, mo
     assert clips[0].masks.shape == (3, 3, 4, 5)
     assert all(np.array_equal(one.masks, two.masks) for one, two in zip(clips, again, strict=True))
     view = normalize(torch.from_numpy(clips[2].frames).permute(0, 3, 1, 2) / 255)
-    seen = method.look(view[None])
+    seen = method.encode_teacher(view[None])
     heads = torch.arange(3)
-    expected = method.discover_and_track(seen, heads, {}, at=0)[0].unflatten(-1, (4, 5))
+    expected = object_masks(tracks_of(method, seen, heads), method.settings)[0].unflatten(-1, (4, 5))
     np.testing.assert_allclose(clips[2].masks, expected, atol=1e-6)
-    tracks = method.tracks(seen, heads)[0].unflatten(-1, (4, 5))
+    tracks = tracks_of(method, seen, heads)[0].unflatten(-1, (4, 5))
     for t, row, column in np.ndindex(3, 4, 5):
         largest = max(range(3), key=lambda i: tracks[i, t, row, column])
         assert clips[3].masks[:, t, row, column].tolist() == [float(i == largest) for i in range(3)]
 
 
 def test_spread_stays_away_from_the_ends() -> None:
-    assert features.spread(100, 4) == [12, 37, 62, 87]
-    assert features.spread(2, 4) == [0, 1]
+    assert features.evenly_spaced(100, 4) == [12, 37, 62, 87]
+    assert features.evenly_spaced(2, 4) == [0, 1]
 
 
 # -- whole runs ------------------------------------------------------------------------------------------------------
@@ -720,15 +740,14 @@ def test_a_run_on_two_videos(tmp_path: Path) -> None:
         pictures = np.random.default_rng(number).integers(0, 256, (9, 1, 1, 3), dtype=np.uint8)
         gradient = np.arange(96, dtype=np.uint8)[None, None, :, None]
         write_video(tmp_path / f"{number}.mp4", list(np.broadcast_to(pictures // 2 + gradient, (9, 64, 96, 3))), fps=4.0)
-        copy, receipt = tmp_path / f"{number}-copy.mp4", tmp_path / f"{number}.json"
-        content = transcode(tmp_path / f"{number}.mp4", copy, receipt, VideoSettings(source="", min_frozen_seconds=9))
-        sources.append(Source(f"v{number}", "video", copy, content))
+        wanted = VideoSettings(source=str(tmp_path / f"{number}.mp4"), min_frozen_seconds=9)
+        sources.append(Source(f"v{number}", transcode(wanted, tmp_path / f"{number}-copy.mp4")))
     settings = small_settings(spacing_seconds=0.5, local_crops=1, drop_path=0.1, warmup_epochs=0)
     data = Dora.dataset(settings, sources)
     # 9 frames at 4 a second: clips of 3 frames, 2 frames apart, start at frames 0 to 4
     assert len(data) == 10  # type: ignore[arg-type]
     for i in range(10):  # a clip never mixes videos
-        own = VideoClips(sources[i // 5].path, sources[i // 5].receipt, 3, 0.5).read([i % 5, i % 5 + 2, i % 5 + 4])
+        own = VideoClips(sources[i // 5].receipt, 3, 0.5).read([i % 5, i % 5 + 2, i % 5 + 4])
         assert torch.equal(data.clips[i], own)  # type: ignore[attr-defined]
     run(small_method(settings, total=3, per_epoch=5), data, tmp_path / "state", batch_size=2)
     curve = [json.loads(line) for line in (tmp_path / "state" / "metrics.jsonl").read_text().splitlines()]
@@ -741,10 +760,10 @@ def test_a_run_stopped_inside_an_epoch_resumes_to_the_same_weights(tmp_path: Pat
     data = DoraViews(StillClips(3), settings.resolved())  # five clips: two steps an epoch
 
     class Stopped(Dora):
-        def step(self, batch: dict[str, Tensor], at: int, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            if at == 3:
+        def step(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            if step == 3:
                 raise KeyboardInterrupt
-            return super().step(batch, at, rng)
+            return super().step(batch, step, generator)
 
     whole, resumed = (small_method(settings, total=5, per_epoch=2) for _ in range(2))
     run(whole, data, tmp_path / "whole", batch_size=2)

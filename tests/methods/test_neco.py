@@ -13,7 +13,7 @@ from torchvision.ops import roi_align
 from densewalk.core.errors import UserError
 from densewalk.methods.neco import alignment, references
 from densewalk.methods.neco import method as module
-from densewalk.methods.neco.alignment import align, crop_pairs, scores, student_boxes
+from densewalk.methods.neco.alignment import align, crop_pairs, distances
 from densewalk.methods.neco.augmentation import NecoViews
 from densewalk.methods.neco.method import Neco
 from densewalk.methods.neco.settings import NecoSettings
@@ -78,22 +78,24 @@ def test_the_loss_equals_the_releases(monkeypatch):
 
     student = [maps("student_gc", 2, grid).requires_grad_(), maps("student_lc", 4, local).requires_grad_()]
     method = neco(compat="released", global_size=224, local_size=96)
-    in_student = list(student_boxes(case["bboxes/all"] / patch).values())
-    targets, sources = align(maps("teacher_gc", 2, grid), student, case["bboxes/gc"] / patch, in_student, method.settings)
+    boxes = case["bboxes/gc"] / patch, case["bboxes/all"] / patch
+    targets, sources = align(maps("teacher_gc", 2, grid), student, *boxes, method.settings)
     replay(monkeypatch, [case[f"randperms_in_order/{p}"] for p in range(10)])
-    references = method.references(targets, None, torch.Generator())
+    references = method.sample_references(targets, None, torch.Generator())
     for p in range(10):
         for side, found in ((2 * p, sources), (2 * p + 1, targets)):
             torch.testing.assert_close(found[p], case[f"pairs/{side}/src"].flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-4)
     for side in range(20):
         torch.testing.assert_close(references[side // 2], case[f"pairs/{side}/ref"].flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-4)
     for side, found in ((0, sources), (1, targets)):
-        rows = scores(found[0], references[0], method.settings).flatten(0, 1).detach().double()
+        rows = distances(found[0], references[0], method.settings).flatten(0, 1).detach().double()
         order = matrix_sort.relaxed_sort(rows, "bitonic", 100.0)[0].unflatten(0, found[0].shape[:2])  # image, patch, reference, position
         torch.testing.assert_close(order.permute(0, 3, 2, 1).float(), case[f"pairs/{side}/perm"].flatten(3), atol=1e-4, rtol=1e-3)
     for p in range(10):
-        rows = [scores(x[p], references[p], method.settings).flatten(0, 1) for x in (sources, targets)]
-        assert method.sort_losses(*rows, 100.0).mean().item() == pytest.approx(float(case[f"sublosses/{p}/loss"]), abs=1e-5)
+        rows = [distances(x[p], references[p], method.settings).flatten(0, 1) for x in (sources, targets)]
+        assert method.sort_losses(*rows, student_steepness=100.0).mean().item() == pytest.approx(
+            float(case[f"sublosses/{p}/loss"]), abs=1e-5
+        )
     total = method.order_loss(sources, targets, references, None)
     assert total.item() == pytest.approx(float(case["loss"]), abs=1e-5)
     for gradient, name, crops, side in zip(
@@ -125,12 +127,12 @@ def replay(monkeypatch, permutations: list[torch.Tensor]) -> None:
     """Recorded permutations in place of the method's own draws, in order."""
     recorded = iter(permutations)
 
-    def draws(pool, count, rng):
+    def recorded_indices(pool, count, generator):
         order = next(recorded)
         assert len(order) == pool == count
         return order
 
-    monkeypatch.setattr(module, "draws", draws)
+    monkeypatch.setattr(module, "sample_indices", recorded_indices)
 
 
 def test_three_steps_equal_the_releases(monkeypatch):
@@ -174,7 +176,7 @@ def test_three_steps_equal_the_releases(monkeypatch):
         set_schedules(optimizer, at)
         np.testing.assert_allclose([g["lr"] for g in optimizer.param_groups], step["lrs"], rtol=1e-9)
         for network, crops, name in ((method.teacher, ("global",), "teacher_emb"), (method.student, ("global", "local"), "student_emb")):
-            maps = [method.look(network, batch[c]).transpose(0, 1).flatten(0, 1) for c in crops]
+            maps = [network.encode(batch[c]).transpose(0, 1).flatten(0, 1) for c in crops]
             found = torch.cat([m.flatten(2).transpose(1, 2).flatten(0, 1) for m in maps])
             torch.testing.assert_close(found, step[name], atol=1e-4, rtol=1e-3)
         loss, _ = method.step(batch, at, torch.Generator())
@@ -207,7 +209,7 @@ def test_alignment_is_roi_align_of_each_pair(n_global, n_local):
     teacher = torch.randn(2, n_global, 16, 4, 4)
     student = [torch.randn(2, n_global, 16, 4, 4), torch.randn(2, n_local, 16, 2, 2)][: 1 + (n_local > 0)]
     boxes = batch["in_global"] / 16, batch["in_view"] / 16
-    targets, sources = align(teacher, student, boxes[0], list(student_boxes(boxes[1]).values()), method.settings)
+    targets, sources = align(teacher, student, *boxes, method.settings)
     pairs = crop_pairs(method.settings)
     assert len(pairs) == n_global * (n_global + n_local - 1)
     assert targets.shape == sources.shape == (len(pairs), 2, 49, 16)
@@ -236,7 +238,7 @@ def test_roi_align_reads_used_patches_only(left, top, width, height):
 def test_references_are_the_teachers_patches_without_replacement():
     method = neco()
     targets = torch.randn(10, 2, 49, 16)
-    found = method.references(targets, None, torch.Generator().manual_seed(0))
+    found = method.sample_references(targets, None, torch.Generator().manual_seed(0))
     for p in range(10):
         one, two = (sorted(map(tuple, x[p].flatten(0, 1).tolist())) for x in (found, targets))
         assert one == two
@@ -249,11 +251,11 @@ def test_the_queue_holds_the_newest_patches_first():
         method.update_queue(torch.full((2, 2, 16, 4, 4), float(step + 1)), torch.Generator().manual_seed(step))
     assert int(method.entries) == 30
     assert method.queue[0, :, 0].tolist() == [3.0] * 10 + [2.0] * 10 + [1.0] * 10 + [0.0] * 34
-    references = method.references(torch.zeros(10, 1, 49, 16), None, torch.Generator().manual_seed(0))
+    references = method.sample_references(torch.zeros(10, 1, 49, 16), None, torch.Generator().manual_seed(0))
     assert (references != 0).all(), "no reference is an empty row"
     released = neco(queue=64, queue_patches_per_image=5, compat="released")
     released.update_queue(torch.ones(2, 2, 16, 4, 4), torch.Generator().manual_seed(0))
-    references = released.references(torch.zeros(10, 1, 49, 16), None, torch.Generator().manual_seed(0))
+    references = released.sample_references(torch.zeros(10, 1, 49, 16), None, torch.Generator().manual_seed(0))
     assert (references == 0).any(), "the release draws empty rows until its queue is full"
 
 
@@ -388,8 +390,8 @@ def test_heads_start_equal_unless_released():
 def test_distances_and_similarities_are_the_same_order_from_two_ends():
     patches, references = torch.randn(2, 5, 16), torch.randn(2, 7, 16)
     paper, released = (NecoSettings(steps=1, compat=c).resolved() for c in ("paper", "released"))
-    torch.testing.assert_close(1 - scores(patches, references, paper), scores(patches, references, released))
-    euclidean = scores(patches, references, NecoSettings(steps=1, distance="euclidean"))
+    torch.testing.assert_close(1 - distances(patches, references, paper), distances(patches, references, released))
+    euclidean = distances(patches, references, NecoSettings(steps=1, distance="euclidean"))
     torch.testing.assert_close(euclidean, (patches[:, :, None] - references[:, None]).norm(dim=-1), atol=1e-4, rtol=1e-4)
 
 
@@ -414,13 +416,13 @@ def test_odd_even_with_a_hard_teacher_is_finite():
 def test_only_masked_patches_are_learnt_and_referred_to(mask):
     method = neco(loss_mask=mask)
     batch = batch_of(method)
-    _, masks = method.look_with_mask(batch["global"], batch["in_global"])
+    _, masks = method.encode_teacher(batch["global"], batch["in_global"])
     assert masks.any()
     assert not masks.all()
     covered = torch.zeros(2, 2, 6, 49, dtype=torch.bool)
     covered[1, :, :, :9] = True
     targets = torch.arange(98.0).view(1, 2, 49, 1).expand(10, 2, 49, 16)
-    references = method.references(targets, covered, torch.Generator().manual_seed(0))
+    references = method.sample_references(targets, covered, torch.Generator().manual_seed(0))
     assert set(references.unique().tolist()) == set(range(49, 58))
     loss, logs = method.step(batch, 0, torch.Generator().manual_seed(0))
     loss.backward()
@@ -435,8 +437,8 @@ def test_the_masked_loss_is_the_mean_of_pairs_that_have_a_patch():
     learnt[4] = False
     means = []
     for p in [p for p in range(10) if p != 4]:
-        rows = [scores(x[p], references[p], method.settings)[learnt[p]] for x in (sources, targets)]
-        means.append(method.sort_losses(*rows, 100.0).mean())
+        rows = [distances(x[p], references[p], method.settings)[learnt[p]] for x in (sources, targets)]
+        means.append(method.sort_losses(*rows, student_steepness=100.0).mean())
     assert method.order_loss(sources, targets, references, learnt).item() == pytest.approx(float(sum(means) / 9), abs=1e-5)
     nothing = torch.zeros_like(learnt)
     assert method.order_loss(sources.requires_grad_(), targets, references, nothing).item() == 0
@@ -457,12 +459,12 @@ def test_the_release_takes_the_masks_of_other_images():
 
 def test_references_do_not_depend_on_the_number_of_processes(monkeypatch):
     method, targets = neco(), torch.randn(10, 4, 49, 16)
-    whole = method.references(targets, None, torch.Generator().manual_seed(0))
+    whole = method.sample_references(targets, None, torch.Generator().manual_seed(0))
     halves = targets.split(2, dim=1)
     monkeypatch.setattr(module.distributed, "world_size", lambda: 2)
     monkeypatch.setattr(module.distributed, "gathered", lambda x: torch.stack(halves))
     found = []
     for rank in range(2):
         monkeypatch.setattr(module.distributed, "rank", lambda rank=rank: rank)
-        found.append(method.references(halves[rank], None, torch.Generator().manual_seed(0)))
+        found.append(method.sample_references(halves[rank], None, torch.Generator().manual_seed(0)))
     assert torch.equal(torch.cat(found, dim=1), whole)

@@ -9,17 +9,18 @@ from torch.nn import functional as F
 from densewalk.core.errors import UserError
 from densewalk.data.sources import Source
 from densewalk.methods.timetuning import method as timetuning
-from densewalk.methods.timetuning.clips import augment, choose_frames, segments, videos_of
+from densewalk.methods.timetuning.clips import augment, sample_frames, segments, videos_of
 from densewalk.methods.timetuning.method import TimeTuning
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.models.architecture import Architecture
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import create
-from densewalk.ops.attention_mask import attended
+from densewalk.ops.attention_mask import top_mass_mask
 from densewalk.ops.label_propagation import follow, propagate
 from densewalk.training.optimizer import make_optimizer, set_schedules
 from densewalk.training.sampler import Item
 from tests.fixtures.helpers import shared
+from tests.fixtures.receipts import images_receipt, sequences_receipt, video_receipt
 
 SMALL = {"batch_size": 2, "steps": 4, "size": 48, "head_widths": [24, 16], "prototypes": 6, "frames": 3}
 
@@ -132,9 +133,9 @@ def test_parity_of_the_inner_results(released):
     method.student.load_state_dict(student)
     method.teacher.load_state_dict(teacher)
     with torch.no_grad():
-        trunk, grid = method.student.trunk(clip)
-        features = method.student.features(trunk, grid)
-        assignment = method.assign(trunk, grid, features, generator())
+        trunk = method.student.encode_trunk(clip)
+        features = method.student.encode(trunk)
+        assignment = method.assign(trunk, features, generator())
         labels = method.forward_labels(features, assignment)
     assert torch.allclose(features.flatten(0, 1), torch.from_numpy(values["teacher/steps/0/backbone_features"]), atol=1e-5)
     assert torch.allclose(assignment.flatten(0, 1), torch.from_numpy(values["teacher/steps/0/sinkhorn/0/q"]), atol=1e-6)
@@ -151,7 +152,7 @@ def test_parity_of_every_assignment_that_the_release_computes(released):
     values, method, _ = released
     for i in range(4):
         scores = torch.from_numpy(values[f"teacher/steps/0/sinkhorn/{i}/scores"])
-        shares = method.shares(scores, across_processes=False)
+        shares = method.sinkhorn_shares(scores, across_processes=False)
         assert (shares - torch.from_numpy(values[f"teacher/steps/0/sinkhorn/{i}/q"])).abs().max() <= 1e-6
 
 
@@ -265,26 +266,26 @@ def test_block_passes_of_a_clip():
 def test_queue_takes_part_once_it_is_full():
     method = make(small(queue=30, queue_patches_per_clip=5))
     batch = clips(2, 3)
-    trunk, grid = method.student.trunk(batch)
-    features = method.student.features(trunk, grid).detach()
-    alone = make().assign(trunk, grid, features, generator())
+    trunk = method.student.encode_trunk(batch)
+    features = method.student.encode(trunk).detach()
+    alone = make().assign(trunk, features, generator())
     for filled in (10, 20, 30):
-        assert torch.equal(method.assign(trunk, grid, features, generator(filled)), alone)
+        assert torch.equal(method.assign(trunk, features, generator(filled)), alone)
         assert (method.queue.norm(dim=1) > 0.5).sum() == filled
     vectors = method.teacher.head(features[:, 0]).flatten(0, 1)
     assert all((entry - vectors).abs().amax(dim=1).min() < 1e-6 for entry in method.queue)
     newest = method.queue[:20].clone()
     joint = timetuning.sinkhorn(torch.cat([vectors, method.queue]) @ method.teacher.prototypes.T, epsilon=0.05, iterations=10)
-    assert torch.allclose(method.assign(trunk, grid, features, generator()).flatten(0, 1), joint[:18], atol=1e-6)
+    assert torch.allclose(method.assign(trunk, features, generator()).flatten(0, 1), joint[:18], atol=1e-6)
     assert torch.equal(method.queue[10:], newest), "the oldest leave"
     assert "queue" in method.state_dict()
 
 
-def test_attended_keeps_the_smallest_set():
+def test_top_mass_mask_keeps_the_smallest_set():
     attention = torch.tensor([[0.1, 0.5, 0.3, 0.1], [0.25, 0.25, 0.25, 0.25]])
-    assert attended(attention, 0.6).tolist() == [[False, True, True, False], attended(attention, 0.6)[1].tolist()]
-    assert attended(attention, 0.6)[1].sum() == 3
-    assert attended(attention, 1.0).sum() == 8
+    assert top_mass_mask(attention, 0.6).tolist() == [[False, True, True, False], top_mass_mask(attention, 0.6)[1].tolist()]
+    assert top_mass_mask(attention, 0.6)[1].sum() == 3
+    assert top_mass_mask(attention, 1.0).sum() == 8
 
 
 def test_foreground_mass_restricts_the_loss():
@@ -295,9 +296,9 @@ def test_foreground_mass_restricts_the_loss():
     loss, _ = method.step(batch, 0, generator())
     last = method.student.backbone.tokens(batch[:, -1]).patches
     with torch.no_grad():
-        trunk, grid = method.student.trunk(batch)
-        features = method.student.features(trunk, grid)
-        labels = method.forward_labels(features, method.assign(trunk, grid, features, generator()))
+        trunk = method.student.encode_trunk(batch)
+        features = method.student.encode(trunk)
+        labels = method.forward_labels(features, method.assign(trunk, features, generator()))
         scores = method.student.head(last) @ method.student.prototypes.T / 0.1
     per_clip = [F.cross_entropy(scores[i][mask[i]], labels[i][mask[i]]) for i in range(2)]
     assert loss.item() == pytest.approx(torch.stack(per_clip).mean().item(), abs=1e-5)
@@ -342,7 +343,7 @@ def read_strip(path, rows, frames):
 def test_pictures_show_frames_and_their_prototypes(tmp_path):
     _pictures(tmp_path / "moving" / "a", 5)
     _pictures(tmp_path / "moving" / "b", 5)
-    data = TimeTuning.dataset(small(), [Source("s", "sequences", tmp_path / "moving", {})])
+    data = TimeTuning.dataset(small(), [Source("s", sequences_receipt(tmp_path / "moving"))])
     method = make()
     before = {name: value.clone() for name, value in method.state_dict().items()}
     for name in ("once", "again"):
@@ -358,7 +359,7 @@ def test_pictures_show_frames_and_their_prototypes(tmp_path):
 
 def test_prototypes_of_a_still_stay_where_they_are(tmp_path):
     _pictures(tmp_path / "still", 1)
-    data = TimeTuning.dataset(small(radius=0, top_k=1), [Source("s", "images", tmp_path / "still", {})])
+    data = TimeTuning.dataset(small(radius=0, top_k=1), [Source("s", images_receipt(tmp_path / "still"))])
     with torch.no_grad():
         make(small(radius=0, top_k=1)).pictures(data, tmp_path)
     frames, prototypes = read_strip(tmp_path / "prototypes.png", rows=2, frames=3)
@@ -382,29 +383,29 @@ def test_bfloat16_autocast_computes_the_loss_in_float32():
 
 def test_uniform_frames_are_distinct_and_in_order_over_the_whole_video():
     settings = small(frames=4).resolved()
-    chosen = [choose_frames(30, settings, generator(seed)) for seed in range(200)]
+    chosen = [sample_frames(30, settings, generator(seed)) for seed in range(200)]
     assert all(sorted(set(c)) == c and len(c) == 4 for c in chosen)
     assert {n for c in chosen for n in c} == set(range(30))
-    short = [choose_frames(2, settings, generator(seed)) for seed in range(50)]
+    short = [sample_frames(2, settings, generator(seed)) for seed in range(50)]
     assert all(sorted(c) == c and len(c) == 4 and set(c) <= {0, 1} for c in short)
 
 
 @pytest.mark.parametrize(("length", "step", "distance"), [(30, 1, 1), (30, 5, 5), (8, 5, 2), (4, 3, 1)])
 def test_dense_frames_are_evenly_spaced(length, step, distance):
     settings = small(frames=4, sampling="dense", dense_step=step).resolved()
-    chosen = [choose_frames(length, settings, generator(seed)) for seed in range(300)]
+    chosen = [sample_frames(length, settings, generator(seed)) for seed in range(300)]
     assert all(np.diff(c).tolist() == [distance] * 3 for c in chosen)
     assert {c[0] for c in chosen} == set(range(length - 3 * distance))
 
 
 def test_dense_frames_of_a_video_shorter_than_the_clip_repeat_its_last():
     settings = small(frames=4, sampling="dense").resolved()
-    assert choose_frames(2, settings, generator()) == [0, 1, 1, 1]
-    assert choose_frames(1, settings, generator()) == [0, 0, 0, 0]
+    assert sample_frames(2, settings, generator()) == [0, 1, 1, 1]
+    assert sample_frames(1, settings, generator()) == [0, 0, 0, 0]
 
 
 def test_segments_are_even_and_respect_usable_parts_and_cuts():
-    receipt = {"fps": 10.0, "usable": [[5, 105], [200, 203], [300, 312]], "cuts": [55, 150, 305]}
+    receipt = video_receipt(fps=10.0, usable=((5, 105), (200, 203), (300, 312)), cuts=(55, 150, 305))
     found = segments(receipt, seconds=2.0, least=4)
     assert found == [(5, 30), (30, 55), (55, 80), (80, 105), (300, 305), (305, 312)]
 
@@ -419,7 +420,7 @@ def test_folders_of_frames_and_of_pictures(tmp_path):
     _pictures(tmp_path / "sequences" / "a", 5)
     _pictures(tmp_path / "sequences" / "b", 2)
     _pictures(tmp_path / "pictures", 3)
-    sources = [Source("s", "sequences", tmp_path / "sequences", {}), Source("p", "images", tmp_path / "pictures", {})]
+    sources = [Source("s", sequences_receipt(tmp_path / "sequences")), Source("p", images_receipt(tmp_path / "pictures"))]
     data = TimeTuning.dataset(small(), sources)
     assert len(data) == 2 + 3
     assert [v.length for v in data.videos] == [5, 2, 1, 1, 1]
@@ -428,7 +429,7 @@ def test_folders_of_frames_and_of_pictures(tmp_path):
         assert clip.shape == (3, 3, 48, 48)
         assert torch.equal(clip, data[Item(index, seed=4)])
         assert not torch.equal(clip, data[Item(index, seed=5)])
-    chosen = Source("s", "sequences", tmp_path / "sequences", {"chosen": ["b"]})
+    chosen = Source("s", sequences_receipt(tmp_path / "sequences", chosen=("b",)))
     assert [v.length for v in videos_of(chosen, small().resolved())] == [2]
     still = data[Item(3, seed=4)]
     assert torch.equal(still[0], still[2])
@@ -444,8 +445,7 @@ def test_video_files_are_cut_into_segments(tmp_path):
         frame[::2, ::2] //= 2
     write_video(tmp_path / "walk.mp4", frames, 8.0)
     settings = VideoSettings(source=str(tmp_path / "walk.mp4"))
-    receipt = transcode(tmp_path / "walk.mp4", tmp_path / "copy.mp4", tmp_path / "copy.json", settings)
-    source = Source("walk", "video", tmp_path / "copy.mp4", receipt)
+    source = Source("walk", transcode(settings, tmp_path / "copy.mp4"))
     videos = videos_of(source, small(segment_seconds=1.0).resolved())
     assert [(v.start, v.length) for v in videos] == [(0, 8), (8, 8), (16, 8)]
     assert videos[1].read([videos[1].start])[0].float().mean() == pytest.approx(np.mean(frames[8]), abs=4)

@@ -131,7 +131,7 @@ def test_parts_of_the_batch_are_refused_where_they_would_change_what_is_learnt()
         (DinoSettings(), 8, 1, None),
         (DinoSettings(batch_size=6), 4, 1, "batch_size 6 does not split into 4 equal parts"),
         (DinoSettings(batch_size=12), 4, 2, "batch_size 12 shared by 2 processes does not split into 4 equal parts"),
-        (DinoSettings(koleo_weight=0.1), 2, 1, "koleo_weight spreads the pictures of a batch apart"),
+        (DinoSettings(koleo_weight=0.1), 2, 1, "koleo_weight spreads the images of a batch apart"),
         (DoraSettings(), 2, 1, None),
         (DoraSettings(compat="released"), 2, 1, "batch_threshold compares masks with their mean over the batch"),
         (DoraSettings(compat="released", hard_masks=False), 2, 1, None),

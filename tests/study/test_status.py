@@ -11,8 +11,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from densewalk.data.check_images import check_images
+from densewalk.data.settings import ImagesSettings
 from densewalk.jobs import train as train_job
+from densewalk.jobs.prepare import prepare_images
 from densewalk.study.config import Study, parse_study
 from densewalk.study.specs import RunSpec
 from densewalk.study.status import Status, seconds_a_step, status, table
@@ -43,7 +44,7 @@ def study(tmp_path: Path) -> Study:
     (tmp_path / "pets").mkdir()
     for i in range(4):
         Image.fromarray(np.full((40, 40, 3), 60 * i, dtype=np.uint8)).save(tmp_path / "pets" / f"{i}.png")
-    check_images(tmp_path / "pets", tmp_path / "pets.json", "pictures")
+    prepare_images(ImagesSettings(source=str(tmp_path / "pets")), tmp_path / "pets.json")
     parsed = parse_study(STUDY)
     spec = parsed.run_spec("dino", 0)
     execution = Execution(device="cpu", workers=0, metrics_every=1, checkpoint_minutes=0)

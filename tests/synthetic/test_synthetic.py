@@ -17,8 +17,8 @@ from pycocotools.coco import COCO
 from pydantic import ValidationError
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks.boxes import got10k
-from densewalk.data.benchmarks.classification import imagenet
+from densewalk.data.benchmarks.boxes import read_tracks
+from densewalk.data.benchmarks.classification import list_imagenet
 from densewalk.data.benchmarks.palette import palette
 from densewalk.data.video.probe import probe
 from densewalk.synthetic.city.items import ADE, KINDS, WALKING_SPEED
@@ -398,7 +398,7 @@ def test_davis_layout(city: Path) -> None:
 
 
 def test_got10k_layout(city: Path) -> None:
-    (track,) = got10k(city / "GOT-10k")
+    (track,) = read_tracks(city / "GOT-10k")
     assert (track.name, len(track), track.size) == ("walk-00", 3, (128, 80))
     assert track.visible[[0, -1]].all()
     for number in np.flatnonzero(track.visible).tolist():
@@ -414,7 +414,7 @@ def _object_of(mask: np.ndarray) -> np.ndarray:
 
 
 def test_imagenet_layout(city: Path) -> None:
-    training, validation = imagenet(city / "imagenet")
+    training, validation = list_imagenet(city / "imagenet")
     counts = json.loads((city / "receipt.json").read_text())["imagenet"]
     assert list(counts) == sorted(counts, key=[c["name"].replace(" ", "_") for c in coco_categories()].index)
     assert sorted(counts) == training.names

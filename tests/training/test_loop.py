@@ -244,9 +244,9 @@ def test_a_signal_saves_and_stops(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_and_is_not_saved(tmp_path):
     class Diverging(Toy):
-        def step(self, batch, at, rng):
-            loss, logs = super().step(batch, at, rng)
-            return loss * (float("nan") if at == 3 else 1.0), logs
+        def step(self, batch, step, generator):
+            loss, logs = super().step(batch, step, generator)
+            return loss * (float("nan") if step == 3 else 1.0), logs
 
     execution = Execution(workers=0, checkpoint_minutes=0.0, metrics_every=100)
     with State(tmp_path, {"data": "noise"}) as state, pytest.raises(TrainingError, match="at step 3"):

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from densewalk.data.check_images import check_images
+from densewalk.data.settings import ImagesSettings
 from densewalk.data.sources import Source
 from densewalk.models.backbone import LastBlock, Tokens
 from densewalk.models.loading import create
@@ -153,9 +154,7 @@ def sources(tmp_path):
         for i in range(count):
             picture = np.random.default_rng(10 * count + i).integers(0, 256, (48, 64, 3), dtype=np.uint8)
             Image.fromarray(picture).save(tmp_path / name / f"{i}.png")
-        receipt = tmp_path / f"{name}.json"
-        check_images(tmp_path / name, receipt, "pictures")
-        made.append(Source(name, "images", tmp_path / name, json.loads(receipt.read_text())))
+        made.append(Source(name, check_images(ImagesSettings(source=str(tmp_path / name)), name)))
     return made
 
 
@@ -202,11 +201,8 @@ def test_a_backbone_that_was_taken_over_has_no_before(sources, tmp_path):
 
 def test_a_single_picture_has_no_neighbours_but_is_drawn(sources, tmp_path):
     network = create("vit_nano_patch16", seed=0).eval()
-    one = [Source("many", "images", sources[0].path, {**sources[0].receipt})]
-    for path in sorted(one[0].path.iterdir())[1:]:
+    for path in sorted((tmp_path / "many").iterdir())[1:]:
         path.unlink()
-    receipt = tmp_path / "again.json"
-    check_images(one[0].path, receipt, "pictures")
-    one = [Source("many", "images", one[0].path, json.loads(receipt.read_text()))]
+    one = [Source("many", check_images(ImagesSettings(source=str(tmp_path / "many")), "again"))]
     draw_features(network, network, one, PictureSettings(short_side=32), tmp_path / "f.json")
     assert len(json.loads((tmp_path / "f.json").read_text())["images"]) == 1

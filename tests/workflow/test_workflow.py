@@ -238,6 +238,20 @@ def test_a_wrong_study_is_refused_before_any_job(tmp_path, change, message):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"kind": "video"}'])
+def test_a_broken_receipt_of_a_removed_source_is_one_error(tmp_path, content):
+    config = copy.deepcopy(TINY)
+    config["videos"]["walk"]["source"] = "own.mp4"
+    write_study(tmp_path, config)
+    (tmp_path / "results/data").mkdir(parents=True)
+    (tmp_path / "results/data/walk.json").write_text(content)
+    done = snakemake(tmp_path, "-n", "results/data/walk.json", check=False)
+    assert done.returncode != 0
+    (line,) = [line for line in (done.stdout + done.stderr).splitlines() if "receipt results/data/walk.json: " in line]
+    assert line.endswith("to do: delete it, so that it is made again")
+    assert "receipts.py" not in done.stdout + done.stderr, "no traceback"
+
+
 def test_the_demo_study_is_valid():
     study = load_study(REPOSITORY / "demo" / "config.yaml")
     assert {*study.task_tables} == {*TABLES} - {"segmentation"}, "the demo shows every table of its own data"

@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 from densewalk.core.errors import UserError
 from densewalk.core.resources import Resources as Asked
 from densewalk.core.typed_files import write_model
+from densewalk.data.receipts import VideoReceipt, read_receipt
 from densewalk.study import registry
 from densewalk.study.config import parse_study
 
@@ -109,14 +110,16 @@ def source_stamp(wildcards):
     the disk of a 100 GB original reruns nothing, while replacing it reruns everything made from it.
     """
     source = Path(STUDY.videos[wildcards.name].source)
-    receipt = Path(f"results/data/{wildcards.name}.json")
+    path = Path(f"results/data/{wildcards.name}.json")
     if source.is_file():
         return f"{source.stat().st_size} bytes, {source.stat().st_mtime_ns}"
-    return (
-        json.loads(receipt.read_text()).get("source_stamp", "none")
-        if receipt.is_file()
-        else "none"
-    )
+    if not path.is_file():
+        return "none"
+    try:
+        receipt = read_receipt(path)
+    except UserError as error:
+        raise WorkflowError(str(error))
+    return receipt.source_stamp if isinstance(receipt, VideoReceipt) else "none"
 
 
 def receipts(names):

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 from densewalk.core.errors import UserError
@@ -88,6 +87,13 @@ def schema(_args: argparse.Namespace) -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
+def deviations(_args: argparse.Namespace) -> None:
+    """Print the page on switches."""
+    from densewalk.study.deviations import page
+
+    print(page(), end="")
+
+
 def probe(args: argparse.Namespace) -> None:
     """Describe a video."""
     from dataclasses import asdict
@@ -99,49 +105,34 @@ def probe(args: argparse.Namespace) -> None:
 
 def add_video(args: argparse.Namespace) -> None:
     """Report on a video, draw its contact sheet and write a study."""
-    from densewalk.core.files import atomic_write
-    from densewalk.jobs.add_video import look, study_text
+    from densewalk.jobs import add_video as add_video_job
 
-    folder = Path() if args.out == "-" else Path(args.out).parent
-    if args.out != "-" and Path(args.out).exists():
-        raise UserError(f"{args.out} exists", todo="give another --out, or copy what `--out -` prints into it")
-    sheet = args.sheet or folder / f"{args.video.stem}.png"
-    findings = look(args.video, sheet, whole=args.all_frames or None)
-    print(f"{findings.report()}\nsheet       {sheet}", file=sys.stderr if args.out == "-" else sys.stdout)
-    # a study's paths are relative to its folder
-    inside = args.video.resolve().is_relative_to(folder.resolve())
-    text = study_text(findings, str(args.video.resolve().relative_to(folder.resolve()) if inside else args.video.resolve()))
-    if args.out == "-":
-        print(text, end="")
-        return
-    with atomic_write(args.out) as temporary:
-        temporary.write_text(text)
+    out = None if args.out == "-" else Path(args.out)
+    add_video_job.add_video(args.video, out, args.sheet, whole=args.all_frames or None)
 
 
 def generate(args: argparse.Namespace) -> None:
     """Write the synthetic city walk."""
-    from densewalk.synthetic.generate import generate as generate_walk
+    from densewalk.jobs.prepare import generate_walk
     from densewalk.synthetic.settings import SyntheticSettings
 
-    generate_walk(args.root, SyntheticSettings.model_validate(args.settings))
+    generate_walk(SyntheticSettings.model_validate(args.settings), args.root)
 
 
 def prepare_video(args: argparse.Namespace) -> None:
     """Make a video's training copy and receipt."""
     from densewalk.data.settings import VideoSettings
-    from densewalk.data.video.transcode import transcode
+    from densewalk.jobs import prepare
 
-    settings = VideoSettings.model_validate(args.settings)
-    transcode(settings.source, args.out, args.receipt, settings)
+    prepare.prepare_video(VideoSettings.model_validate(args.settings), args.out, args.receipt)
 
 
 def check_images(args: argparse.Namespace) -> None:
     """Check an image folder and write its receipt."""
-    from densewalk.data.check_images import check_images as check_folder
     from densewalk.data.settings import ImagesSettings
+    from densewalk.jobs.prepare import prepare_images
 
-    settings = ImagesSettings.model_validate(args.settings)
-    check_folder(settings.source, args.receipt, settings.layout, settings.sequence_list, settings.fps)
+    prepare_images(ImagesSettings.model_validate(args.settings), args.receipt)
 
 
 def curate(args: argparse.Namespace) -> None:

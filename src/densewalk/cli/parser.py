@@ -26,6 +26,7 @@ from densewalk.cli.commands import (
     checkpoints,
     curate,
     data,
+    deviations,
     diff,
     doctor,
     evaluate,
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--codec", default="avc1", help="walking_tours: avc1, vp9 or av01")
     p.add_argument("--height", type=int, default=1080, help="walking_tours: lines, at most")
     _command(commands, "schema", schema, "print the configuration's JSON schema")
+    _command(commands, "deviations", deviations, "print where the released code differs from the papers (docs/deviations.md)")
     p = _command(commands, "probe", probe, "describe a video file")
     p.add_argument("video", type=Path)
 

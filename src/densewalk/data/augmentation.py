@@ -1,4 +1,4 @@
-"""Views of an image or a clip: random crops, colours and blur, each drawn from an explicit generator.
+"""Augment an image or a clip by crops, colors and blur drawn from an explicit generator.
 
     generator = torch.Generator().manual_seed(item.seed)
     box = random_resized_crop_box(height, width, (0.25, 1.0), (3 / 4, 4 / 3), generator)
@@ -25,31 +25,25 @@ from densewalk.core.errors import UserError
 
 Images = Shaped[Tensor, "*batch 3 height width"]
 Box = tuple[int, int, int, int]  # top, left, height, width
-# a pair of crops that overlap by chance too little is drawn again; an image that defeats this many draws is degenerate
-MOST_DRAWS = 1000
-
-
-# -- draws -----------------------------------------------------------------------------------------------------------
+# crops that overlap too little by chance are drawn again; an image that defeats this many draws is degenerate
+MAX_DRAWS = 1000
 
 
 def uniform(low: float, high: float, generator: Generator) -> float:
-    """A number in [low, high)."""
+    """Draw a number in [low, high)."""
     return torch.empty(1).uniform_(low, high, generator=generator).item()
 
 
 def maybe(p: float, generator: Generator) -> bool:
-    """True with probability `p`."""
+    """Draw True with probability `p`."""
     return torch.rand(1, generator=generator).item() < p
 
 
-# -- crops -----------------------------------------------------------------------------------------------------------
-
-
 def random_resized_crop_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: Generator) -> Box:
-    """A crop whose share of the area is uniform in `scale` and whose aspect ratio (width / height) is log-uniform in `ratio`.
+    """Draw a crop whose share of the area and aspect ratio are random.
 
-    Ten draws are tried; if none fits into the image, the largest central crop within `ratio` is taken
-    (Szegedy et al., https://arxiv.org/abs/1409.4842, section 6).
+    The share is uniform in `scale`, width / height log-uniform in `ratio`. Ten draws are tried; if none fits into the image, the
+    largest central crop within `ratio` is taken (Szegedy et al., https://arxiv.org/abs/1409.4842, section 6).
 
     Returns:
         top, left, height, width in pixels.
@@ -62,10 +56,6 @@ def random_resized_crop_box(height: int, width: int, scale: tuple[float, float],
             top = int(torch.randint(0, height - h + 1, (1,), generator=generator))
             left = int(torch.randint(0, width - w + 1, (1,), generator=generator))
             return top, left, h, w
-    return _central_box(height, width, ratio)
-
-
-def _central_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
     w = min(width, max(1, round(height * ratio[1])))
     h = min(height, max(1, round(width / ratio[0])))
     return (height - h) // 2, (width - w) // 2, h, w
@@ -78,32 +68,32 @@ def resized_crop(
     interpolation: InterpolationMode = InterpolationMode.BILINEAR,
     antialias: bool = True,
 ) -> Shaped[Tensor, "*batch 3 new_height new_width"]:
-    """The pixels of `box`, resized to `size` (a side, or height and width)."""
+    """Cut out `box` and resize it to `size` (a side, or height and width)."""
     sides = [size, size] if isinstance(size, int) else list(size)
     return tv.resized_crop(image, *box, sides, interpolation, antialias)
 
 
-# -- colours ---------------------------------------------------------------------------------------------------------
-
-
 def distort(image: Images, generator: Generator, *, strength: float = 1.0) -> Images:
-    """The colours and blur of Leopart, NeCo and Time-Tuning.
+    """Change colors and blur as Leopart, NeCo and Time-Tuning do.
 
-    Jitter of brightness, contrast and saturation by 0.8 and hue by 0.2 (times `strength`) with probability 0.8, grey with
-    probability 0.2, Gaussian blur of radius U(0.1, 2) with probability 0.5. No flip, no solarisation.
+    Jitter of brightness, contrast and saturation by 0.8 and hue by 0.2 (times `strength`) with probability 0.8, gray with
+    probability 0.2, Gaussian blur of radius U(0.1, 2) with probability 0.5. No flip, no solarization.
     """
     if maybe(0.8, generator):
         image = color_jitter(image, 0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength, generator)
     if maybe(0.2, generator):
         image = grayscale(image)
-    return random_blur(image, 0.5, (0.1, 2.0), generator)
+    # one number decides whether to blur and how much; in the released code the radius comes from another generator: like this
+    # the crops that follow are the same as there
+    draw = torch.rand(1, generator=generator).item()
+    return gaussian_blur(image, 0.1 + draw / 0.5 * (2.0 - 0.1)) if draw < 0.5 else image
 
 
 def color_jitter(image: Images, brightness: float, contrast: float, saturation: float, hue: float, generator: Generator) -> Images:
     """Change brightness, contrast, saturation and hue in random order.
 
     Factors are uniform in [max(0, 1 - x), 1 + x] for the first three; the hue moves by U(-hue, hue) turns (0.5 is the
-    opposite colour). After each change the values are clipped.
+    opposite color). After each change the values are clipped.
     """
     order = torch.randperm(4, generator=generator).tolist()
     factors = [uniform(max(0.0, 1 - x), 1 + x, generator) for x in (brightness, contrast, saturation)]
@@ -120,7 +110,7 @@ def color_jitter(image: Images, brightness: float, contrast: float, saturation: 
 
 
 def adjust_hue(image: Float[Tensor, "*batch 3 height width"], turn: float) -> Float[Tensor, "*batch 3 height width"]:
-    """Turn the hue of HSV by `turn` turns, value and saturation unchanged; the same as torchvision's, in a third of its time.
+    """Turn the hue of HSV by `turn` turns: as torchvision does, in a third of its time.
 
     With V the largest and C the range of the three channels and h the hue in sixths of a turn,
 
@@ -142,22 +132,12 @@ def adjust_hue(image: Float[Tensor, "*batch 3 height width"], turn: float) -> Fl
 
 
 def grayscale(image: Images) -> Images:
-    """Luma (0.299, 0.587, 0.114) in all three channels."""
+    """Put the luma (0.299, 0.587, 0.114) into all three channels."""
     return tv.rgb_to_grayscale(image, num_output_channels=3)
 
 
-def random_blur(image: Images, p: float, radius: tuple[float, float], generator: Generator) -> Images:
-    """Blur with probability `p` by a radius uniform in `radius`.
-
-    One number decides both: given that it is below p, it is uniform in [0, p). In the released code the radius comes from
-    another generator; like this the crops that follow are the same as there.
-    """
-    draw = torch.rand(1, generator=generator).item()
-    return gaussian_blur(image, radius[0] + draw / p * (radius[1] - radius[0])) if draw < p else image
-
-
 def gaussian_blur(image: Images, radius: float) -> Images:
-    """Convolution with a Gaussian of standard deviation `radius` pixels, cut off at three of them; edge pixels are repeated outwards."""
+    """Convolve with a Gaussian of deviation `radius`, cut off at three of them, edges repeated."""
     reach = math.ceil(3 * radius)
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / radius) ** 2)
     weights = (kernel / kernel.sum()).tolist()
@@ -168,7 +148,7 @@ def gaussian_blur(image: Images, radius: float) -> Images:
 
 
 def _convolve(x: Tensor, weights: list[float], padding: tuple[int, int, int, int], dim: int) -> Tensor:
-    """Sum of shifted copies along `dim`: a fifth of the time of conv2d with one channel."""
+    """Sum shifted copies along `dim`: a fifth of the time of conv2d with one channel."""
     length = x.shape[dim]
     x = F.pad(x, padding, mode="replicate")
     result = torch.zeros_like(x.narrow(dim, 0, length))
@@ -185,12 +165,9 @@ def _to_type(x: Tensor, like: Tensor) -> Tensor:
     return x if like.is_floating_point() else (x * 255).round_().clamp_(0, 255).to(like.dtype)
 
 
-# -- several crops of one image, and where they overlap ----------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Crop:
-    """One view to cut: its side in pixels, its share of the image's area, and whether it is a global one."""
+    """One view to cut: side in pixels, share of the image's area, global or local."""
 
     size: int
     scale: tuple[float, float]
@@ -200,7 +177,7 @@ class Crop:
 def multi_crop(
     image: Images, crops: Sequence[Crop], min_overlap: float, generator: Generator
 ) -> tuple[list[Tensor], Float[Tensor, "views 4"]]:
-    """Distorted views of `image`, each overlapping all earlier global ones (Leopart, NeCo).
+    """Cut distorted views of `image`, each overlapping all earlier global ones (Leopart, NeCo).
 
     Args:
         crops: global ones first.
@@ -221,7 +198,7 @@ def multi_crop(
 def _overlapping_box(image: Tensor, crop: Crop, earlier: Tensor, min_overlap: float, generator: Generator) -> Box:
     height, width = image.shape[-2:]
     least = int(height * width * min_overlap) * (2 if crop.is_global else 1)
-    for _ in range(MOST_DRAWS):
+    for _ in range(MAX_DRAWS):
         top, left, h, w = random_resized_crop_box(height, width, crop.scale, (3 / 4, 4 / 3), generator)
         own = torch.tensor([left, top, left + w, top + h])
         sides = (torch.minimum(own[2:], earlier[:, 2:]) - torch.maximum(own[:2], earlier[:, :2])).clamp(min=0)
@@ -236,7 +213,7 @@ def _overlapping_box(image: Tensor, crop: Crop, earlier: Tensor, min_overlap: fl
 def intersections(
     boxes: Float[Tensor, "views 4"], sizes: Sequence[int], n_global: int
 ) -> tuple[Float[Tensor, "n_global views 4"], Float[Tensor, "views n_global 4"]]:
-    """Where each global crop and each crop overlap, in the pixels of either.
+    """Intersect each global crop with each crop, in the pixels of either.
 
         for i in range(n_global):
             for v in range(views):

@@ -1,4 +1,4 @@
-"""Videos as folders of numbered images."""
+"""Videos as folders of numbered images, in the layout of DAVIS and YouTube-VOS."""
 
 import os
 import re
@@ -12,14 +12,13 @@ from torch.utils.data import Dataset
 
 from densewalk.core.errors import UserError
 from densewalk.data.image_folder import ImageFolder
-from densewalk.data.images import EXTENSIONS, read_rgb
+from densewalk.data.images import read_rgb
 
 
 class FrameFolders:
-    """Videos as folders of numbered pictures, in the layout of DAVIS and YouTube-VOS: every folder with pictures is one sequence.
+    """Sequences of frames: every folder with images below `root` is one.
 
     Attributes:
-        root: the folder.
         names: the sequences' folders relative to `root`, sorted.
         sequences: for each the paths of its frames, sorted by number.
 
@@ -27,15 +26,15 @@ class FrameFolders:
         only: names of the sequences to use; all by default.
 
     Raises:
-        UserError: no such folder, no picture in it, masks among the frames' folders, or a name in `only` that is not there.
+        UserError: no such folder, no image in it, masks among the frames' folders, or a name in `only` that is not there.
     """
 
-    def __init__(self, root: str | Path, extensions: Sequence[str] = EXTENSIONS, *, only: Collection[str] | None = None) -> None:
+    def __init__(self, root: str | Path, *, only: Collection[str] | None = None) -> None:
         self.root = Path(root)
         folders: dict[str, list[str]] = {}
-        for name in ImageFolder(root, extensions).names:
+        for name in ImageFolder(root).names:
             folders.setdefault(os.path.dirname(name), []).append(name)
-        _refuse_masks(root, folders)
+        _require_no_masks(self.root, folders)
         missing = sorted(set(only or ()) - folders.keys())
         if missing:
             raise UserError(f"{root} has no sequence {missing[0]} ({len(missing)} of {len(only or ())} listed ones are missing)")
@@ -46,23 +45,18 @@ class FrameFolders:
         return len(self.sequences)
 
     def read(self, sequence: int, indices: Sequence[int]) -> UInt8[Tensor, "frames 3 height width"]:
-        """Frames of one sequence, in the order asked for.
-
-        Raises:
-            UserError: a frame cannot be read or has another size than the first one.
-        """
+        """Read frames of one sequence in the order asked for; they must have one size."""
         paths = [self.sequences[sequence][i] for i in indices]
         frames = [read_rgb(path) for path in paths]
         for path, frame in zip(paths, frames, strict=True):
             if frame.shape != frames[0].shape:
-                raise UserError(
-                    f"{path} is {_size(frame)}, but {paths[0]} is {_size(frames[0])}", allowed="frames of one size in each folder"
-                )
+                found = f"{path} is {_size(frame)}, but {paths[0]} is {_size(frames[0])}"
+                raise UserError(found, allowed="frames of one size in each folder")
         return torch.stack(frames)
 
 
 class FrameClips(Dataset[Tensor]):
-    """All clips of some sequences: one for each start frame from which the whole clip lies in its sequence; video/clips.py's are alike.
+    """All clips of some sequences, one for each frame from which a whole clip follows.
 
     `[i]` is uint8 [frames, 3, height, width] RGB. Sequences shorter than a clip have none.
 
@@ -79,11 +73,8 @@ class FrameClips(Dataset[Tensor]):
         lengths = [len(sequence) for sequence in folders.sequences]
         self.starts = [(sequence, start) for sequence, length in enumerate(lengths) for start in range(length - self.span[-1])]
         if not self.starts:
-            raise UserError(
-                f"{folders.root}: a clip of {frames} frames, every {stride} frames, takes {self.span[-1] + 1}; "
-                f"the longest sequence has {max(lengths)}",
-                todo="take fewer frames or a smaller spacing",
-            )
+            found = f"a clip of {frames} frames, every {stride} frames, takes {self.span[-1] + 1}; the longest sequence has {max(lengths)}"
+            raise UserError(f"{folders.root}: {found}", todo="take fewer frames or a smaller spacing")
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -93,20 +84,19 @@ class FrameClips(Dataset[Tensor]):
         return self.folders.read(sequence, [start + n for n in self.span])
 
 
-def _refuse_masks(root: str | Path, folders: Collection[str]) -> None:
-    """A benchmark's folder holds its masks, too, which are no frames to train on."""
+def _require_no_masks(root: Path, folders: Collection[str]) -> None:
+    """Raise if a benchmark's folder was given with its masks, which are no frames to train on."""
     masks = next((folder for folder in sorted(folders) if "Annotations" in Path(folder).parts), None)
     if masks is not None:
         frames = sorted({str(Path(f).parent) for f in folders if "JPEGImages" in Path(f).parts})
+        allowed = ", ".join(str(root / f) for f in frames) or "a folder of frames alone"
         raise UserError(
-            f"{root} holds masks ({masks}), which would be taken for a video",
-            allowed=", ".join(str(Path(root) / f) for f in frames) or "a folder of frames alone",
-            todo="point `source` to the frames",
+            f"{root} holds masks ({masks}), which would be taken for a video", allowed=allowed, todo="point `source` to the frames"
         )
 
 
 def _by_number(name: str) -> list[str | int]:
-    """A sorting key for which frame_9 comes before frame_10."""
+    """Sorting key for which frame_9 comes before frame_10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 

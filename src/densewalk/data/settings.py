@@ -1,10 +1,10 @@
-"""What is trained on: videos, image folders, pools chosen from them. All of it decides what is learnt and enters the hashes."""
+"""Settings of videos and image folders: all decide what is learnt and enter the hashes."""
 
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.core.settings import Settings
+from densewalk.core.settings import Settings, is_null
 
 
 class VideoSettings(Settings):
@@ -23,11 +23,11 @@ class VideoSettings(Settings):
     usable_seconds: list[tuple[float, float]] | None = None
     """Parts to train on as [start, end] in seconds; everything by default. Blank and frozen parts are left out either way."""
     blank_spread: float = Field(default=3.0, ge=0)
-    """A frame is blank if its grey levels (0 to 255, averaged over 64 x 36 cells) have a smaller standard deviation."""
+    """A frame is blank if its gray levels (0 to 255, averaged over 64 x 36 cells) have a smaller standard deviation."""
     min_blank_seconds: float = Field(default=1.0, ge=0)
     """Shorter blank parts are kept."""
     frozen_change: float = Field(default=2.0, ge=0)
-    """A frame is frozen if none of those cells has changed by more than this since the picture came to a stand."""
+    """A frame is frozen if none of those cells has changed by more than this since it came to a stand."""
     min_frozen_seconds: float = Field(default=3.0, ge=0)
     """Shorter frozen parts are kept."""
     skip_broken: bool = False
@@ -43,7 +43,7 @@ class VideoSettings(Settings):
 
 
 class ImagesSettings(Settings):
-    """A folder of pictures."""
+    """A folder of images."""
 
     source: str
     """The folder, relative to the study's folder; its subfolders are searched."""
@@ -52,12 +52,12 @@ class ImagesSettings(Settings):
     JPEGImages/480p and train/JPEGImages are such a `source`."""
     sequence_list: str | None = None
     """Layout `sequences`: text file with the names of the sequences to use, one a line, e.g. DAVIS/ImageSets/2017/train.txt."""
-    fps: float | None = Field(default=None, gt=0)
+    fps: float | None = Field(default=None, gt=0, exclude_if=is_null)
     """Layout `sequences`: frames a second, which no file says (DAVIS: 24; YouTube-VOS: 6); DoRA's clips need it."""
 
     @model_validator(mode="after")
     def only_sequences_have(self) -> Self:
-        """Pictures have no names to list, and no time."""
+        """Unrelated images have no names to list, and no time."""
         for name in ("sequence_list", "fps"):
             if getattr(self, name) is not None and self.layout != "sequences":
                 raise ValueError(f"{name}: only layout sequences has one; leave it out or set layout to sequences")

@@ -6,6 +6,7 @@ from pathlib import Path
 from densewalk.core import distributed
 from densewalk.core.hashing import file_sha256
 from densewalk.curation.select import curate as choose
+from densewalk.data.receipts import write_receipt
 from densewalk.jobs.inputs import feature_cache, read_backbone, read_sources
 from densewalk.models.origin import CheckpointFile
 from densewalk.study.specs import CurationSpec
@@ -17,10 +18,11 @@ def curate(spec: CurationSpec, backbone: Path, receipts: Sequence[Path], out: Pa
 
     Args:
         backbone: what compares pictures. receipts: of the data, in the specification's order.
-        out: the receipt; the list of all pictures and the sheet lie beside it.
+        out: the receipt, which is written last; the list of all images and the sheet lie beside it.
     """
     network = read_backbone(spec.backbone, spec.arch, backbone).eval().to(distributed.local_device(execution.device))
     sources = [source for path, name in zip(receipts, spec.data or {}, strict=True) for source in read_sources(path, name)]
     key = spec.backbone.key if isinstance(spec.backbone, CheckpointFile) else None
     cls = feature_cache(execution).around(network.cls, f"cls {file_sha256(backbone)} {key}")
-    choose(spec.settings, sources, network, cls, out, workers=execution.workers)
+    receipt = choose(spec.settings, sources, network, cls, out, workers=execution.workers)
+    write_receipt(out, receipt)

@@ -22,13 +22,12 @@ import torch
 from densewalk.core.errors import UserError
 from densewalk.core.progress import columns
 from densewalk.core.provenance import versions
-from densewalk.data.check_images import read_list
-from densewalk.data.download.catalog import command_for, command_for_file, set_of
+from densewalk.data.check_images import check_images
+from densewalk.data.download.catalog import command_for, command_for_file, dataset_of
 from densewalk.data.download.fetch import receipt_path, verify
-from densewalk.data.frame_folders import FrameFolders
-from densewalk.data.image_folder import ImageFolder
+from densewalk.data.receipts import SequencesReceipt
 from densewalk.data.settings import ImagesSettings
-from densewalk.data.video.probe import probe, undecodable
+from densewalk.data.video.probe import missing_codecs, probe
 from densewalk.models.catalog import Checkpoint, public_checkpoint, published
 from densewalk.models.loading import load
 from densewalk.study.config import Study
@@ -85,7 +84,7 @@ def _torch() -> str:
 
 
 def _video() -> str:
-    if missing := undecodable(CODECS):
+    if missing := missing_codecs(CODECS):
         raise UserError(f"PyAV does not decode {', '.join(missing)}", todo="install av from PyPI: docs/environment.md")
     return f"decord {versions()['decord']}; PyAV {versions()['av']} with {', '.join(CODECS)}"
 
@@ -118,7 +117,7 @@ def _of_study(study: Study, config: Path | None) -> Iterator[tuple[str, Callable
         yield f"checkpoints.{name}", partial(_checkpoint, name, checkpoint, config)
     for name, evaluation in study.evaluations.items():
         settings = evaluation.settings
-        known = set_of(evaluation.protocol, settings)
+        known = dataset_of(evaluation.protocol, settings)
         command = command_for(known, settings.root) if known else None
         yield f"evaluations.{name}", partial(_with_command, partial(data_of, evaluation.protocol, settings), command)
 
@@ -142,12 +141,9 @@ def _video_file(path: str) -> str:
 
 
 def _image_folder(settings: ImagesSettings) -> str:
-    folder = ImageFolder(settings.source)
-    folder[0]
-    if settings.layout == "pictures":
-        return f"{settings.source}: {len(folder)} pictures"
-    names = read_list(settings.sequence_list) if settings.sequence_list else None
-    return f"{settings.source}: {len(FrameFolders(settings.source, only=names).sequences)} sequences, {len(folder)} pictures"
+    receipt = check_images(settings, "")
+    sequences = f"{receipt.sequences} sequences, " if isinstance(receipt, SequencesReceipt) else ""
+    return f"{settings.source}: {sequences}{receipt.files} images"
 
 
 def _checkpoint(name: str, checkpoint: Checkpoint, config: Path | None) -> str:

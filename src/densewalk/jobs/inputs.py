@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from densewalk.core.errors import UserError
-from densewalk.core.files import read_json
 from densewalk.core.hashing import file_sha256
 from densewalk.core.progress import log
+from densewalk.data.receipts import CuratedReceipt, read_receipt
 from densewalk.data.sources import Source
 from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import FeatureCache
@@ -43,12 +43,12 @@ def read_backbone(origin: CheckpointFile | RunBackbone, arch: str, file: Path) -
     return backbone
 
 
-def read_sources(receipt: Path, name: str) -> list[Source]:
-    """A prepared data set by its receipt; for a curation, what is kept of each that it chose from."""
-    content = read_json(receipt)
-    if content["kind"] == "curation":
-        return [Source(n, r["kind"], Path(r["path"]), r) for n, r in content["sources"].items() if r["kept"]]
-    return [Source(name=name, kind=content["kind"], path=Path(content["path"]), receipt=content)]
+def read_sources(path: Path, name: str) -> list[Source]:
+    """Read the receipt of prepared data; of a curation, what is kept of each source that it chose from."""
+    receipt = read_receipt(path)
+    if isinstance(receipt, CuratedReceipt):
+        return [Source(n, source) for n, source in receipt.sources.items() if source.kept]
+    return [Source(name, receipt)]
 
 
 def feature_cache(execution: Execution) -> FeatureCache:

@@ -1,10 +1,10 @@
 """Where the weights of a backbone come from, as specifications and records say it. Free of torch."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
-from densewalk.core.settings import Settings
+from densewalk.core.settings import Settings, is_null
 
 
 class RandomWeights(Settings):
@@ -23,12 +23,7 @@ class CheckpointFile(Settings):
     key: str | None
     sha256: str | None
     url: str | None
-    interpolation: Literal["offset", "antialias", "size"] | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_usual_rule(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`interpolation` enters the hash only where it is given."""
-        return {name: value for name, value in handler(self).items() if (name, value) != ("interpolation", None)}
+    interpolation: Literal["offset", "antialias", "size"] | None = Field(default=None, exclude_if=is_null)
 
 
 class RunBackbone(Settings):

@@ -32,7 +32,7 @@ def without_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return result
 
 
-def attended(attention: Float[Tensor, "batch patches"], mass: float) -> Bool[Tensor, "batch patches"]:
+def top_mass_mask(attention: Float[Tensor, "batch patches"], mass: float) -> Bool[Tensor, "batch patches"]:
     """The smallest set of patches that holds at least the share `mass` of each row's attention.
 
     for patch in sorted(patches, key=attention, reverse=True):

@@ -96,7 +96,7 @@ def spherical_kmeans(
     return best
 
 
-def sample(x: Shaped[Tensor, "points *rest"], most: int, rng: np.random.Generator) -> Shaped[Tensor, "some *rest"]:
+def sample(x: Shaped[Tensor, " points *rest"], most: int, rng: np.random.Generator) -> Shaped[Tensor, " some *rest"]:
     """At most so many points, drawn at random, in their order."""
     if len(x) <= most:
         return x

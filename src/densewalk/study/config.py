@@ -170,7 +170,7 @@ class Study(Settings):
         """All that determines which images a curation keeps."""
         c = self.curations[name]
         arch = self.checkpoints[c.backbone].arch if c.backbone in self.checkpoints else self.arch_of(c.backbone)
-        data = {source: self._data(source) for source in c.data}
+        data = {source: self._source(source) for source in c.data}
         return CurationSpec(arch=arch, backbone=self._backbone(c.backbone, c.seed), data=data, settings=c)
 
     def evaluation_spec(self, run: str, seed: int, evaluation: str) -> EvaluationSpec:
@@ -187,8 +187,11 @@ class Study(Settings):
             labels=self.labels_of(run),
         )
 
+    def _source(self, name: str) -> VideoSettings | ImagesSettings:
+        return self.videos.get(name) or self.images[name]
+
     def _data(self, name: str) -> VideoSettings | ImagesSettings | CurationSpec:
-        return self.curation_spec(name) if name in self.curations else self.videos.get(name) or self.images[name]
+        return self.curation_spec(name) if name in self.curations else self._source(name)
 
     def _backbone(self, name: str, seed: int | None) -> CheckpointFile | RunBackbone:
         """A checkpoint, or a run with the wanted seed or its first."""

@@ -5,7 +5,6 @@ evaluations/{name}/settings.py    SETTINGS = {"protocol": MySettings}     evalua
 """
 
 import importlib
-import pkgutil
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -21,25 +20,24 @@ from densewalk.study.runs import BaseEvaluation, Baseline, BaseRun, TrainedRun
 from densewalk.training.settings import TrainingSettings
 
 
-def _settings_modules(package: ModuleType, beside: str) -> Iterator[tuple[str, Any]]:
-    """Name and `settings` module of each folder of the package that holds the file `beside`.
+def _settings_of_folders(package: ModuleType, beside: str) -> Iterator[tuple[str, Any]]:
+    """Name and SETTINGS of each folder of the package that holds the file `beside`.
 
     Raises:
-        AssertionError: such a folder has no SETTINGS.
+        AssertionError: such a folder has no settings.py, or that has no SETTINGS.
     """
-    for folder in sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.ispkg):
-        if not any((Path(path) / folder / beside).is_file() for path in package.__path__):
-            continue
-        settings = importlib.import_module(f"{package.__name__}.{folder}.settings")
-        if not hasattr(settings, "SETTINGS"):
-            raise AssertionError(f"{settings.__file__} defines no SETTINGS (docs/adding.md)")
-        yield folder, settings
+    for name in sorted(path.parent.name for folder in package.__path__ for path in Path(folder).glob(f"*/{beside}")):
+        try:
+            settings = importlib.import_module(f"{package.__name__}.{name}.settings").SETTINGS
+        except (ModuleNotFoundError, AttributeError) as error:
+            raise AssertionError(f"{package.__name__}.{name}: settings.py must define SETTINGS (docs/adding.md): {error}") from error
+        yield name, settings
 
 
 @lru_cache
 def methods() -> dict[str, type[TrainingSettings]]:
     """Method -> its settings."""
-    return {folder: module.SETTINGS for folder, module in _settings_modules(densewalk.methods, "method.py")}
+    return dict(_settings_of_folders(densewalk.methods, "method.py"))
 
 
 @lru_cache
@@ -49,9 +47,8 @@ def evaluations() -> dict[str, type[EvaluationSettings]]:
 
 
 def _protocols() -> Iterator[tuple[str, str, type[EvaluationSettings]]]:
-    for folder, module in _settings_modules(densewalk.evaluations, "evaluate.py"):
-        for name, settings in module.SETTINGS.items():
-            yield folder, name, settings
+    for folder, protocols in _settings_of_folders(densewalk.evaluations, "evaluate.py"):
+        yield from ((folder, name, settings) for name, settings in protocols.items())
 
 
 def method_class(name: str) -> Any:

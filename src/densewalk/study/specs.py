@@ -7,10 +7,10 @@ A changed setting changes the hash of the run, of its evaluations and of the run
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import SerializeAsAny, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
 from densewalk.core.hashing import config_hash
-from densewalk.core.settings import Settings
+from densewalk.core.settings import Settings, is_null
 from densewalk.core.typed_files import read_model, write_model
 from densewalk.curation.settings import CurationSettings
 from densewalk.data.settings import ImagesSettings, VideoSettings
@@ -39,28 +39,16 @@ class Specification(Settings):
             write_model(self.path(results), self)
 
 
-class _WithData(Specification):
-    data: "dict[str, VideoSettings | ImagesSettings | CurationSpec] | None" = None
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what a baseline has not, and without `fps` where an image folder has none: they came later than the first hashes."""
-        content = {name: value for name, value in handler(self).items() if value is not None}
-        for name, source in (self.data or {}).items():
-            if isinstance(source, ImagesSettings) and source.fps is None:
-                del content["data"][name]["fps"]
-        return content
-
-
-class CurationSpec(_WithData):
+class CurationSpec(Specification):
     """What determines which images a curation keeps. arch: of the backbone that compares them."""
 
     arch: str
     backbone: CheckpointFile | RunBackbone
+    data: dict[str, VideoSettings | ImagesSettings]
     settings: CurationSettings
 
 
-class RunSpec(_WithData):
+class RunSpec(Specification):
     """What determines the backbone of one run and seed. data, settings: of a run that trains."""
 
     run: str
@@ -68,7 +56,8 @@ class RunSpec(_WithData):
     method: str
     arch: str
     init: Origin
-    settings: SerializeAsAny[TrainingSettings] | None = None
+    data: dict[str, VideoSettings | ImagesSettings | CurationSpec] | None = Field(default=None, exclude_if=is_null)
+    settings: SerializeAsAny[TrainingSettings] | None = Field(default=None, exclude_if=is_null)
 
     @field_validator("settings", mode="before")
     @classmethod
@@ -102,8 +91,6 @@ class EvaluationSpec(Specification):
         return results / "state" / f"{self.run}-s{self.seed}-{self.evaluation}-{self.hash}"
 
 
-CurationSpec.model_rebuild()
-RunSpec.model_rebuild()
 Spec = TypeVar("Spec", bound=Specification)
 
 

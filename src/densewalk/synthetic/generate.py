@@ -14,7 +14,7 @@
     imagenet/{train,val}/{category}/%05d.JPEG       the things of the photographs, cut out; categories seen in both splits
     receipt.json                                    counts and class shares; written last
 
-The city itself is in `densewalk.city`.
+The city itself is in `densewalk.synthetic.city`.
 """
 
 import json

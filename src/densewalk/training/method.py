@@ -16,10 +16,10 @@ from densewalk.training.settings import TrainingSettings
 
 
 class Method(nn.Module, ABC):
-    """The networks of one run. Its `state_dict`, the optimiser's and the step are the whole resumable state.
+    """The networks of one run. Its `state_dict`, the optimizer's and the step are the whole resumable state.
 
-    A subclass's `step` is the method in five to fifteen lines. Whatever is random in it comes from `rng` or from torch's
-    global generator, both of which the loop seeds before each step.
+    A subclass's `step` reads as its paper's algorithm, in twenty lines at most. Whatever is random in it comes from `generator` or
+    from torch's global generator, both of which the loop seeds before each step.
     """
 
     diagnostics: Path | None = None
@@ -41,21 +41,21 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def param_groups(self) -> list[ParamGroup]:
-        """The optimiser's groups; what is in none is frozen."""
+        """The optimizer's groups; what is in none is frozen."""
 
     @abstractmethod
-    def step(self, batch: Any, at: int, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one batch at optimiser step `at`, and scalar tensors worth logging.
+    def step(self, batch: Any, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one batch at optimizer step `step`, and scalar tensors worth logging.
 
-        Where the settings' `across_samples` is None, the batch may be one of several equal parts, each with the same `at` and
-        the same draws from `rng`: what changes from step to step waits for `after_backward`.
+        Where the settings' `across_samples` is None, the batch may be one of several equal parts, each with the same `step` and
+        the same draws from `generator`: what changes from step to step waits for `after_backward`.
         """
 
-    def after_backward(self, at: int) -> None:
-        """Once a step, between backward (gradients averaged over parts and processes) and the optimiser, e.g. clipping."""
+    def after_backward(self, step: int) -> None:
+        """Once a step, between backward (gradients averaged over parts and processes) and the optimizer, e.g. clipping."""
 
-    def after_update(self, at: int) -> None:
-        """After the optimiser, e.g. the teacher's update."""
+    def after_update(self, step: int) -> None:
+        """After the optimizer, e.g. the teacher's update."""
 
     def pictures(self, data: "Dataset[Any]", folder: Path) -> None:
         """Draw what the finished training has learnt into PNG files in `folder`, which the report shows; nothing by default.

@@ -13,8 +13,6 @@ from densewalk.core.settings import Settings
 class TrainingSettings(Settings):
     """What is learnt: everything here enters the run's hash. How it is run is `Execution`."""
 
-    # switch -> value in compat `paper`, value in compat `released`
-    SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {}
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     """What a job asks a scheduler for."""
     PICTURES: ClassVar[dict[str, str]] = {}
@@ -23,11 +21,11 @@ class TrainingSettings(Settings):
     compat: Literal["paper", "released"] = "paper"
     """`paper`: the method as published. `released`: the released code's known deviations, to the digit."""
     batch_size: int = Field(default=64, ge=1)
-    """Samples of one optimiser step over all processes together."""
+    """Samples of one optimizer step over all processes together."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the data. Exactly one of `epochs` and `steps`."""
     steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps. Exactly one of `epochs` and `steps`."""
+    """Optimizer steps. Exactly one of `epochs` and `steps`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -47,8 +45,8 @@ class TrainingSettings(Settings):
     @property
     def deviations(self) -> str:
         """`compat`, and each switch that the study sets otherwise: what the tables' column `compat` says."""
-        column = ("paper", "released").index(self.compat)
-        changed = [n for n, values in sorted(self.SWITCHES.items()) if getattr(self, n) not in (None, values[column])]
+        following = [(name, facts) for name, facts in sorted(self.switches().items()) if facts.by == "compat"]
+        changed = [name for name, facts in following if getattr(self, name) not in (None, facts.values[self.compat])]
         return " ".join([self.compat, *(f"{name}={json.dumps(getattr(self, name))}" for name in changed)])
 
     def across_samples(self) -> str | None:
@@ -70,7 +68,7 @@ class TrainingSettings(Settings):
         return None
 
     def total_steps(self, samples: int) -> tuple[int, int]:
-        """Optimiser steps in all and per epoch, for a data set of `samples` samples (incomplete batches are dropped).
+        """Optimizer steps in all and per epoch, for a data set of `samples` samples (incomplete batches are dropped).
 
         Raises:
             UserError: one batch is larger than the data set.

@@ -72,7 +72,7 @@ def shots(sources: Sequence[Source], count: int, settings: PictureSettings, patc
     for i, source in enumerate(sources):
         data = open_images(source)
         share = len(range(i, count, len(sources)))
-        for number in spread(len(data), share) if share else []:  # type: ignore[arg-type]
+        for number in evenly_spaced(len(data), share) if share else []:  # type: ignore[arg-type]
             frames = data[number]
             yield Shot(source.name, number, uncut(frames.reshape(-1, *frames.shape[-3:]), settings.short_side, patch)[0])
 
@@ -148,7 +148,7 @@ def draw_nearest(path: Path, before: Backbone, after: Backbone, shots_: Sequence
     """For the centre patch of some pictures, its nearest patches in the other pictures by two backbones, one line each."""
     seen = {name: [look(network, shot).tokens for shot in shots_] for name, network in (("before", before), ("after", after))}
     lines = []
-    for query in spread(len(shots_), QUERIES):
+    for query in evenly_spaced(len(shots_), QUERIES):
         for name, tokens in seen.items():
             found = nearest(tokens, query, NEAREST)
             first, *others = [cut(shots_[f.shot].image, f, after.patch) for f in found]
@@ -196,7 +196,7 @@ def uncut(frames: UInt8[Tensor, "frames 3 height width"], short_side: int, patch
     return resized_crop(frames, (0, 0, height, width), size)
 
 
-def spread(length: int, wanted: int) -> list[int]:
+def evenly_spaced(length: int, wanted: int) -> list[int]:
     """At most `wanted` of `length` numbers, evenly apart and away from the ends."""
     wanted = min(wanted, length)
     return [length * (2 * i + 1) // (2 * wanted) for i in range(wanted)]

@@ -106,24 +106,24 @@ def test_boxes_turned_inside_out_overlap_nothing():
 
 
 def test_voc_counts_from_one_and_takes_all_objects(tmp_path):
-    first, second = boxes.voc(write_voc(tmp_path), 2007)
+    first, second = boxes.read_voc_boxes(write_voc(tmp_path), 2007)
     assert first.image.name == "000005.jpg"
     assert first.boxes.tolist() == [[0, 0, 40, 30], [10, 5, 20, 25]]
     assert second.boxes.tolist() == [[1, 2, 4, 5]]
-    assert boxes.voc(tmp_path / "VOCdevkit/VOC2007", 2007)[0].image == first.image
+    assert boxes.read_voc_boxes(tmp_path / "VOCdevkit/VOC2007", 2007)[0].image == first.image
 
 
 def test_coco_rounds_and_leaves_out_crowds(tmp_path):
     write_coco(tmp_path)
-    found = boxes.coco(tmp_path, "train2014", "annotations/instances_train2014.json")
+    found = boxes.read_coco_boxes(tmp_path, "train2014", "annotations/instances_train2014.json")
     assert [example.boxes.tolist() for example in found] == [[[10, 5, 31, 15]], [[2, 2, 12, 12]], []]
     (tmp_path / "coco20k.txt").write_text("train2014/COCO_train2014_000000000030.jpg\n9\n")
-    chosen = boxes.coco(tmp_path, "train2014", "annotations/instances_train2014.json", "coco20k.txt")
+    chosen = boxes.read_coco_boxes(tmp_path, "train2014", "annotations/instances_train2014.json", "coco20k.txt")
     assert [example.image.name[-6:] for example in chosen] == ["30.jpg", "09.jpg"]
 
 
 def test_real_coco():
-    found = boxes.coco(shared("data/coco"), "val2017", "annotations/instances_val2017.json")
+    found = boxes.read_coco_boxes(shared("data/coco"), "val2017", "annotations/instances_val2017.json")
     assert len(found) == 18
     assert sum(len(example.boxes) for example in found) > 80
 
@@ -150,14 +150,14 @@ def test_real_coco():
 def test_broken_voc_is_named(tmp_path, file, text, message):
     (write_voc(tmp_path) / "VOCdevkit/VOC2007" / file).write_text(text)
     with pytest.raises(UserError, match=message):
-        boxes.voc(tmp_path, 2007)
+        boxes.read_voc_boxes(tmp_path, 2007)
 
 
 def test_missing_voc_is_named(tmp_path):
     with pytest.raises(UserError, match="VOCdevkit is not Pascal VOC's folder VOC2012 and holds none"):
-        boxes.voc(write_voc(tmp_path), 2012)
+        boxes.read_voc_boxes(write_voc(tmp_path), 2012)
     with pytest.raises(UserError, match=r"val\.txt does not exist; allowed: trainval"):
-        boxes.voc(tmp_path, 2007, "val")
+        boxes.read_voc_boxes(tmp_path, 2007, "val")
 
 
 @pytest.mark.parametrize(
@@ -175,28 +175,28 @@ def test_missing_voc_is_named(tmp_path):
 def test_broken_coco_is_named(tmp_path, content, message):
     (write_coco(tmp_path) / "annotations/instances_train2014.json").write_text(content)
     with pytest.raises(UserError, match=message):
-        boxes.coco(tmp_path, "train2014", "annotations/instances_train2014.json")
+        boxes.read_coco_boxes(tmp_path, "train2014", "annotations/instances_train2014.json")
 
 
 @pytest.mark.parametrize(("text", "message"), [("31\n", "lists 31, which"), ("all\n", "lists all, which"), ("", "is empty")])
 def test_a_wrong_list_of_coco_images_is_named(tmp_path, text, message):
     (write_coco(tmp_path) / "ids.txt").write_text(text)
     with pytest.raises(UserError, match=message):
-        boxes.coco(tmp_path, "train2014", "annotations/instances_train2014.json", "ids.txt")
+        boxes.read_coco_boxes(tmp_path, "train2014", "annotations/instances_train2014.json", "ids.txt")
 
 
 # -- videos ------------------------------------------------------------------------------------------------------------
 
 
 def test_got10k_layout(tmp_path):
-    first, second = boxes.got10k(write_got10k(tmp_path))
+    first, second = boxes.read_tracks(write_got10k(tmp_path))
     assert (first.name, second.name) == ("GOT-10k_Val_000001", "GOT-10k_Val_000002")
     assert first.boxes[:2].tolist() == [[8, 16, 32, 40], [12, 16, 36, 40]]
     assert first.visible.tolist() == [True, True, False, True, True]
     assert first.size == (96, 64)
     (tmp_path / "val/GOT-10k_Val_000001/cover.label").unlink()
     (tmp_path / "val/GOT-10k_Val_000001/absence.label").write_text("0\n0\n0\n1\n0\n")
-    assert boxes.got10k(tmp_path, only=["GOT-10k_Val_000001"])[0].visible.tolist() == [True, True, True, False, True]
+    assert boxes.read_tracks(tmp_path, only=["GOT-10k_Val_000001"])[0].visible.tolist() == [True, True, True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -214,16 +214,16 @@ def test_got10k_layout(tmp_path):
 def test_broken_got10k_is_named(tmp_path, file, text, message):
     (write_got10k(tmp_path) / "val/GOT-10k_Val_000002" / file).write_text(text)
     with pytest.raises(UserError, match=message):
-        boxes.got10k(tmp_path)
+        boxes.read_tracks(tmp_path)
 
 
 def test_missing_got10k_is_named(tmp_path):
     write_got10k(tmp_path)
     with pytest.raises(UserError, match="does not list bird; allowed: GOT-10k_Val_000001"):
-        boxes.got10k(tmp_path, only=["bird"])
+        boxes.read_tracks(tmp_path, only=["bird"])
     for path in (tmp_path / "val/GOT-10k_Val_000001").glob("*.jpg"):
         path.unlink()
     with pytest.raises(UserError, match="GOT-10k_Val_000001 has 0 frames"):
-        boxes.got10k(tmp_path)
+        boxes.read_tracks(tmp_path)
     with pytest.raises(UserError, match=r"GOT-10k's folder .*test does not exist"):
-        boxes.got10k(tmp_path, "test")
+        boxes.read_tracks(tmp_path, "test")

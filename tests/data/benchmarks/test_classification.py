@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks.classification import imagenet
+from densewalk.data.benchmarks.classification import list_imagenet
 from tests.fixtures.helpers import shared
 
 
@@ -31,7 +31,7 @@ def root(tmp_path):
 
 def test_classes_are_numbered_by_name_and_pictures_sorted(root):
     (root / "train/n02/notes.txt").write_text("no picture")
-    training, validation = imagenet(root)
+    training, validation = list_imagenet(root)
     assert training.names == validation.names == ["n01", "n02"]
     assert training.targets == [0, 0, 0, 1, 1]
     assert validation.targets == [0, 1, 1]
@@ -39,7 +39,7 @@ def test_classes_are_numbered_by_name_and_pictures_sorted(root):
 
 
 def test_real_layout():
-    training, validation = imagenet(shared("data/imagenet"))
+    training, validation = list_imagenet(shared("data/imagenet"))
     assert (len(training), len(validation), len(training.names)) == (48, 24, 8)
 
 
@@ -58,11 +58,11 @@ def empty(path):
         (lambda root: remove(root / "val"), r"imagenet/val does not exist"),
         (lambda root: remove(root / "train/n02"), r"class folder .*train/n02 does not exist, but .*val/n02 does"),
         (lambda root: remove(root / "val/n01"), r"class folder .*val/n01 does not exist, but .*train/n01 does"),
-        (lambda root: empty(root / "val/n01"), r"class folder .*val/n01 holds no picture"),
+        (lambda root: empty(root / "val/n01"), r"class folder .*val/n01 holds no image"),
         (lambda root: [remove(root / "val" / name) for name in ("n01", "n02")], r"imagenet/val has no class folder"),
     ],
 )
 def test_what_is_missing_is_named(root, damage, message):
     damage(root)
     with pytest.raises(UserError, match=message):
-        imagenet(root)
+        list_imagenet(root)

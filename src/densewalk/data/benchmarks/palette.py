@@ -5,12 +5,12 @@ from jaxtyping import UInt8
 
 
 def palette(size: int = 256) -> UInt8[np.ndarray, "{size} 3"]:
-    """The colours of Pascal VOC and DAVIS: the bits of a label, dealt in turn to red, green and blue from the highest bit down.
+    """Colors of labels: the bits go in turn to red, green and blue, highest bit first.
 
     for label in range(size):
         for position in range(8):
             for channel in range(3):
-                colours[label, channel] |= (label >> (3 * position + channel) & 1) << (7 - position)
+                colors[label, channel] |= (label >> (3 * position + channel) & 1) << (7 - position)
     """
     labels = np.arange(size)[:, None, None]
     bit = labels >> (3 * np.arange(8)[:, None] + np.arange(3)) & 1

@@ -1,4 +1,4 @@
-"""The public data sets of datasets.yaml, and the command that gets one. Free of torch.
+"""The public data sets of datasets.yaml, and the command that fetches one. Free of torch.
 
 datasets()["voc"].at("/datasets").root               # /datasets/VOCdevkit/VOC2012
 command_for("voc", "data/VOCdevkit/VOC2012")         # densewalk data voc
@@ -12,7 +12,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from densewalk.core.settings import Settings
 
@@ -42,23 +42,23 @@ class Dataset(Settings):
     manual: list[str] = []
     videos: dict[str, str] = {}
     trainaug: str | None = None
-    check: dict[str, Any] | None = Field(default=None)
+    check: dict[str, Any] | None = None
     counts: str | None = None
 
     @model_validator(mode="after")
     def one_way(self) -> Self:
-        """Archives, steps for a person, or videos."""
+        """There are archives, steps for a person, or videos."""
         if sum(map(bool, (self.archives, self.manual, self.videos))) != 1:
             raise ValueError("give one of archives, manual and videos")
         return self
 
     @property
     def root(self) -> str | None:
-        """What an evaluation's `root` is to be; None for videos."""
+        """The `root` of an evaluation on it; None for videos."""
         return self.check["settings"]["root"] if self.check else None
 
     def at(self, folder: str | Path) -> "Dataset":
-        """The same in another folder, in its steps and its check, too."""
+        """Return the same in another folder, in its steps and its check, too."""
         steps, check = [step.replace(self.folder, str(folder)) for step in self.manual], self.check
         if check is not None:
             root = str(Path(folder) / PurePath(check["settings"]["root"]).relative_to(self.folder))
@@ -68,7 +68,7 @@ class Dataset(Settings):
 
 @lru_cache
 def datasets() -> dict[str, Dataset]:
-    """All known data sets by name."""
+    """Load all known data sets by name."""
     content = yaml.safe_load(files("densewalk.data.download").joinpath("datasets.yaml").read_text())
     return {name: Dataset.model_validate(entry) for name, entry in content.items()}
 
@@ -76,22 +76,21 @@ def datasets() -> dict[str, Dataset]:
 # layouts and protocols of one data set each
 NAMED = {
     **{layout: layout for layout in ("ade20k", "voc", "coco_stuff", "cityscapes", "davis", "youtube_vos")},
-    "coco_things": "coco",
+    **dict.fromkeys(("coco", "coco_things_12", "coco_stuff_15"), "coco"),
     **dict.fromkeys(("ade20k_linear", "ade20k_upernet"), "ade20k"),
-    "coco": "coco",
     **dict.fromkeys(("knn", "linear"), "imagenet"),
 }
 
 
-def set_of(protocol: str, settings: Any) -> str | None:
-    """The data set that an evaluation reads, where it is one of these."""
+def dataset_of(protocol: str, settings: Any) -> str | None:
+    """Return the data set that an evaluation reads, if it is one of these."""
     if protocol == "discovery":  # VOC 2007 and COCO 2014 are not among them
         return "voc" if (settings.layout, settings.year) == ("voc", 2012) else None
-    return NAMED.get(getattr(settings, "layout", protocol))
+    return NAMED.get(getattr(settings, "label_set", getattr(settings, "layout", protocol)))
 
 
 def command_for(name: str, root: str) -> str:
-    """What to type to have a data set where an evaluation's `root` is, and what else is to be done where that is another place."""
+    """Return the command that brings a data set to an evaluation's `root`, or near it."""
     usual = datasets()[name]
     assert usual.root is not None
     inside = PurePath(usual.root).relative_to(usual.folder)
@@ -103,7 +102,7 @@ def command_for(name: str, root: str) -> str:
 
 
 def command_for_file(path: str) -> str | None:
-    """What to type for a video or a folder of pictures that belongs to one of the data sets in its usual place."""
+    """Return the command that fetches a video or folder of a data set in its usual place."""
     wanted = PurePath(path)
     for name, dataset in datasets().items():
         walk = [video for video in dataset.videos if wanted == PurePath(dataset.folder) / f"{video}.mp4"]

@@ -1,6 +1,6 @@
-"""Files from the network: resumed where they were cut, checked, whole as soon as they have their name. The only door to requests.
+"""Fetch files from the network: resumed, checked, whole as soon as they have their name.
 
-    receipt = fetch("https://.../dino_deitsmall16_pretrain.pth", "checkpoints/dino_vits16.pth", sha256=None)
+    receipt = fetch("https://.../dino_deitsmall16_pretrain.pth", "checkpoints/dino_vits16.pth")
 
 checkpoints/
     .dino_vits16.pth.part           what has come so far; the next call goes on from there
@@ -38,9 +38,9 @@ TRANSIENT = (requests.ConnectionError, requests.Timeout, requests.exceptions.Chu
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file: where it comes from, where it goes, and what is known of it. md5: where only that was published."""
+    """A file: address, place, and what is known of it. md5: where only that was published."""
 
-    url: str
+    url: str | None
     target: Path
     sha256: str | None = None
     md5: str | None = None
@@ -48,22 +48,39 @@ class Wanted:
 
     @property
     def part(self) -> Path:
-        """What has come so far."""
+        """The file with what has come so far."""
         return self.target.with_name(f".{self.target.name}.part")
 
     @property
     def mark(self) -> Path:
-        """What `part` is a part of."""
+        """The file that says what `part` is a part of."""
         return self.part.with_name(f"{self.part.name}.json")
+
+    def describe(self, path: Path) -> dict[str, Any]:
+        """Make the receipt of a file."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return {"url": self.url, "sha256": file_sha256(path), "bytes": path.stat().st_size, "date": now, "name": self.target.name}
+
+    def mismatch(self, path: Path, found: dict[str, Any]) -> str | None:
+        """Say how a file and its receipt differ from what is known."""
+        if self.size is not None and found["bytes"] != self.size:
+            return f"{found['bytes']} bytes instead of {self.size}"
+        if self.sha256 is not None and found["sha256"] != self.sha256:
+            return f"sha256 {found['sha256']} instead of {self.sha256}"
+        if self.md5 is not None and self.sha256 is None:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            return None if digest == self.md5 else f"md5 {digest} instead of {self.md5}"
+        return None
 
 
 def receipt_path(target: str | Path) -> Path:
-    """Where a downloaded file's receipt is."""
+    """Return the place of a downloaded file's receipt."""
     return Path(f"{target}.receipt.json")
 
 
 def fetch(url: str, target: str | Path, *, sha256: str | None = None, md5: str | None = None, size: int | None = None) -> dict[str, Any]:
-    """Have the file at `target`; nothing is transferred if it is there and what its receipt says.
+    """Have the file at `target`; nothing is transferred if it is there and as its receipt says.
 
     Returns:
         The receipt: url, sha256, bytes, date (of the download; of the check for a file that was there already).
@@ -74,19 +91,18 @@ def fetch(url: str, target: str | Path, *, sha256: str | None = None, md5: str |
     """
     wanted = Wanted(url, Path(target), sha256, md5, size)
     if wanted.target.exists():
-        return verify(wanted.target, sha256=sha256, md5=md5, size=size, url=url)
+        return _verify(wanted)
     wanted.target.parent.mkdir(parents=True, exist_ok=True)
-    with _sole(wanted) as file:
+    with _locked_part(wanted) as file:
         if wanted.target.exists():  # another process has just brought it
-            return verify(wanted.target, sha256=sha256, md5=md5, size=size, url=url)
-        _transfer(wanted, file)
-        receipt = _receipt(wanted.part, url) | {"name": wanted.target.name}
-        if problem := _mismatch(wanted.part, receipt, sha256, md5, size):
+            return _verify(wanted)
+        _transfer(url, wanted, file)
+        receipt = wanted.describe(wanted.part)
+        if problem := wanted.mismatch(wanted.part, receipt):
             wanted.part.unlink()
             wanted.mark.unlink(missing_ok=True)
-            raise UserError(
-                f"{url}: {problem}; the download was thrown away", todo="try again; if it comes again, the file on the server has changed"
-            )
+            found = f"{url}: {problem}; the download was thrown away"
+            raise UserError(found, todo="try again; if it comes again, the file on the server has changed")
         write_json(receipt_path(wanted.target), receipt)
         wanted.part.rename(wanted.target)
         wanted.mark.unlink(missing_ok=True)
@@ -94,20 +110,22 @@ def fetch(url: str, target: str | Path, *, sha256: str | None = None, md5: str |
     return receipt
 
 
-def verify(
-    path: Path, *, sha256: str | None = None, md5: str | None = None, size: int | None = None, url: str | None = None
-) -> dict[str, Any]:
-    """Compare a file with what is known of it and with its receipt, which is written if there is none.
+def verify(path: Path, *, sha256: str | None = None, url: str | None = None) -> dict[str, Any]:
+    """Compare a file with its checksum and with its receipt, which is written if there is none.
 
     Raises:
         UserError: it is not the file that was published, or has changed since it was downloaded.
     """
-    known = receipt_path(path)
+    return _verify(Wanted(url, path, sha256))
+
+
+def _verify(wanted: Wanted) -> dict[str, Any]:
+    path, known = wanted.target, receipt_path(wanted.target)
     if not path.is_file():
         raise UserError(f"{path} is no file", todo="move it away")
-    found = _receipt(path, url) | {"name": path.name}
-    if problem := _mismatch(path, found, sha256, md5, size):
-        raise UserError(f"{path}: {problem}", todo=f"remove it and {known.name}, and fetch it again")
+    found, again = wanted.describe(path), f"remove it and {known.name}, and fetch it again"
+    if problem := wanted.mismatch(path, found):
+        raise UserError(f"{path}: {problem}", todo=again)
     if not known.exists():
         write_json(known, found)
         return found
@@ -115,36 +133,13 @@ def verify(
     if not isinstance(earlier, dict) or not {"sha256", "date"} <= earlier.keys():
         raise UserError(f"{known} is no receipt", todo="remove it")
     if earlier["sha256"] != found["sha256"]:
-        raise UserError(
-            f"{path} has sha256 {found['sha256']}, but its receipt of {earlier['date']} says {earlier['sha256']}",
-            todo=f"remove it and {known.name}, and fetch it again",
-        )
+        raise UserError(f"{path} has sha256 {found['sha256']}, but its receipt of {earlier['date']} says {earlier['sha256']}", todo=again)
     return earlier
 
 
-def _receipt(path: Path, url: str | None) -> dict[str, Any]:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"url": url, "sha256": file_sha256(path), "bytes": path.stat().st_size, "date": now}
-
-
-def _mismatch(path: Path, found: dict[str, Any], sha256: str | None, md5: str | None, size: int | None) -> str | None:
-    if size is not None and found["bytes"] != size:
-        return f"{found['bytes']} bytes instead of {size}"
-    if sha256 is not None and found["sha256"] != sha256:
-        return f"sha256 {found['sha256']} instead of {sha256}"
-    if md5 is not None and sha256 is None:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        return None if digest == md5 else f"md5 {digest} instead of {md5}"
-    return None
-
-
-# -- transfer --------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
-def _sole(wanted: Wanted) -> Iterator[IO[bytes]]:
-    """The part, open for appending, by this process only."""
+def _locked_part(wanted: Wanted) -> Iterator[IO[bytes]]:
+    """Open the part for appending, by this process only."""
     with open(wanted.part, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,13 +156,13 @@ def _sole(wanted: Wanted) -> Iterator[IO[bytes]]:
                 wanted.mark.unlink(missing_ok=True)
 
 
-def _transfer(wanted: Wanted, file: IO[bytes]) -> None:
-    """Try until all is there, or until nothing new has come through several times."""
+def _transfer(url: str, wanted: Wanted, file: IO[bytes]) -> None:
+    """Try until all is there, or until nothing new has come several times."""
     failures = 0
     while True:
         before = file.tell()
         try:
-            _request(wanted, file)
+            _request(url, wanted, file)
             file.flush()
             return
         except TRANSIENT as error:
@@ -175,34 +170,33 @@ def _transfer(wanted: Wanted, file: IO[bytes]) -> None:
             failures = 1 if file.tell() > before else failures + 1
             if failures > len(PAUSES):
                 kept = f"; {file.tell()} bytes are kept" if file.tell() else ""
-                raise UserError(
-                    f"{wanted.url} cannot be downloaded: {_reason(error)}{kept}", todo="try again later: it goes on from there"
-                ) from error
-            log.warning("%s: cut after %d bytes (%s), going on in %g s", wanted.url, file.tell(), _reason(error), PAUSES[failures - 1])
+                found = f"{url} cannot be downloaded: {_reason(error)}{kept}"
+                raise UserError(found, todo="try again later: it goes on from there") from error
+            log.warning("%s: cut after %d bytes (%s), going on in %g s", url, file.tell(), _reason(error), PAUSES[failures - 1])
             time.sleep(PAUSES[failures - 1])
         except requests.RequestException as error:
-            raise UserError(f"{wanted.url} cannot be downloaded: {_reason(error)}", todo="correct the address") from error
+            raise UserError(f"{url} cannot be downloaded: {_reason(error)}", todo="correct the address") from error
         except OSError as error:
             raise UserError(f"{wanted.part} cannot be written: {error.strerror}", todo="make room: it goes on from there") from error
 
 
-def _request(wanted: Wanted, file: IO[bytes]) -> None:
-    """Append what is missing, or all of it where the server does not resume or has another version by now."""
+def _request(url: str, wanted: Wanted, file: IO[bytes]) -> None:
+    """Append what is missing, or all if the server does not resume or has another version."""
     mark = read_json(wanted.mark) if wanted.mark.exists() else {}
-    if mark.get("url") != wanted.url or not mark.get("version"):
+    if mark.get("url") != url or not mark.get("version"):
         file.truncate(0)  # of another address, or of a server that does not say which version it was
     file.seek(0, 2)
     headers = {"Accept-Encoding": "identity"}
     if file.tell():
         headers |= {"Range": f"bytes={file.tell()}-", "If-Range": mark["version"]}
-    with requests.get(wanted.url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
         where = answer.headers.get("Content-Range", "")
         if answer.status_code == 416 and where == f"bytes */{file.tell()}":
             return  # nothing is missing
         if answer.status_code == 416 or (answer.status_code == 206 and not where.startswith(f"bytes {file.tell()}-")):
             file.truncate(0)  # what is there is longer than the file, or something else than was asked for came
             raise requests.ConnectionError("the server does not go on where the file was cut")
-        _require_file(answer, wanted)
+        _require_file(answer, url, wanted.target)
         if answer.status_code != 206:
             file.truncate(0)
             file.seek(0)
@@ -210,24 +204,22 @@ def _request(wanted: Wanted, file: IO[bytes]) -> None:
         version = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             version = ""  # ranges would count other bytes than those that are kept
-        write_json(wanted.mark, {"url": wanted.url, "version": version})
+        write_json(wanted.mark, {"url": url, "version": version})
         _receive(answer, wanted, file)
 
 
-def _require_file(answer: requests.Response, wanted: Wanted) -> None:
+def _require_file(answer: requests.Response, url: str, target: Path) -> None:
     """Refuse what is not the file: an error, or a page that asks a person something."""
-    if wanted.url.startswith("https:") and not answer.url.startswith("https:"):
-        raise UserError(f"{wanted.url} leads to {answer.url}, which anybody on the way may change", todo="look where the file has moved to")
+    if url.startswith("https:") and not answer.url.startswith("https:"):
+        raise UserError(f"{url} leads to {answer.url}, which anybody on the way may change", todo="look where the file has moved to")
     if answer.status_code >= 500 or answer.status_code == 429:
         raise requests.ConnectionError(f"the server answered {answer.status_code} {answer.reason}")
     if answer.status_code in (401, 403):
-        raise UserError(f"{wanted.url}: the server asks for an account ({answer.status_code})", todo=f"get it by hand as {wanted.target}")
+        raise UserError(f"{url}: the server asks for an account ({answer.status_code})", todo=f"get it by hand as {target}")
     if answer.status_code >= 400:
-        raise UserError(f"{wanted.url}: the server answered {answer.status_code} {answer.reason}", todo="look where the file has moved to")
+        raise UserError(f"{url}: the server answered {answer.status_code} {answer.reason}", todo="look where the file has moved to")
     if answer.headers.get("Content-Type", "").startswith("text/html"):
-        raise UserError(
-            f"{wanted.url}: the server sent a page instead of a file", todo=f"open it in a browser and save the file as {wanted.target}"
-        )
+        raise UserError(f"{url}: the server sent a page instead of a file", todo=f"open it in a browser and save the file as {target}")
 
 
 def _receive(answer: requests.Response, wanted: Wanted, file: IO[bytes]) -> None:

@@ -1,4 +1,9 @@
-"""Read clips from a training copy."""
+"""Read clips from a training copy, or any frames from any video.
+
+PyAV reads training copies: it opens them at once and needs less than half of decord's CPU time for frames a second apart
+(benchmarks/video.py). Any other file is read by decord, and by PyAV where decord cannot (AV1, for one). Both return the same frames
+and the same colors, which the tests pin.
+"""
 
 import logging
 import os
@@ -18,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from densewalk.core.errors import UserError
+from densewalk.data.receipts import VideoReceipt
 from densewalk.data.video.probe import (
     average_rate,
     clockwise_turn,
@@ -34,21 +40,15 @@ log = logging.getLogger("densewalk")
 Frames = UInt8[np.ndarray, "frames height width 3"]
 
 
-# -- reading ---------------------------------------------------------------------------------------------------------
-
-
 class ClipReader:
     """Frames of a video by number, exactly those asked for, whatever the codec.
 
     The file is opened when the first frame is read, once per process: a reader may be copied to worker processes.
 
     Args:
-        gop: of a training copy (`receipt["gop"]`); None for any other file.
+        gop: of a training copy; None for any other file.
         reader: `auto` is PyAV for a training copy, for AV1 and for a file cut without re-encoding; else decord, with PyAV where
             decord fails. The environment variable DENSEWALK_VIDEO_READER takes the place of `auto`.
-
-    Raises:
-        UserError: at the first read, if the file is missing, no video, stored turned, or does not decode.
     """
 
     def __init__(self, path: str | Path, *, gop: int | None = None, reader: Literal["auto", "decord", "pyav"] = "auto") -> None:
@@ -60,29 +60,21 @@ class ClipReader:
         return len(self._opened())
 
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "frames 3 height width"]:
-        """The frames in the order asked for, RGB, channels last in memory. A frame asked for twice is decoded once.
-
-        Raises:
-            IndexError: a number below 0 or not below the number of frames.
-            UserError: a frame does not decode.
-        """
+        """Read frames in the order asked for, each decoded once; RGB, channels last in memory."""
         total = len(self)
         wrong = [i for i in indices if not 0 <= i < total]
         if wrong or len(indices) == 0:
             raise IndexError(f"{self.path} has frames 0 to {total - 1}, asked for {wrong or 'none'}")
         wanted, order = np.unique(np.asarray(indices), return_inverse=True)
-        frames = self._read(wanted.tolist())
-        if len(wanted) < len(indices) or np.any(np.diff(order) < 0):
-            frames = frames[order]
-        return torch.from_numpy(frames).permute(0, 3, 1, 2)
-
-    def _read(self, wanted: list[int]) -> Frames:
         try:
-            return self._opened().read(wanted)
+            frames = self._opened().read(wanted.tolist())
         except decord.DECORDError as error:
             log.warning("decord fails on %s (%s): PyAV takes over", self.path, _first_line(error))
             self._file = _PyAVFile(self.path, self.gop)
-            return self._file.read(wanted)
+            frames = self._file.read(wanted.tolist())
+        if len(wanted) < len(indices) or np.any(np.diff(order) < 0):
+            frames = frames[order]
+        return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
     def _opened(self) -> "_DecordFile | _PyAVFile":
         if self._file is None or self._process != os.getpid():
@@ -100,8 +92,8 @@ class ClipReader:
             if turned := clockwise_turn(first_frame(container, stream, self.path, 0.0)):
                 raise UserError(f"{self.path} is stored turned by {turned} degrees", todo="read its training copy instead")
             # decord counts frames that are not to be shown, and complains on stderr about AV1
-            unfit = self.gop is not None or "av1" in stream.codec_context.name or count_discarded(stream) > 0
-        if reader == "pyav" or (reader == "auto" and unfit):
+            prefers_pyav = self.gop is not None or "av1" in stream.codec_context.name or count_discarded(stream) > 0
+        if reader == "pyav" or (reader == "auto" and prefers_pyav):
             return _PyAVFile(self.path, self.gop)
         try:
             return _DecordFile(self.path)
@@ -130,7 +122,7 @@ class _DecordFile:
         return len(self.file)
 
     def read(self, wanted: list[int]) -> Frames:
-        """Frames of ascending numbers."""
+        """Read frames of ascending numbers."""
         frames = self.file.get_batch(wanted).asnumpy()
         # else decord's thread goes on decoding without bound (https://github.com/dmlc/decord/issues/208)
         self.file.seek(0)
@@ -149,7 +141,7 @@ class _PyAVFile:
         self.frames: Iterator[av.VideoFrame] = iter(())
 
     def _regular_times(self, gop: int) -> tuple[Sequence[int], Sequence[int]]:
-        """Time stamps of the frames and the key frames of a training copy, without a look at its index."""
+        """Time stamps of the frames and key frames of a training copy, without its index."""
         step = 1 / (average_rate(self.stream, self.path) * time_base(self.stream))
         if step.denominator != 1:
             raise UserError(f"{self.path} has no constant frame rate", todo="delete it, so that it is made again")
@@ -160,11 +152,11 @@ class _PyAVFile:
         return len(self.times)
 
     def read(self, wanted: list[int]) -> Frames:
-        """Frames of ascending numbers."""
+        """Read frames of ascending numbers."""
         return np.stack([self.reformatter.reformat(self._frame(number), format="rgb24").to_ndarray() for number in wanted])
 
     def _frame(self, number: int) -> av.VideoFrame:
-        """Decode on from here if no key frame lies between, else from the last key frame before the wanted frame."""
+        """Decode on from here if no key frame lies between, else from the last one before."""
         wanted = self.times[number]
         key = max(0, bisect_right(self.keys, wanted) - 1)
         ahead = self.position is not None and self.keys[key] <= self.position < wanted
@@ -180,7 +172,7 @@ class _PyAVFile:
         return frame
 
     def _decode_to(self, wanted: int) -> av.VideoFrame | None:
-        """The frame with this time stamp, or None if the next ones do not lead to it."""
+        """Return the frame with this time stamp, or None if the next ones do not lead to it."""
         self.position = None
         try:
             frame = next((f for f in self.frames if f.is_corrupt or f.pts is None or f.pts >= wanted), None)
@@ -194,65 +186,53 @@ class _PyAVFile:
 
 
 class VideoClips(Dataset[Tensor]):
-    """All clips of a training copy: one for each start frame from which the whole clip lies in one usable part.
+    """All clips of a training copy, one for each frame from which it lies in one usable part.
 
-    `[i]` is uint8 [frames, 3, height, width] RGB. A clip may hold a scene cut; the receipt's `cuts` say where they are.
+    `[i]` is uint8 [frames, 3, height, width] RGB. A clip may hold a scene cut; the receipt's `cuts` say where they are. Where a
+    curation has chosen frames, clips start at those only.
 
     Args:
-        path: the training copy. receipt: what `transcode` returned for it; with `kept` (ascending frame numbers), only clips that
-            start at one of those.
         frames: per clip. spacing_seconds: between two frames of a clip, made a whole number of frames (`stride`).
 
     Raises:
-        UserError: the file is missing or another one, the spacing is less than half a frame, no usable part is long enough, or
-            no kept frame begins a clip.
+        UserError: the file is missing or another one, or there is no clip.
     """
 
-    def __init__(self, path: str | Path, receipt: dict[str, Any], frames: int, spacing_seconds: float) -> None:
-        self.fps, self.total_frames, self.frames = float(receipt["fps"]), int(receipt["frames"]), frames
-        _require_copy(Path(path), receipt)
+    def __init__(self, receipt: VideoReceipt, frames: int, spacing_seconds: float) -> None:
+        path, self.fps, self.total_frames, self.frames = Path(receipt.path), receipt.fps, receipt.frames, frames
+        if not path.is_file():
+            raise UserError(f"video {path} does not exist", todo="delete its receipt, so that both are made again")
+        if path.stat().st_size != receipt.bytes:
+            raise UserError(f"{path} is not the file that its receipt describes", todo="delete both, so that they are made again")
         self.stride = round(spacing_seconds * self.fps)
         if self.stride < 1 and frames > 1:
             raise UserError(f"{path} has a frame every {1 / self.fps:g} s: {spacing_seconds:g} s between frames is less")
-        self.reader = ClipReader(path, gop=receipt["gop"])
+        self.reader = ClipReader(path, gop=receipt.gop)
         span = (frames - 1) * self.stride + 1
-        usable = [range(start, end - span + 1) for start, end in receipt["usable"] if end - start >= span]
-        if not usable:
-            longest = max((end - start for start, end in receipt["usable"]), default=0)
+        seconds, longest = span / self.fps, max((end - start for start, end in receipt.usable), default=0)
+        if longest < span:
             raise UserError(
-                f"{path}: a clip of {frames} frames, {spacing_seconds:g} s apart, takes {span / self.fps:.1f} s; "
+                f"{path}: a clip of {frames} frames, {spacing_seconds:g} s apart, takes {seconds:.1f} s; "
                 f"the longest usable part has {longest / self.fps:.1f} s",
                 todo="take fewer frames, a smaller spacing or a longer video",
             )
-        kept = receipt.get("kept")
-        # a frame that was chosen by itself is a range of one
-        self.starts = usable if kept is None else [range(k, k + 1) for k in kept if any(k in part for part in usable)]
-        if not self.starts:
-            raise UserError(f"{path}: no frame that the curation keeps begins a clip of {span / self.fps:.1f} s", todo="keep more of them")
-        self.counts = np.cumsum([len(part) for part in self.starts])
+        starts = np.concatenate([np.arange(start, end - span + 1, dtype=np.int32) for start, end in receipt.usable])
+        self.starts = starts if receipt.kept is None else starts[np.isin(starts, receipt.kept)]
+        if not len(self.starts):
+            raise UserError(f"{path}: no frame that the curation keeps begins a clip of {seconds:.1f} s", todo="keep more of them")
 
     def __len__(self) -> int:
-        return int(self.counts[-1])
+        return len(self.starts)
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "frames 3 height width"]:
         return self.read(self.frame_indices(index))
 
     def frame_indices(self, index: int) -> list[int]:
-        """The frames that clip number `index` is made of."""
+        """Return the frames that clip number `index` is made of."""
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
-        part = int(np.searchsorted(self.counts, index, side="right"))
-        before = int(self.counts[part - 1]) if part else 0
-        start = self.starts[part][index - before]
-        return [start + n * self.stride for n in range(self.frames)]
+        return [int(self.starts[index]) + n * self.stride for n in range(self.frames)]
 
     def read(self, frame_indices: Sequence[int]) -> UInt8[Tensor, "frames 3 height width"]:
-        """Any frames of the copy, usable or not."""
+        """Read any frames of the copy, usable or not."""
         return self.reader.read(frame_indices)
-
-
-def _require_copy(path: Path, receipt: dict[str, Any]) -> None:
-    if not path.is_file():
-        raise UserError(f"video {path} does not exist", todo="delete its receipt, so that both are made again")
-    if path.stat().st_size != receipt["bytes"]:
-        raise UserError(f"{path} is not the file that its receipt describes", todo="delete both, so that they are made again")

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 
 import av
-import cv2  # noqa: F401  before decord, whose zlib would else take the place of OpenCV's: OpenCV then reads no PNG (returns None)
 import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
@@ -15,20 +14,16 @@ from jaxtyping import UInt8
 
 from densewalk.core.files import atomic_write
 
-Picture = UInt8[np.ndarray, "height width 3"]
+RgbFrame = UInt8[np.ndarray, "height width 3"]
 # the encoder's threads decide about its bits: a fixed number gives the same training copy on every machine
 ENCODER_THREADS = 4
 
 
-# -- writing ---------------------------------------------------------------------------------------------------------
-
-
-def write_video(path: str | Path, frames: Iterable[Picture], fps: float, *, crf: int = 18, gop: int = 12) -> None:
+def write_video(path: str | Path, frames: Iterable[RgbFrame], fps: float, *, crf: int = 18, gop: int = 12) -> None:
     """Encode RGB frames of one even size to H.264 (mp4); the file appears when it is complete.
 
     Args:
-        crf: x264's constant rate factor, 0 (lossless) to 51.
-        gop: distance of key frames.
+        crf: x264's constant rate factor, 0 (lossless) to 51. gop: distance of key frames.
 
     Raises:
         ValueError: no frame, frames of different sizes, or height or width odd.
@@ -49,9 +44,10 @@ def write_video(path: str | Path, frames: Iterable[Picture], fps: float, *, crf:
 
 
 class Encoder:
-    """H.264 whose single frames are cheap to get at: short closed GOPs at fixed places, no B-frames, no CABAC, no deblocking.
+    """H.264 whose single frames are cheap to read.
 
-    On 480p street scenes that halves the CPU time of a far frame and makes the file 14 % larger (measured with GOP 12, CRF 18).
+    Short closed GOPs at fixed places, no B-frames, no CABAC, no deblocking. On 480p street scenes that halves the CPU time of a
+    far frame and makes the file 14 % larger (measured with GOP 12, CRF 18).
     """
 
     def __init__(self, path: Path, width: int, height: int, rate: Fraction, crf: int, gop: int) -> None:
@@ -65,7 +61,7 @@ class Encoder:
         self.count = 0
 
     def write(self, frame: av.VideoFrame) -> None:
-        """Append one frame, yuv420p of the right size. Its colour space becomes the file's if it is the first."""
+        """Append one frame, yuv420p of the right size; the first one's color space is the file's."""
         if self.count == 0:
             context = self.stream.codec_context
             context.colorspace, context.color_range = frame.colorspace, frame.color_range

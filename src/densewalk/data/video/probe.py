@@ -7,19 +7,16 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2  # noqa: F401  before decord, whose zlib would else take the place of OpenCV's: OpenCV then reads no PNG (returns None)
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from densewalk.core.errors import UserError
 from densewalk.core.progress import clock
 
-# -- probing ---------------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says about its video.
+    """A file's own statements about its video.
 
     width, height: in square pixels, upright. fps: average. frames: exact, as shown. duration: seconds. rotation: degrees that the
     stored frames are to be turned by, clockwise (0, 90, 180, 270).
@@ -55,25 +52,24 @@ def probe(path: str | Path, *, samples: bool = True) -> VideoInfo:
 
 @contextmanager
 def open_video(path: str | Path) -> Iterator[InputContainer]:
-    """The container of a video file; closed after the block."""
+    """Open a video file's container; it is closed after the block."""
     if not Path(path).is_file():
         raise UserError(f"video {path} does not exist", todo="correct the path or download it")
     try:
         container = av.open(str(path))
     except av.FFmpegError as error:
-        raise UserError(
-            f"{path} cannot be opened as a video ({error.strerror})", todo="check it with a player; download it again if it is cut off"
-        ) from error
+        found = f"{path} cannot be opened as a video ({error.strerror})"
+        raise UserError(found, todo="check it with a player; download it again if it is cut off") from error
     with container:
         yield container
 
 
 def video_stream(container: InputContainer, path: str | Path) -> VideoStream:
-    """The stream of moving images."""
-    # text and pictures open as videos of their own kind, and an album's cover is a stream of one picture
-    picture = container.format.name in ("tty", "image2") or container.format.name.endswith("_pipe")
+    """Return the stream of moving images."""
+    # text and images open as videos of their own kind, and an album's cover is a stream of one image
+    no_video = container.format.name in ("tty", "image2") or container.format.name.endswith("_pipe")
     streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
-    if picture or not streams:
+    if no_video or not streams:
         raise UserError(f"{path} is no video ({container.format.long_name})", allowed="any file with a video stream that FFmpeg reads")
     if streams[0].codec_context is None:
         raise UserError(f"{path} is encrypted, or in a codec that FFmpeg does not know", todo="convert it with what can play it")
@@ -81,7 +77,7 @@ def video_stream(container: InputContainer, path: str | Path) -> VideoStream:
 
 
 def first_frame(container: InputContainer, stream: VideoStream, path: str | Path, seconds: float) -> av.VideoFrame:
-    """The first frame that decodes from a time on; in most containers the key frame at or before it."""
+    """Return the first frame that decodes from a time on, or from the key frame before it."""
     reason = "it may be cut off or encrypted"
     try:
         # where a container has no index, seeking leads to any frame: begin earlier if no key frame follows
@@ -101,12 +97,12 @@ def first_frame(container: InputContainer, stream: VideoStream, path: str | Path
 
 
 def _describe(container: InputContainer, stream: VideoStream, frame: av.VideoFrame, path: str | Path) -> VideoInfo:
-    rate = average_rate(stream, path)
+    rate, turn = average_rate(stream, path), clockwise_turn(frame)
     frames = stream.frames - count_discarded(stream) if stream.frames else len(packet_times(path)[0])
-    turn = clockwise_turn(frame)
     if turn % 90:
         raise UserError(f"{path} is to be shown turned by {turn} degrees", allowed="0, 90, 180, 270", todo="re-encode it upright")
-    width, height = round(stream.width * (stream.sample_aspect_ratio or 1)), stream.height
+    size = round(stream.width * (stream.sample_aspect_ratio or 1)), stream.height
+    width, height = size[::-1] if turn % 180 else size
     if stream.duration:
         duration = float(stream.duration * time_base(stream))
     else:
@@ -114,8 +110,8 @@ def _describe(container: InputContainer, stream: VideoStream, frame: av.VideoFra
     return VideoInfo(
         path=str(path),
         codec=stream.codec_context.name,
-        width=height if turn % 180 else width,
-        height=width if turn % 180 else height,
+        width=width,
+        height=height,
         fps=float(rate),
         frames=frames,
         duration=duration,
@@ -125,7 +121,7 @@ def _describe(container: InputContainer, stream: VideoStream, frame: av.VideoFra
 
 
 def average_rate(stream: VideoStream, path: str | Path) -> Fraction:
-    """Frames a second."""
+    """Return the frames a second."""
     rate = stream.average_rate or stream.guessed_rate
     if not rate:
         raise UserError(f"{path} states no frame rate", todo="remux it with ffmpeg")
@@ -133,22 +129,22 @@ def average_rate(stream: VideoStream, path: str | Path) -> Fraction:
 
 
 def time_base(stream: VideoStream) -> Fraction:
-    """Seconds of one unit of the stream's time stamps."""
+    """Return the seconds of one unit of the stream's time stamps."""
     return stream.time_base or Fraction(1, av.time_base)
 
 
 def clockwise_turn(frame: av.VideoFrame) -> int:
-    """Degrees clockwise that the frame is to be turned by; files state them counter-clockwise."""
+    """Return the degrees to turn the frame clockwise; files state the counter-clockwise ones."""
     return round(-frame.rotation) % 360
 
 
 def count_discarded(stream: VideoStream) -> int:
-    """Frames that are stored but not shown: a cut without re-encoding leaves those from the last key frame on."""
+    """Count frames that are stored but not shown, which a cut without re-encoding leaves."""
     return sum(entry.is_discard for entry in stream.index_entries)
 
 
 def packet_times(path: str | Path) -> tuple[list[int], list[int]]:
-    """Sorted time stamps, in the stream's unit, of the frames that are shown and of all key frames. Reads the file, decodes nothing."""
+    """Read the sorted time stamps of shown frames and of key frames; nothing is decoded."""
     shown, keys = [], []
     with open_video(path) as container:
         for packet in container.demux(video_stream(container, path)):
@@ -159,6 +155,6 @@ def packet_times(path: str | Path) -> tuple[list[int], list[int]]:
     return sorted(shown), sorted(keys)
 
 
-def undecodable(codecs: Iterable[str]) -> list[str]:
-    """Those of the codecs that PyAV was built without."""
+def missing_codecs(codecs: Iterable[str]) -> list[str]:
+    """Return those of the codecs that PyAV was built without."""
     return [codec for codec in codecs if codec not in av.codecs_available]

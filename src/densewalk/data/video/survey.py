@@ -1,139 +1,142 @@
-"""Look at a long video in samples."""
+"""Look at a video without copying it: all frames of a short one, key frames of a long one."""
 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import av
-import cv2  # noqa: F401  before decord, whose zlib would else take the place of OpenCV's: OpenCV then reads no PNG (returns None)
 import numpy as np
-from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 from jaxtyping import Float
 
 from densewalk.core.errors import UserError
 from densewalk.core.progress import track
 from densewalk.data.settings import VideoSettings
-from densewalk.data.video.encode import Picture
-from densewalk.data.video.inspection import CUT_CHANGE, FrameInspection, cut_frames
+from densewalk.data.video.encode import RgbFrame
+from densewalk.data.video.inspection import CUT_CHANGE, FrameInspection
 from densewalk.data.video.probe import open_video, packet_times, probe, time_base, video_stream
-from densewalk.data.video.transcode import FramePipeline, Scaler, decode_frames, peculiarities, target_size
+from densewalk.data.video.transcode import FramePipeline, Scaler, decode_frames, describe_oddities, target_size
 
-# a look at a video decodes all of it up to this many pixels (half an hour of 480p at 30 fps, a minute of 4K), looks at this many
-# pictures, for cuts between this many of them, and takes no key frames further apart than this many seconds
-WHOLE, SAMPLES, PLACES, MOST_STEP = 3e10, 1200, 32, 15.0
-
-
-# -- looking without copying -----------------------------------------------------------------------------------------
+# a video of up to this many pixels is decoded whole: half an hour of 480p at 30 fps, a minute of 4K
+WHOLE_PIXELS = 3e10
+# key frames that are looked at, at most, and places between two of them that are searched for cuts
+SAMPLES, CUT_PLACES = 1200, 32
+# seconds: a video whose key frames are further apart is decoded whole
+MAX_STEP = 15.0
 
 
 class Survey:
-    """Frames of a video spread over its length, at the training copy's size, and what is found on the way.
+    """Frames evenly over a video, at the training copy's size, and what is found on the way.
 
-    Iterate it once for (seconds after the first frame, picture); then ask it. A short video is decoded whole, as `transcode`
-    would; of a long one, one key frame is decoded in each of even stretches, and all frames only between those two neighbours
-    whose pictures differ most, where cuts are to be expected. Memory holds a thumbnail and two numbers for each frame looked at.
+    Iterate it once for (seconds after the first frame, frame); then ask it. A short video is decoded whole, as `transcode`
+    would; of a long one, one key frame is decoded in each of even stretches, and all frames only between those two neighbors
+    that differ most, where cuts are to be expected. Memory holds a thumbnail and two numbers for each frame looked at.
 
     Attributes:
         decoded, tried: frames that decode, of how many.
         whole: whether all frames were looked at. step: seconds from one that was to the next.
         intervals: shortest, middle and longest time between two frames of the file, in seconds.
+        usable, cuts, problems: as in a receipt, but in seconds.
 
     Args:
-        whole: decode all frames; by default where that takes no more than `WHOLE` pixels.
+        whole: decode all frames; by default where that takes no more than `WHOLE_PIXELS`.
 
     Raises:
         UserError: no video, or, at the first iteration, one that does not decode.
     """
 
-    def __init__(self, path: str | Path, settings: VideoSettings, *, whole: bool | None = None, threads: int | None = None) -> None:
+    def __init__(self, settings: VideoSettings, *, whole: bool | None = None) -> None:
+        path = Path(settings.source)
         self.info = probe(path)
-        self.settings, self.threads = settings, threads or len(os.sched_getaffinity(0))
+        self.settings, self.threads = settings, len(os.sched_getaffinity(0))
         shown, keys = packet_times(path)
         if len(shown) < self.info.frames - self.info.fps:
             raise UserError(f"{path} is cut off: {len(shown)} of {self.info.frames} frames are there", todo="download it again")
         with open_video(path) as container:
             unit = float(time_base(video_stream(container, path)))
         self.intervals = tuple(float(q) * unit for q in np.quantile(np.diff(shown), [0.0, 0.5, 1.0])) if len(shown) > 1 else None
-        self.keys, self.step = spread_out(keys, shown, unit)
+        self.keys, self.step = choose_key_frames(keys, shown, unit)
         pixels = self.info.frames * self.info.width * self.info.height
-        self.whole = whole if whole is not None else pixels <= WHOLE or self.step > MOST_STEP
+        self.whole = whole if whole is not None else pixels <= WHOLE_PIXELS or self.step > MAX_STEP
         if self.whole:
             self.step = 1 / self.info.fps
-        self.found: dict[str, Any] = {}
         self.decoded = self.tried = 0
+        self.usable: list[tuple[float, float]] = []
+        self.cuts: list[float] = []
+        self.problems: list[str] = []
 
-    def __iter__(self) -> Iterator[tuple[float, Picture]]:
+    def __iter__(self) -> Iterator[tuple[float, RgbFrame]]:
         return self._all() if self.whole else self._keys()
 
-    def _all(self) -> Iterator[tuple[float, Picture]]:
-        passage = FramePipeline(self.info, self.settings, self.threads, "look at all frames")
+    def _all(self) -> Iterator[tuple[float, RgbFrame]]:
+        pipeline = FramePipeline(self.info, self.settings, self.threads, "look at all frames")
         every = max(1, self.info.frames // SAMPLES)
         reformatter = VideoReformatter()
-        for number, frame in enumerate(passage.frames()):
+        for number, frame in enumerate(pipeline.frames()):
             if number % every == 0:
-                yield number / float(passage.rate), reformatter.reformat(frame, format="rgb24").to_ndarray()
-        self.found = passage.found()
-        self.decoded, self.tried = passage.decoder.decoded, max(self.info.frames, passage.decoder.decoded)
+                yield number / float(pipeline.rate), reformatter.reformat(frame, format="rgb24").to_ndarray()
+        contents = pipeline.contents()
+        self.usable = [(start / contents.fps, end / contents.fps) for start, end in contents.usable]
+        self.cuts = [cut / contents.fps for cut in contents.cuts]
+        self.problems = contents.problems
+        self.decoded, self.tried = pipeline.decoder.decoded, max(self.info.frames, pipeline.decoder.decoded)
 
-    def _keys(self) -> Iterator[tuple[float, Picture]]:
+    def _keys(self) -> Iterator[tuple[float, RgbFrame]]:
         size = target_size(self.info.width, self.info.height, self.settings.short_side)
         scale, inspection = Scaler(*size, self.info.rotation, self.threads), FrameInspection(self.settings, 1 / self.step)
         reformatter = VideoReformatter()
-        for number, (frame, good) in enumerate(self._key_frames()):
+        for number, (frame, intact) in enumerate(self._key_frames()):
             if number == 0:
-                odd = peculiarities(frame)
+                self.problems += describe_oddities(frame)
             scaled = scale(frame)
-            inspection.see(scaled, good)
+            inspection.add(scaled, intact)
             yield number * self.step, reformatter.reformat(scaled, format="rgb24").to_ndarray()
         usable, idle = inspection.usable()
-        cuts, note = self._cuts(np.array(inspection.change), scale)
-        self.found = {"fps": 1 / self.step, "frames": len(inspection), "duration": self.info.duration, "usable": usable, "cuts": cuts}
-        self.found["problems"] = odd + idle + note
+        self.usable = [(start * self.step, end * self.step) for start, end in usable]
+        self.problems += idle
+        self._find_cuts(np.array(inspection.change), scale)
 
     def _key_frames(self) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """Each chosen key frame and True, or the one before it and False where it does not decode."""
+        """Yield each chosen key frame and True; if it does not decode, the last one and False."""
         last = None
         with open_video(self.info.path) as container:
             stream = video_stream(container, self.info.path)
             for key in track(self.keys, "look at key frames"):
-                frame = _key_frame(container, stream, key)
+                try:
+                    container.seek(key, stream=stream)
+                    frame = next(decode_frames(container, stream), None)
+                except av.FFmpegError:
+                    frame = None
                 self.decoded, self.tried = self.decoded + (frame is not None), self.tried + 1
                 last = frame or last
                 if last is None:
                     raise UserError(f"{self.info.path} does not decode at its beginning", todo="download it again")
                 yield last, frame is not None
 
-    def _cuts(self, change: Float[np.ndarray, " frames"], scale: Scaler) -> tuple[list[float], list[str]]:
-        """Cuts in stretches from the beginning, and a sentence if they were not looked for wherever they may be."""
+    def _find_cuts(self, change: Float[np.ndarray, " frames"], scale: Scaler) -> None:
+        """Find the cuts between the key frames that differ most, and say if more are possible."""
         likely = [int(i) for i in np.argsort(-change, kind="stable") if i > 0 and change[i] >= CUT_CHANGE]
-        cuts: list[float] = []
         with open_video(self.info.path) as container:
             stream = video_stream(container, self.info.path)
-            for i in track(sorted(likely[:PLACES]), "look for cuts"):
+            for i in track(sorted(likely[:CUT_PLACES]), "look for cuts"):
                 seconds = float((self.keys[i - 1] - self.keys[0]) * time_base(stream))
-                found = self._cuts_between(container, stream, self.keys[i - 1], self.keys[i], scale)
-                cuts += [(seconds + n / self.info.fps) / self.step for n in found]
-        left = len(likely) - PLACES
-        return cuts, [f"cuts were looked for at the {PLACES} likeliest places only, {left} more are possible"] if left > 0 else []
-
-    def _cuts_between(self, container: InputContainer, stream: VideoStream, start: int, end: int, scale: Scaler) -> list[int]:
-        """Cuts from one key frame to another, in frames from the first."""
-        inspection = FrameInspection(self.settings, self.info.fps)
-        container.seek(start, stream=stream)
-        for frame in decode_frames(container, stream):
-            if frame is None or frame.pts is None or frame.pts > end:
-                break
-            inspection.see(scale(frame), good=True)
-        return cut_frames(np.array(inspection.change), self.info.fps)
+                inspection = FrameInspection(self.settings, self.info.fps)
+                container.seek(self.keys[i - 1], stream=stream)
+                for frame in decode_frames(container, stream):
+                    if frame is None or frame.pts is None or frame.pts > self.keys[i]:
+                        break
+                    inspection.add(scale(frame), intact=True)
+                self.cuts += [seconds + n / self.info.fps for n in inspection.cuts()]
+        if (left := len(likely) - CUT_PLACES) > 0:
+            self.problems.append(f"cuts were looked for at the {CUT_PLACES} likeliest places only, {left} more are possible")
 
 
-def spread_out(keys: Sequence[int], shown: Sequence[int], unit: float) -> tuple[list[int], float]:
-    """The first key frame of each of the shortest even stretches that all have one, and a stretch's length in seconds.
+def choose_key_frames(keys: Sequence[int], shown: Sequence[int], unit: float) -> tuple[list[int], float]:
+    """Choose the first key frame of each of the shortest even stretches that all have one.
 
-    At most `SAMPLES` stretches. for n: chosen[n] = min(key for key in keys if start + n * length <= key)
+    Also return a stretch's length in seconds. At most `SAMPLES` stretches.
+
+    for n: chosen[n] = min(key for key in keys if start + n * length <= key)
     """
     if not keys or not shown:
         return [], float("inf")
@@ -142,12 +145,3 @@ def spread_out(keys: Sequence[int], shown: Sequence[int], unit: float) -> tuple[
     stretch = ((np.asarray(keys) - keys[0]) // length).astype(int)
     chosen = np.unique(stretch, return_index=True)[1]
     return [keys[i] for i in chosen], length * unit
-
-
-def _key_frame(container: InputContainer, stream: VideoStream, key: int) -> av.VideoFrame | None:
-    """The key frame at a time stamp, or None if it does not decode."""
-    try:
-        container.seek(key, stream=stream)
-        return next(decode_frames(container, stream), None)
-    except av.FFmpegError:
-        return None

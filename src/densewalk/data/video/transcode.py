@@ -1,50 +1,36 @@
-"""Videos: the only door to decord and PyAV.
+"""Make the training copy of a video: small, and cheap to read anywhere.
 
-    probe("walk.mp4")                                                     # what it is; an error if it does not decode
-    receipt = transcode("walk.mp4", "copy.mp4", "copy.json", settings)    # once: a small copy that is cheap to read anywhere
-    clips = VideoClips("copy.mp4", receipt, frames=8, spacing_seconds=1)  # every clip of the usable parts
-    clip = clips[0]                                                       # uint8 [8, 3, height, width], RGB
-
-A training copy has a constant frame rate and a key frame at every multiple of its receipt's `gop`, so the place of a frame is
-known without an index and at most `gop` frames are decoded for it. PyAV reads these copies: it opens them at once and needs less
-than half of decord's CPU time for frames a second apart (benchmarks/video.py). Any other file is read by decord, and by PyAV
-where decord cannot (AV1, for one). Both return the same frames and the same colours, which the tests pin.
+A copy has a constant frame rate and a key frame at every multiple of its receipt's `gop`, so the place of a frame is known without
+an index and at most `gop` frames are decoded for it.
 """
 
-import logging
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
-import numpy as np
 from av.container import InputContainer
 from av.filter import Graph
 from av.video.stream import VideoStream
 
 from densewalk.core.errors import UserError
-from densewalk.core.files import atomic_write, write_json
+from densewalk.core.files import atomic_write
 from densewalk.core.hashing import file_sha256
 from densewalk.core.progress import Progress, clock
+from densewalk.data.receipts import VideoReceipt
 from densewalk.data.settings import VideoSettings
 from densewalk.data.video.encode import Encoder
-from densewalk.data.video.inspection import FrameInspection, cut_frames
+from densewalk.data.video.inspection import FrameInspection, Range
 from densewalk.data.video.probe import VideoInfo, open_video, probe, video_stream
 
-log = logging.getLogger("densewalk")
 # a jump of the time stamps by more seconds than this is damage, not a variable frame rate
-MOST_JUMP = 10.0
+MAX_JUMP = 10.0
 
 
-# -- transcoding -----------------------------------------------------------------------------------------------------
-
-
-def transcode(
-    source: str | Path, target: str | Path, receipt_path: str | Path, settings: VideoSettings, *, threads: int | None = None
-) -> dict[str, Any]:
-    """Make the training copy of a video and its receipt, in one sequential pass.
+def transcode(settings: VideoSettings, target: str | Path, *, threads: int | None = None) -> VideoReceipt:
+    """Make the training copy of `settings.source` in one pass; it appears when complete.
 
     Frames are scaled to `settings.short_side` (never up, sides even), turned upright and encoded as H.264 with key frames at
     multiples of `settings.gop`. The copy has a constant rate, the source's average or `settings.fps` if that is lower: its frame n
@@ -54,59 +40,67 @@ def transcode(
     Args:
         threads: of the decoder; by default all cores this process may use. The copy is the same for any number.
 
-    Returns:
-        The receipt: kind, name, path; source, source_stamp (size and time), source_sha256, source_codec, source_width,
-        source_height, source_fps, source_frames; sha256, bytes, codec, width, height, fps, frames, duration (seconds), gop;
-        usable ([start, end) frames of the copy, without blank, frozen and broken parts), cuts (first frames after one),
-        problems (sentences), settings.
-
     Raises:
         UserError: no video, nothing usable in it, or a stretch that does not decode (unless `settings.skip_broken`).
     """
+    source = Path(settings.source)
     info = probe(source, samples=not settings.skip_broken)
     if settings.usable_seconds and min(start for start, _ in settings.usable_seconds) >= info.duration:
         raise UserError(f"usable_seconds begin after the end of {source}", allowed=f"0 to {info.duration:.1f}")
-    stat = Path(source).stat()
+    stat = source.stat()
     with atomic_write(target) as temporary:
-        facts = _copy(info, temporary, settings, threads or len(os.sched_getaffinity(0)))
-        facts |= {"sha256": file_sha256(temporary), "bytes": temporary.stat().st_size}
-    receipt = {
-        "kind": "video",
-        "name": Path(target).stem,
-        "path": str(target),
-        "source": str(source),
-        "source_stamp": f"{stat.st_size} bytes, {stat.st_mtime_ns}",
-        "source_sha256": file_sha256(source),
-        "source_codec": info.codec,
-        "source_width": info.width,
-        "source_height": info.height,
-        "source_fps": info.fps,
-        "source_frames": info.frames,
-        **facts,
-        "settings": settings.model_dump(mode="json"),
-    }
-    write_json(receipt_path, receipt)
-    return receipt
+        pipeline = FramePipeline(info, settings, threads, f"transcode {source.name}")
+        with Encoder(temporary, *pipeline.size, pipeline.rate, settings.crf, settings.gop) as encoder:
+            for frame in pipeline.frames():
+                encoder.write(frame)
+        contents = pipeline.contents()
+        if not contents.usable:
+            reasons = "; ".join(contents.problems)
+            raise UserError(f"nothing in {source} is usable: {reasons}", todo="correct usable_seconds or choose another video")
+        sha256, size = file_sha256(temporary), temporary.stat().st_size
+    return VideoReceipt(
+        name=Path(target).stem,
+        path=str(target),
+        source=settings.source,
+        source_stamp=f"{stat.st_size} bytes, {stat.st_mtime_ns}",
+        source_sha256=file_sha256(source),
+        source_codec=info.codec,
+        source_width=info.width,
+        source_height=info.height,
+        source_fps=info.fps,
+        source_frames=info.frames,
+        codec="h264",
+        width=pipeline.size[0],
+        height=pipeline.size[1],
+        gop=settings.gop,
+        fps=contents.fps,
+        frames=contents.frames,
+        duration=contents.frames / contents.fps,
+        usable=tuple(contents.usable),
+        cuts=tuple(contents.cuts),
+        problems=tuple(contents.problems),
+        sha256=sha256,
+        bytes=size,
+        settings=settings,
+    )
 
 
-def _copy(info: VideoInfo, target: Path, settings: VideoSettings, threads: int) -> dict[str, Any]:
-    """Decode, resample, scale, inspect and encode all frames; what there is to say about the copy."""
-    passage = FramePipeline(info, settings, threads, f"transcode {Path(info.path).name}")
-    with Encoder(target, *passage.size, passage.rate, settings.crf, settings.gop) as encoder:
-        for frame in passage.frames():
-            encoder.write(frame)
-    found = passage.found()
-    if not found["usable"]:
-        reasons = "; ".join(found["problems"])
-        raise UserError(f"nothing in {info.path} is usable: {reasons}", todo="correct usable_seconds or choose another video")
-    width, height = passage.size
-    return {"codec": "h264", "width": width, "height": height, "gop": settings.gop, **found}
+@dataclass(frozen=True)
+class VideoContents:
+    """Findings about a video, in frames of a constant rate; `problems` are sentences."""
+
+    fps: float
+    frames: int
+    usable: list[Range]
+    cuts: list[int]
+    problems: list[str]
 
 
 class FramePipeline:
-    """All frames of a video at a constant rate and at the training copy's size, and what is found on the way."""
+    """All frames of a video as the training copy has them, and what is found on the way."""
 
-    def __init__(self, info: VideoInfo, settings: VideoSettings, threads: int, label: str) -> None:
+    def __init__(self, info: VideoInfo, settings: VideoSettings, threads: int | None, label: str) -> None:
+        threads = threads or len(os.sched_getaffinity(0))
         # frame rates are broadcast ones such as 30000/1001, or averages for which a millionth does not matter
         source_rate = Fraction(info.fps).limit_denominator(1001)
         self.rate = min(source_rate, Fraction(settings.fps or info.fps).limit_denominator(1001))
@@ -117,33 +111,27 @@ class FramePipeline:
         self.inspection = FrameInspection(settings, float(self.rate))
 
     def frames(self) -> Iterator[av.VideoFrame]:
-        """Frame n shows the moment n / rate."""
-        for frame, good in self.resampler.resample(self.decoder.frames()):
+        """Yield frame n, which shows the moment n / rate."""
+        for frame, intact in self.resampler.resample(self.decoder.frames()):
             scaled = self.scale(frame)
-            self.inspection.see(scaled, good)
+            self.inspection.add(scaled, intact)
             yield scaled
 
-    def found(self) -> dict[str, Any]:
-        """After the last frame: frames, their rate and duration, usable parts, cuts, problems."""
+    def contents(self) -> VideoContents:
+        """Return what has been found, after the last frame."""
         usable, idle = self.inspection.usable()
-        return {
-            "fps": float(self.rate),
-            "frames": len(self.inspection),
-            "duration": len(self.inspection) / float(self.rate),
-            "usable": [list(part) for part in usable],
-            "cuts": cut_frames(np.array(self.inspection.change), float(self.rate)),
-            "problems": self.decoder.problems + self.resampler.problems() + idle,
-        }
+        problems = self.decoder.problems + self.resampler.problems() + idle
+        return VideoContents(float(self.rate), len(self.inspection), usable, self.inspection.cuts(), problems)
 
 
 def target_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Width and height, even, with the short side at most `short_side` and the aspect ratio kept."""
+    """Return even width and height, the short side at most `short_side`, in proportion."""
     scale = min(Fraction(1), Fraction(short_side, min(width, height)))
     return int(width * scale) // 2 * 2, int(height * scale) // 2 * 2
 
 
 class _Decoder:
-    """All frames of a file, with damage noticed: an error, or skipped and written down in `problems`."""
+    """All frames of a file. Damage is an error, or is skipped and written down in `problems`."""
 
     def __init__(self, info: VideoInfo, skip_broken: bool, threads: int, label: str) -> None:
         self.info, self.skip_broken, self.threads, self.label = info, skip_broken, threads, label
@@ -155,7 +143,7 @@ class _Decoder:
         self.broken = False
 
     def frames(self) -> Iterator[tuple[float, av.VideoFrame, bool]]:
-        """Seconds after the first frame, the frame, and whether nothing is missing between it and the one before."""
+        """Yield seconds from the first frame, the frame, and whether none is missing before it."""
         progress = Progress(self.label, self.info.frames)
         with open_video(self.info.path) as container:
             stream = video_stream(container, self.info.path)
@@ -163,40 +151,37 @@ class _Decoder:
             stream.codec_context.thread_count = self.threads
             for frame in decode_frames(container, stream):
                 if frame is None:
-                    self._damage("does not decode")
+                    self._note_damage("does not decode")
                 else:
+                    if progress.done == 0:
+                        self.problems += describe_oddities(frame)
                     self.decoded += 1
-                    yield from self._good(frame, first=progress.done == 0)
+                    self._advance(frame)
+                    if self.broken:
+                        self.problems[-1] += f" to {clock(self.at)}"
+                    yield self.at, frame, not self.broken
+                    self.broken = False
                 progress.advance(f"at {clock(max(self.at, 0))}")
         progress.close()
         if (self.info.frames - progress.done) * self.step > 1:
-            self._damage(f"is cut off: {progress.done} of {self.info.frames} frames are there; missing")
+            self._note_damage(f"is cut off: {progress.done} of {self.info.frames} frames are there; missing")
         if self.broken:
             self.problems[-1] += " to the end"
         elif self.info.duration - self.at - self.step > 1:
             self.problems.append(f"the video ends at {clock(self.at)}, though the file states {clock(self.info.duration)}")
 
-    def _good(self, frame: av.VideoFrame, first: bool) -> Iterator[tuple[float, av.VideoFrame, bool]]:
-        if first:
-            self.problems += peculiarities(frame)
-        self._advance(frame)
-        if self.broken:
-            self.problems[-1] += f" to {clock(self.at)}"
-        yield self.at, frame, not self.broken
-        self.broken = False
-
     def _advance(self, frame: av.VideoFrame) -> None:
-        """Set `at`. Where the time stamps jump, something is missing, and time goes on from the frame before."""
+        """Set `at`; a jump of the time stamps is damage, and time goes on from the frame before."""
         expected = self.at + self.step
         stamp = expected + (self.offset or 0.0) if frame.time is None else frame.time
         if self.offset is None:
             self.offset = stamp
-        elif abs(stamp - self.offset - expected) > MOST_JUMP + self.step:
-            self._damage("time stamps jump")
+        elif abs(stamp - self.offset - expected) > MAX_JUMP + self.step:
+            self._note_damage("time stamps jump")
             self.offset = stamp - expected
         self.at = stamp - self.offset
 
-    def _damage(self, what: str) -> None:
+    def _note_damage(self, what: str) -> None:
         where = f"{what} from {clock(max(self.at, 0))}"
         if not self.skip_broken:
             raise UserError(f"{self.info.path} {where}", todo="download or repair it, or set skip_broken: true to leave such stretches out")
@@ -205,8 +190,8 @@ class _Decoder:
         self.broken = True
 
 
-def peculiarities(frame: av.VideoFrame) -> list[str]:
-    """A sentence for each thing that makes a video's frames look odd."""
+def describe_oddities(frame: av.VideoFrame) -> list[str]:
+    """Return a sentence for each thing that makes a video's frames look odd."""
     found = []
     if frame.interlaced_frame:
         found.append("interlaced: moving edges are combed")
@@ -216,7 +201,7 @@ def peculiarities(frame: av.VideoFrame) -> list[str]:
 
 
 def decode_frames(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | None]:
-    """The frames in order, None for each that does not decode, and for those that build on one."""
+    """Yield the frames in order; None for one that does not decode or builds on such a one."""
     packets, lost = container.demux(stream), False
     frames: list[av.VideoFrame | None]
     while True:
@@ -233,24 +218,24 @@ def decode_frames(container: InputContainer, stream: VideoStream) -> Iterator[av
 
 
 class _Resampler:
-    """Frames at a constant rate."""
+    """Frames at a constant rate: the nearest to n / rate, or the last if the next is far."""
 
     def __init__(self, rate: Fraction, source_rate: Fraction) -> None:
         self.rate, self.source_rate = rate, source_rate
         self.count = self.repeated = self.left_out = 0
 
     def resample(self, frames: Iterable[tuple[float, av.VideoFrame, bool]]) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """For each moment n / rate the frame nearest to it, or the one before it if the next is far; False where one is missing."""
+        """Yield each frame, and False where one is missing."""
         half = float(1 / self.source_rate / 2)
         held: tuple[float, av.VideoFrame] | None = None
         for seconds, frame, intact in frames:
             if held is not None:
-                yield from self._hold(held[1], seconds - half, intact)
+                yield from self._repeat(held[1], seconds - half, intact)
             held = seconds, frame
         if held is not None:
-            yield from self._hold(held[1], held[0] + half, True)
+            yield from self._repeat(held[1], held[0] + half, True)
 
-    def _hold(self, frame: av.VideoFrame, until: float, intact: bool) -> Iterator[tuple[av.VideoFrame, bool]]:
+    def _repeat(self, frame: av.VideoFrame, until: float, intact: bool) -> Iterator[tuple[av.VideoFrame, bool]]:
         first = self.count
         while self.count / self.rate < until:
             yield frame, intact or self.count == first
@@ -260,14 +245,14 @@ class _Resampler:
         self.repeated += max(0, shown - 1) if intact else 0
 
     def problems(self) -> list[str]:
-        """A sentence if the source's rate is not constant."""
+        """Return a sentence if the source's rate is not constant."""
         if self.rate < self.source_rate or not (self.repeated or self.left_out):
             return []
         return [f"variable frame rate: for a constant one, {self.repeated} frames are repeated and {self.left_out} left out"]
 
 
 class Scaler:
-    """Frames at one size, upright, in 8-bit 4:2:0 of limited range. A frame that comes twice in a row is scaled once."""
+    """Frames at one size, upright, in 8-bit 4:2:0 of limited range; repeated ones scaled once."""
 
     def __init__(self, width: int, height: int, rotation: int, threads: int) -> None:
         self.size = (height, width) if rotation % 180 else (width, height)
@@ -277,7 +262,7 @@ class Scaler:
         self.last: av.VideoFrame | None = None
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """The frame at the copy's size."""
+        """Return the frame at the copy's size."""
         if frame is not self.last:
             form = (frame.width, frame.height, frame.format.name)
             if form != self.form:

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
+from densewalk.core.settings import switch
 from densewalk.evaluations.common.presets import PresetSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 
@@ -56,8 +57,11 @@ class CocoSettings(PresetSettings):
     """AdamW's; biases and other one-dimensional parameters are not decayed."""
     layer_decay: float = Field(default=0.8, gt=0, le=1)
     """Factor on the learning rate per block below the head."""
-    decay_position_embedding: bool = True
-    """Decay position embeddings, CLS and registers like other weights, as the published results do (see ade20k_upernet)."""
+    decay_position_embedding: bool = switch(
+        default=True, paper=False, released=True, source="layer_decay_optimizer_constructor.py", effect="in all published results"
+    )
+    """Decay position embeddings, CLS and registers like other weights: the list of exceptions in BEiT's, iBOT's and mmsegmentation's
+    code misses the prefix `backbone.` and never matches."""
     warmup: int = Field(default=500, ge=0)
     """Iterations of linear warm-up from a thousandth of the learning rate."""
     lr_drops: list[float] = Field(default=[8 / 12, 11 / 12])

@@ -18,12 +18,11 @@ from torchvision.transforms import functional as TF
 
 from densewalk.core.errors import UserError
 from densewalk.core.progress import track
-from densewalk.data.benchmarks import label_maps as labelled
-from densewalk.data.benchmarks.label_maps import Example, ade20k, cityscapes, coco, folders, require_labels, video, voc
+from densewalk.data.benchmarks import label_maps
+from densewalk.data.benchmarks.label_maps import Example
 from densewalk.data.images import normalize
-from densewalk.data.images import read_labels as read_indexed
 from densewalk.evaluations.common.base import Job, fit_to_patches, require_finite
-from densewalk.evaluations.common.label_map_settings import LabelledSettings, ValidationSettings
+from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings, LabelledSettings, ValidationSettings
 from densewalk.evaluations.metrics.segmentation import Confusion
 from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
@@ -40,24 +39,22 @@ def list_split(
     settings: LabelledSettings, split: Literal["training", "validation"], list_name: str, every: int, first: int = 0
 ) -> list[Example]:
     """The labelled images of one split. Layout `voc`: those of `list_name`; `masks` and `video`: every n-th from `first` on."""
-    root, short = Path(settings.root), {"training": "train", "validation": "val"}[split]
-    match settings.layout:
+    root, rule, short = Path(settings.root), settings.rule, {"training": "train", "validation": "val"}[split]
+    match settings.label_set:
         case "ade20k":
-            return ade20k(root, split)
+            return label_maps.list_ade20k(root, split, rule)
         case "voc":
-            return voc(root, list_name, settings.masks or "SegmentationClass")
+            return label_maps.list_voc(root, list_name, settings.masks or "SegmentationClass", rule)
         case "cityscapes":
-            return cityscapes(root, short)
-        case "coco_things":
-            return coco(root, f"{short}2017", "things")
-        case "coco_stuff":
-            return coco(root, f"{short}2017", "stuff")
+            return label_maps.list_cityscapes(root, short)
+        case "coco_things_12" | "coco_stuff_15" as labels:
+            return label_maps.list_coco_panoptic(root, f"{short}2017", labels)
     assert settings.images is not None
     assert settings.masks is not None
-    list_layout = video if settings.layout == "video" else folders
-    examples = list_layout(root / settings.images, root / settings.masks)
+    list_examples = label_maps.list_video if settings.layout == "video" else label_maps.list_folders
+    examples = list_examples(root / settings.images, root / settings.masks, rule)
     for example in examples:
-        require_labels(example.mask, read_indexed(example.mask), settings.label_values, settings.ignored)
+        label_maps.read_labels(example.mask, rule)
     if first >= len(examples):
         raise UserError(f"{len(examples)} labelled images in {root} leave none for {split}", todo=f"lower the offset {first}")
     return examples[first::every]
@@ -68,29 +65,30 @@ def list_validation(settings: ValidationSettings) -> list[Example]:
     return list_split(settings, "validation", settings.val_list, settings.val_every, settings.val_offset)
 
 
-def whole_batches(settings: ValidationSettings, examples: list[Example], batch: int) -> list[Example]:
-    """The examples; with `compat: released` and layout `voc` without the last incomplete batch."""
-    if settings.compat == "paper" or settings.layout != "voc":
+def whole_batches(settings: BatchedValidationSettings, examples: list[Example], batch: int) -> list[Example]:
+    """The examples; with `drop_incomplete_batch` and layout `voc` without the last incomplete batch."""
+    if not settings.resolved().drop_incomplete_batch or settings.layout != "voc":
         return examples
     kept = len(examples) // batch * batch
     if not kept:
         raise UserError(
-            f"{len(examples)} images fill no batch of {batch}, and compat `released` drops what fills none", todo="set compat: paper"
+            f"{len(examples)} images fill no batch of {batch}, and compat `released` drops what fills none",
+            todo="set compat: paper, or drop_incomplete_batch: false",
         )
     return examples[:kept]
 
 
-def describe_splits(settings: LabelledSettings, splits: Mapping[str, Sequence[Example]]) -> dict[str, int]:
+def describe_splits(splits: Mapping[str, Sequence[Example]]) -> dict[str, int]:
     """Count the images of each split, and read the first one."""
     for examples in splits.values():
         if examples:
-            read_pair(settings, examples[0])
+            label_maps.read_example(examples[0])
     return {name: len(examples) for name, examples in splits.items()}
 
 
-def read_pair(settings: LabelledSettings, example: Example) -> tuple[Image.Image, Integer[Tensor, "height width"]]:
+def read_pair(example: Example) -> tuple[Image.Image, Integer[Tensor, "height width"]]:
     """An image and its mask; a bad file or label is a UserError that names the file."""
-    image, mask = labelled.read(example, label_values=settings.label_values, ignore=settings.ignored)
+    image, mask = label_maps.read_example(example)
     return image, torch.from_numpy(mask.astype(np.int32))
 
 
@@ -103,14 +101,14 @@ def require_labelled(settings: LabelledSettings, labelled_pixels: bool, images: 
 class SquareImages(Dataset[tuple[Tensor, Tensor, int]]):
     """Normalized image [3, size, size], mask [size, size] and number of each example."""
 
-    def __init__(self, settings: LabelledSettings, examples: Sequence[Example], transform: Transform) -> None:
-        self.settings, self.examples, self.transform = settings, examples, transform
+    def __init__(self, examples: Sequence[Example], transform: Transform) -> None:
+        self.examples, self.transform = examples, transform
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
-        return *self.transform(*read_pair(self.settings, self.examples[i]), i), i
+        return *self.transform(*read_pair(self.examples[i]), i), i
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ class DenseFeatures:
         self, examples: Sequence[Example], label: str, transform: Transform | None = None
     ) -> Iterator[tuple[Float[Tensor, "dim rows columns"], Integer[Tensor, "size size"], int]]:
         """Features, mask and number of each example; `label` goes with the progress."""
-        data = SquareImages(self.settings, examples, transform or partial(resize_and_normalize, size=self.size))
+        data = SquareImages(examples, transform or partial(resize_and_normalize, size=self.size))
         for images, masks, numbers in track(DataLoader(data, batch_size=BATCH, num_workers=self.job.workers), label):
             with torch.inference_mode():
                 maps = self.compute(images.to(self.job.device))
@@ -188,7 +186,7 @@ def score_predictions(
 
 def label_names(settings: LabelledSettings) -> list[str]:
     """Names of the labels, or numbers."""
-    return labelled.class_names(settings.root, settings.layout, settings.label_values, settings.class_names)
+    return label_maps.load_class_names(settings.root, settings.label_set, settings.label_values, settings.class_names)
 
 
 def iou_by_class(settings: LabelledSettings, values: Float[Tensor, " classes"]) -> dict[str, float | None]:
@@ -205,7 +203,7 @@ def shown_numbers(count: int) -> list[int]:
 def strip_row(example: Example, target: Integer[Tensor, "h w"], prediction: Integer[Tensor, "h w"]) -> Row:
     """One line of `strip.png`."""
     height, width = target.shape
-    image = labelled.read_image(example).resize((width, height), Image.Resampling.BILINEAR)
+    image = label_maps.read_image(example).resize((width, height), Image.Resampling.BILINEAR)
     title = example.image.stem if example.frame is None else f"{example.image.stem}, frame {example.frame}"
     return Row(title, np.asarray(image), target.cpu().numpy(), prediction.cpu().numpy())
 

@@ -11,7 +11,7 @@ from torchvision.transforms import functional as TF
 
 from densewalk.core.errors import UserError
 from densewalk.core.progress import track
-from densewalk.data.benchmarks.classification import Classified, imagenet
+from densewalk.data.benchmarks.classification import ClassifiedImages, list_imagenet
 from densewalk.data.images import normalize, read_rgb, read_stored
 from densewalk.evaluations.common.base import Job, require_finite
 from densewalk.models.backbone import Backbone
@@ -29,7 +29,7 @@ def require_multiple(size: int, backbone: Backbone) -> None:
 class CenterCrops(Dataset[tuple[Tensor, int, int]]):
     """Normalized image [3, size, size], class, number."""
 
-    def __init__(self, split: Classified, resize: int, size: int) -> None:
+    def __init__(self, split: ClassifiedImages, resize: int, size: int) -> None:
         self.split, self.resize, self.size = split, resize, size
 
     def __len__(self) -> int:
@@ -47,7 +47,7 @@ def center_crop(image: Image.Image, resize: int, size: int) -> Float[Tensor, "3 
 
 def crop_features(
     compute: Callable[[Tensor], Tensor], crops: CenterCrops, job: Job, label: str, backbone: str
-) -> Iterator[tuple[Float[Tensor, "batch *dims"], Int[Tensor, " batch"]]]:
+) -> Iterator[tuple[Float[Tensor, " batch *dims"], Int[Tensor, " batch"]]]:
     """Features and classes, batch by batch in the split's order; `label` goes with the progress, `backbone` with an error."""
     loader = DataLoader(crops, batch_size=BATCH, num_workers=job.workers, worker_init_fn=leave_signals_to_parent)
     for images, classes, numbers in track(loader, label):
@@ -59,7 +59,7 @@ def crop_features(
 
 def describe_classification(root: str, training: str, validation: str) -> dict[str, int]:
     """Count images and classes of both splits, and open the first image of each."""
-    splits = imagenet(root, training, validation)
+    splits = list_imagenet(root, training, validation)
     for split in splits:
         read_rgb(split.paths[0])
     return {"training images": len(splits[0]), "validation images": len(splits[1]), "classes": len(splits[0].names)}

@@ -5,15 +5,19 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.data.benchmarks.label_rules import KNOWN, Layout
+from densewalk.core.settings import deviation
+from densewalk.data.benchmarks.label_rules import LABELS, LabelRule, identity_rule
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 from densewalk.evaluations.common.settings import EvaluationSettings
+
+# other names in `data/benchmarks/label_rules.py`, where `coco_stuff` has 171 classes
+SUPERCATEGORIES = {"coco_things": "coco_things_12", "coco_stuff": "coco_stuff_15"}
 
 
 class LabelledSettings(EvaluationSettings):
     """Images with label maps. Names of protocols do not contain these fields: `dataset` tells what they describe."""
 
-    layout: Layout
+    layout: Literal["ade20k", "voc", "cityscapes", "coco_things", "coco_stuff", "masks", "video"]
     """`ade20k`: ADEChallengeData2016. `voc`: VOCdevkit/VOC2012. `cityscapes`: leftImg8bit and gtFine. `coco_things`, `coco_stuff`:
     COCO 2017 with its panoptic annotations, joined to 12 and 15 supercategories. `masks`: a folder of images and one of masks with
     equal names. `video`: a video and a folder of masks named by frame number, 00000.png for the first frame."""
@@ -33,7 +37,7 @@ class LabelledSettings(EvaluationSettings):
     def layout_has_what_it_needs(self) -> Self:
         """Require the fields of this layout and refuse others, which would silently do nothing."""
         own = ("images", "masks", "num_classes")
-        if self.layout in KNOWN:
+        if self.label_set in LABELS:
             extra = [n for n in ("images", "num_classes", "ignore", "class_names") if getattr(self, n) is not None]
             extra += ["masks"] if self.layout != "voc" and self.masks is not None else []
             if extra:
@@ -45,14 +49,24 @@ class LabelledSettings(EvaluationSettings):
         return self
 
     @property
+    def label_set(self) -> str:
+        """The labels' name in `data/benchmarks/label_rules.py`; the layout's own where there is none."""
+        return SUPERCATEGORIES.get(self.layout, self.layout)
+
+    @property
     def label_values(self) -> int:
         """Number of labels a prediction can take."""
-        return KNOWN[self.layout][0] if self.layout in KNOWN else self.num_classes  # type: ignore[return-value]
+        return LABELS[self.label_set][0] if self.label_set in LABELS else self.num_classes  # type: ignore[return-value]
 
     @property
     def ignored(self) -> int | None:
         """The label that is not scored."""
-        return KNOWN[self.layout][1] if self.layout in KNOWN else self.ignore
+        return LABELS[self.label_set][1] if self.label_set in LABELS else self.ignore
+
+    @property
+    def rule(self) -> LabelRule:
+        """The labels of a mask's pixels: their values."""
+        return identity_rule(self.label_values, self.ignored)
 
     def require_disjoint(self, train: str, val: str) -> None:
         """Refuse `train_every`, `val_every` and `val_offset` that put an image into both splits.
@@ -64,7 +78,7 @@ class LabelledSettings(EvaluationSettings):
         """
         names = (f"{train}_every", f"{val}_every", f"{val}_offset")
         train_every, val_every, offset = (getattr(self, name) for name in names)
-        if self.layout not in KNOWN and offset % gcd(train_every, val_every) == 0:
+        if self.label_set not in LABELS and offset % gcd(train_every, val_every) == 0:
             raise ValueError(
                 f"{names[0]} {train_every}, {names[1]} {val_every} and {names[2]} {offset} make some images both {train} and {val}; "
                 "choose an offset that is no multiple of the two numbers' common divisor"
@@ -85,4 +99,17 @@ class ValidationSettings(LabelledSettings):
     mask_size: int = Field(default=100, ge=1)
     """Side that masks are reduced to."""
     compat: Annotated[Literal["paper", "released"], Shown("compat {}")] = "paper"
-    """`released`: the released code's known deviations."""
+    """`paper`: the protocol as published. `released`: the released code's known deviations."""
+    count_absent_classes: bool | None = deviation(
+        source="PredsmIoU of NeCo's code", effect="ADE20K's empty class costs 1/151", omit_null=True
+    )
+    """Count a class that occurs nowhere as 0 in the mean, instead of leaving it out."""
+
+
+class BatchedValidationSettings(ValidationSettings):
+    """Validation images that the released code scores batch by batch."""
+
+    drop_incomplete_batch: bool | None = deviation(
+        source="NeCo's code (drop_last)", effect="VOC: 1408 or 1440 of 1449 images are scored", omit_null=True
+    )
+    """Layout `voc`: score whole batches only, of `batch_size` images (linear_segmentation) or of 32 (overcluster)."""

@@ -1,4 +1,4 @@
-"""Labels of a video's first frame, propagated to all its frames: from pixels to patches, along features, and back to pixels."""
+"""Mask of a video's first frame, propagated to all its frames: from pixels to patches, along features, and back to pixels."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.core.progress import Progress
-from densewalk.data.benchmarks.video_objects import Labels, Sequence
+from densewalk.data.benchmarks.video_objects import LabelledVideo, Mask
 from densewalk.evaluations.common.base import require_finite
 from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
 from densewalk.models.backbone import Backbone
@@ -30,7 +30,7 @@ class Propagation:
     def __init__(
         self,
         backbone: Backbone,
-        sequence: Sequence,
+        sequence: LabelledVideo,
         shape: tuple[int, ...],
         settings: LabelPropagationSettings,
         progress: Progress,
@@ -43,7 +43,7 @@ class Propagation:
         self.frames = frame_features(backbone, sequence, self.size, progress, red_std=red_std)
         self.first = next(self.frames)
 
-    def labels(self, first: UInt8[np.ndarray, "rows columns"], *, constant_channel_wins: bool = False) -> Iterator[Labels]:
+    def labels(self, first: UInt8[np.ndarray, "rows columns"], *, constant_channel_wins: bool = False) -> Iterator[Mask]:
         """The labels of the second, third, ... frame, given those of the first frame's patches."""
         for soft in follow(chain([self.first], self.frames), one_hot(first).to(self.first.device), self.rule):
             yield upsample_labels(soft[0].unflatten(1, self.grid), self.size, self.shape, constant_channel_wins=constant_channel_wins)
@@ -57,7 +57,7 @@ def input_size(height: int, width: int, settings: LabelPropagationSettings, patc
 
 
 def frame_features(
-    backbone: Backbone, sequence: Sequence, size: tuple[int, int], progress: Progress, *, red_std: float
+    backbone: Backbone, sequence: LabelledVideo, size: tuple[int, int], progress: Progress, *, red_std: float
 ) -> Iterator[Float[Tensor, "1 patches dim"]]:
     """Patch features of each frame after the network's final norm, as they are needed."""
     device = next(backbone.parameters()).device
@@ -77,7 +77,7 @@ def prepare_frame(
     return ((torch.from_numpy(resized).float() / 255 - mean) / std).permute(2, 0, 1)[None]
 
 
-def reduce_mask(mask: Labels, grid: tuple[int, int], *, keep_small_objects: bool) -> UInt8[np.ndarray, "rows columns"]:
+def reduce_mask(mask: Mask, grid: tuple[int, int], *, keep_small_objects: bool) -> UInt8[np.ndarray, "rows columns"]:
     """The label at the center of every patch.
 
     Args:
@@ -101,7 +101,7 @@ def one_hot(labels: UInt8[np.ndarray, "rows columns"]) -> Float[Tensor, "1 class
 
 def upsample_labels(
     soft: Float[Tensor, "classes rows columns"], size: tuple[int, int], original: tuple[int, int], *, constant_channel_wins: bool = False
-) -> Labels:
+) -> Mask:
     """The label of every pixel of the original frame, from soft labels of patches."""
     channels = F.interpolate(soft[None], size=size, mode="bilinear", align_corners=False)[0]
     labels = normalize_channels(channels, constant_channel_wins=constant_channel_wins).argmax(dim=0)
@@ -120,6 +120,6 @@ def normalize_channels(
     return torch.where(leave, channels, (channels - low) / (high - low))
 
 
-def resize_labels(labels: Labels, size: tuple[int, int]) -> UInt8[np.ndarray, "new_height new_width"]:
+def resize_labels(labels: Mask, size: tuple[int, int]) -> UInt8[np.ndarray, "new_height new_width"]:
     """Nearest neighbor, as Pillow does it."""
     return np.array(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))

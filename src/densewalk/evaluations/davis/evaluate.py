@@ -14,16 +14,9 @@ Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.2.2) and its eval_vid
     job.out/{sequence}/00000.png ...    predictions, palette PNGs as the DAVIS server takes them (semi-supervised: the first is given)
     job.out/{sequence}.png              some frames, the true objects above, the predicted ones below
 
-What the released code does, reproduced with `compat: released`; each is a switch of the settings:
-
-    switch                  paper   released  effect
-    red_std                 0.229   0.228     a slip of the pen in the normalisation
-    keep_small_objects      yes     no        an object too small for any patch of the reduced first mask is lost
-    constant_channel_wins   no      yes       a channel with one positive value is stretched to 0 / 0; NaN wins the argmax everywhere
-
-In both modes frames are resized as there: OpenCV's bilinear interpolation, no antialiasing (854 x 480 to 832 x 480). The
-released code reads a square frame's mask in the other orientation, which changes nothing. The scoring tool's default task,
-unsupervised, and its way of reporting result tables found from an earlier run have no counterpart here.
+In both modes of `compat` frames are resized as in the released code: OpenCV's bilinear interpolation, no antialiasing (854 x 480 to
+832 x 480). The released code reads a square frame's mask in the other orientation, which changes nothing. The scoring tool's default
+task, unsupervised, and its way of reporting result tables found from an earlier run have no counterpart here.
 """
 
 from pathlib import Path
@@ -37,7 +30,7 @@ from torch.nn import functional as F
 
 from densewalk.core.errors import UserError
 from densewalk.core.progress import Progress
-from densewalk.data.benchmarks.video_objects import VOID, Sequence, Video, davis, write_labels
+from densewalk.data.benchmarks.video_objects import VOID, LabelledVideo, Masks, list_davis, write_labels
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.label_propagation import Propagation, reduce_mask, resize_labels
 from densewalk.evaluations.davis.settings import DavisSettings
@@ -70,10 +63,10 @@ def describe_data(settings: DavisSettings) -> dict[str, int]:
     return {"sequences": len(sequences), "frames": sum(map(len, sequences))}
 
 
-def find_sequences(settings: DavisSettings) -> list[Sequence]:
+def find_sequences(settings: DavisSettings) -> list[LabelledVideo]:
     """The listed sequences, checked: every file's presence and size, every first mask (unsupervised: every mask)."""
     unsupervised = settings.task == "unsupervised"
-    sequences = davis(
+    sequences = list_davis(
         settings.root,
         year=settings.year,
         split=settings.split,
@@ -101,8 +94,8 @@ def check_objects(labels: Shaped[np.ndarray, "*shape"], where: str, todo: str) -
 
 
 @torch.inference_mode()
-def segment(backbone: Backbone, sequence: Sequence, settings: DavisSettings, seed: int, progress: Progress) -> Video:
-    """Labels of every frame, from the first frame's mask or, unsupervised, from its clusters."""
+def segment(backbone: Backbone, sequence: LabelledVideo, settings: DavisSettings, seed: int, progress: Progress) -> Masks:
+    """Mask of every frame, from the first frame's mask or, unsupervised, from its clusters."""
     first = sequence.mask(0)
     assert settings.red_std is not None  # set by `resolved`
     propagation = Propagation(backbone, sequence, first.shape, settings, progress, red_std=settings.red_std)
@@ -123,20 +116,20 @@ def propose_objects(features: Float[Tensor, "patches dim"], count: int, seed: in
     return (nearest_centre(unit, kmeans(unit, count, seed=seed)) + 1).byte().cpu().numpy()
 
 
-def score(sequence: Sequence, prediction: Video, settings: DavisSettings) -> Float[np.ndarray, "objects 2 3"]:
+def score(sequence: LabelledVideo, prediction: Masks, settings: DavisSettings) -> Float[np.ndarray, "objects 2 3"]:
     """Mean, recall and decay (0..1) of J and of F for each object."""
     if settings.task == "unsupervised":
         return score_unsupervised(sequence.truth(keep_void=True), prediction)
     return score_semi_supervised(sequence.truth(), prediction)
 
 
-def score_semi_supervised(truth: Video, prediction: Video) -> Float[np.ndarray, "objects 2 3"]:
+def score_semi_supervised(truth: Masks, prediction: Masks) -> Float[np.ndarray, "objects 2 3"]:
     """Score the objects of the first true mask on all frames but the first and the last."""
     j, f = jf(truth[1:-1], prediction[1:-1], int(truth[0].max()))
     return np.stack([statistics(j), statistics(f)], axis=1)
 
 
-def score_unsupervised(truth: Video, prediction: Video) -> Float[np.ndarray, "objects 2 3"]:
+def score_unsupervised(truth: Masks, prediction: Masks) -> Float[np.ndarray, "objects 2 3"]:
     """Score all objects of all frames without pixels that are void (255) in the truth; an object without proposal has 0."""
     void = truth == VOID
     truth, prediction = np.where(void, np.uint8(0), truth), np.where(void, np.uint8(0), prediction)

@@ -1,11 +1,12 @@
 """Settings of DAVIS label propagation."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
+from densewalk.core.settings import deviation, switch
 from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 
@@ -13,7 +14,7 @@ from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, 
 class DavisSettings(LabelPropagationSettings):
     """Video object segmentation: the first frame's masks travel along frozen features (DINO's protocol).
 
-    A switch left at null follows `compat`; docs/deviations.md gives the source of each.
+    The released code is https://github.com/facebookresearch/dino at commit 7c446df.
     """
 
     TABLE: ClassVar[str] = "davis"
@@ -33,12 +34,6 @@ class DavisSettings(LabelPropagationSettings):
         "J&F_copied": Metric("% of the first frame's labels copied to every frame instead", "a floor", better=None),
         "J_copied": Metric("% of the first frame's labels copied to every frame instead", "a floor", better=None),
     }
-    # switch -> value in compat `paper`, value in compat `released`
-    SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {
-        "red_std": (0.229, 0.228),
-        "keep_small_objects": (True, False),
-        "constant_channel_wins": (False, True),
-    }
 
     task: Annotated[Literal["semi-supervised", "unsupervised"], Shown("{}", "first")] = "semi-supervised"
     """`unsupervised`: instead of the first mask, clusters of the first frame's features are propagated, and each object is scored
@@ -53,18 +48,16 @@ class DavisSettings(LabelPropagationSettings):
     """Folder below JPEGImages and Annotations."""
     compat: Annotated[Literal["paper", "released"], Shown("compat {}", "last")] = "paper"
     """`released`: DINO's code, with which the published values were made, to the digit."""
-    red_std: float | None = Field(default=None, gt=0)
-    """Standard deviation that red is normalised with; released: 0.228, a slip of the pen."""
-    keep_small_objects: bool | None = None
+    red_std: Annotated[float, Field(gt=0)] | None = switch(
+        paper=0.229, released=0.228, source="eval_video_segmentation.py:244", effect="a typing error in the normalization"
+    )
+    """Standard deviation that red is normalized with."""
+    keep_small_objects: bool | None = switch(
+        paper=True, released=False, source="eval_video_segmentation.py:182", effect="an object too small for any patch is lost"
+    )
     """Give an object that the reduced first mask would lose the patch that it covers most."""
-    constant_channel_wins: bool | None = None
-    """Let a channel with one value everywhere become 0 / 0 when channels are stretched, which then wins every pixel."""
-
-    def resolved(self) -> Self:
-        """The same settings with every switch set."""
-        column = ("paper", "released").index(self.compat)
-        unset = {name: values[column] for name, values in self.SWITCHES.items() if getattr(self, name) is None}
-        return self.model_copy(update=unset)
+    constant_channel_wins: bool | None = deviation(source="eval_video_segmentation.py (norm_mask)", effect="NaN wins the argmax everywhere")
+    """Let a channel with one value everywhere become 0 / 0 when channels are stretched."""
 
     @property
     def published_protocol(self) -> str | None:

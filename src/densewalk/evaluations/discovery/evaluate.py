@@ -31,7 +31,7 @@ from torchvision.transforms import functional as TF
 from densewalk.core.errors import UserError
 from densewalk.core.files import write_json
 from densewalk.core.progress import track
-from densewalk.data.benchmarks.boxes import Boxed, clip, coco, iou, voc
+from densewalk.data.benchmarks.boxes import BoxedImage, clip, iou, read_coco_boxes, read_voc_boxes
 from densewalk.data.images import normalize, read_rgb, read_stored
 from densewalk.evaluations.common.base import Job, Result, require_finite
 from densewalk.evaluations.discovery.settings import DiscoverySettings
@@ -67,16 +67,16 @@ def describe_data(settings: DiscoverySettings) -> dict[str, int]:
     return {"images": len(examples), "boxes": sum(len(example.boxes) for example in examples)}
 
 
-def find_images(settings: DiscoverySettings) -> list[Boxed]:
+def find_images(settings: DiscoverySettings) -> list[BoxedImage]:
     """The images with their objects' boxes."""
     if settings.layout == "voc":
-        return voc(settings.root, settings.year, settings.split)
+        return read_voc_boxes(settings.root, settings.year, settings.split)
     annotations = settings.annotations or f"annotations/instances_{settings.images}.json"
-    return coco(settings.root, settings.images, annotations, settings.ids)
+    return read_coco_boxes(settings.root, settings.images, annotations, settings.ids)
 
 
 def write_predictions(
-    out: Path, examples: list[Boxed], found: Float[np.ndarray, "images 4"], overlaps: Float[np.ndarray, " images"]
+    out: Path, examples: list[BoxedImage], found: Float[np.ndarray, "images 4"], overlaps: Float[np.ndarray, " images"]
 ) -> None:
     """Write all boxes as JSON, and a strip of some images spread over the set."""
     rows = {
@@ -92,7 +92,7 @@ def write_predictions(
     boxes_strip(out / "strip.png", panels)
 
 
-def discover(backbone: Backbone, examples: list[Boxed], settings: DiscoverySettings, job: Job) -> Iterator[Float[np.ndarray, "4"]]:
+def discover(backbone: Backbone, examples: list[BoxedImage], settings: DiscoverySettings, job: Job) -> Iterator[Float[np.ndarray, "4"]]:
     """The box of each image, in order."""
     loader = DataLoader(Padded(examples, backbone.patch), batch_size=None, num_workers=job.workers)
     for (image, width, height), example in zip(track(loader, "discovery"), examples, strict=True):
@@ -119,7 +119,7 @@ def features(backbone: Backbone, image: Float[Tensor, "1 3 height width"], setti
 class Padded(Dataset[tuple[Tensor, int, int]]):
     """Normalized image with zeros below and to the right of it, its width and its height."""
 
-    def __init__(self, examples: list[Boxed], patch: int) -> None:
+    def __init__(self, examples: list[BoxedImage], patch: int) -> None:
         self.examples, self.patch = examples, patch
 
     def __len__(self) -> int:

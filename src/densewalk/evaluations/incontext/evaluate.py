@@ -11,9 +11,7 @@ which is interpolated to the image's size; the largest entry is the prediction. 
 (https://arxiv.org/abs/2306.01667, section 3.2), open-hummingbird-eval, NeCo (https://arxiv.org/abs/2408.11054, section 4).
 The published mIoU is the *Hungarian-matched* one, although a retrieval predicts classes; both are reported.
 
-Deviations of the released code, reproduced with `compat: released`: images are normalised with a blue standard deviation of
-0.255 (for 0.225), ignored pixels are stored as class 0, and a class that occurs nowhere counts as 0 in the mean. It searches
-approximately (ScaNN); the search here is exact. Where more patches are asked for than there are, it fails; here all are kept.
+docs/deviations.md lists what the released code does otherwise.
 """
 
 import logging
@@ -33,6 +31,7 @@ from torchvision.transforms import functional as TF
 
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import derive_seed
+from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.data.benchmarks.label_maps import Example
 from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result
@@ -47,6 +46,7 @@ log = logging.getLogger("densewalk")
 
 def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Result:
     """Score one backbone; a strip of query, ground truth and prediction goes to `job.out`/strip.png."""
+    settings = settings.resolved()
     memory_set, query_set = list_splits(settings)
     backbone, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
     # no augmented image is seen twice
@@ -65,7 +65,7 @@ def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Resu
 def describe_data(settings: IncontextSettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
     memory, queries = list_splits(settings)
-    return dense_features.describe_splits(settings, {"memory images": memory, "query images": queries})
+    return dense_features.describe_splits({"memory images": memory, "query images": queries})
 
 
 def list_splits(settings: IncontextSettings) -> tuple[list[Example], list[Example]]:
@@ -124,7 +124,7 @@ def remember(
 ) -> Memory:
     """The patches of one image that are kept."""
     ignore = settings.ignored
-    if settings.compat == "released" and ignore is not None:
+    if settings.remember_ignored and ignore is not None:
         mask, ignore = torch.where(mask == ignore, 0, mask), None
     labels = patch_labels(mask[None], patch, settings.label_values, ignore=ignore)[0]
     chosen = choose_patches(labels.cpu(), keep, generator).sort().values.to(maps.device)
@@ -135,9 +135,9 @@ def prepare(
     image: Image.Image, mask: Tensor, number: int, *, settings: IncontextSettings, size: int, seed: int | None
 ) -> tuple[Tensor, Tensor]:
     """Resized or, with a seed, augmented; the image normalized."""
-    std = [0.229, 0.224, 0.255 if settings.compat == "released" else 0.225]
+    assert settings.blue_std is not None  # set by `resolved`
     x, labels = dense_features.resize(image, mask, size) if seed is None else augment(image, mask, size, derive_seed(seed, number))
-    return TF.normalize(x, [0.485, 0.456, 0.406], std), labels
+    return TF.normalize(x, list(IMAGENET_MEAN), [*IMAGENET_STD[:2], settings.blue_std]), labels
 
 
 JITTER = T.Compose([T.RandomApply([T.ColorJitter(**{what: 0.1})], p=0.5) for what in ("brightness", "contrast", "saturation", "hue")])
@@ -172,8 +172,8 @@ def summarize(
     settings: IncontextSettings, matrices: Sequence[Int[Tensor, "classes classes"]], queries: int, facts: dict[str, Any]
 ) -> Result:
     """Metrics in percent, the mean over the memory samples; details hold each, and the IoU of each class."""
-    identity = [score(m, settings.compat) for m in matrices]
-    matched = [score(reassign(m, hungarian(m)), settings.compat) for m in matrices]
+    identity = [score(m, settings) for m in matrices]
+    matched = [score(reassign(m, hungarian(m)), settings) for m in matrices]
     details = {
         **facts,
         "mIoU_per_sample": identity,
@@ -185,6 +185,6 @@ def summarize(
     return Result(metrics=metrics, n=queries, unit="images", details=details)
 
 
-def score(confusion: Int[Tensor, "classes classes"], compat: str) -> float:
+def score(confusion: Int[Tensor, "classes classes"], settings: IncontextSettings) -> float:
     """mIoU in percent."""
-    return 100 * mean_iou(confusion, absent="zero" if compat == "released" else "skip")
+    return 100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip")

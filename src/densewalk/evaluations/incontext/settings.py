@@ -6,13 +6,17 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.data.benchmarks.label_rules import KNOWN
+from densewalk.core.settings import Difference, deviation, switch
+from densewalk.data.benchmarks.label_rules import LABELS
 from densewalk.evaluations.common.label_map_settings import LabelledSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 
 
 class IncontextSettings(LabelledSettings):
-    """Dense nearest-neighbor retrieval: patches of labelled memory images vote on the patches of query images."""
+    """Dense nearest-neighbor retrieval: patches of labeled memory images vote on the patches of query images.
+
+    The released code is https://github.com/vpariza/open-hummingbird-eval at commit 5e79da2, with which the published values were made.
+    """
 
     TABLE: ClassVar[str] = "incontext"
     VERSION: ClassVar[int] = 1
@@ -26,6 +30,10 @@ class IncontextSettings(LabelledSettings):
     }
     # published values are Hungarian-matched: our metric -> the metric's name in published.csv
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = {"mIoU_hungarian": "mIoU"}
+    NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
+        Difference("approximate search (ScaNN)", "exact search", "hbird_eval.py"),
+        Difference("fails where `memory_size` is more patches than there are", "all patches are kept", "hbird_eval.py:447-517"),
+    )
 
     fraction: Annotated[Literal["1", "1/8", "1/64", "1/128"], Shown("fraction {}")] = "1"
     """Share of the memory images that is used."""
@@ -53,8 +61,17 @@ class IncontextSettings(LabelledSettings):
     query_offset: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=6, ge=0)
     """Layouts `masks` and `video`: the first query; the default lies midway between two memory images."""
     compat: Annotated[Literal["paper", "released"], Shown("compat {}")] = "paper"
-    """`released`: as open-hummingbird-eval, with which the published values were made: blue normalised with 0.255, ignored
-    pixels stored in memory as class 0, classes that occur nowhere count as 0 in the mean. `paper`: none of these."""
+    """`paper`: the protocol as published. `released`: the released code's known deviations."""
+    blue_std: Annotated[float, Field(gt=0)] | None = switch(
+        omit_null=True, paper=0.225, released=0.255, source="hbird_eval.py, all versions", effect="a typing error in the normalization"
+    )
+    """Standard deviation that blue is normalized with."""
+    remember_ignored: bool | None = deviation(source="hbird_eval.py:309-310", effect="unlabeled patches vote for class 0", omit_null=True)
+    """Store ignored pixels in memory as class 0."""
+    count_absent_classes: bool | None = deviation(
+        source="hbird_eval.py:253 (PredsmIoU)", effect="ADE20K's empty class costs 1/151", omit_null=True
+    )
+    """Count a class that occurs nowhere as 0 in the mean, instead of leaving it out."""
 
     @model_validator(mode="after")
     def queries_are_not_memory(self) -> Self:
@@ -76,7 +93,7 @@ class IncontextSettings(LabelledSettings):
     @property
     def splits_name(self) -> str:
         """The memory and query images, where they can be chosen."""
-        if self.layout not in KNOWN:
+        if self.label_set not in LABELS:
             return f"memory every {self.memory_every}, queries every {self.query_every} from {self.query_offset}"
         return f"{self.memory_list} to {self.query_list}" if self.layout == "voc" else ""
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks.classification import Classified, imagenet
+from densewalk.data.benchmarks.classification import ClassifiedImages, list_imagenet
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.image_features import CenterCrops, crop_features, describe_classification, require_multiple
 from densewalk.evaluations.knn.settings import NEIGHBORS, KnnSettings
@@ -40,7 +40,7 @@ log = logging.getLogger("densewalk")
 
 def evaluate(settings: KnnSettings, backbone_path: Path, job: Job) -> Result:
     """Score one backbone."""
-    training, validation = imagenet(settings.root, settings.training, settings.validation)
+    training, validation = list_imagenet(settings.root, settings.training, settings.validation)
     ks = possible_neighbors(len(training))
     backbone = load(backbone_path).eval().to(job.device)
     require_multiple(settings.size, backbone)
@@ -104,7 +104,7 @@ def vote(
 
 
 def features(
-    backbone: Backbone, split: Classified, settings: KnnSettings, job: Job, label: str
+    backbone: Backbone, split: ClassifiedImages, settings: KnnSettings, job: Job, label: str
 ) -> Iterator[tuple[Float[Tensor, "batch dim"], Int[Tensor, " batch"]]]:
     """L2-normalized CLS tokens and classes, batch by batch in the split's order."""
     crops = CenterCrops(split, settings.resize, settings.size)

@@ -6,14 +6,6 @@ A classifier W x + b sees the CLS tokens of the last blocks, each after the fina
 mean of the last block's patch tokens behind them. Training: random crops (8 to 100 % of the area) and flips, cross-entropy, SGD
 with momentum, without weight decay, half a cosine to 0; W from N(0, 0.01), b = 0. Validation: center crops.
 
-    recipe   features                                          learning rate per 256   batch   epochs
-    dino     CLS of 4 blocks; width >= 768: 1 and mean patch   0.001                   1024    100, rate falls once an epoch
-    dora     the same                                          0.01                    2048    100
-    dinov2   {1, 4 blocks} x {with, without mean patch}        13 from 1e-5 to 0.1     128     10 of 1250 steps, falls every step
-
-Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.1) and its eval_linear.py, DoRA's README
-(https://github.com/shashankvkt/DoRA_ICLR24), DINOv2 (https://arxiv.org/abs/2304.07193, appendix B.3) and its linear.py.
-
 All classifiers of a recipe train together on one forward pass of the backbone. Features of the validation images are computed once
 and kept (ImageNet-1k, ViT-S: 0.4 GB). Training resumes from `job.state` and gives what an uninterrupted one gives.
 
@@ -38,7 +30,7 @@ from densewalk.core.errors import TrainingError, UserError
 from densewalk.core.hashing import config_hash, derive_seed, file_sha256
 from densewalk.core.progress import Progress
 from densewalk.data.augmentation import maybe, random_resized_crop_box
-from densewalk.data.benchmarks.classification import Classified, imagenet
+from densewalk.data.benchmarks.classification import ClassifiedImages, list_imagenet
 from densewalk.data.images import normalize, read_stored
 from densewalk.evaluations.common.base import Job, Result, require_finite
 from densewalk.evaluations.common.image_features import CenterCrops, crop_features, describe_classification, require_multiple
@@ -63,7 +55,7 @@ CHUNK = 512  # validation images that are classified at once: 0.1 GB of logits f
 def evaluate(settings: LinearSettings, backbone_path: Path, job: Job) -> Result:
     """Train the classifiers on one backbone's features and score them."""
     settings = settings.resolved()
-    training, validation = imagenet(settings.root, settings.training, settings.validation)
+    training, validation = list_imagenet(settings.root, settings.training, settings.validation)
     per_epoch, rates = schedule(settings, len(training))
     backbone = load(backbone_path).eval().to(job.device)
     require_multiple(settings.size, backbone)
@@ -81,7 +73,7 @@ def describe_data(settings: LinearSettings) -> dict[str, int]:
     return describe_classification(settings.root, settings.training, settings.validation)
 
 
-def summarize(history: History, training: Classified, validation: Classified) -> Result:
+def summarize(history: History, training: ClassifiedImages, validation: ClassifiedImages) -> Result:
     """Best over all epochs and classifiers, best after the last epoch, and which they were."""
     best = [max(epoch, key=lambda name: epoch[name]) for epoch in history]
     peak = max(range(len(history)), key=lambda e: history[e][best[e]])
@@ -165,7 +157,7 @@ def train(
     settings: LinearSettings,
     heads: Heads,
     backbone: Backbone,
-    splits: tuple[Classified, Classified],
+    splits: tuple[ClassifiedImages, ClassifiedImages],
     per_epoch: int,
     rates: Schedule,
     state: State,
@@ -226,7 +218,9 @@ def accuracies(heads: Heads, tokens: Tokens, targets: Classes) -> dict[str, floa
     return dict(zip(heads.kinds, (100 * (correct * alive).double() / len(targets)).tolist(), strict=True))
 
 
-def validation_tokens(settings: LinearSettings, backbone: Backbone, blocks: int, split: Classified, job: Job) -> tuple[Tokens, Classes]:
+def validation_tokens(
+    settings: LinearSettings, backbone: Backbone, blocks: int, split: ClassifiedImages, job: Job
+) -> tuple[Tokens, Classes]:
     """Tokens and classes of the validation images."""
     crops, compute = CenterCrops(split, settings.resize, settings.size), partial(frozen_tokens, backbone, blocks=blocks)
     tokens, classes = zip(*crop_features(compute, crops, job, "validation features", backbone.source), strict=True)
@@ -236,7 +230,7 @@ def validation_tokens(settings: LinearSettings, backbone: Backbone, blocks: int,
 class RandomCrops(Dataset[tuple[Tensor, int, int]]):
     """Normalized image [3, size, size], class, number: random crop and flip, drawn from the item's seed."""
 
-    def __init__(self, split: Classified, settings: LinearSettings) -> None:
+    def __init__(self, split: ClassifiedImages, settings: LinearSettings) -> None:
         self.split, self.size = split, settings.size
         self.filter = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[settings.interpolation or "bilinear"]
 

@@ -1,19 +1,24 @@
 """Settings of linear classification."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
+from densewalk.core.settings import switch
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.evaluations.common.settings import EvaluationSettings
+
+Count = Annotated[int, Field(ge=1)]
+GRID = [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1]
 
 
 class LinearSettings(EvaluationSettings):
     """Linear classifiers on frozen features.
 
-    A setting left at null follows `recipe`; densewalk.evaluations.linear gives the source of each.
+    Sources of the recipes: DINO (https://arxiv.org/abs/2104.14294, section 4.1) and its eval_linear.py, DoRA's README
+    (https://github.com/shashankvkt/DoRA_ICLR24), DINOv2 (https://arxiv.org/abs/2304.07193, appendix B.3) and its linear.py.
     """
 
     TABLE: ClassVar[str] = "classification"
@@ -27,32 +32,6 @@ class LinearSettings(EvaluationSettings):
     }
     # published values are those of the epoch (DINO) or classifier (DINOv2) that is best on the validation set
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = {"top1_best": "top1"}
-    RECIPES: ClassVar[dict[str, dict[str, Any]]] = {
-        "dino": {
-            "batch_size": 1024,
-            "learning_rates": [0.001],
-            "epochs": 100,
-            "epoch_steps": None,
-            "decay": "epoch",
-            "interpolation": "bilinear",
-        },
-        "dora": {
-            "batch_size": 2048,
-            "learning_rates": [0.01],
-            "epochs": 100,
-            "epoch_steps": None,
-            "decay": "epoch",
-            "interpolation": "bilinear",
-        },
-        "dinov2": {
-            "batch_size": 128,
-            "learning_rates": [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1],
-            "epochs": 10,
-            "epoch_steps": 1250,
-            "decay": "step",
-            "interpolation": "bicubic",
-        },
-    }
 
     recipe: Annotated[Literal["dino", "dora", "dinov2"], Shown("recipe {}", "last")] = "dino"
     """`dino`: one classifier, 100 epochs. `dora`: the same with DoRA's learning rate and batch. `dinov2`: a grid of classifiers,
@@ -67,17 +46,17 @@ class LinearSettings(EvaluationSettings):
     average_pool: list[bool] | None = Field(default=None, min_length=1)
     """A classifier each: whether the mean of the last block's patch tokens is appended. `dino`, `dora`: no, for widths of 768
     and more yes. `dinov2`: both."""
-    learning_rates: list[float] | None = Field(default=None, min_length=1)
+    learning_rates: Annotated[list[float], Field(min_length=1)] | None = switch(by="recipe", dino=[0.001], dora=[0.01], dinov2=GRID)
     """A classifier each: learning rate for a batch of 256, scaled linearly."""
-    batch_size: Annotated[int | None, Shown(lambda s: s.probe_name)] = Field(default=None, ge=1)
+    batch_size: Annotated[Count | None, Shown(lambda s: s.probe_name)] = switch(by="recipe", dino=1024, dora=2048, dinov2=128)
     """Pictures of one step; the last incomplete batch of a pass is dropped."""
-    epochs: Annotated[int | None, SHOWN_BY_ANOTHER] = Field(default=None, ge=1)
+    epochs: Annotated[Count | None, SHOWN_BY_ANOTHER] = switch(by="recipe", dino=100, dora=100, dinov2=10)
     """The classifiers are scored after each."""
-    epoch_steps: Annotated[int | None, SHOWN_BY_ANOTHER] = Field(default=None, ge=1)
+    epoch_steps: Annotated[Count | None, SHOWN_BY_ANOTHER] = switch(by="recipe", dino=None, dora=None, dinov2=1250)
     """Steps of an epoch; one pass over the training pictures for `dino` and `dora`."""
-    decay: Literal["epoch", "step"] | None = None
+    decay: Literal["epoch", "step"] | None = switch(by="recipe", dino="epoch", dora="epoch", dinov2="step")
     """Whether the learning rate follows its half cosine to 0 once an epoch or at every step."""
-    interpolation: Literal["bilinear", "bicubic"] | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = switch(by="recipe", dino="bilinear", dora="bilinear", dinov2="bicubic")
     """Of the random crops."""
     resize: int = Field(default=256, ge=1)
     """Shorter side of a validation image in pixels (bicubic)."""
@@ -85,11 +64,6 @@ class LinearSettings(EvaluationSettings):
     """Side of the crops in pixels, a multiple of the patch size."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD, which has no weight decay here."""
-
-    def resolved(self) -> Self:
-        """The same settings with the recipe's value for every null, but for `blocks` and `average_pool`, which wait for the backbone."""
-        unset = {name: value for name, value in self.RECIPES[self.recipe].items() if getattr(self, name) is None}
-        return self.model_copy(update=unset)
 
     def features_for(self, dim: int) -> list[tuple[int, bool]]:
         """Every (number of last blocks, with mean patch token) that gets classifiers, for a backbone of width `dim`."""

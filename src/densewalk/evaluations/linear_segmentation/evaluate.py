@@ -14,7 +14,7 @@ classes instead of feature dimensions. No batch norm. Source: NeCo (https://arxi
     job.out/strip.png           image, ground truth and prediction of some validation images
     job.state/step-*.pt         head and optimizer: every few minutes, where a signal stopped the training, and at its end
 
-Deviations of the released code, reproduced with `compat: released`: see the settings. The head starts from the job's seed.
+The head starts from the job's seed.
 """
 
 import logging
@@ -34,8 +34,7 @@ from torchvision.transforms import functional as TF
 from densewalk.core.errors import TrainingError, UserError
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import Progress
-from densewalk.data.benchmarks import label_maps as labelled
-from densewalk.data.benchmarks.label_maps import Example
+from densewalk.data.benchmarks.label_maps import Example, read_labels
 from densewalk.data.images import normalize
 from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result, require_finite
@@ -55,6 +54,7 @@ SAVE_SECONDS = 300.0  # at most this much of the training is lost
 
 def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job) -> Result:
     """Train the head on one frozen backbone and score it."""
+    settings = settings.resolved()
     training, validation = list_splits(settings, job.seed)
     backbone, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
     head = train(settings, backbone, training, features.size, job)
@@ -67,14 +67,14 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
         "pixel_accuracy": 100 * pixel_accuracy(confusion),
         "IoU": dense_features.iou_by_class(settings, iou(confusion)),
     }
-    value = 100 * mean_iou(confusion, absent="zero" if settings.compat == "released" else "skip")
+    value = 100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip")
     return Result(metrics={"mIoU": value}, n=len(validation), unit="images", details=details)
 
 
 def describe_data(settings: LinearSegmentationSettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
     training, validation = list_splits(settings, seed=0)
-    return dense_features.describe_splits(settings, {"training images": training, "validation images": validation})
+    return dense_features.describe_splits({"training images": training, "validation images": validation})
 
 
 def list_splits(settings: LinearSegmentationSettings, seed: int) -> tuple[list[Example], list[Example]]:
@@ -166,7 +166,7 @@ def logits(
 def epoch_batches(settings: LinearSegmentationSettings, images: int, epoch: int, seed: int) -> Iterator[list[tuple[int, int]]]:
     """(epoch, image number) of every batch of an epoch."""
     numbers = list(range(images))
-    if not (settings.compat == "released" and settings.layout in ("voc", "ade20k")):
+    if not (settings.fixed_order and settings.layout in ("voc", "ade20k")):
         numbers = torch.randperm(images, generator=torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))).tolist()
     for start in range(0, images, settings.batch_size):
         yield [(epoch, i) for i in numbers[start : start + settings.batch_size]]
@@ -184,7 +184,7 @@ class TrainingImages(Dataset[tuple[Tensor, Tensor, int]]):
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int]:  # type: ignore[override]
         epoch, i = item
         seed = derive_seed(self.seed, "crop", epoch, i)
-        return *crop(*read_pair(self.settings, self.examples[i]), self.size, self.settings.crop_scale, seed), i
+        return *crop(*read_pair(self.examples[i]), self.size, self.settings.crop_scale, seed), i
 
 
 def crop(
@@ -210,7 +210,7 @@ def score(
         if settings.scoring == "reduced":
             target = reduce_masks(mask[None], settings.mask_size)[0]
         else:
-            target = torch.from_numpy(labelled.read_labels(examples[number]).astype(np.int32)).to(mask.device)
+            target = torch.from_numpy(read_labels(examples[number].mask, examples[number].rule).astype(np.int32)).to(mask.device)
         return target, logits(head, maps[None], (target.shape[0], target.shape[1]))[0].argmax(0)
 
     return dense_features.score_predictions(features, examples, predict, "validation")

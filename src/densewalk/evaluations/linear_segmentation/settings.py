@@ -6,12 +6,16 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.evaluations.common.label_map_settings import ValidationSettings
+from densewalk.core.settings import deviation
+from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 
 
-class LinearSegmentationSettings(ValidationSettings):
-    """A 1x1 convolution on the frozen last layer, trained and by default scored on masks of 100 x 100 (NeCo's linear segmentation)."""
+class LinearSegmentationSettings(BatchedValidationSettings):
+    """A 1x1 convolution on the frozen last layer, trained and by default scored on masks of 100 x 100 (NeCo's linear segmentation).
+
+    The released code is https://github.com/vpariza/NeCo at commit 3932160, with which the published values were made.
+    """
 
     TABLE: ClassVar[str] = "linear_segmentation"
     VERSION: ClassVar[int] = 1
@@ -45,10 +49,8 @@ class LinearSegmentationSettings(ValidationSettings):
     """Of SGD."""
     crop_scale: tuple[float, float] = (0.8, 1.0)
     """Range of a training crop's share of the image. Crops are flipped half of the time."""
-    compat: Literal["paper", "released"] = "paper"
-    """`released`: as NeCo's code, with which the published values were made: layout `voc` is scored on whole batches of `batch_size`
-    only (1408 of 1449 images), training images of `voc` and `ade20k` come in the same order in every epoch, a class that occurs
-    nowhere counts as 0 in the mean (ADE20K: 151 classes with an empty one). `paper`: none of these."""
+    fixed_order: bool | None = deviation(source="linear_finetune.py (shuffle)", effect="every epoch has the same batches", omit_null=True)
+    """Layouts `voc` and `ade20k`: train on the images in the order of their list, in every epoch."""
 
     @model_validator(mode="after")
     def training_is_not_validation(self) -> Self:

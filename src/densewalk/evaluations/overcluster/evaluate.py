@@ -10,8 +10,7 @@ released eval_overcluster.py.
 
     job.out/strip.png           image, ground truth and matched clusters of some images, of the first run
 
-Choices of ours: k-means starts by k-means++ (scikit-learn) where the release starts at random points (faiss); both learn from 256
-random points per cluster. The five seeds follow from the job's. Deviations of the released code: see the settings.
+k-means learns from 256 random points per cluster. The five seeds follow from the job's.
 """
 
 from pathlib import Path
@@ -35,6 +34,7 @@ Assigned = Int[Tensor, "images rows columns"]
 
 def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Result:
     """Score one backbone; a strip of matched clusters goes to `job.out`."""
+    settings = settings.resolved()
     examples = dense_features.whole_batches(settings, list_validation(settings), RELEASED_BATCH)
     _, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
     points, _, masks = project_features(features, examples, "validation", settings.components, settings.mask_size)
@@ -43,7 +43,7 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
     for repeat in range(settings.repeats):
         assigned = cluster(settings, points, clusters, derive_seed(job.seed, "overcluster", repeat))
         confusion, assignment = match(settings, assigned, masks, clusters)
-        scores.append(100 * mean_iou(confusion, absent="zero" if settings.compat == "released" else "skip"))
+        scores.append(100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip"))
         if repeat == 0:
             matched = assignment[reduce_masks(assigned, settings.mask_size).long()]
             shown = dense_features.shown_numbers(len(examples))
@@ -54,7 +54,7 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
 
 def describe_data(settings: OverclusterSettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
-    return dense_features.describe_splits(settings, {"validation images": list_validation(settings)})
+    return dense_features.describe_splits({"validation images": list_validation(settings)})
 
 
 def cluster(settings: OverclusterSettings, points: Float[Tensor, "images rows columns kept"], clusters: int, seed: int) -> Assigned:

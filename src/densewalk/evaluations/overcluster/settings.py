@@ -1,17 +1,21 @@
 """Settings of (over)clustering."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.evaluations.common.label_map_settings import ValidationSettings
+from densewalk.core.settings import Difference
+from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings
 from densewalk.evaluations.common.protocol_name import Shown, is_published
 
 
-class OverclusterSettings(ValidationSettings):
-    """k-means on frozen patch features of the validation images, clusters being matched to classes (NeCo, Leopart)."""
+class OverclusterSettings(BatchedValidationSettings):
+    """k-means on frozen patch features of the validation images, clusters being matched to classes (NeCo, Leopart).
+
+    The released code is https://github.com/vpariza/NeCo at commit 3932160, with which the published values were made.
+    """
 
     TABLE: ClassVar[str] = "overcluster"
     VERSION: ClassVar[int] = 1
@@ -19,6 +23,9 @@ class OverclusterSettings(ValidationSettings):
     PICTURES: ClassVar[str] = "image, ground truth and clusters of {run}, matched to classes"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=480)
     METRICS: ClassVar[dict[str, Metric]] = {"mIoU": Metric("%")}
+    NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
+        Difference("k-means starts at random points (faiss)", "starts by k-means++ (scikit-learn)", "eval_overcluster.py"),
+    )
 
     clusters: Annotated[int | None, Shown(lambda s: s.recipe, "first")] = Field(default=None, ge=2)
     """Number of clusters, each of which takes the class of most of its pixels (published: 300 and 500); null: as many as classes,
@@ -31,9 +38,6 @@ class OverclusterSettings(ValidationSettings):
     """Most k-means iterations."""
     restarts: int = Field(default=5, ge=1)
     """Starts of each k-means run, of which the best is taken."""
-    compat: Literal["paper", "released"] = "paper"
-    """`released`: as NeCo's code, with which the published values were made: layout `voc` is scored on whole batches of 32 only (1440
-    of 1449 images), and a class that occurs nowhere counts as 0 in the mean. `paper`: neither."""
 
     @property
     def recipe(self) -> str:

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks import label_maps as labelled
-from densewalk.data.benchmarks import label_maps as layouts
+from densewalk.data.benchmarks import label_maps
 from densewalk.data.benchmarks.label_maps import Example
 from densewalk.data.benchmarks.label_rules import NAMES
 from densewalk.data.images import EXTENSIONS
@@ -22,24 +21,24 @@ def check_data(settings: SegmentationSettings) -> tuple[list[Example], list[Exam
         raise UserError(f"{min(both)} is in the training and in the validation split", todo="correct `training` and `validation`")
     for examples in (training, validation):
         for example in examples[:: max(1, len(examples) // CHECKED)]:
-            layouts.check(example, settings.rule)
+            label_maps.read_example(example)
     return training, validation
 
 
 def list_split(settings: SegmentationSettings, split: str) -> list[Example]:
     """The pairs of one split as their layout lists them, without a look into the files."""
-    root = Path(settings.root)
+    root, rule = Path(settings.root), settings.rule
     if not isinstance(settings, LayoutData):
-        examples = labelled.ade20k(root, split)
+        examples = label_maps.list_ade20k(root, split, rule)
         return require_masks(examples, examples[0].image.parent)
     if settings.layout == "folders":
         images, masks = root / (settings.images or "images") / split, root / (settings.masks or "annotations") / split
-        return require_masks(labelled.folders(images, masks), images)
+        return require_masks(label_maps.list_folders(images, masks, rule), images)
     if settings.layout == "voc":
-        return labelled.voc(root, split, settings.masks or "SegmentationClass")
+        return label_maps.list_voc(root, split, settings.masks or "SegmentationClass", rule)
     if settings.layout == "cityscapes":
-        return labelled.cityscapes(root, split, "labelTrainIds")
-    return layouts.coco_stuff(root, split)
+        return label_maps.list_cityscapes(root, split, train_ids=rule)
+    return label_maps.list_coco_stuff(root, split, rule)
 
 
 def require_masks(examples: list[Example], folder: Path) -> list[Example]:
@@ -55,7 +54,8 @@ def require_masks(examples: list[Example], folder: Path) -> list[Example]:
 def class_names(settings: SegmentationSettings) -> list[str]:
     """Names of the classes, in their order; numbers where there are none."""
     layout, given = (settings.layout, settings.class_names) if isinstance(settings, LayoutData) else ("ade20k", None)
+    values = settings.rule.values
+    names = label_maps.load_class_names(settings.root, layout, max(values) + 1, given)
     if layout in NAMES:
-        return list(NAMES[layout])
-    names = labelled.class_names(settings.root, layout, settings.rule.label_values, given)
-    return [names[v] if len(names) == settings.rule.label_values else f"class {v}" for v in settings.rule.values]
+        return names
+    return [names[v] if len(names) == max(values) + 1 else f"class {v}" for v in values]

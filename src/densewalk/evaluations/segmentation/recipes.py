@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
+from densewalk.core.settings import switch
 from densewalk.data.benchmarks.label_rules import LabelRule
 from densewalk.evaluations.common.presets import PresetSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
@@ -164,9 +165,11 @@ class UpernetSettings(SegmentationSettings):
     """AdamW's; biases and other one-dimensional parameters are not decayed."""
     layer_decay: float = Field(default=0.9, gt=0, le=1)
     """Factor on the learning rate per block below the head."""
-    decay_position_embedding: bool = True
-    """Decay position embeddings, CLS and registers like other weights. All published results of this code family do: the list
-    of exceptions in BEiT's, iBOT's and mmsegmentation's code misses the prefix `backbone.` and never matches."""
+    decay_position_embedding: bool = switch(
+        default=True, paper=False, released=True, source="layer_decay_optimizer_constructor.py", effect="in all published results"
+    )
+    """Decay position embeddings, CLS and registers like other weights: the list of exceptions in BEiT's, iBOT's and mmsegmentation's
+    code misses the prefix `backbone.` and never matches."""
     drop_path: float = Field(default=0.1, ge=0, lt=1)
     """Stochastic depth's rate at the last block."""
     levels: list[int] | None = Field(default=None, min_length=4, max_length=4)

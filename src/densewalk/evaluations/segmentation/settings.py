@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.data.benchmarks.label_rules import RULES, LabelRule, counted
+from densewalk.data.benchmarks.label_rules import CLASSES, LabelRule, class_rule
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.evaluations.segmentation.recipes import LinearSettings, SegmentationSettings, UpernetSettings
 
@@ -32,7 +32,7 @@ class Ade20kData(SegmentationSettings):
     @property
     def rule(self) -> LabelRule:
         """Labels 1 to `classes`; 0 is not scored."""
-        return counted(self.classes + 1, 0)
+        return class_rule(tuple(range(1, self.classes + 1)), 0)
 
     @property
     def published_protocol(self) -> str | None:
@@ -91,7 +91,7 @@ class LayoutData(SegmentationSettings):
     @property
     def rule(self) -> LabelRule:
         """The classes of a mask's pixels."""
-        return counted(self.num_classes, self.ignore) if self.num_classes is not None else RULES[self.layout]
+        return class_rule(tuple(range(self.num_classes)), self.ignore) if self.num_classes is not None else CLASSES[self.layout]
 
     @property
     def splits(self) -> tuple[str, str]:

@@ -25,8 +25,8 @@ from scipy import ndimage
 from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write
 from densewalk.core.progress import Progress
-from densewalk.data.benchmarks.boxes import Track, clip, got10k, iou
-from densewalk.data.benchmarks.video_objects import Sequence
+from densewalk.data.benchmarks.boxes import Track, clip, iou, read_tracks
+from densewalk.data.benchmarks.video_objects import LabelledVideo
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.label_propagation import Propagation, reduce_mask
 from densewalk.evaluations.tracking.settings import TrackingSettings
@@ -60,7 +60,7 @@ def describe_data(settings: TrackingSettings) -> dict[str, int]:
 
 def find_tracks(settings: TrackingSettings) -> list[Track]:
     """The chosen sequences; each must have something to track and something to score."""
-    tracks = got10k(settings.root, settings.split, settings.sequences)
+    tracks = read_tracks(settings.root, settings.split, settings.sequences)
     for track in tracks:
         path = track.frames[0].parent / "groundtruth.txt"
         if not rasterize(track.boxes[0], *track.size).any():
@@ -74,7 +74,7 @@ def find_tracks(settings: TrackingSettings) -> list[Track]:
 def propagate_box(backbone: Backbone, track: Track, settings: TrackingSettings, progress: Progress) -> Float[np.ndarray, "frames 4"]:
     """The box of every frame; the first one is the true one."""
     mask = rasterize(track.boxes[0], *track.size)
-    propagation = Propagation(backbone, Sequence(track.name, track.frames, []), mask.shape, settings, progress)
+    propagation = Propagation(backbone, LabelledVideo(track.name, track.frames, []), mask.shape, settings, progress)
     boxes = [track.boxes[0]]
     for labels in propagation.labels(reduce_mask(mask, propagation.grid, keep_small_objects=True)):
         boxes.append(box_of(labels > 0, settings, boxes[-1]))
@@ -137,7 +137,7 @@ def write_boxes(path: Path, boxes: Float[np.ndarray, "frames 4"]) -> None:
 
 def write_strip(path: Path, track: Track, found: Float[np.ndarray, "frames 4"]) -> None:
     """A few frames, evenly spaced, side by side."""
-    sequence = Sequence(track.name, track.frames, [])
+    sequence = LabelledVideo(track.name, track.frames, [])
     numbers = np.linspace(0, len(track) - 1, SHOWN).round().astype(int).tolist()
     truths = [with_boxes(sequence.image(n), track.boxes[n : n + 1], TRUE_COLOUR) for n in numbers]
     shown = [with_boxes(image, found[n : n + 1], FOUND_COLOUR) for image, n in zip(truths, numbers, strict=True)]

@@ -13,11 +13,9 @@ over runs with seeds of their own. Sources: Leopart (https://arxiv.org/abs/2204.
 
     job.out/strip.png           image, ground truth and matched communities of some images, of the first run
 
-Not the published protocol, so that no published value stands beside ours: communities are found by Louvain's method
-(communities.py) in place of Infomap, whose licence is not permissive, its resolution in place of the Markov time; the settings are
-Leopart's fixed ones where NeCo tunes them on training masks by 300 trials; the attention is the evaluated backbone's own where the
-releases read files. Choices of ours where the sources are silent: an edge weighs the smaller of the two shares, rows count the
-cluster itself, clusters meet on the grid of patches, and the Jaccard index is a mean over images.
+Not the published protocol (docs/deviations.md), so that no published value is compared with ours: communities are found by Louvain's
+method, its resolution in place of Infomap's Markov time. Choices of ours where the sources are silent: an edge weighs the smaller of
+the two shares, rows count the cluster itself, clusters meet on the grid of patches, and the Jaccard index is a mean over images.
 """
 
 from collections.abc import Iterable
@@ -47,6 +45,7 @@ SMALLEST = 4  # patches in a row, which blurring the attention needs
 
 def evaluate(settings: Settings, backbone_path: Path, job: Job) -> Result:
     """Score one backbone; a strip of matched communities goes to `job.out`."""
+    settings = settings.resolved()
     training, validation = list_splits(settings)
     backbone, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
     if features.size < SMALLEST * backbone.patch:
@@ -85,7 +84,7 @@ def evaluate(settings: Settings, backbone_path: Path, job: Job) -> Result:
 def describe_data(settings: Settings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
     training, validation = list_splits(settings)
-    return dense_features.describe_splits(settings, {"training images": training, "validation images": validation})
+    return dense_features.describe_splits({"training images": training, "validation images": validation})
 
 
 def list_splits(settings: Settings) -> tuple[list[Example], list[Example]]:
@@ -130,7 +129,7 @@ def score_runs(settings: Settings, split: Split, runs: Iterable[Labels]) -> tupl
     shown: list[Masks] = []
     for segmented in runs:
         confusion, assignment = match(settings, segmented, split.masks)
-        mious.append(100 * mean_iou(confusion, absent="zero" if settings.compat == "released" else "skip"))
+        mious.append(100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip"))
         counts.append(len(segmented[segmented > 0].unique()))
         if not shown:
             shown.append(assignment[reduce_masks(segmented, settings.mask_size)])

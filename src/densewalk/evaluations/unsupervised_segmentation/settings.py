@@ -1,11 +1,12 @@
 """Settings of fully unsupervised segmentation."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
+from densewalk.core.settings import Difference
 from densewalk.evaluations.common.label_map_settings import ValidationSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 
@@ -25,6 +26,11 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
         "mIoU_cbfe": Metric("% of the extracted foreground's k-means"),
         "J_foreground": Metric("% Jaccard of the extracted foreground"),
     }
+    NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
+        Difference("communities by Infomap, whose license is not permissive", "by Louvain's method", "Leopart, section 3.3"),
+        Difference("settings tuned on training masks by 300 trials", "Leopart's fixed settings", "NeCo's fully_unsup_seg.py"),
+        Difference("attention masks read from files", "the evaluated backbone's own attention", "NeCo's fully_unsup_seg.py"),
+    )
 
     background: int = Field(default=0, ge=0)
     """Label of the background; all other labels are foreground."""
@@ -56,8 +62,6 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
     """Most k-means iterations."""
     restarts: int = Field(default=5, ge=1)
     """Starts of each k-means run, of which the best is taken."""
-    compat: Literal["paper", "released"] = "paper"
-    """`released`: a class that occurs nowhere counts as 0 in the mean, as in NeCo's code. `paper`: it is left out."""
 
     @model_validator(mode="after")
     def background_is_a_class(self) -> Self:
@@ -86,7 +90,7 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
 
     @property
     def communities_name(self) -> str:
-        """The search for objects. (The published values are by Infomap, whose license is not permissive, with settings tuned on masks.)"""
+        """The search for objects."""
         return f"CD by Louvain ({self.community_clusters} clusters, edges {self.edge_threshold:g})"
 
 

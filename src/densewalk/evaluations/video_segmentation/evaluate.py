@@ -30,7 +30,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import track
-from densewalk.data.benchmarks.video_objects import Sequence, davis, youtube_vos
+from densewalk.data.benchmarks.video_objects import LabelledVideo, list_davis, list_youtube_vos
 from densewalk.data.images import normalize, read_rgb
 from densewalk.evaluations.common.base import Job, Result, fit_to_patches, require_finite
 from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
@@ -76,7 +76,7 @@ def describe_data(settings: VideoSegmentationSettings) -> dict[str, int]:
 class Clip:
     """Some frames of a sequence. offset: the data set's number of the sequence's object 1, less 1."""
 
-    sequence: Sequence
+    sequence: LabelledVideo
     numbers: list[int]
     offset: int
 
@@ -96,9 +96,9 @@ def find_clips(settings: VideoSegmentationSettings) -> list[Clip]:
     """Every sequence cut into consecutive clips."""
     if settings.layout == "davis":
         year, split = settings.year, settings.split or "val"
-        sequences = davis(settings.root, year=year, split=split, resolution=settings.resolution, only=settings.sequences)
+        sequences = list_davis(settings.root, year=year, split=split, resolution=settings.resolution, only=settings.sequences)
     else:
-        sequences = youtube_vos(settings.root, split=settings.split or "train", only=settings.sequences)
+        sequences = list_youtube_vos(settings.root, split=settings.split or "train", only=settings.sequences)
     clips, offset = [], 0
     for sequence in sequences:
         numbers = list(range(len(sequence)))

@@ -1,11 +1,12 @@
 """Self-distillation with an EMA teacher: what DINO and DoRA share."""
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from functools import wraps
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from densewalk.core import distributed
 from densewalk.core.errors import TrainingError, UserError
@@ -20,7 +21,11 @@ from densewalk.training.method import Method
 from densewalk.training.param_groups import ParamGroup, decay_groups
 from densewalk.training.schedules import cosine, linear_then_constant
 
-# -- the machinery ---------------------------------------------------------------------------------------------------
+Step = Callable[[Any, dict[str, Tensor], int, Generator], tuple[Tensor, dict[str, Tensor]]]
+
+
+class BadBatch(Exception):
+    """There is nothing to learn from a batch; the message says why."""
 
 
 class Network(nn.Module):
@@ -33,7 +38,7 @@ class Network(nn.Module):
 
 
 class SelfDistillation(Method):
-    """Student, teacher, centre, schedules and optimiser of DINO; `step` is left to the method.
+    """Student, teacher, center, schedules and optimizer of DINO; `step` is left to the method.
 
     Raises:
         UserError: a view's side is not a multiple of the patch size, or the warm-up is longer than the training.
@@ -45,23 +50,19 @@ class SelfDistillation(Method):
     def __init__(self, settings: SelfDistillationSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         require_patch_multiples(settings, backbone.patch)
-        self.settings = settings
+        self.settings = s = settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             head = PrototypeHead(
-                backbone.dim,
-                settings.out_dim,
-                hidden=settings.head_hidden,
-                bottleneck=settings.head_bottleneck,
-                trainable_scale=not settings.norm_last_layer,
+                backbone.dim, s.out_dim, hidden=s.head_hidden, bottleneck=s.head_bottleneck, trainable_scale=not s.norm_last_layer
             )
             self.teacher = make_teacher(Network(backbone, head))
-            self.student = Network(with_drop_path(backbone, settings.drop_path), head)
-        self.register_buffer("center", torch.zeros(settings.out_dim))
-        self.seen: list[Tensor] = []  # mean logits of the parts of this step's batch
-        self.schedule()
+            self.student = Network(with_drop_path(backbone, s.drop_path), head)
+        self.register_buffer("center", torch.zeros(s.out_dim))
+        self.mean_logits: list[Tensor] = []  # of the parts of this step's batch
+        self.make_schedules()
 
-    def schedule(self) -> None:
+    def make_schedules(self) -> None:
         """Learning rate, weight decay and momentum of every step, teacher temperature of every epoch."""
         s, total = self.settings, self.total_steps
         warmup = round(s.warmup_epochs * self.steps_per_epoch)
@@ -70,75 +71,73 @@ class SelfDistillation(Method):
         self.lr = cosine(s.lr * s.batch_size / 256, s.min_lr, total, warmup=warmup)
         self.decay = cosine(s.weight_decay, s.weight_decay_end, total)
         self.momentum = cosine(s.teacher_momentum, 1.0, total)
-        epochs = -(-total // self.steps_per_epoch)
-        self.temperatures = linear_then_constant(
-            s.teacher_temperature_start, s.teacher_temperature, epochs, warmup=s.teacher_temperature_epochs
-        )
+        start, end, epochs = s.teacher_temperature_start, s.teacher_temperature, -(-total // self.steps_per_epoch)
+        self.temperatures = linear_then_constant(start, end, epochs, warmup=s.teacher_temperature_epochs)
 
     def param_groups(self) -> list[ParamGroup]:
         """All of the student, with and without weight decay."""
         return decay_groups("student", list(self.student.named_parameters()), self.lr, self.decay)
 
-    def targets(self, logits: Float[Tensor, "*batch protos"], at: int, batch: Any) -> Float[Tensor, "*batch protos"]:
-        """The teacher's distribution: centred, sharpened (equation 1), or shared out evenly over all processes' batch.
-
-        Raises:
-            TrainingError: there are NaN to be shared out; `batch` is saved.
-        """
-        temperature = float(self.temperatures[min(at // self.steps_per_epoch, len(self.temperatures) - 1)])
+    def targets(self, logits: Float[Tensor, "*batch protos"], step: int) -> Float[Tensor, "*batch protos"]:
+        """The teacher's distribution: centered and sharpened (equation 1), or shared out evenly over all processes' batch."""
+        temperature = float(self.temperatures[min(step // self.steps_per_epoch, len(self.temperatures) - 1)])
         if self.settings.centering == "mean":
             return ((logits.float() - self.center) / temperature).softmax(dim=-1)
         iterations = self.settings.sinkhorn_centering_iterations
         try:
             rows = sinkhorn(logits.flatten(0, -2), epsilon=temperature, iterations=iterations, across_processes=True)
         except NonFiniteScores as error:
-            self.stop(f"the teacher's logits: {error}", batch, at)
+            raise BadBatch(f"the teacher's logits: {error}") from error
         return rows.view_as(logits)
 
     @torch.no_grad()
     def note_logits(self, logits: Float[Tensor, "*batch protos"]) -> None:
-        """Keep the teacher's mean logits until all parts of the batch have been seen: all of them are centred alike."""
-        self.seen.append(logits.float().flatten(0, -2).mean(dim=0))
+        """Keep the teacher's mean logits until all parts of the batch have been seen: all of them are centered alike."""
+        self.mean_logits.append(logits.float().flatten(0, -2).mean(dim=0))
 
     @torch.no_grad()
-    def update_center(self, logits: Float[Tensor, "*batch protos"]) -> None:
+    def update_center(self) -> None:
         """Equation 4, over all processes."""
-        if self.settings.centering != "mean":
-            return
-        mean = distributed.all_mean(logits.float().flatten(0, -2).mean(dim=0))
-        self.center.lerp_(mean, 1 - self.settings.center_momentum)
+        if self.settings.centering == "mean":
+            mean = distributed.all_mean(torch.stack(self.mean_logits).mean(dim=0))
+            self.center.lerp_(mean, 1 - self.settings.center_momentum)
+        self.mean_logits.clear()
 
-    def after_backward(self, at: int) -> None:
-        """Move the centre; clip each tensor's gradient; hold the prototypes still in the beginning."""
-        self.update_center(torch.stack(self.seen))
-        self.seen.clear()
+    def after_backward(self, step: int) -> None:
+        """Move the center; clip each tensor's gradient; hold the prototypes still in the beginning."""
+        self.update_center()
         if self.settings.clip_grad is not None:
             clip_each([p.grad for p in self.student.parameters() if p.grad is not None], self.settings.clip_grad)
-        if at < self.settings.freeze_last_layer_epochs * self.steps_per_epoch:
+        if step < self.settings.freeze_last_layer_epochs * self.steps_per_epoch:
             for p in self.student.head.last_layer.parameters():
                 p.grad = None
 
-    def after_update(self, at: int) -> None:
+    def after_update(self, step: int) -> None:
         """Move the teacher."""
-        update_teacher(self.teacher, self.student, float(self.momentum[at]))
+        update_teacher(self.teacher, self.student, float(self.momentum[step]))
 
     def export(self) -> Backbone:
         """The teacher: it is what the papers evaluate."""
         return self.teacher.backbone
 
-    def stop(self, reason: str, batch: Any, at: int) -> NoReturn:
-        """Leave the batch behind for inspection and end the training.
 
-        Raises:
-            TrainingError: always.
-        """
-        where = "no folder for diagnostics is set, the batch is lost"
-        if self.diagnostics is not None:
-            path = self.diagnostics / f"failed-step-{at:08d}-process-{distributed.rank()}.pt"
-            with atomic_write(path) as temporary:
-                torch.save({"step": at, "reason": reason, "batch": batch}, temporary)
-            where = f"its batch is in {path}"
-        raise TrainingError(f"step {at}: {reason}; {where}")
+def stops_on_bad_batch(step: Step) -> Step:
+    """Let a method's `step` end the training with a TrainingError, its batch saved, where the teacher's output is of no use."""
+
+    @wraps(step)
+    def guarded(self: SelfDistillation, batch: dict[str, Tensor], number: int, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        try:
+            return step(self, batch, number, generator)
+        except (BadBatch, NonFiniteScores) as error:
+            where = "no folder for diagnostics is set, the batch is lost"
+            if self.diagnostics is not None:
+                path = self.diagnostics / f"failed-step-{number:08d}-process-{distributed.rank()}.pt"
+                with atomic_write(path) as temporary:
+                    torch.save({"step": number, "reason": str(error), "batch": batch}, temporary)
+                where = f"its batch is in {path}"
+            raise TrainingError(f"step {number}: {error}; {where}") from error
+
+    return guarded
 
 
 def require_patch_multiples(settings: SelfDistillationSettings, patch: int) -> None:
@@ -163,5 +162,5 @@ def clip_each(gradients: list[Tensor], most: float) -> None:
 def by_view(
     function: Callable[[Tensor], Tensor], images: Float[Tensor, "batch views *frames 3 height width"]
 ) -> Float[Tensor, "views batch *frames dim"]:
-    """`function` of images [batch, 3, height, width] on all pictures at once, the result ordered by view."""
+    """`function` of all images at once, the result ordered by view."""
     return function(images.flatten(0, -4)).unflatten(0, images.shape[:-3]).transpose(0, 1)

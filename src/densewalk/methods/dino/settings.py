@@ -5,30 +5,19 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from densewalk.core.resources import Resources
+from densewalk.core.settings import Difference
 from densewalk.training.settings import PresetSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
-# From scratch on a video of minutes, on one CPU core in minutes: for vit_micro_patch16. What it was measured on, its curve and
-# what it gains are in docs/small_video.md. Sinkhorn centring and a sharp teacher let a small batch learn at all, where a moving
-# mean collapses; KoLeo keeps patches apart, which would otherwise come to tell less than those of random weights.
-SMALL_VIDEO: dict[str, Any] = {
-    "out_dim": 256,
-    "head_hidden": 256,
-    "head_bottleneck": 64,
-    "drop_path": 0.0,
-    "weight_decay": 0.04,
-    "weight_decay_end": 0.04,
-    "clip_grad": None,
-    "freeze_last_layer_epochs": 0,
-    "teacher_momentum": 0.99,
-    "teacher_temperature": 0.02,
-    "teacher_temperature_start": 0.02,
-    "centering": "sinkhorn",
-    "koleo_weight": 0.3,
-    "global_size": 96,
-    "local_size": 48,
-    "local_crops": 2,
-}
+# vit_micro_patch16 from scratch on a video of minutes (docs/small_video.md). Sinkhorn centering and a sharp teacher let a small batch
+# learn, where a moving mean collapses. KoLeo keeps patches apart, which would otherwise tell less than those of random weights.
+_NETWORK = {"out_dim": 256, "head_hidden": 256, "head_bottleneck": 64, "drop_path": 0.0}
+_OPTIMIZER = {"weight_decay": 0.04, "weight_decay_end": 0.04, "clip_grad": None, "freeze_last_layer_epochs": 0}
+_TEACHER = {"teacher_momentum": 0.99, "teacher_temperature": 0.02, "teacher_temperature_start": 0.02, "centering": "sinkhorn"}
+_VIEWS = {"global_size": 96, "local_size": 48, "local_crops": 2}
+SMALL_VIDEO: dict[str, Any] = {**_NETWORK, **_OPTIMIZER, **_TEACHER, **_VIEWS, "koleo_weight": 0.3}
+# DINO's alone: views of a frame agree on less than masked frames do with the whole one
+_SHARPER_TEACHER = {"teacher_temperature": 0.01, "teacher_temperature_start": 0.01}
 
 
 class SelfDistillationSettings(PresetSettings):
@@ -74,53 +63,50 @@ class SelfDistillationSettings(PresetSettings):
     teacher_temperature_epochs: int = Field(default=0, ge=0)
     """Epochs from the first temperature to the second, linearly, one step an epoch."""
     centering: Literal["mean", "sinkhorn"] = "mean"
-    """What keeps the teacher from one answer to everything. `mean`: DINO's, subtract a moving mean from its logits. `sinkhorn`:
-    DINOv2's, share each batch out evenly among the prototypes; works from the first step on, where the mean has yet to be found."""
+    """Keep the teacher from one answer to everything. `mean`: DINO's, subtract a moving mean from its logits. `sinkhorn`: DINOv2's,
+    share each batch out evenly among the prototypes, which works from the first step on."""
     center_momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Centring `mean`: share of the old centre of the teacher's logits in each update."""
+    """Centering `mean`: share of the old center of the teacher's logits in each update."""
     sinkhorn_centering_iterations: int = Field(default=3, ge=1)
-    """Centring `sinkhorn`: iterations; few, so that the shares are only roughly even."""
+    """Centering `sinkhorn`: iterations; few, so that the shares are only roughly even."""
 
     koleo_weight: float = Field(default=0.0, ge=0)
-    """Weight of the KoLeo regulariser on the student's global views, in DoRA on the masked ones (DINOv2 uses 0.1)."""
+    """Weight of the KoLeo regularizer on the student's global views, in DoRA on the masked ones (DINOv2 uses 0.1)."""
 
     global_size: int = Field(default=224, ge=8)
     """Side of a global view in pixels."""
     global_scale: tuple[Share, Share] = (0.4, 1.0)
-    """Share of the picture's area that a global view covers, from and to."""
+    """Share of the image's area that a global view covers, from and to."""
     local_size: int = Field(default=96, ge=8)
     """Side of a local crop in pixels."""
     local_scale: tuple[Share, Share] = (0.05, 0.4)
-    """Share of the picture's area that a local crop covers, from and to."""
+    """Share of the image's area that a local crop covers, from and to."""
     local_crops: int = Field(default=8, ge=0)
-    """Local crops of a picture (DINO) or of each frame (DoRA)."""
+    """Local crops of an image (DINO) or of each frame (DoRA)."""
 
     def across_samples(self) -> str | None:
-        """KoLeo and Sinkhorn's centring; otherwise the targets are centred by what earlier batches left."""
+        """KoLeo and Sinkhorn centering; a moving mean centers the targets by earlier batches alone."""
         if self.koleo_weight:
-            return "koleo_weight spreads the pictures of a batch apart"
+            return "koleo_weight spreads the images of a batch apart"
         return "centering: sinkhorn shares the prototypes out among the whole batch" if self.centering == "sinkhorn" else None
 
 
 class DinoSettings(SelfDistillationSettings):
-    """DINO on video frames or images (https://arxiv.org/abs/2104.14294); defaults are the released 100-epoch recipe."""
+    """DINO on video frames or images (https://arxiv.org/abs/2104.14294); defaults are the released 100-epoch recipe.
+
+    The released code is https://github.com/facebookresearch/dino at commit 7c446df. `compat` changes nothing.
+    """
 
     RESOURCES: ClassVar[Resources] = Resources(gpu=4, threads=32, mem_mb=128_000, runtime=2880)
+    NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
+        Difference("views made by Pillow", "by torch: pixels differ in the last digits", "main_dino.py:419-467"),
+    )
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "small_video": {
-            **SMALL_VIDEO,
-            "batch_size": 16,
-            "steps": 530,
-            "lr": 5e-4 * 256 / 16,
-            "warmup_epochs": 2,
-            # views of a frame agree on less than masked frames do with the whole one
-            "teacher_temperature": 0.01,
-            "teacher_temperature_start": 0.01,
-        },
+        "small_video": {**SMALL_VIDEO, **_SHARPER_TEACHER, "batch_size": 16, "steps": 530, "lr": 5e-4 * 256 / 16, "warmup_epochs": 2},
     }
 
     batch_size: int = Field(default=512, ge=1)
-    """Pictures of one optimiser step over all processes together."""
+    """Images of one optimizer step over all processes together."""
 
 
 SETTINGS = DinoSettings

@@ -1,27 +1,45 @@
 """Losses of DoRA (equation 8)."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from densewalk.methods.dino.losses import cross_entropies, koleo
+from densewalk.methods.dino.losses import cross_entropies, mean_koleo
+from densewalk.methods.dora.settings import DoraSettings
 
-# -- loss ------------------------------------------------------------------------------------------------------------
+Targets = Float[Tensor, "batch frames protos"]  # of every global view; the views of one sample are neighbors
+Masked = Float[Tensor, "objects batch frames protos"]
+Local = Float[Tensor, "crops samples frames protos"]
+MaskTerms = Float[Tensor, "objects frames"]
+LocalTerms = Float[Tensor, " frames"]
 
 
-def frame_terms(
-    targets: Float[Tensor, "batch frames protos"],
-    masked: Float[Tensor, "objects batch frames protos"],
-    local: Float[Tensor, "crops samples frames protos"],
-    temperature: float,
-) -> tuple[Float[Tensor, "objects frames"], Float[Tensor, " frames"]]:
+class StudentOutput(NamedTuple):
+    """The student's logits of masked frames and of the used local crops, and its features of the former."""
+
+    masked: Masked
+    local: Local
+    features: Float[Tensor, "objects batch frames dim"]
+
+
+def dora_loss(targets: Targets, student: StudentOutput, settings: DoraSettings) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """Equation 8, and KoLeo where it has a weight; the loss and its parts."""
+    mask_terms, local_terms = frame_terms(targets, student.masked, student.local, settings.student_temperature)
+    loss = total_loss(mask_terms, local_terms, carry_over=bool(settings.loss_carry_over))
+    logs = {"loss_mask": mask_terms.detach().mean(), "loss_local": local_terms.detach().mean()}
+    if settings.koleo_weight:
+        koleo = koleo_of_frames(student.features, samples=student.local.shape[1])
+        loss, logs["loss_koleo"] = loss + settings.koleo_weight * koleo, koleo.detach()
+    return loss, logs
+
+
+def frame_terms(targets: Targets, masked: Masked, local: Local, temperature: float) -> tuple[MaskTerms, LocalTerms]:
     """Cross-entropies of equation 8, always between views of the same frame, as means over batch and crops.
 
     for i, t:  mask_terms[i, t] = mean over b    of CE(targets[b, t], masked[i, b, t])
     for t:     local_terms[t]   = mean over v, b of CE(targets[b, t], local[v, sample of b, t])
-
-    Args:
-        targets: of every global view; the views of one sample are neighbours.
     """
     samples, frames = local.shape[1:3]
     own = cross_entropies(targets.flatten(0, 1)[None], masked.flatten(1, 2), temperature)[0]
@@ -30,9 +48,7 @@ def frame_terms(
     return own.unflatten(-1, (-1, frames)).mean(dim=1), crops.unflatten(-1, (samples, frames)).mean(dim=(0, 1, 2))
 
 
-def total_loss(
-    mask_terms: Float[Tensor, "objects frames"], local_terms: Float[Tensor, " frames"], *, carry_over: bool
-) -> Float[Tensor, ""]:
+def total_loss(mask_terms: MaskTerms, local_terms: LocalTerms, *, carry_over: bool) -> Float[Tensor, ""]:
     """Mean over objects and frames of the mean of both terms; `carry_over` weighs the objects as the release does."""
     objects, frames = mask_terms.shape
     terms = (mask_terms + local_terms) / 2
@@ -47,10 +63,7 @@ def koleo_of_frames(features: Float[Tensor, "objects batch frames dim"], samples
 
     for i, g:  terms[i, g] = koleo(all features[i, view g of sample s, t] over s and t)
 
-    Views of the same frame, which are to agree, are never pushed apart.
-
-    Args:
-        samples: clips of the batch; the views of one are neighbours.
+    Views of the same frame, which are to agree, are never pushed apart. `samples`: clips of the batch.
     """
     groups = features.unflatten(1, (samples, -1)).transpose(1, 2).flatten(2, 3)
-    return torch.stack([koleo(group) for group in groups.flatten(0, 1)]).mean()
+    return mean_koleo(groups.flatten(0, 1))

@@ -1,47 +1,25 @@
-"""DoRA: Is ImageNet worth 1 video? Learning strong image encoders from 1 long unlabelled video.
+"""DoRA: Is ImageNet worth 1 video? (Venkataramanan et al., ICLR 2024, https://arxiv.org/abs/2310.08584).
 
-Venkataramanan et al., ICLR 2024, https://arxiv.org/abs/2310.08584. The teacher discovers k objects in the first frame of a clip
-and tracks them through the others; the student sees one tracked object at a time and learns the teacher's view of the frame.
+The teacher discovers k objects in the first frame of a clip and tracks them through the others; the student sees one tracked object
+at a time and learns the teacher's view of the frame.
 
     A_i   = softmax(q_cls K_i^T / sqrt(d / heads)), a draw I of k heads                 equation 1   `LastBlock.cls_attention`
-    P     = A_I Q                                      object prototypes                equation 2   `prototypes`
-    M     = SinkhornKnopp(exp(Z P^T / epsilon))        which patch is which object's    equation 4   `refine`
-    P'    = M^T Z                                      refined, distinct prototypes     equation 5   `refine`
-    T'_t  = softmax(P' K_t^T / sqrt(d))                where the objects are in frame t equation 6   `track`
-    X_t^i = X_t * T'_t[i]                              the frame with one object        equation 7   `show_objects`
+    P     = A_I Q                                      object prototypes                equation 2   `object_prototypes`
+    M     = SinkhornKnopp(exp(Z P^T / epsilon))        which patch is which object's    equation 4   `refine_prototypes`
+    P'    = M^T Z                                      refined, distinct prototypes     equation 5   `refine_prototypes`
+    T'_t  = softmax(P' K_t^T / sqrt(d))                where the objects are in frame t equation 6   `track_objects`
+    X_t^i = X_t * T'_t[i]                              the frame with one object        equation 7   `apply_masks`
     loss  = mean over t, i of (CE(teacher(X_t), student(X_t^i)) + CE(teacher(X_t), student(local crops of X_t))) / 2
-                                                                                        equation 8   `total_loss`
+                                                                                        equation 8   `dora_loss`
 
-Q, K: queries and keys of the teacher's last block, heads side by side; Z: its patch tokens, normalised. Head, centre, schedules
-and optimiser are DINO's (dino.py). The released code is https://github.com/shashankvkt/DoRA_ICLR24 at commit 0508b2c.
+Q, K: queries and keys of the teacher's last block, heads side by side; Z: its normalized patch tokens. The rest is DINO's.
 
 Published, ViT-S/16: UPerNet on ADE20K, 160k iterations: DINO on ImageNet-1k 33.9 mIoU, DoRA on Walking Tours Venice 1.5 more
-(second hand); measured again by PooDLe: DINO 29.2, DoRA 35.2 on Venice, DoRA 38.3 on all ten videos. ImageNet k-NN about 36 and
-linear 45 (reviews of the submission).
+(second hand); measured again by PooDLe: DINO 29.2, DoRA 35.2 on Venice, 38.3 on all ten videos.
 
-What the two modes of `compat` do, each a switch in the settings. File and line are the release's.
-
-    switch                 paper      released  source and effect
-    loss_carry_over        no         yes       main.py:407,456: the running mean over frames is not reset for the next object, so
-                                                that object j weighs sum_{e < k - j} T^-e: for T = 8 the loss is 8.9 % too large
-    skip_first_local_crop  no         yes       main.py:448: a comparison left over from DINO skips crop 0
-    hard_masks             no         yes       equation 7 against utils.py:27-79: patches above the mean are shown, others not
-    batch_threshold        no         yes       utils.py:27-79: the mean is over the process's batch, so a clip's mask depends on others
-    n_fold_assignment      no         yes       equation 4 has marginals 1 / k and 1 / n; sinkhorn_knopp.py:29-65 multiplies by n: the
-                                                tracker's softmax is n times sharper
-    linear_sinkhorn        no         yes       sinkhorn_knopp.py:29-65: exponentials underflow to 0 / 0 on peaked scores
-    global_views           2          1         DINO's multi-crop against main.py:545,559, where the second one is commented out
-    unseeded_heads         no         no        utils.py: Python's `random` is never seeded; has no digits to reproduce
-
-Choices of ours that neither the paper nor the release settles:
-    - T'_t sums to 1 over n patches, so that the literal product of equation 7 is a nearly black frame. Soft masks are T'_t scaled to
-      0..1 over each object's patches of each frame. What is hidden becomes ImageNet's mean colour, as in the release.
-    - With two global views, objects are discovered and shown in each by itself, local crops learn from both.
-    - NaN in the tracker or an object without any patch ends the training with the batch saved. The release trains on grey frames.
-    - Augmentation is the release's: one box of a share 0.2 to 1 for the whole clip, resized to 300 px (for 224 px views), from which
-      clip-consistent global views are cut and flipped; local crops are cut per frame, not flipped; colours are drawn per image.
-      All resizing is antialiased, and the crop comes before anything is converted.
-    - `centering: sinkhorn` and KoLeo (dino.py) are options, off by default; KoLeo is on the student's CLS of the masked frames.
+Choices of ours: T'_t sums to 1 over n patches, so soft masks are T'_t scaled to 0..1 for each object and frame. With two global views,
+objects are discovered in each; local crops learn from both. An object without any patch ends the training. KoLeo is on the CLS of
+the masked frames.
 """
 
 from collections.abc import Sequence
@@ -56,28 +34,27 @@ from densewalk.core.errors import UserError
 from densewalk.data.images import normalize
 from densewalk.data.sources import Source, open_clips
 from densewalk.methods.dino.losses import teacher_entropies
-from densewalk.methods.dino.self_distillation import SelfDistillation, by_view
+from densewalk.methods.dino.self_distillation import SelfDistillation, by_view, stops_on_bad_batch
 from densewalk.methods.dora.augmentation import DoraViews
-from densewalk.methods.dora.losses import frame_terms, koleo_of_frames, total_loss
+from densewalk.methods.dora.losses import StudentOutput, dora_loss
 from densewalk.methods.dora.settings import DoraSettings
 from densewalk.methods.dora.tracking import (
-    Sight,
-    hard_masks,
+    TeacherFeatures,
+    apply_masks,
+    assign_argmax,
+    join_heads,
     mask_statistics,
-    owners,
-    patch_features,
-    prototypes,
-    refine,
-    show_objects,
-    soft_masks,
-    track,
+    object_masks,
+    object_prototypes,
+    refine_prototypes,
+    require_patches,
+    track_objects,
 )
 from densewalk.models.backbone import Backbone
-from densewalk.ops.sinkhorn import NonFiniteScores
-from densewalk.visualization.features import spread, uncut
+from densewalk.visualization.features import evenly_spaced, uncut
 from densewalk.visualization.overlays import TrackedClip, tracking_strip
 
-CLIPS_SHOWN = 4  # in the picture of a finished training
+CLIPS_SHOWN = 4  # in the image of a finished training
 PICTURE_SCALE = 2  # views are cut from a fifth of a frame or more: at their size, whole frames would show everything too small
 
 
@@ -104,115 +81,83 @@ class Dora(SelfDistillation):
                 f"DoRA learns from videos, {', '.join(images)} holds images",
                 todo="use method dino, or give videos; a folder of frames for each video is layout: sequences",
             )
-        return DoraViews(
-            ConcatDataset([open_clips(source, settings.frames, settings.spacing_seconds) for source in sources]), settings.resolved()
-        )
+        clips: ConcatDataset[Tensor] = ConcatDataset([open_clips(source, settings.frames, settings.spacing_seconds) for source in sources])
+        return DoraViews(clips, settings.resolved())
 
-    def step(self, batch: dict[str, Tensor], at: int, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """One batch of `global` [batch, views, frames, 3, height, width] and `local` [batch, crops, frames, 3, height, width]."""
-        views = batch["global"].flatten(0, 1)
-        seen = self.look(views)
-        masks = self.discover_and_track(seen, self.draw_heads(rng), batch, at)
-        masked, local, features = self.student_logits(show_objects(views, masks, seen.grid), batch["local"])
-        targets = self.targets(seen.logits, at, batch)
-        mask_terms, local_terms = frame_terms(targets, masked, local, self.settings.student_temperature)
-        loss = total_loss(mask_terms, local_terms, carry_over=bool(self.settings.loss_carry_over))
-        logs = {"loss_mask": mask_terms.detach().mean(), "loss_local": local_terms.detach().mean()}
-        if self.settings.koleo_weight:
-            apart = koleo_of_frames(features, samples=len(batch["local"]))
-            loss, logs["loss_koleo"] = loss + self.settings.koleo_weight * apart, apart.detach()
-        self.note_logits(seen.logits)
+    @stops_on_bad_batch
+    def step(self, batch: dict[str, Tensor], step: int, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch of `global` [b, views, t, 3, h, w] and `local` [b, crops, t, 3, h, w]; v = b * views."""
+        views = batch["global"].flatten(0, 1)  # [v, t, 3, h, w]
+        teacher = self.encode_teacher(views)  # logits [v, t, prototypes], patches [v, n, d], keys [v, t, n, d]
+        heads = self.sample_heads(generator)  # [k]
+        with torch.autocast(views.device.type, enabled=False):
+            prototypes = object_prototypes(teacher.cls_attention[:, heads], teacher.query)  # [v, k, d], equation 2
+            refined = refine_prototypes(prototypes, teacher.patches, self.settings)  # [v, k, d], equations 4 and 5
+            masks = object_masks(track_objects(refined, teacher.keys), self.settings)  # [v, k, t, n], equation 6
+        require_patches(masks)
+        masked = apply_masks(views, masks, teacher.grid)  # [v, k, t, 3, h, w], equation 7
+        student = self.encode_student(masked, batch["local"])  # logits [k, v, t, prototypes] and [crops, b, t, prototypes]
+        targets = self.targets(teacher.logits, step)  # [v, t, prototypes]
+        loss, logs = dora_loss(targets, student, self.settings)  # equation 8
+        self.note_logits(teacher.logits)  # for the center, after the backward pass
         return loss, {**logs, **teacher_entropies(targets), **mask_statistics(masks)}
 
     @torch.no_grad()
-    def look(self, views: Float[Tensor, "batch frames 3 height width"]) -> "Sight":
-        """What the teacher makes of every frame. Only the first one's patches are needed, of the others CLS and keys."""
+    def encode_teacher(self, views: Float[Tensor, "batch frames 3 height width"]) -> TeacherFeatures:
+        """The teacher's output for every frame. Only the first one's patches are needed, of the others CLS and keys."""
         network = self.teacher.backbone
         later = (len(views), views.shape[1] - 1)
         first = network.last_block(views[:, 0])
         cls, keys = network.cls_and_keys(views[:, 1:].flatten(0, 1))
-        first_keys, later_keys = patch_features(first.key, network.prefix), patch_features(keys, network.prefix)
-        return Sight(
+        first_keys, later_keys = join_heads(first.key, network.prefix), join_heads(keys, network.prefix)
+        return TeacherFeatures(
             logits=self.teacher.head(torch.cat([first.tokens.cls[:, None], cls.unflatten(0, later)], dim=1)),
             patches=first.tokens.patches.float(),
-            query=patch_features(first.query, network.prefix),
+            query=join_heads(first.query, network.prefix),
             keys=torch.cat([first_keys[:, None], later_keys.unflatten(0, later)], dim=1),
             cls_attention=first.cls_attention.float(),
             grid=first.tokens.grid,
         )
 
-    def draw_heads(self, rng: Generator) -> Int[Tensor, " objects"]:
-        """Attention heads whose CLS looks at the objects, one draw for the whole batch."""
+    def sample_heads(self, generator: Generator) -> Int[Tensor, " objects"]:
+        """Draw the attention heads that discover the objects, once for the whole batch."""
         if self.settings.unseeded_heads:
-            rng = Generator(rng.device)
-            rng.seed()
+            generator = Generator(generator.device)
+            generator.seed()
         heads = self.teacher.backbone.arch.heads
-        return torch.randperm(heads, generator=rng, device=rng.device)[: self.settings.objects]
+        return torch.randperm(heads, generator=generator, device=generator.device)[: self.settings.objects]
 
-    @torch.no_grad()
-    def discover_and_track(
-        self, seen: "Sight", heads: Int[Tensor, " objects"], batch: dict[str, Tensor], at: int
-    ) -> Float[Tensor, "batch objects frames patches"]:
-        """Each object's mask in each frame, or the end of the training if there is none."""
-        try:
-            masks = self.masks(self.tracks(seen, heads))
-        except NonFiniteScores as error:
-            self.stop(str(error), batch, at)
-        empty = ~(masks.amax(dim=-1) > 0)  # true for NaN, too
-        if empty.any():
-            self.stop(f"{int(empty.sum())} of {empty.numel()} tracked objects have no patch to show", batch, at)
-        return masks
-
-    def tracks(self, seen: "Sight", heads: Int[Tensor, " objects"]) -> Float[Tensor, "batch objects frames patches"]:
-        """Attention of the objects that these heads discover in the first frame to the patches of each frame, of sum 1.
-
-        Raises:
-            NonFiniteScores: the teacher's output is not finite.
-        """
-        with torch.autocast(seen.keys.device.type, enabled=False):
-            refined = refine(prototypes(seen.cls_attention[:, heads], seen.query), seen.patches, self.settings)
-            return track(refined, seen.keys)
-
-    def masks(self, tracks: Float[Tensor, "batch objects frames patches"]) -> Float[Tensor, "batch objects frames patches"]:
-        """What the student is shown of each patch, 0..1; NaN where soft masks have nothing to tell apart."""
-        s = self.settings
-        return hard_masks(tracks, per_batch=bool(s.batch_threshold)) if s.hard_masks else soft_masks(tracks)
-
-    def pictures(self, data: "Dataset[dict[str, Tensor]]", folder: Path) -> None:
-        """The objects of some clips of uncut frames, discovered by the first heads and tracked as in training.
-
-        Two rows each: the masks, and whose attention is the largest. Masks share what all objects look at; the second row leaves
-        that out and tells whether the objects are different things.
-        """
-        assert isinstance(data, DoraViews)
-        heads = torch.arange(self.settings.objects, device=self.center.device)
-        rows = []
-        for number in spread(len(data), CLIPS_SHOWN):
-            frames = uncut(data.clips[number], PICTURE_SCALE * self.settings.global_size, self.teacher.backbone.patch)
-            seen = self.look(normalize(frames / 255).to(self.center.device)[None])
-            tracks = self.tracks(seen, heads)
-            title, pixels = f"clip {number} of {len(data)}", frames.permute(0, 2, 3, 1).numpy()
-            for what, masks in (
-                ("what the student is shown", self.masks(tracks).nan_to_num()),
-                ("whose attention is largest", owners(tracks)),
-            ):
-                rows.append(TrackedClip(f"{title}: {what}", pixels, masks[0].unflatten(-1, seen.grid).cpu().numpy()))
-        tracking_strip(folder / "objects.png", rows)
-
-    def student_logits(
+    def encode_student(
         self, masked: Float[Tensor, "batch objects frames 3 height width"], crops: Float[Tensor, "samples crops frames 3 size size"]
-    ) -> tuple[
-        Float[Tensor, "objects batch frames protos"],
-        Float[Tensor, "used_crops samples frames protos"],
-        Float[Tensor, "objects batch frames dim"],
-    ]:
+    ) -> StudentOutput:
         """The student's logits of masked frames and of local crops, and its features of the former; the head runs once, on both."""
         used = crops[:, 1:] if self.settings.skip_first_local_crop else crops
         features = [by_view(self.student.backbone.cls, images) for images in (masked, used)]
         logits = self.student.head(torch.cat([x.flatten(0, -2) for x in features]))
         parts = logits.split([x.shape[:-1].numel() for x in features])
         masked_logits, local_logits = (part.unflatten(0, x.shape[:-1]) for part, x in zip(parts, features, strict=True))
-        return masked_logits, local_logits, features[0]
+        return StudentOutput(masked_logits, local_logits, features[0])
+
+    def pictures(self, data: "Dataset[dict[str, Tensor]]", folder: Path) -> None:
+        """Draw the objects of some clips of uncut frames, discovered by the first heads and tracked as in training.
+
+        Two rows each: the masks, and whose attention is the largest, which leaves out what all objects attend to.
+        """
+        assert isinstance(data, DoraViews)
+        heads = torch.arange(self.settings.objects, device=self.center.device)
+        rows = []
+        for number in evenly_spaced(len(data), CLIPS_SHOWN):
+            frames = uncut(data.clips[number], PICTURE_SCALE * self.settings.global_size, self.teacher.backbone.patch)
+            teacher = self.encode_teacher(normalize(frames / 255).to(self.center.device)[None])
+            prototypes = object_prototypes(teacher.cls_attention[:, heads], teacher.query)
+            tracks = track_objects(refine_prototypes(prototypes, teacher.patches, self.settings), teacher.keys)
+            title, pixels = f"clip {number} of {len(data)}", frames.permute(0, 2, 3, 1).numpy()
+            for kind, masks in (
+                ("what the student is shown", object_masks(tracks, self.settings).nan_to_num()),
+                ("whose attention is largest", assign_argmax(tracks)),
+            ):
+                rows.append(TrackedClip(f"{title}: {kind}", pixels, masks[0].unflatten(-1, teacher.grid).cpu().numpy()))
+        tracking_strip(folder / "objects.png", rows)
 
 
 METHOD = Dora

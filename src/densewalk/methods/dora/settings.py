@@ -1,17 +1,21 @@
 """Settings of DoRA."""
 
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from densewalk.core.resources import Resources
+from densewalk.core.settings import Difference, deviation, switch
 from densewalk.methods.dino.settings import SMALL_VIDEO, SelfDistillationSettings
+
+# a small network's scores differ by less than the recipe's epsilon of 0.05, which gives three times the same object
+_SMALL_CLIPS = {"frames": 4, "sinkhorn_epsilon": 0.003}
 
 
 class DoraSettings(SelfDistillationSettings):
     """DoRA (https://arxiv.org/abs/2310.08584); defaults are the authors' recipe for Walking Tours on eight V100.
 
-    A switch left at null follows `compat`; docs/deviations.md gives the source of each.
+    The released code is https://github.com/shashankvkt/DoRA_ICLR24 at commit 0508b2c.
     """
 
     RESOURCES: ClassVar[Resources] = Resources(gpu=4, threads=32, mem_mb=128_000, runtime=2880)
@@ -19,31 +23,15 @@ class DoraSettings(SelfDistillationSettings):
         "objects": "Objects that the first attention heads discover in a clip's first frame, tracked through it; a color is an object. "
         "Above, what the student is shown of them; below, whose attention is the largest."
     }
-    # switch -> value in compat `paper`, value in compat `released`
-    SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {
-        "loss_carry_over": (False, True),
-        "skip_first_local_crop": (False, True),
-        "hard_masks": (False, True),
-        "batch_threshold": (False, True),
-        "n_fold_assignment": (False, True),
-        "linear_sinkhorn": (False, True),
-        "global_views": (2, 1),
-    }
+    NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
+        Difference("whole clips become float and are resized without antialias", "cropped first, antialiased", "_functional_video.py:35"),
+    )
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "small_video": {
-            **SMALL_VIDEO,
-            "batch_size": 4,
-            "steps": 360,
-            "lr": 5e-4 * 256 / 4,
-            "warmup_epochs": 0.5,
-            "frames": 4,
-            # a small network's scores differ by less than the recipe's 0.05, which gives three times the same object
-            "sinkhorn_epsilon": 0.003,
-        },
+        "small_video": {**SMALL_VIDEO, **_SMALL_CLIPS, "batch_size": 4, "steps": 360, "lr": 5e-4 * 256 / 4, "warmup_epochs": 0.5},
     }
 
     batch_size: int = Field(default=48, ge=1)
-    """Clips of one optimiser step over all processes together."""
+    """Clips of one optimizer step over all processes together."""
     norm_last_layer: bool = False
     """Freeze the prototypes' lengths at 1."""
     min_lr: float = Field(default=1e-5, ge=0)
@@ -66,28 +54,26 @@ class DoraSettings(SelfDistillationSettings):
     sinkhorn_iterations: int = Field(default=30, ge=1)
     """Sinkhorn-Knopp iterations; far from convergence on peaked scores, hence part of the method."""
 
-    loss_carry_over: bool | None = None
-    """Sum an object's loss onto the running mean of the one before it."""
-    skip_first_local_crop: bool | None = None
+    loss_carry_over: bool | None = deviation(source="main.py:407,456-459", effect="loss and gradient 8.9 % too large at 8 frames")
+    """Add the running mean of an object's loss to the next one's: object j of k weighs the sum of T^-e over e < k - j, the first most."""
+    skip_first_local_crop: bool | None = deviation(source="main.py:448", effect="one of six local crops is made and not used")
     """Make `local_crops` crops but learn from all except the first."""
-    hard_masks: bool | None = None
-    """Show an object's patches fully and the others not at all, instead of by degrees."""
-    batch_threshold: bool | None = None
+    hard_masks: bool | None = deviation(source="equation 7; utils.py:27-79", effect="nothing is shown by degrees")
+    """Show an object's patches above the mean fully and the others not at all, instead of by degrees."""
+    batch_threshold: bool | None = deviation(source="utils.py:27-79", effect="a clip's masks depend on the other clips of its batch")
     """With hard masks: compare with the mean over the process's whole batch instead of the clip's own."""
-    n_fold_assignment: bool | None = None
-    """Give each patch the mass 1 instead of 1 / patches: the tracker's softmax becomes that much sharper."""
-    linear_sinkhorn: bool | None = None
-    """Exponentiate before normalising, which fails on peaked scores."""
-    global_views: int | None = Field(default=None, ge=1, le=2)
+    n_fold_assignment: bool | None = deviation(source="equation 4; sinkhorn_knopp.py:29-65", effect="the tracker is n times sharper")
+    """Give each of n patches the mass 1 instead of 1 / n, which sharpens the tracker's softmax."""
+    linear_sinkhorn: bool | None = deviation(source="sinkhorn_knopp.py:29-65", effect="0 / 0 on peaked scores: gray frames, here an error")
+    """Exponentiate before normalizing: peaked scores underflow."""
+    global_views: Annotated[int, Field(ge=1, le=2)] | None = switch(
+        paper=2, released=1, source="main.py:545,559", effect="the second one of DINO's multi-crop is commented out"
+    )
     """Global views of each clip."""
-    unseeded_heads: bool = False
-    """Draw the heads from the system's entropy, differently in every process and run. Off in both modes: it has no digits to reproduce."""
-
-    def resolved(self) -> Self:
-        """The same settings with every switch set."""
-        column = ("paper", "released").index(self.compat)
-        unset = {name: values[column] for name, values in self.SWITCHES.items() if getattr(self, name) is None}
-        return self.model_copy(update=unset)
+    unseeded_heads: bool = switch(
+        default=False, paper=False, released=True, source="utils.py:27-79,267", effect="no two runs see the same objects"
+    )
+    """Draw the heads from the system's entropy, differently in every process and run. Off in both modes: not reproducible."""
 
     def across_samples(self) -> str | None:
         """The release's threshold is a mean over the batch; heads from the system's entropy are drawn once for it."""

@@ -1,4 +1,4 @@
-"""Patches of two crops that show the same place."""
+"""Patches of two crops that show the same place, and their distances to references."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,13 @@ from torchvision.ops import roi_align
 
 from densewalk.methods.neco.settings import NecoSettings
 
-# -- aligned patches -------------------------------------------------------------------------------------------------
+InGlobal = Float[Tensor, "batch globals views 4"]  # boxes as left, top, right, bottom in patches
+InView = Float[Tensor, "batch views globals 4"]
+Maps = Float[Tensor, "batch crops out rows columns"]
+Masks = Bool[Tensor, "batch crops rows columns"]
+Aligned = Float[Tensor, "pairs batch patches out"]
+Covered = Bool[Tensor, "batch globals views patches"]  # of the region that each global crop shares with each view
+Learned = Bool[Tensor, "pairs batch patches"]
 
 
 def crop_pairs(settings: NecoSettings) -> list[tuple[int, int]]:
@@ -20,30 +26,24 @@ def crop_pairs(settings: NecoSettings) -> list[tuple[int, int]]:
 
 
 def align(
-    teacher: Float[Tensor, "batch globals out rows columns"],
-    student: Sequence[Float[Tensor, "batch _ out _ _"]],
-    in_global: Float[Tensor, "batch globals views 4"],
-    in_student: Sequence[Float[Tensor, "batch _ _ 4"]],
-    settings: NecoSettings,
-) -> tuple[Float[Tensor, "pairs batch patches out"], Float[Tensor, "pairs batch patches out"]]:
+    teacher: Maps, student: Sequence[Tensor], in_global: InGlobal, in_view: InView, settings: NecoSettings
+) -> tuple[Aligned, Aligned]:
     """The teacher's and the student's patches of the region that the two crops of each pair share, resampled to one grid.
 
     for p, (i, v) in enumerate(pairs):
         targets[p] = RoIAlign(teacher[:, i], in_global[:, i, v])
         sources[p] = RoIAlign(student crop v, in_view[:, v, i])
 
-    Args:
-        student: maps of the global crops and, if there are any, of the local ones.
-        in_global: boxes as left, top, right, bottom in patches. in_student: `student_boxes`.
+    `student`: maps [batch, crops, out, rows, columns] of the global crops and, if there are any, of the local ones.
     """
     side, n = settings.aligned_patches, settings.global_crops
-    targets = regions(teacher, without_diagonal(in_global), side)
-    aligned = [regions(maps, boxes, side) for maps, boxes in zip(student, in_student, strict=True)]
+    targets = resample(teacher, without_diagonal(in_global), side)
+    aligned = [resample(maps, boxes, side) for maps, boxes in zip(student, student_boxes(in_view).values(), strict=True)]
     sources = [aligned[0][:, v, i - (i > v)] if v < n else aligned[1][:, v - n, i] for i, v in crop_pairs(settings)]
     return targets.permute(1, 2, 0, 3, 4).flatten(0, 1), torch.stack(sources)
 
 
-def student_boxes(in_view: Float[Tensor, "batch views globals 4"]) -> dict[str, Float[Tensor, "batch _ _ 4"]]:
+def student_boxes(in_view: InView) -> dict[str, Float[Tensor, "batch _ _ 4"]]:
     """The regions that the student's global crops share with the other global ones, and its local crops with all global ones."""
     n = in_view.shape[2]
     boxes = {"global": without_diagonal(in_view[:, :n])}
@@ -68,7 +68,7 @@ def used_patches(boxes: Float[Tensor, "batch crops boxes 4"], side: int) -> Bool
     return (inside[..., 1, :, None] & inside[..., 0, None, :]).any(dim=2)
 
 
-def regions(
+def resample(
     maps: Float[Tensor, "batch crops channels rows columns"], boxes: Float[Tensor, "batch crops boxes 4"], side: int
 ) -> Float[Tensor, "batch crops boxes patches channels"]:
     """RoIAlign of several boxes of each map, `side` squared patches each."""
@@ -78,26 +78,24 @@ def regions(
     return roi_align(maps.flatten(0, 1), numbered.to(maps.dtype), side, aligned=True).flatten(2).transpose(1, 2).unflatten(0, shape)
 
 
-def scores(
+def distances(
     patches: Float[Tensor, "*rows patches out"], references: Float[Tensor, "*rows refs out"], settings: NecoSettings
 ) -> Float[Tensor, "*rows patches refs"]:
-    """What is sorted in ascending order: cosine or Euclidean distance of each patch to each reference of its image."""
+    """Equation 1: cosine or Euclidean distance of each patch to each reference, to be sorted in ascending order.
+
+    With `similarity_order`, the cosine similarity itself.
+    """
     if settings.distance == "euclidean":
         return torch.cdist(patches, references)
     similarities = F.normalize(patches, dim=-1) @ F.normalize(references, dim=-1).transpose(-2, -1)
     return similarities if settings.similarity_order else 1 - similarities
 
 
-# -- foreground masks ------------------------------------------------------------------------------------------------
-
-
-def align_masks(
-    masks: Bool[Tensor, "batch globals rows columns"], in_global: Float[Tensor, "batch globals views 4"], side: int
-) -> Bool[Tensor, "batch globals views patches"]:
+def align_masks(masks: Masks, in_global: InGlobal, side: int) -> Covered:
     """The aligned patches that lie wholly within the mask, in the region that each global crop shares with each view."""
-    return regions(masks.float().unsqueeze(2), in_global, side).squeeze(-1) > 1 - 1e-5
+    return resample(masks.float().unsqueeze(2), in_global, side).squeeze(-1) > 1 - 1e-5
 
 
-def by_pair(covered: Bool[Tensor, "batch globals views patches"], pairs: Sequence[tuple[int, int]]) -> Bool[Tensor, "pairs batch patches"]:
+def select_pairs(covered: Covered, pairs: Sequence[tuple[int, int]]) -> Learned:
     """The masks of each pair's region."""
     return torch.stack([covered[:, i, v] for i, v in pairs])

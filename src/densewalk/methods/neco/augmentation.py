@@ -1,20 +1,16 @@
 """Multi-crop views with the boxes in which crops overlap."""
 
 import torch
-from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from densewalk.data.augmentation import Crop, intersections, multi_crop
-from densewalk.data.images import normalize
 from densewalk.methods.neco.settings import NecoSettings
 from densewalk.training.sampler import Item
 
-# -- views -----------------------------------------------------------------------------------------------------------
-
 
 class NecoViews(Dataset[dict[str, Tensor]]):
-    """Crops of pictures and where they overlap.
+    """Crops of images and where they overlap.
 
     A sample is a dict of `global` [globals, 3, size, size] and `local` [locals, 3, size, size], uint8; `in_global`
     [globals, views, 4] and `in_view` [views, globals, 4], boxes as left, top, right, bottom in pixels of the crop (data/augmentation.py).
@@ -37,10 +33,3 @@ class NecoViews(Dataset[dict[str, Tensor]]):
         size = self.crops[-1].size
         local = torch.stack(views[self.n_global :]) if len(views) > self.n_global else image.new_zeros(0, 3, size, size)
         return {"global": torch.stack(views[: self.n_global]), "local": local, "in_global": in_global, "in_view": in_view}
-
-
-def to_input(crops: Shaped[Tensor, "batch crops 3 size size"], patch: int) -> Float[Tensor, "images 3 cut cut"]:
-    """Crops as a network takes them: whole patches, and uint8 normalised (float is taken to be so already)."""
-    size = crops.shape[-1] - crops.shape[-1] % patch
-    x = crops[..., :size, :size].flatten(0, 1)
-    return normalize(x.float() / 255) if x.dtype == torch.uint8 else x

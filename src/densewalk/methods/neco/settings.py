@@ -1,10 +1,11 @@
 """Settings of NeCo."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from densewalk.core.resources import Resources
+from densewalk.core.settings import Difference, deviation
 from densewalk.training.settings import PresetSettings
 
 _S14: dict[str, Any] = {"global_size": 518, "local_size": 98, "batch_size": 64, "epochs": 25, "backbone_lr": 1e-5, "queue": 8192}
@@ -16,22 +17,13 @@ _README: dict[str, Any] = {"local_size": 98, "batch_size": 6, "epochs": 50, "bac
 class NecoSettings(PresetSettings):
     """NeCo (https://arxiv.org/abs/2408.11054); defaults are the recipe of the released DINOv2 ViT-S/14 models.
 
-    A switch left at null follows `compat`; docs/deviations.md gives the source of each.
+    The released code is https://github.com/vpariza/NeCo at commit 3932160; its configurations are presets.
     """
 
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
-    # switch -> value in compat `paper`, value in compat `released`
-    SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {
-        "similarity_order": (False, True),
-        "teacher_graph": (False, True),
-        "unused_patches": (False, True),
-        "unequal_heads": (False, True),
-        "half_filled_queue": (False, True),
-        "shifted_mask_rows": (False, True),
-        "idle_clipping": (False, True),
-        "offset_positions": (False, True),
-        "cut_remainder": (False, True),
-    }
+    NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
+        Difference("NaN loss (odd_even, steepness 1000)", "P is at least 1e-30", "diffsort"),
+    )
     # name of a released model's configuration -> what it sets
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "small/neco_dinov2": _S14,
@@ -50,7 +42,7 @@ class NecoSettings(PresetSettings):
     preset: str | None = None
     """A released model's configuration; keys given beside it win. The paper's NeCo is small/neco_dinov2r_xr."""
     batch_size: int = Field(default=64, ge=1)
-    """Images of one optimiser step over all processes together."""
+    """Images of one optimizer step over all processes together."""
     epochs: float | None = Field(default=25, gt=0)
     """Passes over the data. Exactly one of `epochs` and `steps`."""
 
@@ -70,7 +62,7 @@ class NecoSettings(PresetSettings):
     """Crops are drawn again until they share this part of the image with each earlier global crop (twice it, if global)."""
 
     registers: Literal["keep", "drop"] = "keep"
-    """What becomes of the initial backbone's register tokens."""
+    """Keep or drop the initial backbone's register tokens."""
     drop_path: float = Field(default=0.1, ge=0, lt=1)
     """Stochastic depth of the student's last block, growing linearly from the first."""
     trainable_blocks: int | None = Field(default=None, ge=1)
@@ -114,24 +106,24 @@ class NecoSettings(PresetSettings):
     clip_grad: float | None = Field(default=None, gt=0)
     """Largest norm of all gradients together; null for no clipping."""
 
-    similarity_order: bool | None = None
-    """Order by cosine similarity instead of distance: from the other end."""
-    teacher_graph: bool | None = None
+    similarity_order: bool | None = deviation(source="figure 1; neco.py:378-384", effect="the same order from the other end")
+    """Order by cosine similarity instead of distance: P differs a little, since a sorting network is not its own mirror image."""
+    teacher_graph: bool | None = deviation(source="neco.py:441", effect="the same loss and student, up to 1.5 times the cost")
     """Record the teacher's forward pass for a gradient that nothing uses."""
-    unused_patches: bool | None = None
+    unused_patches: bool | None = deviation(source="vit_v2.py:304", effect="the same student, a quarter more global patches")
     """Take the student's patches outside of all shared regions through its last MLP and head, too."""
-    unequal_heads: bool | None = None
+    unequal_heads: bool | None = deviation(source="utils.py:508", effect="the first targets order the references in an unrelated space")
     """Start student and teacher with different random heads."""
-    half_filled_queue: bool | None = None
+    half_filled_queue: bool | None = deviation(source="neco.py:487", effect="half of the references are zero until it is full")
     """Draw references as if the queue held as many rows for each global crop as for all together."""
-    shifted_mask_rows: bool | None = None
-    """With `loss_mask`: choose references by the masks of other images and crops."""
-    idle_clipping: bool | None = None
-    """Ignore `clip_grad`."""
-    offset_positions: bool | None = None
+    shifted_mask_rows: bool | None = deviation(source="neco.py:463", effect="the masks of other images and crops choose the references")
+    """With `loss_mask`: take the masks of the references from the wrong rows of their list."""
+    idle_clipping: bool | None = deviation(source="neco.py, before the backward pass", effect="`clip_grad` does nothing")
+    """Ignore `clip_grad`: clip the gradients of the step before, which are not used again."""
+    offset_positions: bool | None = deviation(source="models/vit_v2.py", effect="position embeddings of DINOv2R are resampled as DINOv2's")
     """Resample position embeddings with DINO's offset and without antialias, also those of DINOv2 with registers."""
-    cut_remainder: bool | None = None
-    """Accept crops that are no multiple of the patch size and cut off the rest, though boxes count it."""
+    cut_remainder: bool | None = deviation(source="configs/models/small/neco_dino", effect="98 px crops lose two pixels at patch 16")
+    """Accept crops that are no multiple of the patch size and cut off the rest, though boxes count it. Without it, presets have 96 px."""
 
     @classmethod
     def preset_beside(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -142,14 +134,8 @@ class NecoSettings(PresetSettings):
         return preset
 
     def across_samples(self) -> str | None:
-        """The references."""
+        """References are drawn from the batch."""
         return "NeCo draws its references from the patches of the whole batch"
-
-    def resolved(self) -> Self:
-        """The same settings with every switch set."""
-        column = ("paper", "released").index(self.compat)
-        unset = {name: values[column] for name, values in self.SWITCHES.items() if getattr(self, name) is None}
-        return self.model_copy(update=unset)
 
 
 SETTINGS = NecoSettings

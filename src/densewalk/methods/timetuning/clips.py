@@ -3,9 +3,9 @@
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -17,7 +17,8 @@ from densewalk.core.errors import UserError
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.data.augmentation import distort, maybe, random_resized_crop_box, resized_crop
 from densewalk.data.frame_folders import FrameFolders
-from densewalk.data.image_folder import ImageFolder
+from densewalk.data.image_folder import ImageFolder, open_image_folder
+from densewalk.data.receipts import SequencesReceipt, VideoReceipt
 from densewalk.data.sources import Source
 from densewalk.data.video.clips import VideoClips
 from densewalk.methods.timetuning.settings import TimeTuningSettings
@@ -25,9 +26,6 @@ from densewalk.training.sampler import Item
 from densewalk.visualization.strips import write_rows
 
 Clips = Float[Tensor, "batch frames 3 height width"]
-
-
-# -- clips -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -40,62 +38,51 @@ class Video:
 
 
 def videos_of(source: Source, settings: TimeTuningSettings) -> list[Video]:
-    """The videos of a source: a file's segments, a folder's sequences, or each picture of a folder.
+    """The videos of a source: a file's segments, a folder's sequences, or each image of a folder.
 
     Raises:
         UserError: a video file without a segment of `frames` frames.
     """
-    if source.kind == "video":
-        reader = VideoClips(source.path, source.receipt, 1, 1.0)
-        parts = segments(source.receipt, settings.segment_seconds, settings.frames)
+    receipt = source.receipt
+    if isinstance(receipt, VideoReceipt):
+        reader = VideoClips(receipt, 1, 1.0)
+        parts = segments(receipt, settings.segment_seconds, settings.frames)
         if not parts:
             raise UserError(f"{source.name}: no usable part without a scene cut has {settings.frames} frames", todo="lower frames")
         return [Video(reader.read, start, end - start) for start, end in parts]
-    if source.kind == "sequences":
-        folders = FrameFolders(source.path, only=source.receipt.get("chosen"))
-        return [Video(_SequenceReader(folders, i), 0, len(frames)) for i, frames in enumerate(folders.sequences)]
-    pictures = ImageFolder(source.path, receipt=source.receipt)
-    return [Video(_PictureReader(pictures), i, 1) for i in range(len(pictures))]
+    if isinstance(receipt, SequencesReceipt):
+        folders = FrameFolders(receipt.path, only=receipt.chosen)
+        return [Video(partial(folders.read, i), 0, len(frames)) for i, frames in enumerate(folders.sequences)]
+    images = open_image_folder(receipt)
+    return [Video(partial(repeat_image, images), i, 1) for i in range(len(images))]
 
 
-@dataclass(frozen=True)
-class _SequenceReader:
-    folders: FrameFolders
-    sequence: int
-
-    def __call__(self, indices: Sequence[int]) -> Tensor:
-        return self.folders.read(self.sequence, indices)
+def repeat_image(images: ImageFolder, indices: Sequence[int]) -> Tensor:
+    """The first image asked for, as all frames."""
+    return images[indices[0]].expand(len(indices), -1, -1, -1)
 
 
-@dataclass(frozen=True)
-class _PictureReader:
-    pictures: ImageFolder
-
-    def __call__(self, indices: Sequence[int]) -> Tensor:
-        return self.pictures[indices[0]].expand(len(indices), -1, -1, -1)
-
-
-def segments(receipt: dict[str, Any], seconds: float, least: int) -> list[tuple[int, int]]:
+def segments(receipt: VideoReceipt, seconds: float, least: int) -> list[tuple[int, int]]:
     """Even pieces of the usable parts of a video, as [start, end) frames: about `seconds` long, without a cut, `least` frames or more.
 
-    Where frames were chosen by a curation, those pieces that hold one.
+    If a curation chose frames, only the pieces that hold one.
     """
     found = []
-    for start, end in receipt["usable"]:
-        edges = [start, *(cut for cut in receipt["cuts"] if start < cut < end), end]
+    for start, end in receipt.usable:
+        edges = [start, *(cut for cut in receipt.cuts if start < cut < end), end]
         for a, b in pairwise(edges):
-            count = max(1, round((b - a) / (seconds * receipt["fps"])))
+            count = max(1, round((b - a) / (seconds * receipt.fps)))
             marks = [a + (b - a) * i // count for i in range(count + 1)]
             found += [(x, y) for x, y in pairwise(marks) if y - x >= least]
-    kept = receipt.get("kept")
+    kept = receipt.kept
     return found if kept is None else [(x, y) for x, y in found if bisect_left(kept, x) < bisect_left(kept, y)]
 
 
-def choose_frames(length: int, settings: TimeTuningSettings, generator: Generator) -> list[int]:
-    """Frame numbers 0 to `length` - 1 of a clip, in order.
+def sample_frames(length: int, settings: TimeTuningSettings, generator: Generator) -> list[int]:
+    """Draw a clip's frame numbers, 0 to `length` - 1, in order.
 
-    Uniform: distinct ones from the whole video, or with repetitions where it is too short. Dense: a stretch with the distance
-    `dense_step`, less where the video is too short for it, and its last frame repeated where it has fewer frames than the clip.
+    Uniform: distinct ones from the whole video, or with repetitions if it is too short. Dense: a stretch with the distance
+    `dense_step`, less if the video is too short for it, and its last frame repeated if it has fewer frames than the clip.
     """
     frames = settings.frames
     if settings.sampling == "uniform":
@@ -108,7 +95,7 @@ def choose_frames(length: int, settings: TimeTuningSettings, generator: Generato
 
 
 class ClipDataset(Dataset[Tensor]):
-    """One clip of each video per epoch: float [frames, 3, size, size], normalised."""
+    """One clip of each video per epoch: float [frames, 3, size, size], normalized."""
 
     def __init__(self, videos: list[Video], settings: TimeTuningSettings) -> None:
         self.videos, self.settings = videos, settings
@@ -118,15 +105,16 @@ class ClipDataset(Dataset[Tensor]):
 
     def __getitem__(self, item: Item) -> Float[Tensor, "frames 3 size size"]:
         generator = torch.Generator().manual_seed(item.seed)
-        video = self.videos[item.index]
-        numbers = choose_frames(video.length, self.settings, generator)
-        return augment(video.read([video.start + n for n in numbers]), self.settings, generator)
+        return augment(self.read_clip(item.index, generator), self.settings, generator)
+
+    def read_clip(self, index: int, generator: Generator) -> UInt8[Tensor, "frames 3 height width"]:
+        """Frames of a video, drawn by the generator."""
+        video = self.videos[index]
+        return video.read([video.start + n for n in sample_frames(video.length, self.settings, generator)])
 
     def plain(self, index: int) -> UInt8[Tensor, "frames 3 size size"]:
-        """Always the same clip of a video: the middle of its frames, not augmented."""
-        video = self.videos[index]
-        numbers = choose_frames(video.length, self.settings, torch.Generator().manual_seed(0))
-        clip = video.read([video.start + n for n in numbers])
+        """The same clip of a video at each call: the middle of its frames, not augmented."""
+        clip = self.read_clip(index, torch.Generator().manual_seed(0))
         height, width = clip.shape[-2:]
         side = min(height, width)
         return resized_crop(clip, ((height - side) // 2, (width - side) // 2, side, side), self.settings.size)
@@ -135,27 +123,24 @@ class ClipDataset(Dataset[Tensor]):
 def augment(
     clip: UInt8[Tensor, "frames 3 height width"], settings: TimeTuningSettings, generator: Generator
 ) -> Float[Tensor, "frames 3 size size"]:
-    """Crop, colours, blur and flip, drawn once for the whole clip."""
+    """Crop, colors, blur and flip, drawn once for the whole clip."""
     height, width = clip.shape[-2:]
     box = random_resized_crop_box(height, width, settings.scale, (3 / 4, 4 / 3), generator)
     clip = distort(resized_crop(clip, box, settings.size).float() / 255, generator)
-    return normalized(clip.flip(-1) if maybe(0.5, generator) else clip, settings)
+    return normalize_clip(clip.flip(-1) if maybe(0.5, generator) else clip, settings)
 
 
-def normalized(clip: Float[Tensor, "*batch 3 height width"], settings: TimeTuningSettings) -> Float[Tensor, "*batch 3 height width"]:
-    """RGB in 0..1 as the network takes it."""
+def normalize_clip(clip: Float[Tensor, "*batch 3 height width"], settings: TimeTuningSettings) -> Float[Tensor, "*batch 3 height width"]:
+    """RGB in 0..1, normalized with the settings' standard deviation of red."""
     mean, std = clip.new_tensor(IMAGENET_MEAN), clip.new_tensor([settings.red_std, *IMAGENET_STD[1:]])
     return (clip - mean[:, None, None]) / std[:, None, None]
 
 
-# -- pictures --------------------------------------------------------------------------------------------------------
-
-
-def draw(path: Path, clips: UInt8[Tensor, "clips frames 3 size size"], maps: Int[Tensor, "clips frames rows columns"]) -> None:
-    """Each clip's frames, and below them the same with every patch in its prototype's colour; frequent ones get the clearest."""
+def draw_prototypes(path: Path, clips: UInt8[Tensor, "clips frames 3 size size"], maps: Int[Tensor, "clips frames rows columns"]) -> None:
+    """Draw each clip's frames, and below them the same with every patch in its prototype's color; frequent ones get the clearest."""
     _, prototype, count = maps.unique(return_inverse=True, return_counts=True)
     rank = count.argsort(descending=True, stable=True).argsort() + 1
-    colours = rank[prototype].clamp(max=255)
-    large = F.interpolate(colours.float(), clips.shape[-2:], mode="nearest").byte()
+    colors = rank[prototype].clamp(max=255)
+    large = F.interpolate(colors.float(), clips.shape[-2:], mode="nearest").byte()
     rows = [(frames, labels) for frames, own in zip(clips.permute(0, 1, 3, 4, 2), large, strict=True) for labels in (0 * own, own)]
     write_rows(path, [(frames.numpy(), labels.numpy()) for frames, labels in rows])

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from densewalk.core.resources import Resources
+from densewalk.core.settings import Difference, deviation, switch
 from densewalk.training.settings import TrainingSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -13,37 +14,34 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class TimeTuningSettings(TrainingSettings):
     """Time-Tuning (https://arxiv.org/abs/2308.11796); defaults are the paper's for DINO ViT-S/16 on YouTube-VOS.
 
-    A switch left at null follows `variant` or `compat`; the tables in docs/deviations.md give the source of each.
+    The released code is https://github.com/SMSD75/Timetuning at commit 94550b5.
     """
 
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     PICTURES: ClassVar[dict[str, str]] = {
         "prototypes": "Prototypes of the first frame's patches as assigned, and as propagated to the later frames; a color is a prototype."
     }
-    # switch -> value in compat `paper`, value in compat `released`
-    SWITCHES: ClassVar[dict[str, tuple[Any, Any]]] = {
-        "red_std": (0.229, 0.228),
-        "swapped_momentum": (False, True),
-    }
-    # switch -> value in variant `timetuning`, value in variant `simplified`
-    VARIANTS: ClassVar[dict[str, tuple[Any, Any]]] = {
-        "sampling": ("uniform", "dense"),
-        "teacher": (True, False),
-        "assigned_frames": ("first", "all"),
-        "context": (7, 6),
-    }
+    NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
+        Difference("options of propagation and Sinkhorn have no effect", "settings have", "time_tuning.py:224-302"),
+        Difference("`--use_queue False` turns the queue on", "`queue: 0` turns it off", "README.md"),
+        Difference("`--use_mask` stops the first step", "`foreground_mass` does what it is for", "time_tuning.py"),
+        Difference("the weight-decay schedule stops the last step with an IndexError", "the training ends", "time_tuning.py"),
+        Difference("colors and blur are drawn before the crop", "after it, once per clip as well", "time_tuning.py:588-594"),
+    )
 
     variant: Literal["timetuning", "simplified"] = "timetuning"
-    """`simplified`: the authors' later code, TimeT_clean, which trains 800 epochs without a teacher on consecutive frames and
-    assigns all of them together."""
+    """`simplified`: the authors' later code (https://github.com/SMSD75/TimeT_clean at commit 8fe9d20), which trains 800 epochs without
+    a teacher on consecutive frames and assigns all of them together."""
     batch_size: int = Field(default=128, ge=1)
-    """Clips of one optimiser step over all processes together."""
+    """Clips of one optimizer step over all processes together."""
     epochs: float | None = Field(default=100, gt=0)
     """Passes over the videos: one clip of each; 800 if not given for `variant: simplified`. Exactly one of `epochs` and `steps`."""
 
     frames: int = Field(default=4, ge=2)
     """Frames of a clip. Labels travel from the first to the last."""
-    sampling: Literal["uniform", "dense"] | None = None
+    sampling: Literal["uniform", "dense"] | None = switch(
+        by="variant", timetuning="uniform", simplified="dense", source="data_loader.py:617-627", effect="distance of a clip's frames"
+    )
     """`uniform`: random frames of the whole video, in order. `dense`: a random stretch, every `dense_step`-th frame."""
     dense_step: int = Field(default=1, ge=1)
     """Sampling `dense`: distance of a clip's frames."""
@@ -52,20 +50,24 @@ class TimeTuningSettings(TrainingSettings):
     size: int = Field(default=224, ge=16)
     """Side of the network's input in pixels."""
     scale: tuple[Share, Share] = (0.4, 1.0)
-    """Share of the picture's area that the crop of a clip covers, from and to."""
+    """Share of the image's area that the crop of a clip covers, from and to."""
 
     trainable_blocks: int = Field(default=2, ge=1)
     """Last blocks of the backbone that learn; everything else is frozen, the final norm included."""
     head_widths: list[Annotated[int, Field(ge=1)]] = Field(default=[1024, 1024, 512, 256], min_length=1)
     """Widths of the projection head's layers; the last is the prototypes' dimension."""
     prototypes: int = Field(default=200, ge=2)
-    """Cluster centres."""
-    teacher: bool | None = None
+    """Cluster centers."""
+    teacher: bool | None = switch(
+        by="variant", timetuning=True, simplified=False, source="time_tuning.py:90-128; its README says no", effect="who assigns patches"
+    )
     """Let a momentum teacher assign the first frame's patches; otherwise the student does."""
     momentum: float = Field(default=0.995, ge=0, le=1)
     """Share of the old teacher in each update at the start, rising to 1 along a cosine."""
 
-    assigned_frames: Literal["first", "all"] | None = None
+    assigned_frames: Literal["first", "all"] | None = switch(
+        by="variant", timetuning="first", simplified="all", source="time_tuning.py:224-302", effect="who shares the prototypes evenly"
+    )
     """Frames whose patches share the prototypes evenly. Only the first one's assignment is propagated."""
     sinkhorn_epsilon: float = Field(default=0.05, gt=0)
     """Temperature of the assignment."""
@@ -76,7 +78,9 @@ class TimeTuningSettings(TrainingSettings):
     queue_patches_per_clip: int = Field(default=10, ge=1)
     """Patches of each clip that enter the queue."""
 
-    context: int | None = Field(default=None, ge=1)
+    context: Annotated[int, Field(ge=1)] | None = switch(
+        by="variant", timetuning=7, simplified=6, source="mask_propagation.py:396-496", effect="none on clips of up to seven frames"
+    )
     """Earlier frames to propagate from, beside the first."""
     radius: int | None = Field(default=6, ge=0)
     """How far a label may move, in patches to each side; null for no limit."""
@@ -98,21 +102,16 @@ class TimeTuningSettings(TrainingSettings):
     weight_decay_end: float = Field(default=0.4, ge=0)
     """Weight decay at the end of the cosine."""
 
-    red_std: float | None = Field(default=None, gt=0)
-    """Standard deviation that red is normalised with; released: 0.228, a slip of the pen."""
-    swapped_momentum: bool | None = None
-    """Take `momentum` as the share of the student: the teacher is then all but the student itself."""
+    red_std: Annotated[float, Field(gt=0)] | None = switch(
+        paper=0.229, released=0.228, source="time_tuning.py:588-594", effect="a typing error in the normalization"
+    )
+    """Standard deviation that red is normalized with."""
+    swapped_momentum: bool | None = deviation(source="time_tuning.py:109-118", effect="the teacher is all but the student")
+    """Take `momentum` as the share of the student."""
 
     def across_samples(self) -> str | None:
-        """The assignment."""
+        """Sinkhorn."""
         return "Time-Tuning's Sinkhorn shares the prototypes out among the patches of the whole batch"
-
-    def resolved(self) -> Self:
-        """The same settings with every switch set."""
-        compat = ("paper", "released").index(self.compat)
-        variant = ("timetuning", "simplified").index(self.variant)
-        values = {n: v[compat] for n, v in self.SWITCHES.items()} | {n: v[variant] for n, v in self.VARIANTS.items()}
-        return self.model_copy(update={name: value for name, value in values.items() if getattr(self, name) is None})
 
     @model_validator(mode="before")
     @classmethod

@@ -21,10 +21,10 @@ class Tiles(NamedTuple):
 
     def sample(
         self,
-        material: Int[np.ndarray, "points"],
-        s: Float[np.ndarray, "points"],
-        d: Float[np.ndarray, "points"],
-        footprint: Float[np.ndarray, "points"],
+        material: Int[np.ndarray, " points"],
+        s: Float[np.ndarray, " points"],
+        d: Float[np.ndarray, " points"],
+        footprint: Float[np.ndarray, " points"],
     ) -> UInt8[np.ndarray, "points 3"]:
         """Colours of places in metres, from the reduced size whose texels are about `footprint` texels wide."""
         levels = TILE.bit_length()

@@ -35,7 +35,7 @@ class Light(NamedTuple):
         """Brightness of horizontal surfaces."""
         return self.ambient + self.direct * float(self.sun[1])
 
-    def shades(self, planes: Float[np.ndarray, "quads 3 3"], lit: list[bool]) -> Float[np.ndarray, "quads"]:
+    def shades(self, planes: Float[np.ndarray, "quads 3 3"], lit: list[bool]) -> Float[np.ndarray, " quads"]:
         """Brightness of quads: Lambert's law for the lit ones, the same for all others, which turn with the camera."""
         normals = np.cross(planes[:, :, 0], planes[:, :, 1])
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)

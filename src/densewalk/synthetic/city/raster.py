@@ -117,7 +117,7 @@ class Raster:
         self.code = np.zeros(self.shape, np.int32)
 
     def draw(
-        self, planes: Float[np.ndarray, "quads 3 3"], textures: list[Texture], shades: Float[np.ndarray, "quads"], first: list[int]
+        self, planes: Float[np.ndarray, "quads 3 3"], textures: list[Texture], shades: Float[np.ndarray, " quads"], first: list[int]
     ) -> None:
         """Draw quads that face the camera, `shades` times as bright as their textures; part p of quad i is written as code first[i] + p."""
         indices, inverses, boxes = self._project(planes)
@@ -128,7 +128,7 @@ class Raster:
 
     def _project(
         self, planes: Float[np.ndarray, "quads 3 3"]
-    ) -> tuple[Int[np.ndarray, "seen"], Float[np.ndarray, "seen 3 3"], Int[np.ndarray, "seen 4"]]:
+    ) -> tuple[Int[np.ndarray, " seen"], Float[np.ndarray, "seen 3 3"], Int[np.ndarray, "seen 4"]]:
         """Front-facing quads in the picture, nearest first: index, pixels -> (a, b, 1) / depth, and pixel box x0, y0, x1, y1.
 
         A point of the quad is u a + v b + o. With the matrix K and M = [u v o] in camera axes, depth * pixel = K M (a, b, 1), so
@@ -199,7 +199,7 @@ class Raster:
 
     def ground(
         self,
-    ) -> tuple[Float[np.ndarray, "pixels"], Float[np.ndarray, "pixels"], Float[np.ndarray, "pixels"], Bool[np.ndarray, "height width"]]:
+    ) -> tuple[Float[np.ndarray, " pixels"], Float[np.ndarray, " pixels"], Float[np.ndarray, " pixels"], Bool[np.ndarray, "height width"]]:
         """World x and z and the depth of every pixel that shows the plane y = 0, and which pixels these are."""
         floor = np.array([[1.0, 0, 0], [0, 0, 0], [0, 1, 0]])
         floor[:, 2] -= self.camera.place
@@ -216,8 +216,8 @@ class Raster:
         self,
         hit: Bool[np.ndarray, "height width"],
         color: UInt8[np.ndarray, "pixels 3"],
-        code: Int[np.ndarray, "pixels"],
-        nearness: Float[np.ndarray, "pixels"],
+        code: Int[np.ndarray, " pixels"],
+        nearness: Float[np.ndarray, " pixels"],
     ) -> None:
         """Set the pixels of a mask."""
         self.color[hit] = color

@@ -70,8 +70,8 @@ class Street:
         return x, z + (np.sin(now) - np.sin(heading)) / curvature - d * np.sin(now)
 
     def locate(
-        self, x: Float[np.ndarray, "points"], z: Float[np.ndarray, "points"], near: float
-    ) -> tuple[Float[np.ndarray, "points"], Float[np.ndarray, "points"]]:
+        self, x: Float[np.ndarray, " points"], z: Float[np.ndarray, " points"], near: float
+    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
         """The inverse of `world` for points of the street not far from `s = near`; other points get s = x and d = z + 1e4.
 
         Seen from an arc's centre, the point lies at distance |d - 1/curvature| and at angle curvature * (s - start).
@@ -94,7 +94,7 @@ class Street:
             left = left[~here]
         return found_s.astype(np.float32), found_d.astype(np.float32)
 
-    def material(self, s: Float[np.ndarray, "points"], d: Float[np.ndarray, "points"]) -> Int[np.ndarray, "points"]:
+    def material(self, s: Float[np.ndarray, " points"], d: Float[np.ndarray, " points"]) -> Int[np.ndarray, " points"]:
         """Index into MATERIALS of the ground at a place."""
         side = np.abs(d)
         material = np.where(side < self.facade + 0.6, np.int32(2), np.int32(0))

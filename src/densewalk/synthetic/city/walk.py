@@ -98,8 +98,8 @@ class Walk:
         return scene
 
     def _axes(
-        self, near: Int[np.ndarray, "items"], s: Float[np.ndarray, "items"], time: float, camera: Camera
-    ) -> tuple[Float[np.ndarray, "items 3 4"], Float[np.ndarray, "items"]]:
+        self, near: Int[np.ndarray, " items"], s: Float[np.ndarray, " items"], time: float, camera: Camera
+    ) -> tuple[Float[np.ndarray, "items 3 4"], Float[np.ndarray, " items"]]:
         """Columns right, up, forward and place of the items' own coordinates; and the angles from the line of sight to their headings."""
         kind, stroll = self._kind[near], self._strolls[near]
         d = self._d[near] + np.where(stroll, 1.4 * np.arcsin(np.sin(0.5 * time + near)), 0.0)
