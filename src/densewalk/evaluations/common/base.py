@@ -47,7 +47,7 @@ class Result:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def require_finite(features: Float[Tensor, "batch *dims"], names: Sequence[Any], backbone: str | Path) -> None:
+def require_finite(features: Float[Tensor, " batch *dims"], names: Sequence[Any], backbone: str | Path) -> None:
     """Refuse features that are not finite, naming the first such image and the backbone's file: scores of them look like any other.
 
     Args:

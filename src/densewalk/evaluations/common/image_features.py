@@ -47,7 +47,7 @@ def center_crop(image: Image.Image, resize: int, size: int) -> Float[Tensor, "3 
 
 def crop_features(
     compute: Callable[[Tensor], Tensor], crops: CenterCrops, job: Job, label: str, backbone: str
-) -> Iterator[tuple[Float[Tensor, "batch *dims"], Int[Tensor, " batch"]]]:
+) -> Iterator[tuple[Float[Tensor, " batch *dims"], Int[Tensor, " batch"]]]:
     """Features and classes, batch by batch in the split's order; `label` goes with the progress, `backbone` with an error."""
     loader = DataLoader(crops, batch_size=BATCH, num_workers=job.workers, worker_init_fn=leave_signals_to_parent)
     for images, classes, numbers in track(loader, label):
