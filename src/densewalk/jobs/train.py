@@ -101,7 +101,7 @@ def train(
     for part in method.modules():
         if isinstance(part, Backbone):
             part.gradient_checkpointing = execution.gradient_checkpointing
-            part.through = compiled or part.through
+            part.run_blocks = compiled or part.run_blocks
     trained = loop.train(
         method,
         data,

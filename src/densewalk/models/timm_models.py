@@ -8,14 +8,14 @@ import timm
 import torch
 from timm.layers import RotaryEmbeddingDinoV3, SwiGLU
 from timm.models.eva import Eva
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from densewalk.core.errors import UserError
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.models import dinov3
 from densewalk.models.architecture import SIZES, Architecture
-from densewalk.models.vit import LeanBlock, build_vit
+from densewalk.models.vit import build_vit
 
 _NAME = re.compile(r"vit_(?P<size>[a-z]+\d*)_patch(?P<patch>8|14|16)(?P<reg>_reg4)?(?P<swiglu>_swiglu)?(?P<rope>_rope)?")
 
@@ -117,14 +117,9 @@ def _likeness(model: Any, own: Any) -> dict[str, bool]:
         "activation": type(model.blocks[0].mlp.act) is type(own.blocks[0].mlp.act),
         "normalisation layers": norm_of(model.blocks[0].norm1) == norm_of(own.blocks[0].norm1),
         "rotary positions": turns_of(model) == turns_of(own),
-        "blocks": type(model.blocks[0]) is timms_block(own.blocks[0]),
+        "blocks": type(model.blocks[0]) is type(own.blocks[0]),
         "normalisation of pixels": (tuple(config["mean"]), tuple(config["std"])) == (IMAGENET_MEAN, IMAGENET_STD),
     }
-
-
-def timms_block(block: Any) -> type:
-    """The class of timm's that a block here computes the same as."""
-    return Block if isinstance(block, LeanBlock) else type(block)
 
 
 def norm_of(layer: Any) -> tuple[type, float]:

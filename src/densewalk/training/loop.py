@@ -19,7 +19,7 @@ from densewalk.core import distributed
 from densewalk.core.errors import Interrupted
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import Progress
-from densewalk.ops.cpu.memory import give_back
+from densewalk.ops.cpu.memory import trim_heap
 from densewalk.training.cost import Cost, Meter
 from densewalk.training.execution import Execution
 from densewalk.training.learning_curve import Curve, require_finite
@@ -107,8 +107,7 @@ def one_step(
         rng = torch.Generator(device=device).manual_seed(derive_seed(seed, "draws", at))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=execution.precision == "bfloat16"):
             loss, logs = method.step(to_device(part, device), at, rng)
-        if device.type == "cpu":  # here a step needs the most memory
-            give_back()
+        trim_heap(device)  # here a step needs the most memory
         (loss / len(parts)).backward()
         results.append((loss.detach(), logs))
     distributed.average_gradients(p for group in optimizer.param_groups for p in group["params"])

@@ -1,10 +1,13 @@
-"""The C library's heap, which on a CPU holds all tensors."""
+"""The C library's heap, which holds all tensors on a CPU."""
 
 import ctypes
 import sys
 
-WORTH = 256 << 20
-"""Free bytes from which on it is worth the time to return them."""
+import torch
+
+from densewalk.ops.cpu.switch import use_cpu_kernels
+
+MIN_FREE = 256 << 20  # bytes: fewer are not worth the time
 
 
 class _Info(ctypes.Structure):
@@ -17,7 +20,7 @@ class _Info(ctypes.Structure):
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """The C library, where it has what is asked of it: glibc from 2.33 on."""
+    """glibc from 2.33 on, or None."""
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if library is None or not hasattr(library, "mallinfo2"):
         return None
@@ -29,12 +32,11 @@ def _glibc() -> ctypes.CDLL | None:
 _LIBRARY = _glibc()
 
 
-def give_back() -> None:
-    """Return the heap's free pages to the system, if they are many; one that is needed again is got again, for a microsecond or two.
+def trim_heap(device: torch.device) -> None:
+    """Return the heap's free pages to the system if `device` is a CPU and they are many.
 
-    A step's tensors are of ever other sizes (stochastic depth), and small things that outlive it lie between them: after some steps
-    a third of the heap is holes that the next step's tensors do not fit into.
-    https://man7.org/linux/man-pages/man3/malloc_trim.3.html
+    Stochastic depth changes the sizes of a step's tensors. After some steps a third of the heap is holes that the next step's
+    tensors do not fit into. https://man7.org/linux/man-pages/man3/malloc_trim.3.html
     """
-    if _LIBRARY is not None and _LIBRARY.mallinfo2().fordblks >= WORTH:
+    if use_cpu_kernels(device) and _LIBRARY is not None and _LIBRARY.mallinfo2().fordblks >= MIN_FREE:
         _LIBRARY.malloc_trim(0)
