@@ -75,7 +75,7 @@ def run(spec: dict[str, Any], init: Path | None, receipts: Sequence[Path], state
                 "execution": execution.model_dump(mode="json"),
             }
             draw(method, data, out / "training")
-            learning_curve.keep_curves(held.folder, out, tensorboard=execution.tensorboard)
+            learning_curve.copy_learning_curve(held.folder, out, tensorboard=execution.tensorboard)
             hand_on(method.export(), spec, out, training, loaded)
 
 

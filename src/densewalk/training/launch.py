@@ -1,4 +1,4 @@
-"""Where a job's processes run: GPUs of this machine, torchrun on each node, srun over the nodes of a Slurm job.
+"""Start a job's processes: GPUs of this machine, torchrun on each node, srun over the nodes of a Slurm job.
 
 densewalk train ... --gpus 4        # torchrun, four processes
 densewalk train ... --nodes 2       # in a Slurm job of two nodes: srun, and torchrun on each of them with a process per GPU
@@ -19,16 +19,16 @@ from typing import NoReturn
 from densewalk.core.errors import UserError
 from densewalk.core.progress import log
 
-FIRST_NODE = "DENSEWALK_FIRST_NODE"  # host:port at which the processes of all nodes meet
+FIRST_NODE = "DENSEWALK_FIRST_NODE"  # host:port where the processes of all nodes meet
 LOCKS = Path(tempfile.gettempdir()) / f"densewalk-gpus-{os.getuid()}"
 
 
 def become_processes(gpus: int, nodes: int, threads: int) -> None:
-    """Turn this process into the launcher of several, which does not return; return where it is to work itself.
+    """Turn this process into the launcher of several and never return; return if this process is to work itself.
 
     Args:
-        gpus: one process for each. On several nodes, Slurm says how many there are on each.
-        threads: CPUs that the job has on each node.
+        gpus: one process for each. On several nodes, Slurm determines how many there are on each.
+        threads: CPUs of the job on each node.
 
     Raises:
         UserError: several nodes outside a Slurm job.
@@ -46,31 +46,31 @@ def become_processes(gpus: int, nodes: int, threads: int) -> None:
 
 
 def torchrun(arguments: list[str]) -> NoReturn:
-    """The processes of this node. torchrun passes SIGTERM on and kills 30 seconds later; SIGUSR1 it would not pass on at all."""
+    """Start the processes of this node. torchrun forwards SIGTERM and kills 30 seconds later; SIGUSR1 is forwarded here."""
     from torch.distributed.run import main
 
-    signal.signal(signal.SIGUSR1, pass_on)
+    signal.signal(signal.SIGUSR1, forward_signal)
     main(arguments)
     sys.exit()
 
 
-def pass_on(number: int, _frame: object) -> None:
-    """Send a signal to the processes that this one has started: they have left its process group, which is what Slurm signals."""
+def forward_signal(number: int, _frame: object) -> None:
+    """Send a signal to the processes that this one has started: Slurm signals its process group, which they have left."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        with suppress(FileNotFoundError, ProcessLookupError):  # the process has ended meanwhile
             _state, parent, *_ = stat.read_text().rpartition(") ")[2].split()
             if int(parent) == os.getpid():
                 os.kill(int(stat.parent.name), number)
 
 
 def srun(command: list[str], nodes: int, threads: int) -> list[str]:
-    """The command once on each node of the job, beside the step that calls; where one ends badly, so do the others."""
+    """The command once on each node of the job, beside the calling step; if one fails, the others are killed."""
     shape = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={threads}"]
     return ["srun", "--overlap", "--kill-on-bad-exit=1", *shape, *command]
 
 
 def srun_environment(environment: dict[str, str]) -> dict[str, str]:
-    """What the tasks inherit: the job, but no size of the step that calls; and the place to meet, on this node, which is the first.
+    """The environment of the tasks: the job without the size of the calling step, and the address of this node, the first one.
 
     Raises:
         UserError: there is no Slurm job.
@@ -84,10 +84,10 @@ def srun_environment(environment: dict[str, str]) -> dict[str, str]:
 
 
 def claim_gpus(count: int) -> None:
-    """Show this process, and those it starts, `count` GPUs that no other job of this user on this machine has claimed.
+    """Restrict this process, and those it starts, to `count` GPUs that no other job of this user on this machine uses.
 
-    Without it, jobs that Snakemake starts side by side would all take the first one. Slurm's jobs have their own already. The
-    claim is a file lock, which ends with the last process that holds it; where too few are free, wait.
+    Without it, jobs that Snakemake starts side by side would all use the first one; Slurm's jobs have their own already. The
+    claim is a file lock, which ends with the last process that holds it. If too few are free, wait.
 
     Raises:
         UserError: the machine has fewer.
@@ -100,7 +100,7 @@ def claim_gpus(count: int) -> None:
     if count > len(seen):
         raise UserError(f"{count} GPUs are asked for, {len(seen)} {'is' if len(seen) == 1 else 'are'} here", todo="lower gpu of this rule")
     LOCKS.mkdir(exist_ok=True)
-    while len(claimed := free(seen, count)) < count:
+    while len(claimed := lock_gpus(seen, count)) < count:
         log.info("waiting for %d of the GPUs %s", count, ", ".join(seen))
         time.sleep(1)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
@@ -115,21 +115,20 @@ def visible_gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def free(names: Sequence[str], count: int) -> list[str]:
-    """The first `count` of the GPUs that nobody holds, now held by this process; none if they are too few."""
+def lock_gpus(names: Sequence[str], count: int) -> list[str]:
+    """Lock the first `count` of the GPUs that are free; none if they are too few."""
     held: dict[str, int] = {}
     for name in names:
-        if len(held) == count:
-            break
         lock = os.open(LOCKS / name, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.set_inheritable(lock, True)
-            held[name] = lock
         except BlockingIOError:
             os.close(lock)
-    if len(held) < count:
-        for lock in held.values():
-            os.close(lock)
-        return []
-    return [*held]
+            continue
+        os.set_inheritable(lock, True)
+        held[name] = lock
+        if len(held) == count:
+            return [*held]
+    for lock in held.values():
+        os.close(lock)
+    return []

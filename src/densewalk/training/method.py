@@ -1,4 +1,4 @@
-"""What the training loop asks of a method."""
+"""The interface between the training loop and a method."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,14 +16,13 @@ from densewalk.training.settings import TrainingSettings
 
 
 class Method(nn.Module, ABC):
-    """The networks of one run. Its `state_dict`, the optimiser's and the step are the whole resumable state.
+    """The networks of one run. Its `state_dict`, the optimizer's and the step are the whole resumable state.
 
-    A subclass's `step` is the method in five to fifteen lines. Whatever is random in it comes from `rng` or from torch's
-    global generator, both of which the loop seeds before each step.
+    All randomness of a step comes from `rng` or from torch's global generator; the loop seeds both before each step.
     """
 
     diagnostics: Path | None = None
-    """Folder for what a failing step wants to leave behind for inspection."""
+    """Folder where a failing step leaves its batch for inspection."""
 
     def __init__(self, settings: TrainingSettings, total_steps: int, steps_per_epoch: int) -> None:
         super().__init__()
@@ -41,24 +40,24 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def param_groups(self) -> list[ParamGroup]:
-        """The optimiser's groups; what is in none is frozen."""
+        """The optimizer's groups; parameters in no group are frozen."""
 
     @abstractmethod
     def step(self, batch: Any, at: int, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one batch at optimiser step `at`, and scalar tensors worth logging.
+        """The loss of one batch at optimizer step `at`, and scalar tensors to log.
 
-        Where the settings' `across_samples` is None, the batch may be one of several equal parts, each with the same `at` and
-        the same draws from `rng`: what changes from step to step waits for `after_backward`.
+        If the settings' `across_samples` is None, the batch may be one of several equal parts, each with the same `at` and the
+        same draws from `rng`. State that changes from step to step is updated in `after_backward`.
         """
 
     def after_backward(self, at: int) -> None:
-        """Once a step, between backward (gradients averaged over parts and processes) and the optimiser, e.g. clipping."""
+        """Called once a step, when gradients are averaged over parts and processes; for instance to clip them."""
 
     def after_update(self, at: int) -> None:
-        """After the optimiser, e.g. the teacher's update."""
+        """Called once a step, after the optimizer; for instance to update the teacher."""
 
     def pictures(self, data: "Dataset[Any]", folder: Path) -> None:
-        """Draw what the finished training has learnt into PNG files in `folder`, which the report shows; nothing by default.
+        """Draw what the finished training has learnt into PNG files in `folder`, which the report shows.
 
         Called without gradients, in evaluation mode, by one process. The same weights must give the same files.
 
@@ -68,4 +67,4 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def export(self) -> Backbone:
-        """The network the method hands on: the one its paper evaluates."""
+        """The backbone that the method's paper evaluates."""
