@@ -86,9 +86,9 @@ def scores(rows: int) -> tuple[Tensor, Tensor]:
 
 
 def backend(kind: str, name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """`sorting.sort_loss` on one back end."""
+    """`sorting.sort_losses` on one back end."""
     options: dict[str, Any] = {"student_steepness": STEEPNESS, "teacher_steepness": STEEPNESS, "backend": name}
-    return lambda s, t: sorting.sort_loss(s, t, network=networks.network(kind, 49), **options)  # type: ignore[arg-type]
+    return lambda s, t: sorting.sort_losses(s, t, network=networks.network(kind, 49), **options).mean()  # type: ignore[arg-type]
 
 
 def evaluate(loss: Callable[[Tensor], Tensor], student: Tensor) -> tuple[Tensor, Tensor]:

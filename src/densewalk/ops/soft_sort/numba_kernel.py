@@ -1,8 +1,7 @@
-"""The sort loss as a compiled CPU kernel: the only door to numba.
+"""The sort loss as a CPU kernel, compiled by numba.
 
-It does what `sorting.score_rows` does, one row of scores at a time, so that the row's matrices (20 KB for 49 scores) and what
-its backward pass needs (50 KB) stay in the caches. Inputs that cannot have reached a wire yet are left out. The rows are shared
-out among as many threads as torch uses.
+It works on one row of scores at a time: the row's matrices (20 KB for 49 scores) and the numbers for its backward pass (50 KB) stay in
+the caches. Inputs that cannot have reached a wire yet are left out. The rows are divided among as many threads as torch uses.
 """
 
 # numba infers the types inside
@@ -27,9 +26,9 @@ from densewalk.ops.soft_sort.networks import SWAPS, Network, Relaxation
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Machine code, kept for the next process where a cache folder can be written.
+    """Compile to machine code, cached if numba finds a folder for it.
 
-    Sums may be reordered and multiplications joined with additions; NaN and infinity keep their meaning.
+    Sums may be reordered and multiplications fused with additions; NaN and infinity keep their meaning.
     """
     compiler = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
     try:
@@ -48,9 +47,9 @@ _CAUCHY, _LOGISTIC, _GAUSSIAN, _RECIPROCAL = (_KINDS.index(kind) for kind in ("c
 
 
 class _Wiring(NamedTuple):
-    """A network as arrays: per comparator its wires, sign, and where its part of the matrices begins and how long it is.
+    """A network as arrays: of each comparator its wires, its sign, and start and length of its part of the matrices.
 
-    The integers are unsigned, because for signed ones every access would ask whether to count from the end.
+    The integers are unsigned: signed ones make every access check for counting from the end.
     """
 
     low: NDArray[np.uint64]
@@ -79,13 +78,13 @@ def _wiring(network: Network) -> _Wiring:
 
 
 def score_rows(
-    network: Network, relaxation: Relaxation, student: Float[Tensor, "rows n"], teacher: Float[Tensor, "rows n"], wanted: bool
+    network: Network, relaxation: Relaxation, student: Float[Tensor, "rows n"], teacher: Float[Tensor, "rows n"], with_gradient: bool
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows n"] | None]:
-    """What `sorting.score_rows` does, in float32 on the CPU."""
+    """`loss.score_rows` in float32 on the CPU."""
     order = slice(None, None, -1) if network.reverse else slice(None)
     s, t = (np.ascontiguousarray(x.detach().numpy()[:, order]) for x in (student, teacher))
     losses = np.empty(len(s), dtype=_F)
-    grad = np.empty_like(s) if wanted else np.empty((0, network.n), dtype=_F)
+    grad = np.empty_like(s) if with_gradient else np.empty((0, network.n), dtype=_F)
     wiring, kind = _wiring(network), _KINDS.index(relaxation)
 
     def work(rows: slice) -> None:
@@ -95,10 +94,10 @@ def score_rows(
     slices = [slice(i, i + step) for i in range(0, len(s), step)]
     if len(slices) == 1:
         work(slices[0])
-    else:
-        with ThreadPoolExecutor(max(1, len(slices))) as pool:
+    elif slices:
+        with ThreadPoolExecutor(len(slices)) as pool:
             list(pool.map(work, slices))
-    return torch.from_numpy(losses), torch.from_numpy(grad[:, order].copy()) if wanted else None
+    return torch.from_numpy(losses), torch.from_numpy(grad[:, order].copy()) if with_gradient else None
 
 
 @_compiled
@@ -158,7 +157,7 @@ def _compare_backward(wiring, shares, slopes, gaps, grad, g):
 
 @_compiled
 def _swap(kind, begin, end, y, shares, slopes):
-    """`sorting.SWAPS` and their derivatives for the comparators `begin` to `end`."""
+    """`networks.SWAPS` and their derivatives for the comparators `begin` to `end`."""
     if kind == _CAUCHY:
         _swap_cauchy(begin, end, y, shares, slopes)
         return
@@ -188,7 +187,7 @@ _ATAN = tuple(
 
 @_compiled
 def _swap_cauchy(begin, end, y, shares, slopes):
-    """1/2 - atan(y) / pi, with the arc tangent written out so that it runs in vector registers."""
+    """1/2 - atan(y) / pi; the arc tangent is a polynomial so that it runs in vector registers."""
     c0, c1, c2, c3, c4, c5, c6, c7, c8 = _ATAN
     for i in range(begin, end):
         size = abs(y[i])
@@ -213,7 +212,7 @@ def _identity(x, n):
 
 @_compiled
 def _mix(wiring, shares, targets, p, q, kept):
-    """Mix P by the student's shares, keeping what the backward pass needs, and Q by the teacher's."""
+    """Mix P by the student's shares, keeping differences for the backward pass, and Q by the teacher's."""
     low, high, reaches = wiring.matrix_low, wiring.matrix_high, wiring.reach
     at = np.uint64(0)
     for c in range(len(shares)):
@@ -256,7 +255,7 @@ def _mix_backward(wiring, shares, g, kept, grad):
 
 @_compiled
 def _cross_entropy(p, q):
-    """-sum q log max(p, FLOOR), with the logarithm written out so that it runs in vector registers.
+    """-sum q log max(p, FLOOR); the logarithm is a polynomial so that it runs in vector registers.
 
     p = 2^e m with sqrt(1/2) <= m < sqrt(2);  log p = e log 2 + 2 (z + z^3/3 + ... + z^9/9),  z = (m - 1) / (m + 1), |z| < 0.172
     """
