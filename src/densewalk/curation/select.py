@@ -47,7 +47,7 @@ from densewalk.data.sources import Source
 from densewalk.data.video.clips import VideoClips
 from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
-from densewalk.ops.clustering import kmeans, nearest_centre
+from densewalk.ops.clustering import kmeans, nearest_center
 from densewalk.ops.cpu.linear import linear
 from densewalk.ops.nearest_neighbors import nearest
 from densewalk.visualization.overlays import contact_sheet
@@ -204,8 +204,8 @@ def retrieve(
         kept[nearest(x, references, settings.neighbours)[1].flatten().cpu().numpy()] = True
         return kept
     centres = kmeans(x, settings.clusters, seed=seed)
-    hits = torch.bincount(nearest_centre(references, centres), minlength=len(centres))
-    return (hits >= settings.least_references)[nearest_centre(x, centres)].cpu().numpy()
+    hits = torch.bincount(nearest_center(references, centres), minlength=len(centres))
+    return (hits >= settings.least_references)[nearest_center(x, centres)].cpu().numpy()
 
 
 # -- pictures to features --------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.ema import make_teacher, update_teacher
 from densewalk.models.heads import PatchHead
-from densewalk.ops.attention_mask import attended
+from densewalk.ops.attention_mask import top_mass_mask
 from densewalk.ops.label_propagation import Rule, follow
 from densewalk.ops.sinkhorn import sinkhorn
 from densewalk.training.method import Method
@@ -209,7 +209,7 @@ class TimeTuning(Method):
         mass = self.settings.foreground_mass
         if mass is None:
             return torch.ones(len(images), self.rule.grid[0] * self.rule.grid[1], dtype=torch.bool, device=images.device)
-        return attended(self.student.backbone.last_block(images).cls_attention.float().mean(dim=1), mass)
+        return top_mass_mask(self.student.backbone.last_block(images).cls_attention.float().mean(dim=1), mass)
 
     # -- the queue ---------------------------------------------------------------------------------------------------
 
