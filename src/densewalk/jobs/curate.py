@@ -24,5 +24,5 @@ def curate(spec: dict[str, Any], backbone: Path, receipts: Sequence[Path], out: 
     """
     network = read_backbone(spec["backbone"], spec["arch"], backbone).eval().to(distributed.local_device(execution.device))
     sources = [source for path, name in zip(receipts, spec["data"], strict=True) for source in read_sources(path, name)]
-    cls = feature_cache(execution).around(network.cls, f"cls {file_sha256(backbone)} {spec['backbone'].get('key')}")
+    cls = feature_cache(execution).wrap(network.cls, f"cls {file_sha256(backbone)} {spec['backbone'].get('key')}")
     choose(CurationSettings.model_validate(spec["settings"]), sources, network, cls, out, workers=execution.workers)

@@ -1,4 +1,4 @@
-"""Initial backbones: files that a study describes itself, and the public ones of checkpoints.yaml. Free of torch.
+"""Initial backbones: files that a study describes, and the public ones of checkpoints.yaml. Free of torch.
 
 published()["dinov2_vits14_reg"].url
 public_checkpoint("timm/vit_small_patch16_224.dino")       # any plain vision transformer of timm's, by its full name
@@ -74,18 +74,18 @@ class Published(Settings):
 
     @model_validator(mode="after")
     def one_way(self) -> Self:
-        """Either an address, or what a person has to do."""
+        """Require either an address or instructions for a download by hand."""
         if (self.url is None) == (self.manual is None):
             raise ValueError("give one of url and manual")
         return self
 
     def file(self, name: str) -> str:
-        """Where the file is kept, below the study's folder."""
+        """The file's path below the study's folder."""
         suffix = PurePosixPath(urlsplit(self.url).path).suffix if self.url else ".pth"
         return f"{FOLDER}/{name}{suffix}"
 
     def checkpoint(self, name: str) -> dict[str, Any]:
-        """The study's own description of this file."""
+        """The description of this file in a study."""
         shared = self.model_dump(include={"arch", "key", "interpolation", "sha256", "labels"}, exclude_none=True)
         return {"file": self.file(name), "url": self.url or self.source, **shared}
 
@@ -110,17 +110,18 @@ def listing() -> str:
 
 
 def public_checkpoint(name: str) -> tuple[str, dict[str, Any]] | None:
-    """The name and description that a public checkpoint has in a study; None if it is none.
+    """Name and description of a public checkpoint in a study; None if there is none of this name.
 
     Raises:
-        ValueError: it is one, but cannot be used here.
+        ValueError: its pixels are normalized in another way.
     """
     if name.startswith("timm/"):
         key = "timm_" + "".join(c if c.isalnum() else "_" for c in name.removeprefix("timm/").lower())
         url = f"https://huggingface.co/{name}/resolve/main/model.safetensors"
         return key, {"file": f"{FOLDER}/{name}.safetensors", "url": url, "arch": name}
-    if (entry := published().get(name)) is None:
+    entry = published().get(name)
+    if entry is None:
         return None
     if (entry.mean, entry.std) != (IMAGENET_MEAN, IMAGENET_STD):
-        raise ValueError(f"{name}: its pixels are normalised otherwise than all data here")
+        raise ValueError(f"{name}: its pixels are normalized otherwise than all data here")
     return name, entry.checkpoint(name)

@@ -19,7 +19,7 @@ def mlp(widths: list[int]) -> nn.Sequential:
 
 
 def init_linear_layers(module: nn.Module, std: float = 0.02) -> None:
-    """Truncated normal weights and zero biases, as DINO initialises its heads."""
+    """Initialize with truncated normal weights and zero biases, as DINO does its heads."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.trunc_normal_(layer.weight, std=std)
@@ -28,12 +28,12 @@ def init_linear_layers(module: nn.Module, std: float = 0.02) -> None:
 
 
 class PrototypeHead(nn.Module):
-    """DINO's head: MLP, L2 normalisation, then cosine logits to `out_dim` weight-normalised prototypes.
+    """DINO's head: MLP, L2 normalization, then cosine logits of `out_dim` weight-normalized prototypes.
 
     logits_o = g_o <z / ||z||, v_o / ||v_o||>,  z = MLP(x)          (DINO, https://arxiv.org/abs/2104.14294, section 3.1 and appendix C)
 
-    The parameters keep the names of DINO's files, `mlp.{0,2,4}.*`, `last_layer.weight_g` [out_dim, 1] and
-    `last_layer.weight_v` [out_dim, bottleneck], so that a released head loads as it is.
+    The parameters have the names of DINO's files: `mlp.{0,2,4}.*`, `last_layer.weight_g` [out_dim, 1] and
+    `last_layer.weight_v` [out_dim, bottleneck].
 
     Args:
         trainable_scale: False freezes the prototypes' lengths g at 1 (DINO's `norm_last_layer`).
@@ -51,7 +51,7 @@ class PrototypeHead(nn.Module):
 
 
 class _WeightNormLinear(nn.Module):
-    """Linear without bias whose rows are g_o v_o / ||v_o||; the weight is built once a call, however large the batch."""
+    """Linear without bias whose rows are g_o v_o / ||v_o||."""
 
     def __init__(self, dim: int, out_dim: int, *, trainable_scale: bool) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class _WeightNormLinear(nn.Module):
 
 
 class PatchHead(nn.Module):
-    """MLP on every patch token, L2-normalised on demand (NeCo section 3, Time-Tuning section 3.2).
+    """MLP on every patch token, optionally L2-normalized (NeCo section 3, Time-Tuning section 3.2).
 
     Args:
         widths: layer widths, e.g. NeCo [d, 2048, 2048, 256], Time-Tuning [d, 1024, 1024, 512, 256].
