@@ -16,10 +16,7 @@ POINTS = 256  # per cluster, that k-means uses (faiss's rule)
 
 
 class PrincipalComponents:
-    """Coordinates of largest variance, after every dimension was scaled to zero mean and unit variance.
-
-    Points are not kept: means and covariance are summed up in float64.
-    """
+    """Coordinates of largest variance after scaling to zero mean and unit variance, from sums in float64 instead of the points."""
 
     def __init__(self, x: Float[Tensor, "points dim"] | None = None) -> None:
         self.count = 0

@@ -42,15 +42,18 @@ class Rule:
     context: int
     temperature: float = 0.1
 
+    @property
+    def reach(self) -> int:
+        """The radius, or the whole grid."""
+        return max(self.grid) if self.radius is None else self.radius
+
 
 def follow(
     frames: Iterable[Float[Tensor, "batch patches dim"]], first: Float[Tensor, "batch classes patches"], rule: Rule
 ) -> Iterator[Float[Tensor, "batch classes patches"]]:
     """Yield the soft labels of the second, third, ... frame; these, not their argmax, are propagated further.
 
-    Args:
-        frames: features of every frame, including the first; not necessarily normalized.
-        first: the first frame's labels, hard or soft.
+    frames: features of every frame, including the first; not necessarily normalized. first: its labels, hard or soft.
     """
     iterator = iter(frames)
     anchor = (F.normalize(next(iterator), dim=-1), first)
@@ -81,10 +84,11 @@ def propagate(
     table = torch.stack([s.transpose(1, 2) for s in labels], dim=1).flatten(1, 2)  # [batch, context * patches, classes]
     weights = _weights(similarity, rule).to(table.dtype)
     result = _mix(table, source, weights)
-    unsure = _unsure(similarity, rule)
+    unsure = _has_more_ties(similarity, rule)  # in a still video or a constant image
     for item in unsure.any(dim=1).nonzero().flatten().tolist():
         rows = unsure[item].nonzero().flatten()
-        everything = _all_similarities([f[item] for f in context], target[item], rows, rule)
+        outside = _outside(rows, torch.arange(target.shape[1], device=target.device), rule)
+        everything = torch.cat([(target[item, rows] @ f[item].T).masked_fill_(outside, -math.inf) for f in context], dim=-1)
         result[item, rows] = _weights(everything, rule).to(table.dtype) @ table[item]
     return result.transpose(1, 2)
 
@@ -97,7 +101,7 @@ def best_sources(
 
     Twice `top_k` of them (or all sources, if fewer), to include ties at the k-th value; -inf if a window holds less.
     """
-    window = math.prod(min(size, 2 * _radius(rule) + 1) for size in rule.grid)
+    window = math.prod(min(size, 2 * rule.reach + 1) for size in rule.grid)
     most = max(1, BUDGET // (len(context) * window * math.prod(TILE)))
     parts = [slice(start, start + most) for start in range(0, len(target), most)]
     found = [_best_sources([f[part] for f in context], target[part], rule) for part in parts]
@@ -163,10 +167,7 @@ def _mix(table: Tensor, source: Tensor, weights: Tensor) -> Tensor:
     return rows.view(batch, targets, -1)
 
 
-# -- ties beyond the candidates (a still video or a constant image) ----------------------------------------------------
-
-
-def _unsure(similarity: Tensor, rule: Rule) -> Bool[Tensor, "batch targets"]:
+def _has_more_ties(similarity: Tensor, rule: Rule) -> Bool[Tensor, "batch targets"]:
     """Targets whose last candidate equals the top_k-th, so that further ties may have been left out."""
     if similarity.shape[-1] <= rule.top_k:
         return torch.zeros(similarity.shape[:-1], dtype=torch.bool, device=similarity.device)
@@ -174,33 +175,17 @@ def _unsure(similarity: Tensor, rule: Rule) -> Bool[Tensor, "batch targets"]:
     return (last == similarity[..., rule.top_k - 1]) & last.isfinite()
 
 
-def _all_similarities(context: list[Tensor], target: Tensor, rows: Tensor, rule: Rule) -> Float[Tensor, "rows sources"]:
-    """Every similarity of some targets of one item, -inf outside the window."""
-    positions = torch.arange(target.shape[0], device=target.device)
-    outside = _outside(positions[rows], positions, rule)
-    return torch.cat([(target[rows] @ f.T).masked_fill_(outside, -math.inf) for f in context], dim=-1)
-
-
-# -- the window ------------------------------------------------------------------------------------------------------
-
-
-def _radius(rule: Rule) -> int:
-    return max(rule.grid) if rule.radius is None else rule.radius
-
-
 def _spans(size: int, rule: Rule, tile: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Cut `size` rows or columns into even tiles: [start, end) of the targets and of the keys in their windows.
 
     One tile if the window covers three quarters of the grid: there is too little to skip.
     """
-    radius = _radius(rule)
-    count = 1 if 2 * radius + 1 >= 0.75 * size else math.ceil(size / tile)
+    count = 1 if 2 * rule.reach + 1 >= 0.75 * size else math.ceil(size / tile)
     edges = [round(i * size / count) for i in range(count + 1)]
-    return [((a, b), (max(0, a - radius), min(size, b + radius))) for a, b in pairwise(edges)]
+    return [((a, b), (max(0, a - rule.reach), min(size, b + rule.reach))) for a, b in pairwise(edges)]
 
 
 def _outside(targets: Int[Tensor, "..."], keys: Int[Tensor, "..."], rule: Rule) -> Bool[Tensor, "targets keys"]:
     """True for each key outside the target's window; positions count row by row."""
-    width, radius = rule.grid[1], _radius(rule)
-    t, s = targets.flatten()[:, None], keys.flatten()[None, :]
-    return ((t // width - s // width).abs() > radius) | ((t % width - s % width).abs() > radius)
+    t, s, width = targets.flatten()[:, None], keys.flatten()[None, :], rule.grid[1]
+    return ((t // width - s // width).abs() > rule.reach) | ((t % width - s % width).abs() > rule.reach)

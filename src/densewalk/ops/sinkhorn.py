@@ -1,9 +1,8 @@
 """Sinkhorn-Knopp: assign rows to columns so that every column gets the same share.
 
-DoRA assigns the patches of a frame to its objects (https://arxiv.org/abs/2310.08584, section 3.2), Time-Tuning the patches of a
-batch to its prototypes (https://arxiv.org/abs/2308.11796, section 3.2, after SwAV, https://arxiv.org/abs/2006.09882).
-Both releases exponentiate first and then divide: 0 / 0 if all scores of a column lie some 100 epsilon below the largest one. Here every
-step is a subtraction of logarithms.
+DoRA (https://arxiv.org/abs/2310.08584, section 3.2) assigns the patches of a frame to its objects, Time-Tuning
+(https://arxiv.org/abs/2308.11796, section 3.2) the patches of a batch to its prototypes. Their releases exponentiate and divide: 0 / 0 if
+all scores of a column lie some 100 epsilon below the largest one. Here every step is a subtraction of logarithms.
 """
 
 import torch
@@ -31,17 +30,13 @@ def sinkhorn(
             X[r, :] *= (1 / rows) / sum_c X[r, c]          for every row r
         return rows * X
 
-    Rows sum to 1 exactly, columns to rows / cols only in the limit. Peaked scores are far from it after 10 or 30 iterations: their
-    number is part of a method. The constants 1 / cols and 1 / rows cancel. Half precision is computed in float32.
+    Rows sum to 1 exactly, columns to rows / cols only in the limit: for peaked scores, `iterations` is part of a method.
+    The constants 1 / cols and 1 / rows cancel. Half precision is computed in float32.
 
-    Args:
-        scores: finite; each leading index is a problem of its own.
-        epsilon: temperature; smaller is harder.
-        across_processes: columns share the rows of all processes; all must call it.
+    across_processes: columns share the rows of all processes; all must call it.
 
     Raises:
         NonFiniteScores: a score is NaN or infinite.
-        ValueError: epsilon or iterations is not positive.
     """
     if epsilon <= 0 or iterations < 1:
         raise ValueError(f"Sinkhorn needs epsilon > 0 and iterations >= 1, got {epsilon} and {iterations}")
