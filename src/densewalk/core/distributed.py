@@ -1,7 +1,4 @@
-"""One process per device, started by torchrun; in a single process every function is the identity.
-
-torchrun --standalone --nproc-per-node=2 -m densewalk train ...
-"""
+"""One process per device, started by torchrun; in a single process every function is the identity."""
 
 import os
 from collections.abc import Iterable, Iterator

@@ -38,11 +38,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: the file does not exist, cannot be read, or is not JSON.
-    """
+    """Read a JSON file; UserError if it does not exist, cannot be read, or is not JSON."""
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError as error:

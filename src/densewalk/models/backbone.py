@@ -112,12 +112,9 @@ class Backbone(nn.Module):
     # -- stages: embed -> run -> finish; a method that freezes or shares a part calls them one by one ----------------
 
     def embed(self, images: Float[Tensor, "batch 3 height width"]) -> tuple[Float[Tensor, "batch tokens dim"], tuple[int, int]]:
-        """CLS, registers and patches with their positions, and the grid (rows, columns).
-
-        Raises:
-            ValueError: height or width is not a multiple of the patch size (pixels would be cut off silently).
-        """
+        """CLS, registers and patches with their positions, and the grid (rows, columns)."""
         height, width = images.shape[-2:]
+        # pixels would be cut off silently
         if height % self.patch or width % self.patch:
             raise ValueError(f"image of {height} x {width} px: both sides must be multiples of the patch size {self.patch}")
         x = self.vit.patch_embed.proj(images)

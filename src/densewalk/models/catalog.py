@@ -110,11 +110,7 @@ def listing() -> str:
 
 
 def public_checkpoint(name: str) -> tuple[str, dict[str, Any]] | None:
-    """Name and description of a public checkpoint in a study; None if there is none of this name.
-
-    Raises:
-        ValueError: its pixels are normalized in another way.
-    """
+    """Name and description of a public checkpoint in a study; None if there is none of this name."""
     if name.startswith("timm/"):
         key = "timm_" + "".join(c if c.isalnum() else "_" for c in name.removeprefix("timm/").lower())
         url = f"https://huggingface.co/{name}/resolve/main/model.safetensors"

@@ -66,11 +66,7 @@ def is_dinov3(weights: Mapping[str, Tensor]) -> bool:
 
 
 def periods(weights: Mapping[str, Tensor], metadata: Mapping[str, str], head_dim: int, source: str) -> tuple[float, ...] | None:
-    """The rotary periods in a file of Meta's or of this project; None if they are timm's, 100 ** (4 k / head_dim).
-
-    Raises:
-        UserError: another number of them, or some are not positive.
-    """
+    """The rotary periods in a file of Meta's or of this project; None if they are timm's, 100 ** (4 k / head_dim)."""
     computed = 100.0 ** (2.0 * torch.arange(head_dim // 4, dtype=torch.float32) / (head_dim // 2))
     found = weights.get("rope_embed.periods")
     if found is None and "periods" in metadata:
@@ -87,31 +83,21 @@ def periods(weights: Mapping[str, Tensor], metadata: Mapping[str, str], head_dim
 
 
 def to_timm(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Rename Meta's keys to timm's; timm's own pass through. Attentions without biases get zeros.
-
-    Raises:
-        UserError: keys have biases, which timm's network has not.
-    """
+    """Rename Meta's keys to timm's; timm's own pass through. Attentions without biases get zeros."""
     renamed: dict[str, Tensor] = {}
     for name, value in weights.items():
         key = substitute(name, RENAMED)
         if key.endswith(".attn.qkv.bias"):
-            renamed |= _biases(key, value, weights, source)
+            # Meta's network multiplies the biases by the mask, which makes those of the keys zero
+            query, of_key, of_value = (value * weights[f"{key}_mask"].to(value.dtype) if f"{key}_mask" in weights else value).chunk(3)
+            if (of_key != 0).any():
+                raise UserError(f"{source}: {key} is not zero for the keys", todo="use a released file of DINOv3")
+            renamed |= dict(zip((key.removesuffix(".qkv.bias") + bias for bias in BIASES), (query, of_value), strict=True))
         elif not key.endswith((".attn.qkv.bias_mask", "rope_embed.periods")):
             renamed[key] = value
     attentions = {k.removesuffix(".qkv.weight"): v for k, v in renamed.items() if k.endswith(".attn.qkv.weight")}
     zeros = {f"{name}{bias}": v.new_zeros(len(v) // 3) for name, v in attentions.items() for bias in BIASES}
     return zeros | renamed
-
-
-def _biases(key: str, bias: Tensor, weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Biases of queries and values. Meta's network multiplies them by the mask, which makes those of the keys zero."""
-    mask = weights.get(f"{key}_mask")
-    query, of_key, value = (bias if mask is None else bias * mask.to(bias.dtype)).chunk(3)
-    if (of_key != 0).any():
-        raise UserError(f"{source}: {key} is not zero for the keys", todo="use a released file of DINOv3")
-    attention = key.removesuffix(".qkv.bias")
-    return {f"{attention}.q_bias": query, f"{attention}.v_bias": value}
 
 
 def describe_changes(weights: Mapping[str, Tensor]) -> list[str]:

@@ -18,31 +18,22 @@ def mlp(widths: list[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def init_linear_layers(module: nn.Module, std: float = 0.02) -> None:
-    """Initialize with truncated normal weights and zero biases, as DINO does its heads."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=std)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
 class PrototypeHead(nn.Module):
     """DINO's head: MLP, L2 normalization, then cosine logits of `out_dim` weight-normalized prototypes.
 
     logits_o = g_o <z / ||z||, v_o / ||v_o||>,  z = MLP(x)          (DINO, https://arxiv.org/abs/2104.14294, section 3.1 and appendix C)
 
     The parameters have the names of DINO's files: `mlp.{0,2,4}.*`, `last_layer.weight_g` [out_dim, 1] and
-    `last_layer.weight_v` [out_dim, bottleneck].
-
-    Args:
-        trainable_scale: False freezes the prototypes' lengths g at 1 (DINO's `norm_last_layer`).
+    `last_layer.weight_v` [out_dim, bottleneck]. Without `trainable_scale` g is 1 (DINO's `norm_last_layer`).
     """
 
     def __init__(self, dim: int, out_dim: int, *, hidden: int = 2048, bottleneck: int = 256, trainable_scale: bool = True) -> None:
         super().__init__()
         self.mlp = mlp([dim, hidden, hidden, bottleneck])
-        init_linear_layers(self.mlp)
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
         self.last_layer = _WeightNormLinear(bottleneck, out_dim, trainable_scale=trainable_scale)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch protos"]:
@@ -64,11 +55,7 @@ class _WeightNormLinear(nn.Module):
 
 
 class PatchHead(nn.Module):
-    """MLP on every patch token, optionally L2-normalized (NeCo section 3, Time-Tuning section 3.2).
-
-    Args:
-        widths: layer widths, e.g. NeCo [d, 2048, 2048, 256], Time-Tuning [d, 1024, 1024, 512, 256].
-    """
+    """MLP on every patch token, optionally L2-normalized (NeCo section 3, Time-Tuning section 3.2)."""
 
     def __init__(self, widths: list[int], *, normalize: bool) -> None:
         super().__init__()

@@ -61,8 +61,11 @@ def load(
         if rule not in get_args(Interpolation):
             raise UserError(f"{path}: positions by the rule '{rule}'", allowed=", ".join(get_args(Interpolation)))
         architecture = replace(architecture, interpolation=rule)  # type: ignore[arg-type]
-    if dinov3.is_dinov3(weights) != architecture.rope:
-        raise _other_positions(path, architecture)
+    if architecture.rope and not dinov3.is_dinov3(weights):
+        raise UserError(f"{path} is none of DINOv3's, whose positions are rotary", todo="take `_rope` off `arch`")
+    if dinov3.is_dinov3(weights) and not architecture.rope:
+        todo = "set arch: vit_{size}_patch16_reg4_rope"
+        raise UserError(f"{path} has the rotary positions of DINOv3, {architecture.name} has none", todo=todo)
     changed = key_names.describe_changes(weights) + dinov3.describe_changes(weights)
     if architecture.rope:
         architecture = replace(architecture, periods=dinov3.periods(weights, metadata, architecture.dim // architecture.heads, str(path)))
@@ -90,13 +93,6 @@ def _file_architecture(path: Path, metadata: Mapping[str, str], arch: str | Arch
     if arch is None:
         raise UserError(f"{path} does not say its architecture", todo="give `arch` for this checkpoint")
     return named_architecture(arch) if isinstance(arch, str) else arch
-
-
-def _other_positions(path: Path, arch: Architecture) -> UserError:
-    """The error about a file whose network has another kind of positions than the architecture."""
-    if arch.rope:
-        return UserError(f"{path} is none of DINOv3's, whose positions are rotary", todo="take `_rope` off `arch`")
-    return UserError(f"{path} has the rotary positions of DINOv3, {arch.name} has none", todo="set arch: vit_{size}_patch16_reg4_rope")
 
 
 def _table_side(weights: Mapping[str, Tensor], arch: Architecture) -> int | None:
@@ -129,11 +125,7 @@ def _some(keys: list[str], most: int = 6) -> str:
 
 
 def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, str], LoadReport]:
-    """Read the flat state dict of a file's backbone, the metadata of a safetensors file, and a report; executes nothing in it.
-
-    Raises:
-        UserError: no such file, neither a safetensors file nor a dictionary of tensors, or several networks.
-    """
+    """Read the flat state dict of a file's backbone, the metadata of a safetensors file, and a report; executes nothing in it."""
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist", todo="download it or correct the path")
     metadata: dict[str, str] = {}
@@ -189,9 +181,6 @@ def _one_network(content: Any, path: Path, key: str | None) -> tuple[dict[str, T
 
     Each `cls_token` belongs to a network, and the part before it is its name: `teacher.backbone` in DINO's and Time-Tuning's files,
     `state_dict.model` in Lightning's (NeCo, Leopart), nothing in a file of weights alone.
-
-    Raises:
-        UserError: several networks and no `key`, or none that `key` fits.
     """
     if not isinstance(content, Mapping):
         raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a dictionary of tensors")

@@ -21,11 +21,7 @@ _NAME = re.compile(r"vit_(?P<size>[a-z]+\d*)_patch(?P<patch>8|14|16)(?P<reg>_reg
 
 
 def named_architecture(name: str) -> Architecture:
-    """The architecture called `name` (architecture.py).
-
-    Raises:
-        UserError: there is none, or timm's network is not of these kinds.
-    """
+    """The architecture called `name` (architecture.py); UserError if there is none."""
     if name.startswith("timm/"):
         return _timm_architecture(name.removeprefix("timm/"))
     match = _NAME.fullmatch(name)
@@ -54,11 +50,7 @@ def named_architecture(name: str) -> Architecture:
 
 
 def architecture_without_registers(arch: Architecture) -> Architecture:
-    """The same without register tokens, under its name in this project.
-
-    Raises:
-        UserError: it has none, because it is one of timm's.
-    """
+    """The same without register tokens, under its name in this project; UserError if it has none, as some of timm's."""
     less = replace(arch, registers=0)
     for size in (size for size, shape in SIZES.items() if shape == (arch.dim, arch.depth, arch.heads)):
         gated = "_swiglu" if arch.swiglu and size != "giant" else ""
@@ -71,11 +63,7 @@ def architecture_without_registers(arch: Architecture) -> Architecture:
 
 
 def _timm_architecture(name: str) -> Architecture:
-    """The shape of a network that timm knows, which is built without memory.
-
-    Raises:
-        UserError: timm does not know it, or it computes something else than the networks here.
-    """
+    """The shape of timm's network; UserError if there is none, or it computes something else than the networks here."""
     try:
         with torch.device("meta"):
             model: Any = timm.create_model(name, num_classes=0)

@@ -26,12 +26,7 @@ LOCKS = Path(tempfile.gettempdir()) / f"densewalk-gpus-{os.getuid()}"
 def become_processes(gpus: int, nodes: int, threads: int) -> None:
     """Turn this process into the launcher of several and never return; return if this process is to work itself.
 
-    Args:
-        gpus: one process for each. On several nodes, Slurm determines how many there are on each.
-        threads: CPUs of the job on each node.
-
-    Raises:
-        UserError: several nodes outside a Slurm job.
+    gpus: one process for each; on several nodes, all that Slurm gives. threads: CPUs of the job on each node.
     """
     if "WORLD_SIZE" in os.environ or max(gpus, nodes) <= 1:
         return
@@ -39,7 +34,10 @@ def become_processes(gpus: int, nodes: int, threads: int) -> None:
     if nodes == 1:
         torchrun([f"--nproc-per-node={gpus}", "--standalone", *command])
     if FIRST_NODE not in os.environ:
-        os.execvpe("srun", srun([sys.executable, *command], nodes, threads), srun_environment(dict(os.environ)))
+        # beside the step that calls; if one task fails, the others are killed
+        steps = ["--overlap", "--kill-on-bad-exit=1", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+        srun = ["srun", *steps, f"--cpus-per-task={threads}", sys.executable, *command]
+        os.execvpe("srun", srun, srun_environment(dict(os.environ)))
     host, port = os.environ[FIRST_NODE].split(":")
     meet = [f"--nnodes={nodes}", f"--node-rank={os.environ['SLURM_NODEID']}", f"--master-addr={host}", f"--master-port={port}"]
     torchrun([f"--nproc-per-node={max(1, len(visible_gpus()))}", *meet, *command])
@@ -63,18 +61,8 @@ def forward_signal(number: int, _frame: object) -> None:
                 os.kill(int(stat.parent.name), number)
 
 
-def srun(command: list[str], nodes: int, threads: int) -> list[str]:
-    """The command once on each node of the job, beside the calling step; if one fails, the others are killed."""
-    shape = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={threads}"]
-    return ["srun", "--overlap", "--kill-on-bad-exit=1", *shape, *command]
-
-
 def srun_environment(environment: dict[str, str]) -> dict[str, str]:
-    """The environment of the tasks: the job without the size of the calling step, and the address of this node, the first one.
-
-    Raises:
-        UserError: there is no Slurm job.
-    """
+    """The tasks' environment: the Slurm job without the calling step's size, and the address of this node, the first one."""
     job = environment.get("SLURM_JOB_ID")
     if job is None:
         raise UserError("several nodes need a Slurm job", todo="use --profile slurm, or set nodes to 1")
@@ -88,9 +76,6 @@ def claim_gpus(count: int) -> None:
 
     Without it, jobs that Snakemake starts side by side would all use the first one; Slurm's jobs have their own already. The
     claim is a file lock, which ends with the last process that holds it. If too few are free, wait.
-
-    Raises:
-        UserError: the machine has fewer.
     """
     if count < 1 or "SLURM_JOB_ID" in os.environ or "WORLD_SIZE" in os.environ:
         return

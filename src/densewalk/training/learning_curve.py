@@ -17,12 +17,7 @@ from densewalk.training.tensorboard import EventFile, newest_event_file
 class LearningCurve:
     """The learning curve, continued after a resume without repeated steps; process 0 writes it.
 
-    metrics.jsonl                     JSON lines (metrics_file.py)
-    tensorboard/events.out.tfevents.* the same points, if the study asks for them (tensorboard.py)
-
-    Args:
-        path: of metrics.jsonl; event files lie beside it.
-        done: steps done; later points of an interrupted attempt are dropped.
+    path: of metrics.jsonl; TensorBoard's event files lie beside it. done: steps done; later points of an earlier attempt are dropped.
     """
 
     def __init__(self, path: Path, done: int, *, every: int, tensorboard: bool = False) -> None:
@@ -37,11 +32,7 @@ class LearningCurve:
             self.events = EventFile(path.with_name("tensorboard"), kept)
 
     def add(self, step: int, loss: Tensor, logs: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-        """Write a point if `step` is a multiple of `every`.
-
-        Raises:
-            TrainingError: the loss is not finite. It is read at these steps only, because reading makes the device wait.
-        """
+        """Write a point if `step` is a multiple of `every`; only then is the loss read, which makes the device wait."""
         if step % self.every:
             return
         require_finite_loss(loss, step, self.path)

@@ -107,7 +107,7 @@ def one_step(
     for part in parts:
         generator = torch.Generator(device=device).manual_seed(derive_seed(seed, "draws", step))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=execution.precision == "bfloat16"):
-            loss, logs = method.step(to_device(part, device), step, generator)
+            loss, logs = method.step(tree_map_only(Tensor, lambda x: x.to(device, non_blocking=True), part), step, generator)
         trim_heap(device)  # a step needs the most memory here
         (loss / len(parts)).backward()
         results.append((loss.detach(), logs))
@@ -121,11 +121,6 @@ def one_step(
 def mean_of(scalars: list[Tensor]) -> Tensor:
     """Mean in float32, without gradient."""
     return torch.stack([x.detach().float() for x in scalars]).mean()
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch with every tensor on `device`."""
-    return tree_map_only(Tensor, lambda x: x.to(device, non_blocking=True), batch)
 
 
 def split(batch: Any, parts: int) -> list[Any]:

@@ -34,8 +34,7 @@ class Method(nn.Module, ABC):
     def dataset(settings: Any, sources: Sequence[Source]) -> "Dataset[Any]":
         """A map-style data set with `len()`, indexed with an `Item`; samples are collated by torch's default rule.
 
-        Raises:
-            UserError: the sources do not suit the method (before anything is decoded).
+        Raises UserError, before anything is decoded, if the sources do not suit the method.
         """
 
     @abstractmethod
@@ -60,9 +59,6 @@ class Method(nn.Module, ABC):
         """Draw what the finished training has learnt into PNG files in `folder`, which the report shows.
 
         Called without gradients, in evaluation mode, by one process. The same weights must give the same files.
-
-        Args:
-            data: what `dataset` returned.
         """
 
     @abstractmethod

@@ -23,9 +23,6 @@ class StepSampler(Sampler[list[Item]]):
     """The items of each step, from step `first` on; each process gets its slice of the global batch.
 
     Epoch e is a permutation drawn from (seed, e); its last incomplete batch is dropped.
-
-    Raises:
-        UserError: `batch_size` is not a multiple of the number of processes, or larger than the data set.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, first: int, total: int) -> None:

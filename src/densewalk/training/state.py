@@ -28,17 +28,13 @@ log = logging.getLogger("densewalk")
 
 
 class StateBusy(UserError):
-    """Another process is working in this state folder."""
+    """Another process works in this state folder, for instance a job that a killed workflow left running."""
 
 
 class State:
     """The resumable state of one job; a context manager that holds the folder's lock.
 
-    Args:
-        inputs: name -> fingerprint of every input file. State from other inputs is removed.
-
-    Raises:
-        StateBusy: the lock is held, for instance by a job that a killed workflow left running.
+    inputs: name -> fingerprint of every input file. State from other inputs is removed.
     """
 
     def __init__(self, folder: str | Path, inputs: Mapping[str, str], *, keep: int = 2) -> None:
@@ -77,11 +73,7 @@ class State:
         write_json(record, self.inputs)
 
     def save(self, step: int, content: Mapping[str, Any]) -> None:
-        """Write a checkpoint, then its checksum, then remove the oldest ones.
-
-        Raises:
-            UserError: it cannot be written, for instance because the disk is full. Earlier checkpoints are intact.
-        """
+        """Write a checkpoint, then its checksum, then remove the oldest ones; UserError if the disk is full."""
         path = self.folder / f"step-{step:08d}.pt"
         try:
             with atomic_write(path) as temporary:

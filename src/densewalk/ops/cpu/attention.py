@@ -62,12 +62,13 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, *parts: Tensor) -> Tensor:
         query, key, value = parts if len(parts) == 3 else parts[0]
         images, heads, queries, dim = query.shape
+        unit = dim**-0.5 / math.log(2)
         y = query.new_empty(images, queries, heads, dim).transpose(1, 2)
         logs = query.new_empty(images, heads, queries, 1)
         for at in itertools.product(range(images), range(heads)):
             one_key, one_value = key[at].contiguous(), value[at].contiguous()
             for rows in _blocks(queries):
-                p = product(query[at][rows] * _unit(dim), one_key)
+                p = product(query[at][rows] * unit, one_key)
                 top = p.amax(1, keepdim=True)
                 total = p.sub_(top).exp2_().sum(1, keepdim=True)
                 torch.div(product(p, one_value.t()), total, out=y[at][rows])
@@ -83,12 +84,13 @@ class _Attention(torch.autograd.Function):
         query, key, value = parts if len(parts) == 3 else parts[0]
         dquery, dkey, dvalue = gradients if len(parts) == 3 else gradients[0]
         images, heads, queries, dim = query.shape
+        unit = dim**-0.5 / math.log(2)
         for at in itertools.product(range(images), range(heads)):
             one_key, one_value, dy = key[at].contiguous(), value[at].contiguous(), gradient[at].contiguous()
             # of all queries so far; transposed because these products are faster
             dkey_t = dvalue_t = one_key.new_zeros(())
             for rows in _blocks(queries):
-                q, g = query[at][rows] * _unit(dim), dy[rows]
+                q, g = query[at][rows] * unit, dy[rows]
                 p = product(q, one_key).sub_(logs[at][rows]).exp2_()
                 ds = product(g, one_value).sub_((g * y[at][rows]).sum(1, keepdim=True)).mul_(p)
                 dvalue_t = product(g.t(), p.t()) + dvalue_t
@@ -97,11 +99,6 @@ class _Attention(torch.autograd.Function):
             torch.mul(dkey_t.t(), math.log(2), out=dkey[at])
             dvalue[at] = dvalue_t.t()
         return tuple(gradients)
-
-
-def _unit(dim: int) -> float:
-    """The factor of the scores."""
-    return dim**-0.5 / math.log(2)
 
 
 def _blocks(queries: int) -> list[slice]:

@@ -55,12 +55,7 @@ def sort_losses(
     Differentiable once by `student`. Half precision is computed in float32, also under autocast; float64 is computed by torch.
     Source: NeCo (https://arxiv.org/abs/2408.11054), equations 3 to 6.
 
-    Args:
-        student_steepness, teacher_steepness: the larger, the harder the comparisons.
-        backend: `auto` is Triton on CUDA and numba on the CPU if they are installed.
-
-    Raises:
-        ValueError: the scores do not have the network's number of columns.
+    steepness: the larger, the harder the comparisons. backend: `auto` is Triton on CUDA, numba on the CPU, if installed.
     """
     if student.shape[1] != network.n:
         raise ValueError(f"a network of {network.n} wires cannot sort {student.shape[1]} scores")

@@ -94,7 +94,7 @@ def network(kind: NetworkKind, n: int) -> Network:
     odd_even: n layers, alternately of wires (0, 1), (2, 3), ... and (1, 2), (3, 4), ... 49 scores take 49 layers, 1176 comparators.
     bitonic: the network of the next power of two without its lowest wires. 49 scores take 21 layers, 483 comparators.
     """
-    steps = _odd_even(n) if kind == "odd_even" else _bitonic(n)
+    steps = ((i % 2, 1, lambda u: True) for i in range(n)) if kind == "odd_even" else _bitonic(n)
     layers: list[Layer] = []
     signs: list[float] = []
     for offset, stride, ascending in steps:
@@ -104,11 +104,6 @@ def network(kind: NetworkKind, n: int) -> Network:
         layers.append(layer)
         signs += [1.0 if ascending(u) else -1.0 for u in layer.low_wires()]
     return Network(n, tuple(layers), tuple(signs), reverse=kind == "bitonic")
-
-
-def _odd_even(n: int) -> Iterator[tuple[int, int, Callable[[int], bool]]]:
-    for i in range(n):
-        yield i % 2, 1, lambda u: True
 
 
 def _bitonic(n: int) -> Iterator[tuple[int, int, Callable[[int], bool]]]:

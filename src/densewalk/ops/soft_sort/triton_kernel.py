@@ -46,20 +46,7 @@ score_rows = partial(loss.score_rows, mix=mix_and_score)
 
 @triton.jit
 def _mix_rows(
-    low,
-    high,
-    shares,
-    targets,
-    losses,
-    grad,
-    scratch,
-    rows,
-    n,
-    comparators,
-    size,
-    floor,
-    with_gradient: tl.constexpr,
-    width: tl.constexpr,
+    low, high, shares, targets, losses, grad, scratch, rows, n, comparators, size, floor, with_gradient: tl.constexpr, width: tl.constexpr
 ):
     """Losses [rows] and, if with_gradient, d loss / d shares [comparators, rows]; p[k * width + i] is P[i, k]."""
     lane = tl.arange(0, width)
