@@ -16,7 +16,7 @@ def resident() -> int:
     return int(pages) * 4096
 
 
-@pytest.mark.skipif(memory._LIBRARY is None, reason="the C library is not glibc")
+@pytest.mark.skipif(not memory.HAS_MALLINFO2, reason="the C library is not glibc")
 @pytest.mark.parametrize("why_not", [None, "little is free", "switched off", "on a GPU"])
 def test_holes_are_given_back(why_not, monkeypatch):
     monkeypatch.setattr(memory, "MIN_FREE", 2**50 if why_not == "little is free" else 32 * MIB)

@@ -230,11 +230,11 @@ def test_triton_agrees_in_its_interpreter():
 
 def test_without_numba_torch_takes_over_and_says_so(monkeypatch, caplog):
     student, teacher = some_scores(3, 5)
-    sorting._importable.cache_clear()
+    sorting._scorer.cache_clear()
     monkeypatch.setattr(sorting.importlib.util, "find_spec", lambda name: None)
     with caplog.at_level(logging.INFO, "densewalk"):
         first, second = loss_of(student, teacher), loss_of(student, teacher)
-    sorting._importable.cache_clear()
+    sorting._scorer.cache_clear()
     assert torch.equal(first, loss_of(student, teacher, backend="torch"))
     assert torch.equal(first, second)
     assert [record.message for record in caplog.records].count("numba is not installed: the sort loss runs in plain torch") == 1

@@ -39,8 +39,7 @@ class Architecture:
     interpolation: Interpolation = "offset"
     swiglu: bool = False
     rope: bool = False
-    periods: tuple[float, ...] | None = None
-    """Of the rotary positions, if not 100 ** (4 k / head_dim): Meta's files hold them rounded to bfloat16."""
+    periods: tuple[float, ...] | None = None  # of rotary positions, if not 100 ** (4 k / head_dim): Meta's are rounded to bfloat16
 
     @property
     def hidden(self) -> int:

@@ -23,18 +23,14 @@ from densewalk.models.vit import build_vit
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Which of a file's tensors were loaded.
-
-    taken: number of tensors. dropped: groups that are not the backbone's, with their numbers of tensors. changed: what was
-    renamed, folded or taken in another size.
-    """
+    """Which of a file's tensors were loaded."""
 
     source: str
     network: str
-    taken: int
+    taken: int  # number of tensors
     parameters: int
-    dropped: dict[str, int] = field(default_factory=dict)
-    changed: list[str] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)  # groups of tensors that are not the backbone's, and their numbers
+    changed: list[str] = field(default_factory=list)  # in words: renamed, folded or taken in another size
 
     def __str__(self) -> str:
         network = f" of network {self.network}" if self.network else ""
@@ -60,9 +56,8 @@ class Tokens:
 
 @dataclass(frozen=True)
 class LastBlock:
-    """The final tokens with queries, keys and CLS attention of the last block.
+    """The final tokens with queries and keys (before rotary positions) and CLS attention of the last block.
 
-    query, key: of CLS, registers, patches, in this order, before rotary positions.
     cls_attention: softmax(q_cls k^T / sqrt(head_dim)) of the patches (rows sum to less than 1), after rotary positions.
     """
 
@@ -82,6 +77,8 @@ class Backbone(nn.Module):
     def __init__(self, arch: Architecture, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.arch = arch
+        self.dim, self.patch = arch.dim, arch.patch
+        self.prefix = 1 + arch.registers  # tokens before the patches: CLS and registers
         # Any: the type stubs of torch make every submodule of a module `Tensor | Module`
         self.vit: Any = build_vit(arch, drop_path)
         self.report: LoadReport | None = None  # of the file that the weights are from
@@ -90,31 +87,15 @@ class Backbone(nn.Module):
         self.run_blocks: BlockRunner = run_blocks
 
     @property
-    def dim(self) -> int:
-        """Width of a token."""
-        return self.arch.dim
-
-    @property
     def source(self) -> str:
         """The file that the weights are from, for messages."""
         return self.report.source if self.report else f"{self.arch.name} with new weights"
-
-    @property
-    def patch(self) -> int:
-        """Side of a patch in pixels."""
-        return self.arch.patch
-
-    @property
-    def prefix(self) -> int:
-        """Number of tokens before the patches: CLS and registers."""
-        return 1 + self.arch.registers
 
     # -- stages: embed -> run -> finish; a method that freezes or shares a part calls them one by one ----------------
 
     def embed(self, images: Float[Tensor, "batch 3 height width"]) -> tuple[Float[Tensor, "batch tokens dim"], tuple[int, int]]:
         """CLS, registers and patches with their positions, and the grid (rows, columns)."""
         height, width = images.shape[-2:]
-        # pixels would be cut off silently
         if height % self.patch or width % self.patch:
             raise ValueError(f"image of {height} x {width} px: both sides must be multiples of the patch size {self.patch}")
         x = self.vit.patch_embed.proj(images)
@@ -202,10 +183,7 @@ class Backbone(nn.Module):
     def patches_where(
         self, images: Float[Tensor, "batch 3 height width"], wanted: Bool[Tensor, "batch patches"]
     ) -> Float[Tensor, "wanted_patches dim"]:
-        """The last layer's tokens of some patches, image by image: the last block's projection and MLP run for these alone.
-
-        Equals `tokens(images).patches[wanted]`, in stochastic depth's draws, too.
-        """
+        """`tokens(images).patches[wanted]`, also in stochastic depth's draws; projection and MLP of the last block run for these alone."""
         block, x, rope, _ = self._before_last_block(images)
         tokens = F.pad(wanted, (self.prefix, 0))
         y = block.attn.proj(attend(block, *query_key_value(block, x), rope)[tokens])

@@ -51,9 +51,7 @@ def query_key_value(block: Any, x: Float[Tensor, "batch tokens dim"], queries: i
     return query, key, value
 
 
-def rotate(
-    block: Any, x: Float[Tensor, "batch heads tokens head_dim"], rope: Tensor | None
-) -> Float[Tensor, "batch heads tokens head_dim"]:
+def rotate(block: Any, x: Float[Tensor, "batch heads tokens head_dim"], rope: Tensor | None) -> Tensor:
     """Queries or keys with their rotary positions; CLS and registers have none."""
     if rope is None or x.shape[2] <= block.attn.num_prefix_tokens:
         return x

@@ -18,7 +18,6 @@ from densewalk.core.progress import columns
 from densewalk.core.settings import Settings
 
 FOLDER = "checkpoints"  # where public files go, below the study's folder
-Sha256 = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
 class Labels(Settings):
@@ -63,7 +62,7 @@ class Published(Settings):
     manual: str | None = None
     key: str | None = None
     interpolation: Literal["offset", "antialias", "size"] | None = None
-    sha256: str | None = Sha256
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     bytes: int | None = Field(default=None, gt=0)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD

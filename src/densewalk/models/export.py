@@ -63,12 +63,8 @@ def write_card(backbone: Backbone, path: str | Path, facts: Mapping[str, Any]) -
     """Write the model card: how the backbone was made and the lines that load it with timm."""
     a = backbone.arch
     periods = f"model.rope.periods.copy_(torch.tensor({list(a.periods)}))  # Meta's\n" if a.periods is not None else ""
-    positions = (
-        "Positions are rotary: any size will do."
-        if a.rope
-        else f"At other sizes than {a.image} px, position embeddings were resampled by rule `{a.interpolation}` here; timm's own rule is "
-        "`antialias`."
-    )
+    resampled = f"At other sizes than {a.image} px, position embeddings were resampled by rule `{a.interpolation}` here"
+    positions = "Positions are rotary: any size will do." if a.rope else f"{resampled}; timm's own rule is `antialias`."
     text = CARD.format(constructor=_constructor(a), periods=periods, positions=positions, arch=a.name, **facts)
     with atomic_write(path) as temporary:
         temporary.write_text(text)

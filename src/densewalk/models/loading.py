@@ -41,9 +41,7 @@ def load(
     key: str | None = None,
     interpolation: Interpolation | None = None,
 ) -> Backbone:
-    """Load a backbone from a file of this project, of timm, or in any layout of checkpoints.yaml; every key must fit.
-
-    A table of positions of another size than the architecture's is taken as it is.
+    """Load a backbone from a file of this project, of timm, or in any layout of checkpoints.yaml.
 
     Args:
         arch: needed unless the file is one of this project's exports, which contain theirs.

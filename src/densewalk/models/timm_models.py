@@ -31,14 +31,11 @@ def named_architecture(name: str) -> Architecture:
             allowed="vit_{" + ",".join(SIZES) + "}_patch{8,14,16}, with _reg4 for four register tokens, _swiglu for gated MLPs, "
             "_rope for DINOv3's rotary positions; or timm/ and a full name of timm's",
         )
-    dim, depth, heads = SIZES[match["size"]]
     rope = match["rope"] is not None
     dinov2 = match["patch"] == "14" and match["size"] != "huge" and not rope
     return Architecture(
-        name=name,
-        dim=dim,
-        depth=depth,
-        heads=heads,
+        name,
+        *SIZES[match["size"]],
         patch=int(match["patch"]),
         image=518 if dinov2 else 224,
         registers=4 if match["reg"] else 0,

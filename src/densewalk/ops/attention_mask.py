@@ -27,8 +27,7 @@ def foreground_masks(attention: Float[Tensor, "images rows columns"], mass: floa
 def drop_small_groups(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Remove connected groups of one or two patches; neighbors are the eight around a patch."""
     groups, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-    result: NDArray[np.bool_] = mask & (np.bincount(groups.ravel()) > 2)[groups]
-    return result
+    return mask & (np.bincount(groups.ravel()) > 2)[groups]
 
 
 def top_mass_mask(attention: Float[Tensor, "batch patches"], mass: float) -> Bool[Tensor, "batch patches"]:

@@ -30,16 +30,12 @@ BUDGET = 1 << 22  # similarities at once (16 MiB), as far as a batch can be spli
 
 @dataclass(frozen=True)
 class Rule:
-    """Settings of the propagation.
+    """Settings of the propagation."""
 
-    grid: rows and columns of patches. radius: half-width of the square window in patches; None for no limit. top_k: sources kept
-    per target. context: frames before the target's, in addition to the first.
-    """
-
-    grid: tuple[int, int]
-    radius: int | None
-    top_k: int
-    context: int
+    grid: tuple[int, int]  # rows and columns of patches
+    radius: int | None  # half-width of the square window in patches; None for no limit
+    top_k: int  # sources kept per target
+    context: int  # frames before the target's, in addition to the first
     temperature: float = 0.1
 
     @property

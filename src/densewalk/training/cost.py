@@ -22,17 +22,13 @@ from densewalk.core.progress import log
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a job; None for what the device does not report, which is not the same as zero.
+    """The cost of a job; None for what the device does not report, which is not the same as zero."""
 
-    seconds: wall time. gpu_hours: of all GPUs. peak_rss_mib: of the largest process. peak_gpu_mib: most memory that torch had
-    allocated on one GPU. energy_wh: of all GPUs, including other users' jobs on them.
-    """
-
-    seconds: float
-    gpu_hours: float | None
-    peak_rss_mib: float
-    peak_gpu_mib: float | None
-    energy_wh: float | None
+    seconds: float  # wall time
+    gpu_hours: float | None  # of all GPUs
+    peak_rss_mib: float  # of the largest process
+    peak_gpu_mib: float | None  # most memory that torch had allocated on one GPU
+    energy_wh: float | None  # of all GPUs, including other users' jobs on them
 
     def after(self, before: "Cost") -> "Cost":
         """The cost of both attempts; what one of them did not measure is unknown for both."""
@@ -98,8 +94,7 @@ def metered(path: Path, device: torch.device) -> Iterator[Meter]:
 def energy_mj(device: torch.device) -> int | None:
     """Energy in millijoules that a GPU has used since its driver was loaded; None on a CPU and if NVML does not report it.
 
-    GPUs before Volta and parts of a GPU (MIG) do not report it.
-    https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
+    GPUs before Volta and parts of a GPU (MIG) do not: https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
     """
     if device.type != "cuda":
         return None

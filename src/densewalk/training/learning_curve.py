@@ -54,8 +54,7 @@ def copy_learning_curve(state: Path, out: Path, *, tensorboard: bool) -> None:
     """Copy metrics.jsonl, and the event file if asked for, over those of an earlier training."""
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(state / "metrics.jsonl", out / "metrics.jsonl")
-    if (out / "tensorboard").is_dir():
-        shutil.rmtree(out / "tensorboard")
+    shutil.rmtree(out / "tensorboard", ignore_errors=True)
     if tensorboard:
         (out / "tensorboard").mkdir()
         shutil.copy(newest_event_file(state / "tensorboard"), out / "tensorboard")

@@ -21,8 +21,7 @@ class Method(nn.Module, ABC):
     All randomness of a step comes from `rng` or from torch's global generator; the loop seeds both before each step.
     """
 
-    diagnostics: Path | None = None
-    """Folder where a failing step leaves its batch for inspection."""
+    diagnostics: Path | None = None  # folder where a failing step leaves its batch for inspection
 
     def __init__(self, settings: TrainingSettings, total_steps: int, steps_per_epoch: int) -> None:
         super().__init__()

@@ -1,8 +1,4 @@
-"""Learning curves as TensorBoard's event files, beside metrics.jsonl.
-
-execution: {tensorboard: true}          # in the study's config.yaml
-tensorboard --logdir results/state      # while runs train; `--logdir results` shows the finished ones, too
-"""
+"""Learning curves as TensorBoard's event files, beside metrics.jsonl (execution.tensorboard)."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec

@@ -33,14 +33,12 @@ def attention(
     for each image and head:
         softmax(query @ key.T / sqrt(head_dim), dim=1) @ value
     """
-    result: Tensor = _Attention.apply(query, key, value) if _is_faster(query, key) else F.scaled_dot_product_attention(query, key, value)
-    return result
+    return _Attention.apply(query, key, value) if _is_faster(query, key) else F.scaled_dot_product_attention(query, key, value)
 
 
 def self_attention(qkv: Float[Tensor, "3 images heads tokens head_dim"]) -> Float[Tensor, "images heads tokens head_dim"]:
     """Compute `attention` of queries, keys and values in one tensor; their gradient is one tensor, too."""
-    result: Tensor = _Attention.apply(qkv) if _is_faster(*qkv[:2]) else F.scaled_dot_product_attention(*qkv)
-    return result
+    return _Attention.apply(qkv) if _is_faster(*qkv[:2]) else F.scaled_dot_product_attention(*qkv)
 
 
 def _is_faster(query: Tensor, key: Tensor) -> bool:

@@ -43,8 +43,7 @@ def linear(
     """Equal `F.linear` up to rounding."""
     if not can_use_onednn(x, weight):
         return F.linear(x, weight, bias)
-    result: Tensor = _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else product(x, weight, bias)
-    return result
+    return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else product(x, weight, bias)
 
 
 def linear_of_layer(
@@ -54,8 +53,7 @@ def linear_of_layer(
 
     layer: an activation or a norm: cheap to compute again, deterministic, its output as large as `x`.
     """
-    result: Tensor = _LinearOfLayer.apply(layer, x, weight, bias, *layer.parameters())
-    return result
+    return _LinearOfLayer.apply(layer, x, weight, bias, *layer.parameters())
 
 
 def linear_of_norm(norm: nn.Module, x: Tensor, layer: nn.Linear) -> Tensor:
@@ -67,15 +65,12 @@ def linear_of_norm(norm: nn.Module, x: Tensor, layer: nn.Linear) -> Tensor:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """oneDNN's `x weight^T + bias`, without gradients. `weight` is contiguous, or the transpose of a contiguous matrix."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return result
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def transposed_product(one: Float[Tensor, "rows m"], other: Float[Tensor, "rows n"]) -> Float[Tensor, "m n"]:
-    """Compute `one^T other` in blocks of rows.
-
-    oneDNN transposes both factors first: a block stays in a core's cache, and `x` is the narrower one because that is cheaper.
-    """
+    """Compute `one^T other` in blocks of rows."""
+    # oneDNN transposes both first: a block stays in a core's cache, and it is cheaper if `x` is the narrower one
     narrow, wide = (one, other) if one.shape[1] <= other.shape[1] else (other, one)
     blocks = -(-len(one) // MAX_ROWS)
     parts = [product(a.t(), b.t()) for a, b in zip(narrow.chunk(blocks), wide.chunk(blocks), strict=True)]

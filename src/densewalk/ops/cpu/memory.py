@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from typing import Any
 
 import torch
 
@@ -19,24 +20,17 @@ class _Info(ctypes.Structure):
     )
 
 
-def _glibc() -> ctypes.CDLL | None:
-    """glibc from 2.33 on, or None."""
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if library is None or not hasattr(library, "mallinfo2"):
-        return None
-    library.mallinfo2.restype = _Info
-    library.malloc_trim.argtypes = (ctypes.c_size_t,)
-    return library
-
-
-_LIBRARY = _glibc()
+_LIBRARY: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+HAS_MALLINFO2 = hasattr(_LIBRARY, "mallinfo2")  # in glibc from 2.33 on
+if HAS_MALLINFO2:
+    _LIBRARY.mallinfo2.restype = _Info
+    _LIBRARY.malloc_trim.argtypes = (ctypes.c_size_t,)
 
 
 def trim_heap(device: torch.device) -> None:
-    """Return the heap's free pages to the system if `device` is a CPU and they are many.
+    """Return the heap's free pages to the system if `device` is a CPU and they are many (glibc's malloc_trim).
 
-    Stochastic depth changes the sizes of a step's tensors. After some steps a third of the heap is holes that the next step's
-    tensors do not fit into. https://man7.org/linux/man-pages/man3/malloc_trim.3.html
+    Stochastic depth changes the sizes of tensors: after some steps a third of the heap is holes that the next ones do not fit into.
     """
-    if use_cpu_kernels(device) and _LIBRARY is not None and _LIBRARY.mallinfo2().fordblks >= MIN_FREE:
+    if use_cpu_kernels(device) and HAS_MALLINFO2 and _LIBRARY.mallinfo2().fordblks >= MIN_FREE:
         _LIBRARY.malloc_trim(0)

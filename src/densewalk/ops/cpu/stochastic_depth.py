@@ -28,8 +28,7 @@ def residual(
         if kept.all():
             return torch.add(x, branch(x), alpha=1 / (1 - rate))
         images = kept.flatten().nonzero()[:, 0]
-        result: Tensor = _IndexAdd.apply(x, images, branch(x.index_select(0, images)).to(x.dtype), 1 / (1 - rate))
-        return result
+        return _IndexAdd.apply(x, images, branch(x.index_select(0, images)).to(x.dtype), 1 / (1 - rate))
     return x + branch(x) * (kept / (1 - rate))
 
 

@@ -63,8 +63,7 @@ def sort_losses(
         wide = torch.promote_types(student.dtype, torch.float32)
         score = _scorer(backend, student.device.type, wide)
         scaled = student.to(wide) * student_steepness
-        losses: Tensor = _SortLosses.apply(scaled, teacher.detach().to(wide) * teacher_steepness, network, relaxation, score)
-    return losses
+        return _SortLosses.apply(scaled, teacher.detach().to(wide) * teacher_steepness, network, relaxation, score)
 
 
 class _SortLosses(torch.autograd.Function):
@@ -92,10 +91,7 @@ def score_rows(
     with_gradient: bool,
     mix: Mixer | None = None,
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows n"] | None]:
-    """The loss of each row and its gradient by the student's scores; scores are multiplied by their steepness.
-
-    mix: another implementation of `mix_and_score`.
-    """
+    """The loss of each row and its gradient by the student's scores, which are multiplied by the steepness; `mix`: `mix_and_score`."""
     chunk = 1024 if student.device.type == "cpu" else 8192
     chunks = zip(student.split(chunk), teacher.split(chunk), strict=True)
     parts = [_score_chunk(network, SWAPS[relaxation], s, t, with_gradient, mix or mix_and_score) for s, t in chunks]
@@ -217,19 +213,13 @@ def _exchange(x: Tensor, layer: Layer, shares: Tensor) -> Tensor:
     return mixed
 
 
+@cache
 def _scorer(backend: Backend, device: str, dtype: torch.dtype) -> Scorer:
     """The implementation of `score_rows`: numba's on the CPU, Triton's on CUDA, torch's if not installed or not in float32."""
-    compiled = {"cpu": "numba", "cuda": "triton"}.get(device, "torch")
+    name: str = backend
     if backend == "auto":
-        backend = compiled if dtype == torch.float32 and _importable(compiled) else "torch"  # type: ignore[assignment]
-    if backend == "torch":
-        return score_rows
-    return importlib.import_module(f"densewalk.ops.soft_sort.{backend}_kernel").score_rows  # type: ignore[no-any-return]
-
-
-@cache
-def _importable(package: str) -> bool:
-    found = package == "torch" or importlib.util.find_spec(package) is not None
-    if not found:
-        log.info("%s is not installed: the sort loss runs in plain torch", package)
-    return found
+        name = {"cpu": "numba", "cuda": "triton"}.get(device, "torch") if dtype == torch.float32 else "torch"
+        if name != "torch" and importlib.util.find_spec(name) is None:
+            log.info("%s is not installed: the sort loss runs in plain torch", name)
+            name = "torch"
+    return score_rows if name == "torch" else importlib.import_module(f"densewalk.ops.soft_sort.{name}_kernel").score_rows

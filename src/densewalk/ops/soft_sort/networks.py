@@ -17,17 +17,13 @@ Swap = Callable[[Tensor], Tensor]  # y -> share
 
 
 class Layer(NamedTuple):
-    """Comparators of wires u and u + stride, for the first `stride` wires of each block of 2 stride wires.
+    """Comparators of wires u and u + stride, for the first `stride` wires of each block of 2 stride wires."""
 
-    Blocks begin at wire `offset`; of the incomplete block after the last whole one, the first `tail` wires have a partner.
-    first: number of this layer's first comparator in the network.
-    """
-
-    offset: int
+    offset: int  # wire where the blocks begin
     stride: int
-    blocks: int
-    tail: int
-    first: int
+    blocks: int  # number of whole ones
+    tail: int  # wires of the incomplete block after them that have a partner
+    first: int  # number of this layer's first comparator in the network
 
     @property
     def size(self) -> int:
@@ -54,16 +50,12 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A sorting network of n wires.
-
-    signs: of each comparator, 1 if its lower wire gets the smaller score, -1 if it gets the larger.
-    reverse: wire u carries score n - 1 - u, and the scores come out in descending order.
-    """
+    """A sorting network of n wires."""
 
     n: int
     layers: tuple[Layer, ...]
-    signs: tuple[float, ...]
-    reverse: bool
+    signs: tuple[float, ...]  # of each comparator, 1 if its lower wire gets the smaller score, -1 if it gets the larger
+    reverse: bool  # wire u carries score n - 1 - u, and the scores come out in descending order
 
     @property
     def comparators(self) -> int:

@@ -111,17 +111,14 @@ def _score_rows(wiring, kind, student, teacher, losses, grad):
     for row in range(len(student)):
         _compare(wiring, kind, teacher[row], targets, slopes, gaps)
         _compare(wiring, kind, student[row], shares, slopes, gaps)
-        _identity(p, n)
-        _identity(q, n)
+        p[:], q[:] = _F(0), _F(0)
+        p[:: n + 1], q[:: n + 1] = _F(1), _F(1)
         _mix(wiring, shares, targets, p, q, kept)
         losses[row] = _cross_entropy(p, q) / _F(n)
         if len(grad):
             _to_gradient(p, q, _F(n))
             _mix_backward(wiring, shares, p, kept, targets)
             _compare_backward(wiring, shares, slopes, gaps, targets, grad[row])
-
-
-# -- comparisons -----------------------------------------------------------------------------------------------------
 
 
 @_compiled
@@ -200,16 +197,6 @@ def _swap_cauchy(begin, end, y, shares, slopes):
         slopes[i] = _F(-1) / (_PI * (_F(1) + size * size))
 
 
-# -- mixing ----------------------------------------------------------------------------------------------------------
-
-
-@_compiled
-def _identity(x, n):
-    x[:] = _F(0)
-    for i in range(n):
-        x[i * (n + 1)] = _F(1)
-
-
 @_compiled
 def _mix(wiring, shares, targets, p, q, kept):
     """Mix P by the student's shares, keeping differences for the backward pass, and Q by the teacher's."""
@@ -248,9 +235,6 @@ def _mix_backward(wiring, shares, g, kept, grad):
             g[a + i] = s_ * x + s * y
             g[b + i] = s * x + s_ * y
         grad[c] = total
-
-
-# -- cross-entropy ---------------------------------------------------------------------------------------------------
 
 
 @_compiled
