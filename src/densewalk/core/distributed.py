@@ -35,7 +35,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def local_device(name: str) -> torch.device:
-    """`auto`: this process's GPU where there is one, else the CPU; any other name as torch understands it."""
+    """`auto`: this process's GPU if there is one, else the CPU; any other name as torch understands it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name, int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)

@@ -30,9 +30,9 @@ BlockRunner = Callable[[Sequence[nn.Module], Tensor, Tensor | None, bool], Tenso
 def run_block(block: Any, x: Float[Tensor, "batch tokens dim"], rope: Tensor | None = None) -> Float[Tensor, "batch tokens dim"]:
     """Compute a block; `rope` are its rotary positions, if it has any.
 
-    Plain blocks take faster forms of LayerScale and stochastic depth than rotary and opened ones, equal up to rounding.
+    Plain blocks multiply LayerScale into weights and skip dropped images; rotary and opened ones do not, equal up to rounding.
     """
-    if rope is not None:
+    if rope is not None:  # timm's attention
         return finish_block(block, x, block.attn(block.norm1(x), rope=rope))
     x = residual(x, block.drop_path1, partial(_attention_branch, block))
     return residual(x, block.drop_path2, partial(_mlp_branch, block, fold=True))
@@ -60,7 +60,7 @@ def rotate(block: Any, x: Float[Tensor, "batch heads tokens head_dim"], rope: Te
 
 
 def attend(block: Any, query: Tensor, key: Tensor, value: Tensor, rope: Tensor | None) -> Float[Tensor, "batch queries dim"]:
-    """The mean of the values that each query attends to, of all heads."""
+    """The values that each query attends to, all heads side by side."""
     return attention(rotate(block, query, rope), rotate(block, key, rope), value).transpose(1, 2).flatten(2)
 
 
