@@ -1,4 +1,4 @@
-"""One process per device, started by torchrun; in a single process every function is the identity."""
+"""One process per device, started by torchrun; in one process all is the identity."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -35,7 +35,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def local_device(name: str) -> torch.device:
-    """`auto`: this process's GPU if there is one, else the CPU; any other name as torch understands it."""
+    """The device called `name`; `auto`: this process's GPU if there is one, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name, int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)
@@ -53,7 +53,7 @@ def all_mean(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gathered(x: Tensor) -> Tensor:
-    """The `x` of every process, by rank: [processes, *shape]; all must call it with the same shape."""
+    """The `x` of all processes, [processes, *shape]; all must call it with one shape."""
     if world_size() == 1:
         return x[None]
     parts = [torch.empty_like(x) for _ in range(world_size())]

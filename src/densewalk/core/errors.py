@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 class TrainingError(Exception):
-    """Losses or scores are not finite; the message says where, and what was saved for inspection."""
+    """Numbers are not finite; the message says where, and what was saved for inspection."""
 
     exit_status = 1
 

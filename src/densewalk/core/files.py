@@ -12,7 +12,7 @@ from densewalk.core.errors import UserError
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file beside `path` that replaces it if the block succeeds and is removed if it fails.
+    """Give a temporary file that replaces `path` if the block succeeds, and is removed if not.
 
     The folder is created here: a workflow may have removed an empty one meanwhile.
     """

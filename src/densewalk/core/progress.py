@@ -18,7 +18,7 @@ def start_logging() -> None:
 
 
 class Progress:
-    """Counts steps of a known total and reports them; without a terminal, every `seconds` a line."""
+    """Counts steps and reports them; without a terminal, a line every `seconds`."""
 
     def __init__(self, label: str, total: int, *, done: int = 0, seconds: float = 30.0) -> None:
         self.label, self.total, self.done, self.seconds = label, total, done, seconds

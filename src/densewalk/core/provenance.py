@@ -12,7 +12,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "mmsegmentation", "mmdet", 
 
 @lru_cache
 def commit() -> tuple[str, bool]:
-    """The checkout's commit, and True if tracked files differ from it; ("unknown", False) outside a checkout."""
+    """The checkout's commit ("unknown" outside one), and True if tracked files differ."""
     here = Path(__file__).resolve().parent
 
     def git(*args: str) -> str:

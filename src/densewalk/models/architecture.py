@@ -43,5 +43,5 @@ class Architecture:
 
     @property
     def hidden(self) -> int:
-        """Width of the MLPs' hidden layer; DINOv2's gated ones have two thirds, rounded up to a multiple of 8."""
+        """Width of the MLPs' hidden layer; DINOv2's gated ones have two thirds of 4 widths."""
         return -(-(8 * self.dim // 3) // 8) * 8 if self.swiglu and not self.rope else 4 * self.dim

@@ -56,9 +56,9 @@ class Tokens:
 
 @dataclass(frozen=True)
 class LastBlock:
-    """The final tokens with queries and keys (before rotary positions) and CLS attention of the last block.
+    """The final tokens, and queries, keys and CLS attention of the last block.
 
-    cls_attention: softmax(q_cls k^T / sqrt(head_dim)) of the patches (rows sum to less than 1), after rotary positions.
+    query, key: before rotary positions. cls_attention: softmax(q_cls k^T / sqrt(head_dim)) of the patches (rows sum to less than 1), after rotary positions.
     """
 
     tokens: Tokens
@@ -77,7 +77,7 @@ class Backbone(nn.Module):
     def __init__(self, arch: Architecture, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.arch = arch
-        self.dim, self.patch = arch.dim, arch.patch
+        self.dim = arch.dim
         self.prefix = 1 + arch.registers  # tokens before the patches: CLS and registers
         # Any: the type stubs of torch make every submodule of a module `Tensor | Module`
         self.vit: Any = build_vit(arch, drop_path)
@@ -85,6 +85,11 @@ class Backbone(nn.Module):
         # how blocks are run (blocks.py): neither changes the result
         self.gradient_checkpointing = False
         self.run_blocks: BlockRunner = run_blocks
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return self.arch.patch
 
     @property
     def source(self) -> str:
@@ -108,14 +113,14 @@ class Backbone(nn.Module):
         return self.vit.norm_pre(torch.cat([*(token.expand(len(x), -1, -1) for token in prefix), x], dim=1)), grid
 
     def positions(self, grid: tuple[int, int]) -> tuple[Float[Tensor, "1 patches dim"], Float[Tensor, "1 1 dim"]]:
-        """Position embeddings of the patches and of CLS (zero if the CLS token contains it); not for rotary positions."""
+        """Position embeddings of patches and CLS (zero if the CLS token contains it)."""
         table = self.vit.pos_embed
         has_cls = not self.vit.no_embed_class
         cls = table[:, :1] if has_cls else torch.zeros_like(table[:, :1])
         return interpolate_positions(table[:, 1:] if has_cls else table, grid, self.arch.interpolation), cls
 
     def rotary_positions(self, grid: tuple[int, int]) -> Float[Tensor, "patches two_head_dim"] | None:
-        """Sine and cosine of each patch's rotary angles; None for networks with a table of positions.
+        """Sine and cosine of each patch's rotary angles; None for networks with a table.
 
         Angles are 2 pi c / period, c the patch's row, then its column, scaled to -1 ... 1 between the image's borders.
         """
@@ -124,7 +129,7 @@ class Backbone(nn.Module):
     def run(
         self, x: Float[Tensor, "batch tokens dim"], grid: tuple[int, int], start: int = 0, stop: int | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
-        """Blocks `start` to `stop` (exclusive; negative counts from the end) on the tokens of `grid`."""
+        """Blocks `start` to `stop` (exclusive; negative counts from the end)."""
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         return self.run_blocks(list(self.vit.blocks[start:stop]), x, self.rotary_positions(grid), recompute)
 
@@ -147,7 +152,7 @@ class Backbone(nn.Module):
     def intermediate(
         self, images: Float[Tensor, "batch 3 height width"], layers: list[int], *, norm: bool
     ) -> list[Float[Tensor, "batch dim rows columns"]]:
-        """Maps after the blocks with the given (ascending, 0-based) indices; `norm` applies the final LayerNorm to each."""
+        """Maps after the given (ascending, 0-based) blocks; `norm` applies the final LayerNorm."""
         x, grid = self.embed(images)
         maps, done = [], 0
         for layer in layers:
@@ -160,7 +165,7 @@ class Backbone(nn.Module):
     # -- outputs of the last block's parts ---------------------------------------------------------------------------
 
     def cls(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """The CLS token alone: the last block runs for the CLS query only, which changes the cost, not the result."""
+        """The CLS token alone, at less cost: the last block runs for the CLS query only."""
         return self.cls_and_keys(images)[0]
 
     def cls_and_keys(
@@ -183,7 +188,7 @@ class Backbone(nn.Module):
     def patches_where(
         self, images: Float[Tensor, "batch 3 height width"], wanted: Bool[Tensor, "batch patches"]
     ) -> Float[Tensor, "wanted_patches dim"]:
-        """`tokens(images).patches[wanted]`, also in stochastic depth's draws; projection and MLP of the last block run for these alone."""
+        """`tokens(images).patches[wanted]`, also in stochastic depth's draws, at less cost."""
         block, x, rope, _ = self._before_last_block(images)
         tokens = F.pad(wanted, (self.prefix, 0))
         y = block.attn.proj(attend(block, *query_key_value(block, x), rope)[tokens])

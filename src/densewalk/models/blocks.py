@@ -1,4 +1,4 @@
-"""The transformer block, for networks with a table of positions and with rotary ones, and ways to run several.
+"""The transformer block of plain and of rotary networks, and ways to run several.
 
     x = x + drop(scale_1 * proj(attention(norm_1(x))))
     x = x + drop(scale_2 * mlp(norm_2(x)))
@@ -39,7 +39,7 @@ def run_block(block: Any, x: Float[Tensor, "batch tokens dim"], rope: Tensor | N
 
 
 def query_key_value(block: Any, x: Float[Tensor, "batch tokens dim"], queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries (of the first `queries` tokens, by default all), keys and values [batch, heads, tokens, head_dim], not rotated yet."""
+    """Queries (of the first `queries` tokens), keys and values [batch, heads, tokens, head_dim]."""
     attn, dim = block.attn, x.shape[-1]
     weight, bias = attn.qkv.weight, attn.qkv.bias
     if bias is None:  # in rotary blocks: keys have none
@@ -101,9 +101,9 @@ def _mlp_branch(block: Any, x: Tensor, *, fold: bool = False) -> Tensor:
 
 
 def _linear_of_activation(activation: nn.Module, x: Tensor, layer: nn.Linear, scale: Tensor | None = None) -> Tensor:
-    """`scale * layer(activation(x))` without keeping the activation's output, which the backward pass makes again.
+    """`scale * layer(activation(x))`; the backward pass makes the activation's output again.
 
-    It would be a quarter of all that a block keeps. Values and gradients are the same to the last bit.
+    Kept, it would be a quarter of all that a block keeps. Values and gradients are the same to the last bit.
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # a compiler chooses itself what to keep
         return _scaled_linear(layer, activation(x), scale)
@@ -125,7 +125,7 @@ def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def _scaled_linear(layer: nn.Linear, x: Tensor, scale: Tensor | None) -> Tensor:
-    """`scale * layer(x)`; LayerScale is multiplied into the weights, which are fewer than the outputs of a batch."""
+    """`scale * layer(x)`, multiplied into the weights, which are fewer than the outputs."""
     return layer(x) if scale is None else linear(x, *_folded(layer, scale))
 
 
@@ -134,14 +134,14 @@ def _folded(layer: nn.Linear, scale: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def run_blocks(blocks: Sequence[nn.Module], x: Tensor, rope: Tensor | None, recompute: bool) -> Tensor:
-    """Compute blocks one after the other. With `recompute`, only their inputs are kept for the backward pass."""
+    """Compute blocks one after the other; with `recompute`, only their inputs are kept."""
     for block in blocks:
         x = checkpoint(run_block, block, x, rope, use_reentrant=False) if recompute else run_block(block, x, rope)
     return x
 
 
 class CompiledBlocks:
-    """`run_blocks` by torch.compile. If that fails, a warning is logged once and the blocks run as they are.
+    """`run_blocks` by torch.compile; if it fails, blocks run as they are, with one warning.
 
     Every shape, and every network that learns or does not, is compiled at its first use, which takes from seconds to minutes.
     """

@@ -1,4 +1,4 @@
-"""Initial backbones: files that a study describes, and the public ones of checkpoints.yaml. Free of torch.
+"""Initial backbones: a study's files, and the public ones of checkpoints.yaml; no torch.
 
 published()["dinov2_vits14_reg"].url
 public_checkpoint("timm/vit_small_patch16_224.dino")       # any plain vision transformer of timm's, by its full name
@@ -109,7 +109,7 @@ def listing() -> str:
 
 
 def public_checkpoint(name: str) -> tuple[str, dict[str, Any]] | None:
-    """Name and description of a public checkpoint in a study; None if there is none of this name."""
+    """Name and description of a public checkpoint in a study; None if it is none."""
     if name.startswith("timm/"):
         key = "timm_" + "".join(c if c.isalnum() else "_" for c in name.removeprefix("timm/").lower())
         url = f"https://huggingface.co/{name}/resolve/main/model.safetensors"

@@ -1,8 +1,7 @@
 """Convert DINOv3's files to timm's keys.
 
-Meta's, timm's (with biases of queries and values or without) and Hugging Face transformers' are understood. Sources:
-https://github.com/facebookresearch/dinov3 (dinov3/models, dinov3/hub), timm.models.eva,
-transformers.models.dinov3_vit.convert_dinov3_vit_to_hf.
+Meta's, timm's (with biases of queries and values or without) and Hugging Face transformers' are understood. Sources: timm.models.eva,
+https://github.com/facebookresearch/dinov3 (dinov3/models, dinov3/hub), transformers.models.dinov3_vit.convert_dinov3_vit_to_hf.
 
     Meta's                                             timm's
     storage_tokens                                     reg_token
@@ -45,7 +44,7 @@ PLAIN = {r"\.mlp\.up_proj\.": ".mlp.fc1.", r"\.mlp\.down_proj\.": ".mlp.fc2."}
 
 
 def from_transformers(flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors of a file; Hugging Face's DINOv3 under Meta's names, with queries, keys and values in one tensor."""
+    """The tensors of a file; Hugging Face's DINOv3 in Meta's layout."""
     if "layer.0.layer_scale1.lambda1" not in flat or "embeddings.register_tokens" not in flat:
         return dict(flat)
     patterns = TRANSFORMERS | (GATED if "layer.0.mlp.gate_proj.weight" in flat else PLAIN)
@@ -60,13 +59,13 @@ def from_transformers(flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_dinov3(weights: Mapping[str, Tensor]) -> bool:
-    """True if the network has rotary positions: by Meta's names, or by timm's name of LayerScale and no table of positions."""
+    """True if the network has rotary positions, by Meta's names or timm's."""
     meta = any(k.startswith(("rope_embed.", "storage_tokens")) for k in weights)
     return meta or ("blocks.0.gamma_1" in weights and "pos_embed" not in weights)
 
 
 def periods(weights: Mapping[str, Tensor], metadata: Mapping[str, str], head_dim: int, source: str) -> tuple[float, ...] | None:
-    """The rotary periods in a file of Meta's or of this project; None if they are timm's, 100 ** (4 k / head_dim)."""
+    """The rotary periods in a file; None if they are timm's, 100 ** (4 k / head_dim)."""
     computed = 100.0 ** (2.0 * torch.arange(head_dim // 4, dtype=torch.float32) / (head_dim // 2))
     found = weights.get("rope_embed.periods")
     if found is None and "periods" in metadata:
@@ -83,7 +82,7 @@ def periods(weights: Mapping[str, Tensor], metadata: Mapping[str, str], head_dim
 
 
 def to_timm(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Rename Meta's keys to timm's; timm's own pass through. Attentions without biases get zeros."""
+    """Rename Meta's keys to timm's; attentions without biases get zeros."""
     renamed: dict[str, Tensor] = {}
     for name, value in weights.items():
         key = substitute(name, RENAMED)

@@ -26,9 +26,9 @@ def export_backbone(backbone: Backbone, path: str | Path, *, run: str, config_ha
 
 
 def _sort_metadata(path: Path) -> None:
-    """Sort the metadata of a safetensors file, which the library writes in any order: equal networks shall give equal files.
+    """Sort a file's metadata, so that equal networks give equal files; the library does not.
 
-    A file is eight bytes with the length of its header, the header (JSON, padded with spaces), and the tensors.
+    A safetensors file is eight bytes with the length of its header, the header (JSON, padded with spaces), and the tensors.
     """
     with open(path, "r+b") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -35,13 +35,13 @@ VERSION = 1  # increase it if the same backbone file and pixels give other featu
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """A folder of at most `limit` bytes; the least recently used entries are removed. With a limit of 0 nothing is written."""
+    """A folder of at most `limit` bytes (0: none), from which the least recently used go first."""
 
     folder: Path
     limit: int
 
     def wrap(self, dense: Dense, backbone: str) -> Dense:
-        """`dense` with this cache; `backbone` is a fingerprint of everything that it depends on except the images."""
+        """`dense` with this cache; `backbone` is a fingerprint of what it depends on but images."""
         if not self.limit:
             return dense
 

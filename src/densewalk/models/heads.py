@@ -11,7 +11,7 @@ from densewalk.ops.cpu.linear import Linear, linear
 
 
 def mlp(widths: list[int]) -> nn.Sequential:
-    """Linear layers of the given widths with GELU between them: [d, h, o] -> Linear(d, h), GELU, Linear(h, o)."""
+    """Linear layers with GELU between them: [d, h, o] -> Linear(d, h), GELU, Linear(h, o)."""
     layers: list[nn.Module] = []
     for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
         layers += [nn.GELU()] * (i > 0) + [Linear(fan_in, fan_out)]
@@ -19,7 +19,7 @@ def mlp(widths: list[int]) -> nn.Sequential:
 
 
 class PrototypeHead(nn.Module):
-    """DINO's head: MLP, L2 normalization, then cosine logits of `out_dim` weight-normalized prototypes.
+    """DINO's head: MLP, L2 normalization, cosine logits of weight-normalized prototypes.
 
     logits_o = g_o <z / ||z||, v_o / ||v_o||>,  z = MLP(x)          (DINO, https://arxiv.org/abs/2104.14294, section 3.1 and appendix C)
 
@@ -55,7 +55,7 @@ class _WeightNormLinear(nn.Module):
 
 
 class PatchHead(nn.Module):
-    """MLP on every patch token, optionally L2-normalized (NeCo section 3, Time-Tuning section 3.2)."""
+    """MLP on every patch token, with or without L2 normalization (NeCo, Time-Tuning)."""
 
     def __init__(self, widths: list[int], *, normalize: bool) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ HEADS |= {f"decoder_{part}" for part in ("embed", "blocks", "norm", "pred", "pos
 
 
 def create(arch: str | Architecture, *, seed: int, drop_path: float = 0.0) -> Backbone:
-    """A backbone with random weights that depend on `arch` and `seed` alone; the global random state does not change."""
+    """A backbone with random weights; the global random state does not change."""
     architecture = named_architecture(arch) if isinstance(arch, str) else arch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -41,7 +41,7 @@ def load(
     key: str | None = None,
     interpolation: Interpolation | None = None,
 ) -> Backbone:
-    """Load a backbone from a file of this project, of timm, or in any layout of checkpoints.yaml.
+    """Load a backbone from a file of this project, timm or a family in checkpoints.yaml.
 
     Args:
         arch: needed unless the file is one of this project's exports, which contain theirs.
@@ -103,7 +103,7 @@ def _table_side(weights: Mapping[str, Tensor], arch: Architecture) -> int | None
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
-    """`load_state_dict`, or UserError with the keys that are missing, left over, or of another shape."""
+    """`load_state_dict`, or UserError with keys that are missing, left over or misshapen."""
     own = module.state_dict()
     misshapen = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
     problems = {
@@ -123,7 +123,7 @@ def _some(keys: list[str], most: int = 6) -> str:
 
 
 def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, str], LoadReport]:
-    """Read the flat state dict of a file's backbone, the metadata of a safetensors file, and a report; executes nothing in it."""
+    """Read state dict, metadata and a report of a file's backbone; execute nothing in it."""
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist", todo="download it or correct the path")
     metadata: dict[str, str] = {}
@@ -144,7 +144,7 @@ def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor],
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By name, or by content (eight bytes of length, then JSON): files that are downloaded by hand have any name."""
+    """By name or content (8 bytes of length, then JSON): hand-made downloads have any name."""
     with open(path, "rb") as file:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
@@ -175,7 +175,7 @@ class _Inert:
 
 
 def _one_network(content: Any, path: Path, key: str | None) -> tuple[dict[str, Tensor], LoadReport]:
-    """The state dict of one backbone inside a checkpoint, without wrappers' prefixes and without projection heads.
+    """The state dict of one backbone in a checkpoint, without prefixes and projection heads.
 
     Each `cls_token` belongs to a network, and the part before it is its name: `teacher.backbone` in DINO's and Time-Tuning's files,
     `state_dict.model` in Lightning's (NeCo, Leopart), nothing in a file of weights alone.
@@ -209,7 +209,7 @@ def _group(key: str, networks: list[str]) -> str:
 
 
 def _leaves(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of nested dictionaries under dotted names; UserError for more than 32 levels, or a dictionary in itself."""
+    """The tensors of nested dictionaries under dotted names; UserError if nested endlessly."""
     if depth > 32:
         raise UserError("dictionaries in dictionaries without an end", todo="use a file of tensors only")
     for name, value in content.items():

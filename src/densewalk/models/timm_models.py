@@ -47,7 +47,7 @@ def named_architecture(name: str) -> Architecture:
 
 
 def architecture_without_registers(arch: Architecture) -> Architecture:
-    """The same without register tokens, under its name in this project; UserError if it has none, as some of timm's."""
+    """The same without register tokens, under its name; UserError if it has none."""
     less = replace(arch, registers=0)
     for size in (size for size, shape in SIZES.items() if shape == (arch.dim, arch.depth, arch.heads)):
         gated = "_swiglu" if arch.swiglu and size != "giant" else ""
@@ -60,7 +60,7 @@ def architecture_without_registers(arch: Architecture) -> Architecture:
 
 
 def _timm_architecture(name: str) -> Architecture:
-    """The shape of timm's network; UserError if there is none, or it computes something else than the networks here."""
+    """The shape of timm's network; UserError if it differs from the networks here."""
     try:
         with torch.device("meta"):
             model: Any = timm.create_model(name, num_classes=0)

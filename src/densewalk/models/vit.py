@@ -45,7 +45,7 @@ def _plain_vit(arch: Architecture, shared: dict[str, Any]) -> VisionTransformer:
 
 
 def _rotary_vit(arch: Architecture, shared: dict[str, Any]) -> Eva:
-    """DINOv3's network, without its release's random shifts and scales of the coordinates in training."""
+    """DINOv3's network, without its random shifts and scales of the coordinates in training."""
     vit = Eva(
         **shared,
         num_reg_tokens=arch.registers,

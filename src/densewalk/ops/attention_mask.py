@@ -1,7 +1,4 @@
-"""Foreground masks from the CLS token's attention.
-
-masks = foreground_masks(backbone.last_block(images).cls_attention.mean(1).unflatten(1, grid), 0.6)
-"""
+"""Foreground masks from the CLS token's attention."""
 
 import numpy as np
 import torch
@@ -13,9 +10,9 @@ from torchvision.transforms.v2 import functional as tv
 
 
 def foreground_masks(attention: Float[Tensor, "images rows columns"], mass: float) -> Bool[Tensor, "images rows columns"]:
-    """The patches with the largest attention that hold the share `mass` of it, without small groups.
+    """The patches with the largest attention that hold the share `mass` of it.
 
-    The attention is blurred first (7 x 7, standard deviation 0.6 patches). Source: NeCo's released code.
+    The attention is blurred (7 x 7, standard deviation 0.6 patches); small groups are dropped. Source: NeCo's released code.
     """
     blurred = tv.gaussian_blur(attention[:, None], [7, 7], [0.6, 0.6]).flatten(1)
     ascending, order = blurred.sort(dim=1)

@@ -16,7 +16,7 @@ POINTS = 256  # per cluster, that k-means uses (faiss's rule)
 
 
 class PrincipalComponents:
-    """Coordinates of largest variance after scaling to zero mean and unit variance, from sums in float64 instead of the points."""
+    """Coordinates of largest variance after scaling to unit variance, from sums in float64."""
 
     def __init__(self, x: Float[Tensor, "points dim"] | None = None) -> None:
         self.count = 0
@@ -35,7 +35,7 @@ class PrincipalComponents:
         self.products += x.T @ x
 
     def project(self, x: Float[Tensor, "*points dim"], components: int) -> Float[Tensor, "*points kept"]:
-        """The points' first `components` coordinates, or all if there are fewer. Dimensions without variance are ignored."""
+        """The points' first `components` coordinates; dimensions without variance are ignored."""
         mean = self.sum / self.count
         covariance = self.products / self.count - torch.outer(mean, mean)
         deviation = covariance.diagonal().clamp(min=0).sqrt()
@@ -48,7 +48,7 @@ class PrincipalComponents:
 def kmeans(
     x: Float[Tensor, "points dim"], clusters: int, *, seed: int, iterations: int = 50, restarts: int = 5, points_per_cluster: int = POINTS
 ) -> Float[Tensor, "clusters dim"]:
-    """Centers of the best of several runs of Lloyd's algorithm; fewer than `clusters` if there are fewer points.
+    """Centers of the best of several runs of Lloyd's algorithm; not more than there are points.
 
     points_per_cluster: if there are more points, this many times `clusters` random ones are used.
     """
@@ -66,7 +66,7 @@ def nearest_center(x: Float[Tensor, "*points dim"], centers: Float[Tensor, "clus
 def spherical_kmeans(
     x: Float[Tensor, "points dim"], clusters: int, *, seed: int, iterations: int = 50, restarts: int = 5, points_per_cluster: int = POINTS
 ) -> Float[Tensor, "clusters dim"]:
-    """Centers of unit length by cosine: the best of several runs. Arguments and initialization are those of `kmeans`.
+    """Centers of unit length by cosine; arguments and initialization are those of `kmeans`.
 
     x = x / |x|
     until the sum of cosines grows no more:

@@ -1,4 +1,4 @@
-"""Propagate labels through a video by feature similarity: Time-Tuning's feature-forwarder and DAVIS label propagation.
+"""Propagate labels through a video by feature similarity (Time-Tuning, DAVIS).
 
     affinity(t, s) = exp(<f_t, f_s> / temperature)   if |row_t - row_s| <= radius and |column_t - column_s| <= radius, else 0
     kept(t)        = { s : affinity(t, s) >= the top_k-th largest affinity of t over the whole context }         (ties stay)
@@ -47,7 +47,7 @@ class Rule:
 def follow(
     frames: Iterable[Float[Tensor, "batch patches dim"]], first: Float[Tensor, "batch classes patches"], rule: Rule
 ) -> Iterator[Float[Tensor, "batch classes patches"]]:
-    """Yield the soft labels of the second, third, ... frame; these, not their argmax, are propagated further.
+    """Yield the soft labels of the second, third, ... frame, which are propagated further.
 
     frames: features of every frame, including the first; not necessarily normalized. first: its labels, hard or soft.
     """
@@ -93,9 +93,9 @@ def propagate(
 def best_sources(
     context: Sequence[Float[Tensor, "batch patches dim"]], target: Float[Tensor, "batch patches dim"], rule: Rule
 ) -> tuple[Float[Tensor, "batch patches kept"], Int[Tensor, "batch patches kept"]]:
-    """The largest similarities of every target inside its window, descending, and their sources: frame * patches + patch.
+    """The largest similarities of every target in its window, descending, and their sources.
 
-    Twice `top_k` of them (or all sources, if fewer), to include ties at the k-th value; -inf if a window holds less.
+    A source is frame * patches + patch. Twice `top_k` of them (or all sources, if fewer), to include ties at the k-th value; -inf if a window holds less.
     """
     window = math.prod(min(size, 2 * rule.reach + 1) for size in rule.grid)
     most = max(1, BUDGET // (len(context) * window * math.prod(TILE)))
@@ -137,7 +137,7 @@ def _strip(
 
 
 def _search(queries: Tensor, keys: list[Tensor], outside: Bool[Tensor, "queries keys"], top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Similarity, frame and key of the 2 top_k best keys of all frames for each query, [batch, queries, kept]."""
+    """Similarity, frame and key, [batch, queries, kept], of each query's 2 top_k best keys."""
     similarity = queries.new_empty(len(keys), len(queries), queries.shape[1], keys[0].shape[1])
     for frame, key in enumerate(keys):
         torch.bmm(queries, key.transpose(1, 2), out=similarity[frame])
@@ -150,13 +150,13 @@ def _search(queries: Tensor, keys: list[Tensor], outside: Bool[Tensor, "queries 
 
 
 def _weights(similarity: Float[Tensor, "*batch sources"], rule: Rule) -> Float[Tensor, "*batch sources"]:
-    """Softmax over the sources whose similarity reaches the top_k-th largest; -inf gets no weight."""
+    """Softmax over the sources that reach the top_k-th similarity; -inf gets no weight."""
     threshold = similarity.topk(min(rule.top_k, similarity.shape[-1]), dim=-1).values[..., -1:]
     return (similarity / rule.temperature).masked_fill(similarity < threshold, -math.inf).softmax(dim=-1)
 
 
 def _mix(table: Tensor, source: Tensor, weights: Tensor) -> Tensor:
-    """result[b, t] = sum_k weights[b, t, k] table[b, source[b, t, k]], without the [batch, targets, kept, classes] tensor."""
+    """result[b, t] = sum_k weights[b, t, k] table[b, source[b, t, k]], in little memory."""
     batch, targets, kept = source.shape
     offset = torch.arange(batch, device=source.device)[:, None, None] * table.shape[1]
     rows = F.embedding_bag((source + offset).view(-1, kept), table.flatten(0, 1), per_sample_weights=weights.reshape(-1, kept), mode="sum")
@@ -164,7 +164,7 @@ def _mix(table: Tensor, source: Tensor, weights: Tensor) -> Tensor:
 
 
 def _has_more_ties(similarity: Tensor, rule: Rule) -> Bool[Tensor, "batch targets"]:
-    """Targets whose last candidate equals the top_k-th, so that further ties may have been left out."""
+    """Targets whose last candidate equals the top_k-th: more ties may have been left out."""
     if similarity.shape[-1] <= rule.top_k:
         return torch.zeros(similarity.shape[:-1], dtype=torch.bool, device=similarity.device)
     last = similarity[..., -1]
@@ -172,7 +172,7 @@ def _has_more_ties(similarity: Tensor, rule: Rule) -> Bool[Tensor, "batch target
 
 
 def _spans(size: int, rule: Rule, tile: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Cut `size` rows or columns into even tiles: [start, end) of the targets and of the keys in their windows.
+    """Cut `size` rows or columns into even tiles: [start, end) of targets and of their keys.
 
     One tile if the window covers three quarters of the grid: there is too little to skip.
     """

@@ -15,7 +15,7 @@ BLOCK, TILE = 1_024, 16_384  # queries and memory entries at once: 64 MiB of sim
 def nearest(
     memory: Float[Tensor, "entries dim"], queries: Float[Tensor, "queries dim"], k: int
 ) -> tuple[Float[Tensor, "queries k"], Int[Tensor, "queries k"]]:
-    """The `k` largest inner products of each query, in descending order, and the indices of their memory entries.
+    """The `k` largest inner products of each query, descending, and their memory entries.
 
     for q in queries:
         best = sorted(range(len(memory)), key=lambda j: -q @ memory[j])[:k]
@@ -36,7 +36,7 @@ def _nearest_of_block(memory: Tensor, queries: Tensor, k: int) -> tuple[Tensor, 
 
 
 def largest(x: Float[Tensor, "rows columns"], k: int, group: int = 32) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
-    """`x.topk(k)` for long rows: sorts only the k groups of columns with the largest maxima, which hold the k largest."""
+    """`x.topk(k)` for long rows: sorts only the k groups of columns with the largest maxima."""
     columns = x.shape[1]
     groups = columns // group
     if groups <= k:

@@ -22,7 +22,7 @@ class NonFiniteScores(ArithmeticError):
 def sinkhorn(
     scores: Float[Tensor, "*batch rows cols"], *, epsilon: float, iterations: int, across_processes: bool = False
 ) -> Float[Tensor, "*batch rows cols"]:
-    """Soft assignment exp(scores / epsilon), scaled so that columns share the rows evenly and each row sums to 1.
+    """Soft assignment exp(scores / epsilon): columns share the rows evenly, rows sum to 1.
 
         X = exp(scores / epsilon)
         repeat `iterations` times:

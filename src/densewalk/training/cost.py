@@ -22,7 +22,7 @@ from densewalk.core.progress import log
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a job; None for what the device does not report, which is not the same as zero."""
+    """The cost of a job; None, which is not zero, for what the device does not report."""
 
     seconds: float  # wall time
     gpu_hours: float | None  # of all GPUs
@@ -47,7 +47,7 @@ class Cost:
 
 
 class Meter:
-    """Measures one process from its creation on, and adds what earlier attempts have left in `path`."""
+    """Measures one process from now on, and adds the cost of earlier attempts in `path`."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path, self.device = path, device
@@ -92,9 +92,9 @@ def metered(path: Path, device: torch.device) -> Iterator[Meter]:
 
 
 def energy_mj(device: torch.device) -> int | None:
-    """Energy in millijoules that a GPU has used since its driver was loaded; None on a CPU and if NVML does not report it.
+    """Energy in millijoules that a GPU has used since its driver was loaded, if NVML knows.
 
-    GPUs before Volta and parts of a GPU (MIG) do not: https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
+    It does not for GPUs before Volta and parts of a GPU (MIG): https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
     """
     if device.type != "cuda":
         return None

@@ -1,4 +1,4 @@
-"""Start a job's processes: GPUs of this machine, torchrun on each node, srun over the nodes of a Slurm job.
+"""Start a job's processes on this machine's GPUs (torchrun) or on several nodes (srun).
 
 densewalk train ... --gpus 4        # torchrun, four processes
 densewalk train ... --nodes 2       # in a Slurm job of two nodes: srun, and torchrun on each of them with a process per GPU
@@ -24,7 +24,7 @@ LOCKS = Path(tempfile.gettempdir()) / f"densewalk-gpus-{os.getuid()}"
 
 
 def become_processes(gpus: int, nodes: int, threads: int) -> None:
-    """Turn this process into the launcher of several and never return; return if this process is to work itself.
+    """Become the launcher of several processes and never return, or return to work itself.
 
     gpus: one process for each; on several nodes, all that Slurm gives. threads: CPUs of the job on each node.
     """
@@ -44,7 +44,8 @@ def become_processes(gpus: int, nodes: int, threads: int) -> None:
 
 
 def torchrun(arguments: list[str]) -> NoReturn:
-    """Start the processes of this node. torchrun forwards SIGTERM and kills 30 seconds later; SIGUSR1 is forwarded here."""
+    """Start the processes of this node."""
+    # torchrun itself forwards SIGTERM, and kills 30 seconds later
     from torch.distributed.run import main
 
     signal.signal(signal.SIGUSR1, forward_signal)
@@ -53,7 +54,7 @@ def torchrun(arguments: list[str]) -> NoReturn:
 
 
 def forward_signal(number: int, _frame: object) -> None:
-    """Send a signal to the processes that this one has started: Slurm signals its process group, which they have left."""
+    """Send a signal to this process's children, which have left the group that Slurm signals."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(FileNotFoundError, ProcessLookupError):  # the process has ended meanwhile
             _state, parent, *_ = stat.read_text().rpartition(") ")[2].split()
@@ -62,7 +63,7 @@ def forward_signal(number: int, _frame: object) -> None:
 
 
 def srun_environment(environment: dict[str, str]) -> dict[str, str]:
-    """The tasks' environment: the Slurm job without the calling step's size, and the address of this node, the first one."""
+    """The tasks' environment: the job, not the calling step's size; this node's address."""
     job = environment.get("SLURM_JOB_ID")
     if job is None:
         raise UserError("several nodes need a Slurm job", todo="use --profile slurm, or set nodes to 1")
@@ -72,7 +73,7 @@ def srun_environment(environment: dict[str, str]) -> dict[str, str]:
 
 
 def claim_gpus(count: int) -> None:
-    """Restrict this process, and those it starts, to `count` GPUs that no other job of this user on this machine uses.
+    """Restrict this process and its children to `count` GPUs that no other job of the user has.
 
     Without it, jobs that Snakemake starts side by side would all use the first one; Slurm's jobs have their own already. The
     claim is a file lock, which ends with the last process that holds it. If too few are free, wait.

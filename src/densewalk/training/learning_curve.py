@@ -32,8 +32,8 @@ class LearningCurve:
             self.events = EventFile(path.with_name("tensorboard"), kept)
 
     def add(self, step: int, loss: Tensor, logs: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-        """Write a point if `step` is a multiple of `every`; only then is the loss read, which makes the device wait."""
-        if step % self.every:
+        """Write a point if `step` is a multiple of `every`."""
+        if step % self.every:  # reading the loss makes the device wait
             return
         require_finite_loss(loss, step, self.path)
         self.latest_loss = distributed.all_mean(loss).item()

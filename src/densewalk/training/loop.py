@@ -98,7 +98,7 @@ def train(
 def one_step(
     method: Method, optimizer: torch.optim.Optimizer, parts: list[Any], step: int, seed: int, execution: Execution, device: torch.device
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Schedules, loss, gradients averaged over the parts of the batch and over processes, update."""
+    """Schedules, loss, gradients averaged over parts of the batch and processes, update."""
     set_schedules(optimizer, step)
     # stochastic depth may differ between parts and processes; the method's own draws are for the whole batch and must not
     torch.manual_seed(derive_seed(seed, "step", step, distributed.rank()))

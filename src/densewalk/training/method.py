@@ -16,7 +16,7 @@ from densewalk.training.settings import TrainingSettings
 
 
 class Method(nn.Module, ABC):
-    """The networks of one run. Its `state_dict`, the optimizer's and the step are the whole resumable state.
+    """The networks of one run; with the optimizer and the step, the whole resumable state.
 
     All randomness of a step comes from `rng` or from torch's global generator; the loop seeds both before each step.
     """
@@ -31,7 +31,7 @@ class Method(nn.Module, ABC):
     @staticmethod
     @abstractmethod
     def dataset(settings: Any, sources: Sequence[Source]) -> "Dataset[Any]":
-        """A map-style data set with `len()`, indexed with an `Item`; samples are collated by torch's default rule.
+        """A map-style data set with `len()`, indexed with an `Item`, collated by torch's rule.
 
         Raises UserError, before anything is decoded, if the sources do not suit the method.
         """
@@ -49,13 +49,13 @@ class Method(nn.Module, ABC):
         """
 
     def after_backward(self, at: int) -> None:
-        """Called once a step, when gradients are averaged over parts and processes; for instance to clip them."""
+        """Called once a step, when gradients are averaged over parts and processes."""
 
     def after_update(self, at: int) -> None:
         """Called once a step, after the optimizer; for instance to update the teacher."""
 
     def pictures(self, data: "Dataset[Any]", folder: Path) -> None:
-        """Draw what the finished training has learnt into PNG files in `folder`, which the report shows.
+        """Draw what the finished training has learnt into PNG files in `folder`, for the report.
 
         Called without gradients, in evaluation mode, by one process. The same weights must give the same files.
         """

@@ -15,7 +15,7 @@ NOT_QUANTITIES = ("step", "time")
 
 
 def read_points(path: Path) -> list[Point]:
-    """The points in their order, without lines that are cut off; none if the file does not exist."""
+    """The points in order, without lines that are cut off; none if there is no file."""
     points = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:

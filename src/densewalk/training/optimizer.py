@@ -8,7 +8,7 @@ from densewalk.training.method import Method
 
 
 def make_optimizer(method: Method) -> torch.optim.AdamW:
-    """AdamW over the method's groups; each group contains its schedules, which must have one value per step."""
+    """AdamW over the method's groups; each contains its schedules, one value per step."""
     groups = []
     for group in method.param_groups():
         for label, schedule in (("lr", group.lr), ("weight decay", group.weight_decay)):

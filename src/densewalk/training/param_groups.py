@@ -21,7 +21,7 @@ class ParamGroup:
 
 
 def decay_groups(name: str, named_params: Sequence[tuple[str, nn.Parameter]], lr: Schedule, decay: Schedule) -> list[ParamGroup]:
-    """Two groups, with and without weight decay: biases and one-dimensional parameters are not decayed (all papers)."""
+    """Two groups: biases and one-dimensional parameters have no weight decay (all papers)."""
     trainable = [(n, p) for n, p in named_params if p.requires_grad]
     plain = [p for n, p in trainable if n.endswith(".bias") or p.ndim == 1]
     decayed = [p for n, p in trainable if not (n.endswith(".bias") or p.ndim == 1)]

@@ -13,16 +13,16 @@ from densewalk.core.hashing import derive_seed
 
 @dataclass(frozen=True)
 class Item:
-    """An index into a data set. Equal items give equal samples, in any process and after any resume."""
+    """An index into a data set; equal items give equal samples in any process and resume."""
 
     index: int
     seed: int  # of this sample: derived from the run's seed, the epoch and the index
 
 
 class StepSampler(Sampler[list[Item]]):
-    """The items of each step, from step `first` on; each process gets its slice of the global batch.
+    """The items of each step, from step `first` on, for this process.
 
-    Epoch e is a permutation drawn from (seed, e); its last incomplete batch is dropped.
+    Each process gets its slice of the global batch. Epoch e is a permutation drawn from (seed, e); its last incomplete batch is dropped.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, first: int, total: int) -> None:

@@ -7,7 +7,7 @@ Schedule = NDArray[np.float64]
 
 
 def cosine(base: float, final: float, total: int, *, warmup: int = 0, start: float = 0.0) -> Schedule:
-    """Linear warm-up from `start` to `base`, then half a cosine from `base` towards `final`, in `total` steps.
+    """Linear warm-up from `start` to `base`, then half a cosine towards `final`.
 
     s[i] = start + (base - start) i / (warmup - 1)                          for i < warmup
     s[i] = final + (base - final) (1 + cos(pi (i - warmup) / (total - warmup))) / 2   after it

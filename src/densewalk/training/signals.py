@@ -12,7 +12,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def leave_signals_to_parent(_worker: int) -> None:
-    """Ignore the stop signals, which every process of a job gets: the step in progress still needs its data."""
+    """Ignore the stop signals in a data-loading process: the step still needs its data."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -28,7 +28,7 @@ log = logging.getLogger("densewalk")
 
 
 class StateBusy(UserError):
-    """Another process works in this state folder, for instance a job that a killed workflow left running."""
+    """Another process works in this folder, e.g. a job that a killed workflow left running."""
 
 
 class State:
@@ -73,7 +73,7 @@ class State:
         write_json(record, self.inputs)
 
     def save(self, step: int, content: Mapping[str, Any]) -> None:
-        """Write a checkpoint, then its checksum, then remove the oldest ones; UserError if the disk is full."""
+        """Write a checkpoint and its checksum, remove the oldest; UserError if the disk is full."""
         path = self.folder / f"step-{step:08d}.pt"
         try:
             with atomic_write(path) as temporary:

@@ -1,4 +1,4 @@
-"""Learning curves as TensorBoard's event files, beside metrics.jsonl (execution.tensorboard)."""
+"""Learning curves as TensorBoard's event files (execution.tensorboard)."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec

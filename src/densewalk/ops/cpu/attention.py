@@ -37,7 +37,7 @@ def attention(
 
 
 def self_attention(qkv: Float[Tensor, "3 images heads tokens head_dim"]) -> Float[Tensor, "images heads tokens head_dim"]:
-    """Compute `attention` of queries, keys and values in one tensor; their gradient is one tensor, too."""
+    """Compute `attention` of queries, keys and values in one tensor, as their gradient is."""
     return _Attention.apply(qkv) if _is_faster(*qkv[:2]) else F.scaled_dot_product_attention(*qkv)
 
 
@@ -47,7 +47,7 @@ def _is_faster(query: Tensor, key: Tensor) -> bool:
 
 
 class _Attention(torch.autograd.Function):
-    """Works through blocks of queries; keeps inputs, result and one number per query for the backward pass.
+    """Keeps inputs, result and one number per query for the backward pass.
 
     With scores s = query key^T / sqrt(head_dim), shares p = exp(s - log sum exp s) and the result y = p value:
 

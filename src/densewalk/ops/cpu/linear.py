@@ -49,22 +49,22 @@ def linear(
 def linear_of_layer(
     layer: nn.Module, x: Float[Tensor, "*batch features"], weight: Float[Tensor, "out features"], bias: Float[Tensor, " out"] | None
 ) -> Float[Tensor, "*batch out"]:
-    """Compute `linear(layer(x), weight, bias)`, keeping `x` instead of `layer(x)` for the backward pass; needs `can_use_onednn`.
+    """Compute `linear(layer(x), weight, bias)`, keeping only `x` for the backward pass.
 
-    layer: an activation or a norm: cheap to compute again, deterministic, its output as large as `x`.
+    Needs `can_use_onednn`. layer: an activation or a norm: cheap, deterministic, its output as large as `x`.
     """
     return _LinearOfLayer.apply(layer, x, weight, bias, *layer.parameters())
 
 
 def linear_of_norm(norm: nn.Module, x: Tensor, layer: nn.Linear) -> Tensor:
-    """Compute `layer(norm(x))`; oneDNN's product does not keep the norm's output for the backward pass."""
+    """Compute `layer(norm(x))`; with oneDNN, the norm's output is not kept."""
     if torch.is_grad_enabled() and can_use_onednn(x, layer.weight):
         return linear_of_layer(norm, x, layer.weight, layer.bias)
     return layer(norm(x))
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """oneDNN's `x weight^T + bias`, without gradients. `weight` is contiguous, or the transpose of a contiguous matrix."""
+    """oneDNN's `x weight^T + bias`, without gradients; `weight` or its transpose is contiguous."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -145,7 +145,7 @@ class Linear(nn.Linear):
 
 
 def use_onednn_linear(module: nn.Module) -> nn.Module:
-    """Make each nn.Linear of a network a `Linear`, parameters and names as they are; return the network."""
+    """Make each nn.Linear of a network a `Linear`, names as they are; return the network."""
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = Linear

@@ -28,7 +28,7 @@ if HAS_MALLINFO2:
 
 
 def trim_heap(device: torch.device) -> None:
-    """Return the heap's free pages to the system if `device` is a CPU and they are many (glibc's malloc_trim).
+    """Return the heap's free pages to the system on a CPU, if they are many.
 
     Stochastic depth changes the sizes of tensors: after some steps a third of the heap is holes that the next ones do not fit into.
     """

@@ -14,7 +14,7 @@ from densewalk.ops.cpu.switch import use_cpu_kernels
 def residual(
     x: Float[Tensor, "batch tokens dim"], drop: nn.Module, branch: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "batch tokens dim"]:
-    """Compute `x + drop(branch(x))`, where `drop` is timm's DropPath, which drops the branch of whole images.
+    """Compute `x + drop(branch(x))` for timm's DropPath, which drops whole images.
 
     for image in x:
         image + kept / (1 - rate) * branch(image), kept with probability 1 - rate
@@ -33,7 +33,7 @@ def residual(
 
 
 class _IndexAdd(torch.autograd.Function):
-    """`x.index_add(0, rows, source, alpha=alpha)`; torch's own keeps `source` for its backward pass, only for its shape."""
+    """`x.index_add(0, rows, source, alpha=alpha)`; torch's own keeps `source`, for its shape."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor, source: Tensor, alpha: float) -> Tensor:

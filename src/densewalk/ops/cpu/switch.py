@@ -1,4 +1,4 @@
-"""One switch for all kernels of this folder: faster on a CPU, equal up to rounding, off on a GPU.
+"""One switch for all kernels here: faster on a CPU, equal up to rounding, off on a GPU.
 
 set_cpu_kernels(False)      # torch's own everywhere, for instance to compare with it
 """

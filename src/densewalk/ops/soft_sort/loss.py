@@ -46,7 +46,7 @@ def sort_losses(
     relaxation: Relaxation = "cauchy",
     backend: Backend = "auto",
 ) -> Float[Tensor, " rows"]:
-    """Cross-entropy of the student's relaxed sorting matrix P against the teacher's Q, for each row of scores.
+    """Cross-entropy of the student's relaxed sorting matrix P against the teacher's Q.
 
         for row in range(rows):
             P, Q = relaxed_sort(student[row]), relaxed_sort(teacher[row])
@@ -91,7 +91,7 @@ def score_rows(
     with_gradient: bool,
     mix: Mixer | None = None,
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows n"] | None]:
-    """The loss of each row and its gradient by the student's scores, which are multiplied by the steepness; `mix`: `mix_and_score`."""
+    """The loss of each row and its gradient by the student's scores (times the steepness)."""
     chunk = 1024 if student.device.type == "cpu" else 8192
     chunks = zip(student.split(chunk), teacher.split(chunk), strict=True)
     parts = [_score_chunk(network, SWAPS[relaxation], s, t, with_gradient, mix or mix_and_score) for s, t in chunks]
@@ -115,7 +115,7 @@ def _score_chunk(
 
 
 def _compare(x: Tensor, network: Network, swap: Swap, signs: Tensor) -> tuple[Tensor, Tensor]:
-    """Share and difference x_b - x_a of every comparator, [comparators, rows], for scores [n, rows] (overwritten).
+    """Shares and differences [comparators, rows] for scores x [n, rows] (overwritten).
 
     for c, (a, b) in enumerate(comparators):
         differences[c] = x[b] - x[a]
@@ -136,7 +136,7 @@ def _compare(x: Tensor, network: Network, swap: Swap, signs: Tensor) -> tuple[Te
 
 
 def _compare_backward(grad: Tensor, shares: Tensor, differences: Tensor, network: Network, swap: Swap, signs: Tensor) -> Tensor:
-    """Compute d loss / d scores [n, rows] from d loss / d shares; the loss does not depend on the sorted scores.
+    """Compute d loss / d scores [n, rows] from d loss / d shares.
 
     for c, (a, b) in reversed(comparators):
         e = g[a] - g[b]
@@ -159,7 +159,7 @@ def _compare_backward(grad: Tensor, shares: Tensor, differences: Tensor, network
 def mix_and_score(
     network: Network, shares: Float[Tensor, "comparators rows"], targets: Float[Tensor, "comparators rows"], with_gradient: bool
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "comparators rows"] | None]:
-    """The loss of each row from the student's shares and the teacher's (`targets`), and d loss / d shares.
+    """The loss of each row from the student's shares and the teacher's, and d loss / d shares.
 
     P, Q = identity, identity
     for c, (a, b) in enumerate(comparators):
@@ -215,9 +215,9 @@ def _exchange(x: Tensor, layer: Layer, shares: Tensor) -> Tensor:
 
 @cache
 def _scorer(backend: Backend, device: str, dtype: torch.dtype) -> Scorer:
-    """The implementation of `score_rows`: numba's on the CPU, Triton's on CUDA, torch's if not installed or not in float32."""
+    """The implementation of `score_rows`."""
     name: str = backend
-    if backend == "auto":
+    if backend == "auto":  # torch if the compiler is not installed or the scores are not in float32
         name = {"cpu": "numba", "cuda": "triton"}.get(device, "torch") if dtype == torch.float32 else "torch"
         if name != "torch" and importlib.util.find_spec(name) is None:
             log.info("%s is not installed: the sort loss runs in plain torch", name)

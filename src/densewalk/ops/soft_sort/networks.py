@@ -17,7 +17,7 @@ Swap = Callable[[Tensor], Tensor]  # y -> share
 
 
 class Layer(NamedTuple):
-    """Comparators of wires u and u + stride, for the first `stride` wires of each block of 2 stride wires."""
+    """Comparators of wires u and u + stride in blocks of 2 stride wires."""
 
     offset: int  # wire where the blocks begin
     stride: int
@@ -37,7 +37,7 @@ class Layer(NamedTuple):
         return whole + list(range(end, end + self.tail))
 
     def slices(self, wires: Tensor, *shares: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Views (lower wires, upper wires, *shares) of the whole blocks and of the tail; `wires` [n, ...], `shares` [comparators, ...]."""
+        """Views of `wires` [n, ...] (lower, upper) and `shares` [comparators, ...], blocks and tail."""
         end = self.offset + 2 * self.stride * self.blocks
         split = self.first + self.stride * self.blocks
         if self.blocks:
@@ -64,7 +64,7 @@ class Network:
 
     @cached_property
     def wiring(self) -> NDArray[np.int64]:
-        """Of each comparator: lower wire a, upper wire b, and the range [from, to) of inputs that can have reached either.
+        """Of each comparator: wires a and b, and the range [from, to) of inputs that reach them.
 
         Outside that range the columns a and b of P are still zero; in most of bitonic's layers it is half the inputs or fewer.
         """

@@ -47,7 +47,7 @@ _CAUCHY, _LOGISTIC, _GAUSSIAN, _RECIPROCAL = (_KINDS.index(kind) for kind in ("c
 
 
 class _Wiring(NamedTuple):
-    """A network as arrays: of each comparator its wires, its sign, and start and length of its part of the matrices.
+    """Of each comparator: wires, sign, and start and length of its part of the matrices.
 
     The integers are unsigned: signed ones make every access check for counting from the end.
     """
@@ -102,7 +102,7 @@ def score_rows(
 
 @_compiled
 def _score_rows(wiring, kind, student, teacher, losses, grad):
-    """Fill `losses` [rows] and, unless it is empty, `grad` [rows, n]; p[k, i] is P[i, k]. `student` and `teacher` are overwritten."""
+    """Fill `losses` [rows] and `grad` [rows or 0, n]; overwrite the scores. p[k, i] is P[i, k]."""
     n, comparators = student.shape[1], len(wiring.low)
     p, q = np.empty(n * n, _F), np.empty(n * n, _F)
     kept = np.empty(wiring.reach.sum(), _F)
@@ -123,7 +123,7 @@ def _score_rows(wiring, kind, student, teacher, losses, grad):
 
 @_compiled
 def _compare(wiring, kind, x, shares, slopes, gaps):
-    """Shares of all comparators for scores x [n] (overwritten); gaps are x_b - x_a, slopes d share / d gap."""
+    """Shares, gaps x_b - x_a and slopes d share / d gap for scores x [n] (overwritten)."""
     y = np.empty(len(shares), _F)
     low, high, signs, layers = wiring.low, wiring.high, wiring.signs, wiring.layers
     for layer in range(len(layers) - 1):
@@ -199,7 +199,7 @@ def _swap_cauchy(begin, end, y, shares, slopes):
 
 @_compiled
 def _mix(wiring, shares, targets, p, q, kept):
-    """Mix P by the student's shares, keeping differences for the backward pass, and Q by the teacher's."""
+    """Mix P by the student's shares, keeping differences, and Q by the teacher's."""
     low, high, reaches = wiring.matrix_low, wiring.matrix_high, wiring.reach
     at = np.uint64(0)
     for c in range(len(shares)):
@@ -239,7 +239,7 @@ def _mix_backward(wiring, shares, g, kept, grad):
 
 @_compiled
 def _cross_entropy(p, q):
-    """-sum q log max(p, FLOOR); the logarithm is a polynomial so that it runs in vector registers.
+    """-sum q log max(p, FLOOR), by a polynomial that runs in vector registers.
 
     p = 2^e m with sqrt(1/2) <= m < sqrt(2);  log p = e log 2 + 2 (z + z^3/3 + ... + z^9/9),  z = (m - 1) / (m + 1), |z| < 0.172
     """

@@ -48,7 +48,7 @@ score_rows = partial(loss.score_rows, mix=mix_and_score)
 def _mix_rows(
     low, high, shares, targets, losses, grad, scratch, rows, n, comparators, size, floor, with_gradient: tl.constexpr, width: tl.constexpr
 ):
-    """Losses [rows] and, if with_gradient, d loss / d shares [comparators, rows]; p[k * width + i] is P[i, k]."""
+    """Fill losses [rows] and grad [comparators, rows]; p[k * width + i] is P[i, k]."""
     lane = tl.arange(0, width)
     p = scratch + tl.program_id(0).to(tl.int64) * size + lane
     q = p + n * width
