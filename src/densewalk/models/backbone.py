@@ -58,7 +58,8 @@ class Tokens:
 class LastBlock:
     """The final tokens, and queries, keys and CLS attention of the last block.
 
-    query, key: before rotary positions. cls_attention: softmax(q_cls k^T / sqrt(head_dim)) of the patches (rows sum to less than 1), after rotary positions.
+    query, key: before rotary positions.
+    cls_attention: softmax(q_cls k^T / sqrt(head_dim)) of the patches (rows sum to less than 1), after rotary positions.
     """
 
     tokens: Tokens

@@ -92,7 +92,7 @@ def spherical_kmeans(
     return best
 
 
-def sample_points(x: Shaped[Tensor, "points *rest"], most: int, generator: np.random.Generator) -> Shaped[Tensor, "some *rest"]:
+def sample_points(x: Shaped[Tensor, " points *rest"], most: int, generator: np.random.Generator) -> Shaped[Tensor, " some *rest"]:
     """At most `most` random points, in their order."""
     if len(x) <= most:
         return x

@@ -95,7 +95,7 @@ def best_sources(
 ) -> tuple[Float[Tensor, "batch patches kept"], Int[Tensor, "batch patches kept"]]:
     """The largest similarities of every target in its window, descending, and their sources.
 
-    A source is frame * patches + patch. Twice `top_k` of them (or all sources, if fewer), to include ties at the k-th value; -inf if a window holds less.
+    A source is frame * patches + patch. Twice `top_k` of them (or all, if fewer), to include ties; -inf if a window holds less.
     """
     window = math.prod(min(size, 2 * rule.reach + 1) for size in rule.grid)
     most = max(1, BUDGET // (len(context) * window * math.prod(TILE)))
