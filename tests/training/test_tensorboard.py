@@ -101,8 +101,8 @@ def test_the_files_of_a_finished_training_lie_beside_its_curve(tmp_path):
     fit(state, steps=4, tensorboard=True)
     (out / "tensorboard").mkdir(parents=True)
     (out / "tensorboard" / "events.out.tfevents.1.old").touch()
-    learning_curve.keep_curves(state, out, tensorboard=True)
+    learning_curve.copy_learning_curve(state, out, tensorboard=True)
     assert events(out) == curves(out) == curves(state)
     assert len(list((out / "tensorboard").iterdir())) == 1
-    learning_curve.keep_curves(state, out, tensorboard=False)
+    learning_curve.copy_learning_curve(state, out, tensorboard=False)
     assert not (out / "tensorboard").exists()

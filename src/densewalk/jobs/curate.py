@@ -23,6 +23,6 @@ def curate(spec: CurationSpec, backbone: Path, receipts: Sequence[Path], out: Pa
     network = read_backbone(spec.backbone, spec.arch, backbone).eval().to(distributed.local_device(execution.device))
     sources = [source for path, name in zip(receipts, spec.data or {}, strict=True) for source in read_sources(path, name)]
     key = spec.backbone.key if isinstance(spec.backbone, CheckpointFile) else None
-    cls = feature_cache(execution).around(network.cls, f"cls {file_sha256(backbone)} {key}")
+    cls = feature_cache(execution).wrap(network.cls, f"cls {file_sha256(backbone)} {key}")
     receipt = choose(spec.settings, sources, network, cls, out, workers=execution.workers)
     write_receipt(out, receipt)

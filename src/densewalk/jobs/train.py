@@ -66,7 +66,7 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
                 "execution": execution.model_dump(mode="json"),
             }
             draw(method, data, out / "training")
-            learning_curve.keep_curves(held.folder, out, tensorboard=execution.tensorboard)
+            learning_curve.copy_learning_curve(held.folder, out, tensorboard=execution.tensorboard)
             export_run(method.export(), spec, out, TrainingRecord.model_validate(facts), loaded)
 
 
@@ -91,7 +91,7 @@ def train(
     for part in method.modules():
         if isinstance(part, Backbone):
             part.gradient_checkpointing = execution.gradient_checkpointing
-            part.through = compiled or part.through
+            part.run_blocks = compiled or part.run_blocks
     trained = loop.train(
         method,
         data,

@@ -12,12 +12,11 @@ from densewalk.models.architecture import Interpolation
 def interpolate_positions(
     table: Float[Tensor, "1 old_patches dim"], grid: tuple[int, int], mode: Interpolation
 ) -> Float[Tensor, "1 new_patches dim"]:
-    """Resample a square table of position embeddings to another grid, bicubically, the way the weights' family does.
+    """Resample a square table of positions bicubically; the families' ways differ by 1 to 5 %.
 
     offset: by the scale factor (grid + 0.1) / side, no antialias (DINO, iBOT, DINOv2 without registers).
     antialias: by size, with antialias (DINOv2 with registers, timm).
     size: by size, without antialias (MAE, ViTDet, mmsegmentation).
-    The families differ by 1 to 5 % of the embedding, so the choice is part of a checkpoint's description.
     """
     side = math.isqrt(table.shape[1])
     if side * side != table.shape[1]:

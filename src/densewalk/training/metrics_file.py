@@ -1,9 +1,8 @@
-"""The learning curve of a training as a file that anyone may read while it grows. Free of torch.
+"""The file of a training's learning curve, which may be read while it grows. Free of torch.
 
 results/state/{run}-s{seed}-{hash}/metrics.jsonl      {"step": 20, "time": 1760000000.0, "loss": 8.1, "lr": 0.0004, ...}
 
-A point is one line, written whole and at once. A reader may still meet a line that is only begun: the writer was killed in it, or
-is about to go on.
+Each point is one line, written at once. The last line may be cut off: the writer was killed, or has not finished.
 """
 
 import json
@@ -16,7 +15,7 @@ NOT_QUANTITIES = ("step", "time")
 
 
 def read_points(path: Path) -> list[Point]:
-    """The points in their order, without lines that are cut off; none if there is no such file."""
+    """The points in order, without lines that are cut off; none if there is no file."""
     points = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
@@ -27,16 +26,16 @@ def read_points(path: Path) -> list[Point]:
 
 
 def append_point(path: Path, point: Point) -> None:
-    """One more point; it is on its way to the disk when this returns."""
+    """Append one point."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(as_line(point))
 
 
 def as_line(point: Point) -> str:
-    """A point as it stands in the file."""
+    """The line of a point."""
     return json.dumps(point) + "\n"
 
 
 def quantities(points: Iterable[Point]) -> list[str]:
-    """The names of all quantities, in the order in which they occur."""
+    """Names of all quantities, in the order of their first point."""
     return list(dict.fromkeys(name for point in points for name in point if name not in NOT_QUANTITIES))

@@ -11,7 +11,7 @@ from densewalk.training.schedules import Schedule
 
 @dataclass
 class ParamGroup:
-    """Parameters that share schedules; both have one value per optimiser step."""
+    """Parameters that share schedules; both have one value per optimizer step."""
 
     name: str
     params: list[nn.Parameter]
@@ -21,9 +21,8 @@ class ParamGroup:
 
 
 def decay_groups(name: str, named_params: Sequence[tuple[str, nn.Parameter]], lr: Schedule, decay: Schedule) -> list[ParamGroup]:
-    """Two groups, with and without weight decay: biases and one-dimensional parameters are not decayed (all three papers)."""
+    """Two groups: biases and one-dimensional parameters have no weight decay (all papers)."""
     trainable = [(n, p) for n, p in named_params if p.requires_grad]
     plain = [p for n, p in trainable if n.endswith(".bias") or p.ndim == 1]
     decayed = [p for n, p in trainable if not (n.endswith(".bias") or p.ndim == 1)]
-    zero = decay * 0.0
-    return [ParamGroup(f"{name}/decay", decayed, lr, decay), ParamGroup(f"{name}/no_decay", plain, lr, zero)]
+    return [ParamGroup(f"{name}/decay", decayed, lr, decay), ParamGroup(f"{name}/no_decay", plain, lr, decay * 0.0)]

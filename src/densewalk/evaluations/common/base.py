@@ -35,7 +35,7 @@ class Job:
         Args:
             what: names what `dense` gives where it is not `Backbone.dense`.
         """
-        return dense if self.cache is None else self.cache.around(dense, file_sha256(backbone_path) + what)
+        return dense if self.cache is None else self.cache.wrap(dense, file_sha256(backbone_path) + what)
 
 
 @dataclass(frozen=True)

@@ -135,11 +135,11 @@ def clusters(features: Float[Tensor, "patches dim"], count: int, seed: int) -> U
     """Proposals 1 to `count` for objects in one frame: k-means of the normalised features."""
     from densewalk.ops.clustering import (
         kmeans,
-        nearest_centre,  # scikit-learn: slow to import, and the usual task does without
+        nearest_center,  # scikit-learn: slow to import, and the usual task does without
     )
 
     unit = F.normalize(features, dim=-1)
-    return (nearest_centre(unit, kmeans(unit, count, seed=seed)) + 1).byte().cpu().numpy()
+    return (nearest_center(unit, kmeans(unit, count, seed=seed)) + 1).byte().cpu().numpy()
 
 
 # -- scores ----------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from densewalk.evaluations.mmlab import (
 )
 from densewalk.evaluations.mmlab.data import ItemStream, SeededDataset, seed_everything
 from densewalk.evaluations.mmlab.experiment import PREFIX, Config, Experiment
-from densewalk.training.learning_curve import Curve, keep_curves, require_finite
+from densewalk.training.learning_curve import LearningCurve, copy_learning_curve, require_finite_loss
 from densewalk.training.signals import StopRequest, stop_signals
 from densewalk.training.state import State
 
@@ -62,7 +62,7 @@ def run(experiment: Experiment, job: Job, inputs: Mapping[str, str]) -> dict[str
         with stop_signals() as stop:
             runner = StatefulRunner(experiment, job, state, stop, scratch)
             runner.train()
-        keep_curves(state.folder, job.out, tensorboard=job.tensorboard)
+        copy_learning_curve(state.folder, job.out, tensorboard=job.tensorboard)
         if experiment.test_model is not None:
             runner.model = MODELS.build(experiment.test_model | {"segmentor": runner.model})
         found = runner.test()
@@ -208,7 +208,7 @@ class ProgressHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Called after a resume."""
         self.progress = Progress("train", runner.max_iters, done=runner.iter)
-        self.curve = Curve(self.state.folder / CURVE, runner.iter, every=CURVE_EVERY, tensorboard=self.tensorboard)
+        self.curve = LearningCurve(self.state.folder / CURVE, runner.iter, every=CURVE_EVERY, tensorboard=self.tensorboard)
 
     def after_train_iter(self, runner: Runner, outputs: dict[str, torch.Tensor], **_: Any) -> None:
         """One iteration is done; `outputs` are its losses."""
@@ -252,7 +252,7 @@ class StateHook(Hook):
         """
         done, last = runner.iter + 1, runner.iter + 1 == runner.max_iters
         if self.stop.requested or last or time.monotonic() - self.saved >= SAVE_SECONDS:
-            require_finite(outputs["loss"], runner.iter, self.state.folder / CURVE)
+            require_finite_loss(outputs["loss"], runner.iter, self.state.folder / CURVE)
             self.state.save(done, content_of(runner, done))
             self.saved = time.monotonic()
         if self.stop.requested and not last:

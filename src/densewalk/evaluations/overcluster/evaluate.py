@@ -30,7 +30,7 @@ from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungari
 from densewalk.evaluations.overcluster.settings import OverclusterSettings
 from densewalk.models.feature_cache import Dense
 from densewalk.models.loading import load
-from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_centre
+from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_center
 
 RELEASED_BATCH = 32
 
@@ -92,7 +92,7 @@ def cluster(
 ) -> Int[Tensor, "images rows columns"]:
     """The number of each patch's cluster."""
     centres = kmeans(points.flatten(0, 2), clusters, seed=seed, iterations=settings.iterations, restarts=settings.restarts)
-    return torch.stack([nearest_centre(image, centres) for image in points])
+    return torch.stack([nearest_center(image, centres) for image in points])
 
 
 def match(

@@ -53,7 +53,7 @@ from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
 from densewalk.models.loading import load
 from densewalk.ops.attention_mask import foreground_masks
-from densewalk.ops.clustering import POINTS, PrincipalComponents, kmeans, nearest_centre, sample, spherical_kmeans
+from densewalk.ops.clustering import POINTS, PrincipalComponents, kmeans, nearest_center, sample_points, spherical_kmeans
 
 CUTS = (0.55, 0.75)  # shares of the clusters that may be background
 ROUNDED = 0.05
@@ -181,7 +181,7 @@ def cluster_all(settings: UnsupervisedSegmentationSettings, side: Side, seed: in
         iterations=settings.iterations,
         restarts=settings.restarts,
     )
-    return torch.stack([nearest_centre(image, centres) for image in side.points])
+    return torch.stack([nearest_center(image, centres) for image in side.points])
 
 
 def precisions(
@@ -250,9 +250,9 @@ def parts(
         return labels
     patch = reduced(torch.arange(rows * columns).view(1, rows, columns), settings.mask_size)
     pixels = (patch + rows * columns * torch.arange(images)[:, None, None])[enlarged(foreground, settings.mask_size)]
-    seen = side.points.flatten(0, 2)[sample(pixels, count * POINTS, np.random.default_rng(seed))]
+    seen = side.points.flatten(0, 2)[sample_points(pixels, count * POINTS, np.random.default_rng(seed))]
     centres = kmeans(seen, count, seed=seed, iterations=settings.iterations, restarts=settings.restarts)
-    labels[foreground] = 1 + nearest_centre(side.points[foreground], centres)
+    labels[foreground] = 1 + nearest_center(side.points[foreground], centres)
     return labels
 
 
