@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 
 from densewalk.core import distributed
 from densewalk.core.errors import UserError
-from densewalk.core.files import write_json
 from densewalk.core.hashing import file_sha256
 from densewalk.core.progress import log
 from densewalk.core.provenance import record
@@ -29,6 +28,7 @@ from densewalk.study.specs import RunSpec
 from densewalk.training import learning_curve, loop
 from densewalk.training.execution import Execution
 from densewalk.training.method import Method
+from densewalk.training.progress_files import PLAN, TrainingPlan
 from densewalk.training.state import State
 from densewalk.training.tensorboard import require_tensorboard
 
@@ -83,7 +83,8 @@ def train(
     total, per_epoch = settings.total_steps(len(data))
     log.info("%s, seed %d: %d samples, %d steps of batch %d", spec.run, spec.seed, len(data), total, settings.batch_size)
     if distributed.rank() == 0:  # for `densewalk status`
-        write_json(state.folder / "plan.json", {"steps": total, "gpus": distributed.world_size() if device.type == "cuda" else 0})
+        gpus = distributed.world_size() if device.type == "cuda" else 0
+        write_model(state.folder / PLAN, TrainingPlan(steps=total, gpus=gpus))
     torch.manual_seed(spec.seed)
     method = kind(settings, backbone, total, per_epoch, spec.seed)
     method.diagnostics = state.folder

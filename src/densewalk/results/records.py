@@ -10,46 +10,30 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import TypedDict
 
+from densewalk.core.errors import UserError
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import read_model
 from densewalk.models.catalog import Labels
 from densewalk.models.origin import Origin
+from densewalk.training.progress_files import CostRecord
 
 AGAIN = "delete it, so that it is made again (snakemake does so)"
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
-NotNegative = Annotated[float, Field(ge=0)]
-
-
-class _Record(Settings):
-    model_config = ConfigDict(allow_inf_nan=False, use_attribute_docstrings=False)
-
-
-class CostRecord(_Record):
-    """None for what the device does not tell, which is never the same as zero.
-
-    seconds: wall time. gpu_hours: of all GPUs. peak_rss_mib: of the largest process. peak_gpu_mib: what torch had allocated at
-    once on the fullest GPU. energy_wh: of all GPUs, whoever used them.
-    """
-
-    seconds: NotNegative
-    gpu_hours: NotNegative | None
-    peak_rss_mib: NotNegative
-    peak_gpu_mib: NotNegative | None
-    energy_wh: NotNegative | None
 
 
 class TrainingRecord(CostRecord):
     """What a training was. processes: of the last attempt. execution: how it was run, which changes no hash."""
 
-    steps: Annotated[int, Field(ge=1)]
-    samples_seen: Annotated[int, Field(ge=1)]
-    processes: Annotated[int, Field(ge=1)]
+    steps: int = Field(ge=1)
+    samples_seen: int = Field(ge=1)
+    processes: int = Field(ge=1)
     device: str
     execution: dict[str, Any]
 
 
-class Provenance(_Record):
+class Provenance(Settings):
     """Which code made it, with which packages, on which machine. dirty: tracked files differed from the commit."""
 
     commit: str
@@ -58,7 +42,7 @@ class Provenance(_Record):
     host: str
 
 
-class MadeRun(_Record):
+class MadeRun(Settings):
     """The specification that a run was made by (study/specs.py), as it was then: what else it says is kept unread."""
 
     model_config = ConfigDict(extra="allow")
@@ -79,6 +63,14 @@ class RunRecord(Provenance):
     spec: MadeRun
     training: TrainingRecord | None
     loaded: str | None
+
+
+class Details(TypedDict, total=False):
+    """More numbers, by names of the evaluation's own. IoU: of each class, which the page draws."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    IoU: dict[str, float | None]
 
 
 class ResultRecord(Provenance, CostRecord):
@@ -104,10 +96,10 @@ class ResultRecord(Provenance, CostRecord):
     published_protocol: str | None
     published_metrics: dict[str, str] | None
     version: int
-    metrics: Annotated[dict[str, float | None], Field(min_length=1)]
-    n: Annotated[int, Field(ge=0)]
+    metrics: dict[str, float | None] = Field(min_length=1)
+    n: int = Field(ge=0)
     unit: str
-    details: dict[str, Any]
+    details: Details
     config_hash: Hash
     run_hash: Hash
     device: str
@@ -123,25 +115,40 @@ class ResultRecord(Provenance, CostRecord):
 
 
 def read_run(path: Path) -> RunRecord:
-    """The record of a run.
+    """Read the record of a run.
 
     Raises:
-        UserError: it is missing or broken; the message names file and key.
+        UserError: it is missing, broken or another run's; the message names file and key.
     """
-    return read_model(path, RunRecord, "record of a run", AGAIN)
+    record = read_model(path, RunRecord, "record of a run", AGAIN)
+    _require_place(path, run=record.spec.run, seed=record.spec.seed)
+    return record
 
 
 def read_result(path: Path) -> ResultRecord:
-    """The record of a result.
+    """Read the record of a result.
 
     Raises:
-        UserError: it is missing or broken; the message names file and key.
+        UserError: it is missing, broken or another run's; the message names file and key.
     """
-    return read_model(path, ResultRecord, "result record", AGAIN)
+    record = read_model(path, ResultRecord, "result record", AGAIN)
+    _require_place(path, run=record.run, seed=record.seed, evaluation=record.evaluation)
+    return record
+
+
+def _require_place(path: Path, **names: str | int) -> None:
+    """A record in the folder of a run and seed, {run}/s{seed}/{evaluation}.json, must be theirs."""
+    folder = path.absolute().parent
+    if not re.fullmatch(r"s\d+", folder.name):
+        return
+    place = {"run": folder.parent.name, "seed": int(folder.name[1:]), "evaluation": path.stem}
+    for key, found in names.items():
+        if found != place[key]:
+            raise UserError(f"{path} belongs elsewhere: {key}: {place[key]} by its place (found {found})", todo=f"move it there, or {AGAIN}")
 
 
 def read_results(paths: Sequence[Path]) -> list[ResultRecord]:
-    """The records in the order of the runs and evaluations they were given in; seeds ascend.
+    """Read records; they come in the order in which their runs and evaluations were given, seeds ascending.
 
     Raises:
         UserError: one of them is missing or broken.
@@ -156,6 +163,6 @@ def _order(names: Iterable[str]) -> dict[str, int]:
 
 
 def results_in(folder: Path) -> list[Path]:
-    """The result records of a folder of results, {run}/s{seed}/{evaluation}.json, by name."""
+    """List the result records of a folder of results, {run}/s{seed}/{evaluation}.json, by name."""
     others = ("run.json", "features.json")
     return [p for p in sorted(folder.glob("*/s*/*.json")) if re.fullmatch(r"s\d+", p.parent.name) and p.name not in others]

@@ -21,7 +21,7 @@ from densewalk.curation.settings import CurationSettings
 from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.models.catalog import Checkpoint, Labels
 from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
-from densewalk.results.plan import Plan, PlannedEvaluation, PlannedRun
+from densewalk.results.plan import Plan, PlannedEvaluation, PlannedRun, result_key
 from densewalk.study.checks import check_study
 from densewalk.study.public_checkpoints import with_public_checkpoints
 from densewalk.study.registry import TABLES, Evaluation, Run, Table
@@ -146,8 +146,8 @@ class Study(Settings):
             )
             for name, e in self.evaluations.items()
         }
-        hashes = {f"{run}/s{seed}/{name}": self.evaluation_spec(run, seed, name).hash for run, seed, name in self.evaluation_jobs()}
-        return Plan(study=self.study, runs=runs, evaluations=evaluations, hashes=hashes, sources=[*self.videos, *self.images])
+        hashes = {result_key(*job): self.evaluation_spec(*job).hash for job in self.evaluation_jobs()}
+        return Plan(study=self.study, runs=runs, evaluations=evaluations, hashes=hashes)
 
     # -- specifications ----------------------------------------------------------------------------------------------
 
