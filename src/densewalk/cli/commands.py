@@ -198,13 +198,12 @@ def features(args: argparse.Namespace) -> None:
 
 def tables(args: argparse.Namespace) -> None:
     """Write one table."""
-    from densewalk.results.formats import write_latex, write_markdown
+    from densewalk.results.formats import write_formats
     from densewalk.results.records import results_in
     from densewalk.results.tables import write_table
 
     write_table([record for path in args.records for record in (results_in(path) if path.is_dir() else [path])], args.table, args.out)
-    write_markdown(args.out, args.out.with_suffix(".md"))
-    write_latex(args.out, args.out.with_suffix(".tex"))
+    write_formats(args.out)
 
 
 def diff(args: argparse.Namespace) -> int:

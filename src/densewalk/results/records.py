@@ -32,6 +32,11 @@ class TrainingRecord(CostRecord):
     device: str
     execution: dict[str, Any]
 
+    @property
+    def process_hours(self) -> float:
+        """Hours of all processes, on whatever device."""
+        return self.seconds * self.processes / 3600
+
 
 class Provenance(Settings):
     """Which code made it, with which packages, on which machine. dirty: tracked files differed from the commit."""
@@ -40,6 +45,11 @@ class Provenance(Settings):
     dirty: bool
     versions: dict[str, str]
     host: str
+
+    @property
+    def code(self) -> str:
+        """The commit in short, and whether it was changed."""
+        return self.commit[:12] + ("+dirty" if self.dirty else "")
 
 
 class MadeRun(Settings):
@@ -144,7 +154,9 @@ def _require_place(path: Path, **names: str | int) -> None:
     place = {"run": folder.parent.name, "seed": int(folder.name[1:]), "evaluation": path.stem}
     for key, found in names.items():
         if found != place[key]:
-            raise UserError(f"{path} belongs elsewhere: {key}: {place[key]} by its place (found {found})", todo=f"move it there, or {AGAIN}")
+            raise UserError(
+                f"{path} belongs elsewhere: {key}: {place[key]} by its place (found {found})", todo=f"move it there, or {AGAIN}"
+            )
 
 
 def read_results(paths: Sequence[Path]) -> list[ResultRecord]:

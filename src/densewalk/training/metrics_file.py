@@ -23,7 +23,7 @@ def read_points(path: Path) -> list[Point]:
     Raises:
         UserError: a whole line is no point.
     """
-    points = []
+    points: list[Point] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             point = json.loads(line)

@@ -37,9 +37,7 @@ def evaluation_sections(plan: Plan, records: Sequence[ResultRecord], missing: Se
     return sections
 
 
-def _table(
-    name: str, label: str, plan: Plan, records: Sequence[ResultRecord], missing: Sequence[Output], hours: Hours
-) -> EvaluationTable:
+def _table(name: str, label: str, plan: Plan, records: Sequence[ResultRecord], missing: Sequence[Output], hours: Hours) -> EvaluationTable:
     """A row for each run of the plan, whether there is a result or not."""
     planned = plan.evaluations[name]
     groups, metrics = {run: group for (run, _), group in grouped(records).items()}, metrics_in(records)

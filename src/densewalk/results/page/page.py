@@ -24,7 +24,7 @@ from densewalk.results.page.sections import costs, curves, features, predictions
 from densewalk.results.page.study_graph import study_diagram
 from densewalk.results.page.view import Facts, Page, PlainTable
 from densewalk.results.plan import Plan, result_key
-from densewalk.results.records import ResultRecord, read_results, read_run
+from densewalk.results.records import read_results, read_run
 from densewalk.results.tables import cost_table, tidy_table
 
 
@@ -79,7 +79,7 @@ def headline(plan: Plan, results: Path, found: int, wanted: int) -> Facts:
     done = [path for run, seed in plan.trainings() if (path := results / run / f"s{seed}" / "run.json").is_file()]
     trainings = [training for path in done if (training := read_run(path).training)]
     gpu_hours = sum(t.gpu_hours or 0 for t in trainings)
-    hours = sum(t.seconds * t.processes for t in trainings) / 3600
+    hours = sum(t.process_hours for t in trainings)
     return [
         ("runs", str(len(plan.runs))),
         ("trainings done", f"{len(trainings)} of {len(plan.trainings())}"),
