@@ -700,8 +700,8 @@ def test_pictures_show_what_the_student_is_shown(compat: str, tmp_path: Path, mo
 
 
 def test_spread_stays_away_from_the_ends() -> None:
-    assert features.spread(100, 4) == [12, 37, 62, 87]
-    assert features.spread(2, 4) == [0, 1]
+    assert features.evenly_spaced(100, 4) == [12, 37, 62, 87]
+    assert features.evenly_spaced(2, 4) == [0, 1]
 
 
 # -- whole runs ------------------------------------------------------------------------------------------------------

@@ -291,7 +291,7 @@ def test_cost_says_whose_time_it_is():
         evaluations = {"incontext_voc": {**PLAN["evaluations"]["incontext_voc"], "runs": list(runs)}}
         hashes = {f"{run}/s0/incontext_voc": "" for run in runs}
         plan = Plan.model_validate({**PLAN, "runs": runs, "evaluations": evaluations, "hashes": hashes})
-        return str(costs(plan, records).charts[0].svg)
+        return str(costs(plan, records)[0].svg)
 
     assert "GPU minutes, initial runs included" in charts(1.0, 1.0)
     assert "CPU process minutes" in charts(None, None)

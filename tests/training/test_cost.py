@@ -101,8 +101,8 @@ def test_energy_that_is_not_known_is_empty(nvml, tmp_path, reason):
 def test_an_unmeasured_attempt_makes_the_sum_unknown():
     measured = Cost(seconds=1, gpu_hours=1, peak_rss_mib=5, peak_gpu_mib=7, energy_wh=2)
     unmeasured = Cost(seconds=2, gpu_hours=None, peak_rss_mib=3, peak_gpu_mib=None, energy_wh=None)
-    assert measured.after(unmeasured) == Cost(seconds=3, gpu_hours=None, peak_rss_mib=5, peak_gpu_mib=None, energy_wh=None)
-    assert measured.after(measured) == Cost(seconds=2, gpu_hours=2, peak_rss_mib=5, peak_gpu_mib=7, energy_wh=4)
+    assert measured.after(unmeasured) == Cost(3, None, 5, None, None)
+    assert measured.after(measured) == Cost(2, 2, 5, 7, 4)
 
 
 def test_several_processes_share_one_bill(nvml, tmp_path, monkeypatch):

@@ -1,10 +1,10 @@
-"""What would stop a study, found before a GPU is asked for.
+"""Find what would stop a study, before a GPU is asked for.
 
     densewalk doctor                              # this machine
     densewalk doctor --config config.yaml         # and all data and checkpoints of a study
     densewalk doctor --config config.yaml --slurm # and the cluster's commands
 
-Data are looked at by the evaluations' own readers, checkpoints are loaded as a run loads them: nothing is judged by rules of its own.
+The evaluations' own readers look at their data, and checkpoints are loaded as a run loads them.
 """
 
 import platform
@@ -35,7 +35,8 @@ from densewalk.study.config import Study
 from densewalk.study.registry import evaluation_module
 from densewalk.training.tensorboard import require_tensorboard
 
-SPARE = 20 * 2**30  # bytes that a study's results, caches and states should find free
+Check = Callable[[], str]  # what was found; raises a UserError
+SPARE = 20 * 2**30  # bytes that should be free for a study's results, caches and states
 CODECS = ("h264", "hevc", "av1", "vp9")  # what walking tours come in
 SLURM = ("sbatch", "squeue", "scancel", "sacct")
 
@@ -50,11 +51,9 @@ class Finding:
 
 
 def examine(study: Study | None, *, slurm: bool = False, config: Path | None = None) -> list[Finding]:
-    """All findings, problems among them. config: the study's file, which commands name."""
-    subjects: dict[str, Callable[[], str]] = {"Python": _python, "torch": _torch, "video": _video, "disk": _disk}
-    if slurm:
-        subjects["Slurm"] = _slurm
-    return [_look(subject, check) for subject, check in (*subjects.items(), *(_of_study(study, config) if study else ()))]
+    """Run all checks of this machine and of a study. config: the study's file, which commands name."""
+    checks = [*_machine_checks(slurm), *(_study_checks(study, config) if study else ())]
+    return [_finding(subject, check) for subject, check in checks]
 
 
 def table(findings: Iterable[Finding]) -> str:
@@ -63,7 +62,7 @@ def table(findings: Iterable[Finding]) -> str:
     return columns(("what", "state", "found, or what to do"), rows)
 
 
-def _look(subject: str, check: Callable[[], str]) -> Finding:
+def _finding(subject: str, check: Check) -> Finding:
     try:
         return Finding(subject, check())
     except UserError as error:
@@ -71,6 +70,12 @@ def _look(subject: str, check: Callable[[], str]) -> Finding:
 
 
 # -- this machine ------------------------------------------------------------------------------------------------------
+
+
+def _machine_checks(slurm: bool) -> Iterator[tuple[str, Check]]:
+    yield from (("Python", _python), ("torch", _torch), ("video", _video), ("disk", _disk))
+    if slurm:
+        yield "Slurm", _slurm
 
 
 def _python() -> str:
@@ -107,7 +112,7 @@ def _slurm() -> str:
 # -- a study -----------------------------------------------------------------------------------------------------------
 
 
-def _of_study(study: Study, config: Path | None) -> Iterator[tuple[str, Callable[[], str]]]:
+def _study_checks(study: Study, config: Path | None) -> Iterator[tuple[str, Check]]:
     if study.execution.tensorboard:
         yield "execution.tensorboard", _event_files
     for name, video in study.videos.items():
@@ -123,8 +128,8 @@ def _of_study(study: Study, config: Path | None) -> Iterator[tuple[str, Callable
         yield f"evaluations.{name}", partial(_with_command, partial(data_of, evaluation.protocol, settings), command)
 
 
-def _with_command(check: Callable[[], str], command: str | None) -> str:
-    """The check; where it fails, with the command that gets the data, or completes them."""
+def _with_command(check: Check, command: str | None) -> str:
+    """The check; if it fails, its message ends with the command that gets or completes the data."""
     try:
         return check()
     except UserError as error:
@@ -153,13 +158,13 @@ def _image_folder(settings: ImagesSettings) -> str:
 def _checkpoint(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
     path = Path(checkpoint.file)
     if not path.is_file():
-        raise UserError(f"{path} does not exist", todo=_way_to(name, checkpoint, config))
+        raise UserError(f"{path} does not exist", todo=_how_to_get(name, checkpoint, config))
     if checkpoint.sha256 or receipt_path(path).exists():
         verify(path, sha256=checkpoint.sha256, url=checkpoint.url)
     return str(load(path, checkpoint.arch, key=checkpoint.key, interpolation=checkpoint.interpolation).report)
 
 
-def _way_to(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
+def _how_to_get(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
     """How to get a checkpoint's file."""
     wanted = checkpoint.arch if checkpoint.arch.startswith("timm/") else name
     found = public_checkpoint(wanted)
@@ -169,14 +174,11 @@ def _way_to(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
     return f"densewalk fetch --config {shlex.quote(str(config or 'CONFIG'))}" if checkpoint.url else "put it there or correct `file`"
 
 
-# -- data, by the readers of the evaluations ---------------------------------------------------------------------------
-
-
 def data_of(protocol: str, settings: Any) -> str:
-    """What an evaluation's data hold, counted; a sample is opened.
+    """Count what an evaluation's data hold, and open a sample.
 
     Raises:
-        UserError: what the evaluation would stop with.
+        UserError: the one that would stop the evaluation.
     """
     counts = ", ".join(f"{count} {what}" for what, count in evaluation_module(protocol).describe_data(settings).items())
     return f"{settings.root}: {counts}"

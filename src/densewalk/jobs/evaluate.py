@@ -25,11 +25,7 @@ from densewalk.training.tensorboard import require_tensorboard
 
 
 def evaluate(spec: EvaluationSpec, backbone: Path, state: Path, out: Path, execution: Execution) -> None:
-    """Evaluate one backbone by one protocol and write the result record `out`.
-
-    Args:
-        state: folder of the resumable state.
-    """
+    """Evaluate one backbone by one protocol; `state` is the folder of the resumable state, `out` the result record."""
     if execution.tensorboard:
         require_tensorboard()
     made = read_run(backbone.with_name("run.json"))
@@ -37,8 +33,8 @@ def evaluate(spec: EvaluationSpec, backbone: Path, state: Path, out: Path, execu
     with State(state, {"backbone": file_sha256(backbone)}), metered(state / "cost.json", device) as meter:
         job = Job(out.with_suffix(""), state, spec.seed, str(device), execution.workers, feature_cache(execution), execution.tensorboard)
         result = evaluation_module(spec.protocol).evaluate(spec.settings, backbone, job)
-    require_metrics(result, spec.settings.METRICS)
     settings, init = spec.settings, made.spec.init
+    require_metrics(result, settings.METRICS)
     facts = {
         "run": spec.run,
         "seed": spec.seed,
@@ -73,6 +69,6 @@ def evaluate(spec: EvaluationSpec, backbone: Path, state: Path, out: Path, execu
 
 
 def require_metrics(result: Result, promised: Iterable[str]) -> None:
-    """An evaluation delivers the metrics it promises: a column must not vanish from a table unseen."""
+    """Require the metrics that an evaluation promises: a column must not vanish from a table unseen."""
     if set(result.metrics) != set(promised):
         raise AssertionError(f"metrics {sorted(result.metrics)} instead of {sorted(promised)}")

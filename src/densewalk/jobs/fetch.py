@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from densewalk.data.download.fetch import fetch, receipt_path, verify
 from densewalk.data.download.unpack import unpack
 from densewalk.data.video.probe import probe
 from densewalk.jobs.doctor import data_of
-from densewalk.models.catalog import Checkpoint, published
+from densewalk.models.catalog import Checkpoint, public_checkpoint, published
+from densewalk.study.config import Study
 from densewalk.study.registry import parse_evaluation
 
 
@@ -210,6 +212,35 @@ def fetch_video(address: str, target: Path, *, codec: str = "avc1", height: int 
     write_json(receipt_path(target), receipt)
     log.info("%s: %s, %d lines, %.2f fps", target, info.codec, info.height, info.fps)
     return receipt
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def fetch_checkpoints(names: Sequence[str], study: Study | None) -> Iterator[str]:
+    """Download public checkpoints and all of a study; a line for each that comes.
+
+    Raises:
+        UserError: a name is unknown, nothing is asked for, or some could not be fetched, the others all the same.
+    """
+    wanted = dict(study.checkpoints) if study else {}
+    for name in names:
+        try:
+            found = public_checkpoint(name)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if found is None:
+            raise UserError(f"no public checkpoint is called '{name}'", allowed="what `densewalk checkpoints` lists, or timm/NAME")
+        wanted[found[0]] = Checkpoint.model_validate(found[1])
+    problems = []
+    for name, checkpoint in wanted.items():
+        try:
+            yield f"{checkpoint.file}  sha256 {fetch_checkpoint(name, checkpoint)['sha256']}"
+        except UserError as error:
+            log.error("error: %s", error)
+            problems.append(name)
+    if problems or not wanted:
+        raise UserError(f"not fetched: {', '.join(problems)}" if problems else "nothing to fetch", todo="see above, or name a checkpoint")
 
 
 def fetch_checkpoint(name: str, checkpoint: Checkpoint) -> dict[str, Any]:

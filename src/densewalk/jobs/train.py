@@ -18,7 +18,7 @@ from densewalk.core.progress import log
 from densewalk.core.provenance import record
 from densewalk.core.typed_files import write_model
 from densewalk.data.sources import Source
-from densewalk.jobs.inputs import initial_backbone, read_sources
+from densewalk.jobs.inputs import initial_backbone, read_data
 from densewalk.models.backbone import Backbone
 from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.export import export_backbone, write_card
@@ -37,8 +37,7 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
     """Make one run's backbone: train it, or for a baseline take it over.
 
     Args:
-        init: the initial backbone's file, unless it is random.
-        receipts: of the prepared data, in the specification's order.
+        init: file of the initial backbone, unless it is random. receipts: of the prepared data, in the specification's order.
         state: folder of the resumable state. out: folder of the results.
     """
     backbone = initial_backbone(spec, init)
@@ -48,7 +47,7 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
         return
     if execution.tensorboard:
         require_tensorboard()
-    sources = [source for path, name in zip(receipts, spec.data or {}, strict=True) for source in read_sources(path, name)]
+    sources = read_data(receipts, spec.data or {})
     inputs = {str(path): file_sha256(path) for path in [*receipts, *([init] if init else [])]}
     device = distributed.local_device(execution.device)
     with distributed.process_group(device):
@@ -65,7 +64,7 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
                 "device": str(device),
                 "execution": execution.model_dump(mode="json"),
             }
-            draw(method, data, out / "training")
+            draw_images(method, data, out / "training")
             learning_curve.keep_curves(held.folder, out, tensorboard=execution.tensorboard)
             export_run(method.export(), spec, out, TrainingRecord.model_validate(facts), loaded)
 
@@ -106,8 +105,8 @@ def train(
     return method, data, trained
 
 
-def draw(method: Method, data: "Dataset[Any]", folder: Path) -> None:
-    """The method's pictures of what it has learnt, in place of those of an earlier training."""
+def draw_images(method: Method, data: "Dataset[Any]", folder: Path) -> None:
+    """Draw the method's images of what it has learnt, in place of those of an earlier training."""
     if folder.is_dir():
         shutil.rmtree(folder)
     with torch.no_grad():
@@ -120,19 +119,21 @@ def export_run(backbone: Backbone, spec: RunSpec, out: Path, training: TrainingR
     Args:
         loaded: what was taken from the initial backbone's file.
     """
-    facts = record()
     compat = spec.settings.deviations if spec.settings else ""
     made = {"config_hash": spec.hash, "arch": backbone.arch.name, "compat": compat, "training": training, "loaded": loaded}
-    write_model(out / "run.json", RunRecord.model_validate({**made, "spec": spec.model_dump(mode="json"), **facts}))
-    init = "random weights" if spec.init.kind == "random" else spec.init.name
-    described = {"run": spec.run, "seed": spec.seed, "method": spec.method, "compat": compat or "-", "init": init}
-    data = ", ".join(spec.data or {}) or "no data"
-    known = {
-        "data": data,
+    run = RunRecord.model_validate({**made, "spec": spec.model_dump(mode="json"), **record()})
+    write_model(out / "run.json", run)
+    facts = {
+        "run": spec.run,
+        "seed": spec.seed,
+        "method": spec.method,
+        "compat": compat or "-",
+        "init": "random weights" if spec.init.kind == "random" else spec.init.name,
+        "data": ", ".join(spec.data or {}) or "no data",
         "config_hash": spec.hash,
-        "commit": facts["commit"],
+        "commit": run.commit,
         "loaded": f"\nInitial weights: {loaded}.\n" if loaded else "",
     }
-    write_card(backbone, out / "card.md", {**described, **known})
+    write_card(backbone, out / "card.md", facts)
     export_backbone(backbone, out / "backbone.safetensors", run=f"{spec.run}-s{spec.seed}", config_hash=spec.hash)
     log.info("wrote %s", out / "backbone.safetensors")

@@ -80,26 +80,26 @@ def condensed(table: pd.DataFrame) -> pd.DataFrame:
     """A wide table's columns that a reader compares: what was run, on what, and `mean ± interval (published)` for each metric."""
     constant = [c for c in ("compat", "evaluation") if table[c].nunique() <= 1]
     shown = [c for c in ("run", "method", "init", "arch", "compat", "evaluation", "dataset", "seeds") if c not in constant]
-    metrics = {m: [number_text(*(row[m + s] for s in ("", *SUFFIXES[:2]))) for _, row in table.iterrows()] for m in metrics_of(table)}
-    return pd.concat([table[shown], pd.DataFrame(metrics, index=table.index, dtype=str)], axis=1)
+    numbers = {m: _numbers(table, [m, *(m + suffix for suffix in SUFFIXES[:2])]) for m in metrics_of(table)}
+    return table[shown].assign(**numbers)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """The tidy table without its seeds: one line per run, evaluation and metric; GPU-hours are the mean over the seeds."""
     keys = ["run", "method", "init", "arch", "compat", "evaluation", "metric", "seeds"]
     once = table.drop_duplicates(keys)
-    values = [number_text(*cells) for cells in once[["mean", "ci95", "published"]].itertuples(index=False)]
-    spent = table.assign(spent=pd.to_numeric(table["training_gpu_hours"])).groupby(keys, sort=False)["spent"].mean()
-    return once[keys].assign(value=values, gpu_hours=[fixed(float(hours), 4) for hours in spent])
+    hours = table.assign(hours=pd.to_numeric(table["training_gpu_hours"])).groupby(keys, sort=False)["hours"].mean()
+    return once[keys].assign(value=_numbers(once, ["mean", "ci95", "published"]), gpu_hours=[fixed(float(h), 4) for h in hours])
 
 
-def number_text(mean: str, interval: str, published: str) -> str:
-    """A number with its interval and the published one, as far as they are known."""
-    return (mean or "–") + (f" ± {interval}" if interval else "") + (f" (published {published})" if published else "")
+def _numbers(table: pd.DataFrame, columns: list[str]) -> list[str]:
+    """Each row's mean with its interval and the published value, as far as they are known."""
+    return [
+        (mean or "–") + (f" ± {interval}" if interval else "") + (f" (published {published})" if published else "")
+        for mean, interval, published in table[columns].itertuples(index=False)
+    ]
 
 
 def protocols(table: pd.DataFrame) -> list[tuple[str, str, str]]:
     """Evaluation, data set and protocol of a wide table's rows, each once."""
-    if not metrics_of(table):
-        return []
-    return list(dict.fromkeys(zip(table["evaluation"], table["dataset"], table["protocol"], strict=True)))
+    return list(dict.fromkeys(zip(table["evaluation"], table["dataset"], table["protocol"], strict=True))) if metrics_of(table) else []

@@ -8,34 +8,46 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pynvml as nvml
 import torch
 
 from densewalk.core import distributed
+from densewalk.core.files import write_json
 from densewalk.core.progress import log
-from densewalk.core.typed_files import write_model
 from densewalk.training.progress_files import CostRecord, read_progress
 
 
-class Cost(CostRecord):
-    """What a job has cost so far."""
+@dataclass(frozen=True)
+class Cost:
+    """None for what the device does not tell, which is never the same as zero.
+
+    seconds: wall time. gpu_hours: of all GPUs. peak_rss_mib: of the largest process. peak_gpu_mib: what torch had allocated at
+    once on the fullest GPU. energy_wh: of all GPUs, whoever used them.
+    """
+
+    seconds: float
+    gpu_hours: float | None
+    peak_rss_mib: float
+    peak_gpu_mib: float | None
+    energy_wh: float | None
 
     def after(self, before: "Cost") -> "Cost":
         """Of both attempts together; what one of them did not measure is not known of both."""
         return Cost(
-            seconds=self.seconds + before.seconds,
-            gpu_hours=_both(sum, self.gpu_hours, before.gpu_hours),
-            peak_rss_mib=max(self.peak_rss_mib, before.peak_rss_mib),
-            peak_gpu_mib=_both(max, self.peak_gpu_mib, before.peak_gpu_mib),
-            energy_wh=_both(sum, self.energy_wh, before.energy_wh),
+            self.seconds + before.seconds,
+            _both(sum, self.gpu_hours, before.gpu_hours),
+            max(self.peak_rss_mib, before.peak_rss_mib),
+            _both(max, self.peak_gpu_mib, before.peak_gpu_mib),
+            _both(sum, self.energy_wh, before.energy_wh),
         )
 
     def record(self) -> dict[str, float | None]:
         """For a result record."""
         digits = {"seconds": 2, "gpu_hours": 4, "peak_rss_mib": 1, "peak_gpu_mib": 1, "energy_wh": 3}
-        return {name: None if value is None else round(value, digits[name]) for name, value in self.model_dump().items()}
+        return {name: None if value is None else round(value, digits[name]) for name, value in asdict(self).items()}
 
 
 def _both(combine, one: float | None, two: float | None) -> float | None:  # type: ignore[no-untyped-def]
@@ -51,7 +63,7 @@ class Meter:
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path, self.device = path, device
-        self.before = read_progress(path, Cost) if path.exists() else None
+        self.before = Cost(**read_progress(path, CostRecord).model_dump()) if path.exists() else None
         self.begun, self.counter = time.monotonic(), energy_mj(device)
 
     def total(self) -> Cost:
@@ -72,7 +84,7 @@ class Meter:
         """Write `total` for the attempts to come; process 0 does."""
         total = self.total()
         if distributed.rank() == 0:
-            write_model(self.path, total)
+            write_json(self.path, asdict(total))
         return total
 
     def _energy_wh(self) -> float:

@@ -18,7 +18,7 @@ NOT_QUANTITIES = ("step", "time")
 
 
 def read_points(path: Path) -> list[Point]:
-    """Read the points in their order, without lines that are cut off; none if there is no such file.
+    """The points in their order, without lines that are cut off; none if the file does not exist.
 
     Raises:
         UserError: a whole line is no point.

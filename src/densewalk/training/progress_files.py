@@ -21,7 +21,7 @@ PLAN = "plan.json"
 class TrainingPlan(Settings):
     """Steps in all, and on how many GPUs."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=0)
     gpus: int = Field(ge=0)
 
 

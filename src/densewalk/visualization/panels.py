@@ -1,4 +1,4 @@
-"""Pictures of one size side by side, with titles, as one PNG."""
+"""Images of one size side by side, with titles, as one PNG."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,10 @@ from matplotlib.patches import Patch
 
 from densewalk.core.files import atomic_write
 
-# -- panels ----------------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture and what stands above it; `colour` frames it."""
+    """An image and what is above it; `colour` frames it."""
 
     image: UInt8[np.ndarray, "height width 3"]
     title: str = ""
@@ -27,10 +25,10 @@ class Panel:
 def write_panels(
     path: str | Path, rows: Sequence[Sequence[Panel]], legend: Mapping[str, Any] | None = None, *, width: float = 3.0, note: str = ""
 ) -> None:
-    """Write pictures in rows and columns of one size; a row may be short.
+    """Write images in rows and columns of one size; a row may be short.
 
     Args:
-        legend: text -> colour, below the pictures. width: of a column in inches. note: a line at the foot.
+        legend: text -> color, below the images. width: of a column in inches. note: a line at the foot.
     """
     columns = max(len(row) for row in rows)
     aspect = max(panel.image.shape[0] / panel.image.shape[1] for row in rows for panel in row)
@@ -48,7 +46,7 @@ def write_panels(
     if note:
         figure.supxlabel(note, fontsize=8)
     if legend:
-        handles = [Patch(facecolor=colour, edgecolor="0.6", label=text) for text, colour in legend.items()]
+        handles = [Patch(facecolor=color, edgecolor="0.6", label=text) for text, color in legend.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, metadata={"Software": None})

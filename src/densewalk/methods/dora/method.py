@@ -74,7 +74,7 @@ from densewalk.methods.dora.tracking import (
 )
 from densewalk.models.backbone import Backbone
 from densewalk.ops.sinkhorn import NonFiniteScores
-from densewalk.visualization.features import spread, uncut
+from densewalk.visualization.features import evenly_spaced, uncut
 from densewalk.visualization.overlays import TrackedClip, tracking_strip
 
 CLIPS_SHOWN = 4  # in the picture of a finished training
@@ -187,7 +187,7 @@ class Dora(SelfDistillation):
         assert isinstance(data, DoraViews)
         heads = torch.arange(self.settings.objects, device=self.center.device)
         rows = []
-        for number in spread(len(data), CLIPS_SHOWN):
+        for number in evenly_spaced(len(data), CLIPS_SHOWN):
             frames = uncut(data.clips[number], PICTURE_SCALE * self.settings.global_size, self.teacher.backbone.patch)
             seen = self.look(normalize(frames / 255).to(self.center.device)[None])
             tracks = self.tracks(seen, heads)

@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
-import pandas as pd
 from markupsafe import Markup, escape
 
 from densewalk import __version__
 from densewalk.core.files import atomic_write
 from densewalk.core.provenance import commit
 from densewalk.results.missing import Output, survey
+from densewalk.results.page.charts import method_legend
 from densewalk.results.page.evaluation_tables import evaluation_sections
-from densewalk.results.page.sections import costs, curves, features, predictions, training_images
+from densewalk.results.page.sections import all_methods, costs, curves, features, predictions, training_images
 from densewalk.results.page.study_graph import study_diagram
-from densewalk.results.page.view import Facts, Page, PlainTable
+from densewalk.results.page.view import Facts, Page
 from densewalk.results.plan import Plan, result_key
 from densewalk.results.records import read_results, read_run
 from densewalk.results.tables import cost_table, tidy_table
@@ -56,19 +56,21 @@ def contents(plan: Plan, results: Path) -> Page:
     paths = [results / f"{result_key(*job)}.json" for job in plan.jobs()]
     records = read_results([path for path in paths if path.is_file()])
     missing = [output for outputs in survey(plan, results) for output in outputs.missing]
+    charts = costs(plan, records)
     folders = {run: results / run / f"s{planned.seeds[0]}" for run, planned in plan.runs.items()}
     return Page(
         title=plan.study,
         facts=headline(plan, results, len(records), len(paths)),
         missing=missing,
         diagram=study_diagram(plan, incomplete(plan, missing)),
-        costs=costs(plan, records),
+        legend=method_legend(all_methods(plan, records)) if charts else None,
+        costs=charts,
         sections=evaluation_sections(plan, records, missing),
         features=features(folders),
         training=training_images(plan, folders),
         predictions=predictions(plan, folders),
         curves=curves(plan, results),
-        numbers=[_plain("all", tidy_table(records)), _plain("cost", cost_table(records))] if records else [],
+        numbers={"all": tidy_table(records), "cost": cost_table(records)} if records else {},
         version=__version__,
         commit=commit()[0][:12],
     )
@@ -105,7 +107,3 @@ def incomplete(plan: Plan, missing: Sequence[Output]) -> dict[str, str]:
             state = "outdated" if all(output.state == "outdated" for output in own) else "missing"
             texts[run] = f"{len(own)} result{'s' if len(own) > 1 else ''} {state}"
     return texts
-
-
-def _plain(name: str, table: pd.DataFrame) -> PlainTable:
-    return PlainTable(name, list(table.columns), table.to_numpy().tolist())

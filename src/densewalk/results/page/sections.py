@@ -14,8 +14,8 @@ import PIL.Image
 from markupsafe import Markup
 
 from densewalk.core.errors import UserError
-from densewalk.results.page.charts import Point, class_values, cost_and_quality, learning_curves, method_legend
-from densewalk.results.page.view import Chart, Costs, Features, Image, Predictions
+from densewalk.results.page.charts import Point, class_values, cost_and_quality, learning_curves
+from densewalk.results.page.view import Chart, Features, Image, Predictions
 from densewalk.results.plan import Plan
 from densewalk.results.records import ResultRecord
 from densewalk.results.tables import Hours, grouped, hours_with_init, mean_and_interval, training_hours
@@ -31,10 +31,10 @@ CLASSES, RUNS = 40, 6  # most that a chart of classes shows
 # -- charts ----------------------------------------------------------------------------------------------------------
 
 
-def costs(plan: Plan, records: Sequence[ResultRecord]) -> Costs | None:
-    """For each evaluation its first metric by what the backbones cost, their initial runs included; None without two runs to compare."""
+def costs(plan: Plan, records: Sequence[ResultRecord]) -> list[Chart]:
+    """For each evaluation its first metric by what the backbones cost, their initial runs included; none without two runs to compare."""
     groups, hours = grouped(records), training_hours(records)
-    methods = list(dict.fromkeys([*(run.method for run in plan.runs.values()), *(r.method for r in records)]))
+    methods = all_methods(plan, records)
     on_gpu = {bool(r.training.gpu_hours) for r in records if r.training}
     device = "process" if len(on_gpu) > 1 else "GPU" if True in on_gpu else "CPU process"
     charts = []
@@ -44,7 +44,12 @@ def costs(plan: Plan, records: Sequence[ResultRecord]) -> Costs | None:
         if len(points) > 1:
             metric = next(iter(own[points[0].run][0].metrics))
             charts.append(Chart(f"{evaluation}: {metric}", cost_and_quality(evaluation, metric, points, device, methods)))
-    return Costs(method_legend(methods), charts) if charts else None
+    return charts
+
+
+def all_methods(plan: Plan, records: Sequence[ResultRecord]) -> list[str]:
+    """The methods of the page, each with a color and marker of its own."""
+    return list(dict.fromkeys([*(run.method for run in plan.runs.values()), *(r.method for r in records)]))
 
 
 def _point(run: str, group: Sequence[ResultRecord], hours: Hours, plan: Plan) -> Point | None:
@@ -126,8 +131,23 @@ def features(folders: Mapping[str, Path]) -> Features | None:
     return Features(
         images=list(images.values()),
         components={run: _components(run, folders[run], list(images), record) for run, record in records.items()},
-        attention=[_attention(run, folders[run], record) for run, record in records.items()],
-        nearest=[_nearest(run, folders[run]) for run, record in records.items() if record.nearest],
+        attention=[
+            embed(
+                f"what the CLS token of {run} attends to in {_title(record.images[0])}, by {record.heads} heads",
+                folders[run] / "features" / "attention_0.png",
+                label=run,
+            )
+            for run, record in records.items()
+        ],
+        nearest=[
+            embed(
+                f"nearest patches of three patches, before and after the training of {run}",
+                folders[run] / "features" / "nearest.png",
+                label=run,
+            )
+            for run, record in records.items()
+            if record.nearest
+        ],
     )
 
 
@@ -142,16 +162,6 @@ def _components(run: str, folder: Path, images: Sequence[tuple[str, int]], recor
         image = embed(f"principal components of {run} for {_title(drawn)}", folder / "features" / f"pca_{i}.png")
         cells[drawn.source, drawn.number] = replace(image, note=f"{100 * sum(drawn.variance):.0f} % of the variance")
     return [cells.get(key) for key in images]
-
-
-def _attention(run: str, folder: Path, record: FeaturesRecord) -> Image:
-    title = f"what the CLS token of {run} attends to in {_title(record.images[0])}, by {record.heads} heads"
-    return embed(title, folder / "features" / "attention_0.png", label=run)
-
-
-def _nearest(run: str, folder: Path) -> Image:
-    title = f"nearest patches of three patches, before and after the training of {run}"
-    return embed(title, folder / "features" / "nearest.png", label=run)
 
 
 def training_images(plan: Plan, folders: Mapping[str, Path]) -> list[Image]:

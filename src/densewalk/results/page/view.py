@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 from markupsafe import Markup
 
 from densewalk.results.missing import Output
@@ -80,23 +81,6 @@ class Section:
 
 
 @dataclass(frozen=True)
-class PlainTable:
-    """A table as it is in its file."""
-
-    name: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Charts of cost and quality."""
-
-    legend: Markup
-    charts: Sequence[Chart]
-
-
-@dataclass(frozen=True)
 class Features:
     """Images of backbones' features. components: of each run, one for each image, None of one that it has not seen."""
 
@@ -118,18 +102,19 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything on the page, in its order."""
+    """Everything on the page, in its order. legend: of the charts of costs."""
 
     title: str
     facts: Facts
     missing: Sequence[Output]
     diagram: Markup
-    costs: Costs | None
+    legend: Markup | None
+    costs: Sequence[Chart]
     sections: Sequence[Section]
     features: Features | None
     training: Sequence[Image]
     predictions: Sequence[Predictions]
     curves: Sequence[Chart]
-    numbers: Sequence[PlainTable]
+    numbers: Mapping[str, pd.DataFrame]
     version: str
     commit: str
