@@ -20,6 +20,7 @@ import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -37,18 +38,19 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="densewalk", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str) -> argparse.ArgumentParser:
-        """A command; its function has the same name, and the function's docstring is its help."""
+    def command(name: str, *paths: str) -> argparse.ArgumentParser:
+        """Add the command that calls the function of its name; `paths` are arguments that must be given."""
         function = getattr(commands, name.replace("-", "_"))
         text = inspect.getdoc(function)
-        added = subparsers.add_parser(name, help=text, description=text)
-        added.set_defaults(command=function)
-        return added
+        p = subparsers.add_parser(name, help=text, description=text)
+        p.set_defaults(command=function)
+        for path in paths:
+            required: dict[str, Any] = {"required": True} if path.startswith("--") else {}
+            p.add_argument(path, type=Path, **required)
+        return p
 
-    p = command("check")
-    p.add_argument("config", type=Path)
-    p = command("status")
-    p.add_argument("config", type=Path)
+    command("check", "config")
+    p = command("status", "config")
     p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results, where you are)")
     p = command("doctor")
     p.add_argument("--config", type=Path, help="also look at this study's data and checkpoints, from the folder where you are")
@@ -66,53 +68,35 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--codec", default="avc1", help="walking_tours: avc1, vp9 or av01")
     p.add_argument("--height", type=int, default=1080, help="walking_tours: lines, at most")
     command("schema")
-    p = command("probe")
-    p.add_argument("video", type=Path)
-    p = command("add-video")
-    p.add_argument("video", type=Path)
+    command("probe", "video")
+    p = command("add-video", "video")
     p.add_argument("--out", default="-", help="the study's configuration; - prints it, and the report to standard error (default)")
     p.add_argument("--sheet", type=Path, help="contact sheet (default: {video's name}.png beside --out)")
     p.add_argument("--all-frames", action="store_true", help="look at every frame also of a long video")
 
-    p = command("generate")
+    p = command("generate", "--root")
     p.add_argument("--settings", type=_json(SyntheticSettings), required=True)
-    p.add_argument("--root", type=Path, required=True)
-    p = command("prepare-video")
+    p = command("prepare-video", "--out", "--receipt")
     p.add_argument("--settings", type=_json(VideoSettings), required=True)
-    p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--receipt", type=Path, required=True)
-    p = command("check-images")
+    p = command("check-images", "--receipt")
     p.add_argument("--settings", type=_json(ImagesSettings), required=True)
-    p.add_argument("--receipt", type=Path, required=True)
 
-    p = command("curate")
-    _job_options(p)
-    p.add_argument("--backbone", type=Path, required=True)
+    p = command("curate", "--backbone", "--out")
     p.add_argument("--data", type=Path, nargs="+", required=True, metavar="RECEIPT")
-    p = command("train")
     _job_options(p)
-    p.add_argument("--state", type=Path, required=True, help="folder of the resumable state")
-    p.add_argument("--init", type=Path, help="file of the initial backbone, unless it is random")
-    p.add_argument("--data", type=Path, nargs="*", default=[], metavar="RECEIPT")
+    p = command("train", "--out")
     p.add_argument("--nodes", type=int, default=1, help="of the Slurm job; each runs a process per GPU that Slurm gives it")
-    p = command("evaluate")
-    _job_options(p)
-    p.add_argument("--state", type=Path, required=True, help="folder of the resumable state")
-    p.add_argument("--backbone", type=Path, required=True)
-    p = command("features")
-    _job_options(p)
+    _job_options(p, "--init", "--data", "--state")
+    p = command("evaluate", "--backbone", "--out")
+    _job_options(p, "--state")
+    p = command("features", "--backbone", "--out")
     p.add_argument("--settings", type=_json(PictureSettings), required=True)
-    p.add_argument("--init", type=Path, help="file of the initial backbone, unless it is random")
-    p.add_argument("--backbone", type=Path, required=True)
-    p.add_argument("--data", type=Path, nargs="*", default=[], metavar="RECEIPT")
+    _job_options(p, "--init", "--data")
 
-    p = command("tables")
-    p.add_argument("--table", required=True, help="a task's name, `all` for the tidy table, `cost`")
-    p.add_argument("--out", type=Path, required=True, help="CSV file; Markdown and LaTeX are written beside it")
+    p = command("tables", "--out")
+    p.add_argument("--table", required=True, help="a task's name, `all` for the tidy table, `cost`; --out is CSV, others come beside it")
     p.add_argument("records", type=Path, nargs="*", help="result records, or folders of results: all in them")
-    p = command("diff")
-    p.add_argument("before", type=Path)
-    p.add_argument("after", type=Path)
+    p = command("diff", "before", "after")
     p.add_argument("--csv", type=Path, help="also write the changes to this file")
     p = command("report")
     p.add_argument("config", type=Path, nargs="?", help="the study's configuration")
@@ -122,9 +106,15 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _job_options(p: argparse.ArgumentParser) -> None:
+def _job_options(p: argparse.ArgumentParser, *more: str) -> None:
+    """Options of jobs that a specification describes."""
     p.add_argument("--spec", type=Path, required=True, help="results/specs/{hash}.json, which the workflow writes")
-    p.add_argument("--out", type=Path, required=True)
+    if "--init" in more:
+        p.add_argument("--init", type=Path, help="file of the initial backbone, unless it is random")
+    if "--data" in more:
+        p.add_argument("--data", type=Path, nargs="*", default=[], metavar="RECEIPT")
+    if "--state" in more:
+        p.add_argument("--state", type=Path, required=True, help="folder of the resumable state")
     p.add_argument(
         "--execution",
         type=_json(Execution),

@@ -5,12 +5,11 @@ results/{run}/s{seed}/{evaluation}.json    ResultRecord
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
-from typing_extensions import TypedDict
+from pydantic import ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from densewalk.core.errors import UserError
 from densewalk.core.settings import Settings
@@ -20,6 +19,7 @@ from densewalk.models.origin import Origin
 from densewalk.training.progress_files import CostRecord
 
 AGAIN = "delete it, so that it is made again (snakemake does so)"
+CLASS_VALUES = TypeAdapter(dict[str, dict[str, float | None]])
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 
 
@@ -75,19 +75,12 @@ class RunRecord(Provenance):
     loaded: str | None
 
 
-class Details(TypedDict, total=False):
-    """More numbers, by names of the evaluation's own. IoU: of each class, which the page draws."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-
-    IoU: dict[str, float | None]
-
-
 class ResultRecord(Provenance, CostRecord):
     """The numbers of one evaluation of one run and seed, and all that they depend on.
 
     metrics: None for a number that is not defined. n, unit: what was scored, and how many. labels: names in the published tables.
-    published_metrics: metric -> its name there, None where all names are the same. spec: the specification (study/specs.py).
+    published_metrics: metric -> its name there, None where all names are the same. details: more numbers, of the evaluation's own.
+    spec: the specification (study/specs.py).
     """
 
     run: str
@@ -109,12 +102,23 @@ class ResultRecord(Provenance, CostRecord):
     metrics: dict[str, float | None] = Field(min_length=1)
     n: int = Field(ge=0)
     unit: str
-    details: Details
+    details: dict[str, Any]
     config_hash: Hash
     run_hash: Hash
     device: str
     training: TrainingRecord | None
     spec: dict[str, Any]
+
+    @property
+    def class_iou(self) -> dict[str, float | None] | None:
+        """IoU of each class, None where it does not occur; None of an evaluation without."""
+        return self.details.get("IoU")
+
+    @field_validator("details")
+    @classmethod
+    def _class_values(cls, details: dict[str, Any]) -> dict[str, Any]:
+        CLASS_VALUES.validate_python({key: value for key, value in details.items() if key == "IoU"}, strict=True)
+        return details
 
     @model_validator(mode="after")
     def _seed_of_the_run(self) -> Self:
@@ -166,12 +170,8 @@ def read_results(paths: Sequence[Path]) -> list[ResultRecord]:
         UserError: one of them is missing or broken.
     """
     records = [read_result(path) for path in paths]
-    runs, evaluations = _order(r.run for r in records), _order(r.evaluation for r in records)
-    return sorted(records, key=lambda r: (runs[r.run], evaluations[r.evaluation], r.seed))
-
-
-def _order(names: Iterable[str]) -> dict[str, int]:
-    return {name: i for i, name in enumerate(dict.fromkeys(names))}
+    runs, evaluations = [r.run for r in records], [r.evaluation for r in records]
+    return sorted(records, key=lambda r: (runs.index(r.run), evaluations.index(r.evaluation), r.seed))
 
 
 def results_in(folder: Path) -> list[Path]:

@@ -35,8 +35,8 @@ def costs(plan: Plan, records: Sequence[ResultRecord]) -> list[Chart]:
     """For each evaluation its first metric by what the backbones cost, their initial runs included; none without two runs to compare."""
     groups, hours = grouped(records), training_hours(records)
     methods = all_methods(plan, records)
-    on_gpu = {bool(r.training.gpu_hours) for r in records if r.training}
-    device = "process" if len(on_gpu) > 1 else "GPU" if True in on_gpu else "CPU process"
+    devices = {"GPU" if r.training.gpu_hours else "CPU process" for r in records if r.training} or {"CPU process"}
+    device = devices.pop() if len(devices) == 1 else "process"
     charts = []
     for evaluation in plan.evaluations:
         own = {run: groups[run, evaluation] for run in plan.runs if (run, evaluation) in groups}
@@ -67,8 +67,8 @@ def class_charts(records: Sequence[ResultRecord], all_runs: Sequence[str]) -> li
     """IoU of each class, a chart for each evaluation whose records have it; mean over seeds. all_runs: of the page, in their order."""
     evaluations: dict[str, dict[str, list[Mapping[str, float | None]]]] = defaultdict(lambda: defaultdict(list))
     for r in records:
-        if "IoU" in r.details:
-            evaluations[r.evaluation][r.run].append(r.details["IoU"])
+        if r.class_iou is not None:
+            evaluations[r.evaluation][r.run].append(r.class_iou)
     return [_class_chart(name, runs, all_runs) for name, runs in evaluations.items()]
 
 
