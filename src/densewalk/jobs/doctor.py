@@ -35,7 +35,7 @@ from densewalk.study.config import Study
 from densewalk.study.registry import evaluation_module
 from densewalk.training.tensorboard import require_tensorboard
 
-Check = Callable[[], str]  # what was found; raises a UserError
+Check = Callable[[], str]  # says what was found, or raises a UserError
 SPARE = 20 * 2**30  # bytes that should be free for a study's results, caches and states
 CODECS = ("h264", "hevc", "av1", "vp9")  # what walking tours come in
 SLURM = ("sbatch", "squeue", "scancel", "sacct")
@@ -52,8 +52,11 @@ class Finding:
 
 def examine(study: Study | None, *, slurm: bool = False, config: Path | None = None) -> list[Finding]:
     """Run all checks of this machine and of a study. config: the study's file, which commands name."""
-    checks = [*_machine_checks(slurm), *(_study_checks(study, config) if study else ())]
-    return [_finding(subject, check) for subject, check in checks]
+    machine: dict[str, Check] = {"Python": _python, "torch": _torch, "video": _video, "disk": _disk}
+    if slurm:
+        machine["Slurm"] = _slurm
+    findings = [_finding(subject, check) for subject, check in machine.items()]
+    return findings + [_finding(*check) for check in (_study_checks(study, config) if study else ())]
 
 
 def table(findings: Iterable[Finding]) -> str:
@@ -62,20 +65,15 @@ def table(findings: Iterable[Finding]) -> str:
     return columns(("what", "state", "found, or what to do"), rows)
 
 
-def _finding(subject: str, check: Check) -> Finding:
+def _finding(subject: str, check: Check, command: str | None = None) -> Finding:
+    """Run one check; what is wrong ends with the command that gets or completes the data."""
     try:
         return Finding(subject, check())
     except UserError as error:
-        return Finding(subject, "", " ".join(str(error).split()))
+        return Finding(subject, "", " ".join(str(error).split()) + (f"; command: {command}" if command else ""))
 
 
 # -- this machine ------------------------------------------------------------------------------------------------------
-
-
-def _machine_checks(slurm: bool) -> Iterator[tuple[str, Check]]:
-    yield from (("Python", _python), ("torch", _torch), ("video", _video), ("disk", _disk))
-    if slurm:
-        yield "Slurm", _slurm
 
 
 def _python() -> str:
@@ -112,28 +110,20 @@ def _slurm() -> str:
 # -- a study -----------------------------------------------------------------------------------------------------------
 
 
-def _study_checks(study: Study, config: Path | None) -> Iterator[tuple[str, Check]]:
+def _study_checks(study: Study, config: Path | None) -> Iterator[tuple[str, Check, str | None]]:
     if study.execution.tensorboard:
-        yield "execution.tensorboard", _event_files
+        yield "execution.tensorboard", _event_files, None
     for name, video in study.videos.items():
-        yield f"videos.{name}", partial(_with_command, partial(_video_file, video.source), command_for_file(video.source))
+        yield f"videos.{name}", partial(_video_file, video.source), command_for_file(video.source)
     for name, images in study.images.items():
-        yield f"images.{name}", partial(_with_command, partial(_image_folder, images), command_for_file(images.source))
+        yield f"images.{name}", partial(_image_folder, images), command_for_file(images.source)
     for name, checkpoint in study.checkpoints.items():
-        yield f"checkpoints.{name}", partial(_checkpoint, name, checkpoint, config)
+        yield f"checkpoints.{name}", partial(_checkpoint, name, checkpoint, config), None
     for name, evaluation in study.evaluations.items():
         settings = evaluation.settings
         known = set_of(evaluation.protocol, settings)
         command = command_for(known, settings.root) if known else None
-        yield f"evaluations.{name}", partial(_with_command, partial(data_of, evaluation.protocol, settings), command)
-
-
-def _with_command(check: Check, command: str | None) -> str:
-    """The check; if it fails, its message ends with the command that gets or completes the data."""
-    try:
-        return check()
-    except UserError as error:
-        raise UserError(f"{error}; command: {command}" if command else str(error)) from error
+        yield f"evaluations.{name}", partial(data_of, evaluation.protocol, settings), command
 
 
 def _event_files() -> str:

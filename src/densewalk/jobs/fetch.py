@@ -132,9 +132,6 @@ def write_trainaug(root: Path) -> None:
         temporary.write_text("".join(f"{name}\n" for name in names))
 
 
-# -- videos ------------------------------------------------------------------------------------------------------------
-
-
 def _videos(name: str, dataset: Dataset, choice: VideoChoice) -> dict[str, Any]:
     """Download the chosen videos, the others also if one fails."""
     fetched, problems = {}, []
@@ -202,9 +199,6 @@ def fetch_video(address: str, target: Path, *, codec: str = "avc1", height: int 
     write_json(receipt_path(target), receipt)
     log.info("%s: %s, %d lines, %.2f fps", target, info.codec, info.height, info.fps)
     return receipt
-
-
-# -- checkpoints -------------------------------------------------------------------------------------------------------
 
 
 def fetch_checkpoints(names: Sequence[str], study: Study | None) -> Iterator[str]:

@@ -25,13 +25,13 @@ from densewalk.results.records import ResultRecord, RunRecord, read_results, rea
 from densewalk.results.tables import fixed, write_csv
 
 COLUMNS = ("change", "run", "seed", "evaluation", "metric", "before", "after", "difference", "why")
-Metrics = Mapping[str, float | None]
 UNKNOWN = "nothing that the records tell: has the data, or a checkpoint's file, changed?"
+Metrics = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class Change:
-    """One number that is not the same in both folders. before, after: None where there is none."""
+    """One number that is not the same in both folders. before, after: None if there is none."""
 
     kind: str  # appeared, vanished, changed
     run: str
@@ -41,6 +41,22 @@ class Change:
     before: float | None
     after: float | None
     why: tuple[str, ...]
+
+    @property
+    def difference(self) -> str:
+        """The difference as text; empty without two values."""
+        if self.before is None or self.after is None:
+            return ""
+        difference = self.after - self.before
+        return fixed(difference, sign=True) if abs(difference) >= 0.005 else f"{difference:+.1e}"
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        before, after = (fixed(v) or "no value" for v in (self.before, self.after))
+        values = {"appeared": f"appeared: {after}", "vanished": f"vanished: {before}", "changed": f"{before} -> {after}"}[self.kind]
+        difference = f" ({self.difference})" if self.kind == "changed" and self.difference else ""
+        return f"{self.evaluation}   {self.run} seed {self.seed}   {self.metric}   {values}{difference}"
 
 
 @dataclass(frozen=True)
@@ -57,17 +73,26 @@ def compare(before: Path, after: Path) -> Comparison:
     Raises:
         UserError: one of them is none, or holds a broken record.
     """
-    old, new = (results_of(folder) for folder in (before, after))
+    old, new = (_results_of(folder) for folder in (before, after))
     changes, equal = [], 0
     for key in dict.fromkeys([*old, *new]):
         a, b = old.get(key), new.get(key)
         one, two = (record.metrics if record else {} for record in (a, b))
         kinds = {metric: _kind(metric, one, two) for metric in {**one, **two}}
-        unequal_metrics = [metric for metric, kind in kinds.items() if kind != "equal"]
-        equal += len(kinds) - len(unequal_metrics)
-        why = tuple(reasons(a, b, before, after)) if unequal_metrics and a and b else ()
-        changes += [Change(kinds[m], *key, m, one.get(m), two.get(m), why) for m in unequal_metrics]
+        different = [metric for metric, kind in kinds.items() if kind != "equal"]
+        equal += len(kinds) - len(different)
+        why = tuple(reasons(a, b, before, after)) if different and a and b else ()
+        changes += [Change(kinds[m], *key, m, one.get(m), two.get(m), why) for m in different]
     return Comparison(changes, equal)
+
+
+def _results_of(folder: Path) -> dict[tuple[str, int, str], ResultRecord]:
+    """Read the result records below a folder, by run, seed and evaluation."""
+    paths = results_in(folder)
+    if not paths:
+        found = "holds no result" if folder.is_dir() else "does not exist"
+        raise UserError(f"folder {folder} {found}", allowed="a folder with {run}/s{seed}/{evaluation}.json, e.g. my-study/results")
+    return {(r.run, r.seed, r.evaluation): r for r in read_results(paths)}
 
 
 def _kind(metric: str, before: Metrics, after: Metrics) -> str:
@@ -78,38 +103,26 @@ def _kind(metric: str, before: Metrics, after: Metrics) -> str:
     return "equal" if before[metric] == after[metric] else "changed"
 
 
-def results_of(folder: Path) -> dict[tuple[str, int, str], ResultRecord]:
-    """Read the result records below a folder, by run, seed and evaluation."""
-    paths = results_in(folder)
-    if not paths:
-        found = "holds no result" if folder.is_dir() else "does not exist"
-        raise UserError(f"folder {folder} {found}", allowed="a folder with {run}/s{seed}/{evaluation}.json, e.g. my-study/results")
-    return {(r.run, r.seed, r.evaluation): r for r in read_results(paths)}
-
-
-# -- why -------------------------------------------------------------------------------------------------------------
-
-
 def reasons(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> Iterator[str]:
     """What the records of one evaluation, and of the runs behind it, say differently."""
     found = [
         *(f"the evaluation: {text}" for text in unequal(a.spec, b.spec, ignored=("run_hash", "labels"))),
-        *run_reasons(a, b, before, after),
-        *facts(a, b),
+        *_run_reasons(a, b, before, after),
+        *_facts(a, b),
     ]
     yield from found or [UNKNOWN]
 
 
-def run_reasons(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> Iterator[str]:
+def _run_reasons(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> Iterator[str]:
     """What differs in how the backbone was made, back to the first run of the chain that differs by itself."""
-    if a.run_hash == b.run_hash:
-        one, two = (_run_record(folder, a.run, a.seed) for folder in (before, after))
-        yield from (f"the run: {text}" for text in (facts(one, two) if one and two else []))
-        return
     run, seed, where, seen = a.run, a.seed, "the run", set()
     while (run, seed) not in seen:
         seen.add((run, seed))
-        one, two = (_run_record(folder, run, seed) for folder in (before, after))
+        paths = [folder / run / f"s{seed}" / "run.json" for folder in (before, after)]
+        one, two = (read_run(path) if path.is_file() else None for path in paths)
+        if a.run_hash == b.run_hash:
+            yield from (f"the run: {text}" for text in (_facts(one, two) if one and two else []))
+            return
         if not (one and two):
             yield f"{where}: another configuration, of which run.json is not there"
             return
@@ -120,12 +133,7 @@ def run_reasons(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> 
         run, seed, where = init.name, init.seed, f"{init.name}, which it is built on"
 
 
-def _run_record(folder: Path, run: str, seed: int) -> RunRecord | None:
-    path = folder / run / f"s{seed}" / "run.json"
-    return read_run(path) if path.is_file() else None
-
-
-def facts(a: ResultRecord | RunRecord, b: ResultRecord | RunRecord) -> Iterator[str]:
+def _facts(a: ResultRecord | RunRecord, b: ResultRecord | RunRecord) -> Iterator[str]:
     """Differences in what is recorded beside a configuration."""
     for name in ("compat", "version", "device"):
         one, two = (getattr(record, name, None) for record in (a, b))
@@ -145,14 +153,8 @@ def unequal(a: Any, b: Any, *, ignored: tuple[str, ...] = (), key: str = "") -> 
             if name not in ignored:
                 yield from unequal(a.get(name), b.get(name), ignored=ignored, key=f"{key}.{name}" if key else str(name))
     elif a != b:
-        yield f"{key}: {_brief(a)} -> {_brief(b)}"
-
-
-def _brief(value: Any) -> str:
-    return "(none)" if value is None else str(value)
-
-
-# -- for people ------------------------------------------------------------------------------------------------------
+        before, after = ("(none)" if value is None else value for value in (a, b))
+        yield f"{key}: {before} -> {after}"
 
 
 def text(found: Comparison) -> str:
@@ -161,32 +163,17 @@ def text(found: Comparison) -> str:
     for change in found.changes:
         groups[change.evaluation, change.run, change.seed].append(change)
     lines = []
-    for (evaluation, run, seed), changes in groups.items():
-        lines += [f"{evaluation}   {run} seed {seed}   {change.metric}   {_values(change)}" for change in changes]
-        lines += [f"    {why}" for why in changes[0].why]
+    for changes in groups.values():
+        lines += [*(change.text for change in changes), *(f"    {why}" for why in changes[0].why)]
     kinds = Counter(change.kind for change in found.changes)
     counts = ", ".join(f"{kinds[kind]} {kind}" for kind in ("changed", "appeared", "vanished"))
     return "\n".join([*lines, f"{found.equal} numbers are equal, {counts}"])
 
 
-def _values(change: Change) -> str:
-    before, after = (fixed(v) or "no value" for v in (change.before, change.after))
-    if change.kind == "changed":
-        return f"{before} -> {after}" + (f" ({_difference(change)})" if _difference(change) else "")
-    return f"{change.kind}: {after if change.kind == 'appeared' else before}"
-
-
-def _difference(change: Change) -> str:
-    if change.before is None or change.after is None:
-        return ""
-    difference = change.after - change.before
-    return fixed(difference, sign=True) if abs(difference) >= 0.005 else f"{difference:+.1e}"
-
-
 def write_changes(found: Comparison, path: Path) -> None:
     """Write the changes as CSV, one line each."""
     rows = [
-        (c.kind, c.run, str(c.seed), c.evaluation, c.metric, fixed(c.before, 6), fixed(c.after, 6), _difference(c), "; ".join(c.why))
+        (c.kind, c.run, str(c.seed), c.evaluation, c.metric, fixed(c.before, 6), fixed(c.after, 6), c.difference, "; ".join(c.why))
         for c in found.changes
     ]
     write_csv(pd.DataFrame(rows, columns=list(COLUMNS), dtype=str), path)

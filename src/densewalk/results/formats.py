@@ -61,9 +61,6 @@ def _signs(text: str) -> str:
     return text.replace("±", "$\\pm$").replace("–", "--").replace("×", "$\\times$")
 
 
-# -- what a reader compares --------------------------------------------------------------------------------------------
-
-
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a table that a reader compares."""
     if metrics_of(table):

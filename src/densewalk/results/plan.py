@@ -80,9 +80,5 @@ def result_key(run: str, seed: int, evaluation: str) -> str:
 
 
 def read_plan(path: Path) -> Plan:
-    """Read a plan.
-
-    Raises:
-        UserError: it is missing or broken.
-    """
+    """Read a plan; a UserError names file and key of what is missing or broken."""
     return read_model(path, Plan, "plan of a study", "start snakemake again, which writes it")

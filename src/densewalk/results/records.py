@@ -129,22 +129,14 @@ class ResultRecord(Provenance, CostRecord):
 
 
 def read_run(path: Path) -> RunRecord:
-    """Read the record of a run.
-
-    Raises:
-        UserError: it is missing, broken or another run's; the message names file and key.
-    """
+    """Read the record of a run; a UserError names file and key of what is missing, broken or another run's."""
     record = read_model(path, RunRecord, "record of a run", AGAIN)
     _require_place(path, run=record.spec.run, seed=record.spec.seed)
     return record
 
 
 def read_result(path: Path) -> ResultRecord:
-    """Read the record of a result.
-
-    Raises:
-        UserError: it is missing, broken or another run's; the message names file and key.
-    """
+    """Read the record of a result; a UserError names file and key of what is missing, broken or another run's."""
     record = read_model(path, ResultRecord, "result record", AGAIN)
     _require_place(path, run=record.run, seed=record.seed, evaluation=record.evaluation)
     return record
@@ -164,11 +156,7 @@ def _require_place(path: Path, **names: str | int) -> None:
 
 
 def read_results(paths: Sequence[Path]) -> list[ResultRecord]:
-    """Read records; they come in the order in which their runs and evaluations were given, seeds ascending.
-
-    Raises:
-        UserError: one of them is missing or broken.
-    """
+    """Read records; they come in the order in which their runs and evaluations were given, seeds ascending."""
     records = [read_result(path) for path in paths]
     runs, evaluations = [r.run for r in records], [r.evaluation for r in records]
     return sorted(records, key=lambda r: (runs.index(r.run), evaluations.index(r.evaluation), r.seed))

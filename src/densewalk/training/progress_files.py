@@ -47,9 +47,5 @@ class CostRecord(Settings):
 
 
 def read_progress(path: Path, model: type[Model]) -> Model:
-    """Read one of these files.
-
-    Raises:
-        UserError: it is broken; the message names file and key.
-    """
+    """Read one of these files; a UserError names file and key of what is missing or broken."""
     return read_model(path, model, "file of a training's progress", "delete it and start the job again")

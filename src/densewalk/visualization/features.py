@@ -89,9 +89,6 @@ def encode_image(backbone: Backbone, image: SourceImage) -> LastBlock:
     return replace(block, tokens=tokens, cls_attention=block.cls_attention.float().cpu())
 
 
-# -- principal components ----------------------------------------------------------------------------------------------
-
-
 def principal_components(
     patches: Float[Tensor, "patches dim"], anchor: Float[Tensor, " patches"]
 ) -> tuple[Float[np.ndarray, "patches 3"], list[float]]:
@@ -123,9 +120,6 @@ def patch_squares(values: Float[np.ndarray, "patches 3"], grid: Grid, patch: int
     return squares.repeat(patch, axis=0).repeat(patch, axis=1)
 
 
-# -- attention ---------------------------------------------------------------------------------------------------------
-
-
 def attention_maps(block: LastBlock, patch: int) -> UInt8[np.ndarray, "height width 3"]:
     """Each head's attention of CLS to the patches, from its smallest value (black) to its largest (white), heads from left to right."""
     low, high = block.cls_attention[0].aminmax(dim=1, keepdim=True)
@@ -133,9 +127,6 @@ def attention_maps(block: LastBlock, patch: int) -> UInt8[np.ndarray, "height wi
     maps = [patch_squares(head[:, None].repeat(3, axis=1), block.tokens.grid, patch) for head in stretched]
     gap = np.full((maps[0].shape[0], GAP, 3), 128, np.uint8)
     return np.concatenate([part for image in maps for part in (image, gap)][:-1], axis=1)
-
-
-# -- nearest patches ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

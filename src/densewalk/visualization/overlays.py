@@ -25,9 +25,6 @@ def overlay_colours() -> UInt8[np.ndarray, "256 3"]:
     return colors
 
 
-# -- label maps --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Row:
     """One line of a strip: an image, its ground truth and the prediction, all of one size."""
@@ -72,9 +69,6 @@ def _legend(rows: Sequence[Row], names: Sequence[str], colors: UInt8[np.ndarray,
 
 def _hexadecimal(color: Sequence[int] | UInt8[np.ndarray, "3"]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*color)
-
-
-# -- tracked objects ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -126,9 +120,6 @@ def tint_objects(
     strength = 0.7 * weights.max(axis=0)[..., None]
     gray = frame @ np.array([0.299, 0.587, 0.114]) / 255
     return np.round(255 * ((1 - strength) * gray[..., None] + strength * tint)).astype(np.uint8)
-
-
-# -- boxes -------------------------------------------------------------------------------------------------------------
 
 
 def with_boxes(

@@ -26,9 +26,5 @@ class FeaturesRecord(Settings):
 
 
 def read_features(path: Path) -> FeaturesRecord:
-    """Read the record of a backbone's drawn features.
-
-    Raises:
-        UserError: it is missing or broken; the message names file and key.
-    """
+    """Read the record of a backbone's drawn features; a UserError names file and key of what is missing or broken."""
     return read_model(path, FeaturesRecord, "record of drawn features", "delete it, so that it is made again (snakemake does so)")

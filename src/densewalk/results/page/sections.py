@@ -28,9 +28,6 @@ OF_EVALUATION = 3  # images of each evaluation and run
 CLASSES, RUNS = 40, 6  # most that a chart of classes shows
 
 
-# -- charts ----------------------------------------------------------------------------------------------------------
-
-
 def costs(plan: Plan, records: Sequence[ResultRecord]) -> list[Chart]:
     """For each evaluation its first metric by what the backbones cost, their initial runs included; none without two runs to compare."""
     groups, hours = grouped(records), training_hours(records)
@@ -111,9 +108,6 @@ def read_curve(path: Path) -> dict[str, list[float]]:
     """Read metrics.jsonl as columns, NaN where a line lacks a quantity; a line that is cut off is left out."""
     points = read_points(path)
     return {name: [point.get(name, float("nan")) for point in points] for name in dict.fromkeys(n for p in points for n in p)}
-
-
-# -- images ----------------------------------------------------------------------------------------------------------
 
 
 def features(folders: Mapping[str, Path]) -> Features | None:
