@@ -35,36 +35,36 @@ def evaluate(spec: EvaluationSpec, backbone: Path, state: Path, out: Path, execu
         result = evaluation_module(spec.protocol).evaluate(spec.settings, backbone, job)
     settings, init = spec.settings, made.spec.init
     require_metrics(result, settings.METRICS)
-    facts = {
-        "run": spec.run,
-        "seed": spec.seed,
-        "method": made.spec.method,
-        "init": init.name,
-        "init_kind": init.kind,
-        "init_seed": init.seed if isinstance(init, RunBackbone) else None,
-        "arch": made.arch,
-        "compat": made.compat,
-        "labels": spec.labels,
-        "task": settings.TABLE,
-        "evaluation": spec.evaluation,
-        "dataset": settings.dataset,
-        "protocol": settings.protocol,
-        "published_protocol": settings.published_protocol,
-        "published_metrics": settings.PUBLISHED_METRICS,
-        "version": settings.VERSION,
-        "metrics": {name: None if math.isnan(value) else value for name, value in result.metrics.items()},
-        "n": result.n,
-        "unit": result.unit,
-        "details": result.details,
-        "config_hash": spec.hash,
-        "run_hash": spec.run_hash,
-        "device": str(device),
-        **meter.total().record(),
-        "training": made.training,
-        "spec": spec.model_dump(mode="json"),
+    found = ResultRecord(
+        run=spec.run,
+        seed=spec.seed,
+        method=made.spec.method,
+        init=init.name,
+        init_kind=init.kind,
+        init_seed=init.seed if isinstance(init, RunBackbone) else None,
+        arch=made.arch,
+        compat=made.compat,
+        labels=spec.labels,
+        task=settings.TABLE,
+        evaluation=spec.evaluation,
+        dataset=settings.dataset,
+        protocol=settings.protocol,
+        published_protocol=settings.published_protocol,
+        published_metrics=settings.PUBLISHED_METRICS,
+        version=settings.VERSION,
+        metrics={name: None if math.isnan(value) else value for name, value in result.metrics.items()},
+        n=result.n,
+        unit=result.unit,
+        details=result.details,
+        config_hash=spec.hash,
+        run_hash=spec.run_hash,
+        device=str(device),
+        **meter.total().record(),  # type: ignore[arg-type]
+        training=made.training,
+        spec=spec.model_dump(mode="json"),
         **record(),
-    }
-    write_model(out, ResultRecord.model_validate(facts))
+    )
+    write_model(out, found)
     log.info("%s", ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.items()))
 
 

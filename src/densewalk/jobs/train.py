@@ -22,7 +22,7 @@ from densewalk.jobs.inputs import initial_backbone, read_data
 from densewalk.models.backbone import Backbone
 from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.export import export_backbone, write_card
-from densewalk.results.records import RunRecord, TrainingRecord
+from densewalk.results.records import MadeRun, RunRecord, TrainingRecord
 from densewalk.study.registry import method_class
 from densewalk.study.specs import RunSpec
 from densewalk.training import learning_curve, loop
@@ -56,17 +56,17 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
             return
         with State(state, inputs) as held:
             method, data, trained = train(spec, backbone, sources, held, execution, device)
-            facts = {
-                "steps": trained.steps,
-                "samples_seen": trained.samples,
-                **trained.cost.record(),
-                "processes": distributed.world_size(),
-                "device": str(device),
-                "execution": execution.model_dump(mode="json"),
-            }
+            training = TrainingRecord(
+                steps=trained.steps,
+                samples_seen=trained.samples,
+                **trained.cost.record(),  # type: ignore[arg-type]
+                processes=distributed.world_size(),
+                device=str(device),
+                execution=execution.model_dump(mode="json"),
+            )
             draw_images(method, data, out / "training")
             learning_curve.keep_curves(held.folder, out, tensorboard=execution.tensorboard)
-            export_run(method.export(), spec, out, TrainingRecord.model_validate(facts), loaded)
+            export_run(method.export(), spec, out, training, loaded)
 
 
 def train(
@@ -120,8 +120,8 @@ def export_run(backbone: Backbone, spec: RunSpec, out: Path, training: TrainingR
         loaded: what was taken from the initial backbone's file.
     """
     compat = spec.settings.deviations if spec.settings else ""
-    made = {"config_hash": spec.hash, "arch": backbone.arch.name, "compat": compat, "training": training, "loaded": loaded}
-    run = RunRecord.model_validate({**made, "spec": spec.model_dump(mode="json"), **record()})
+    made = MadeRun.model_validate(spec.model_dump(mode="json"))
+    run = RunRecord(config_hash=spec.hash, arch=backbone.arch.name, compat=compat, spec=made, training=training, loaded=loaded, **record())
     write_model(out / "run.json", run)
     facts = {
         "run": spec.run,
