@@ -68,11 +68,7 @@ class Comparison:
 
 
 def compare(before: Path, after: Path) -> Comparison:
-    """Compare two folders of results.
-
-    Raises:
-        UserError: one of them is none, or holds a broken record.
-    """
+    """Compare two folders of results."""
     old, new = (_results_of(folder) for folder in (before, after))
     changes, equal = [], 0
     for key in dict.fromkeys([*old, *new]):

@@ -52,11 +52,7 @@ class RunOutputs:
 
 
 def survey(plan: Plan, results: Path) -> Iterator[RunOutputs]:
-    """Look for everything of the plan in a folder of results.
-
-    Raises:
-        UserError: a result record is broken.
-    """
+    """Look for everything of the plan in a folder of results."""
     for run, planned in plan.runs.items():
         for seed in planned.seeds:
             backbone = _backbone(plan, results, run, seed)

@@ -50,18 +50,10 @@ Hours = dict[tuple[str, int], tuple[tuple[str, int] | None, float]]
 
 
 def write_table(paths: Sequence[Path], table: str, out: Path) -> None:
-    """Write a table of result records as CSV: `all`, `cost`, or a task's, which without a record of the task is its header alone.
-
-    Raises:
-        UserError: a record is missing or broken.
-    """
+    """Write a table of result records as CSV: `all`, `cost`, or a task's, which without a record of the task is its header alone."""
     records = read_results(paths)
-    if table == "all":
-        write_csv(tidy_table(records), out)
-    elif table == "cost":
-        write_csv(cost_table(records), out)
-    else:
-        write_csv(wide_table(of_task(records, table)), out)
+    whole = {"all": tidy_table, "cost": cost_table}
+    write_csv(whole[table](records) if table in whole else wide_table(of_task(records, table)), out)
 
 
 def of_task(records: Iterable[ResultRecord], task: str) -> list[ResultRecord]:

@@ -56,11 +56,7 @@ def status(study: Study, results: Path, now: float | None = None) -> Iterator[St
     """Report on every run and seed of the study in its order.
 
     Args:
-        results: the study's folder of results.
-        now: the time, in seconds since 1970.
-
-    Raises:
-        UserError: a record or a file of a training's progress is broken.
+        results: the study's folder of results. now: the time, in seconds since 1970.
     """
     now = time.time() if now is None else now
     for outputs in survey(study.plan(), results):

@@ -123,14 +123,14 @@ def tint_objects(
 
 
 def with_boxes(
-    image: UInt8[np.ndarray, "height width 3"], boxes: Float[np.ndarray, "boxes 4"], colour: str
+    image: UInt8[np.ndarray, "height width 3"], boxes: Float[np.ndarray, "boxes 4"], color: str
 ) -> UInt8[np.ndarray, "height width 3"]:
     """The image with outlines of the boxes x0, y0, x1, y1, thicker on a larger image."""
     drawn = Image.fromarray(image)
     thickness = max(2, round(min(drawn.size) / 120))
     for x0, y0, x1, y1 in boxes.tolist():
         if x1 > x0 and y1 > y0:
-            ImageDraw.Draw(drawn).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=thickness)
+            ImageDraw.Draw(drawn).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=thickness)
     return np.array(drawn)
 
 

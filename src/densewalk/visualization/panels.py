@@ -15,11 +15,11 @@ from densewalk.core.files import atomic_write
 
 @dataclass(frozen=True)
 class Panel:
-    """An image and what is above it; `colour` frames it."""
+    """An image and what is above it; `color` frames it."""
 
     image: UInt8[np.ndarray, "height width 3"]
     title: str = ""
-    colour: str | None = None
+    color: str | None = None
 
 
 def write_panels(
@@ -40,9 +40,9 @@ def write_panels(
             axis.spines[:].set_visible(False)
         for axis, panel in zip(axes, row, strict=False):  # a shorter row leaves axes empty
             axis.imshow(panel.image, interpolation="nearest")
-            axis.set_title(panel.title, fontsize=8, loc="left", color=panel.colour or "black")
-            if panel.colour:
-                axis.spines[:].set(color=panel.colour, linewidth=3, visible=True)
+            axis.set_title(panel.title, fontsize=8, loc="left", color=panel.color or "black")
+            if panel.color:
+                axis.spines[:].set(color=panel.color, linewidth=3, visible=True)
     if note:
         figure.supxlabel(note, fontsize=8)
     if legend:

@@ -32,11 +32,7 @@ def report(plan: Plan, results: Path, out: Path) -> None:
     """Write the page of a study.
 
     Args:
-        plan: what there should be.
-        results: the study's folder of results.
-
-    Raises:
-        UserError: a record is broken.
+        plan: what there should be. results: the study's folder of results.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined

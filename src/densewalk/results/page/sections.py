@@ -122,27 +122,16 @@ def features(folders: Mapping[str, Path]) -> Features | None:
         for i, drawn in enumerate(record.images):
             if (drawn.source, drawn.number) not in images:
                 images[drawn.source, drawn.number] = embed(_title(drawn), folders[run] / "features" / f"image_{i}.png")
-    return Features(
-        images=list(images.values()),
-        components={run: _components(run, folders[run], list(images), record) for run, record in records.items()},
-        attention=[
-            embed(
-                f"what the CLS token of {run} attends to in {_title(record.images[0])}, by {record.heads} heads",
-                folders[run] / "features" / "attention_0.png",
-                label=run,
-            )
-            for run, record in records.items()
-        ],
-        nearest=[
-            embed(
-                f"nearest patches of three patches, before and after the training of {run}",
-                folders[run] / "features" / "nearest.png",
-                label=run,
-            )
-            for run, record in records.items()
-            if record.nearest
-        ],
-    )
+    found = Features(images=list(images.values()), components={}, attention=[], nearest=[])
+    for run, record in records.items():
+        folder = folders[run] / "features"
+        found.components[run] = _components(run, folder, list(images), record)
+        title = f"what the CLS token of {run} attends to in {_title(record.images[0])}, by {record.heads} heads"
+        found.attention.append(embed(title, folder / "attention_0.png", label=run))
+        if record.nearest:
+            title = f"nearest patches of three patches, before and after the training of {run}"
+            found.nearest.append(embed(title, folder / "nearest.png", label=run))
+    return found
 
 
 def _title(drawn: DrawnImage) -> str:
@@ -153,7 +142,7 @@ def _components(run: str, folder: Path, images: Sequence[tuple[str, int]], recor
     """A run's components of each of the page's images; None of one that it has not seen."""
     cells: dict[tuple[str, int], Image] = {}
     for i, drawn in enumerate(record.images):
-        image = embed(f"principal components of {run} for {_title(drawn)}", folder / "features" / f"pca_{i}.png")
+        image = embed(f"principal components of {run} for {_title(drawn)}", folder / f"pca_{i}.png")
         cells[drawn.source, drawn.number] = replace(image, note=f"{100 * sum(drawn.variance):.0f} % of the variance")
     return [cells.get(key) for key in images]
 
@@ -188,16 +177,14 @@ def predictions(plan: Plan, folders: Mapping[str, Path]) -> list[Predictions]:
 
 
 def embed(title: str, path: Path, *, label: str = "", note: str = "") -> Image:
-    """An image file as a data address, reduced to what a page can show.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """An image file as a data address, reduced to what a page can show."""
     try:
         with PIL.Image.open(path) as file:
             image = file.convert("RGB")
     except OSError as error:
-        raise UserError(f"{path} cannot be read as an image: {error}", todo="delete the JSON file of its folder's name") from error
+        raise UserError(
+            f"{path} cannot be read as an image: {error}", todo=f"delete it, or {path.parent}.json, so that it is made again"
+        ) from error
     if path.stat().st_size <= SMALL and image.width <= WIDTH and path.suffix == ".png":
         kind, content = "png", path.read_bytes()
     else:

@@ -85,9 +85,9 @@ class Features:
     """Images of backbones' features. components: of each run, one for each image, None of one that it has not seen."""
 
     images: Sequence[Image]
-    components: Mapping[str, Sequence[Image | None]]
-    attention: Sequence[Image]
-    nearest: Sequence[Image]
+    components: dict[str, list[Image | None]]
+    attention: list[Image]
+    nearest: list[Image]
 
 
 @dataclass(frozen=True)
