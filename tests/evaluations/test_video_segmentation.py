@@ -19,7 +19,7 @@ from densewalk.jobs.prepare import prepare_images
 from densewalk.models.backbone import Backbone, Tokens
 from densewalk.models.timm_models import named_architecture
 from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_center
-from densewalk.results.tables import read_table, write_task_table
+from densewalk.results.tables import read_table, write_table
 from densewalk.study.config import parse_study
 from densewalk.training.execution import Execution
 from tests.fixtures.helpers import shared
@@ -220,7 +220,7 @@ def test_a_study_trains_scores_and_tabulates(root, tmp_path):
         evaluate_job.evaluate(spec, folder / "backbone.safetensors", tmp_path / "state" / run, folder / f"{evaluation}.json", execution)
         assert (folder / evaluation / "two.png").is_file()
     records = sorted(results.glob("*/s0/clusters.json"))
-    write_task_table(records, study.task_tables[0], tmp_path / "table.csv")
+    write_table(records, study.task_tables[0], tmp_path / "table.csv")
     table = read_table(tmp_path / "table.csv")
     assert study.task_tables == ["video_segmentation"]
     assert list(table["run"]) == ["start", "tuned"]

@@ -16,8 +16,9 @@ import pynvml as nvml
 import torch
 
 from densewalk.core import distributed
-from densewalk.core.files import read_json, write_json
+from densewalk.core.files import write_json
 from densewalk.core.progress import log
+from densewalk.training.progress_files import CostRecord, read_progress
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Meter:
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path, self.device = path, device
-        self.before = Cost(**read_json(path)) if path.exists() else None
+        self.before = Cost(**read_progress(path, CostRecord).model_dump()) if path.exists() else None
         self.begun, self.counter = time.monotonic(), energy_mj(device)
 
     def total(self) -> Cost:

@@ -10,19 +10,35 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-Point = dict[str, Any]  # `step` and `time` (seconds since 1970), and the quantities
+from densewalk.core.errors import UserError
+
+Point = dict[str, Any]  # `step` (a whole number) and `time` (seconds since 1970), and the quantities
 NOT_QUANTITIES = ("step", "time")
 
 
 def read_points(path: Path) -> list[Point]:
-    """The points in order, without lines that are cut off; none if there is no file."""
-    points = []
+    """The points in their order, without lines that are cut off; none if the file does not exist.
+
+    Raises:
+        UserError: a whole line is no point.
+    """
+    points: list[Point] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
-            points.append(json.loads(line))
+            point = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if not _is_point(point, after=points[-1]["step"] if points else -1):
+            raise UserError(f"{path} has a line that is no point of a learning curve: {line[:80]}", todo="delete the line")
+        points.append(point)
     return points
+
+
+def _is_point(value: Any, after: int) -> bool:
+    """A point has a time and a step beyond the one before; it holds numbers only."""
+    if not isinstance(value, dict) or "time" not in value or not isinstance(value.get("step"), int) or value["step"] <= after:
+        return False
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in value.values())
 
 
 def append_point(path: Path, point: Point) -> None:

@@ -23,6 +23,8 @@ from filelock import FileLock, Timeout
 from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write, read_json, write_json
 from densewalk.core.hashing import file_sha256
+from densewalk.core.typed_files import write_model
+from densewalk.training.progress_files import Seal, read_progress
 
 log = logging.getLogger("densewalk")
 
@@ -79,7 +81,7 @@ class State:
             with atomic_write(path) as temporary:
                 torch.save(dict(content), temporary)
                 digest = file_sha256(temporary)
-            write_json(path.with_suffix(".json"), {"step": step, "sha256": digest})
+            write_model(path.with_suffix(".json"), Seal(step=step, sha256=digest))
         except (OSError, RuntimeError) as error:  # torch's writer turns the system's errors into RuntimeErrors
             free = shutil.disk_usage(self.folder).free / 2**20
             raise UserError(
@@ -94,11 +96,17 @@ class State:
     def newest(self, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:
         """The newest intact checkpoint, or None."""
         for path in self._checkpoints():
-            seal = path.with_suffix(".json")
-            if seal.exists() and read_json(seal)["sha256"] == file_sha256(path):
+            if _is_intact(path):
                 return torch.load(path, map_location=map_location, weights_only=True)
             log.warning("%s is damaged or incomplete: falling back to the checkpoint before it", path)
         return None
 
     def _checkpoints(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.pt"), reverse=True)
+
+
+def _is_intact(checkpoint: Path) -> bool:
+    try:
+        return read_progress(checkpoint.with_suffix(".json"), Seal).sha256 == file_sha256(checkpoint)
+    except UserError:  # the seal is missing or broken
+        return False
