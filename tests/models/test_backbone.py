@@ -19,11 +19,10 @@ from torch import nn
 
 from densewalk.core.errors import UserError
 from densewalk.models.architecture import SIZES
+from densewalk.models.backbone import interpolate_positions
 from densewalk.models.blocks import run_block
 from densewalk.models.export import export_backbone
-from densewalk.models.key_names import to_timm
-from densewalk.models.loading import create, load
-from densewalk.models.positions import interpolate_positions
+from densewalk.models.loading import create, load, to_timm
 from densewalk.models.timm_models import named_architecture
 from densewalk.ops.cpu.linear import HAS_ONEDNN
 from densewalk.ops.cpu.switch import set_cpu_kernels

@@ -14,7 +14,7 @@ from densewalk.study.config import parse_study
 from densewalk.study.specs import RunSpec
 from densewalk.training import learning_curve
 from densewalk.training.execution import Execution
-from densewalk.training.metrics_file import quantities, read_points
+from densewalk.training.progress_files import quantities, read_points
 from tests.fixtures.toy import fit
 
 

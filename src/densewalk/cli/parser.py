@@ -32,6 +32,8 @@ from densewalk.synthetic.settings import SyntheticSettings
 from densewalk.training.execution import Execution
 from densewalk.visualization.settings import PictureSettings
 
+Command = Callable[..., argparse.ArgumentParser]
+
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their arguments."""
@@ -49,12 +51,36 @@ def parser() -> argparse.ArgumentParser:
             p.add_argument(path, type=Path, **required)
         return p
 
+    _add_study_commands(command)
+    _add_data_commands(command)
+    _add_job_commands(command)
+    return top
+
+
+def _add_study_commands(command: Command) -> None:
+    """Look at a study and at its results."""
     command("check", "config")
     p = command("status", "config")
     p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results, where you are)")
     p = command("doctor")
     p.add_argument("--config", type=Path, help="also look at this study's data and checkpoints, from the folder where you are")
     p.add_argument("--slurm", action="store_true", help="also look for Slurm's commands")
+    command("schema")
+    command("deviations")
+    p = command("tables", "--out")
+    p.add_argument("--table", required=True, help="a task's name, `all` for the tidy table, `cost`; --out is CSV, others come beside it")
+    p.add_argument("records", type=Path, nargs="*", help="result records, or folders of results: all in them")
+    p = command("diff", "before", "after")
+    p.add_argument("--csv", type=Path, help="also write the changes to this file")
+    p = command("report")
+    p.add_argument("config", type=Path, nargs="?", help="the study's configuration")
+    p.add_argument("--plan", type=Path, help="the plan that the workflow writes, in its place")
+    p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results, where you are)")
+    p.add_argument("--out", type=Path, help="default: report.html in the folder of results")
+
+
+def _add_data_commands(command: Command) -> None:
+    """Have checkpoints, data sets and videos."""
     command("checkpoints")
     p = command("fetch")
     p.add_argument("names", nargs="*", help="public checkpoints, or timm/ and a name of timm's")
@@ -67,14 +93,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--video", help="walking_tours: an address instead of the list's, under the name --name")
     p.add_argument("--codec", default="avc1", help="walking_tours: avc1, vp9 or av01")
     p.add_argument("--height", type=int, default=1080, help="walking_tours: lines, at most")
-    command("schema")
-    command("deviations")
     command("probe", "video")
     p = command("add-video", "video")
     p.add_argument("--out", default="-", help="the study's configuration; - prints it, and the report to standard error (default)")
     p.add_argument("--sheet", type=Path, help="contact sheet (default: {video's name}.png beside --out)")
     p.add_argument("--all-frames", action="store_true", help="look at every frame also of a long video")
 
+
+def _add_job_commands(command: Command) -> None:
+    """What the workflow's rules call."""
     p = command("generate", "--root")
     p.add_argument("--settings", type=_json(SyntheticSettings), required=True)
     p = command("prepare-video", "--out", "--receipt")
@@ -93,18 +120,6 @@ def parser() -> argparse.ArgumentParser:
     p = command("features", "--backbone", "--out")
     p.add_argument("--settings", type=_json(PictureSettings), required=True)
     _job_options(p, "--init", "--data")
-
-    p = command("tables", "--out")
-    p.add_argument("--table", required=True, help="a task's name, `all` for the tidy table, `cost`; --out is CSV, others come beside it")
-    p.add_argument("records", type=Path, nargs="*", help="result records, or folders of results: all in them")
-    p = command("diff", "before", "after")
-    p.add_argument("--csv", type=Path, help="also write the changes to this file")
-    p = command("report")
-    p.add_argument("config", type=Path, nargs="?", help="the study's configuration")
-    p.add_argument("--plan", type=Path, help="the plan that the workflow writes, in its place")
-    p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results, where you are)")
-    p.add_argument("--out", type=Path, help="default: report.html in the folder of results")
-    return top
 
 
 def _job_options(p: argparse.ArgumentParser, *more: str) -> None:

@@ -14,13 +14,13 @@ https://github.com/facebookresearch/dinov3 (dinov3/models, dinov3/hub), transfor
 """
 
 import json
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from densewalk.core.errors import UserError
-from densewalk.models.key_names import substitute
 
 BIASES = (".q_bias", ".v_bias")
 ZERO_BIASES = "biases of queries and values, which the file leaves out, are zero"
@@ -105,3 +105,10 @@ def describe_changes(weights: Mapping[str, Tensor]) -> list[str]:
         return []
     biased = any(k.endswith((".attn.qkv.bias", *BIASES)) for k in weights)
     return ["DINOv3's names changed to timm's"] * ("storage_tokens" in weights) + [ZERO_BIASES] * (not biased)
+
+
+def substitute(key: str, patterns: Mapping[str, str]) -> str:
+    """Apply regular expressions (pattern -> replacement) one after the other."""
+    for pattern, replacement in patterns.items():
+        key = re.sub(pattern, replacement, key)
+    return key

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from densewalk.core.errors import UserError
-from densewalk.models import dinov3, key_names
+from densewalk.models import dinov3
 from densewalk.models.architecture import Architecture, Interpolation
 from densewalk.models.backbone import Backbone, LoadReport
 from densewalk.models.timm_models import named_architecture
@@ -64,11 +64,11 @@ def load(
     if dinov3.is_dinov3(weights) and not architecture.rope:
         todo = "set arch: vit_{size}_patch16_reg4_rope"
         raise UserError(f"{path} has the rotary positions of DINOv3, {architecture.name} has none", todo=todo)
-    changed = key_names.describe_changes(weights) + dinov3.describe_changes(weights)
+    changed = describe_changes(weights) + dinov3.describe_changes(weights)
     if architecture.rope:
         architecture = replace(architecture, periods=dinov3.periods(weights, metadata, architecture.dim // architecture.heads, str(path)))
         weights = dinov3.to_timm(weights, str(path))
-    weights = key_names.to_timm(weights)
+    weights = to_timm(weights)
     side = _table_side(weights, architecture)
     if side is not None and side * architecture.patch != architecture.image:
         usual = architecture.image // architecture.patch
@@ -217,3 +217,43 @@ def _leaves(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Ite
             yield f"{prefix}{name}", value
         elif isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{name}.", depth + 1)
+
+
+# change, as reported -> pattern -> replacement
+RENAMED = {
+    "chunks of blocks renumbered": {r"^blocks\.\d+\.(\d+)\.": r"blocks.\1."},
+    "gated MLPs renamed": {r"\.mlp\.w12\.": ".mlp.fc1.", r"\.mlp\.w3\.": ".mlp.fc2."},
+    "OpenMMLab's names changed to timm's": {
+        r"^patch_embed\.projection\.": "patch_embed.proj.",
+        r"^layers\.": "blocks.",
+        r"\.ln([12])\.": r".norm\1.",
+        r"^ln1\.": "norm.",
+        r"\.ffn\.layers\.0\.0\.": ".mlp.fc1.",
+        r"\.ffn\.layers\.1\.": ".mlp.fc2.",
+        r"\.attn\.attn\.in_proj_": ".attn.qkv.",
+        r"\.attn\.attn\.out_proj\.": ".attn.proj.",
+    },
+}
+FOLDED = "CLS's position folded into the CLS token, as timm does where there are registers"
+
+
+def to_timm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename an official state dict to timm's keys; timm's own pass through unchanged.
+
+    DINO's, iBOT's, MAE's and MoCo-v3's keys are timm's. DINOv2's are, too, except in training files that number blocks as
+    `blocks.<chunk>.<i>`, gated MLPs, and registers: there CLS's own position is folded into the CLS token.
+    """
+    patterns = {pattern: replacement for pairs in RENAMED.values() for pattern, replacement in pairs.items()}
+    result = {dinov3.substitute(k, patterns): v for k, v in weights.items() if k != "mask_token"}
+    if "register_tokens" in result:
+        result["reg_token"] = result.pop("register_tokens")
+        table = result["pos_embed"]
+        if math.isqrt(table.shape[1] - 1) ** 2 == table.shape[1] - 1:  # CLS before a square of patches
+            result["cls_token"], result["pos_embed"] = result["cls_token"] + table[:, :1], table[:, 1:]
+    return result
+
+
+def describe_changes(weights: Mapping[str, Tensor]) -> list[str]:
+    """The changes that `to_timm` makes, in words."""
+    found = [change for change, patterns in RENAMED.items() if any(re.search(pattern, k) for pattern in patterns for k in weights)]
+    return found + [FOLDED] * ("register_tokens" in weights)

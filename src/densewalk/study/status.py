@@ -23,8 +23,7 @@ from densewalk.core.progress import clock, columns
 from densewalk.results.missing import survey
 from densewalk.results.records import TrainingRecord, read_run
 from densewalk.study.config import Study
-from densewalk.training.metrics_file import Point, read_points
-from densewalk.training.progress_files import PLAN, Seal, TrainingPlan, read_progress
+from densewalk.training.progress_files import PLAN, Point, Seal, TrainingPlan, read_points, read_progress
 
 LATEST = 50  # points of the learning curve that `left` goes by
 

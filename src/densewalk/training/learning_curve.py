@@ -10,7 +10,7 @@ from torch import Tensor
 from densewalk.core import distributed
 from densewalk.core.errors import TrainingError
 from densewalk.core.files import atomic_write
-from densewalk.training.metrics_file import append_point, as_line, read_points
+from densewalk.training.progress_files import append_point, as_line, read_points
 from densewalk.training.tensorboard import EventFile, newest_event_file
 
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from densewalk.core.errors import UserError
-from densewalk.training.metrics_file import NOT_QUANTITIES, Point
+from densewalk.training.progress_files import NOT_QUANTITIES, Point
 
 
 def require_tensorboard() -> None:

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.rcsetup import cycler
 from matplotlib.transforms import Affine2D, Bbox
 
-from densewalk.training.metrics_file import NOT_QUANTITIES
+from densewalk.training.progress_files import NOT_QUANTITIES
 
 INK = "#010203"  # stands for the text's color, which is only known when the page is shown
 # those of the set, darkened where needed, that have a contrast of 3 : 1 with white and with the page's dark paper

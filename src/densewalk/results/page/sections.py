@@ -19,7 +19,7 @@ from densewalk.results.page.view import Chart, Features, Image, Predictions
 from densewalk.results.plan import Plan
 from densewalk.results.records import ResultRecord
 from densewalk.results.tables import Hours, grouped, hours_with_init, mean_and_interval, training_hours
-from densewalk.training.metrics_file import read_points
+from densewalk.training.progress_files import read_points
 from densewalk.visualization.record import DrawnImage, FeaturesRecord, read_features
 
 WIDTH = 1600  # pixels of the widest image on the page
