@@ -23,7 +23,7 @@ from densewalk.methods.dora.settings import DoraSettings
 from densewalk.methods.dora.tracking import apply_masks, object_masks, object_prototypes, refine_prototypes, track_objects
 from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.loading import create
-from densewalk.ops.cpu.memory import give_back
+from densewalk.ops.cpu.memory import trim_heap
 from densewalk.training import loop
 from densewalk.training.cost import peak_rss_mib
 from densewalk.training.optimizer import make_optimizer, set_schedules
@@ -73,7 +73,7 @@ def part_stages(watch: Stopwatch, method: Dora, batch: dict[str, torch.Tensor], 
         return share * value
 
     total = watch("loss", loss)
-    watch("give back memory", give_back)
+    watch("trim heap", lambda: trim_heap(torch.device("cpu")))
     watch("backward", total.backward)
 
 
@@ -138,7 +138,7 @@ def main() -> None:
     compiled = CompiledBlocks() if a.compile else None
     for network in (method.student, method.teacher):
         network.backbone.gradient_checkpointing = a.recompute
-        network.backbone.through = compiled or network.backbone.through
+        network.backbone.run_blocks = compiled or network.backbone.run_blocks
     optimizer = make_optimizer(method)
     batch = {
         "global": torch.randn(a.batch, a.views, a.frames, 3, a.sizes[0], a.sizes[0]),

@@ -26,7 +26,7 @@ from densewalk.methods.neco.augmentation import NecoViews
 from densewalk.methods.neco.method import Neco
 from densewalk.methods.neco.settings import NecoSettings
 from densewalk.models.loading import create
-from densewalk.ops.cpu import linear as products
+from densewalk.ops.cpu.switch import set_cpu_kernels
 from densewalk.ops.soft_sort import loss as sorting
 from densewalk.ops.soft_sort import networks
 from densewalk.training.optimizer import make_optimizer, set_schedules
@@ -87,9 +87,9 @@ def scores(rows: int) -> tuple[Tensor, Tensor]:
 
 
 def backend(kind: str, name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """`sorting.sort_loss` on one back end."""
+    """`sorting.sort_losses` on one back end."""
     options: dict[str, Any] = {"student_steepness": STEEPNESS, "teacher_steepness": STEEPNESS, "backend": name}
-    return lambda s, t: sorting.sort_loss(s, t, network=networks.network(kind, 49), **options)  # type: ignore[arg-type]
+    return lambda s, t: sorting.sort_losses(s, t, network=networks.network(kind, 49), **options).mean()  # type: ignore[arg-type]
 
 
 def evaluate(loss: Callable[[Tensor], Tensor], student: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,20 +107,21 @@ def print_steps(options: argparse.Namespace) -> None:
     size = f"{options.arch}, {options.batch} image(s) of {options.size} and {options.local} px"
     print(f"\nstep of {size:<49} teacher student    loss backward  update  total  faster   saved MiB/image")
     fused = F.scaled_dot_product_attention
-    rows = {  # compat, sorting, torch's attention, whether products.py's and attention.py's are taken instead of torch's
+    rows = {  # compat, sorting, torch's attention, CPU kernels (ops/cpu) on or off
         "compat: released as it is: torch's, all in matrices": ("released", matrix_losses, matrix_attention, False),
         "compat: released, torch's layers, sorting in matrices": ("released", matrix_losses, fused, False),
-        "compat: released, sorting in matrices": ("released", matrix_losses, fused, products.AVAILABLE),
-        "compat: released": ("released", sorting.sort_losses, fused, products.AVAILABLE),
-        "compat: paper": ("paper", sorting.sort_losses, fused, products.AVAILABLE),
+        "compat: released, sorting in matrices": ("released", matrix_losses, fused, True),
+        "compat: released": ("released", sorting.sort_losses, fused, True),
+        "compat: paper": ("paper", sorting.sort_losses, fused, True),
     }
     stages: dict[str, dict[str, float]] = {}
     saved = {}
     for repeat in range(options.repeats):
-        for label, (compat, losses, attention, hastened) in rows.items():
+        for label, (compat, losses, attention, cpu_kernels) in rows.items():
+            set_cpu_kernels(cpu_kernels)
             method, optimizer, batch = new_run(options, compat)
             torch.manual_seed(repeat)  # the same images are dropped for all
-            with replaced(F, "scaled_dot_product_attention", attention), replaced(products, "AVAILABLE", hastened):
+            with replaced(F, "scaled_dot_product_attention", attention):
                 taken = one_step(method, optimizer, batch, losses)
                 stages[label] = min(taken, stages.get(label, taken), key=lambda s: sum(s.values()))
                 if not repeat:

@@ -27,7 +27,7 @@ from densewalk.evaluations.metrics.davis import jf, statistics
 from densewalk.evaluations.metrics.segmentation import Confusion, confusion_matrix, hungarian, many_to_one, mean_iou, reassign
 from densewalk.evaluations.video_segmentation.evaluate import match_and_score
 from densewalk.ops.attention_mask import foreground_masks
-from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_centre
+from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_center
 from densewalk.ops.label_propagation import Rule, propagate
 from densewalk.ops.nearest_neighbors import nearest
 
@@ -182,7 +182,7 @@ def neco_eval(values: Any) -> Iterator[Row]:
     yield compare("neco_eval", "pca", "components but for their signs", found * (found * z).sum(0).sign(), z, 2e-4)
     for case in (c for c in cases(values, 2) if c.startswith("cluster/")):
         theirs, count = torch.from_numpy(values[f"{case}/assign"]).flatten(), int(values[f"{case}/K"])
-        ours = nearest_centre(z, kmeans(z, count, seed=0, iterations=100, restarts=5))
+        ours = nearest_center(z, kmeans(z, count, seed=0, iterations=100, restarts=5))
         spreads = [_spread(z, labels) for labels in (ours, theirs)]
         excess = max(0.0, spreads[0] / spreads[1] - 1)  # another start gives other clusters: they must not be looser
         yield Row("neco_eval", case, "squared distances within clusters, relative excess", *spreads, excess, 0.01)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densewalk.ops.cpu.linear import AVAILABLE, linear
+from densewalk.ops.cpu.linear import HAS_ONEDNN, linear
 
 SIZES = ((2952, 384, 1152), (2952, 384, 384), (2952, 384, 1536), (2952, 1536, 384), (2832, 2048, 2048), (197, 384, 1536), (16, 384, 1536))
 RUNS = 10
@@ -20,7 +20,7 @@ RUNS = 10
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    print(f"oneDNN is {'used' if AVAILABLE else 'not used: both are torch'} on this processor")
+    print(f"oneDNN is {'used' if HAS_ONEDNN else 'not used: both are torch'} on this processor")
     print(f"{'rows x in x out':<20}{'torch':>12}{'ours':>12}{'faster':>9}   (forward and backward)")
     for rows, fan_in, fan_out in SIZES:
         parts = [torch.randn(shape, requires_grad=True) for shape in ((rows, fan_in), (fan_out, fan_in), (fan_out,))]

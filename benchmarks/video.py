@@ -32,7 +32,7 @@ from densewalk.data.video.clips import ClipReader, VideoClips
 from densewalk.data.video.probe import probe
 from densewalk.data.video.transcode import target_size, transcode
 from densewalk.methods.dora.settings import DoraSettings
-from densewalk.ops.cpu.memory import give_back
+from densewalk.ops.cpu.memory import trim_heap
 
 FRAMES, SPACING = 8, 1.0
 
@@ -192,7 +192,7 @@ def compare_clips(source: Path, receipt: VideoReceipt, count: int) -> tuple[floa
     chosen = np.random.default_rng(0).integers(0, len(clips), count)
     indices = [clips.frame_indices(int(i)) for i in chosen]
     print(f"clip loading, {FRAMES} frames {SPACING:g} s apart")
-    give_back()  # what making and transcoding the video left in the heap, which no training has
+    trim_heap(torch.device("cpu"))  # what making and transcoding the video left in the heap, which no training has
     first = measure("source, decord", ClipReader(source, reader="decord"), indices)[0]
     measure("source, PyAV", ClipReader(source, reader="pyav"), indices, first)
     measure("copy, decord", ClipReader(receipt.path, gop=receipt.gop, reader="decord"), indices, first)

@@ -337,7 +337,7 @@ def test_levels_must_exist(data, nano, tmp_path):
 
 
 def test_published_names_exist_and_need_the_published_settings():
-    known = {(dataset, protocol) for _, _, _, _, dataset, protocol, _ in published_numbers()}
+    known = {(row["dataset"], row["protocol"]) for row in published_numbers()}
     settings = CocoSettings(root="x", dataset="COCO")
     assert ("COCO", settings.published_protocol) in known
     base = CocoSettings(root="x", dataset="COCO", preset="base")

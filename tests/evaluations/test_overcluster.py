@@ -16,7 +16,7 @@ from densewalk.evaluations.overcluster.evaluate import evaluate, match
 from densewalk.evaluations.overcluster.settings import OverclusterSettings
 from densewalk.models.feature_cache import FeatureCache
 from densewalk.models.loading import load
-from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_centre
+from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_center
 from tests.fixtures.dense import write_backbone, write_masks, write_voc
 from tests.fixtures.helpers import shared
 
@@ -52,7 +52,7 @@ def test_clusters_are_as_tight_as_the_released_ones():
     def spread(labels):
         return sum(float((x[labels == k] - x[labels == k].mean(0)).square().sum()) for k in labels.unique())
 
-    ours = nearest_centre(x, kmeans(x, count, seed=0, iterations=100, restarts=5))
+    ours = nearest_center(x, kmeans(x, count, seed=0, iterations=100, restarts=5))
     assert spread(ours) <= 1.01 * spread(assigned)
 
 

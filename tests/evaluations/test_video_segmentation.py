@@ -18,8 +18,8 @@ from densewalk.jobs import train as train_job
 from densewalk.jobs.prepare import prepare_images
 from densewalk.models.backbone import Backbone, Tokens
 from densewalk.models.timm_models import named_architecture
-from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_centre
-from densewalk.results.tables import read_table, write_task_table
+from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_center
+from densewalk.results.tables import read_table, write_table
 from densewalk.study.config import parse_study
 from densewalk.training.execution import Execution
 from tests.fixtures.helpers import shared
@@ -129,7 +129,7 @@ def test_cluster_maps_equal_those_of_all_pixels():
     maps = cluster_maps(components, (3, 4), 12, 4, settings, seed=7)
     features = torch.cat([all_pixels(frame, (3, 4), 12) for frame in components])
     centres = kmeans(features, 4, seed=7, iterations=settings.iterations, restarts=settings.restarts)
-    assert torch.equal(maps.flatten(), nearest_centre(features, centres))
+    assert torch.equal(maps.flatten(), nearest_center(features, centres))
 
 
 def test_sampled_pixels_are_distinct_and_spread():
@@ -220,7 +220,7 @@ def test_a_study_trains_scores_and_tabulates(root, tmp_path):
         evaluate_job.evaluate(spec, folder / "backbone.safetensors", tmp_path / "state" / run, folder / f"{evaluation}.json", execution)
         assert (folder / evaluation / "two.png").is_file()
     records = sorted(results.glob("*/s0/clusters.json"))
-    write_task_table(records, study.task_tables[0], tmp_path / "table.csv")
+    write_table(records, study.task_tables[0], tmp_path / "table.csv")
     table = read_table(tmp_path / "table.csv")
     assert study.task_tables == ["video_segmentation"]
     assert list(table["run"]) == ["start", "tuned"]

@@ -78,7 +78,7 @@ def test_all_that_is_in_a_video_is_found(mixed, tmp_path, sheets):
         assert line in report
     (panels,) = sheets
     assert len(panels) == 24
-    assert {p.title[9:]: p.colour for p in panels} == {"": None, "blurred": "darkorange", "not usable": "red"}
+    assert {p.title[9:]: p.color for p in panels} == {"": None, "blurred": "darkorange", "not usable": "red"}
 
 
 def test_looking_and_transcoding_find_the_same(mixed, tmp_path):

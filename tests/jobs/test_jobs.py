@@ -28,12 +28,12 @@ def test_pictures_replace_those_of_an_earlier_training(tmp_path):
     folder = tmp_path / "training"
     folder.mkdir()
     (folder / "old.png").touch()
-    train_job.draw(Drawing(1).train(), Noise(), folder)
+    train_job.draw_images(Drawing(1).train(), Noise(), folder)
     assert [path.name for path in folder.iterdir()] == ["12-False-False.png"]
 
 
 def test_most_methods_have_no_pictures(tmp_path):
-    train_job.draw(Toy(1), Noise(), tmp_path / "training")
+    train_job.draw_images(Toy(1), Noise(), tmp_path / "training")
     assert not (tmp_path / "training").exists()
 
 

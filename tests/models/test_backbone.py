@@ -3,6 +3,7 @@ import math
 import os
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from timm.layers import Mlp, SwiGLUPacked
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.layers import SwiGLUPacked
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from densewalk.core.errors import UserError
 from densewalk.models.architecture import SIZES
+from densewalk.models.backbone import interpolate_positions
+from densewalk.models.blocks import run_block
 from densewalk.models.export import export_backbone
-from densewalk.models.key_names import to_timm
-from densewalk.models.loading import create, load
-from densewalk.models.positions import interpolate_positions
+from densewalk.models.loading import create, load, to_timm
 from densewalk.models.timm_models import named_architecture
-from densewalk.models.vit import LeanMlp
-from densewalk.ops.cpu import linear as products
+from densewalk.ops.cpu.linear import HAS_ONEDNN
+from densewalk.ops.cpu.switch import set_cpu_kernels
 from tests.fixtures.official import cubic, official_tokens, official_weights
 
 ARCHS = [f"vit_nano_patch{name}" for name in ("8", "14", "16", "14_reg4", "16_reg4", "14_swiglu")]
@@ -392,9 +393,9 @@ def test_a_name_of_timms_is_its_network(tmp_path):
         ("resnet18.a1_in1k", "is a ResNet; allowed: plain vision transformers"),
         ("eva02_tiny_patch14_224.mim_in22k", "is a Eva"),
         ("vit_7b_patch16_dinov3.lvd1689m", "differs from the networks here in its parameters"),
-        ("vit_large_patch16_dinov3.sat493m", "differs from the networks here in its normalisation of pixels"),
-        ("vit_base_patch16_clip_224.openai", "differs from the networks here in its .*normalisation of pixels"),
-        ("vit_tiny_patch16_224.augreg_in21k", "normalisation of pixels"),
+        ("vit_large_patch16_dinov3.sat493m", "differs from the networks here in its normalization of pixels"),
+        ("vit_base_patch16_clip_224.openai", "differs from the networks here in its .*normalization of pixels"),
+        ("vit_tiny_patch16_224.augreg_in21k", "normalization of pixels"),
     ],
 )
 def test_what_is_no_plain_transformer_of_timms_is_refused(name, message):
@@ -470,22 +471,28 @@ def test_unknown_architectures_are_explained():
     assert {named_architecture(f"vit_{size}_patch16").dim for size in SIZES} == {48, 96, 192, 384, 768, 1024, 1280, 1536}
 
 
-def test_lean_mlp_equals_timm_s_and_lets_autograd_keep_less():
-    lean, full = LeanMlp(48, 192), Mlp(48, 192)
-    full.load_state_dict(lean.state_dict())
+@pytest.mark.parametrize("kernels", [False, True])
+def test_block_equals_timm_s_to_the_bit_and_keeps_no_activation(kernels):
+    """The layers are timm's own in both: without CPU kernels torch's, with them oneDNN's."""
+    block = create("vit_nano_patch16", seed=0).vit.blocks[-1]
     results, kept = [], []
-    for mlp in (lean, full):
-        x, packed = torch.randn(5, 17, 48, generator=torch.Generator().manual_seed(0)).requires_grad_(), []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, packed=packed: packed.append(t.shape) or t, lambda t: t):
-            y = mlp(x)
-        y.square().sum().backward()
-        results.append([y, x.grad, *(p.grad for p in mlp.parameters())])
-        kept.append(sum(shape.numel() == 5 * 17 * 192 for shape in packed))
+    set_cpu_kernels(kernels)
+    try:
+        for forward in (partial(run_block, block), block):
+            x, packed = torch.randn(5, 17, 48, generator=torch.Generator().manual_seed(0)).requires_grad_(), []
+            block.zero_grad()
+            with torch.autograd.graph.saved_tensors_hooks(lambda t, packed=packed: packed.append(t.shape) or t, lambda t: t):
+                y = forward(x)
+            y.square().sum().backward()
+            results.append([y, x.grad, *(p.grad.clone() for p in block.parameters())])
+            kept.append(sum(shape.numel() == 5 * 17 * 192 for shape in packed))
+    finally:
+        set_cpu_kernels(True)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert kept == [1, 2]
 
 
-@pytest.mark.skipif(not products.AVAILABLE, reason="torch's own products keep more")
+@pytest.mark.skipif(not HAS_ONEDNN, reason="torch's own products keep more")
 @pytest.mark.parametrize("rate", [0.0, 0.01])
 def test_what_a_block_keeps_for_the_backward_pass(rate):
     """Of each token: both branches' input, query, key and value, what the attention gives, the hidden layer: 1 + 3 + 1 + 1 + 4 widths."""
@@ -495,7 +502,7 @@ def test_what_a_block_keeps_for_the_backward_pass(rate):
     x = torch.randn(6, 50, 48, requires_grad=True)
     torch.manual_seed(0)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.untyped_storage().data_ptr(), t) is None or t, lambda t: t):
-        y = block(x)
+        y = run_block(block, x)
     numbers = sum(t.untyped_storage().nbytes() // 4 for address, t in kept.items() if address not in own)
     of_attention = 6 * 50 * block.attn.num_heads  # logarithms of its sums
     assert y.requires_grad
@@ -504,18 +511,18 @@ def test_what_a_block_keeps_for_the_backward_pass(rate):
 
 @pytest.mark.parametrize("dropped", ["never", "none", "some", "all"])
 @pytest.mark.parametrize("name", ["vit_nano_patch16", "vit_nano_patch14", "vit_nano_patch14_swiglu"])
-def test_lean_block_equals_timm_s_in_values_and_gradients(name, dropped):
+def test_block_equals_timm_s_in_values_and_gradients(name, dropped):
     """With LayerScale and without; images that stochastic depth drops are the same ones."""
     rate = {"never": 0.0, "none": 0.05, "some": 0.5, "all": 0.999999}[dropped]
-    lean = create(name, seed=0, drop_path=rate).double().train().vit.blocks[-1]
-    for number, parameter in enumerate(lean.parameters()):
+    block = create(name, seed=0, drop_path=rate).double().train().vit.blocks[-1]
+    for number, parameter in enumerate(block.parameters()):
         nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(number))
     results = []
-    for forward in (lean.forward, lambda x: Block.forward(lean, x)):
+    for forward in (partial(run_block, block), block):
         x = torch.randn(6, 5, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
         torch.manual_seed(3)
         y = forward(x)
-        results.append([y, *torch.autograd.grad((y**3).sum(), [x, *lean.parameters()])])
+        results.append([y, *torch.autograd.grad((y**3).sum(), [x, *block.parameters()])])
     for one, two in zip(*results, strict=True):
         assert torch.allclose(one, two, rtol=1e-10, atol=1e-10)
     unchanged = (results[0][0] == x).flatten(1).all(1)
@@ -523,9 +530,9 @@ def test_lean_block_equals_timm_s_in_values_and_gradients(name, dropped):
 
 
 def test_no_work_is_done_for_dropped_images():
-    lean = create("vit_nano_patch16", seed=0, drop_path=0.5).train().vit.blocks[-1]
+    block = create("vit_nano_patch16", seed=0, drop_path=0.5).train().vit.blocks[-1]
     seen = []
-    lean.norm2.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    block.norm2.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
     torch.manual_seed(0)
-    lean(torch.zeros(64, 2, 48))
+    run_block(block, torch.zeros(64, 2, 48))
     assert 16 < seen[0] < 48

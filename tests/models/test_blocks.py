@@ -8,8 +8,9 @@ import torch
 from timm.layers import DropPath
 
 from densewalk.models.backbone import Backbone
-from densewalk.models.blocks import CompiledBlocks, residual
+from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.loading import create
+from densewalk.ops.cpu.stochastic_depth import residual
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -56,7 +57,7 @@ def test_traced_blocks_equal_plain_ones(arch: str, recompute: bool, monkeypatch:
     expected = outcome(student), teacher.cls(IMAGES)
     compiled = CompiledBlocks()
     for backbone in (student, teacher):
-        backbone.gradient_checkpointing, backbone.through = recompute, compiled
+        backbone.gradient_checkpointing, backbone.run_blocks = recompute, compiled
     for _ in range(2):
         assert same(outcome(student), expected[0])
         torch.testing.assert_close(teacher.cls(IMAGES), expected[1], rtol=1e-4, atol=1e-5)
@@ -75,7 +76,7 @@ def test_without_a_compiler_blocks_run_as_they_are(monkeypatch: pytest.MonkeyPat
     torch._dynamo.reset()
     backbone = create("vit_nano_patch16", seed=0)
     expected = outcome(backbone)
-    backbone.through = CompiledBlocks()
+    backbone.run_blocks = CompiledBlocks()
     with caplog.at_level(logging.WARNING, logger="densewalk"):
         for _ in range(2):
             assert same(outcome(backbone), expected)
@@ -85,10 +86,11 @@ def test_without_a_compiler_blocks_run_as_they_are(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_fails_without_the_compiler_is_raised() -> None:
-    def wrong(blocks: object, x: torch.Tensor, turns: None, recompute: bool) -> torch.Tensor:
+    def wrong(blocks: object, x: torch.Tensor, rope: None, recompute: bool) -> torch.Tensor:
         raise RuntimeError("out of memory")
 
     compiled = CompiledBlocks()
     compiled.compiled = wrong
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        compiled([torch.nn.Linear(3, 3)], torch.ones(1, 4), None, False)
+    block = create("vit_nano_patch16", seed=0).vit.blocks[0]
+    with pytest.raises(RuntimeError, match="expected input with shape"):
+        compiled([block], torch.ones(1, 2, 4), None, False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densewalk.models.feature_cache import FeatureCache, read
+from densewalk.models.feature_cache import FeatureCache, read_entry
 
 
 class Counting:
@@ -26,8 +26,8 @@ def pictures(seed=0, size=16):
 
 def test_a_hit_is_bit_for_bit_a_miss(tmp_path):
     cache, dense = FeatureCache(tmp_path, 2**20), Counting()
-    first = cache.around(dense, "a")(pictures())
-    again = cache.around(dense, "a")(pictures())
+    first = cache.wrap(dense, "a")(pictures())
+    again = cache.wrap(dense, "a")(pictures())
     assert dense.calls == 1
     assert torch.equal(first, again)
     assert torch.equal(first, F.avg_pool2d(pictures(), 4))
@@ -36,15 +36,15 @@ def test_a_hit_is_bit_for_bit_a_miss(tmp_path):
 @pytest.mark.parametrize("images", [pictures(1), pictures(size=32), pictures() * 1.001, pictures().flip(0), pictures()[:1]])
 def test_other_images_sizes_normalisations_and_batches_miss(tmp_path, images):
     cache, dense = FeatureCache(tmp_path, 2**20), Counting()
-    cache.around(dense, "a")(pictures())
-    assert torch.equal(cache.around(dense, "a")(images), F.avg_pool2d(images, 4))
+    cache.wrap(dense, "a")(pictures())
+    assert torch.equal(cache.wrap(dense, "a")(images), F.avg_pool2d(images, 4))
     assert dense.calls == 2
 
 
 def test_another_backbone_misses(tmp_path):
     cache, other = FeatureCache(tmp_path, 2**20), Counting(2.0)
-    cache.around(Counting(), "a")(pictures())
-    assert torch.equal(cache.around(other, "b")(pictures()), 2 * F.avg_pool2d(pictures(), 4))
+    cache.wrap(Counting(), "a")(pictures())
+    assert torch.equal(cache.wrap(other, "b")(pictures()), 2 * F.avg_pool2d(pictures(), 4))
 
 
 def test_another_number_of_threads_misses(tmp_path):
@@ -70,10 +70,10 @@ def entries(folder):
 
 def test_the_limit_removes_what_was_not_used_for_longest(tmp_path):
     dense = Counting()
-    FeatureCache(tmp_path, 2**20).around(dense, "a")(pictures(0))
+    FeatureCache(tmp_path, 2**20).wrap(dense, "a")(pictures(0))
     size = entries(tmp_path)[0].stat().st_size
     cache = FeatureCache(tmp_path, 2 * size)
-    cached = cache.around(dense, "a")
+    cached = cache.wrap(dense, "a")
     cached(pictures(1))
     for age, seed in enumerate((0, 1)):  # explicit ages: file systems keep coarse times
         path = cache.path(pictures(seed), "a")
@@ -89,7 +89,7 @@ def test_a_limit_of_nothing_keeps_nothing(tmp_path):
     dense = Counting()
     for limit in (0, 10):
         for _ in range(2):
-            FeatureCache(tmp_path, limit).around(dense, "a")(pictures())
+            FeatureCache(tmp_path, limit).wrap(dense, "a")(pictures())
     assert dense.calls == 4
     assert not entries(tmp_path)
 
@@ -97,26 +97,26 @@ def test_a_limit_of_nothing_keeps_nothing(tmp_path):
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "empty", "another format"])
 def test_a_damaged_entry_is_computed_again(tmp_path, caplog, damage):
     cache, dense = FeatureCache(tmp_path, 2**20), Counting()
-    expected = cache.around(dense, "a")(pictures())
+    expected = cache.wrap(dense, "a")(pictures())
     (path,) = entries(tmp_path)
     content = bytearray(path.read_bytes())
     content[-5] ^= 16
     path.write_bytes({"truncated": content[:-40], "one bit": content, "empty": b"", "another format": b"x" * 200}[damage])
-    assert read(path) is None
+    assert read_entry(path) is None
     assert "is damaged" in caplog.text
-    assert torch.equal(cache.around(dense, "a")(pictures()), expected)
+    assert torch.equal(cache.wrap(dense, "a")(pictures()), expected)
     assert dense.calls == 2
-    assert torch.equal(cache.around(dense, "a")(pictures()), expected)
+    assert torch.equal(cache.wrap(dense, "a")(pictures()), expected)
     assert dense.calls == 2
 
 
 def test_features_that_are_no_numbers_are_not_kept(tmp_path):
-    FeatureCache(tmp_path, 2**20).around(lambda images: images * torch.nan, "a")(pictures())
+    FeatureCache(tmp_path, 2**20).wrap(lambda images: images * torch.nan, "a")(pictures())
     assert not entries(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     dense = Counting()
-    assert torch.equal(FeatureCache(tmp_path / "file" / "cache", 2**20).around(dense, "a")(pictures()), F.avg_pool2d(pictures(), 4))
+    assert torch.equal(FeatureCache(tmp_path / "file" / "cache", 2**20).wrap(dense, "a")(pictures()), F.avg_pool2d(pictures(), 4))
     assert "not kept" in caplog.text

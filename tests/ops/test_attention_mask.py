@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from densewalk.ops.attention_mask import foreground_masks, without_specks
+from densewalk.ops.attention_mask import drop_small_groups, foreground_masks
 from tests.fixtures.helpers import shared
 
 
@@ -18,7 +18,7 @@ def test_specks_are_groups_of_one_or_two_by_eight_neighbours():
     mask = np.array([[1, 0, 0, 0, 1], [0, 1, 0, 0, 1], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]], dtype=bool)
     expected = mask.copy()
     expected[0, 4] = expected[1, 4] = expected[4, 0] = False
-    assert without_specks(mask).tolist() == expected.tolist()
+    assert drop_small_groups(mask).tolist() == expected.tolist()
 
 
 def test_the_mass_is_held_by_the_fewest_patches():

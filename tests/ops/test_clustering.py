@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_centre, spherical_kmeans
+from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_center, spherical_kmeans
 from tests.fixtures.helpers import shared
 
 
@@ -48,14 +48,14 @@ def test_components_do_not_depend_on_the_parts_they_were_added_in():
 def test_kmeans_finds_clusters_and_repeats_itself():
     x, labels = blobs()
     centres = kmeans(x, 4, seed=0)
-    assert same_partition(nearest_centre(x, centres), labels)
+    assert same_partition(nearest_center(x, centres), labels)
     assert torch.equal(centres, kmeans(x, 4, seed=0))
 
 
 def test_kmeans_of_many_points_uses_a_sample_of_them():
     x, labels = blobs(each=5000)
     centres = kmeans(x, 4, seed=1, points_per_cluster=32)
-    assert same_partition(nearest_centre(x, centres), labels)
+    assert same_partition(nearest_center(x, centres), labels)
     means = torch.stack([x[labels == k].mean(0) for k in range(4)])
     assert 0.05 < torch.cdist(centres, means).min(dim=1).values.max() < 1.5, "means of the sample, not of all points"
 
@@ -64,9 +64,9 @@ def test_no_more_clusters_than_points():
     assert kmeans(torch.randn(3, 2), 5, seed=0).shape == (3, 2)
 
 
-def test_nearest_centre_is_the_euclidean_one():
+def test_nearest_center_is_the_euclidean_one():
     x, centres = torch.randn(2, 50, 3), torch.randn(7, 3)
-    assert torch.equal(nearest_centre(x, centres), torch.cdist(x, centres.expand(2, -1, -1)).argmin(-1))
+    assert torch.equal(nearest_center(x, centres), torch.cdist(x, centres.expand(2, -1, -1)).argmin(-1))
 
 
 # -- the released code's numbers ---------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def spread(x, labels):
 def test_clusters_are_as_tight_as_the_releases(released):
     # both start from random points, so that the partitions differ where the data has no clear clusters
     x, theirs, k = released["pca/z"], released["cluster/0/assign"].flatten(), int(released["cluster/0/K"])
-    ours = nearest_centre(x, kmeans(x, k, seed=0, iterations=100))
+    ours = nearest_center(x, kmeans(x, k, seed=0, iterations=100))
     assert len(ours.unique()) == len(theirs.unique()) == k
     assert spread(x, ours) < 1.01 * spread(x, theirs)
 
@@ -102,7 +102,7 @@ def test_spherical_kmeans_goes_by_the_angle_alone():
     lengths = torch.linspace(0.01, 5, len(x))[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
     centres = spherical_kmeans(F.normalize(x, dim=-1) * lengths[:, None], 4, seed=0)
     assert torch.allclose(centres.norm(dim=-1), torch.ones(4))
-    assert same_partition(nearest_centre(x, centres), labels)
+    assert same_partition(nearest_center(x, centres), labels)
     expected = torch.stack([F.normalize(F.normalize(x[labels == k], dim=-1).sum(0), dim=-1) for k in range(4)])
     assert torch.allclose((centres @ expected.T).amax(0), torch.ones(4), atol=1e-5)
     assert torch.equal(centres, spherical_kmeans(F.normalize(x, dim=-1) * lengths[:, None], 4, seed=0))

@@ -5,10 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from densewalk.ops.cpu import attention as module
-from densewalk.ops.cpu import linear as products
-from densewalk.ops.cpu.attention import FEWEST, ROWS, attention, self_attention
+from densewalk.ops.cpu import linear, switch
+from densewalk.ops.cpu.attention import MAX_ROWS, MIN_TOKENS, attention, self_attention
 
-needed = pytest.mark.skipif(not products.AVAILABLE, reason="this processor has no AVX-512, or torch no oneDNN")
+needed = pytest.mark.skipif(not linear.HAS_ONEDNN, reason="this processor has no AVX-512, or torch no oneDNN")
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def in_matrices(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> 
 
 @needed
 @pytest.mark.parametrize("sharpness", [1, 30])
-@pytest.mark.parametrize(("queries", "keys"), [(FEWEST, FEWEST), (ROWS + 1, ROWS + 1), (2 * ROWS + 5, FEWEST + 3)])
+@pytest.mark.parametrize(("queries", "keys"), [(MIN_TOKENS, MIN_TOKENS), (MAX_ROWS + 1, MAX_ROWS + 1), (2 * MAX_ROWS + 5, MIN_TOKENS + 3)])
 def test_values_and_gradients_are_those_of_the_formula(queries, keys, sharpness, torchs_own):
     """With one block or several, and with shares so uneven that powers of two alone would overflow."""
     parts = [tokens(2, 3, queries, 16, 0) * sharpness, tokens(2, 3, keys, 16, 1), tokens(2, 3, keys, 16, 2)]
@@ -50,7 +50,7 @@ def test_values_and_gradients_are_those_of_the_formula(queries, keys, sharpness,
 @needed
 def test_scores_of_any_size_are_survived(torchs_own):
     """Exponentials are those of differences to the largest."""
-    query, key, value = (tokens(1, 1, FEWEST, 8, seed).float() for seed in range(3))
+    query, key, value = (tokens(1, 1, MIN_TOKENS, 8, seed).float() for seed in range(3))
     y = attention(1e6 * query, key, value)
     best = (query.double() @ key.double().transpose(-2, -1)).argmax(dim=-1)
     assert not torchs_own
@@ -59,7 +59,7 @@ def test_scores_of_any_size_are_survived(torchs_own):
 
 @needed
 def test_a_gradient_of_all_three_is_one_tensor(torchs_own):
-    qkv = torch.randn(2, FEWEST, 3, 3, 8).permute(2, 0, 3, 1, 4).requires_grad_()
+    qkv = torch.randn(2, MIN_TOKENS, 3, 3, 8).permute(2, 0, 3, 1, 4).requires_grad_()
     found = []
     for y in (attention(*qkv), self_attention(qkv)):
         found.append([y, torch.autograd.grad(y.square().sum(), qkv)[0]])
@@ -71,18 +71,19 @@ def test_a_gradient_of_all_three_is_one_tensor(torchs_own):
 
 @needed
 def test_no_matrix_is_kept():
-    parts = [tokens(1, 2, FEWEST, 8, seed).float().requires_grad_() for seed in range(3)]
+    parts = [tokens(1, 2, MIN_TOKENS, 8, seed).float().requires_grad_() for seed in range(3)]
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         y = attention(*parts)
-    assert sorted(kept) == [2 * FEWEST] + [y.numel()] * 4
+    assert sorted(kept) == [2 * MIN_TOKENS] + [y.numel()] * 4
 
 
-@pytest.mark.parametrize("why", ["double", "few queries", "few keys", "autocast", "many threads"])
+@pytest.mark.parametrize("why", ["double", "few queries", "few keys", "autocast", "many threads", "switched off"])
 def test_all_else_is_torchs_own(why, monkeypatch, torchs_own):
-    monkeypatch.setattr(products, "AVAILABLE", True)
-    monkeypatch.setattr(module, "MOST_THREADS", 0 if why == "many threads" else 10**6)
-    queries, keys = FEWEST - (why == "few queries"), FEWEST - (why == "few keys")
+    monkeypatch.setattr(linear, "HAS_ONEDNN", True)
+    monkeypatch.setattr(switch, "_enabled", why != "switched off")
+    monkeypatch.setattr(module, "MAX_THREADS", 0 if why == "many threads" else 10**6)
+    queries, keys = MIN_TOKENS - (why == "few queries"), MIN_TOKENS - (why == "few keys")
     dtype = torch.float64 if why == "double" else torch.float32
     query, key, value = (tokens(1, 2, number, 8, seed).to(dtype) for seed, number in enumerate((queries, keys, keys)))
     with torch.autocast("cpu", enabled=why == "autocast"):

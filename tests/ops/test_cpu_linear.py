@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from densewalk.ops.cpu import linear as products
-from densewalk.ops.cpu.linear import FEWEST, MOST, Linear, hasten, linear, transposed_product
+from densewalk.ops.cpu import linear as module
+from densewalk.ops.cpu import switch
+from densewalk.ops.cpu.linear import MAX_ROWS, MIN_ROWS, Linear, linear, linear_of_layer, transposed_product, use_onednn_linear
 
-needed = pytest.mark.skipif(not products.AVAILABLE, reason="this processor has no AVX-512, or torch no oneDNN")
+needed = pytest.mark.skipif(not module.HAS_ONEDNN, reason="this processor has no AVX-512, or torch no oneDNN")
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -36,7 +37,7 @@ def test_values_and_gradients_are_as_exact_as_torchs(batch, bias):
 
 @needed
 @pytest.mark.parametrize("widths", [(24, 40), (40, 24)])
-@pytest.mark.parametrize("rows", [FEWEST, MOST, 2 * MOST + 7])
+@pytest.mark.parametrize("rows", [MIN_ROWS, MAX_ROWS, 2 * MAX_ROWS + 7])
 def test_a_transposed_product_in_blocks(rows, widths):
     one, other = (normal(rows, width, seed=width) for width in widths)
     found = transposed_product(one.float(), other.float())
@@ -46,7 +47,7 @@ def test_a_transposed_product_in_blocks(rows, widths):
 
 @needed
 @pytest.mark.parametrize("learns", [(True, True), (True, False), (False, True)])
-def test_behind_an_activation(learns):
+def test_linear_of_an_activation(learns):
     """Of input and weight either may be without gradient; only the activation's input is kept."""
     x, weight, bias = normal(3, 17, 48), normal(29, 48, seed=1), normal(29, seed=2)
     results, kept = [], []
@@ -61,12 +62,12 @@ def test_behind_an_activation(learns):
 
 
 def through_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return products.linear_behind(nn.GELU(), x, weight, bias)
+    return linear_of_layer(nn.GELU(), x, weight, bias)
 
 
 @needed
 @pytest.mark.parametrize("learns", [(True, True), (True, False), (False, True), (False, False)])
-def test_behind_a_norm(learns):
+def test_linear_of_a_norm(learns):
     """The norm's own parameters learn, too, or do not; the norm's output is not kept."""
     weight, bias = normal(29, 48, seed=1), normal(29, seed=2)
     some = nn.LayerNorm(48).requires_grad_(learns[1])
@@ -77,7 +78,7 @@ def test_behind_a_norm(learns):
         x = normal(3, 17, 48).to(dtype).requires_grad_(learns[0])
         own = [weight.to(dtype).requires_grad_(), bias.to(dtype).requires_grad_()]
         with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-            y = F.linear(norm(x), *own) if dtype == torch.float64 else products.linear_behind(norm, x, *own)
+            y = F.linear(norm(x), *own) if dtype == torch.float64 else linear_of_layer(norm, x, *own)
         inputs = [part for part in (x, *norm.parameters(), *own) if part.requires_grad]
         results.append([y, *torch.autograd.grad((y**2).sum(), inputs)])
     for exact, ours in zip(*results, strict=True):
@@ -114,22 +115,23 @@ def test_what_needs_no_gradient_gets_none():
     torch.testing.assert_close(x.grad, weight.detach().sum(0).expand_as(x))
 
 
-@pytest.mark.parametrize("why", ["double", "few rows", "autocast"])
+@pytest.mark.parametrize("why", ["double", "few rows", "autocast", "switched off"])
 def test_all_else_is_torchs_own(why, monkeypatch):
     def wrong(*_: object) -> None:
         raise AssertionError("not for this one")
 
-    monkeypatch.setattr(products, "AVAILABLE", True)
-    monkeypatch.setattr(products, "product", wrong)
-    rows = FEWEST - 1 if why == "few rows" else FEWEST
+    monkeypatch.setattr(module, "HAS_ONEDNN", True)
+    monkeypatch.setattr(module, "product", wrong)
+    monkeypatch.setattr(switch, "_enabled", why != "switched off")
+    rows = MIN_ROWS - 1 if why == "few rows" else MIN_ROWS
     x, weight = (torch.randn(n, 8, dtype=torch.float64 if why == "double" else torch.float32) for n in (rows, 6))
     with torch.autocast("cpu", enabled=why == "autocast"):
         assert torch.equal(linear(x, weight), F.linear(x, weight))
 
 
-def test_a_hastened_network_is_the_same_under_the_same_names():
+def test_a_network_with_onednn_layers_is_the_same_under_the_same_names():
     network = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Sequential(nn.Linear(16, 4, bias=False)))
-    fast = hasten(copy.deepcopy(network))
+    fast = use_onednn_linear(copy.deepcopy(network))
     assert [type(part) for part in fast.modules()].count(Linear) == 2
     fast.load_state_dict(network.state_dict())
     x = torch.randn(50, 8)

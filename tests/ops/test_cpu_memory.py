@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from densewalk.ops.cpu import memory as allocator
+from densewalk.ops.cpu import memory, switch
 
 MIB = 2**20
 
@@ -16,14 +16,15 @@ def resident() -> int:
     return int(pages) * 4096
 
 
-@pytest.mark.skipif(allocator._LIBRARY is None, reason="the C library is not glibc")
-@pytest.mark.parametrize("much", [True, False])
-def test_holes_are_given_back(much, monkeypatch):
-    monkeypatch.setattr(allocator, "WORTH", 32 * MIB if much else 2**50)
+@pytest.mark.skipif(not memory.HAS_MALLINFO2, reason="the C library is not glibc")
+@pytest.mark.parametrize("why_not", [None, "little is free", "switched off", "on a GPU"])
+def test_holes_are_given_back(why_not, monkeypatch):
+    monkeypatch.setattr(memory, "MIN_FREE", 2**50 if why_not == "little is free" else 32 * MIB)
+    monkeypatch.setattr(switch, "_enabled", why_not != "switched off")
     torch.zeros(8 * MIB, dtype=torch.uint8)  # from here on the heap has what is smaller, nothing is mapped by itself
     tensors = [torch.ones(MIB, dtype=torch.uint8) for _ in range(200)]
     del tensors[::2]
     before = resident()
-    allocator.give_back()
-    assert (before - resident() > 64 * MIB) == much
+    memory.trim_heap(torch.device("cuda" if why_not == "on a GPU" else "cpu"))
+    assert (before - resident() > 64 * MIB) == (why_not is None)
     assert all(tensor.all() for tensor in tensors)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densewalk.ops.soft_sort import loss as sorting
-from densewalk.ops.soft_sort.loss import sort_loss, sort_losses
+from densewalk.ops.soft_sort.loss import sort_losses
 from densewalk.ops.soft_sort.networks import SWAPS, network
 from tests.fixtures.helpers import shared
 
@@ -38,7 +38,7 @@ def some_scores(rows: int, n: int, seed: int = 0, dtype: torch.dtype = torch.flo
 
 def loss_of(student, teacher, kind="bitonic", steepness=(100.0, 100.0), **options):
     net = network(kind, student.shape[1])
-    return sort_loss(student, teacher, network=net, student_steepness=steepness[0], teacher_steepness=steepness[1], **options)
+    return sort_losses(student, teacher, network=net, student_steepness=steepness[0], teacher_steepness=steepness[1], **options).mean()
 
 
 def loss_and_gradient(student, teacher, **options):
@@ -230,11 +230,11 @@ def test_triton_agrees_in_its_interpreter():
 
 def test_without_numba_torch_takes_over_and_says_so(monkeypatch, caplog):
     student, teacher = some_scores(3, 5)
-    sorting._importable.cache_clear()
+    sorting._scorer.cache_clear()
     monkeypatch.setattr(sorting.importlib.util, "find_spec", lambda name: None)
     with caplog.at_level(logging.INFO, "densewalk"):
         first, second = loss_of(student, teacher), loss_of(student, teacher)
-    sorting._importable.cache_clear()
+    sorting._scorer.cache_clear()
     assert torch.equal(first, loss_of(student, teacher, backend="torch"))
     assert torch.equal(first, second)
     assert [record.message for record in caplog.records].count("numba is not installed: the sort loss runs in plain torch") == 1
@@ -331,4 +331,4 @@ def test_uninformative_scores_cost_the_logarithm_of_their_number():
 
 def test_the_wrong_number_of_scores_is_refused():
     with pytest.raises(ValueError, match="a network of 5 wires cannot sort 6 scores"):
-        sort_loss(torch.zeros(2, 6), torch.zeros(2, 6), network=network("bitonic", 5), student_steepness=1.0, teacher_steepness=1.0)
+        sort_losses(torch.zeros(2, 6), torch.zeros(2, 6), network=network("bitonic", 5), student_steepness=1.0, teacher_steepness=1.0)

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from densewalk.core.metric import Metric
-from densewalk.results.page.charts import COLOURS, Point, cost_and_quality
-from densewalk.results.page.page import best_of, duration, report
+from densewalk.results.page.charts import COLORS, Point, cost_and_quality
+from densewalk.results.page.evaluation_tables import best_of
+from densewalk.results.page.page import duration, report
 from densewalk.results.page.sections import costs, features, read_curve
 from densewalk.results.plan import Plan
 from tests.fixtures.records import DINO, TRAINED, record, run_record, typed
@@ -83,7 +84,6 @@ def write_study(results):
 METRIC = {"unit": "%", "text": "", "better": "higher"}
 PLAN = {
     "study": "Walk & <b>talk</b>",
-    "sources": ["venice"],
     "runs": {
         "walk": {"method": "dora", "init": "random", "arch": "vit_small_patch16", "data": ["venice"], "seeds": [0, 1]},
         "dino_s16": {"method": "none", "init": "dino_s16_file", "arch": "vit_small_patch16", "data": [], "seeds": [0]},
@@ -212,7 +212,7 @@ def test_a_study_without_any_result_still_gives_a_page(tmp_path):
 
 def test_a_curve_that_is_still_being_written(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0, "loss": 1.0}\n{"step": 10, "loss": 0.5, "extra": 2.0}\n{"step": 20, "lo')
+    path.write_text('{"step": 0, "time": 1.0, "loss": 1.0}\n{"step": 10, "time": 2.0, "loss": 0.5, "extra": 2.0}\n{"step": 20, "lo')
     curve = read_curve(path)
     assert curve["loss"] == [1.0, 0.5]
     np.testing.assert_equal(curve["extra"], [float("nan"), 2.0])
@@ -288,8 +288,10 @@ def test_cost_says_whose_time_it_is():
             for i, hours in enumerate(gpu_hours)
         ]
         runs = {r.run: {"method": "dora", "init": "random", "arch": "vit_small_patch16", "data": [], "seeds": [0]} for r in records}
-        plan = Plan.model_validate({**PLAN, "runs": runs, "hashes": {}})
-        return str(costs(plan, records)["charts"][0]["svg"])
+        evaluations = {"incontext_voc": {**PLAN["evaluations"]["incontext_voc"], "runs": list(runs)}}
+        hashes = {f"{run}/s0/incontext_voc": "" for run in runs}
+        plan = Plan.model_validate({**PLAN, "runs": runs, "evaluations": evaluations, "hashes": hashes})
+        return str(costs(plan, records)[0].svg)
 
     assert "GPU minutes, initial runs included" in charts(1.0, 1.0)
     assert "CPU process minutes" in charts(None, None)
@@ -301,8 +303,8 @@ def test_a_method_has_one_colour_and_marker_on_the_whole_page():
     points = [Point("a", "neco", 0.1, 1.0, 0.0, None), Point("b", "none", 0.2, 2.0, 0.0, None)]
     for chosen in (points, points[::-1], points[:1]):
         svg = str(cost_and_quality("e", "mIoU", chosen, "GPU", methods))
-        assert COLOURS[2] in svg
-        assert COLOURS[1] not in svg
+        assert COLORS[2] in svg
+        assert COLORS[1] not in svg
 
 
 def test_names_in_a_chart_lie_on_no_other_name():
@@ -327,8 +329,8 @@ def test_pictures_drawn_before_the_study_was_changed_are_not_mistaken_for_others
             for kind in ("image", "pca", "attention"):
                 Image.new("RGB", (8, 8)).save(folder / "features" / f"{kind}_{i}.png")
     found = features(folders)
-    assert [image["title"] for image in found["images"]] == [f"walk, picture {n}" for n in (5, 7, 6)]
-    notes = {run: [cell and cell["note"] for cell in cells] for run, cells in found["components"].items()}
+    assert [image.title for image in found.images] == [f"walk, picture {n}" for n in (5, 7, 6)]
+    notes = {run: [cell and cell.note for cell in cells] for run, cells in found.components.items()}
     assert notes == {
         "old": ["50 % of the variance", "70 % of the variance", None],
         "new": [None, "70 % of the variance", "60 % of the variance"],
@@ -362,4 +364,4 @@ def test_every_text_stands_out_from_its_paper():
         theme = {**themes[0], **theme}
         pairs = [(ink, paper) for ink in ("ink", "faint", "accent") for paper in ("paper", "wash")] + [("warn-ink", "warn")]
         assert all(contrast(theme[ink], theme[paper]) >= 4.5 for ink, paper in pairs)
-    assert all(contrast(colour, themes[i]["paper"]) >= 3 for colour in COLOURS for i in (0, 1))
+    assert all(contrast(colour, themes[i]["paper"]) >= 3 for colour in COLORS for i in (0, 1))

@@ -15,7 +15,6 @@ def run(method, init, *data, seeds=(0,)):
 
 PLAN = {
     "study": "Chains",
-    "sources": ["venice", "coco", "unused"],
     "runs": {
         "start": run("none", "random"),
         "dora": run("dora", "random", "venice", seeds=(0, 1, 2)),

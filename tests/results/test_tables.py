@@ -8,7 +8,7 @@ from scipy.stats import t as student
 
 from densewalk.core.errors import UserError
 from densewalk.methods.dora.settings import DoraSettings
-from densewalk.results.formats import condensed, write_latex, write_markdown
+from densewalk.results.formats import condensed, write_formats
 from densewalk.results.published import elsewhere, published, published_numbers
 from densewalk.results.records import read_results
 from densewalk.results.tables import (
@@ -21,10 +21,7 @@ from densewalk.results.tables import (
     mean_and_interval,
     read_table,
     training_hours,
-    write_all,
-    write_cost_table,
     write_table,
-    write_task_table,
 )
 from tests.fixtures.records import DINO, PROTOCOL, TRAINED, record, typed
 
@@ -64,7 +61,7 @@ GOLDEN = (
 
 
 def test_golden_task_table(records, tmp_path):
-    write_task_table(records, "incontext", tmp_path / "a.csv")
+    write_table(records, "incontext", tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_bytes().decode() == GOLDEN
     assert list(read_table(tmp_path / "a.csv").columns) == [
         *LEADING,
@@ -74,26 +71,26 @@ def test_golden_task_table(records, tmp_path):
 
 
 def test_task_tables_hold_nothing_that_repeating_a_run_changes(records, tmp_path):
-    write_task_table(records, "incontext", tmp_path / "a.csv")
+    write_table(records, "incontext", tmp_path / "a.csv")
     for path in records:
         again = {**json.loads(path.read_text()), "seconds": 99.0, "peak_rss_mib": 1.0, "device": "cuda:0", "versions": {}}
         if again["training"]:
             again["training"] = {**again["training"], "seconds": 1.0, "gpu_hours": 9.9, "device": "cpu"}
         path.write_text(json.dumps(again))
-    write_task_table(records, "incontext", tmp_path / "b.csv")
+    write_table(records, "incontext", tmp_path / "b.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
 def test_rows_follow_the_order_of_the_records_whatever_the_seeds_order(records, tmp_path):
-    write_task_table(records, "incontext", tmp_path / "a.csv")
-    write_task_table([records[1], records[0], records[2], records[3]], "incontext", tmp_path / "b.csv")
-    write_task_table([records[2], records[0], records[1]], "incontext", tmp_path / "c.csv")
+    write_table(records, "incontext", tmp_path / "a.csv")
+    write_table([records[1], records[0], records[2], records[3]], "incontext", tmp_path / "b.csv")
+    write_table([records[2], records[0], records[1]], "incontext", tmp_path / "c.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     assert list(read_table(tmp_path / "c.csv")["run"]) == ["dino_s16", "walk"]
 
 
 def test_golden_tidy_table(records, tmp_path):
-    write_all(records, tmp_path / "all.csv")
+    write_table(records, "all", tmp_path / "all.csv")
     lines = (tmp_path / "all.csv").read_bytes().decode().split("\n")
     assert lines[0] == ",".join(TIDY)
     assert lines[1] == (
@@ -110,7 +107,7 @@ def test_golden_tidy_table(records, tmp_path):
 
 
 def test_golden_cost_table(records, tmp_path):
-    write_cost_table(records, tmp_path / "cost.csv")
+    write_table(records, "cost", tmp_path / "cost.csv")
     assert (tmp_path / "cost.csv").read_text().splitlines() == [
         ",".join(COST),
         "walk,dora,random,vit_small_patch16,0,cuda:0,2,100,6400,60.0,0.5000,0.0334,0.0334,12.3,813",
@@ -159,14 +156,14 @@ def test_no_difference_where_the_seeds_do_not_share_a_protocol(tmp_path):
         for seed in (0, 1):
             paths.append(tmp_path / f"{seed}.json")
             paths[-1].write_text(json.dumps(record("r", seed, {"mIoU_hungarian": 48.0}, **{"labels": DINO, **(change if seed else {})})))
-        write_task_table(paths, "incontext", tmp_path / "a.csv")
+        write_table(paths, "incontext", tmp_path / "a.csv")
         row = read_table(tmp_path / "a.csv").iloc[0]
         assert row["mIoU_hungarian"] == "48.00"
         assert (row["mIoU_hungarian published"], row["mIoU_hungarian delta"]) == ("", "")
     same = record("r", 0, {"mIoU_hungarian": 48.0}, labels=DINO)
     paths[0].write_text(json.dumps(same))
     paths[1].write_text(json.dumps({**same, "seed": 1}))
-    write_task_table(paths, "incontext", tmp_path / "a.csv")
+    write_table(paths, "incontext", tmp_path / "a.csv")
     assert read_table(tmp_path / "a.csv").iloc[0]["mIoU_hungarian delta"] == "-0.70"
 
 
@@ -175,7 +172,7 @@ def test_seeds_of_two_configurations_are_told_apart(tmp_path):
     for seed, protocol in ((0, "448 px"), (1, "512 px")):
         paths.append(tmp_path / f"{seed}.json")
         paths[-1].write_text(json.dumps(record("r", seed, {"mIoU": 1.0}, protocol=protocol)))
-    write_task_table(paths, "incontext", tmp_path / "a.csv")
+    write_table(paths, "incontext", tmp_path / "a.csv")
     assert read_table(tmp_path / "a.csv").iloc[0]["protocol"] == "448 px 512 px"
 
 
@@ -184,8 +181,8 @@ def test_gpu_hours_for_people_are_the_mean_over_seeds(tmp_path):
     for seed, hours in ((0, 1.0), (1, 2.0)):
         paths.append(tmp_path / f"{seed}.json")
         paths[-1].write_text(json.dumps(record("r", seed, {"mIoU": 1.0}, training={**TRAINED, "gpu_hours": hours})))
-    write_all(paths, tmp_path / "all.csv")
-    write_markdown(tmp_path / "all.csv", tmp_path / "all.md")
+    write_table(paths, "all", tmp_path / "all.csv")
+    write_formats(tmp_path / "all.csv")
     assert (tmp_path / "all.md").read_text().splitlines()[2].endswith("| 1.5000 |")
 
 
@@ -213,7 +210,7 @@ GOLDEN_LATEX = r"""\begin{table}
 \centering
 \caption{\texttt{incontext\_voc} on PascalVOC: dense NN, fraction 1, 512 px.}
 \label{tab:a}
-\begin{tabular}{lllllllll}
+\begin{tabular}{llllllrrr}
 \toprule
 run & method & init & arch & compat & dataset & seeds & mIoU & mIoU\_hungarian \\
 \midrule
@@ -226,16 +223,15 @@ dino\_s16 & none & dino\_s16 & vit\_small\_patch16 &  & PascalVOC & 1 & 46.12 & 
 
 
 def test_golden_markdown_and_latex(records, tmp_path):
-    write_task_table(records, "incontext", tmp_path / "a.csv")
-    write_markdown(tmp_path / "a.csv", tmp_path / "a.md")
-    write_latex(tmp_path / "a.csv", tmp_path / "a.tex")
+    write_table(records, "incontext", tmp_path / "a.csv")
+    write_formats(tmp_path / "a.csv")
     assert (tmp_path / "a.md").read_text() == GOLDEN_MARKDOWN
     assert (tmp_path / "a.tex").read_text() == GOLDEN_LATEX
 
 
 def test_the_tidy_table_for_people_is_one_line_per_metric(records, tmp_path):
-    write_all(records, tmp_path / "all.csv")
-    write_markdown(tmp_path / "all.csv", tmp_path / "all.md")
+    write_table(records, "all", tmp_path / "all.csv")
+    write_formats(tmp_path / "all.csv")
     assert (tmp_path / "all.md").read_text().splitlines()[2:5] == [
         "| walk | dora | random | vit_small_patch16 | paper | incontext_voc | mIoU | 2 | 40.50 ± 6.35 | 0.5000 |",
         "| walk | dora | random | vit_small_patch16 | paper | incontext_voc | mIoU_hungarian | 2 | 43.00 ± 12.71 | 0.5000 |",
@@ -244,7 +240,7 @@ def test_the_tidy_table_for_people_is_one_line_per_metric(records, tmp_path):
 
 
 def test_a_task_without_records_is_an_empty_table(records, tmp_path):
-    write_task_table(records, "coco", tmp_path / "a.csv")
+    write_table(records, "coco", tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_text() == ",".join([*LEADING, *TRAILING]) + "\n"
     assert condensed(read_table(tmp_path / "a.csv")).empty
 
@@ -254,13 +250,13 @@ def test_a_task_without_records_is_an_empty_table(records, tmp_path):
 )
 def test_broken_records_are_named_and_earlier_tables_stay(records, tmp_path, text, message):
     table = tmp_path / "a.csv"
-    write_task_table(records, "incontext", table)
+    write_table(records, "incontext", table)
     before = table.read_bytes()
     broken = tmp_path / "broken.json"
     if text is not None:
         broken.write_text(text)
     with pytest.raises(UserError, match=f"broken.json {message}"):
-        write_task_table([*records, broken], "incontext", table)
+        write_table([*records, broken], "incontext", table)
     assert table.read_bytes() == before
 
 
@@ -328,9 +324,8 @@ def test_the_most_reliable_source_counts_and_the_others_are_mentioned():
 
 
 def test_every_published_number_is_one():
-    rows = [row for rows in published_numbers().values() for row in rows]
-    assert len(rows) > 400
-    for row in rows:
+    assert len(published_numbers()) > 400
+    for row in published_numbers():
         assert math.isfinite(float(row["value"]))
         assert row["source"]
         assert row["confidence"] in ("seen", "second_hand", "figure")

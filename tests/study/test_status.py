@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from densewalk.jobs import train as train_job
 from densewalk.jobs.prepare import prepare_images
 from densewalk.study.config import Study, parse_study
 from densewalk.study.specs import RunSpec
-from densewalk.study.status import Status, seconds_a_step, status, table
+from densewalk.study.status import Status, seconds_per_step, status, table
 from densewalk.training.execution import Execution
+from tests.fixtures.records import record
 
 STUDY = {
     "study": "Status",
@@ -56,8 +58,14 @@ def state_of(results: Path, spec: RunSpec) -> Path:
     return spec.state(results)
 
 
+def write_result(study: Study, results: Path, **changes: Any) -> None:
+    """The record of `davis` of seed 0 of `dino`, by default of the study's configuration."""
+    changes = {"evaluation": "davis", "config_hash": study.evaluation_spec("dino", 0, "davis").hash, **changes}
+    (results / "dino" / "s0" / "davis.json").write_text(json.dumps(record("dino", 0, {"J&F": 60.0}, **changes)))
+
+
 def test_a_run_is_waiting_started_or_done(study: Study, tmp_path: Path) -> None:
-    (tmp_path / "dino" / "s0" / "davis.json").write_text("{}")
+    write_result(study, tmp_path)
     assert list(status(study, tmp_path)) == [
         Status("start", 0, "waiting", (0, 1)),
         Status("dino", 0, "done", (1, 1), 6, 6),
@@ -74,8 +82,23 @@ def test_a_run_is_waiting_started_or_done(study: Study, tmp_path: Path) -> None:
     row = list(status(study, tmp_path, now=newest + 90))[1]
     assert (row.state, row.step, row.total, row.checkpoint, row.evaluations) == ("started", 5, 6, 5, (1, 1))
     assert row.seen == pytest.approx(90)
-    assert row.left == pytest.approx(seconds_a_step([json.loads(line) for line in lines[:4]]))
+    assert row.left == pytest.approx(seconds_per_step([json.loads(line) for line in lines[:4]]))
     assert row.loss == json.loads(lines[3])["loss"]
+
+
+def test_results_that_are_outdated_or_have_failed_are_counted(study: Study, tmp_path: Path) -> None:
+    write_result(study, tmp_path, config_hash="0" * 12)
+    rows = list(status(study, tmp_path))
+    assert (rows[1].evaluations, rows[1].problems) == ((0, 1), ", 1 outdated")
+    (tmp_path / "dino" / "s0" / "davis.json").unlink()
+    logs = tmp_path / "logs" / "dino"
+    for log in (logs / "s0" / "davis.log", logs / "s1" / "train.log"):
+        log.parent.mkdir(parents=True)
+        log.write_text("12:01 error: data/DAVIS does not exist; to do: download it\n")
+    rows = list(status(study, tmp_path))
+    assert (rows[1].state, rows[1].evaluations, rows[1].problems) == ("done", (0, 1), ", 1 failed")
+    assert (rows[2].state, rows[2].problems) == ("failed", ""), "its evaluation waits for it"
+    assert table(rows).splitlines()[2].endswith("0 of 1, 1 failed")
 
 
 def test_gpu_hours_of_a_training_under_way_count_every_gpu_and_no_pause(study: Study, tmp_path: Path) -> None:
@@ -102,5 +125,5 @@ def test_the_command_prints_the_table(study: Study, tmp_path: Path) -> None:
 
 
 def test_too_short_a_curve_tells_no_speed() -> None:
-    assert seconds_a_step([]) is None
-    assert seconds_a_step([{"step": 0, "time": 1.0}]) is None
+    assert seconds_per_step([]) is None
+    assert seconds_per_step([{"step": 0, "time": 1.0}]) is None

@@ -70,7 +70,7 @@ def test_the_warning_reaches_processes_that_left_the_group():
         [sys.executable, "-c", listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert child.stdout.readline() == "ready\n"
-    launch.pass_on(signal.SIGUSR1, None)
+    launch.forward_signal(signal.SIGUSR1, None)
     assert child.wait(30) == 7
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from densewalk.results.page.sections import read_curve
-from densewalk.training.metrics_file import append_point, as_line, quantities, read_points
+from densewalk.training.progress_files import append_point, as_line, quantities, read_points
 from tests.fixtures.toy import fit
 from tests.training.test_loop import REPOSITORY, run_toy
 

@@ -14,7 +14,7 @@ from densewalk.study.config import parse_study
 from densewalk.study.specs import RunSpec
 from densewalk.training import learning_curve
 from densewalk.training.execution import Execution
-from densewalk.training.metrics_file import quantities, read_points
+from densewalk.training.progress_files import quantities, read_points
 from tests.fixtures.toy import fit
 
 
@@ -101,8 +101,8 @@ def test_the_files_of_a_finished_training_lie_beside_its_curve(tmp_path):
     fit(state, steps=4, tensorboard=True)
     (out / "tensorboard").mkdir(parents=True)
     (out / "tensorboard" / "events.out.tfevents.1.old").touch()
-    learning_curve.keep_curves(state, out, tensorboard=True)
+    learning_curve.copy_learning_curve(state, out, tensorboard=True)
     assert events(out) == curves(out) == curves(state)
     assert len(list((out / "tensorboard").iterdir())) == 1
-    learning_curve.keep_curves(state, out, tensorboard=False)
+    learning_curve.copy_learning_curve(state, out, tensorboard=False)
     assert not (out / "tensorboard").exists()

@@ -16,15 +16,15 @@ from densewalk.models.loading import create
 from densewalk.visualization.features import (
     GAP,
     OUTLIERS,
-    Found,
+    FoundPatch,
     attention_maps,
     brightness,
-    cut,
+    crop_around,
     draw_features,
-    enlarged,
-    nearest,
+    nearest_patches,
+    patch_squares,
     principal_components,
-    shots,
+    select_images,
 )
 from densewalk.visualization.overlays import FOUND_COLOUR
 from densewalk.visualization.settings import PictureSettings
@@ -86,7 +86,7 @@ def test_brightness_is_the_mean_of_each_patch():
 
 def test_every_patch_becomes_a_square():
     values = np.linspace(0, 1, 18, dtype=np.float32).reshape(6, 3)
-    picture = enlarged(values, (2, 3), 4)
+    picture = patch_squares(values, (2, 3), 4)
     assert picture.shape == (8, 12, 3)
     for y in range(8):
         for x in range(12):
@@ -114,8 +114,8 @@ def test_nearest_patches_are_those_of_a_plain_search():
     grids = [(2, 3), (3, 3), (2, 2), (3, 2), (2, 3)]
     seen = [tokens(noise(h * w, 5, seed=i), (h, w)) for i, (h, w) in enumerate(grids)]
     query, count = 1, 3
-    found = nearest(seen, query, count)
-    assert found[0] == Found(1, 1, 1, 1.0)
+    found = nearest_patches(seen, query, count)
+    assert found[0] == FoundPatch(1, 1, 1, 1.0)
     vector = seen[1].patches[0, 4].tolist()
     best = []
     for i, other in enumerate(seen):
@@ -128,13 +128,13 @@ def test_nearest_patches_are_those_of_a_plain_search():
         similarity, p = max(candidates)
         best.append((similarity, i, *divmod(p, grids[i][1])))
     expected = sorted(best, reverse=True)[:count]
-    assert [(f.shot, f.row, f.column) for f in found[1:]] == [(i, y, x) for _, i, y, x in expected]
+    assert [(f.image, f.row, f.column) for f in found[1:]] == [(i, y, x) for _, i, y, x in expected]
     assert [f.similarity for f in found[1:]] == pytest.approx([s for s, *_ in expected], abs=1e-6)
 
 
 def test_a_patch_is_outlined_and_what_is_beyond_the_edge_is_black():
     image = torch.full((3, 16, 16), 200, dtype=torch.uint8)
-    picture = cut(image, Found(0, 0, 3, 1.0), patch=4, around=1)
+    picture = crop_around(image, FoundPatch(0, 0, 3, 1.0), patch=4, around=1)
     assert picture.shape == (12, 12, 3)
     assert (picture[:4] == 0).all(axis=-1)[:2].all(), "above the picture"
     assert (picture[5, 9:] == 0).all(), "to its right"
@@ -168,9 +168,9 @@ def sources(tmp_path):
     ],
 )
 def test_pictures_are_shared_out_among_sources_and_spread_within(sources, count, expected):
-    found = list(shots(sources, count, PictureSettings(short_side=32), 16))
-    assert [(shot.source, shot.number) for shot in found] == expected
-    assert all(min(shot.image.shape[1:]) == 32 and shot.image.shape[2] % 16 == 0 for shot in found)
+    found = list(select_images(sources, count, PictureSettings(short_side=32), 16))
+    assert [(image.source, image.number) for image in found] == expected
+    assert all(min(image.pixels.shape[1:]) == 32 and image.pixels.shape[2] % 16 == 0 for image in found)
 
 
 def test_all_pictures_of_a_trained_backbone(sources, tmp_path):

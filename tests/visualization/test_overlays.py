@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from densewalk.data.benchmarks.palette import palette
-from densewalk.visualization.overlays import NOT_SCORED, Row, TrackedClip, object_colours, segmentation_strip, tinted, tracking_strip
+from densewalk.visualization.overlays import NOT_SCORED, Row, TrackedClip, object_colors, segmentation_strip, tint_objects, tracking_strip
 from tests.fixtures.helpers import shared
 
 
@@ -40,9 +40,9 @@ def test_strip_shows_all_rows_and_legend_the_labels_that_occur(tmp_path):
 
 def test_tint_equals_the_loop():
     rng = np.random.default_rng(0)
-    frame, masks, colours = rng.integers(0, 256, (4, 6, 3), dtype=np.uint8), rng.random((3, 2, 3)), object_colours(3)
+    frame, masks, colours = rng.integers(0, 256, (4, 6, 3), dtype=np.uint8), rng.random((3, 2, 3)), object_colors(3)
     masks[:, 1, 2] = 0
-    picture = tinted(frame, masks, colours)
+    picture = tint_objects(frame, masks, colours)
     for y in range(4):
         for x in range(6):
             held = masks[:, y // 2, x // 2]
@@ -55,7 +55,7 @@ def test_tint_equals_the_loop():
 
 def test_tint_refuses_a_frame_of_broken_patches():
     with pytest.raises(ValueError, match="5 x 6 px is not made of 2 x 3"):
-        tinted(np.zeros((5, 6, 3), np.uint8), np.zeros((1, 2, 3)), object_colours(1))
+        tint_objects(np.zeros((5, 6, 3), np.uint8), np.zeros((1, 2, 3)), object_colors(1))
 
 
 def test_tracking_strip_gives_each_object_its_colour(tmp_path):
@@ -67,7 +67,7 @@ def test_tracking_strip_gives_each_object_its_colour(tmp_path):
     picture = np.asarray(Image.open(tmp_path / "deep" / "objects.png").convert("RGB"))
     found = {tuple(c) for c in picture.reshape(-1, 3)}
     # seven tenths of each colour on black in the frames, and the colours themselves in the legend
-    colours = 255 * object_colours(3)
+    colours = 255 * object_colors(3)
     assert {tuple(c) for c in np.round(colours).astype(int).tolist()} | {(0, 0, 0)} <= found
     assert {tuple(c) for c in np.round(0.7 * colours).astype(int).tolist()} <= found
     tracking_strip(tmp_path / "again.png", [clip, clip])

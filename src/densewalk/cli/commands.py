@@ -1,4 +1,7 @@
-"""One short function for each command; heavy imports happen inside them, so that `check` and `--help` answer at once."""
+"""One short function for each command; its docstring is the command's help.
+
+Heavy imports happen inside the functions, so that `check` and `--help` answer at once.
+"""
 
 import argparse
 import json
@@ -6,13 +9,10 @@ import os
 from pathlib import Path
 
 from densewalk.core.errors import UserError
-from densewalk.core.progress import log
-
-# Heavy imports happen inside the commands: `check` and `--help` answer at once.
 
 
 def check(args: argparse.Namespace) -> None:
-    """Validate a study."""
+    """Validate a study's configuration."""
     from densewalk.study.config import load_study
 
     study = load_study(args.config)
@@ -20,60 +20,41 @@ def check(args: argparse.Namespace) -> None:
 
 
 def status(args: argparse.Namespace) -> None:
-    """Print what has become of a study."""
+    """Print a study's runs, progress and cost."""
+    from densewalk.study import status as progress
     from densewalk.study.config import load_study
-    from densewalk.study.status import status as look
-    from densewalk.study.status import table
 
-    print(table(list(look(load_study(args.config), args.results))))
+    print(progress.table(list(progress.status(load_study(args.config), args.results))))
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """Print what is well and what is not; the exit status says whether anything is not."""
-    from densewalk.jobs.doctor import examine
-    from densewalk.jobs.doctor import table as findings_table
+    """Look for what would stop a study; the exit status is 2 if anything would."""
+    from densewalk.jobs import doctor as examination
     from densewalk.study.config import load_study
 
-    findings = examine(load_study(args.config) if args.config else None, slurm=args.slurm, config=args.config)
-    print(findings_table(findings))
+    findings = examination.examine(load_study(args.config) if args.config else None, slurm=args.slurm, config=args.config)
+    print(examination.table(findings))
     return UserError.exit_status if any(finding.problem for finding in findings) else 0
 
 
 def checkpoints(_args: argparse.Namespace) -> None:
-    """Print the public checkpoints."""
+    """List the public backbones."""
     from densewalk.models.catalog import listing
 
     print(listing())
 
 
 def fetch(args: argparse.Namespace) -> None:
-    """Download checkpoints, below the folder where you are, as Snakemake's jobs look for them."""
-    from densewalk.jobs.fetch import fetch_checkpoint
-    from densewalk.models.catalog import Checkpoint, public_checkpoint
+    """Download checkpoints, resumed and checked, to where Snakemake's jobs look for them."""
+    from densewalk.jobs.fetch import fetch_checkpoints
     from densewalk.study.config import load_study
 
-    wanted = dict(load_study(args.config).checkpoints) if args.config else {}
-    for name in args.names:
-        try:
-            found = public_checkpoint(name)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        if found is None:
-            raise UserError(f"no public checkpoint is called '{name}'", allowed="what `densewalk checkpoints` lists, or timm/NAME")
-        wanted[found[0]] = Checkpoint.model_validate(found[1])
-    problems = []
-    for name, checkpoint in wanted.items():
-        try:
-            print(f"{checkpoint.file}  sha256 {fetch_checkpoint(name, checkpoint)['sha256']}")
-        except UserError as error:  # the others are fetched all the same
-            log.error("error: %s", error)
-            problems.append(name)
-    if problems or not wanted:
-        raise UserError(f"not fetched: {', '.join(problems)}" if problems else "nothing to fetch", todo="see above, or name a checkpoint")
+    for line in fetch_checkpoints(args.names, load_study(args.config) if args.config else None):
+        print(line)
 
 
 def data(args: argparse.Namespace) -> None:
-    """Have a data set, below the folder where you are."""
+    """Download, unpack and check a data set."""
     from densewalk.jobs.fetch import VideoChoice, prepare
 
     choice = VideoChoice(args.video_name, args.video, args.codec, args.height)
@@ -81,7 +62,7 @@ def data(args: argparse.Namespace) -> None:
 
 
 def schema(_args: argparse.Namespace) -> None:
-    """Print the JSON schema."""
+    """Print the JSON schema of a study's configuration."""
     from densewalk.study.config import json_schema
 
     print(json.dumps(json_schema(), indent=2))
@@ -95,7 +76,7 @@ def deviations(_args: argparse.Namespace) -> None:
 
 
 def probe(args: argparse.Namespace) -> None:
-    """Describe a video."""
+    """Describe a video file."""
     from dataclasses import asdict
 
     from densewalk.data.video.probe import probe as probe_video
@@ -136,7 +117,7 @@ def check_images(args: argparse.Namespace) -> None:
 
 
 def curate(args: argparse.Namespace) -> None:
-    """Choose what to train on."""
+    """Choose frames and images to train on."""
     import torch
 
     from densewalk.jobs.curate import curate as choose
@@ -148,30 +129,32 @@ def curate(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Make one run's backbone, in as many processes as asked for."""
+    from densewalk.study.specs import RunSpec, read_spec
     from densewalk.training.launch import become_processes, claim_gpus
 
+    spec = read_spec(args.spec, RunSpec)
     become_processes(claim_gpus(args.gpus), args.nodes, args.threads)
     import torch
 
     from densewalk.jobs.train import make_backbone
-    from densewalk.study.specs import RunSpec, read_spec
 
     torch.set_num_threads(max(1, args.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    make_backbone(read_spec(args.spec, RunSpec), args.init, args.data, args.state, args.out, args.execution)
+    make_backbone(spec, args.init, args.data, args.state, args.out, args.execution)
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate one backbone by one protocol."""
+    from densewalk.study.specs import EvaluationSpec, read_spec
     from densewalk.training.launch import claim_gpus
 
+    spec = read_spec(args.spec, EvaluationSpec)
     claim_gpus(args.gpus)
     import torch
 
     from densewalk.jobs.evaluate import evaluate as evaluate_backbone
-    from densewalk.study.specs import EvaluationSpec, read_spec
 
     torch.set_num_threads(args.threads)
-    evaluate_backbone(read_spec(args.spec, EvaluationSpec), args.backbone, args.state, args.out, args.execution)
+    evaluate_backbone(spec, args.backbone, args.state, args.out, args.execution)
 
 
 def features(args: argparse.Namespace) -> None:
@@ -180,26 +163,23 @@ def features(args: argparse.Namespace) -> None:
 
     from densewalk.jobs.features import features as draw
     from densewalk.study.specs import RunSpec, read_spec
-    from densewalk.visualization.settings import PictureSettings
 
     torch.set_num_threads(args.threads)
-    settings = PictureSettings.model_validate(args.settings)
-    draw(read_spec(args.spec, RunSpec), args.init, args.backbone, args.data, settings, args.out, args.execution.device)
+    draw(read_spec(args.spec, RunSpec), args.init, args.backbone, args.data, args.settings, args.out, args.execution.device)
 
 
 def tables(args: argparse.Namespace) -> None:
-    """Write one table."""
-    from densewalk.results.formats import write_latex, write_markdown
+    """Write one table of result records as CSV, Markdown and LaTeX."""
+    from densewalk.results.formats import write_formats
     from densewalk.results.records import results_in
     from densewalk.results.tables import write_table
 
     write_table([record for path in args.records for record in (results_in(path) if path.is_dir() else [path])], args.table, args.out)
-    write_markdown(args.out, args.out.with_suffix(".md"))
-    write_latex(args.out, args.out.with_suffix(".tex"))
+    write_formats(args.out)
 
 
 def diff(args: argparse.Namespace) -> int:
-    """Compare two result folders."""
+    """Compare two folders of results: which numbers differ, and why; the exit status is 1 if any does."""
     from densewalk.results.compare import compare, text, write_changes
 
     found = compare(args.before, args.after)
@@ -210,7 +190,7 @@ def diff(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Write the page."""
+    """Write a study's tables, curves and images as one page, also while the study runs."""
     from densewalk.results.page.page import report as write_page
     from densewalk.results.plan import read_plan
     from densewalk.study.config import load_study

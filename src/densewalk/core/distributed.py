@@ -1,7 +1,4 @@
-"""One process per device, started by torchrun; every function also works, as the identity, in a single process.
-
-torchrun --standalone --nproc-per-node=2 -m densewalk train ...
-"""
+"""One process per device, started by torchrun; in one process all is the identity."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -13,7 +10,7 @@ from torch import distributed as dist
 
 
 def rank() -> int:
-    """This process's number among all, from 0."""
+    """This process's number, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -24,7 +21,7 @@ def world_size() -> int:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started (nccl on CUDA, gloo elsewhere) for the length of the block."""
+    """Join the processes that torchrun started (nccl on CUDA, gloo elsewhere) inside the block."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -38,7 +35,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def local_device(name: str) -> torch.device:
-    """`auto`: this process's GPU where there is one, else the CPU; any other name as torch understands it."""
+    """The device called `name`; `auto`: this process's GPU if there is one, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name, int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)
@@ -46,7 +43,7 @@ def local_device(name: str) -> torch.device:
 
 @torch.no_grad()
 def all_mean(x: Tensor) -> Tensor:
-    """Mean of `x` over the processes, without gradient; every process must call it with the same shape."""
+    """Mean of `x` over the processes, without gradient; all must call it with the same shape."""
     if world_size() == 1:
         return x
     x = x.detach().clone()
@@ -56,7 +53,7 @@ def all_mean(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gathered(x: Tensor) -> Tensor:
-    """The `x` of every process, stacked in the order of ranks: [processes, *shape]; all must call it with the same shape."""
+    """The `x` of all processes, [processes, *shape]; all must call it with one shape."""
     if world_size() == 1:
         return x[None]
     parts = [torch.empty_like(x) for _ in range(world_size())]
@@ -65,12 +62,8 @@ def gathered(x: Tensor) -> Tensor:
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set in at least one process; all of them get the same answer."""
-    if world_size() == 1:
-        return flag
-    votes = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(votes)
-    return bool(votes.item() > 0)
+    """True in all processes if the flag is set in at least one."""
+    return bool(gathered(torch.tensor(float(flag), device=device)).any()) if world_size() > 1 else flag
 
 
 @torch.no_grad()
@@ -78,7 +71,7 @@ def average_gradients(params: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the processes, in one message.
 
     With equal shares of the global batch and a loss that is a mean over samples, this is the gradient of the whole batch.
-    A parameter without a gradient counts as zero, so that processes never disagree about what to send.
+    A parameter without a gradient counts as zero, so that all processes send the same shapes.
     """
     if world_size() == 1:
         return
@@ -91,12 +84,3 @@ def average_gradients(params: Iterable[nn.Parameter]) -> None:
     flat /= world_size()
     for p, part in zip(params, flat.split([p.numel() for p in params]), strict=True):
         p.grad.copy_(part.view_as(p))  # type: ignore[union-attr]
-
-
-@torch.no_grad()
-def broadcast_parameters(module: nn.Module) -> None:
-    """Give every process the parameters and buffers of process 0."""
-    if world_size() == 1:
-        return
-    for tensor in [*module.parameters(), *module.buffers()]:
-        dist.broadcast(tensor, 0)

@@ -1,8 +1,8 @@
-"""What stops a job, without a traceback, and the exit status that says so."""
+"""Errors that end a job without a traceback, and their exit status."""
 
 
 class UserError(Exception):
-    """Bad input. One message: what was found, what is allowed, what to do."""
+    """Bad input; the message says what was found, what is allowed and what to do."""
 
     exit_status = 2
 
@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 class TrainingError(Exception):
-    """The numbers went wrong; the message says where and what was saved for inspection."""
+    """Numbers are not finite; the message says where, and what was saved for inspection."""
 
     exit_status = 1
 
@@ -20,5 +20,4 @@ class TrainingError(Exception):
 class Interrupted(Exception):
     """A signal asked the job to stop; its state has been saved."""
 
-    # sysexits' EX_TEMPFAIL, "try again later": what a saved and interrupted job wants from the scheduler
-    exit_status = 75
+    exit_status = 75  # sysexits' EX_TEMPFAIL: the scheduler shall start the job again

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
+    """JSON with sorted keys and no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
@@ -17,11 +17,11 @@ def config_hash(value: Any) -> str:
 
 
 def derive_seed(*parts: Any) -> int:
-    """A 63-bit seed that depends on all parts and on nothing else, the same in every process and version of Python."""
+    """A 63-bit seed from the parts alone, the same in every process and version of Python."""
     return int.from_bytes(hashlib.sha256(canonical(parts).encode()).digest()[:8], "big") >> 1
 
 
 def file_sha256(path: str | Path) -> str:
-    """The file's sha256, read in pieces."""
+    """The file's sha256."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, plain lines with rate and time left in a file."""
+"""Log lines and progress: a bar on a terminal, lines with rate and time left in a file."""
 
 import logging
 import sys
@@ -13,16 +13,12 @@ T = TypeVar("T")
 
 
 def start_logging() -> None:
-    """Time-stamped lines on standard error."""
+    """Log time-stamped lines to standard error."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
 class Progress:
-    """Counts steps of a known total and reports them.
-
-    Args:
-        seconds: time between two lines where there is no terminal.
-    """
+    """Counts steps and reports them; without a terminal, a line every `seconds`."""
 
     def __init__(self, label: str, total: int, *, done: int = 0, seconds: float = 30.0) -> None:
         self.label, self.total, self.done, self.seconds = label, total, done, seconds
@@ -31,7 +27,7 @@ class Progress:
         self.bar = tqdm(total=total, initial=done, desc=label) if sys.stderr.isatty() else None
 
     def advance(self, text: str = "", count: int = 1) -> None:
-        """`count` more are done; `text` goes with the next line."""
+        """Count `count` more; `text` goes into the next line."""
         self.done += count
         now = time.monotonic()
         if self.bar is not None:
@@ -42,20 +38,21 @@ class Progress:
             log.info("%s", self.line(text, now - self.begun))
 
     def line(self, text: str, elapsed: float) -> str:
-        """One line: label, count, text, rate, time left."""
+        """Label, count, text, rate and time left."""
         rate = (self.done - self.first) / max(elapsed, 1e-9)
-        left = (self.total - self.done) / rate if rate > 0 else float("inf")
-        speed = f"{rate:.2f}/s" if rate >= 1 else f"{1 / rate:.1f} s each" if rate > 0 else "?"
+        left, speed = float("inf"), "?"
+        if rate > 0:
+            left, speed = (self.total - self.done) / rate, f"{rate:.2f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
         return f"{self.label} {self.done}/{self.total}  {text}{'  ' if text else ''}{speed}  ETA {clock(left)}"
 
     def close(self) -> None:
-        """Give the terminal's line back."""
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.close()
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """The items, with their progress reported."""
+    """Iterate over the items and report progress."""
     if total is None:
         if not isinstance(items, Sized):
             raise TypeError("give `total` for an iterable without a length")
@@ -68,7 +65,7 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes, seconds, e.g. 1:02:03; `?` for an unknown time."""
+    """Format a time as 1:02:03; `?` if it is unknown."""
     if seconds == float("inf"):
         return "?"
     minutes, s = divmod(round(seconds), 60)
@@ -77,7 +74,7 @@ def clock(seconds: float) -> str:
 
 
 def columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table for the terminal: left-aligned columns under their headings, two blanks apart."""
+    """A table for the terminal with left-aligned columns, two blanks apart."""
     lines = [tuple(head), *map(tuple, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -1,4 +1,4 @@
-"""Where a number comes from: configuration hash, commit, versions, machine."""
+"""Commit, versions and machine, for records."""
 
 import importlib.metadata
 import platform
@@ -12,7 +12,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "mmsegmentation", "mmdet", 
 
 @lru_cache
 def commit() -> tuple[str, bool]:
-    """The checkout's commit, and whether tracked files differ from it; ("unknown", False) outside a checkout."""
+    """The checkout's commit ("unknown" outside one), and True if tracked files differ."""
     here = Path(__file__).resolve().parent
 
     def git(*args: str) -> str:
@@ -26,7 +26,7 @@ def commit() -> tuple[str, bool]:
 
 @lru_cache
 def versions() -> dict[str, str]:
-    """Versions of Python, densewalk and the packages that numbers depend on."""
+    """Versions of Python, densewalk and the packages that results depend on."""
     found = {"python": platform.python_version()}
     for package in ("densewalk", *PACKAGES):
         try:
@@ -37,6 +37,6 @@ def versions() -> dict[str, str]:
 
 
 def record() -> dict[str, Any]:
-    """What every record written by a job carries."""
+    """The facts that every record of a job contains."""
     sha, dirty = commit()
     return {"commit": sha, "dirty": dirty, "versions": versions(), "host": platform.node()}

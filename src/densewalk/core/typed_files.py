@@ -1,7 +1,10 @@
 """Files that one process writes and another reads: each is one pydantic model, and damage is one clear error."""
 
+import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -12,7 +15,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_model(path: str | Path, model: type[Model], what: str, todo: str) -> Model:
-    """The content of a JSON file as a model.
+    """Read a JSON file as a model; a number written as text is not taken for a number.
 
     Args:
         what: the file is, for the message, e.g. `result record`. todo: what a person can do about a broken one.
@@ -23,10 +26,14 @@ def read_model(path: str | Path, model: type[Model], what: str, todo: str) -> Mo
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} is no {what}: it holds {_brief(content)}, not an object", todo=todo)
+    if problems := list(_not_finite(content)):
+        raise UserError(f"{path} is no {what}: {'; '.join(problems)}", todo=todo)
     try:
-        return model.model_validate(content)
+        return model.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
-        raise UserError(f"{path} is no {what}: {'; '.join(complaints(error))}", todo=todo) from error
+        keys_differ = any(e["type"] in ("missing", "extra_forbidden") for e in error.errors())
+        version = " (written by another version of densewalk?)" if keys_differ else ""
+        raise UserError(f"{path} is no {what}: {'; '.join(complaints(error))}{version}", todo=todo) from error
 
 
 def write_model(path: str | Path, content: BaseModel) -> None:
@@ -35,14 +42,30 @@ def write_model(path: str | Path, content: BaseModel) -> None:
 
 
 def complaints(error: ValidationError, most: int = 5) -> list[str]:
-    """The first things that are wrong, each as `key: message (found ...)`."""
-    lines = []
-    for e in error.errors(include_url=False)[:most]:
-        key = ".".join(str(part) for part in e["loc"])
+    """List the first things that are wrong, each as `key: message (found ...)`, and how many more there are."""
+    lines = list(_complaints(error))
+    return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more"]
+
+
+def _complaints(error: ValidationError, prefix: str = "") -> Iterator[str]:
+    for e in error.errors(include_url=False):
+        key = prefix + ".".join(str(part) for part in e["loc"])
+        inner = e.get("ctx", {}).get("error")
+        if isinstance(inner, ValidationError):
+            yield from _complaints(inner, f"{key}.")
+            continue
         message = e["msg"].removeprefix("Value error, ")
         found = "" if e["type"] in ("missing", "value_error", "extra_forbidden") else f" (found {_brief(e['input'])})"
-        lines.append(f"{key}: {message}{found}" if key else f"{message}{found}")
-    return lines
+        yield f"{key}: {message}{found}" if key else f"{message}{found}"
+
+
+def _not_finite(value: Any, key: str = "") -> Iterator[str]:
+    """Name the numbers that are NaN or infinite, which Python reads although JSON has none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{key}: not a finite number (found {value})"
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in items:
+        yield from _not_finite(inner, f"{key}.{name}" if key else str(name))
 
 
 def _brief(value: object, most: int = 40) -> str:

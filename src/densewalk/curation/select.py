@@ -46,7 +46,7 @@ from densewalk.data.receipts import CuratedReceipt, ImagesReceipt, VideoReceipt
 from densewalk.data.sources import Source, open_images
 from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
-from densewalk.ops.clustering import kmeans, nearest_centre
+from densewalk.ops.clustering import kmeans, nearest_center
 from densewalk.ops.cpu.linear import linear
 from densewalk.ops.nearest_neighbors import nearest
 from densewalk.visualization.overlays import contact_sheet
@@ -189,8 +189,8 @@ def retrieve(
         kept[nearest(x, references, settings.neighbours)[1].flatten().cpu().numpy()] = True
         return kept
     centers = kmeans(x, settings.clusters, seed=seed)
-    hits = torch.bincount(nearest_centre(references, centers), minlength=len(centers))
-    return (hits >= settings.least_references)[nearest_centre(x, centers)].cpu().numpy()
+    hits = torch.bincount(nearest_center(references, centers), minlength=len(centers))
+    return (hits >= settings.least_references)[nearest_center(x, centers)].cpu().numpy()
 
 
 class Pool(Dataset[Tensor]):

@@ -1,4 +1,7 @@
-"""Choose what runs are trained on."""
+"""Choose what runs are trained on.
+
+results/data/{curation}.json, .csv, .png
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,22 +10,22 @@ from densewalk.core import distributed
 from densewalk.core.hashing import file_sha256
 from densewalk.curation.select import curate as choose
 from densewalk.data.receipts import write_receipt
-from densewalk.jobs.inputs import feature_cache, read_backbone, read_sources
+from densewalk.jobs.inputs import feature_cache, read_backbone, read_data
 from densewalk.models.origin import CheckpointFile
 from densewalk.study.specs import CurationSpec
 from densewalk.training.execution import Execution
 
 
 def curate(spec: CurationSpec, backbone: Path, receipts: Sequence[Path], out: Path, execution: Execution) -> None:
-    """Choose what runs are to be trained on.
+    """Choose what runs are trained on.
 
     Args:
-        backbone: what compares pictures. receipts: of the data, in the specification's order.
-        out: the receipt, which is written last; the list of all images and the sheet lie beside it.
+        backbone: compares the images. receipts: of the data, in the specification's order.
+        out: the receipt, written last; the list of all images and the contact sheet are written beside it.
     """
     network = read_backbone(spec.backbone, spec.arch, backbone).eval().to(distributed.local_device(execution.device))
-    sources = [source for path, name in zip(receipts, spec.data or {}, strict=True) for source in read_sources(path, name)]
+    sources = read_data(receipts, spec.data or {})
     key = spec.backbone.key if isinstance(spec.backbone, CheckpointFile) else None
-    cls = feature_cache(execution).around(network.cls, f"cls {file_sha256(backbone)} {key}")
+    cls = feature_cache(execution).wrap(network.cls, f"cls {file_sha256(backbone)} {key}")
     receipt = choose(spec.settings, sources, network, cls, out, workers=execution.workers)
     write_receipt(out, receipt)

@@ -1,10 +1,10 @@
-"""What would stop a study, found before a GPU is asked for.
+"""Find what would stop a study, before a GPU is asked for.
 
     densewalk doctor                              # this machine
     densewalk doctor --config config.yaml         # and all data and checkpoints of a study
     densewalk doctor --config config.yaml --slurm # and the cluster's commands
 
-Data are looked at by the evaluations' own readers, checkpoints are loaded as a run loads them: nothing is judged by rules of its own.
+The evaluations' own readers look at their data, and checkpoints are loaded as a run loads them.
 """
 
 import platform
@@ -34,7 +34,8 @@ from densewalk.study.config import Study
 from densewalk.study.registry import evaluation_module
 from densewalk.training.tensorboard import require_tensorboard
 
-SPARE = 20 * 2**30  # bytes that a study's results, caches and states should find free
+Check = Callable[[], str]  # says what was found, or raises a UserError
+SPARE = 20 * 2**30  # bytes that should be free for a study's results, caches and states
 CODECS = ("h264", "hevc", "av1", "vp9")  # what walking tours come in
 SLURM = ("sbatch", "squeue", "scancel", "sacct")
 
@@ -49,11 +50,12 @@ class Finding:
 
 
 def examine(study: Study | None, *, slurm: bool = False, config: Path | None = None) -> list[Finding]:
-    """All findings, problems among them. config: the study's file, which commands name."""
-    subjects: dict[str, Callable[[], str]] = {"Python": _python, "torch": _torch, "video": _video, "disk": _disk}
+    """Run all checks of this machine and of a study. config: the study's file, which commands name."""
+    machine: dict[str, Check] = {"Python": _python, "torch": _torch, "video": _video, "disk": _disk}
     if slurm:
-        subjects["Slurm"] = _slurm
-    return [_look(subject, check) for subject, check in (*subjects.items(), *(_of_study(study, config) if study else ()))]
+        machine["Slurm"] = _slurm
+    findings = [_finding(subject, check) for subject, check in machine.items()]
+    return findings + [_finding(*check) for check in (_study_checks(study, config) if study else ())]
 
 
 def table(findings: Iterable[Finding]) -> str:
@@ -62,11 +64,12 @@ def table(findings: Iterable[Finding]) -> str:
     return columns(("what", "state", "found, or what to do"), rows)
 
 
-def _look(subject: str, check: Callable[[], str]) -> Finding:
+def _finding(subject: str, check: Check, command: str | None = None) -> Finding:
+    """Run one check; what is wrong ends with the command that gets or completes the data."""
     try:
         return Finding(subject, check())
     except UserError as error:
-        return Finding(subject, "", " ".join(str(error).split()))
+        return Finding(subject, "", " ".join(str(error).split()) + (f"; command: {command}" if command else ""))
 
 
 # -- this machine ------------------------------------------------------------------------------------------------------
@@ -106,28 +109,20 @@ def _slurm() -> str:
 # -- a study -----------------------------------------------------------------------------------------------------------
 
 
-def _of_study(study: Study, config: Path | None) -> Iterator[tuple[str, Callable[[], str]]]:
+def _study_checks(study: Study, config: Path | None) -> Iterator[tuple[str, Check, str | None]]:
     if study.execution.tensorboard:
-        yield "execution.tensorboard", _event_files
+        yield "execution.tensorboard", _event_files, None
     for name, video in study.videos.items():
-        yield f"videos.{name}", partial(_with_command, partial(_video_file, video.source), command_for_file(video.source))
+        yield f"videos.{name}", partial(_video_file, video.source), command_for_file(video.source)
     for name, images in study.images.items():
-        yield f"images.{name}", partial(_with_command, partial(_image_folder, images), command_for_file(images.source))
+        yield f"images.{name}", partial(_image_folder, images), command_for_file(images.source)
     for name, checkpoint in study.checkpoints.items():
-        yield f"checkpoints.{name}", partial(_checkpoint, name, checkpoint, config)
+        yield f"checkpoints.{name}", partial(_checkpoint, name, checkpoint, config), None
     for name, evaluation in study.evaluations.items():
         settings = evaluation.settings
         known = dataset_of(evaluation.protocol, settings)
         command = command_for(known, settings.root) if known else None
-        yield f"evaluations.{name}", partial(_with_command, partial(data_of, evaluation.protocol, settings), command)
-
-
-def _with_command(check: Callable[[], str], command: str | None) -> str:
-    """The check; where it fails, with the command that gets the data, or completes them."""
-    try:
-        return check()
-    except UserError as error:
-        raise UserError(f"{error}; command: {command}" if command else str(error)) from error
+        yield f"evaluations.{name}", partial(data_of, evaluation.protocol, settings), command
 
 
 def _event_files() -> str:
@@ -149,13 +144,13 @@ def _image_folder(settings: ImagesSettings) -> str:
 def _checkpoint(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
     path = Path(checkpoint.file)
     if not path.is_file():
-        raise UserError(f"{path} does not exist", todo=_way_to(name, checkpoint, config))
+        raise UserError(f"{path} does not exist", todo=_how_to_get(name, checkpoint, config))
     if checkpoint.sha256 or receipt_path(path).exists():
         verify(path, sha256=checkpoint.sha256, url=checkpoint.url)
     return str(load(path, checkpoint.arch, key=checkpoint.key, interpolation=checkpoint.interpolation).report)
 
 
-def _way_to(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
+def _how_to_get(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
     """How to get a checkpoint's file."""
     wanted = checkpoint.arch if checkpoint.arch.startswith("timm/") else name
     found = public_checkpoint(wanted)
@@ -165,14 +160,11 @@ def _way_to(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
     return f"densewalk fetch --config {shlex.quote(str(config or 'CONFIG'))}" if checkpoint.url else "put it there or correct `file`"
 
 
-# -- data, by the readers of the evaluations ---------------------------------------------------------------------------
-
-
 def data_of(protocol: str, settings: Any) -> str:
-    """What an evaluation's data hold, counted; a sample is opened.
+    """Count what an evaluation's data hold, and open a sample.
 
     Raises:
-        UserError: what the evaluation would stop with.
+        UserError: the one that would stop the evaluation.
     """
     counts = ", ".join(f"{count} {what}" for what, count in evaluation_module(protocol).describe_data(settings).items())
     return f"{settings.root}: {counts}"

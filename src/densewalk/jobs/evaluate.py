@@ -25,11 +25,7 @@ from densewalk.training.tensorboard import require_tensorboard
 
 
 def evaluate(spec: EvaluationSpec, backbone: Path, state: Path, out: Path, execution: Execution) -> None:
-    """Evaluate one backbone by one protocol and write the result record `out`.
-
-    Args:
-        state: folder of the resumable state.
-    """
+    """Evaluate one backbone by one protocol; `state` is the folder of the resumable state, `out` the result record."""
     if execution.tensorboard:
         require_tensorboard()
     made = read_run(backbone.with_name("run.json"))
@@ -37,42 +33,42 @@ def evaluate(spec: EvaluationSpec, backbone: Path, state: Path, out: Path, execu
     with State(state, {"backbone": file_sha256(backbone)}), metered(state / "cost.json", device) as meter:
         job = Job(out.with_suffix(""), state, spec.seed, str(device), execution.workers, feature_cache(execution), execution.tensorboard)
         result = evaluation_module(spec.protocol).evaluate(spec.settings, backbone, job)
-    require_metrics(result, spec.settings.METRICS)
     settings, init = spec.settings, made.spec.init
-    facts = {
-        "run": spec.run,
-        "seed": spec.seed,
-        "method": made.spec.method,
-        "init": init.name,
-        "init_kind": init.kind,
-        "init_seed": init.seed if isinstance(init, RunBackbone) else None,
-        "arch": made.arch,
-        "compat": made.compat,
-        "labels": spec.labels,
-        "task": settings.TABLE,
-        "evaluation": spec.evaluation,
-        "dataset": settings.dataset,
-        "protocol": settings.protocol,
-        "published_protocol": settings.published_protocol,
-        "published_metrics": settings.PUBLISHED_METRICS,
-        "version": settings.VERSION,
-        "metrics": {name: None if math.isnan(value) else value for name, value in result.metrics.items()},
-        "n": result.n,
-        "unit": result.unit,
-        "details": result.details,
-        "config_hash": spec.hash,
-        "run_hash": spec.run_hash,
-        "device": str(device),
-        **meter.total().record(),
-        "training": made.training,
-        "spec": spec.model_dump(mode="json"),
+    require_metrics(result, settings.METRICS)
+    found = ResultRecord(
+        run=spec.run,
+        seed=spec.seed,
+        method=made.spec.method,
+        init=init.name,
+        init_kind=init.kind,
+        init_seed=init.seed if isinstance(init, RunBackbone) else None,
+        arch=made.arch,
+        compat=made.compat,
+        labels=spec.labels,
+        task=settings.TABLE,
+        evaluation=spec.evaluation,
+        dataset=settings.dataset,
+        protocol=settings.protocol,
+        published_protocol=settings.published_protocol,
+        published_metrics=settings.PUBLISHED_METRICS,
+        version=settings.VERSION,
+        metrics={name: None if math.isnan(value) else value for name, value in result.metrics.items()},
+        n=result.n,
+        unit=result.unit,
+        details=result.details,
+        config_hash=spec.hash,
+        run_hash=spec.run_hash,
+        device=str(device),
+        **meter.total().record(),  # type: ignore[arg-type]
+        training=made.training,
+        spec=spec.model_dump(mode="json"),
         **record(),
-    }
-    write_model(out, ResultRecord.model_validate(facts))
+    )
+    write_model(out, found)
     log.info("%s", ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.items()))
 
 
 def require_metrics(result: Result, promised: Iterable[str]) -> None:
-    """An evaluation delivers the metrics it promises: a column must not vanish from a table unseen."""
+    """Require the metrics that an evaluation promises: a column must not vanish from a table unseen."""
     if set(result.metrics) != set(promised):
         raise AssertionError(f"metrics {sorted(result.metrics)} instead of {sorted(promised)}")

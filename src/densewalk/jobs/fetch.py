@@ -1,17 +1,18 @@
-"""The public data sets: downloaded, unpacked, and looked at by the readers that will read them.
+"""Download public data sets and checkpoints, unpack them and check them by the evaluations' readers.
 
     densewalk data coco                         # or with the workflow: snakemake results/data/sets/coco.json
     densewalk data coco --folder /datasets/coco
     densewalk data cityscapes                   # which only a person can get: prints the steps, or checks what is there
     densewalk data walking_tours --name venice  # one of the videos, by yt-dlp; without --name all
 
-What there is to do stands in datasets.yaml. Archives are kept in FOLDER/.downloads until all of them are unpacked and checked.
+datasets.yaml says what there is to do. Archives are kept in FOLDER/.downloads until all of them are unpacked and checked.
 """
 
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,14 @@ from densewalk.data.download.fetch import fetch, receipt_path, verify
 from densewalk.data.download.unpack import unpack
 from densewalk.data.video.probe import probe
 from densewalk.jobs.doctor import data_of
-from densewalk.models.catalog import Checkpoint, published
+from densewalk.models.catalog import Checkpoint, public_checkpoint, published
+from densewalk.study.config import Study
 from densewalk.study.registry import parse_evaluation
 
 
 @dataclass(frozen=True)
 class VideoChoice:
-    """Which video of a data set of videos, all by default, and in which format; `address` is one that is not on the list."""
+    """Which video of a data set of videos, all by default, and in which format; `address`: of one that is not on the list."""
 
     name: str | None = None
     address: str | None = None
@@ -39,16 +41,17 @@ class VideoChoice:
 
 
 def prepare(name: str, receipt: Path, folder: Path | None = None, choice: VideoChoice = VideoChoice()) -> str:
-    """Have the data set, check it and write the receipt; what was found.
+    """Download the data set if need be, check it, write the receipt and return what was found.
 
     Args:
-        receipt: written for the whole set, not for one of its videos, which has its own.
-        folder: where it goes, if not where datasets.yaml says.
+        receipt: of the whole set; one of its videos has its own. folder: its place, if not that of datasets.yaml.
 
     Raises:
         UserError: no such data set, a download or an archive fails, something is missing, or a person has to do something first.
     """
-    dataset = known(name) if folder is None else known(name).at(folder)
+    if name not in datasets():
+        raise UserError(f"no data set is called '{name}'", allowed=", ".join(datasets()))
+    dataset = datasets()[name] if folder is None else datasets()[name].at(folder)
     if dataset.manual and not Path(dataset.folder).is_dir():
         raise _by_hand(name, dataset)
     if (choice.name, choice.address) != (None, None):
@@ -59,19 +62,8 @@ def prepare(name: str, receipt: Path, folder: Path | None = None, choice: VideoC
     return str(record["found"])
 
 
-def known(name: str) -> Dataset:
-    """A data set by its name.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name not in datasets():
-        raise UserError(f"no data set is called '{name}'", allowed=", ".join(datasets()))
-    return datasets()[name]
-
-
 def _by_hand(name: str, dataset: Dataset) -> UserError:
-    """The steps, where nothing is there yet."""
+    """The steps that a person has to take."""
     elsewhere = "" if dataset.folder == datasets()[name].folder else f" --folder {dataset.folder}"
     steps = "; ".join(f"({number}) {step}" for number, step in enumerate(dataset.manual, start=1))
     return UserError(
@@ -81,14 +73,14 @@ def _by_hand(name: str, dataset: Dataset) -> UserError:
 
 
 def _unpacked(name: str, dataset: Dataset, receipt: Path) -> dict[str, Any]:
-    """What the readers find, and the archives it is from, downloaded if the readers find less than all."""
+    """What the readers find, and its archives, downloaded if the readers find less than all."""
     earlier = read_json(receipt)["archives"] if receipt.is_file() else {}
     try:
         return {"found": inspect(name, dataset), "archives": earlier}
     except UserError as error:
         if dataset.manual:
             raise
-        if earlier:  # as large as some sets are, nobody wants to download one again for a file that was moved away
+        if earlier:  # sets are large: nobody wants to download one again because a file was moved away
             again = f"put back what is missing, or remove {receipt} and what is damaged, and run densewalk data {name} again"
             raise UserError(f"{error}", todo=again) from error
     fetched = {archive.url: _install(dataset, archive) for archive in dataset.archives}
@@ -98,7 +90,7 @@ def _unpacked(name: str, dataset: Dataset, receipt: Path) -> dict[str, Any]:
 
 
 def inspect(name: str, dataset: Dataset) -> str:
-    """What the evaluation's readers find, compared with what the whole set holds.
+    """Compare what the evaluation's readers find with what the whole set holds.
 
     Raises:
         UserError: something is missing or damaged, with the exact folder, or the counts differ.
@@ -130,7 +122,7 @@ def _install(dataset: Dataset, archive: Archive) -> dict[str, Any]:
 
 
 def write_trainaug(root: Path) -> None:
-    """ImageSets/Segmentation/trainaug.txt, which no archive has: every image with a mask in SegmentationClassAug but those of val."""
+    """Write ImageSets/Segmentation/trainaug.txt, which no archive has: all images with a mask in SegmentationClassAug but val's."""
     lists = root / "ImageSets" / "Segmentation"
     if (lists / "trainaug.txt").exists():
         return
@@ -140,11 +132,8 @@ def write_trainaug(root: Path) -> None:
         temporary.write_text("".join(f"{name}\n" for name in names))
 
 
-# -- videos ------------------------------------------------------------------------------------------------------------
-
-
 def _videos(name: str, dataset: Dataset, choice: VideoChoice) -> dict[str, Any]:
-    """The chosen videos, the rest also where one does not come."""
+    """Download the chosen videos, the others also if one fails."""
     fetched, problems = {}, []
     for video, address in _addresses(name, dataset, choice).items():
         target = Path(dataset.folder) / f"{video}.mp4"
@@ -171,7 +160,7 @@ def _addresses(name: str, dataset: Dataset, choice: VideoChoice) -> dict[str, st
 
 
 def _facts(printed: str) -> dict[str, Any]:
-    """What yt-dlp says of the video it has brought."""
+    """What yt-dlp says about the video that it has downloaded."""
     try:
         return dict(json.loads(printed.strip().splitlines()[-1]))
     except (IndexError, ValueError, TypeError) as error:
@@ -179,13 +168,13 @@ def _facts(printed: str) -> dict[str, Any]:
 
 
 def fetch_video(address: str, target: Path, *, codec: str = "avc1", height: int = 1080) -> dict[str, Any]:
-    """A video by yt-dlp, which resumes by itself; its receipt with id, fps and sha256.
+    """Download a video by yt-dlp, which resumes by itself; return its receipt with id, fps and sha256.
 
     Args:
         codec: the beginning of yt-dlp's vcodec: avc1 (H.264, up to 1080 lines), vp9, av01. height: lines, at most.
 
     Raises:
-        UserError: yt-dlp is not installed or fails, or what came is no video.
+        UserError: yt-dlp is not installed or fails, or its file is no video.
     """
     if shutil.which("yt-dlp") is None:
         raise UserError("yt-dlp is not installed", todo="pip install yt-dlp, or download the video by hand and name it as `source`")
@@ -212,8 +201,34 @@ def fetch_video(address: str, target: Path, *, codec: str = "avc1", height: int 
     return receipt
 
 
+def fetch_checkpoints(names: Sequence[str], study: Study | None) -> Iterator[str]:
+    """Download public checkpoints and all of a study; a line for each that comes.
+
+    Raises:
+        UserError: a name is unknown, nothing is asked for, or some could not be fetched, the others all the same.
+    """
+    wanted = dict(study.checkpoints) if study else {}
+    for name in names:
+        try:
+            found = public_checkpoint(name)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if found is None:
+            raise UserError(f"no public checkpoint is called '{name}'", allowed="what `densewalk checkpoints` lists, or timm/NAME")
+        wanted[found[0]] = Checkpoint.model_validate(found[1])
+    problems = []
+    for name, checkpoint in wanted.items():
+        try:
+            yield f"{checkpoint.file}  sha256 {fetch_checkpoint(name, checkpoint)['sha256']}"
+        except UserError as error:
+            log.error("error: %s", error)
+            problems.append(name)
+    if problems or not wanted:
+        raise UserError(f"not fetched: {', '.join(problems)}" if problems else "nothing to fetch", todo="see above, or name a checkpoint")
+
+
 def fetch_checkpoint(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Have a study's checkpoint, or a public one, at its place.
+    """Download a study's checkpoint, or a public one, to its place.
 
     Raises:
         UserError: see `fetch`; or only a person can get it, and the message says how.

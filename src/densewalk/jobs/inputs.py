@@ -1,6 +1,7 @@
 """Receipts and checkpoints as objects: what several jobs read."""
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from densewalk.core.errors import UserError
@@ -17,10 +18,15 @@ from densewalk.training.execution import Execution
 
 
 def initial_backbone(spec: RunSpec, init: Path | None) -> Backbone:
-    """Random weights of the run's seed, or the given file's."""
+    """Random weights of the run's seed, or the given file's.
+
+    Raises:
+        UserError: see `read_backbone`; or no file is given.
+    """
     if isinstance(spec.init, RandomWeights):
         return create(spec.arch, seed=spec.seed)
-    assert init is not None
+    if init is None:
+        raise UserError(f"--init is missing: {spec.run} starts from {spec.init.name}", todo="give that backbone's file")
     return read_backbone(spec.init, spec.arch, init)
 
 
@@ -41,6 +47,20 @@ def read_backbone(origin: CheckpointFile | RunBackbone, arch: str, file: Path) -
     backbone = load(file, arch, key=checkpoint.key, interpolation=checkpoint.interpolation) if checkpoint else load(file)
     log.info("%s", backbone.report)
     return backbone
+
+
+def read_data(receipts: Sequence[Path], names: Iterable[str]) -> list[Source]:
+    """The prepared data of a specification, by receipts in its order.
+
+    Raises:
+        UserError: there are more or fewer receipts than data.
+    """
+    names = list(names)
+    if len(receipts) != len(names):
+        raise UserError(
+            f"--data has {len(receipts)} receipts, not {len(names)}", allowed=f"one for each of {', '.join(names) or 'no data'}"
+        )
+    return [source for path, name in zip(receipts, names, strict=True) for source in read_sources(path, name)]
 
 
 def read_sources(path: Path, name: str) -> list[Source]:

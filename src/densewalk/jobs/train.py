@@ -13,22 +13,22 @@ from torch.utils.data import Dataset
 
 from densewalk.core import distributed
 from densewalk.core.errors import UserError
-from densewalk.core.files import write_json
 from densewalk.core.hashing import file_sha256
 from densewalk.core.progress import log
 from densewalk.core.provenance import record
 from densewalk.core.typed_files import write_model
 from densewalk.data.sources import Source
-from densewalk.jobs.inputs import initial_backbone, read_sources
+from densewalk.jobs.inputs import initial_backbone, read_data
 from densewalk.models.backbone import Backbone
 from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.export import export_backbone, write_card
-from densewalk.results.records import RunRecord, TrainingRecord
+from densewalk.results.records import MadeRun, RunRecord, TrainingRecord
 from densewalk.study.registry import method_class
 from densewalk.study.specs import RunSpec
 from densewalk.training import learning_curve, loop
 from densewalk.training.execution import Execution
 from densewalk.training.method import Method
+from densewalk.training.progress_files import PLAN, TrainingPlan
 from densewalk.training.state import State
 from densewalk.training.tensorboard import require_tensorboard
 
@@ -37,8 +37,7 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
     """Make one run's backbone: train it, or for a baseline take it over.
 
     Args:
-        init: the initial backbone's file, unless it is random.
-        receipts: of the prepared data, in the specification's order.
+        init: file of the initial backbone, unless it is random. receipts: of the prepared data, in the specification's order.
         state: folder of the resumable state. out: folder of the results.
     """
     backbone = initial_backbone(spec, init)
@@ -48,7 +47,7 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
         return
     if execution.tensorboard:
         require_tensorboard()
-    sources = [source for path, name in zip(receipts, spec.data or {}, strict=True) for source in read_sources(path, name)]
+    sources = read_data(receipts, spec.data or {})
     inputs = {str(path): file_sha256(path) for path in [*receipts, *([init] if init else [])]}
     device = distributed.local_device(execution.device)
     with distributed.process_group(device):
@@ -57,17 +56,17 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
             return
         with State(state, inputs) as held:
             method, data, trained = train(spec, backbone, sources, held, execution, device)
-            facts = {
-                "steps": trained.steps,
-                "samples_seen": trained.samples,
-                **trained.cost.record(),
-                "processes": distributed.world_size(),
-                "device": str(device),
-                "execution": execution.model_dump(mode="json"),
-            }
-            draw(method, data, out / "training")
-            learning_curve.keep_curves(held.folder, out, tensorboard=execution.tensorboard)
-            export_run(method.export(), spec, out, TrainingRecord.model_validate(facts), loaded)
+            training = TrainingRecord(
+                steps=trained.steps,
+                samples_seen=trained.samples,
+                **trained.cost.record(),  # type: ignore[arg-type]
+                processes=distributed.world_size(),
+                device=str(device),
+                execution=execution.model_dump(mode="json"),
+            )
+            draw_images(method, data, out / "training")
+            learning_curve.copy_learning_curve(held.folder, out, tensorboard=execution.tensorboard)
+            export_run(method.export(), spec, out, training, loaded)
 
 
 def train(
@@ -83,7 +82,8 @@ def train(
     total, per_epoch = settings.total_steps(len(data))
     log.info("%s, seed %d: %d samples, %d steps of batch %d", spec.run, spec.seed, len(data), total, settings.batch_size)
     if distributed.rank() == 0:  # for `densewalk status`
-        write_json(state.folder / "plan.json", {"steps": total, "gpus": distributed.world_size() if device.type == "cuda" else 0})
+        gpus = distributed.world_size() if device.type == "cuda" else 0
+        write_model(state.folder / PLAN, TrainingPlan(steps=total, gpus=gpus))
     torch.manual_seed(spec.seed)
     method = kind(settings, backbone, total, per_epoch, spec.seed)
     method.diagnostics = state.folder
@@ -91,7 +91,7 @@ def train(
     for part in method.modules():
         if isinstance(part, Backbone):
             part.gradient_checkpointing = execution.gradient_checkpointing
-            part.through = compiled or part.through
+            part.run_blocks = compiled or part.run_blocks
     trained = loop.train(
         method,
         data,
@@ -105,8 +105,8 @@ def train(
     return method, data, trained
 
 
-def draw(method: Method, data: "Dataset[Any]", folder: Path) -> None:
-    """The method's pictures of what it has learnt, in place of those of an earlier training."""
+def draw_images(method: Method, data: "Dataset[Any]", folder: Path) -> None:
+    """Draw the method's images of what it has learnt, in place of those of an earlier training."""
     if folder.is_dir():
         shutil.rmtree(folder)
     with torch.no_grad():
@@ -119,19 +119,21 @@ def export_run(backbone: Backbone, spec: RunSpec, out: Path, training: TrainingR
     Args:
         loaded: what was taken from the initial backbone's file.
     """
-    facts = record()
     compat = spec.settings.deviations if spec.settings else ""
-    made = {"config_hash": spec.hash, "arch": backbone.arch.name, "compat": compat, "training": training, "loaded": loaded}
-    write_model(out / "run.json", RunRecord.model_validate({**made, "spec": spec.model_dump(mode="json"), **facts}))
-    init = "random weights" if spec.init.kind == "random" else spec.init.name
-    described = {"run": spec.run, "seed": spec.seed, "method": spec.method, "compat": compat or "-", "init": init}
-    data = ", ".join(spec.data or {}) or "no data"
-    known = {
-        "data": data,
+    made = MadeRun.model_validate(spec.model_dump(mode="json"))
+    run = RunRecord(config_hash=spec.hash, arch=backbone.arch.name, compat=compat, spec=made, training=training, loaded=loaded, **record())
+    write_model(out / "run.json", run)
+    facts = {
+        "run": spec.run,
+        "seed": spec.seed,
+        "method": spec.method,
+        "compat": compat or "-",
+        "init": "random weights" if spec.init.kind == "random" else spec.init.name,
+        "data": ", ".join(spec.data or {}) or "no data",
         "config_hash": spec.hash,
-        "commit": facts["commit"],
+        "commit": run.commit,
         "loaded": f"\nInitial weights: {loaded}.\n" if loaded else "",
     }
-    write_card(backbone, out / "card.md", {**described, **known})
+    write_card(backbone, out / "card.md", facts)
     export_backbone(backbone, out / "backbone.safetensors", run=f"{spec.run}-s{spec.seed}", config_hash=spec.hash)
     log.info("wrote %s", out / "backbone.safetensors")

@@ -1,4 +1,4 @@
-"""Initial backbones: files that a study describes itself, and the public ones of checkpoints.yaml. Free of torch.
+"""Initial backbones: a study's files, and the public ones of checkpoints.yaml; no torch.
 
 published()["dinov2_vits14_reg"].url
 public_checkpoint("timm/vit_small_patch16_224.dino")       # any plain vision transformer of timm's, by its full name
@@ -18,7 +18,6 @@ from densewalk.core.progress import columns
 from densewalk.core.settings import Settings
 
 FOLDER = "checkpoints"  # where public files go, below the study's folder
-Sha256 = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
 class Labels(Settings):
@@ -63,7 +62,7 @@ class Published(Settings):
     manual: str | None = None
     key: str | None = None
     interpolation: Literal["offset", "antialias", "size"] | None = None
-    sha256: str | None = Sha256
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     bytes: int | None = Field(default=None, gt=0)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -74,18 +73,18 @@ class Published(Settings):
 
     @model_validator(mode="after")
     def one_way(self) -> Self:
-        """Either an address, or what a person has to do."""
+        """Require either an address or instructions for a download by hand."""
         if (self.url is None) == (self.manual is None):
             raise ValueError("give one of url and manual")
         return self
 
     def file(self, name: str) -> str:
-        """Where the file is kept, below the study's folder."""
+        """The file's path below the study's folder."""
         suffix = PurePosixPath(urlsplit(self.url).path).suffix if self.url else ".pth"
         return f"{FOLDER}/{name}{suffix}"
 
     def checkpoint(self, name: str) -> dict[str, Any]:
-        """The study's own description of this file."""
+        """The description of this file in a study."""
         shared = self.model_dump(include={"arch", "key", "interpolation", "sha256", "labels"}, exclude_none=True)
         return {"file": self.file(name), "url": self.url or self.source, **shared}
 
@@ -110,17 +109,14 @@ def listing() -> str:
 
 
 def public_checkpoint(name: str) -> tuple[str, dict[str, Any]] | None:
-    """The name and description that a public checkpoint has in a study; None if it is none.
-
-    Raises:
-        ValueError: it is one, but cannot be used here.
-    """
+    """Name and description of a public checkpoint in a study; None if it is none."""
     if name.startswith("timm/"):
         key = "timm_" + "".join(c if c.isalnum() else "_" for c in name.removeprefix("timm/").lower())
         url = f"https://huggingface.co/{name}/resolve/main/model.safetensors"
         return key, {"file": f"{FOLDER}/{name}.safetensors", "url": url, "arch": name}
-    if (entry := published().get(name)) is None:
+    entry = published().get(name)
+    if entry is None:
         return None
     if (entry.mean, entry.std) != (IMAGENET_MEAN, IMAGENET_STD):
-        raise ValueError(f"{name}: its pixels are normalised otherwise than all data here")
+        raise ValueError(f"{name}: its pixels are normalized otherwise than all data here")
     return name, entry.checkpoint(name)

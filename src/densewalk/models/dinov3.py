@@ -1,8 +1,7 @@
-"""DINOv3's files: how their tensors become timm's.
+"""Convert DINOv3's files to timm's keys.
 
-Meta's, timm's (with biases of queries and values or without) and Hugging Face transformers' are understood. What stands in them:
-https://github.com/facebookresearch/dinov3 (dinov3/models, dinov3/hub), timm.models.eva,
-transformers.models.dinov3_vit.convert_dinov3_vit_to_hf.
+Meta's, timm's (with biases of queries and values or without) and Hugging Face transformers' are understood. Sources: timm.models.eva,
+https://github.com/facebookresearch/dinov3 (dinov3/models, dinov3/hub), transformers.models.dinov3_vit.convert_dinov3_vit_to_hf.
 
     Meta's                                             timm's
     storage_tokens                                     reg_token
@@ -11,7 +10,7 @@ transformers.models.dinov3_vit.convert_dinov3_vit_to_hf.
     blocks.0.ls1.gamma                                 blocks.0.gamma_1
     blocks.0.mlp.w1, w2, w3                            blocks.0.mlp.fc1_g, fc1_x, fc2
 
-`from_transformers` comes first: it makes Meta's names of Hugging Face's.
+`from_transformers` comes first: it converts Hugging Face's names to Meta's.
 """
 
 import json
@@ -40,16 +39,16 @@ TRANSFORMERS = {
     r"\.attention\.o_proj\.": ".attn.proj.",
     r"\.layer_scale([12])\.lambda1$": r".ls\1.gamma",
 }
-GATED = {"gate_proj": "w1", "up_proj": "w2", "down_proj": "w3"}
-PLAIN = {"up_proj": "fc1", "down_proj": "fc2"}
+GATED = {r"\.mlp\.gate_proj\.": ".mlp.w1.", r"\.mlp\.up_proj\.": ".mlp.w2.", r"\.mlp\.down_proj\.": ".mlp.w3."}
+PLAIN = {r"\.mlp\.up_proj\.": ".mlp.fc1.", r"\.mlp\.down_proj\.": ".mlp.fc2."}
 
 
 def from_transformers(flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors of a file; where they are Hugging Face's DINOv3, under Meta's names, with queries, keys and values in one."""
+    """The tensors of a file; Hugging Face's DINOv3 in Meta's layout."""
     if "layer.0.layer_scale1.lambda1" not in flat or "embeddings.register_tokens" not in flat:
         return dict(flat)
-    mlps = GATED if "layer.0.mlp.gate_proj.weight" in flat else PLAIN
-    renamed = {_renamed(_mlp_renamed(k, mlps), TRANSFORMERS): v for k, v in flat.items()}
+    patterns = TRANSFORMERS | (GATED if "layer.0.mlp.gate_proj.weight" in flat else PLAIN)
+    renamed = {substitute(k, patterns): v for k, v in flat.items()}
     for weight in [k for k in renamed if k.endswith(".attention.q_proj.weight")]:
         block = weight.removesuffix(".attention.q_proj.weight")
         for kind in ("weight", "bias"):
@@ -59,34 +58,15 @@ def from_transformers(flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _mlp_renamed(key: str, names: Mapping[str, str]) -> str:
-    return re.sub(r"\.mlp\.(\w+)\.", lambda m: f".mlp.{names.get(m[1], m[1])}.", key)
-
-
-def _renamed(key: str, names: Mapping[str, str]) -> str:
-    for pattern, replacement in names.items():
-        key = re.sub(pattern, replacement, key)
-    return key
-
-
 def is_dinov3(weights: Mapping[str, Tensor]) -> bool:
-    """Whether a network has rotary positions: Meta's say so, and timm's have LayerScale under a name of their own and no table."""
+    """True if the network has rotary positions, by Meta's names or timm's."""
     meta = any(k.startswith(("rope_embed.", "storage_tokens")) for k in weights)
     return meta or ("blocks.0.gamma_1" in weights and "pos_embed" not in weights)
 
 
-def computed_periods(head_dim: int) -> Tensor:
-    """100 ** (4 k / head_dim) for k = 0 ... head_dim / 4 - 1, as timm has them."""
-    return 100.0 ** (2.0 * torch.arange(head_dim // 4, dtype=torch.float32) / (head_dim // 2))
-
-
 def periods(weights: Mapping[str, Tensor], metadata: Mapping[str, str], head_dim: int, source: str) -> tuple[float, ...] | None:
-    """The rotary periods that a file says, in Meta's way or this project's; None where they are the computed ones.
-
-    Raises:
-        UserError: another number of them, or some that are not positive.
-    """
-    computed = computed_periods(head_dim)
+    """The rotary periods in a file; None if they are timm's, 100 ** (4 k / head_dim)."""
+    computed = 100.0 ** (2.0 * torch.arange(head_dim // 4, dtype=torch.float32) / (head_dim // 2))
     found = weights.get("rope_embed.periods")
     if found is None and "periods" in metadata:
         try:
@@ -102,40 +82,33 @@ def periods(weights: Mapping[str, Tensor], metadata: Mapping[str, str], head_dim
 
 
 def to_timm(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Meta's tensors under timm's names; timm's own pass through, and get zero biases where they have none.
-
-    Raises:
-        UserError: keys have biases, which the network has no place for.
-    """
+    """Rename Meta's keys to timm's; attentions without biases get zeros."""
     renamed: dict[str, Tensor] = {}
     for name, value in weights.items():
-        key = _renamed(name, RENAMED)
+        key = substitute(name, RENAMED)
         if key.endswith(".attn.qkv.bias"):
-            renamed |= _biases(key, value, weights, source)
+            # Meta's network multiplies the biases by the mask, which makes those of the keys zero
+            query, of_key, of_value = (value * weights[f"{key}_mask"].to(value.dtype) if f"{key}_mask" in weights else value).chunk(3)
+            if (of_key != 0).any():
+                raise UserError(f"{source}: {key} is not zero for the keys", todo="use a released file of DINOv3")
+            renamed |= dict(zip((key.removesuffix(".qkv.bias") + bias for bias in BIASES), (query, of_value), strict=True))
         elif not key.endswith((".attn.qkv.bias_mask", "rope_embed.periods")):
             renamed[key] = value
-    return renamed | _zero_biases(renamed)
+    attentions = {k.removesuffix(".qkv.weight"): v for k, v in renamed.items() if k.endswith(".attn.qkv.weight")}
+    zeros = {f"{name}{bias}": v.new_zeros(len(v) // 3) for name, v in attentions.items() for bias in BIASES}
+    return zeros | renamed
 
 
-def _biases(key: str, bias: Tensor, weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Of queries and values. Meta's network multiplies the biases by the mask, which makes those of the keys zero."""
-    mask = weights.get(f"{key}_mask")
-    query, of_key, value = (bias if mask is None else bias * mask.to(bias.dtype)).chunk(3)
-    if (of_key != 0).any():
-        raise UserError(f"{source}: {key} is not zero for the keys", todo="use a released file of DINOv3")
-    attention = key.removesuffix(".qkv.bias")
-    return {f"{attention}.q_bias": query, f"{attention}.v_bias": value}
-
-
-def _zero_biases(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Biases for the attentions that come without."""
-    found = {k.removesuffix(".qkv.weight"): v for k, v in weights.items() if k.endswith(".attn.qkv.weight")}
-    return {f"{k}{b}": v.new_zeros(len(v) // 3) for k, v in found.items() for b in BIASES if f"{k}{b}" not in weights}
-
-
-def changes(weights: Mapping[str, Tensor]) -> list[str]:
-    """In words, what `to_timm` does to them."""
+def describe_changes(weights: Mapping[str, Tensor]) -> list[str]:
+    """The changes that `to_timm` makes, in words."""
     if not is_dinov3(weights):
         return []
     biased = any(k.endswith((".attn.qkv.bias", *BIASES)) for k in weights)
     return ["DINOv3's names changed to timm's"] * ("storage_tokens" in weights) + [ZERO_BIASES] * (not biased)
+
+
+def substitute(key: str, patterns: Mapping[str, str]) -> str:
+    """Apply regular expressions (pattern -> replacement) one after the other."""
+    for pattern, replacement in patterns.items():
+        key = re.sub(pattern, replacement, key)
+    return key

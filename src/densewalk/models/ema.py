@@ -10,17 +10,13 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def make_teacher(student: M) -> M:
-    """A frozen copy of the student in evaluation mode: no dropout, no stochastic depth, no gradient."""
-    teacher = copy.deepcopy(student)
-    return teacher.requires_grad_(False).eval()
+    """A frozen copy of the student in evaluation mode, without stochastic depth."""
+    return copy.deepcopy(student).requires_grad_(False).eval()
 
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, for every parameter, in one fused call.
-
-    Equals: for each pair of parameters p_t, p_s:  p_t = momentum * p_t + (1 - momentum) * p_s
-    """
+    """teacher <- momentum * teacher + (1 - momentum) * student, for every parameter."""
     targets: list[Tensor] = list(teacher.parameters())
     sources: list[Tensor] = list(student.parameters())
     if len(targets) != len(sources):

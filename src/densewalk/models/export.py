@@ -12,11 +12,9 @@ from densewalk.core.files import atomic_write
 from densewalk.models.architecture import Architecture
 from densewalk.models.backbone import Backbone
 
-# -- what a run hands on ---------------------------------------------------------------------------------------------
-
 
 def export_backbone(backbone: Backbone, path: str | Path, *, run: str, config_hash: str) -> None:
-    """The network as safetensors with timm's key names; its metadata says all that loading it needs."""
+    """Write a backbone as safetensors; the metadata has everything that loading it needs."""
     arch = backbone.arch
     weights = {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in backbone.vit.state_dict().items()}
     metadata = {"format": "pt", "arch": arch.name, "interpolation": arch.interpolation, "run": run, "config_hash": config_hash}
@@ -28,9 +26,9 @@ def export_backbone(backbone: Backbone, path: str | Path, *, run: str, config_ha
 
 
 def _sort_metadata(path: Path) -> None:
-    """Put the metadata of a safetensors file in order: the library writes them in any, so that equal networks gave unequal files.
+    """Sort a file's metadata, so that equal networks give equal files; the library does not.
 
-    A file is eight bytes with the length of its header, the header (JSON, filled up with spaces), and the tensors.
+    A safetensors file is eight bytes with the length of its header, the header (JSON, padded with spaces), and the tensors.
     """
     with open(path, "r+b") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -62,22 +60,18 @@ model.load_state_dict(load_file("backbone.safetensors"))
 
 
 def write_card(backbone: Backbone, path: str | Path, facts: Mapping[str, Any]) -> None:
-    """The model card: what this is and the lines that load it."""
+    """Write the model card: how the backbone was made and the lines that load it with timm."""
     a = backbone.arch
     periods = f"model.rope.periods.copy_(torch.tensor({list(a.periods)}))  # Meta's\n" if a.periods is not None else ""
-    positions = (
-        "Positions are rotary: any size will do."
-        if a.rope
-        else f"At other sizes than {a.image} px, position embeddings were resampled by rule `{a.interpolation}` here; timm's own rule is "
-        "`antialias`."
-    )
+    resampled = f"At other sizes than {a.image} px, position embeddings were resampled by rule `{a.interpolation}` here"
+    positions = "Positions are rotary: any size will do." if a.rope else f"{resampled}; timm's own rule is `antialias`."
     text = CARD.format(constructor=_constructor(a), periods=periods, positions=positions, arch=a.name, **facts)
     with atomic_write(path) as temporary:
         temporary.write_text(text)
 
 
 def _constructor(a: Architecture) -> str:
-    """The expression that makes an architecture's network with timm alone."""
+    """The Python expression that makes an architecture's network with timm alone."""
     shared = (
         f"img_size={a.image}, patch_size={a.patch}, embed_dim={a.dim}, depth={a.depth}, num_heads={a.heads}, num_classes=0, "
         "dynamic_img_size=True"

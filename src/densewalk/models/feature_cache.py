@@ -1,16 +1,14 @@
-"""Features of images that were seen before: computed once for each backbone and batch of images, shared between evaluations.
+"""A cache of features on disk, shared between evaluations.
 
     cache = FeatureCache(folder, limit=20 * 2**30)
-    dense = cache.around(backbone.dense, backbone_sha256)
-    maps = dense(images)                # from the folder, or computed and kept there
+    dense = cache.wrap(backbone.dense, backbone_sha256)
+    maps = dense(images)                # read from the folder, or computed and written there
 
-An entry is one batch. Its name is a hash of all that its features depend on: the backbone file, the pixels after resizing and
-normalising, and what computed them (device, threads, version of torch, which change the last bits). A batch is computed as a whole
-or read as a whole, so that a hit is bit for bit what a miss was.
+    results/cache/{2 digits}/{62 digits}.safetensors        with the checksum of its content
 
-    results/cache/{2 digits}/{62 digits}.safetensors        safetensors with the checksum of its content
-
-Several jobs may use a folder at once: entries appear atomically, and one that another job removes meanwhile is a miss.
+An entry is one batch, read or computed as a whole: a hit is bit for bit what a miss was. Its name is a hash of everything that its
+features depend on: the backbone file, the normalized pixels, and device, threads and version of torch, which change the last bits.
+Several jobs may use a folder at once: entries appear atomically, and one that another job removes is a miss.
 """
 
 import hashlib
@@ -32,44 +30,40 @@ from densewalk.core.hashing import config_hash
 
 log = logging.getLogger("densewalk")
 Dense = Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, "batch dim rows columns"]]
-VERSION = 1  # raise it when the same backbone file and pixels give other features
+VERSION = 1  # increase it if the same backbone file and pixels give other features
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """A folder of at most `limit` bytes; those entries go first that were not used for longest. A limit of 0 keeps nothing."""
+    """A folder of at most `limit` bytes (0: none), from which the least recently used go first."""
 
     folder: Path
     limit: int
 
-    def around(self, dense: Dense, backbone: str) -> Dense:
-        """`dense`, but that batches which were seen before are read.
-
-        Args:
-            backbone: fingerprint of all that `dense` depends on beside the images.
-        """
+    def wrap(self, dense: Dense, backbone: str) -> Dense:
+        """`dense` with this cache; `backbone` is a fingerprint of what it depends on but images."""
         if not self.limit:
             return dense
 
         def cached(images: Tensor) -> Tensor:
             path = self.path(images, backbone)
-            maps = read(path)
+            maps = read_entry(path)
             if maps is None:
                 maps = dense(images)
-                self.keep(path, maps)
+                self.write(path, maps)
             return maps.to(images.device)
 
         return cached
 
     def path(self, images: Float[Tensor, "batch 3 height width"], backbone: str) -> Path:
-        """Where the features of a batch lie."""
+        """The entry of a batch."""
         pixels = hashlib.sha256(images.detach().cpu().contiguous().numpy().data).hexdigest()
         maker = [str(torch.__version__), images.device.type, torch.get_num_threads(), str(images.dtype), list(images.shape)]
         name = hashlib.sha256(f"{VERSION} {backbone} {pixels} {config_hash(maker)}".encode()).hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.safetensors"
 
-    def keep(self, path: Path, maps: Float[Tensor, "batch dim rows columns"]) -> None:
-        """Write an entry and make room for it. A full disk is no reason to stop an evaluation."""
+    def write(self, path: Path, maps: Float[Tensor, "batch dim rows columns"]) -> None:
+        """Write an entry and remove old ones. A full disk does not stop an evaluation."""
         content = maps.detach().cpu().contiguous()
         if content.nbytes > self.limit or not content.isfinite().all():
             return
@@ -78,10 +72,10 @@ class FeatureCache:
                 save_file({"maps": content}, temporary, metadata={"crc32": checksum(content)})
         except OSError as error:
             log.warning("features are not kept: %s", error)
-        self.make_room()
+        self.remove_oldest()
 
-    def make_room(self) -> None:
-        """Remove what was not used for longest, until the rest fits."""
+    def remove_oldest(self) -> None:
+        """Remove the least recently used entries until the rest fits."""
         entries = []
         for path in self.folder.glob("??/*.safetensors"):
             try:
@@ -97,8 +91,8 @@ class FeatureCache:
             total -= size
 
 
-def read(path: Path) -> Float[Tensor, "batch dim rows columns"] | None:
-    """An entry, now the last one used; None if there is none or it is damaged."""
+def read_entry(path: Path) -> Float[Tensor, "batch dim rows columns"] | None:
+    """Read an entry and mark it as used; None if there is none or it is damaged."""
     try:
         with safe_open(path, "pt") as file:
             maps, expected = file.get_tensor("maps"), (file.metadata() or {}).get("crc32")

@@ -11,38 +11,29 @@ from densewalk.ops.cpu.linear import Linear, linear
 
 
 def mlp(widths: list[int]) -> nn.Sequential:
-    """Linear layers of the given widths with GELU between them: [d, h, o] -> Linear(d, h), GELU, Linear(h, o)."""
+    """Linear layers with GELU between them: [d, h, o] -> Linear(d, h), GELU, Linear(h, o)."""
     layers: list[nn.Module] = []
     for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
         layers += [nn.GELU()] * (i > 0) + [Linear(fan_in, fan_out)]
     return nn.Sequential(*layers)
 
 
-def init_linear_layers(module: nn.Module, std: float = 0.02) -> None:
-    """Truncated normal weights and zero biases, as DINO initialises its heads."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=std)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
 class PrototypeHead(nn.Module):
-    """DINO's head: MLP, L2 normalisation, then cosine logits to `out_dim` weight-normalised prototypes.
+    """DINO's head: MLP, L2 normalization, cosine logits of weight-normalized prototypes.
 
     logits_o = g_o <z / ||z||, v_o / ||v_o||>,  z = MLP(x)          (DINO, https://arxiv.org/abs/2104.14294, section 3.1 and appendix C)
 
-    The parameters keep the names of DINO's files, `mlp.{0,2,4}.*`, `last_layer.weight_g` [out_dim, 1] and
-    `last_layer.weight_v` [out_dim, bottleneck], so that a released head loads as it is.
-
-    Args:
-        trainable_scale: False freezes the prototypes' lengths g at 1 (DINO's `norm_last_layer`).
+    The parameters have the names of DINO's files: `mlp.{0,2,4}.*`, `last_layer.weight_g` [out_dim, 1] and
+    `last_layer.weight_v` [out_dim, bottleneck]. Without `trainable_scale` g is 1 (DINO's `norm_last_layer`).
     """
 
     def __init__(self, dim: int, out_dim: int, *, hidden: int = 2048, bottleneck: int = 256, trainable_scale: bool = True) -> None:
         super().__init__()
         self.mlp = mlp([dim, hidden, hidden, bottleneck])
-        init_linear_layers(self.mlp)
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
         self.last_layer = _WeightNormLinear(bottleneck, out_dim, trainable_scale=trainable_scale)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch protos"]:
@@ -51,7 +42,7 @@ class PrototypeHead(nn.Module):
 
 
 class _WeightNormLinear(nn.Module):
-    """Linear without bias whose rows are g_o v_o / ||v_o||; the weight is built once a call, however large the batch."""
+    """Linear without bias whose rows are g_o v_o / ||v_o||."""
 
     def __init__(self, dim: int, out_dim: int, *, trainable_scale: bool) -> None:
         super().__init__()
@@ -64,11 +55,7 @@ class _WeightNormLinear(nn.Module):
 
 
 class PatchHead(nn.Module):
-    """MLP on every patch token, L2-normalised on demand (NeCo section 3, Time-Tuning section 3.2).
-
-    Args:
-        widths: layer widths, e.g. NeCo [d, 2048, 2048, 256], Time-Tuning [d, 1024, 1024, 512, 256].
-    """
+    """MLP on every patch token, with or without L2 normalization (NeCo, Time-Tuning)."""
 
     def __init__(self, widths: list[int], *, normalize: bool) -> None:
         super().__init__()

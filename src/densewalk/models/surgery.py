@@ -14,7 +14,7 @@ def with_drop_path(backbone: Backbone, rate: float) -> Backbone:
 
 
 def without_registers(backbone: Backbone) -> Backbone:
-    """The same backbone less its register tokens. CLS keeps the position that is folded into it."""
+    """A copy without register tokens. CLS keeps the position that is folded into it."""
     plain = Backbone(architecture_without_registers(backbone.arch))
     weights = backbone.vit.state_dict()
     del weights["reg_token"]
@@ -25,7 +25,7 @@ def without_registers(backbone: Backbone) -> Backbone:
 
 
 def freeze_all_but(backbone: Backbone, last_blocks: int) -> None:
-    """Only the last blocks and the final norm learn."""
+    """Let only the last blocks and the final norm learn."""
     backbone.requires_grad_(False)
     for part in [*backbone.vit.blocks[-last_blocks:], backbone.vit.norm]:
         part.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Architectures by name, and what timm's models are in these terms."""
+"""Architectures by their names and by timm's."""
 
 import re
 from dataclasses import replace
@@ -8,25 +8,20 @@ import timm
 import torch
 from timm.layers import RotaryEmbeddingDinoV3, SwiGLU
 from timm.models.eva import Eva
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from densewalk.core.errors import UserError
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.models import dinov3
 from densewalk.models.architecture import SIZES, Architecture
-from densewalk.models.vit import LeanBlock, build_vit
+from densewalk.models.vit import build_vit
 
 _NAME = re.compile(r"vit_(?P<size>[a-z]+\d*)_patch(?P<patch>8|14|16)(?P<reg>_reg4)?(?P<swiglu>_swiglu)?(?P<rope>_rope)?")
 
 
 def named_architecture(name: str) -> Architecture:
-    """The architecture called `name`.
-
-    Raises:
-        UserError: the name is not `vit_{size}_patch{8,14,16}[_reg4][_swiglu][_rope]` with a known size, nor `timm/` and a
-            vision transformer of timm's of these kinds.
-    """
+    """The architecture called `name` (architecture.py); UserError if there is none."""
     if name.startswith("timm/"):
         return _timm_architecture(name.removeprefix("timm/"))
     match = _NAME.fullmatch(name)
@@ -36,14 +31,11 @@ def named_architecture(name: str) -> Architecture:
             allowed="vit_{" + ",".join(SIZES) + "}_patch{8,14,16}, with _reg4 for four register tokens, _swiglu for gated MLPs, "
             "_rope for DINOv3's rotary positions; or timm/ and a full name of timm's",
         )
-    dim, depth, heads = SIZES[match["size"]]
     rope = match["rope"] is not None
     dinov2 = match["patch"] == "14" and match["size"] != "huge" and not rope
     return Architecture(
-        name=name,
-        dim=dim,
-        depth=depth,
-        heads=heads,
+        name,
+        *SIZES[match["size"]],
         patch=int(match["patch"]),
         image=518 if dinov2 else 224,
         registers=4 if match["reg"] else 0,
@@ -55,16 +47,12 @@ def named_architecture(name: str) -> Architecture:
 
 
 def architecture_without_registers(arch: Architecture) -> Architecture:
-    """The same less its register tokens, under its name in this project.
-
-    Raises:
-        UserError: it has none, having been named by timm.
-    """
+    """The same without register tokens, under its name; UserError if it has none."""
     less = replace(arch, registers=0)
     for size in (size for size, shape in SIZES.items() if shape == (arch.dim, arch.depth, arch.heads)):
         gated = "_swiglu" if arch.swiglu and size != "giant" else ""
         own = named_architecture(f"vit_{size}_patch{arch.patch}{gated}{'_rope' if arch.rope else ''}")
-        # what a file says by itself may be another than usual
+        # a file may have other values than its family
         same = replace(less, name=own.name, image=own.image, interpolation=own.interpolation, periods=None)
         if own == same:
             return replace(less, name=own.name)
@@ -72,11 +60,7 @@ def architecture_without_registers(arch: Architecture) -> Architecture:
 
 
 def _timm_architecture(name: str) -> Architecture:
-    """The shape of a network that timm knows; it is built without memory to be looked at.
-
-    Raises:
-        UserError: timm does not know it, or it computes something else than the networks here.
-    """
+    """The shape of timm's network; UserError if it differs from the networks here."""
     try:
         with torch.device("meta"):
             model: Any = timm.create_model(name, num_classes=0)
@@ -101,42 +85,26 @@ def _timm_architecture(name: str) -> Architecture:
     )
     with torch.device("meta"):
         own = build_vit(arch)
-    problems = [text for text, same in _likeness(model, own).items() if not same]
+    config, theirs, ours = model.pretrained_cfg, _traits(model), _traits(own)
+    # DINOv3's biases are zero, and timm has each network with and without them
+    optional = dinov3.BIASES if getattr(block.attn, "q_bias", None) is None else ()
+    ours["parameters"] = {k: shape for k, shape in ours["parameters"].items() if not k.endswith(optional)}
+    problems = [trait for trait in ours if ours[trait] != theirs[trait]]
+    if (tuple(config["mean"]), tuple(config["std"])) != (IMAGENET_MEAN, IMAGENET_STD):
+        problems.append("normalization of pixels")
     if problems:
         raise UserError(f"timm's {name} differs from the networks here in its {', '.join(problems)}", allowed="plain vision transformers")
     return arch
 
 
-def _likeness(model: Any, own: Any) -> dict[str, bool]:
-    """In what two vision transformers may differ, and whether they are alike there."""
-    config, shapes = model.pretrained_cfg, {k: v.shape for k, v in model.state_dict().items()}
-    # DINOv3's biases are zero, and timm has each network with and without them
-    optional = dinov3.BIASES if getattr(model.blocks[0].attn, "q_bias", None) is None else ()
+def _traits(model: Any) -> dict[str, Any]:
+    """The facts that determine what a vision transformer computes."""
+    block, rope = model.blocks[0], getattr(model, "rope", None)
+    names = ("temperature", "min_period", "max_period", "normalize_coords", "rotate_half", "grid_offset")
     return {
-        "parameters": shapes == {k: v.shape for k, v in own.state_dict().items() if not k.endswith(optional)},
-        "activation": type(model.blocks[0].mlp.act) is type(own.blocks[0].mlp.act),
-        "normalisation layers": norm_of(model.blocks[0].norm1) == norm_of(own.blocks[0].norm1),
-        "rotary positions": turns_of(model) == turns_of(own),
-        "blocks": type(model.blocks[0]) is timms_block(own.blocks[0]),
-        "normalisation of pixels": (tuple(config["mean"]), tuple(config["std"])) == (IMAGENET_MEAN, IMAGENET_STD),
+        "parameters": {k: v.shape for k, v in model.state_dict().items()},
+        "activation": type(block.mlp.act),
+        "normalization layers": (type(block.norm1), block.norm1.eps),
+        "rotary positions": None if rope is None else [getattr(rope, name) for name in names],
+        "blocks": type(block),
     }
-
-
-def timms_block(block: Any) -> type:
-    """The class of timm's that a block here computes the same as."""
-    return Block if isinstance(block, LeanBlock) else type(block)
-
-
-def norm_of(layer: Any) -> tuple[type, float]:
-    """What a normalisation layer computes."""
-    return type(layer), layer.eps
-
-
-def turns_of(model: Any) -> tuple[Any, ...]:
-    """What decides a network's rotary positions; nothing for one with a table."""
-    rope = getattr(model, "rope", None)
-    return (
-        ()
-        if rope is None
-        else (rope.temperature, rope.min_period, rope.max_period, rope.normalize_coords, rope.rotate_half, rope.grid_offset)
-    )

@@ -1,8 +1,8 @@
-"""Clusters of patch features: standardised principal components and k-means. The only door to scikit-learn.
+"""Clusters of patch features: standardized principal components and k-means.
 
 x = PrincipalComponents(features).project(features, 50)
-centres = kmeans(x, 21, seed=0)
-labels = nearest_centre(x, centres)
+centers = kmeans(x, 21, seed=0)
+labels = nearest_center(x, centers)
 """
 
 import numpy as np
@@ -12,14 +12,11 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from torch import Tensor
 from torch.nn import functional as F
 
-POINTS = 256  # per cluster, from which k-means learns (faiss's rule)
+POINTS = 256  # per cluster, that k-means uses (faiss's rule)
 
 
 class PrincipalComponents:
-    """Coordinates of largest variance, after every dimension was scaled to zero mean and unit variance.
-
-    What is added is not kept: means and covariance are summed up in float64.
-    """
+    """Coordinates of largest variance after scaling to unit variance, from sums in float64."""
 
     def __init__(self, x: Float[Tensor, "points dim"] | None = None) -> None:
         self.count = 0
@@ -27,10 +24,10 @@ class PrincipalComponents:
             self.add(x)
 
     def add(self, x: Float[Tensor, "points dim"]) -> None:
-        """Take more points into account."""
+        """Add points."""
         x = x.double()
         if not self.count:
-            self.origin = x.mean(dim=0)  # keeps the sums small, and with them what cancels below
+            self.origin = x.mean(dim=0)  # keeps the sums small: less cancels below
             self.sum, self.products = torch.zeros_like(self.origin), torch.zeros_like(x.T @ x)
         x = x - self.origin
         self.count += len(x)
@@ -38,7 +35,7 @@ class PrincipalComponents:
         self.products += x.T @ x
 
     def project(self, x: Float[Tensor, "*points dim"], components: int) -> Float[Tensor, "*points kept"]:
-        """The points' first `components` coordinates, or all if there are fewer. A dimension without variance counts for nothing."""
+        """The points' first `components` coordinates; dimensions without variance are ignored."""
         mean = self.sum / self.count
         covariance = self.products / self.count - torch.outer(mean, mean)
         deviation = covariance.diagonal().clamp(min=0).sqrt()
@@ -51,53 +48,52 @@ class PrincipalComponents:
 def kmeans(
     x: Float[Tensor, "points dim"], clusters: int, *, seed: int, iterations: int = 50, restarts: int = 5, points_per_cluster: int = POINTS
 ) -> Float[Tensor, "clusters dim"]:
-    """Centres of the best of several runs of Lloyd's algorithm.
+    """Centers of the best of several runs of Lloyd's algorithm; not more than there are points.
 
-    Args:
-        clusters: at most this many; fewer where there are fewer points.
-        points_per_cluster: where there are more points, this many times `clusters` random ones are used.
+    points_per_cluster: if there are more points, this many times `clusters` random ones are used.
     """
-    rng = np.random.default_rng(seed)
-    x = sample(x, clusters * points_per_cluster, rng)
-    fit = KMeans(min(clusters, len(x)), n_init=restarts, max_iter=iterations, random_state=int(rng.integers(2**31)), tol=0.0)
+    generator = np.random.default_rng(seed)
+    x = sample_points(x, clusters * points_per_cluster, generator)
+    fit = KMeans(min(clusters, len(x)), n_init=restarts, max_iter=iterations, random_state=int(generator.integers(2**31)), tol=0.0)
     return torch.from_numpy(fit.fit(x.cpu().numpy()).cluster_centers_).to(x)
 
 
-def nearest_centre(x: Float[Tensor, "*points dim"], centres: Float[Tensor, "clusters dim"]) -> Int[Tensor, "*points"]:
-    """The number of each point's nearest centre."""
-    return (centres.square().sum(dim=1) - 2 * x @ centres.T).argmin(dim=-1)
+def nearest_center(x: Float[Tensor, "*points dim"], centers: Float[Tensor, "clusters dim"]) -> Int[Tensor, "*points"]:
+    """The number of each point's nearest center."""
+    return (centers.square().sum(dim=1) - 2 * x @ centers.T).argmin(dim=-1)
 
 
 def spherical_kmeans(
     x: Float[Tensor, "points dim"], clusters: int, *, seed: int, iterations: int = 50, restarts: int = 5, points_per_cluster: int = POINTS
 ) -> Float[Tensor, "clusters dim"]:
-    """Centres of unit length by the angle alone: the best of several runs on the points' directions.
+    """Centers of unit length by cosine; arguments and initialization are those of `kmeans`.
 
     x = x / |x|
-    repeat: near[p] = argmax over k of x[p] . centre[k];  centre[k] = sum of x[near == k], made a unit vector
+    until the sum of cosines grows no more:
+        near[p] = argmax over k of x[p] . center[k];  center[k] = sum of x[near == k], made a unit vector
 
-    Until no sum of cosines grows any more. A centre that no point is near stays. Arguments as for `kmeans`, whose start it shares.
+    A center without points stays where it is.
     """
-    rng = np.random.default_rng(seed)
-    x = F.normalize(sample(x, clusters * points_per_cluster, rng), dim=-1)
+    generator = np.random.default_rng(seed)
+    x = F.normalize(sample_points(x, clusters * points_per_cluster, generator), dim=-1)
     best, most = x[:0], -torch.inf
     for _ in range(restarts):
-        start, _ = kmeans_plusplus(x.cpu().numpy(), min(clusters, len(x)), random_state=int(rng.integers(2**31)))
-        centres, total = F.normalize(torch.from_numpy(start).to(x), dim=-1), -torch.inf
+        start, _ = kmeans_plusplus(x.cpu().numpy(), min(clusters, len(x)), random_state=int(generator.integers(2**31)))
+        centers, total = F.normalize(torch.from_numpy(start).to(x), dim=-1), -torch.inf
         for _ in range(iterations):
-            cosine, near = (x @ centres.T).max(dim=-1)
+            cosine, near = (x @ centers.T).max(dim=-1)
             if float(cosine.sum()) <= total:
                 break
             total = float(cosine.sum())
-            sums = torch.zeros_like(centres).index_add_(0, near, x)
-            centres = torch.where(sums.norm(dim=-1, keepdim=True) > 0, F.normalize(sums, dim=-1), centres)
+            sums = torch.zeros_like(centers).index_add_(0, near, x)
+            centers = torch.where(sums.norm(dim=-1, keepdim=True) > 0, F.normalize(sums, dim=-1), centers)
         if total > most:
-            best, most = centres, total
+            best, most = centers, total
     return best
 
 
-def sample(x: Shaped[Tensor, " points *rest"], most: int, rng: np.random.Generator) -> Shaped[Tensor, " some *rest"]:
-    """At most so many points, drawn at random, in their order."""
+def sample_points(x: Shaped[Tensor, " points *rest"], most: int, generator: np.random.Generator) -> Shaped[Tensor, " some *rest"]:
+    """At most `most` random points, in their order."""
     if len(x) <= most:
         return x
-    return x[torch.from_numpy(np.sort(rng.choice(len(x), most, replace=False))).to(x.device)]
+    return x[torch.from_numpy(np.sort(generator.choice(len(x), most, replace=False))).to(x.device)]

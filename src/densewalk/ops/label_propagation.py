@@ -1,17 +1,16 @@
-"""Labels that travel through a video along feature similarity: Time-Tuning's feature-forwarder and DAVIS label propagation.
+"""Propagate labels through a video by feature similarity (Time-Tuning, DAVIS).
 
-    affinity(t, s) = exp(<f_t, f_s> / temperature)   where |row_t - row_s| <= radius and |column_t - column_s| <= radius, else 0
+    affinity(t, s) = exp(<f_t, f_s> / temperature)   if |row_t - row_s| <= radius and |column_t - column_s| <= radius, else 0
     kept(t)        = { s : affinity(t, s) >= the top_k-th largest affinity of t over the whole context }         (ties stay)
     label(t)       = sum_{s in kept(t)} affinity(t, s) label(s) / sum_{s in kept(t)} affinity(t, s)
 
-f are L2-normalised patch features; the context of a frame is the first frame and up to `context` frames before it. Sources:
+f are L2-normalized patch features; the context of a frame is the first frame and up to `context` frames before it. Sources:
 DINO's video segmentation (https://arxiv.org/abs/2104.14294, section 4.2.2), which follows https://arxiv.org/abs/2006.14613,
 appendix F; Time-Tuning (https://arxiv.org/abs/2308.11796, section 3) uses the same rule on a clip's soft cluster assignment.
 
-The result is exact, yet no [targets, sources] matrix is ever built: the target grid is cut into tiles, and each tile meets
-only the keys its window reaches. A position matters only by its best frame: the k best sources of a target lie on the k
-positions whose best frame is best. So one maximum over the frames shrinks the search before anything is sorted. Memory grows
-with the window, not with the square of the grid.
+The result is exact, but no [targets, sources] matrix is built: the target grid is cut into tiles, and each tile is compared only with
+the keys in its window. The k best sources of a target lie on the k positions whose best frame is best, so a maximum over the frames
+comes before any sorting. Memory grows with the window, not with the square of the grid.
 """
 
 import math
@@ -25,35 +24,32 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-TILE = (10, 13)  # target rows and columns at most: small enough to skip what the window excludes, large enough for fast products
-BUDGET = 1 << 22  # similarities that may exist at once (16 MiB), as far as a batch can be split
+TILE = (10, 13)  # most target rows and columns: small enough to skip keys outside the window, large enough for fast products
+BUDGET = 1 << 22  # similarities at once (16 MiB), as far as a batch can be split
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How labels travel.
+    """Settings of the propagation."""
 
-    grid: rows and columns of patches. radius: half-width of the square window, in patches whatever their size (as in DINO);
-    None for no limit. top_k: sources kept per target. context: frames remembered beside the first.
-    """
-
-    grid: tuple[int, int]
-    radius: int | None
-    top_k: int
-    context: int
+    grid: tuple[int, int]  # rows and columns of patches
+    radius: int | None  # half-width of the square window in patches; None for no limit
+    top_k: int  # sources kept per target
+    context: int  # frames before the target's, in addition to the first
     temperature: float = 0.1
+
+    @property
+    def reach(self) -> int:
+        """The radius, or the whole grid."""
+        return max(self.grid) if self.radius is None else self.radius
 
 
 def follow(
     frames: Iterable[Float[Tensor, "batch patches dim"]], first: Float[Tensor, "batch classes patches"], rule: Rule
 ) -> Iterator[Float[Tensor, "batch classes patches"]]:
-    """The soft labels of the second, third, ... frame, as the frames come.
+    """Yield the soft labels of the second, third, ... frame, which are propagated further.
 
-    What is remembered of a frame is its soft label, not the argmax, and its features, normalised once.
-
-    Args:
-        frames: features of every frame, the first included; not necessarily normalised.
-        first: the first frame's labels, hard or soft.
+    frames: features of every frame, including the first; not necessarily normalized. first: its labels, hard or soft.
     """
     iterator = iter(frames)
     anchor = (F.normalize(next(iterator), dim=-1), first)
@@ -73,9 +69,9 @@ def propagate(
     target: Float[Tensor, "batch patches dim"],
     rule: Rule,
 ) -> Float[Tensor, "batch classes patches"]:
-    """One frame's soft labels from those of its context. All features are L2-normalised.
+    """One frame's soft labels from those of its context; features are L2-normalized.
 
-    Equals, for every target t, with s running over all patches of all context frames:
+    Equals, for every target t and all patches s of all context frames:
         a = [exp(f_t . f_s / temperature) if s is inside t's window else 0 for s]
         a = [a_s if a_s >= sorted(a)[-top_k] else 0 for s]
         label[:, t] = sum(a_s label[:, s]) / sum(a)
@@ -84,10 +80,11 @@ def propagate(
     table = torch.stack([s.transpose(1, 2) for s in labels], dim=1).flatten(1, 2)  # [batch, context * patches, classes]
     weights = _weights(similarity, rule).to(table.dtype)
     result = _mix(table, source, weights)
-    unsure = _unsure(similarity, rule)
+    unsure = _has_more_ties(similarity, rule)  # in a still video or a constant image
     for item in unsure.any(dim=1).nonzero().flatten().tolist():
         rows = unsure[item].nonzero().flatten()
-        everything = _all_similarities([f[item] for f in context], target[item], rows, rule)
+        outside = _outside(rows, torch.arange(target.shape[1], device=target.device), rule)
+        everything = torch.cat([(target[item, rows] @ f[item].T).masked_fill_(outside, -math.inf) for f in context], dim=-1)
         result[item, rows] = _weights(everything, rule).to(table.dtype) @ table[item]
     return result.transpose(1, 2)
 
@@ -96,12 +93,11 @@ def propagate(
 def best_sources(
     context: Sequence[Float[Tensor, "batch patches dim"]], target: Float[Tensor, "batch patches dim"], rule: Rule
 ) -> tuple[Float[Tensor, "batch patches kept"], Int[Tensor, "batch patches kept"]]:
-    """The largest similarities of every target inside its window, falling, and where they are: frame * patches + patch.
+    """The largest similarities of every target in its window, descending, and their sources.
 
-    Twice `top_k` of them (fewer where there are not so many sources), so that ties at the k-th value come along. Where a
-    window holds less, the similarity is -inf.
+    A source is frame * patches + patch. Twice `top_k` of them (or all, if fewer), to include ties; -inf if a window holds less.
     """
-    window = math.prod(min(size, 2 * _radius(rule) + 1) for size in rule.grid)
+    window = math.prod(min(size, 2 * rule.reach + 1) for size in rule.grid)
     most = max(1, BUDGET // (len(context) * window * math.prod(TILE)))
     parts = [slice(start, start + most) for start in range(0, len(target), most)]
     found = [_best_sources([f[part] for f in context], target[part], rule) for part in parts]
@@ -109,7 +105,7 @@ def best_sources(
 
 
 def _best_sources(context: list[Tensor], target: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
-    """`best_sources` for as many items as fit into memory together: tile after tile."""
+    """`best_sources` for as many items as fit into memory."""
     grids, queries = [f.unflatten(1, rule.grid) for f in context], target.unflatten(1, rule.grid)
     strips = [_strip(grids, queries, columns, reach, rule) for columns, reach in _spans(rule.grid[1], rule, TILE[1])]
     similarity, source = (torch.cat(parts, dim=2).flatten(1, 2) for parts in zip(*strips, strict=True))
@@ -121,11 +117,11 @@ def _strip(
 ) -> tuple[Float[Tensor, "batch rows columns kept"], Int[Tensor, "batch rows columns kept"]]:
     """`_best_sources` for some columns of targets, whose windows `reach` covers.
 
-    A function of its own so that a strip's copy of the keys, the largest thing here, is gone before the next one is made.
+    A separate function, so that a strip's copy of the keys, the largest tensor here, is freed before the next one is made.
     """
     height, width = rule.grid
     positions = torch.arange(height * width, device=queries.device).view(height, width)[:, slice(*reach)]
-    keys = [g[:, :, slice(*reach)].flatten(1, 2) for g in grids]  # [batch, height * reach, dim], rows of a tile lie together
+    keys = [g[:, :, slice(*reach)].flatten(1, 2) for g in grids]  # [batch, height * reach, dim], rows of a tile are adjacent
     tiles = []
     for (y0, y1), (top, bottom) in _spans(height, rule, TILE[0]):
         within = positions[top:bottom].flatten()
@@ -141,7 +137,7 @@ def _strip(
 
 
 def _search(queries: Tensor, keys: list[Tensor], outside: Bool[Tensor, "queries keys"], top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The 2 top_k best of all frames' keys for each query, [batch, queries, kept]: similarity, frame, key."""
+    """Similarity, frame and key, [batch, queries, kept], of each query's 2 top_k best keys."""
     similarity = queries.new_empty(len(keys), len(queries), queries.shape[1], keys[0].shape[1])
     for frame, key in enumerate(keys):
         torch.bmm(queries, key.transpose(1, 2), out=similarity[frame])
@@ -154,57 +150,38 @@ def _search(queries: Tensor, keys: list[Tensor], outside: Bool[Tensor, "queries 
 
 
 def _weights(similarity: Float[Tensor, "*batch sources"], rule: Rule) -> Float[Tensor, "*batch sources"]:
-    """Softmax over the sources whose similarity reaches the top_k-th largest (which -inf never does with any weight)."""
+    """Softmax over the sources that reach the top_k-th similarity; -inf gets no weight."""
     threshold = similarity.topk(min(rule.top_k, similarity.shape[-1]), dim=-1).values[..., -1:]
     return (similarity / rule.temperature).masked_fill(similarity < threshold, -math.inf).softmax(dim=-1)
 
 
 def _mix(table: Tensor, source: Tensor, weights: Tensor) -> Tensor:
-    """result[b, t] = sum_k weights[b, t, k] table[b, source[b, t, k]], without the [batch, targets, kept, classes] tensor."""
+    """result[b, t] = sum_k weights[b, t, k] table[b, source[b, t, k]], in little memory."""
     batch, targets, kept = source.shape
     offset = torch.arange(batch, device=source.device)[:, None, None] * table.shape[1]
     rows = F.embedding_bag((source + offset).view(-1, kept), table.flatten(0, 1), per_sample_weights=weights.reshape(-1, kept), mode="sum")
     return rows.view(batch, targets, -1)
 
 
-# -- ties that reach beyond the candidates (a still or constant picture) ---------------------------------------------
-
-
-def _unsure(similarity: Tensor, rule: Rule) -> Bool[Tensor, "batch targets"]:
-    """Whether the last candidate still equals the top_k-th, so that further equals may have been left out."""
+def _has_more_ties(similarity: Tensor, rule: Rule) -> Bool[Tensor, "batch targets"]:
+    """Targets whose last candidate equals the top_k-th: more ties may have been left out."""
     if similarity.shape[-1] <= rule.top_k:
         return torch.zeros(similarity.shape[:-1], dtype=torch.bool, device=similarity.device)
     last = similarity[..., -1]
     return (last == similarity[..., rule.top_k - 1]) & last.isfinite()
 
 
-def _all_similarities(context: list[Tensor], target: Tensor, rows: Tensor, rule: Rule) -> Float[Tensor, "rows sources"]:
-    """Every similarity of some targets of one item, -inf outside the window."""
-    positions = torch.arange(target.shape[0], device=target.device)
-    outside = _outside(positions[rows], positions, rule)
-    return torch.cat([(target[rows] @ f.T).masked_fill_(outside, -math.inf) for f in context], dim=-1)
-
-
-# -- the window ------------------------------------------------------------------------------------------------------
-
-
-def _radius(rule: Rule) -> int:
-    return max(rule.grid) if rule.radius is None else rule.radius
-
-
 def _spans(size: int, rule: Rule, tile: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Cut `size` rows or columns into even tiles: [start, end) of the targets and of the keys they reach.
+    """Cut `size` rows or columns into even tiles: [start, end) of targets and of their keys.
 
-    A window of three quarters of the grid leaves nothing worth skipping: one tile.
+    One tile if the window covers three quarters of the grid: there is too little to skip.
     """
-    radius = _radius(rule)
-    count = 1 if 2 * radius + 1 >= 0.75 * size else math.ceil(size / tile)
+    count = 1 if 2 * rule.reach + 1 >= 0.75 * size else math.ceil(size / tile)
     edges = [round(i * size / count) for i in range(count + 1)]
-    return [((a, b), (max(0, a - radius), min(size, b + radius))) for a, b in pairwise(edges)]
+    return [((a, b), (max(0, a - rule.reach), min(size, b + rule.reach))) for a, b in pairwise(edges)]
 
 
 def _outside(targets: Int[Tensor, "..."], keys: Int[Tensor, "..."], rule: Rule) -> Bool[Tensor, "targets keys"]:
-    """Which of the keys' positions lie outside the window of which target; positions count row by row."""
-    width, radius = rule.grid[1], _radius(rule)
-    t, s = targets.flatten()[:, None], keys.flatten()[None, :]
-    return ((t // width - s // width).abs() > radius) | ((t % width - s % width).abs() > radius)
+    """True for each key outside the target's window; positions count row by row."""
+    t, s, width = targets.flatten()[:, None], keys.flatten()[None, :], rule.grid[1]
+    return ((t // width - s // width).abs() > rule.reach) | ((t % width - s % width).abs() > rule.reach)

@@ -1,6 +1,6 @@
-"""The nearest neighbours of many vectors among many others: exact, in little memory, on any device.
+"""Exact nearest neighbors of many vectors among many others, in little memory.
 
-similarity, index = nearest(memory, queries, k=30)        # by inner product: the cosine, where both are normalised
+similarity, index = nearest(memory, queries, k=30)        # by inner product: the cosine if both are normalized
 """
 
 import torch
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from densewalk.ops.cpu.linear import linear
 
-BLOCK, TILE = 1_024, 16_384  # queries and memory entries that meet at once: 64 MiB of similarities
+BLOCK, TILE = 1_024, 16_384  # queries and memory entries at once: 64 MiB of similarities
 
 
 def nearest(
     memory: Float[Tensor, "entries dim"], queries: Float[Tensor, "queries dim"], k: int
 ) -> tuple[Float[Tensor, "queries k"], Int[Tensor, "queries k"]]:
-    """The `k` largest inner products of each query, in descending order, and whose they are: exact, tile by tile.
+    """The `k` largest inner products of each query, descending, and their memory entries.
 
     for q in queries:
         best = sorted(range(len(memory)), key=lambda j: -q @ memory[j])[:k]
@@ -36,7 +36,7 @@ def _nearest_of_block(memory: Tensor, queries: Tensor, k: int) -> tuple[Tensor, 
 
 
 def largest(x: Float[Tensor, "rows columns"], k: int, group: int = 32) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
-    """`x.topk(k)` for long rows: the k largest lie in the k groups of columns with the largest maxima, so only those are sorted."""
+    """`x.topk(k)` for long rows: sorts only the k groups of columns with the largest maxima."""
     columns = x.shape[1]
     groups = columns // group
     if groups <= k:

@@ -1,9 +1,8 @@
 """Sinkhorn-Knopp: assign rows to columns so that every column gets the same share.
 
-DoRA assigns the patches of a frame to its objects (https://arxiv.org/abs/2310.08584, section 3.2), Time-Tuning the patches of a
-batch to its prototypes (https://arxiv.org/abs/2308.11796, section 3.2, after SwAV, https://arxiv.org/abs/2006.09882).
-Both released implementations exponentiate first and then divide, which is 0 / 0 as soon as all scores of a column lie some
-100 epsilon below the largest one. Here every step is a subtraction of logarithms.
+DoRA (https://arxiv.org/abs/2310.08584, section 3.2) assigns the patches of a frame to its objects, Time-Tuning
+(https://arxiv.org/abs/2308.11796, section 3.2) the patches of a batch to its prototypes. Their releases exponentiate and divide: 0 / 0 if
+all scores of a column lie some 100 epsilon below the largest one. Here every step is a subtraction of logarithms.
 """
 
 import torch
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from densewalk.core import distributed
 
-# keeps the difference of two logarithms finite where scores / epsilon overflows float32
-LARGEST = 1e30
+LARGEST = 1e30  # keeps the difference of two logarithms finite if scores / epsilon overflows float32
 
 
 class NonFiniteScores(ArithmeticError):
@@ -24,7 +22,7 @@ class NonFiniteScores(ArithmeticError):
 def sinkhorn(
     scores: Float[Tensor, "*batch rows cols"], *, epsilon: float, iterations: int, across_processes: bool = False
 ) -> Float[Tensor, "*batch rows cols"]:
-    """Soft assignment exp(scores / epsilon), scaled in turns so that columns share the rows evenly and each row sums to 1.
+    """Soft assignment exp(scores / epsilon): columns share the rows evenly, rows sum to 1.
 
         X = exp(scores / epsilon)
         repeat `iterations` times:
@@ -32,39 +30,33 @@ def sinkhorn(
             X[r, :] *= (1 / rows) / sum_c X[r, c]          for every row r
         return rows * X
 
-    The last half-step is the rows', so they sum to 1 exactly and columns to rows / cols only in the limit. Peaked scores are
-    far from it after 10 or 30 iterations: their number is part of a method. The constants 1 / cols and 1 / rows cancel.
+    Rows sum to 1 exactly, columns to rows / cols only in the limit: for peaked scores, `iterations` is part of a method.
+    The constants 1 / cols and 1 / rows cancel. Half precision is computed in float32.
 
-    Args:
-        scores: finite; each leading index is a problem of its own. Half precision is computed in float32.
-        epsilon: temperature; smaller is harder.
-        iterations: at least 1.
-        across_processes: the columns' shares are those of the rows of all processes together; all must call it.
-
-    Returns:
-        Values in [0, 1], in float32 (float64 for float64 scores), without gradient.
+    across_processes: columns share the rows of all processes; all must call it.
 
     Raises:
         NonFiniteScores: a score is NaN or infinite.
-        ValueError: epsilon or iterations is not positive.
     """
     if epsilon <= 0 or iterations < 1:
         raise ValueError(f"Sinkhorn needs epsilon > 0 and iterations >= 1, got {epsilon} and {iterations}")
-    require_finite(scores)
+    bad = int((~torch.isfinite(scores)).sum())
+    if bad:
+        raise NonFiniteScores(f"{bad} of {scores.numel()} Sinkhorn scores are NaN or infinite")
     x = (scores if scores.dtype == torch.float64 else scores.float()) / epsilon
     x = x.clamp(-LARGEST, LARGEST)
     for _ in range(iterations):
-        x -= column_logsum(x, across_processes)
+        columns = x.logsumexp(dim=-2, keepdim=True)
+        x -= distributed.gathered(columns).logsumexp(dim=0) if across_processes else columns
         x -= x.logsumexp(dim=-1, keepdim=True)
     return x.exp()
 
 
 @torch.no_grad()
 def linear_sinkhorn(scores: Float[Tensor, "*batch rows cols"], *, epsilon: float, iterations: int) -> Float[Tensor, "*batch rows cols"]:
-    """The same by multiplication, step by step as in DoRA's release, for comparison with it.
+    """`sinkhorn` by multiplication, as in DoRA's release, for comparison with it.
 
-    NaN for every row of a problem in which all exponentials of a column underflow: from scores about 103 epsilon (in float32)
-    below the largest on.
+    All NaN if all exponentials of a column underflow: in float32 from scores about 103 epsilon below the largest on.
     """
     rows, cols = scores.shape[-2:]
     x = scores / epsilon
@@ -74,16 +66,3 @@ def linear_sinkhorn(scores: Float[Tensor, "*batch rows cols"], *, epsilon: float
         x = x / x.sum(dim=-2, keepdim=True) / cols
         x = x / x.sum(dim=-1, keepdim=True) / rows
     return x * rows
-
-
-def require_finite(scores: Float[Tensor, "*shape"]) -> None:
-    """Raise NonFiniteScores unless all scores are finite."""
-    bad = ~torch.isfinite(scores)
-    if bad.any():
-        raise NonFiniteScores(f"{int(bad.sum())} of {scores.numel()} Sinkhorn scores are NaN or infinite")
-
-
-def column_logsum(x: Float[Tensor, "*batch rows cols"], across_processes: bool) -> Float[Tensor, "*batch 1 cols"]:
-    """log sum_r exp(x[r, c]) for every column, over the rows of this process or of all."""
-    own = x.logsumexp(dim=-2, keepdim=True)
-    return distributed.gathered(own).logsumexp(dim=0) if across_processes else own

@@ -1,4 +1,4 @@
-"""Two result folders compared: which numbers are new, gone or other, and why.
+"""Compare two folders of results: which numbers are new, gone or other, and why.
 
     densewalk diff results_before results_after [--csv changes.csv]
 
@@ -7,12 +7,12 @@
         versions: torch 2.13.0 -> 2.14.1
 
 Numbers are compared to the last digit. The reasons are all that the two records, and the records of the runs behind them, say
-differently: settings by key, what a run is built on, commit, versions, device. Nothing in common that is unequal and yet another
-number means that something outside the records changed, such as the data; that is said, too.
+differently: settings by key, what a run is built on, commit, versions, device. If they say nothing differently, something outside
+the records has changed, such as the data; that is said, too.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from densewalk.results.tables import fixed, write_csv
 
 COLUMNS = ("change", "run", "seed", "evaluation", "metric", "before", "after", "difference", "why")
 UNKNOWN = "nothing that the records tell: has the data, or a checkpoint's file, changed?"
+Metrics = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class Change:
-    """One number that is not the same in both folders. before, after: None where there is none."""
+    """One number that is not the same in both folders. before, after: None if there is none."""
 
     kind: str  # appeared, vanished, changed
     run: str
@@ -40,6 +41,22 @@ class Change:
     before: float | None
     after: float | None
     why: tuple[str, ...]
+
+    @property
+    def difference(self) -> str:
+        """The difference as text; empty without two values."""
+        if self.before is None or self.after is None:
+            return ""
+        difference = self.after - self.before
+        return fixed(difference, sign=True) if abs(difference) >= 0.005 else f"{difference:+.1e}"
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        before, after = (fixed(v) or "no value" for v in (self.before, self.after))
+        values = {"appeared": f"appeared: {after}", "vanished": f"vanished: {before}", "changed": f"{before} -> {after}"}[self.kind]
+        difference = f" ({self.difference})" if self.kind == "changed" and self.difference else ""
+        return f"{self.evaluation}   {self.run} seed {self.seed}   {self.metric}   {values}{difference}"
 
 
 @dataclass(frozen=True)
@@ -51,60 +68,57 @@ class Comparison:
 
 
 def compare(before: Path, after: Path) -> Comparison:
-    """Compare two result folders.
-
-    Raises:
-        UserError: one of them is none, or holds a broken record.
-    """
-    old, new = (results_of(folder) for folder in (before, after))
+    """Compare two folders of results."""
+    old, new = (_results_of(folder) for folder in (before, after))
     changes, equal = [], 0
-    for key in [*old, *(k for k in new if k not in old)]:
+    for key in dict.fromkeys([*old, *new]):
         a, b = old.get(key), new.get(key)
-        why: tuple[str, ...] | None = None
-        for metric in dict.fromkeys(m for r in (a, b) if r for m in r.metrics):
-            values = [r.metrics.get(metric) if r else None for r in (a, b)]
-            known = [r is not None and metric in r.metrics for r in (a, b)]
-            if all(known) and values[0] == values[1]:
-                equal += 1
-                continue
-            kind = "changed" if all(known) else "appeared" if known[1] else "vanished"
-            why = tuple(reasons(a, b, before, after)) if why is None and a and b else why
-            changes.append(Change(kind, *key, metric, values[0], values[1], why or ()))
+        one, two = (record.metrics if record else {} for record in (a, b))
+        kinds = {metric: _kind(metric, one, two) for metric in {**one, **two}}
+        different = [metric for metric, kind in kinds.items() if kind != "equal"]
+        equal += len(kinds) - len(different)
+        why = tuple(reasons(a, b, before, after)) if different and a and b else ()
+        changes += [Change(kinds[m], *key, m, one.get(m), two.get(m), why) for m in different]
     return Comparison(changes, equal)
 
 
-def results_of(folder: Path) -> dict[tuple[str, int, str], ResultRecord]:
-    """The result records below a folder by run, seed and evaluation."""
-    if not folder.is_dir():
-        raise UserError(f"folder {folder} does not exist", allowed="a study's results, e.g. my-study/results")
+def _results_of(folder: Path) -> dict[tuple[str, int, str], ResultRecord]:
+    """Read the result records below a folder, by run, seed and evaluation."""
     paths = results_in(folder)
     if not paths:
-        raise UserError(f"{folder} holds no result", allowed="a folder with {run}/s{seed}/{evaluation}.json, e.g. my-study/results")
+        found = "holds no result" if folder.is_dir() else "does not exist"
+        raise UserError(f"folder {folder} {found}", allowed="a folder with {run}/s{seed}/{evaluation}.json, e.g. my-study/results")
     return {(r.run, r.seed, r.evaluation): r for r in read_results(paths)}
 
 
-# -- why -------------------------------------------------------------------------------------------------------------
+def _kind(metric: str, before: Metrics, after: Metrics) -> str:
+    if metric not in before:
+        return "appeared"
+    if metric not in after:
+        return "vanished"
+    return "equal" if before[metric] == after[metric] else "changed"
 
 
 def reasons(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> Iterator[str]:
     """What the records of one evaluation, and of the runs behind it, say differently."""
     found = [
         *(f"the evaluation: {text}" for text in unequal(a.spec, b.spec, ignored=("run_hash", "labels"))),
-        *why_the_run(a, b, before, after),
-        *facts(a, b),
+        *_run_reasons(a, b, before, after),
+        *_facts(a, b),
     ]
     yield from found or [UNKNOWN]
 
 
-def why_the_run(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> Iterator[str]:
-    """What is different about how the backbone was made, back to the first run of the chain that differs by itself."""
-    if a.run_hash == b.run_hash:
-        one, two = (_run_record(folder, a.run, a.seed) for folder in (before, after))
-        yield from (f"the run: {text}" for text in (facts(one, two) if one and two else []))
-        return
-    run, seed, where = a.run, a.seed, "the run"
-    while True:
-        one, two = (_run_record(folder, run, seed) for folder in (before, after))
+def _run_reasons(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> Iterator[str]:
+    """What differs in how the backbone was made, back to the first run of the chain that differs by itself."""
+    run, seed, where, seen = a.run, a.seed, "the run", set()
+    while (run, seed) not in seen:
+        seen.add((run, seed))
+        paths = [folder / run / f"s{seed}" / "run.json" for folder in (before, after)]
+        one, two = (read_run(path) if path.is_file() else None for path in paths)
+        if a.run_hash == b.run_hash:
+            yield from (f"the run: {text}" for text in (_facts(one, two) if one and two else []))
+            return
         if not (one and two):
             yield f"{where}: another configuration, of which run.json is not there"
             return
@@ -115,20 +129,14 @@ def why_the_run(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> 
         run, seed, where = init.name, init.seed, f"{init.name}, which it is built on"
 
 
-def _run_record(folder: Path, run: str, seed: int) -> RunRecord | None:
-    path = folder / run / f"s{seed}" / "run.json"
-    return read_run(path) if path.is_file() else None
-
-
-def facts(a: ResultRecord | RunRecord, b: ResultRecord | RunRecord) -> Iterator[str]:
+def _facts(a: ResultRecord | RunRecord, b: ResultRecord | RunRecord) -> Iterator[str]:
     """Differences in what is recorded beside a configuration."""
     for name in ("compat", "version", "device"):
         one, two = (getattr(record, name, None) for record in (a, b))
         if one != two:
             yield f"{name}: {one} -> {two}"
-    commits = [r.commit[:12] + ("+dirty" if r.dirty else "") for r in (a, b)]
-    if commits[0] != commits[1] or a.dirty:
-        yield f"commit: {commits[0]} -> {commits[1]}"
+    if a.code != b.code or a.dirty:
+        yield f"commit: {a.code} -> {b.code}"
     yield from (f"versions: {text}" for text in unequal(a.versions, b.versions))
     trained = [{name: getattr(r.training, name, None) for name in ("device", "processes")} for r in (a, b)]
     yield from (f"training: {text}" for text in unequal(*trained))
@@ -141,14 +149,8 @@ def unequal(a: Any, b: Any, *, ignored: tuple[str, ...] = (), key: str = "") -> 
             if name not in ignored:
                 yield from unequal(a.get(name), b.get(name), ignored=ignored, key=f"{key}.{name}" if key else str(name))
     elif a != b:
-        yield f"{key}: {_brief(a)} -> {_brief(b)}"
-
-
-def _brief(value: Any) -> str:
-    return "(none)" if value is None else str(value)
-
-
-# -- for people ------------------------------------------------------------------------------------------------------
+        before, after = ("(none)" if value is None else value for value in (a, b))
+        yield f"{key}: {before} -> {after}"
 
 
 def text(found: Comparison) -> str:
@@ -157,38 +159,17 @@ def text(found: Comparison) -> str:
     for change in found.changes:
         groups[change.evaluation, change.run, change.seed].append(change)
     lines = []
-    for (evaluation, run, seed), changes in groups.items():
-        lines += [f"{evaluation}   {run} seed {seed}   {change.metric}   {_values(change)}" for change in changes]
-        lines += [f"    {why}" for why in changes[0].why]
-    kinds = [f"{sum(c.kind == kind for c in found.changes)} {kind}" for kind in ("changed", "appeared", "vanished")]
-    return "\n".join([*lines, f"{found.equal} numbers are equal, {', '.join(kinds)}"])
-
-
-def _values(change: Change) -> str:
-    before, after = (fixed(v) or "no value" for v in (change.before, change.after))
-    if change.kind == "changed":
-        return f"{before} -> {after}" + (f" ({_difference(change)})" if _difference(change) else "")
-    return f"{change.kind}: {after if change.kind == 'appeared' else before}"
-
-
-def _difference(change: Change) -> str:
-    if change.before is None or change.after is None:
-        return ""
-    difference = change.after - change.before
-    return fixed(difference, sign=True) if abs(difference) >= 0.005 else f"{difference:+.1e}"
+    for changes in groups.values():
+        lines += [*(change.text for change in changes), *(f"    {why}" for why in changes[0].why)]
+    kinds = Counter(change.kind for change in found.changes)
+    counts = ", ".join(f"{kinds[kind]} {kind}" for kind in ("changed", "appeared", "vanished"))
+    return "\n".join([*lines, f"{found.equal} numbers are equal, {counts}"])
 
 
 def write_changes(found: Comparison, path: Path) -> None:
-    """The changes as CSV, one line each."""
+    """Write the changes as CSV, one line each."""
     rows = [
-        {
-            "change": c.kind,
-            **{name: str(getattr(c, name)) for name in ("run", "seed", "evaluation", "metric")},
-            "before": fixed(c.before, 6),
-            "after": fixed(c.after, 6),
-            "difference": _difference(c),
-            "why": "; ".join(c.why),
-        }
+        (c.kind, c.run, str(c.seed), c.evaluation, c.metric, fixed(c.before, 6), fixed(c.after, 6), c.difference, "; ".join(c.why))
         for c in found.changes
     ]
     write_csv(pd.DataFrame(rows, columns=list(COLUMNS), dtype=str), path)

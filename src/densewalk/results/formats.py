@@ -2,8 +2,8 @@
 
     densewalk tables --table incontext --out incontext.csv RECORDS      # writes incontext.md and incontext.tex, too
 
-A wide table is condensed to what a reader compares, `mean ± interval (published)` in one cell for each metric, its protocols
-below it. The tidy table becomes one line per run, evaluation and metric. Any other is printed as it is.
+A wide table is condensed to `mean ± interval (published)` in one cell for each metric, with its protocols below it. The tidy table
+becomes one line per run, evaluation and metric. Any other is printed as it is.
 """
 
 import re
@@ -14,50 +14,51 @@ import pandas as pd
 from densewalk.core.files import atomic_write
 from densewalk.results.tables import SUFFIXES, fixed, read_table
 
-
-def write_markdown(table: Path, path: Path) -> None:
-    """A CSV table as Markdown."""
-    _write(path, markdown(read_table(table)))
+NUMBER = r"([-+]?[\d.]+|–)?( [±(].*)?"  # a cell with a number, its interval and the published one
 
 
-def write_latex(table: Path, path: Path) -> None:
-    """A CSV table as LaTeX, for `\\input` in a document that uses booktabs; its label is `tab:` and the file's name."""
-    _write(path, latex(read_table(table), label=f"tab:{table.stem}"))
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def write_formats(table: Path) -> None:
+    """Write a CSV table as Markdown and as LaTeX beside it. LaTeX is for `\\input` in a document that uses booktabs."""
+    content = read_table(table)
+    for suffix, text in ((".md", markdown(content)), (".tex", latex(content, label=f"tab:{table.stem}"))):
+        with atomic_write(table.with_suffix(suffix)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def markdown(table: pd.DataFrame) -> str:
     """A Markdown table, and the protocols of a wide one below it."""
     shown = readable(table)
+    # not DataFrame.to_markdown, which does not escape the bars and pads every cell to the widest of its column
     lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
     text = "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
     return text + "".join(f"\n`{e}` on {d}: {p}.\n" for e, d, p in protocols(table))
 
 
 def latex(table: pd.DataFrame, label: str) -> str:
-    """A LaTeX table with booktabs' rules; the protocols of a wide one are its caption."""
+    """A LaTeX table with booktabs' rules, columns of numbers right-aligned; the protocols of a wide one are its caption."""
     shown = readable(table)
-    style = shown.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
-    tabular = style.to_latex(hrules=True, column_format="l" * len(shown.columns))
     caption = " ".join(f"\\texttt{{{escaped(e)}}} on {escaped(d)}: {escaped(p)}." for e, d, p in protocols(table))
-    lines = ["\\begin{table}", "\\centering", *([f"\\caption{{{caption}}}"] if caption else []), f"\\label{{{label}}}"]
-    return "\n".join([*lines, _signs(tabular).rstrip(), "\\end{table}", ""])
+    numbers = [shown[c].str.fullmatch(NUMBER).all() and shown[c].any() for c in shown.columns]
+    style = shown.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
+    return _signs(
+        style.to_latex(
+            hrules=True,
+            column_format="".join("r" if is_number else "l" for is_number in numbers),
+            position_float="centering",
+            caption=caption or None,
+            label=label,
+        )
+    )
 
 
 def escaped(text: str) -> str:
     """Text with LaTeX's special signs escaped."""
-    return _signs(re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/").replace("~", " ").replace("^", " ")))
+    return re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/").replace("~", " ").replace("^", " "))
 
 
 def _signs(text: str) -> str:
+    """Signs beyond ASCII as commands, which every LaTeX knows."""
     return text.replace("±", "$\\pm$").replace("–", "--").replace("×", "$\\times$")
-
-
-# -- what a reader compares --------------------------------------------------------------------------------------------
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -76,26 +77,26 @@ def condensed(table: pd.DataFrame) -> pd.DataFrame:
     """A wide table's columns that a reader compares: what was run, on what, and `mean ± interval (published)` for each metric."""
     constant = [c for c in ("compat", "evaluation") if table[c].nunique() <= 1]
     shown = [c for c in ("run", "method", "init", "arch", "compat", "evaluation", "dataset", "seeds") if c not in constant]
-    metrics = {m: [reading(*(row[m + s] for s in ("", *SUFFIXES[:2]))) for _, row in table.iterrows()] for m in metrics_of(table)}
-    return pd.concat([table[shown], pd.DataFrame(metrics, index=table.index, dtype=str)], axis=1)
+    numbers = {m: _numbers(table, [m, *(m + suffix for suffix in SUFFIXES[:2])]) for m in metrics_of(table)}
+    return table[shown].assign(**numbers)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """The tidy table without its seeds: one line per run, evaluation and metric; GPU-hours are the mean over the seeds."""
     keys = ["run", "method", "init", "arch", "compat", "evaluation", "metric", "seeds"]
     once = table.drop_duplicates(keys)
-    values = [reading(*cells) for cells in once[["mean", "ci95", "published"]].itertuples(index=False)]
-    spent = table.assign(spent=pd.to_numeric(table["training_gpu_hours"])).groupby(keys, sort=False)["spent"].mean()
-    return once[keys].assign(value=values, gpu_hours=[fixed(float(hours), 4) for hours in spent])
+    hours = table.assign(hours=pd.to_numeric(table["training_gpu_hours"])).groupby(keys, sort=False)["hours"].mean()
+    return once[keys].assign(value=_numbers(once, ["mean", "ci95", "published"]), gpu_hours=[fixed(float(h), 4) for h in hours])
 
 
-def reading(mean: str, half: str, published: str) -> str:
-    """A number as a reader meets it."""
-    return (mean or "–") + (f" ± {half}" if half else "") + (f" (published {published})" if published else "")
+def _numbers(table: pd.DataFrame, columns: list[str]) -> list[str]:
+    """Each row's mean with its interval and the published value, as far as they are known."""
+    return [
+        (mean or "–") + (f" ± {interval}" if interval else "") + (f" (published {published})" if published else "")
+        for mean, interval, published in table[columns].itertuples(index=False)
+    ]
 
 
 def protocols(table: pd.DataFrame) -> list[tuple[str, str, str]]:
     """Evaluation, data set and protocol of a wide table's rows, each once."""
-    if not metrics_of(table):
-        return []
-    return list(dict.fromkeys(zip(table["evaluation"], table["dataset"], table["protocol"], strict=True)))
+    return list(dict.fromkeys(zip(table["evaluation"], table["dataset"], table["protocol"], strict=True))) if metrics_of(table) else []

@@ -1,79 +1,91 @@
-"""What a study should have and has not, and why, as far as logs tell. Free of torch."""
+"""What a folder of results holds of a study: what is there, outdated or missing, and why as far as logs tell. Free of torch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from densewalk.results.plan import Plan
+from densewalk.results.plan import Plan, result_key
 from densewalk.results.records import read_result
+
+State = Literal["there", "outdated", "failed", "not finished", "not started", "waits"]
 
 
 @dataclass(frozen=True)
-class Gap:
-    """A backbone or a result that is not there, or is of another configuration. evaluation: None for a backbone.
+class Output:
+    """A backbone (evaluation: None) or a result of the plan.
 
-    state: `failed`, `not finished` (its log has no error), `not started`, `waits` for another run, or `outdated`.
+    state: `outdated` is a result of another configuration than the study's is now, `not finished` one whose log has no error,
+    `waits` one that needs another output first.
     """
 
     run: str
     seed: int
     evaluation: str | None
-    state: str
-    why: str
-    log: str
+    state: State
+    why: str = ""
+    log: str = ""
 
     @property
     def text(self) -> str:
         """One line for people."""
-        what = f"{self.run}, seed {self.seed}: " + ("the training" if self.evaluation is None else self.evaluation)
-        return f"{what} {'has ' if self.state == 'failed' else 'is ' if self.state != 'waits' else ''}{self.state}" + (
-            f" ({self.why})" if self.why else ""
-        )
+        verb = {"failed": "has ", "waits": ""}.get(self.state, "is ")
+        why = f" ({self.why})" if self.why else ""
+        return f"{self.run}, seed {self.seed}: {self.evaluation or 'the training'} {verb}{self.state}{why}"
 
 
-def gaps(plan: Plan, results: Path) -> Iterator[Gap]:
-    """Every backbone and result of the plan that is not there; of a run without a backbone, no evaluation that is not there.
+@dataclass(frozen=True)
+class RunOutputs:
+    """The outputs of one run and seed."""
 
-    A result that is there but was made by another configuration than the plan's is `outdated`: it may be shown, not trusted.
-    """
+    backbone: Output
+    results: list[Output]
+
+    @property
+    def missing(self) -> list[Output]:
+        """What a reader of the results must be told: nobody misses the backbone where all results are there."""
+        outdated = [result for result in self.results if result.state == "outdated"]
+        absent = [result for result in self.results if result.state not in ("there", "outdated")]
+        if self.backbone.state != "there" and (absent or not self.results):
+            absent = [self.backbone]
+        return outdated + absent
+
+
+def survey(plan: Plan, results: Path) -> Iterator[RunOutputs]:
+    """Look for everything of the plan in a folder of results."""
     for run, planned in plan.runs.items():
         for seed in planned.seeds:
-            out = results / run / f"s{seed}"
-            yield from _outdated(plan, run, seed, out)
-            if not (out / "backbone.safetensors").is_file() and not evaluated(plan, run, out):
-                yield _backbone(plan, results, run, seed)
-                continue
-            for name in plan.wanted(run):
-                if not (out / f"{name}.json").is_file():
-                    yield Gap(run, seed, name, *_by_log(results / "logs" / run / f"s{seed}" / f"{name}.log"))
+            backbone = _backbone(plan, results, run, seed)
+            yield RunOutputs(backbone, [_result(plan, results, backbone, name) for name in plan.evaluations_of(run)])
 
 
-def _outdated(plan: Plan, run: str, seed: int, out: Path) -> Iterator[Gap]:
-    for name in plan.wanted(run):
-        path = out / f"{name}.json"
-        if path.is_file() and read_result(path).config_hash != plan.hashes[f"{run}/s{seed}/{name}"]:
-            yield Gap(
-                run, seed, name, "outdated", "made by another configuration than the study's is now; Snakemake will make it again", ""
-            )
-
-
-def evaluated(plan: Plan, run: str, out: Path) -> bool:
-    """Whether all results of a run and seed are there; then nobody misses its backbone."""
-    names = plan.wanted(run)
-    return bool(names) and all((out / f"{name}.json").is_file() for name in names)
-
-
-def _backbone(plan: Plan, results: Path, run: str, seed: int) -> Gap:
+def _backbone(plan: Plan, results: Path, run: str, seed: int) -> Output:
+    if (results / run / f"s{seed}" / "backbone.safetensors").is_file():
+        return Output(run, seed, None, "there")
     init = plan.runs[run].init
     if init in plan.runs:
         seeds = plan.runs[init].seeds
-        theirs = seed if seed in seeds else seeds[0]
-        if not (results / init / f"s{theirs}" / "backbone.safetensors").is_file():
-            return Gap(run, seed, None, "waits", f"for {init}, seed {theirs}", "")
-    return Gap(run, seed, None, *_by_log(results / "logs" / run / f"s{seed}" / "train.log"))
+        init_seed = seed if seed in seeds else seeds[0]
+        if not (results / init / f"s{init_seed}" / "backbone.safetensors").is_file():
+            return Output(run, seed, None, "waits", f"for {init}, seed {init_seed}")
+    return Output(run, seed, None, *_by_log(results / "logs" / run / f"s{seed}" / "train.log"))
 
 
-def _by_log(log: Path) -> tuple[str, str, str]:
+def _result(plan: Plan, results: Path, backbone: Output, evaluation: str) -> Output:
+    run, seed = backbone.run, backbone.seed
+    key = result_key(run, seed, evaluation)
+    path = results / f"{key}.json"
+    if path.is_file():
+        if read_result(path).config_hash == plan.hashes[key]:
+            return Output(run, seed, evaluation, "there")
+        why = "made by another configuration than the study's is now; Snakemake will make it again"
+        return Output(run, seed, evaluation, "outdated", why)
+    if backbone.state != "there":
+        return Output(run, seed, evaluation, "waits", "for the training")
+    return Output(run, seed, evaluation, *_by_log(results / "logs" / f"{key}.log"))
+
+
+def _by_log(log: Path) -> tuple[State, str, str]:
     """State, reason and log of a job by what it last wrote."""
     if not log.is_file():
         return "not started", "", ""

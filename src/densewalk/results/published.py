@@ -32,10 +32,8 @@ def published(record: ResultRecord, metric: str) -> Published | None:
     The record's `labels` name the model as published.csv does; `published_metrics` names metrics that are called otherwise
     there. Of several sources the most reliable counts (seen, second hand, read off a figure); the others are mentioned.
     """
-    if not record.published_protocol:
-        return None
-    found = [row for row in of_model(record, metric) if row["protocol"] == record.published_protocol]
-    if not found:
+    found = [row for row in _of_model(record, metric) if row["protocol"] == record.published_protocol]
+    if not record.published_protocol or not found:
         return None
     best, *others = found
     also = "; ".join(f"{row['source']}: {row['value']}" for row in others)
@@ -44,37 +42,29 @@ def published(record: ResultRecord, metric: str) -> Published | None:
 
 def elsewhere(record: ResultRecord, metric: str) -> str:
     """Values of the same model, data set and metric by *other* protocols, to be read and not to be subtracted; empty without any."""
-    others = [row for row in of_model(record, metric) if row["protocol"] != record.published_protocol]
+    others = [row for row in _of_model(record, metric) if row["protocol"] != record.published_protocol]
     return "; ".join(f"{row['value']} by {row['protocol']} [{row['source']}]" for row in others)
 
 
-def of_model(record: ResultRecord, metric: str) -> list[Row]:
+def _of_model(record: ResultRecord, metric: str) -> list[Row]:
     """The rows of published.csv with the record's model, data set and metric, the most reliable first."""
-    labels = record.labels
-    if labels is None:
+    if record.labels is None:
         return []
     # without a table of other names, names are the same; with one, a metric outside it has no published counterpart
-    names = record.published_metrics
-    name = metric if names is None else names.get(metric)
-    model = tuple(getattr(labels, k) for k in MODEL)
-    return _by_model().get((*model, record.dataset, name), [])
+    name = metric if record.published_metrics is None else record.published_metrics.get(metric)
+    return _by_model().get((*(getattr(record.labels, key) for key in MODEL), record.dataset, name), [])
 
 
 @lru_cache
 def _by_model() -> dict[tuple[str | None, ...], list[Row]]:
-    numbers = defaultdict(list)
-    for row in (row for rows in published_numbers().values() for row in rows):
-        numbers[tuple(row[k] for k in (*MODEL, "dataset", "metric"))].append(row)
-    return {key: sorted(rows, key=lambda row: CONFIDENCE.index(row["confidence"])) for key, rows in numbers.items()}
+    numbers: dict[tuple[str | None, ...], list[Row]] = defaultdict(list)
+    for row in sorted(published_numbers(), key=lambda row: CONFIDENCE.index(row["confidence"])):
+        numbers[tuple(row[key] for key in (*MODEL, "dataset", "metric"))].append(row)
+    return dict(numbers)
 
 
 @lru_cache
-def published_numbers() -> dict[tuple[str, ...], list[Row]]:
-    """published.csv by model, data set, protocol and metric."""
+def published_numbers() -> list[Row]:
+    """The rows of published.csv."""
     with files("densewalk.results").joinpath("published.csv").open(encoding="utf-8") as file:
-        rows = pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records")
-    numbers = defaultdict(list)
-    for row in rows:
-        key = tuple(row[k] for k in (*MODEL, "dataset", "protocol", "metric"))
-        numbers[key].append({str(k): str(v) for k, v in row.items()})
-    return dict(numbers)
+        return pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records")  # type: ignore[return-value]

@@ -5,51 +5,40 @@ results/{run}/s{seed}/{evaluation}.json    ResultRecord
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
+from densewalk.core.errors import UserError
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import read_model
 from densewalk.models.catalog import Labels
 from densewalk.models.origin import Origin
+from densewalk.training.progress_files import CostRecord
 
 AGAIN = "delete it, so that it is made again (snakemake does so)"
+CLASS_VALUES = TypeAdapter(dict[str, dict[str, float | None]])
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
-NotNegative = Annotated[float, Field(ge=0)]
-
-
-class _Record(Settings):
-    model_config = ConfigDict(allow_inf_nan=False, use_attribute_docstrings=False)
-
-
-class CostRecord(_Record):
-    """None for what the device does not tell, which is never the same as zero.
-
-    seconds: wall time. gpu_hours: of all GPUs. peak_rss_mib: of the largest process. peak_gpu_mib: what torch had allocated at
-    once on the fullest GPU. energy_wh: of all GPUs, whoever used them.
-    """
-
-    seconds: NotNegative
-    gpu_hours: NotNegative | None
-    peak_rss_mib: NotNegative
-    peak_gpu_mib: NotNegative | None
-    energy_wh: NotNegative | None
 
 
 class TrainingRecord(CostRecord):
     """What a training was. processes: of the last attempt. execution: how it was run, which changes no hash."""
 
-    steps: Annotated[int, Field(ge=1)]
-    samples_seen: Annotated[int, Field(ge=1)]
-    processes: Annotated[int, Field(ge=1)]
+    steps: int = Field(ge=1)
+    samples_seen: int = Field(ge=1)
+    processes: int = Field(ge=1)
     device: str
     execution: dict[str, Any]
 
+    @property
+    def process_hours(self) -> float:
+        """Hours of all processes, on whatever device."""
+        return self.seconds * self.processes / 3600
 
-class Provenance(_Record):
+
+class Provenance(Settings):
     """Which code made it, with which packages, on which machine. dirty: tracked files differed from the commit."""
 
     commit: str
@@ -57,8 +46,13 @@ class Provenance(_Record):
     versions: dict[str, str]
     host: str
 
+    @property
+    def code(self) -> str:
+        """The commit in short, and whether it was changed."""
+        return self.commit[:12] + ("+dirty" if self.dirty else "")
 
-class MadeRun(_Record):
+
+class MadeRun(Settings):
     """The specification that a run was made by (study/specs.py), as it was then: what else it says is kept unread."""
 
     model_config = ConfigDict(extra="allow")
@@ -85,7 +79,8 @@ class ResultRecord(Provenance, CostRecord):
     """The numbers of one evaluation of one run and seed, and all that they depend on.
 
     metrics: None for a number that is not defined. n, unit: what was scored, and how many. labels: names in the published tables.
-    published_metrics: metric -> its name there, None where all names are the same. spec: the specification (study/specs.py).
+    published_metrics: metric -> its name there, None where all names are the same. details: more numbers, of the evaluation's own.
+    spec: the specification (study/specs.py).
     """
 
     run: str
@@ -104,8 +99,8 @@ class ResultRecord(Provenance, CostRecord):
     published_protocol: str | None
     published_metrics: dict[str, str] | None
     version: int
-    metrics: Annotated[dict[str, float | None], Field(min_length=1)]
-    n: Annotated[int, Field(ge=0)]
+    metrics: dict[str, float | None] = Field(min_length=1)
+    n: int = Field(ge=0)
     unit: str
     details: dict[str, Any]
     config_hash: Hash
@@ -113,6 +108,17 @@ class ResultRecord(Provenance, CostRecord):
     device: str
     training: TrainingRecord | None
     spec: dict[str, Any]
+
+    @property
+    def class_iou(self) -> dict[str, float | None] | None:
+        """IoU of each class, None where it does not occur; None of an evaluation without."""
+        return self.details.get("IoU")
+
+    @field_validator("details")
+    @classmethod
+    def _class_values(cls, details: dict[str, Any]) -> dict[str, Any]:
+        CLASS_VALUES.validate_python({key: value for key, value in details.items() if key == "IoU"}, strict=True)
+        return details
 
     @model_validator(mode="after")
     def _seed_of_the_run(self) -> Self:
@@ -123,39 +129,40 @@ class ResultRecord(Provenance, CostRecord):
 
 
 def read_run(path: Path) -> RunRecord:
-    """The record of a run.
-
-    Raises:
-        UserError: it is missing or broken; the message names file and key.
-    """
-    return read_model(path, RunRecord, "record of a run", AGAIN)
+    """Read the record of a run; a UserError names file and key of what is missing, broken or another run's."""
+    record = read_model(path, RunRecord, "record of a run", AGAIN)
+    _require_place(path, run=record.spec.run, seed=record.spec.seed)
+    return record
 
 
 def read_result(path: Path) -> ResultRecord:
-    """The record of a result.
+    """Read the record of a result; a UserError names file and key of what is missing, broken or another run's."""
+    record = read_model(path, ResultRecord, "result record", AGAIN)
+    _require_place(path, run=record.run, seed=record.seed, evaluation=record.evaluation)
+    return record
 
-    Raises:
-        UserError: it is missing or broken; the message names file and key.
-    """
-    return read_model(path, ResultRecord, "result record", AGAIN)
+
+def _require_place(path: Path, **names: str | int) -> None:
+    """A record in the folder of a run and seed, {run}/s{seed}/{evaluation}.json, must be theirs."""
+    folder = path.absolute().parent
+    if not re.fullmatch(r"s\d+", folder.name):
+        return
+    place = {"run": folder.parent.name, "seed": int(folder.name[1:]), "evaluation": path.stem}
+    for key, found in names.items():
+        if found != place[key]:
+            raise UserError(
+                f"{path} belongs elsewhere: {key}: {place[key]} by its place (found {found})", todo=f"move it there, or {AGAIN}"
+            )
 
 
 def read_results(paths: Sequence[Path]) -> list[ResultRecord]:
-    """The records in the order of the runs and evaluations they were given in; seeds ascend.
-
-    Raises:
-        UserError: one of them is missing or broken.
-    """
+    """Read records; they come in the order in which their runs and evaluations were given, seeds ascending."""
     records = [read_result(path) for path in paths]
-    runs, evaluations = _order(r.run for r in records), _order(r.evaluation for r in records)
-    return sorted(records, key=lambda r: (runs[r.run], evaluations[r.evaluation], r.seed))
-
-
-def _order(names: Iterable[str]) -> dict[str, int]:
-    return {name: i for i, name in enumerate(dict.fromkeys(names))}
+    runs, evaluations = [r.run for r in records], [r.evaluation for r in records]
+    return sorted(records, key=lambda r: (runs.index(r.run), evaluations.index(r.evaluation), r.seed))
 
 
 def results_in(folder: Path) -> list[Path]:
-    """The result records of a folder of results, {run}/s{seed}/{evaluation}.json, by name."""
+    """List the result records of a folder of results, {run}/s{seed}/{evaluation}.json, by name."""
     others = ("run.json", "features.json")
     return [p for p in sorted(folder.glob("*/s*/*.json")) if re.fullmatch(r"s\d+", p.parent.name) and p.name not in others]

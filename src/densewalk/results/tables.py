@@ -4,16 +4,15 @@
     densewalk tables --table all --out all.csv results
     densewalk tables --table cost --out cost.csv results/dora/s*/davis.json          # or these
 
-A record is one JSON file per run, seed and evaluation. Runs and evaluations come in the order of the records, which is the
-study's. A wide table has one row per run and evaluation, with mean and 95 % interval over the seeds, and the published value
-where there is one for the same data set, protocol and model. It holds nothing that differs between two equal runs: what was
-spent is in `all.csv` (one line per metric, run, seed and evaluation) and in the cost table. Equal records give equal bytes.
-docs/tables.md says what each column holds. Beside each CSV its Markdown and LaTeX appear (typeset.py).
+Runs and evaluations come in the order of the records, which is the study's. A wide table has one row per run and evaluation, with
+mean and 95 % interval over the seeds, and the published value for the same data set, protocol and model if there is one. It holds
+nothing that differs between two equal runs: what was spent is in `all.csv` (one line per metric, run, seed and evaluation) and in
+the cost table. Equal records give equal bytes. docs/tables.md says what each column holds.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ LEADING = (
     *("seeds", "n", "unit"),
 )
 TRAILING = ("training_steps", "samples_seen", "config_hash", "commit")
+SUFFIXES = (" ci95", " published", " published_source", " delta")  # of a metric's columns after the first
 COST_OF_JOB = {"seconds": 1, "gpu_hours": 4, "peak_rss_mib": 0, "peak_gpu_mib": 0, "energy_wh": 2}  # and their decimals
 TIDY = (
     *("run", "method", "init", "arch", "compat", "pretraining_data", "task", "evaluation", "dataset", "protocol", "protocol_version"),
@@ -45,27 +45,15 @@ COST = (
     *("training_gpu_hours", "training_hours", "training_hours_with_init", "evaluation_seconds", "evaluation_peak_rss_mib"),
 )
 
-
-def write_table(records: Sequence[Path], table: str, path: Path) -> None:
-    """A table by its name: `all`, `cost`, or a task's.
-
-    Raises:
-        UserError: a record is missing or is none.
-    """
-    named: dict[str, Callable[[Sequence[Path], Path], None]] = {"all": write_all, "cost": write_cost_table}
-    if table in named:
-        named[table](records, path)
-    else:
-        write_task_table(records, table, path)
+# (run, seed) -> the run and seed that it is built on (None for none), and hours of its own training
+Hours = dict[tuple[str, int], tuple[tuple[str, int] | None, float]]
 
 
-def write_task_table(records: Sequence[Path], task: str, path: Path) -> None:
-    """One task's wide table as CSV; without a record of the task, its header alone.
-
-    Raises:
-        UserError: a record is missing or is none.
-    """
-    write_csv(wide_table(of_task(read_results(records), task)), path)
+def write_table(paths: Sequence[Path], table: str, out: Path) -> None:
+    """Write a table of result records as CSV: `all`, `cost`, or a task's, which without a record of the task is its header alone."""
+    records = read_results(paths)
+    whole = {"all": tidy_table, "cost": cost_table}
+    write_csv(whole[table](records) if table in whole else wide_table(of_task(records, table)), out)
 
 
 def of_task(records: Iterable[ResultRecord], task: str) -> list[ResultRecord]:
@@ -73,24 +61,14 @@ def of_task(records: Iterable[ResultRecord], task: str) -> list[ResultRecord]:
     return [r for r in records if r.task == task]
 
 
-def write_all(records: Sequence[Path], path: Path) -> None:
-    """Every number of every record as one tidy CSV."""
-    write_csv(tidy_table(read_results(records)), path)
-
-
-def write_cost_table(records: Sequence[Path], path: Path) -> None:
-    """What each run and seed cost, as CSV."""
-    write_csv(cost_table(read_results(records)), path)
-
-
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """The table as it stands; cells are text already."""
+    """Write a table whose cells are text."""
     with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table written here, all cells as text."""
+    """Read a CSV table, all cells as text."""
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
@@ -117,28 +95,25 @@ def wide_table(records: Sequence[ResultRecord]) -> pd.DataFrame:
     return pd.DataFrame([wide_row(group, metrics) for group in grouped(records).values()], columns=columns, dtype=str).fillna("")
 
 
-SUFFIXES = (" ci95", " published", " published_source", " delta")
-
-
 def wide_row(group: Sequence[ResultRecord], metrics: Sequence[str]) -> dict[str, str]:
     """The seeds of one run and evaluation in one row."""
     trainings = [r.training for r in group]
     row = {
-        **described(group),
+        **description_cells(group),
         "seeds": str(len(group)),
         "n": _same(r.n for r in group),
         "training_steps": _same(_of(t, "steps") for t in trainings),
         "samples_seen": _same(_of(t, "samples_seen") for t in trainings),
         "config_hash": _same(r.config_hash for r in group),
-        "commit": _same(_commit(r) for r in group),
+        "commit": _same(r.code for r in group),
     }
     for metric in metrics:
         cells = metric_cells(group, metric)
-        row |= {metric + suffix: cells[name] for suffix, name in zip(("", *SUFFIXES), CELLS, strict=True)}
+        row |= {metric: cells["mean"], **{metric + suffix: cells[suffix.strip()] for suffix in SUFFIXES}}
     return row
 
 
-def described(group: Sequence[ResultRecord]) -> dict[str, str]:
+def description_cells(group: Sequence[ResultRecord]) -> dict[str, str]:
     """What was evaluated, and how: the same for all metrics, and for all seeds of a study that is not half changed."""
     plain = ("run", "method", "init", "arch", "compat", "evaluation", "dataset", "protocol", "unit")
     return {
@@ -146,9 +121,6 @@ def described(group: Sequence[ResultRecord]) -> dict[str, str]:
         "pretraining_data": _same(r.labels.pretraining_data if r.labels else "" for r in group),
         "protocol_version": _same(r.version for r in group),
     }
-
-
-CELLS = ("mean", "ci95", "published", "published_source", "delta")
 
 
 def metric_cells(group: Sequence[ResultRecord], metric: str) -> dict[str, str]:
@@ -173,13 +145,13 @@ def tidy_table(records: Sequence[ResultRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(TIDY), dtype=str).fillna("")
 
 
-def tidy_row(record: ResultRecord, metric: str, group: Sequence[ResultRecord], hours: "Hours") -> dict[str, str]:
+def tidy_row(record: ResultRecord, metric: str, group: Sequence[ResultRecord], hours: Hours) -> dict[str, str]:
     """One number with all that is known about it. `group`: the records of all its seeds."""
     plain = ("task", "n", "seed", "config_hash", "run_hash", "commit", "device")
     return {
-        **described([record]),
+        **description_cells([record]),
         **metric_cells(group, metric),
-        **spent(record, hours),
+        **training_cells(record, hours),
         **{name: str(getattr(record, name)) for name in plain},
         "metric": metric,
         "value": fixed(record.metrics[metric], 6),
@@ -201,11 +173,11 @@ def cost_table(records: Sequence[ResultRecord]) -> pd.DataFrame:
     return pd.DataFrame([_cost_row(g, hours) for g in groups.values()], columns=list(COST), dtype=str).fillna("")
 
 
-def _cost_row(group: Sequence[ResultRecord], hours: "Hours") -> dict[str, str]:
+def _cost_row(group: Sequence[ResultRecord], hours: Hours) -> dict[str, str]:
     first = group[0]
     return {
         **{name: str(getattr(first, name)) for name in ("run", "method", "init", "arch", "seed")},
-        **spent(first, hours),
+        **training_cells(first, hours),
         "processes": _of(first.training, "processes"),
         "training_seconds": _of(first.training, "seconds", 1),
         "evaluation_seconds": fixed(sum(r.seconds for r in group), 1),
@@ -215,16 +187,13 @@ def _cost_row(group: Sequence[ResultRecord], hours: "Hours") -> dict[str, str]:
 
 # -- cost ------------------------------------------------------------------------------------------------------------
 
-# (run, seed) -> the run and seed that it is built on (None for none), and hours of its own training
-Hours = dict[tuple[str, int], tuple[tuple[str, int] | None, float]]
-
 
 def training_hours(records: Sequence[ResultRecord]) -> Hours:
-    """Each run's own training: seconds times processes, in hours, on whatever device."""
+    """What each run is built on, and the hours of its own training."""
     hours: Hours = {}
     for r in records:
         built_on = (r.init, r.init_seed) if r.init_seed is not None else None
-        hours[r.run, r.seed] = (built_on, r.training.seconds * r.training.processes / 3600 if r.training else 0.0)
+        hours[r.run, r.seed] = (built_on, r.training.process_hours if r.training else 0.0)
     return hours
 
 
@@ -244,7 +213,7 @@ def hours_with_init(run: str, seed: int, hours: Hours) -> float:
     return math.nan
 
 
-def spent(record: ResultRecord, hours: Hours) -> dict[str, str]:
+def training_cells(record: ResultRecord, hours: Hours) -> dict[str, str]:
     """What the record's run cost and saw."""
     training, key = record.training, (record.run, record.seed)
     return {
@@ -265,7 +234,7 @@ def mean_and_interval(values: Sequence[float | None]) -> tuple[float, float]:
 
     NaN for the mean if any seed has no value (a mean over the lucky seeds would mislead), for the half-width of one seed.
     """
-    numbers = [_number(v) for v in values]
+    numbers = [math.nan if v is None else v for v in values]
     n = len(numbers)
     mean = sum(numbers) / n
     if n == 1:
@@ -282,10 +251,6 @@ def fixed(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
     return text.replace("-", "+" if sign else "") if float(text) == 0 else text
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
 def _minus(value: float, published_value: float) -> float:
     """Of the values as they are printed, so that a reader who subtracts gets the printed difference."""
     return math.nan if math.isnan(value) else round(value, 2) - round(published_value, 2)
@@ -294,13 +259,11 @@ def _minus(value: float, published_value: float) -> float:
 def _of(training: TrainingRecord | None, name: str, digits: int | None = None) -> str:
     """A fact about a training, rounded to `digits`; empty for a baseline."""
     value = getattr(training, name) if training else None
-    return fixed(value, digits) if digits is not None else "" if value is None else str(value)
+    if digits is not None:
+        return fixed(value, digits)
+    return "" if value is None else str(value)
 
 
 def _same(values: Iterable[Any]) -> str:
     """The values' common text, or all different ones in order."""
     return " ".join(dict.fromkeys(str(v) for v in values))
-
-
-def _commit(record: ResultRecord) -> str:
-    return record.commit[:12] + ("+dirty" if record.dirty else "")

@@ -1,10 +1,10 @@
-"""The study: what `config.yaml` may say, checked before any job starts.
+"""A study: the contents of `config.yaml`, checked before any job starts.
 
     densewalk schema > workflow/schemas/config.schema.json      # after a change of the models
 
-A study names videos, image folders and checkpoints; *runs* made from them; *evaluations* of the runs; and tables. A run's
-`init` may be another run, so chains such as DoRA -> Time-Tuning -> NeCo are configuration. This module is free of torch:
-Snakemake imports it at every start of every job.
+Videos, image folders and checkpoints have names; *runs* are made from them, *evaluations* are applied to the runs. A run's `init`
+may be another run, so chains such as DoRA -> Time-Tuning -> NeCo are configuration. Free of torch: Snakemake imports this module at
+every start of every job.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from densewalk.curation.settings import CurationSettings
 from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.models.catalog import Checkpoint, Labels
 from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
-from densewalk.results.plan import Plan, PlannedEvaluation, PlannedRun
+from densewalk.results.plan import Plan, PlannedEvaluation, PlannedRun, result_key
 from densewalk.study.checks import check_study
 from densewalk.study.public_checkpoints import with_public_checkpoints
 from densewalk.study.registry import TABLES, Evaluation, Run, Table
@@ -69,17 +69,14 @@ class Study(Settings):
     @model_validator(mode="before")
     @classmethod
     def sweeps_become_runs(cls, values: Any) -> Any:
-        """Every variant is a run like any other from here on: in the tables, the workflow, the hashes and as an `init`.
-
-        A public checkpoint that is named as an `init` or a curation's `backbone` likewise becomes one of the study's checkpoints.
-        """
+        """Make every variant a run like any other, and every public checkpoint that is named one of the study's."""
         if not isinstance(values, dict) or not isinstance(values.get("runs"), dict):
             return values
         return with_public_checkpoints({**values, "runs": expand_sweeps(values["runs"])})
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
-        """Every name that is used exists, once, and no run is built on itself."""
+        """See `check_study`."""
         check_study(self)
         return self
 
@@ -88,8 +85,8 @@ class Study(Settings):
     @property
     def task_tables(self) -> list[str]:
         """Tables of this study, in a fixed order."""
-        tasks = {e.settings.TABLE for e in self.evaluations.values()}
-        return [t for t in TABLES if t in (self.tables if self.tables is not None else tasks)]
+        wanted = {e.settings.TABLE for e in self.evaluations.values()} if self.tables is None else self.tables
+        return [t for t in TABLES if t in wanted]
 
     def arch_of(self, run: str) -> str:
         """The run's architecture, through the chain of its initial backbones."""
@@ -117,13 +114,14 @@ class Study(Settings):
                     yield name, seed, evaluation
 
     def picture_sources(self) -> list[str]:
-        """The data whose pictures are shown; empty where none are."""
-        pictured = [*self.videos, *(n for n, i in self.images.items() if i.layout == "pictures")]
-        chosen = self.pictures.sources if self.pictures.sources is not None else pictured
-        return chosen if self.pictures.images else []
+        """The data of which images are shown; empty if none are."""
+        if self.pictures.images == 0:
+            return []
+        default = [*self.videos, *(n for n, i in self.images.items() if i.layout == "pictures")]
+        return default if self.pictures.sources is None else self.pictures.sources
 
     def plan(self) -> Plan:
-        """What there should be, for the page also where results are missing."""
+        """What there should be, for the page, the tables and `status`."""
         runs = {
             name: PlannedRun(
                 method=r.method,
@@ -146,13 +144,13 @@ class Study(Settings):
             )
             for name, e in self.evaluations.items()
         }
-        hashes = {f"{run}/s{seed}/{name}": self.evaluation_spec(run, seed, name).hash for run, seed, name in self.evaluation_jobs()}
-        return Plan(study=self.study, runs=runs, evaluations=evaluations, hashes=hashes, sources=[*self.videos, *self.images])
+        hashes = {result_key(*job): self.evaluation_spec(*job).hash for job in self.evaluation_jobs()}
+        return Plan(study=self.study, runs=runs, evaluations=evaluations, hashes=hashes)
 
     # -- specifications ----------------------------------------------------------------------------------------------
 
     def specifications(self) -> Iterator[Specification]:
-        """Those of all jobs."""
+        """The specifications of all jobs."""
         yield from (self.run_spec(run, seed) for run, seed in self.jobs())
         yield from (self.curation_spec(name) for name in self.curations)
         yield from (self.evaluation_spec(*job) for job in self.evaluation_jobs())
@@ -196,15 +194,14 @@ class Study(Settings):
     def _backbone(self, name: str, seed: int | None) -> CheckpointFile | RunBackbone:
         """A checkpoint, or a run with the wanted seed or its first."""
         if name in self.checkpoints:
-            c = self.checkpoints[name]
-            return CheckpointFile(name=name, file=c.file, key=c.key, sha256=c.sha256, url=c.url, interpolation=c.interpolation)
+            return CheckpointFile(name=name, **self.checkpoints[name].model_dump(exclude={"arch", "labels"}))
         seeds = self.runs[name].seeds
-        theirs = seed if seed in seeds else seeds[0]
-        return RunBackbone(name=name, seed=theirs, hash=self.run_spec(name, theirs).hash)
+        init_seed = seed if seed in seeds else seeds[0]
+        return RunBackbone(name=name, seed=init_seed, hash=self.run_spec(name, init_seed).hash)
 
 
 def parse_study(config: dict[str, Any], source: str = "config.yaml") -> Study:
-    """The study of a parsed configuration.
+    """Check a parsed configuration.
 
     Raises:
         UserError: the first few things that are wrong, each with its key.
@@ -216,7 +213,7 @@ def parse_study(config: dict[str, Any], source: str = "config.yaml") -> Study:
 
 
 def load_study(path: str | Path) -> Study:
-    """The study in a YAML file.
+    """Read the study in a YAML file.
 
     Raises:
         UserError: no such file, not YAML, or not a study.

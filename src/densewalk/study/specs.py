@@ -5,10 +5,12 @@ A changed setting changes the hash of the run, of its evaluations and of the run
 """
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
+from densewalk.core.errors import UserError
+from densewalk.core.files import read_json
 from densewalk.core.hashing import config_hash
 from densewalk.core.settings import Settings, is_null
 from densewalk.core.typed_files import read_model, write_model
@@ -23,6 +25,8 @@ from densewalk.training.settings import TrainingSettings
 
 class Specification(Settings):
     """What determines the outcome of one job."""
+
+    OF: ClassVar[str]
 
     @property
     def hash(self) -> str:
@@ -42,6 +46,8 @@ class Specification(Settings):
 class CurationSpec(Specification):
     """What determines which images a curation keeps. arch: of the backbone that compares them."""
 
+    OF: ClassVar = "a curation"
+
     arch: str
     backbone: CheckpointFile | RunBackbone
     data: dict[str, VideoSettings | ImagesSettings]
@@ -50,6 +56,8 @@ class CurationSpec(Specification):
 
 class RunSpec(Specification):
     """What determines the backbone of one run and seed. data, settings: of a run that trains."""
+
+    OF: ClassVar = "a run"
 
     run: str
     seed: int
@@ -64,6 +72,12 @@ class RunSpec(Specification):
     def _of_the_method(cls, value: Any, info: ValidationInfo) -> Any:
         return _parsed(value, methods(), info.data.get("method"), "method")
 
+    @model_validator(mode="after")
+    def _trains_or_not(self) -> Self:
+        if (self.settings is None) != (self.method == "none"):
+            raise ValueError(f"settings: give them exactly where method is not none (method: {self.method})")
+        return self
+
     def state(self, results: Path) -> Path:
         """Folder of the resumable state: a changed run starts afresh, an interrupted one resumes."""
         return results / "state" / f"{self.run}-s{self.seed}-{self.hash}"
@@ -71,6 +85,8 @@ class RunSpec(Specification):
 
 class EvaluationSpec(Specification):
     """What determines the numbers of one evaluation of one run and seed. version: of the protocol's code."""
+
+    OF: ClassVar = "an evaluation"
 
     run: str
     seed: int
@@ -104,9 +120,14 @@ def _parsed(value: Any, known: dict[str, Any], name: Any, what: str) -> Any:
 
 
 def read_spec(path: Path, kind: type[Spec]) -> Spec:
-    """A specification from its file.
+    """Read a specification.
 
     Raises:
-        UserError: it is missing or broken; the message names file and key.
+        UserError: it is missing, broken or of another kind; the message names file and key.
     """
-    return read_model(path, kind, f"specification ({kind.__name__})", "start snakemake again, which writes it")
+    content = read_json(path)
+    for other in (RunSpec, EvaluationSpec, CurationSpec):
+        required = {name for name, field in other.model_fields.items() if field.is_required()}
+        if other is not kind and isinstance(content, dict) and required <= content.keys():
+            raise UserError(f"{path} is the specification of {other.OF}, not of {kind.OF}", todo="give this command its own job's file")
+    return read_model(path, kind, f"specification of {kind.OF}", "delete it and start snakemake again, which writes it")

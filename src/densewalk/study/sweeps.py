@@ -4,9 +4,9 @@ from typing import Any
 
 
 def expand_sweeps(runs: dict[str, Any]) -> dict[str, Any]:
-    """The runs of a study that is not yet checked, each followed by the variants of its `sweep`.
+    """Put the variants of each run's `sweep` behind it, in a study that is not yet checked.
 
-    What is no sweep by its form stays where it is, for the models to complain about.
+    A sweep of another form than the models allow stays where it is: they say what is wrong with it.
 
     Raises:
         ValueError: a variant has the name of another run.
@@ -20,7 +20,7 @@ def expand_sweeps(runs: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"runs.{name}: '{clash}' is the name of both a run and a variant of a sweep; rename one of them")
         expanded[name] = {k: v for k, v in run.items() if k != "sweep"} if variants else run
         for variant, changes in variants.items():
-            # not the labels: published values belong to the recipe, not to its variants
+            # without labels: published values belong to the run's own settings
             kept = {k: v for k, v in run.items() if k not in ("sweep", "labels")}
             expanded[f"{name}_{variant}"] = {**kept, "settings": {**run["settings"], **changes}}
     return expanded

@@ -1,72 +1,62 @@
-"""What a job costs, over all its attempts and processes: time, GPU-hours, memory, energy. The one door to NVML.
+"""Time, GPU-hours, memory and energy of a job, over all its attempts and processes.
 
-results/state/{run}-s{seed}-{hash}/cost.json      what was spent up to the newest checkpoint
+results/state/{run}-s{seed}-{hash}/cost.json      the cost up to the newest checkpoint
 """
 
 import math
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pynvml as nvml
 import torch
 
 from densewalk.core import distributed
-from densewalk.core.files import read_json, write_json
+from densewalk.core.files import write_json
 from densewalk.core.progress import log
+from densewalk.training.progress_files import CostRecord, read_progress
 
 
 @dataclass(frozen=True)
 class Cost:
-    """None for what the device does not tell, which is never the same as zero.
+    """The cost of a job; None, which is not zero, for what the device does not report."""
 
-    seconds: wall time. gpu_hours: of all GPUs. peak_rss_mib: of the largest process. peak_gpu_mib: what torch had allocated at
-    once on the fullest GPU. energy_wh: of all GPUs, whoever used them.
-    """
-
-    seconds: float
-    gpu_hours: float | None
-    peak_rss_mib: float
-    peak_gpu_mib: float | None
-    energy_wh: float | None
+    seconds: float  # wall time
+    gpu_hours: float | None  # of all GPUs
+    peak_rss_mib: float  # of the largest process
+    peak_gpu_mib: float | None  # most memory that torch had allocated on one GPU
+    energy_wh: float | None  # of all GPUs, including other users' jobs on them
 
     def after(self, before: "Cost") -> "Cost":
-        """Of both attempts together; what one of them did not measure is not known of both."""
-        return Cost(
-            self.seconds + before.seconds,
-            _both(sum, self.gpu_hours, before.gpu_hours),
-            max(self.peak_rss_mib, before.peak_rss_mib),
-            _both(max, self.peak_gpu_mib, before.peak_gpu_mib),
-            _both(sum, self.energy_wh, before.energy_wh),
-        )
+        """The cost of both attempts; what one of them did not measure is unknown for both."""
+
+        def both(combine: Callable[[Any], Any], name: str) -> Any:
+            values = getattr(self, name), getattr(before, name)
+            return None if None in values else combine(values)
+
+        sums = {name: both(sum, name) for name in ("seconds", "gpu_hours", "energy_wh")}
+        return Cost(**sums, **{name: both(max, name) for name in ("peak_rss_mib", "peak_gpu_mib")})
 
     def record(self) -> dict[str, float | None]:
-        """For a result record."""
+        """Rounded, for a result record."""
         digits = {"seconds": 2, "gpu_hours": 4, "peak_rss_mib": 1, "peak_gpu_mib": 1, "energy_wh": 3}
         return {name: None if value is None else round(value, digits[name]) for name, value in asdict(self).items()}
 
 
-def _both(combine, one: float | None, two: float | None) -> float | None:  # type: ignore[no-untyped-def]
-    return None if one is None or two is None else combine([one, two])
-
-
 class Meter:
-    """Measures from its making on, and adds what the attempts before have left in `path`.
-
-    Args:
-        device: of this process. Every process of the job has a meter of its own.
-    """
+    """Measures one process from now on, and adds the cost of earlier attempts in `path`."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path, self.device = path, device
-        self.before = Cost(**read_json(path)) if path.exists() else None
+        self.before = Cost(**read_progress(path, CostRecord).model_dump()) if path.exists() else None
         self.begun, self.counter = time.monotonic(), energy_mj(device)
 
     def total(self) -> Cost:
-        """So far; all processes must ask at the same time."""
+        """The cost so far; all processes must call it at the same time."""
         on_gpu = self.device.type == "cuda"
         mine = [time.monotonic() - self.begun, peak_rss_mib(), peak_gpu_mib(self.device), self._energy_wh()]
         seconds, rss, gpu, energy = distributed.gathered(torch.tensor(mine, dtype=torch.float64, device=self.device)).unbind(1)
@@ -80,7 +70,7 @@ class Meter:
         return this if self.before is None else this.after(self.before)
 
     def keep(self) -> Cost:
-        """Write `total` for the attempts to come; process 0 does."""
+        """Write `total` for later attempts; process 0 does."""
         total = self.total()
         if distributed.rank() == 0:
             write_json(self.path, asdict(total))
@@ -94,7 +84,7 @@ class Meter:
 
 @contextmanager
 def metered(path: Path, device: torch.device) -> Iterator[Meter]:
-    """A meter whose measurement is kept however the block ends, be it by a signal."""
+    """A meter whose measurement is kept even if the block fails or a signal ends it."""
     meter = Meter(path, device)
     try:
         yield meter
@@ -103,10 +93,9 @@ def metered(path: Path, device: torch.device) -> Iterator[Meter]:
 
 
 def energy_mj(device: torch.device) -> int | None:
-    """Energy that a GPU has used since its driver was loaded, in millijoules; None on a CPU and where NVML does not tell.
+    """Energy in millijoules that a GPU has used since its driver was loaded, if NVML knows.
 
-    GPUs before Volta and parts of a GPU (MIG) do not.
-    https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
+    It does not for GPUs before Volta and parts of a GPU (MIG): https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
     """
     if device.type != "cuda":
         return None
@@ -124,10 +113,10 @@ def uuid_of(device: torch.device) -> str:
 
 
 def peak_rss_mib() -> float:
-    """Largest resident set of this process or of one that it has waited for, in MiB."""
+    """Largest resident set of this process, or of a child that has ended, in MiB."""
     return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
 
 
 def peak_gpu_mib(device: torch.device) -> float:
-    """Most memory that torch had allocated on this process's GPU at once, in MiB; NaN without one."""
+    """Most memory that torch had allocated on this process's GPU, in MiB; NaN on a CPU."""
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else math.nan

@@ -1,4 +1,4 @@
-"""Where a job's processes run: GPUs of this machine, torchrun on each node, srun over the nodes of a Slurm job.
+"""Start a job's processes on this machine's GPUs (torchrun) or on several nodes (srun).
 
 densewalk train ... --gpus 4        # torchrun, four processes
 densewalk train ... --nodes 2       # in a Slurm job of two nodes: srun, and torchrun on each of them with a process per GPU
@@ -19,19 +19,14 @@ from typing import NoReturn
 from densewalk.core.errors import UserError
 from densewalk.core.progress import log
 
-FIRST_NODE = "DENSEWALK_FIRST_NODE"  # host:port at which the processes of all nodes meet
+FIRST_NODE = "DENSEWALK_FIRST_NODE"  # host:port where the processes of all nodes meet
 LOCKS = Path(tempfile.gettempdir()) / f"densewalk-gpus-{os.getuid()}"
 
 
 def become_processes(gpus: int, nodes: int, threads: int) -> None:
-    """Turn this process into the launcher of several, which does not return; return where it is to work itself.
+    """Become the launcher of several processes and never return, or return to work itself.
 
-    Args:
-        gpus: one process for each. On several nodes, Slurm says how many there are on each.
-        threads: CPUs that the job has on each node.
-
-    Raises:
-        UserError: several nodes outside a Slurm job.
+    gpus: one process for each; on several nodes, all that Slurm gives. threads: CPUs of the job on each node.
     """
     if "WORLD_SIZE" in os.environ or max(gpus, nodes) <= 1:
         return
@@ -39,42 +34,36 @@ def become_processes(gpus: int, nodes: int, threads: int) -> None:
     if nodes == 1:
         torchrun([f"--nproc-per-node={gpus}", "--standalone", *command])
     if FIRST_NODE not in os.environ:
-        os.execvpe("srun", srun([sys.executable, *command], nodes, threads), srun_environment(dict(os.environ)))
+        # beside the step that calls; if one task fails, the others are killed
+        steps = ["--overlap", "--kill-on-bad-exit=1", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+        srun = ["srun", *steps, f"--cpus-per-task={threads}", sys.executable, *command]
+        os.execvpe("srun", srun, srun_environment(dict(os.environ)))
     host, port = os.environ[FIRST_NODE].split(":")
     meet = [f"--nnodes={nodes}", f"--node-rank={os.environ['SLURM_NODEID']}", f"--master-addr={host}", f"--master-port={port}"]
     torchrun([f"--nproc-per-node={max(1, len(visible_gpus()))}", *meet, *command])
 
 
 def torchrun(arguments: list[str]) -> NoReturn:
-    """The processes of this node. torchrun passes SIGTERM on and kills 30 seconds later; SIGUSR1 it would not pass on at all."""
+    """Start the processes of this node."""
+    # torchrun itself forwards SIGTERM, and kills 30 seconds later
     from torch.distributed.run import main
 
-    signal.signal(signal.SIGUSR1, pass_on)
+    signal.signal(signal.SIGUSR1, forward_signal)
     main(arguments)
     sys.exit()
 
 
-def pass_on(number: int, _frame: object) -> None:
-    """Send a signal to the processes that this one has started: they have left its process group, which is what Slurm signals."""
+def forward_signal(number: int, _frame: object) -> None:
+    """Send a signal to this process's children, which have left the group that Slurm signals."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        with suppress(FileNotFoundError, ProcessLookupError):  # the process has ended meanwhile
             _state, parent, *_ = stat.read_text().rpartition(") ")[2].split()
             if int(parent) == os.getpid():
                 os.kill(int(stat.parent.name), number)
 
 
-def srun(command: list[str], nodes: int, threads: int) -> list[str]:
-    """The command once on each node of the job, beside the step that calls; where one ends badly, so do the others."""
-    shape = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={threads}"]
-    return ["srun", "--overlap", "--kill-on-bad-exit=1", *shape, *command]
-
-
 def srun_environment(environment: dict[str, str]) -> dict[str, str]:
-    """What the tasks inherit: the job, but no size of the step that calls; and the place to meet, on this node, which is the first.
-
-    Raises:
-        UserError: there is no Slurm job.
-    """
+    """The tasks' environment: the job, not the calling step's size; this node's address."""
     job = environment.get("SLURM_JOB_ID")
     if job is None:
         raise UserError("several nodes need a Slurm job", todo="use --profile slurm, or set nodes to 1")
@@ -84,10 +73,10 @@ def srun_environment(environment: dict[str, str]) -> dict[str, str]:
 
 
 def claim_gpus(count: int) -> int:
-    """Show this process, and those it starts, `count` GPUs that no other job of this user on this machine has claimed.
+    """Restrict this process and its children to `count` GPUs that no other job of the user has.
 
-    Without it, jobs that Snakemake starts side by side would all take the first one. Slurm's jobs have their own already. The
-    claim is a file lock, which ends with the last process that holds it; where too few are free, wait.
+    Without it, jobs that Snakemake starts side by side would all use the first one; Slurm's jobs have their own already. The
+    claim is a file lock, which ends with the last process that holds it. If too few are free, wait.
 
     Returns:
         `count`, or 0 on a machine without GPUs, where one process computes on the CPU.
@@ -103,7 +92,7 @@ def claim_gpus(count: int) -> int:
     if count > len(seen):
         raise UserError(f"{count} GPUs are asked for, {len(seen)} {'is' if len(seen) == 1 else 'are'} here", todo="lower gpu of this rule")
     LOCKS.mkdir(exist_ok=True)
-    while len(claimed := free(seen, count)) < count:
+    while len(claimed := lock_gpus(seen, count)) < count:
         log.info("waiting for %d of the GPUs %s", count, ", ".join(seen))
         time.sleep(1)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
@@ -119,21 +108,20 @@ def visible_gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def free(names: Sequence[str], count: int) -> list[str]:
-    """The first `count` of the GPUs that nobody holds, now held by this process; none if they are too few."""
+def lock_gpus(names: Sequence[str], count: int) -> list[str]:
+    """Lock the first `count` of the GPUs that are free; none if they are too few."""
     held: dict[str, int] = {}
     for name in names:
-        if len(held) == count:
-            break
         lock = os.open(LOCKS / name, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.set_inheritable(lock, True)
-            held[name] = lock
         except BlockingIOError:
             os.close(lock)
-    if len(held) < count:
-        for lock in held.values():
-            os.close(lock)
-        return []
-    return [*held]
+            continue
+        os.set_inheritable(lock, True)
+        held[name] = lock
+        if len(held) == count:
+            return [*held]
+    for lock in held.values():
+        os.close(lock)
+    return []

@@ -1,4 +1,4 @@
-"""The learning curve of a training while it grows, and where it is kept."""
+"""Write the learning curve of a training while it grows."""
 
 import shutil
 import time
@@ -10,73 +10,57 @@ from torch import Tensor
 from densewalk.core import distributed
 from densewalk.core.errors import TrainingError
 from densewalk.core.files import atomic_write
-from densewalk.training.metrics_file import append_point, as_line, read_points
-from densewalk.training.tensorboard import Events, newest
+from densewalk.training.progress_files import append_point, as_line, read_points
+from densewalk.training.tensorboard import EventFile, newest_event_file
 
 
-class Curve:
-    """The learning curve, continued after a resume without doubled steps; process 0 writes it. A context manager.
+class LearningCurve:
+    """The learning curve, continued after a resume without repeated steps; process 0 writes it.
 
-    metrics.jsonl                     JSON lines (metrics_file.py)
-    tensorboard/events.out.tfevents.* the same points, if the study asks for them (events.py)
-
-    Args:
-        path: of metrics.jsonl; event files lie beside it.
-        done: steps done; later points of an interrupted attempt are dropped.
+    path: of metrics.jsonl; TensorBoard's event files lie beside it. done: steps done; later points of an earlier attempt are dropped.
     """
 
     def __init__(self, path: Path, done: int, *, every: int, tensorboard: bool = False) -> None:
         self.path, self.every, self.latest_loss = path, every, float("nan")
-        self.events: Events | None = None
+        self.events: EventFile | None = None
         if distributed.rank() > 0:
             return
         kept = [point for point in read_points(self.path) if point["step"] < done]
         with atomic_write(self.path) as temporary:
             temporary.write_text("".join(map(as_line, kept)), encoding="utf-8")
         if tensorboard:
-            self.events = Events(path.with_name("tensorboard"), kept)
+            self.events = EventFile(path.with_name("tensorboard"), kept)
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def add(self, at: int, loss: Tensor, logs: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-        """Note step `at`, if it is one to note.
-
-        Raises:
-            TrainingError: the loss is not finite (looked at on noted steps and before saving: reading it makes the device wait).
-        """
-        if at % self.every:
+    def add(self, step: int, loss: Tensor, logs: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+        """Write a point if `step` is a multiple of `every`."""
+        if step % self.every:  # reading the loss makes the device wait
             return
-        require_finite(loss, at, self.path)
+        require_finite_loss(loss, step, self.path)
         self.latest_loss = distributed.all_mean(loss).item()
         values = {name: distributed.all_mean(value.detach().float()).item() for name, value in sorted(logs.items())}
-        point = {"step": at, "time": round(time.time(), 1), "loss": self.latest_loss, "lr": optimizer.param_groups[0]["lr"], **values}
+        point = {"step": step, "time": round(time.time(), 1), "loss": self.latest_loss, "lr": optimizer.param_groups[0]["lr"], **values}
         if distributed.rank() == 0:
             append_point(self.path, point)
         if self.events is not None:
             self.events.add(point)
 
     def close(self) -> None:
-        """No more steps come."""
+        """Close the event file."""
         if self.events is not None:
             self.events.close()
 
 
-def keep_curves(state: Path, out: Path, *, tensorboard: bool) -> None:
-    """The learning curve, and TensorBoard's event file if it is asked for, in place of those of an earlier training."""
+def copy_learning_curve(state: Path, out: Path, *, tensorboard: bool) -> None:
+    """Copy metrics.jsonl, and the event file if asked for, over those of an earlier training."""
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(state / "metrics.jsonl", out / "metrics.jsonl")
-    if (out / "tensorboard").is_dir():
-        shutil.rmtree(out / "tensorboard")
+    shutil.rmtree(out / "tensorboard", ignore_errors=True)
     if tensorboard:
         (out / "tensorboard").mkdir()
-        shutil.copy(newest(state / "tensorboard"), out / "tensorboard")
+        shutil.copy(newest_event_file(state / "tensorboard"), out / "tensorboard")
 
 
-def require_finite(loss: Tensor, at: int, curve: Path) -> None:
-    """Stop rather than go on, or save, with numbers that mean nothing."""
+def require_finite_loss(loss: Tensor, step: int, curve: Path) -> None:
+    """Raise TrainingError if the loss is NaN or infinite."""
     if not torch.isfinite(loss):
-        raise TrainingError(f"the loss is {loss.item()} at step {at}; {curve} has the steps before it")
+        raise TrainingError(f"the loss is {loss.item()} at step {step}; {curve} has the steps before it")

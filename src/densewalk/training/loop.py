@@ -1,30 +1,30 @@
-"""The one training loop: any method, any number of processes, resumable at every step.
+"""The training loop: any method, any number of processes, resumable at every step.
 
-    densewalk train --spec JSON --data RECEIPT... --init BACKBONE --state FOLDER --out FOLDER
-
-A step's randomness depends on (run's seed, step) alone, and so does what it sees. Resuming therefore needs the networks, the
-optimiser and the step, nothing else, and gives bit for bit what an uninterrupted run gives.
+A step's randomness and samples depend on the run's seed and the step alone. Resuming needs the networks, the optimizer's state and the
+step, and gives bit for bit what an uninterrupted training gives.
 """
 
 import logging
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torch.utils.data import DataLoader, Dataset
 
 from densewalk.core import distributed
 from densewalk.core.errors import Interrupted
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import Progress
-from densewalk.ops.cpu.memory import give_back
+from densewalk.ops.cpu.memory import trim_heap
 from densewalk.training.cost import Cost, Meter
 from densewalk.training.execution import Execution
-from densewalk.training.learning_curve import Curve, require_finite
+from densewalk.training.learning_curve import LearningCurve, require_finite_loss
 from densewalk.training.method import Method
-from densewalk.training.optimizer import make_optimizer, plain, set_schedules, with_schedules
+from densewalk.training.optimizer import load_state_without_schedules, make_optimizer, set_schedules, state_without_schedules
 from densewalk.training.sampler import StepSampler
 from densewalk.training.signals import leave_signals_to_parent, stop_signals
 from densewalk.training.state import State
@@ -34,7 +34,7 @@ log = logging.getLogger("densewalk")
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished training reports: steps, samples seen, the cost of this and all earlier attempts."""
+    """A finished training: steps, samples seen, the cost of this and all earlier attempts."""
 
     steps: int
     samples: int
@@ -56,8 +56,7 @@ def train(
 
     Args:
         batch_size: samples per step over all processes.
-        parts: in which a process passes its share of them, one after the other. The method's settings must allow it
-            (`TrainingSettings.obstacle_to_parts`).
+        parts: number of equal parts in which a process passes its samples; `TrainingSettings.obstacle_to_parts` must allow it.
 
     Raises:
         UserError: the batch cannot be split evenly.
@@ -74,47 +73,48 @@ def train(
     )
     progress = Progress("train", method.total_steps, done=done, seconds=execution.log_seconds)
     saved = time.monotonic()
-    curve = Curve(state.folder / "metrics.jsonl", done, every=execution.metrics_every, tensorboard=execution.tensorboard)
+    curve = LearningCurve(state.folder / "metrics.jsonl", done, every=execution.metrics_every, tensorboard=execution.tensorboard)
 
-    with stop_signals() as stop, curve:
-        for at, batch in enumerate(loader, start=done):
-            loss, logs = one_step(method, optimizer, split(batch, parts), at, seed, execution, device)
-            curve.add(at, loss, logs, optimizer)
+    with stop_signals() as stop, closing(curve):
+        for step, batch in enumerate(loader, start=done):
+            loss, logs = one_step(method, optimizer, split(batch, parts), step, seed, execution, device)
+            curve.add(step, loss, logs, optimizer)
             progress.advance(f"loss {curve.latest_loss:.4f}")
             stopping = distributed.any_process(stop.requested, device)
             due = distributed.any_process(time.monotonic() - saved >= 60 * execution.checkpoint_minutes, device)
-            if stopping or due or at + 1 == method.total_steps:
-                require_finite(loss, at, curve.path)
-                save(method, optimizer, state, at + 1)
+            if stopping or due or step + 1 == method.total_steps:
+                require_finite_loss(loss, step, curve.path)
+                save(method, optimizer, state, step + 1)
                 meter.keep()
                 saved = time.monotonic()
-            if stopping and at + 1 < method.total_steps:
-                raise Interrupted(f"stopped by a signal after step {at + 1} of {method.total_steps}; the state is saved in {state.folder}")
+            if stopping and step + 1 < method.total_steps:
+                raise Interrupted(
+                    f"stopped by a signal after step {step + 1} of {method.total_steps}; the state is saved in {state.folder}"
+                )
     progress.close()
     return Trained(method.total_steps, method.total_steps * batch_size, meter.keep())
 
 
 def one_step(
-    method: Method, optimizer: torch.optim.Optimizer, parts: list[Any], at: int, seed: int, execution: Execution, device: torch.device
+    method: Method, optimizer: torch.optim.Optimizer, parts: list[Any], step: int, seed: int, execution: Execution, device: torch.device
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Schedules, loss, gradients averaged over the parts of the batch and over processes, update."""
-    set_schedules(optimizer, at)
-    # stochastic depth may differ between parts and processes, the method's own draws may not: they describe the whole batch
-    torch.manual_seed(derive_seed(seed, "step", at, distributed.rank()))
+    """Schedules, loss, gradients averaged over parts of the batch and processes, update."""
+    set_schedules(optimizer, step)
+    # stochastic depth may differ between parts and processes; the method's own draws are for the whole batch and must not
+    torch.manual_seed(derive_seed(seed, "step", step, distributed.rank()))
     optimizer.zero_grad(set_to_none=True)
     results = []
     for part in parts:
-        rng = torch.Generator(device=device).manual_seed(derive_seed(seed, "draws", at))
+        generator = torch.Generator(device=device).manual_seed(derive_seed(seed, "draws", step))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=execution.precision == "bfloat16"):
-            loss, logs = method.step(to_device(part, device), at, rng)
-        if device.type == "cpu":  # here a step needs the most memory
-            give_back()
+            loss, logs = method.step(tree_map_only(Tensor, lambda x: x.to(device, non_blocking=True), part), step, generator)
+        trim_heap(device)  # a step needs the most memory here
         (loss / len(parts)).backward()
         results.append((loss.detach(), logs))
     distributed.average_gradients(p for group in optimizer.param_groups for p in group["params"])
-    method.after_backward(at)
+    method.after_backward(step)
     optimizer.step()
-    method.after_update(at)
+    method.after_update(step)
     return mean_of([loss for loss, _ in results]), {name: mean_of([logs[name] for _, logs in results]) for name in results[0][1]}
 
 
@@ -123,47 +123,29 @@ def mean_of(scalars: list[Tensor]) -> Tensor:
     return torch.stack([x.detach().float() for x in scalars]).mean()
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Every tensor of a nested batch on `device`."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {k: to_device(v, device) for k, v in batch.items()}
-    if isinstance(batch, list | tuple):
-        return [to_device(v, device) for v in batch]
-    return batch
-
-
 def split(batch: Any, parts: int) -> list[Any]:
-    """A collated batch in equal parts: a tensor along its first axis, a nested batch tensor by tensor."""
+    """A nested batch of tensors in equal parts along the first axis of each."""
     if parts == 1:
         return [batch]
-    if isinstance(batch, Tensor):
-        return list(batch.chunk(parts))
-    if isinstance(batch, dict):
-        pieces = {name: split(value, parts) for name, value in batch.items()}
-        return [{name: piece[i] for name, piece in pieces.items()} for i in range(parts)]
-    if isinstance(batch, list | tuple):
-        return [list(piece) for piece in zip(*(split(value, parts) for value in batch), strict=True)]
-    raise TypeError(f"a batch of {type(batch).__name__} has no parts")
-
-
-# -- state -----------------------------------------------------------------------------------------------------------
+    leaves, structure = tree_flatten(batch)
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"a batch of {type(leaf).__name__} has no parts")
+    return [tree_unflatten(list(part), structure) for part in zip(*(leaf.chunk(parts) for leaf in leaves), strict=True)]
 
 
 def save(method: Method, optimizer: torch.optim.Optimizer, state: State, step: int) -> None:
     """Write the state after `step` steps; process 0 does."""
     if distributed.rank() == 0:
-        content = {"step": step, "method": method.state_dict(), "optimizer": plain(optimizer.state_dict())}
-        state.save(step, content)
+        state.save(step, {"step": step, "method": method.state_dict(), "optimizer": state_without_schedules(optimizer)})
 
 
 def resume(method: Method, optimizer: torch.optim.Optimizer, state: State, device: torch.device) -> int:
-    """Load the newest checkpoint; the number of steps done."""
+    """Load the newest checkpoint and return the number of steps done."""
     content = state.newest(map_location=device)
     if content is None:
         return 0
     method.load_state_dict(content["method"])
-    optimizer.load_state_dict(with_schedules(content["optimizer"], optimizer))
+    load_state_without_schedules(optimizer, content["optimizer"])
     log.info("resuming after step %d", content["step"])
     return content["step"]

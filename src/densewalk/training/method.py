@@ -1,7 +1,8 @@
-"""What the training loop asks of a method."""
+"""The interface between the training loop and a method."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,36 @@ from torch.utils.data import Dataset
 
 from densewalk.data.sources import Source
 from densewalk.models.backbone import Backbone
-from densewalk.training.param_groups import ParamGroup
+from densewalk.training.schedules import Schedule
 from densewalk.training.settings import TrainingSettings
 
 
-class Method(nn.Module, ABC):
-    """The networks of one run. Its `state_dict`, the optimizer's and the step are the whole resumable state.
+@dataclass
+class ParamGroup:
+    """Parameters that share schedules; both have one value per optimizer step."""
 
-    A subclass's `step` reads as its paper's algorithm, in twenty lines at most. Whatever is random in it comes from `generator` or
-    from torch's global generator, both of which the loop seeds before each step.
+    name: str
+    params: list[nn.Parameter]
+    lr: Schedule
+    weight_decay: Schedule
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def decay_groups(name: str, named_params: Sequence[tuple[str, nn.Parameter]], lr: Schedule, decay: Schedule) -> list[ParamGroup]:
+    """Two groups: biases and one-dimensional parameters have no weight decay (all papers)."""
+    trainable = [(n, p) for n, p in named_params if p.requires_grad]
+    plain = [p for n, p in trainable if n.endswith(".bias") or p.ndim == 1]
+    decayed = [p for n, p in trainable if not (n.endswith(".bias") or p.ndim == 1)]
+    return [ParamGroup(f"{name}/decay", decayed, lr, decay), ParamGroup(f"{name}/no_decay", plain, lr, decay * 0.0)]
+
+
+class Method(nn.Module, ABC):
+    """The networks of one run; with the optimizer and the step, the whole resumable state.
+
+    All randomness of a step comes from `generator` or from torch's global generator; the loop seeds both before each step.
     """
 
-    diagnostics: Path | None = None
-    """Folder for what a failing step wants to leave behind for inspection."""
+    diagnostics: Path | None = None  # folder where a failing step leaves its batch for inspection
 
     def __init__(self, settings: TrainingSettings, total_steps: int, steps_per_epoch: int) -> None:
         super().__init__()
@@ -33,39 +51,35 @@ class Method(nn.Module, ABC):
     @staticmethod
     @abstractmethod
     def dataset(settings: Any, sources: Sequence[Source]) -> "Dataset[Any]":
-        """A map-style data set with `len()`, indexed with an `Item`; samples are collated by torch's default rule.
+        """A map-style data set with `len()`, indexed with an `Item`, collated by torch's rule.
 
-        Raises:
-            UserError: the sources do not suit the method (before anything is decoded).
+        Raises UserError, before anything is decoded, if the sources do not suit the method.
         """
 
     @abstractmethod
     def param_groups(self) -> list[ParamGroup]:
-        """The optimizer's groups; what is in none is frozen."""
+        """The optimizer's groups; parameters in no group are frozen."""
 
     @abstractmethod
     def step(self, batch: Any, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one batch at optimizer step `step`, and scalar tensors worth logging.
+        """The loss of one batch at optimizer step `step`, and scalar tensors to log.
 
-        Where the settings' `across_samples` is None, the batch may be one of several equal parts, each with the same `step` and
-        the same draws from `generator`: what changes from step to step waits for `after_backward`.
+        If the settings' `across_samples` is None, the batch may be one of several equal parts, each with the same `step` and the
+        same draws from `generator`. State that changes from step to step is updated in `after_backward`.
         """
 
     def after_backward(self, step: int) -> None:
-        """Once a step, between backward (gradients averaged over parts and processes) and the optimizer, e.g. clipping."""
+        """Called once a step, when gradients are averaged over parts and processes."""
 
     def after_update(self, step: int) -> None:
-        """After the optimizer, e.g. the teacher's update."""
+        """Called once a step, after the optimizer; for instance to update the teacher."""
 
     def pictures(self, data: "Dataset[Any]", folder: Path) -> None:
-        """Draw what the finished training has learnt into PNG files in `folder`, which the report shows; nothing by default.
+        """Draw what the finished training has learnt into PNG files in `folder`, for the report.
 
         Called without gradients, in evaluation mode, by one process. The same weights must give the same files.
-
-        Args:
-            data: what `dataset` returned.
         """
 
     @abstractmethod
     def export(self) -> Backbone:
-        """The network the method hands on: the one its paper evaluates."""
+        """The backbone that the method's paper evaluates."""

@@ -6,15 +6,9 @@ import torch
 
 from densewalk.training.method import Method
 
-# -- optimiser and schedules -----------------------------------------------------------------------------------------
-
 
 def make_optimizer(method: Method) -> torch.optim.AdamW:
-    """AdamW over the method's groups; each group carries its schedules.
-
-    Raises:
-        ValueError: a schedule does not have one value per step, or a parameter is in two groups.
-    """
+    """AdamW over the method's groups; each contains its schedules, one value per step."""
     groups = []
     for group in method.param_groups():
         for label, schedule in (("lr", group.lr), ("weight decay", group.weight_decay)):
@@ -25,20 +19,22 @@ def make_optimizer(method: Method) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=0.0, fused=True)
 
 
-def set_schedules(optimizer: torch.optim.Optimizer, at: int) -> None:
-    """Learning rate and weight decay of step `at`."""
+def set_schedules(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Set learning rate and weight decay of a step."""
     for group in optimizer.param_groups:
         lr, decay = group["schedules"]
-        group["lr"], group["weight_decay"] = float(lr[at]), float(decay[at])
+        group["lr"], group["weight_decay"] = float(lr[step]), float(decay[step])
 
 
-def plain(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimiser's state without the schedules, which the configuration gives again."""
-    groups = [{k: v for k, v in g.items() if k != "schedules"} for g in state["param_groups"]]
-    return {**state, "param_groups": groups}
+def state_without_schedules(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state without the schedules, which the settings determine."""
+    state = optimizer.state_dict()
+    return {**state, "param_groups": [{k: v for k, v in group.items() if k != "schedules"} for group in state["param_groups"]]}
 
 
-def with_schedules(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The inverse of `plain`."""
-    groups = [{**g, "schedules": own["schedules"]} for g, own in zip(state["param_groups"], optimizer.param_groups, strict=True)]
-    return {**state, "param_groups": groups}
+def load_state_without_schedules(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load such a state; the schedules stay as they are."""
+    schedules = [group["schedules"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, schedules, strict=True):
+        group["schedules"] = own

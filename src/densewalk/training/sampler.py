@@ -1,4 +1,4 @@
-"""Which samples each optimizer step sees."""
+"""The samples of each optimizer step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,24 +10,19 @@ from densewalk.core import distributed
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import derive_seed
 
-# -- data ------------------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Item:
-    """What a data set is indexed with. Equal items give equal samples, in any process and after any resume."""
+    """An index into a data set; equal items give equal samples in any process and resume."""
 
     index: int
-    seed: int  # of this very sample: derived from the run's seed, the epoch and the index
+    seed: int  # of this sample: derived from the run's seed, the epoch and the index
 
 
 class StepSampler(Sampler[list[Item]]):
-    """The items of each step, from step `first` on: epoch e is a permutation drawn from (seed, e), the last incomplete batch is dropped.
+    """The items of each step, from step `first` on, for this process.
 
-    Each process takes its slice of the global batch, so the batch is the same for any number of processes.
-
-    Raises:
-        UserError: `batch_size` is not a multiple of the number of processes, or larger than the data set.
+    Each process gets its slice of the global batch. Epoch e is a permutation drawn from (seed, e); its last incomplete batch is dropped.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, first: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""Schedules as arrays with one value per optimiser step: what is plotted is what is used."""
+"""Schedules as arrays with one value per optimizer step."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,15 +7,12 @@ Schedule = NDArray[np.float64]
 
 
 def cosine(base: float, final: float, total: int, *, warmup: int = 0, start: float = 0.0) -> Schedule:
-    """Linear warm-up from `start` to `base`, then half a cosine from `base` towards `final`.
+    """Linear warm-up from `start` to `base`, then half a cosine towards `final`.
 
     s[i] = start + (base - start) i / (warmup - 1)                          for i < warmup
     s[i] = final + (base - final) (1 + cos(pi (i - warmup) / (total - warmup))) / 2   after it
 
     The value `final` itself lies one step past the end, as in DINO (https://arxiv.org/abs/2104.14294, released schedules).
-
-    Args:
-        total: number of steps, the length of the result; `warmup` may not exceed it.
     """
     if not 0 <= warmup <= total:
         raise ValueError(f"warm-up of {warmup} steps does not fit into {total} steps")

@@ -12,28 +12,25 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def leave_signals_to_parent(_worker: int) -> None:
-    """A terminal or a scheduler signals every process of a job; the step in progress still needs its data."""
+    """Ignore the stop signals in a data-loading process: the step still needs its data."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-# -- signals ---------------------------------------------------------------------------------------------------------
-
-
 class StopRequest:
-    """Set by the first signal."""
+    """A signal handler that remembers the first signal."""
 
     requested = False
 
     def __call__(self, number: int, _frame: Any) -> None:
-        """The signals' handler."""
+        """Handle a signal."""
         self.requested = True
         log.info("%s: saving after this step", signal.Signals(number).name)
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Turn SIGTERM, SIGINT and SIGUSR1 into a request for the length of the block."""
+    """Turn SIGTERM, SIGINT and SIGUSR1 into a request inside the block."""
     stop = StopRequest()
     before = [signal.signal(number, stop) for number in STOP_SIGNALS]
     try:

@@ -1,11 +1,11 @@
-"""Files that are complete as soon as they exist, and the resumable state of a job.
+"""The resumable state of a job.
 
 results/state/{run}-s{seed}-{hash}/
     .lock                 held by the process that trains
     inputs.json           fingerprints of what the job was started with
     plan.json             steps in all, and on how many GPUs
-    step-00001200.pt      networks, optimiser, step          (newest two are kept)
-    step-00001200.json    its sha256: a file that does not match is passed over
+    step-00001200.pt      networks, optimizer, step          (newest two are kept)
+    step-00001200.json    its sha256: a file that does not match is ignored
     metrics.jsonl         one line per logged step
     cost.json             time, memory and energy spent up to the newest checkpoint
 """
@@ -23,22 +23,20 @@ from filelock import FileLock, Timeout
 from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write, read_json, write_json
 from densewalk.core.hashing import file_sha256
+from densewalk.core.typed_files import write_model
+from densewalk.training.progress_files import Seal, read_progress
 
 log = logging.getLogger("densewalk")
 
 
 class StateBusy(UserError):
-    """Another process is working in this state folder."""
+    """Another process works in this folder, e.g. a job that a killed workflow left running."""
 
 
 class State:
-    """The resumable state of one job. Use it as a context manager: the block holds the folder's lock.
+    """The resumable state of one job; a context manager that holds the folder's lock.
 
-    Args:
-        inputs: name -> fingerprint of every input file. State that was made from other inputs is set aside, never resumed.
-
-    Raises:
-        StateBusy: the lock is held, for instance by a job that a killed workflow left behind.
+    inputs: name -> fingerprint of every input file. State from other inputs is removed.
     """
 
     def __init__(self, folder: str | Path, inputs: Mapping[str, str], *, keep: int = 2) -> None:
@@ -59,13 +57,13 @@ class State:
         for left in self.folder.rglob(".*.tmp*"):  # of a process that was killed while it wrote
             left.unlink()
         holder.write_text(f"process {os.getpid()} on {os.uname().nodename}" + (f", Slurm job {job}" if job else ""))
-        self._set_stale_aside()
+        self._remove_stale()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.lock.release()
 
-    def _set_stale_aside(self) -> None:
+    def _remove_stale(self) -> None:
         record = self.folder / "inputs.json"
         if record.exists() and read_json(record) != self.inputs:
             log.info("inputs of %s have changed: its contents are not used", self.folder)
@@ -77,17 +75,13 @@ class State:
         write_json(record, self.inputs)
 
     def save(self, step: int, content: Mapping[str, Any]) -> None:
-        """Write a checkpoint, then its checksum, then remove the oldest ones.
-
-        Raises:
-            UserError: it cannot be written, for instance because the disk is full. The checkpoints before it are intact.
-        """
+        """Write a checkpoint and its checksum, remove the oldest; UserError if the disk is full."""
         path = self.folder / f"step-{step:08d}.pt"
         try:
             with atomic_write(path) as temporary:
                 torch.save(dict(content), temporary)
                 digest = file_sha256(temporary)
-            write_json(path.with_suffix(".json"), {"step": step, "sha256": digest})
+            write_model(path.with_suffix(".json"), Seal(step=step, sha256=digest))
         except (OSError, RuntimeError) as error:  # torch's writer turns the system's errors into RuntimeErrors
             free = shutil.disk_usage(self.folder).free / 2**20
             raise UserError(
@@ -102,11 +96,17 @@ class State:
     def newest(self, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:
         """The newest intact checkpoint, or None."""
         for path in self._checkpoints():
-            seal = path.with_suffix(".json")
-            if seal.exists() and read_json(seal)["sha256"] == file_sha256(path):
+            if _is_intact(path):
                 return torch.load(path, map_location=map_location, weights_only=True)
             log.warning("%s is damaged or incomplete: falling back to the checkpoint before it", path)
         return None
 
     def _checkpoints(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.pt"), reverse=True)
+
+
+def _is_intact(checkpoint: Path) -> bool:
+    try:
+        return read_progress(checkpoint.with_suffix(".json"), Seal).sha256 == file_sha256(checkpoint)
+    except UserError:  # the seal is missing or broken
+        return False

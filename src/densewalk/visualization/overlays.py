@@ -1,4 +1,4 @@
-"""Label maps, tracked objects and boxes as pictures."""
+"""Label maps, tracked objects and boxes drawn on images."""
 
 import colorsys
 from collections.abc import Sequence
@@ -12,16 +12,17 @@ from PIL import Image, ImageDraw
 from densewalk.data.benchmarks.palette import palette
 from densewalk.visualization.panels import Panel, write_panels
 
-NOT_SCORED = (224, 224, 192)  # VOC's border colour; grey is a class
-# Okabe and Ito's colours (https://jfly.uni-koeln.de/color), which the colour-blind can tell apart, the clearest on a photo first
+NOT_SCORED = (224, 224, 192)  # VOC's border color; gray is a class
+# Okabe and Ito's colors (https://jfly.uni-koeln.de/color), which the color-blind can tell apart, the clearest on a photo first
 CLEAR = ((213, 94, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (204, 121, 167), (230, 159, 0), (0, 114, 178))
+TRUE_COLOUR, FOUND_COLOUR = "#56b4e9", "#d55e00"  # sky blue, vermilion
 
 
 def overlay_colours() -> UInt8[np.ndarray, "256 3"]:
-    """Colours of labels over a photo: clear ones for the first few, then the palette's."""
-    colours = palette()
-    colours[1 : len(CLEAR) + 1] = CLEAR
-    return colours
+    """Colors of labels over a photo: clear ones for the first few, then the palette's."""
+    colors = palette()
+    colors[1 : len(CLEAR) + 1] = CLEAR
+    return colors
 
 
 @dataclass(frozen=True)
@@ -36,39 +37,38 @@ class Row:
 
 def segmentation_strip(path: str | Path, rows: Sequence[Row], names: Sequence[str], ignore: int | None = None) -> None:
     """Write image, ground truth and prediction side by side, with a legend of the labels that occur; ignored pixels are cream."""
-    colours = palette(max(256, len(names)))
+    colors = palette(max(256, len(names)))
     grid = [
         [
             Panel(row.image, row.title),
-            Panel(_painted(row.target, colours, ignore), "ground truth"),
-            Panel(_painted(row.prediction, colours, None), "prediction"),
+            Panel(_color_labels(row.target, colors, ignore), "ground truth"),
+            Panel(_color_labels(row.prediction, colors, None), "prediction"),
         ]
         for row in rows
     ]
-    write_panels(path, grid, _legend(rows, names, colours, ignore))
+    write_panels(path, grid, _legend(rows, names, colors, ignore))
 
 
-def _painted(
-    labels: Integer[np.ndarray, "height width"], colours: UInt8[np.ndarray, "labels 3"], ignore: int | None
+def _color_labels(
+    labels: Integer[np.ndarray, "height width"], colors: UInt8[np.ndarray, "labels 3"], ignore: int | None
 ) -> UInt8[np.ndarray, "height width 3"]:
-    known = np.minimum(labels, len(colours) - 1)
-    picture = colours[known]
+    image = colors[np.minimum(labels, len(colors) - 1)]
     if ignore is not None:
-        picture[labels == ignore] = NOT_SCORED
-    return picture
+        image[labels == ignore] = NOT_SCORED
+    return image
 
 
-def _legend(rows: Sequence[Row], names: Sequence[str], colours: UInt8[np.ndarray, "labels 3"], ignore: int | None) -> dict[str, str]:
-    """The labels on at least one percent of some picture, in order: a hundred names would bury the pictures."""
+def _legend(rows: Sequence[Row], names: Sequence[str], colors: UInt8[np.ndarray, "labels 3"], ignore: int | None) -> dict[str, str]:
+    """The labels on at least one percent of some map, in order: a hundred names would leave no room for the images."""
     maps = [m for row in rows for m in (row.target, row.prediction)]
     shares = np.max([np.bincount(m.ravel(), minlength=256)[:256] / m.size for m in maps], axis=0)
     kept = [int(i) for i in np.flatnonzero(shares >= 0.01) if i < len(names) and i != ignore]
-    legend = {names[i]: _hexadecimal(colours[i]) for i in kept}
+    legend = {names[i]: _hexadecimal(colors[i]) for i in kept}
     return legend | ({"not scored": _hexadecimal(NOT_SCORED)} if ignore is not None else {})
 
 
-def _hexadecimal(colour: Sequence[int] | UInt8[np.ndarray, "3"]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+def _hexadecimal(color: Sequence[int] | UInt8[np.ndarray, "3"]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 @dataclass(frozen=True)
@@ -81,31 +81,31 @@ class TrackedClip:
 
 
 def tracking_strip(path: str | Path, clips: Sequence[TrackedClip]) -> None:
-    """Write each clip as a row of its frames with every object in a colour of its own, the same in all of them."""
-    colours = object_colours(len(clips[0].masks))
+    """Write each clip as a row of its frames with every object in a color of its own, the same in all of them."""
+    colors = object_colors(len(clips[0].masks))
     grid = [
         [
-            Panel(tinted(frame, clip.masks[:, i], colours), "" if i else clip.title)  # type: ignore[arg-type]
+            Panel(tint_objects(frame, clip.masks[:, i], colors), "" if i else clip.title)  # type: ignore[arg-type]
             for i, frame in enumerate(clip.frames)
         ]
         for clip in clips
     ]
-    write_panels(path, grid, {f"object {i + 1}": colour for i, colour in enumerate(colours)}, width=1.6)
+    write_panels(path, grid, {f"object {i + 1}": color for i, color in enumerate(colors)}, width=1.6)
 
 
-def object_colours(number: int) -> Float[np.ndarray, "{number} 3"]:
-    """Colours in 0..1 that are told apart at a glance; beyond the first few, hues evenly apart."""
+def object_colors(number: int) -> Float[np.ndarray, "{number} 3"]:
+    """Colors in 0..1 that are easy to tell apart; beyond the first few, evenly spaced hues."""
     if number <= len(CLEAR):
         return np.array(CLEAR[:number]) / 255
     return np.array([colorsys.hsv_to_rgb(i / number, 1.0, 1.0) for i in range(number)])
 
 
-def tinted(
-    frame: UInt8[np.ndarray, "height width 3"], masks: Float[np.ndarray, "objects rows columns"], colours: Float[np.ndarray, "objects 3"]
+def tint_objects(
+    frame: UInt8[np.ndarray, "height width 3"], masks: Float[np.ndarray, "objects rows columns"], colors: Float[np.ndarray, "objects 3"]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The frame in grey, each patch tinted by the objects that hold it: where they overlap, by their mixture.
+    """The frame in gray, each patch tinted by the objects that hold it: where they overlap, by their mixture.
 
-    for patch: strength = 0.7 max_i mask_i,  tint = sum_i mask_i colour_i / sum_i mask_i,  pixel = (1 - strength) grey + strength tint
+    for patch: strength = 0.7 max_i mask_i,  tint = sum_i mask_i color_i / sum_i mask_i,  pixel = (1 - strength) gray + strength tint
 
     Raises:
         ValueError: the frame is not made of whole patches.
@@ -116,27 +116,22 @@ def tinted(
         raise ValueError(f"a frame of {height} x {width} px is not made of {rows} x {columns} equal patches")
     weights = masks.repeat(height // rows, axis=1).repeat(width // columns, axis=2)
     total = weights.sum(axis=0)[..., None]
-    tint = np.einsum("ohw,oc->hwc", weights, colours) / np.where(total > 0, total, 1)
+    tint = np.einsum("ohw,oc->hwc", weights, colors) / np.where(total > 0, total, 1)
     strength = 0.7 * weights.max(axis=0)[..., None]
-    grey = frame @ np.array([0.299, 0.587, 0.114]) / 255
-    return np.round(255 * ((1 - strength) * grey[..., None] + strength * tint)).astype(np.uint8)
-
-
-# -- boxes -------------------------------------------------------------------------------------------------------------
-
-TRUE_COLOUR, FOUND_COLOUR = "#56b4e9", "#d55e00"  # sky blue, vermilion
+    gray = frame @ np.array([0.299, 0.587, 0.114]) / 255
+    return np.round(255 * ((1 - strength) * gray[..., None] + strength * tint)).astype(np.uint8)
 
 
 def with_boxes(
-    image: UInt8[np.ndarray, "height width 3"], boxes: Float[np.ndarray, "boxes 4"], colour: str
+    image: UInt8[np.ndarray, "height width 3"], boxes: Float[np.ndarray, "boxes 4"], color: str
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The image with outlines of the boxes x0, y0, x1, y1, as thick as its size asks for."""
-    picture = Image.fromarray(image)
-    thickness = max(2, round(min(picture.size) / 120))
+    """The image with outlines of the boxes x0, y0, x1, y1, thicker on a larger image."""
+    drawn = Image.fromarray(image)
+    thickness = max(2, round(min(drawn.size) / 120))
     for x0, y0, x1, y1 in boxes.tolist():
         if x1 > x0 and y1 > y0:
-            ImageDraw.Draw(picture).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=thickness)
-    return np.array(picture)
+            ImageDraw.Draw(drawn).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=thickness)
+    return np.array(drawn)
 
 
 def boxes_strip(
@@ -152,9 +147,6 @@ def boxes_strip(
     write_panels(path, rows, {"ground truth": TRUE_COLOUR, "found": FOUND_COLOUR})
 
 
-# -- contact sheets ----------------------------------------------------------------------------------------------------
-
-
 def contact_sheet(path: str | Path, panels: Sequence[Panel], columns: int, note: str = "") -> None:
-    """Write pictures in rows, each below its title; `note` stands at the foot."""
+    """Write images in rows, each below its title; `note` is at the foot."""
     write_panels(path, [panels[i : i + columns] for i in range(0, len(panels), columns)], note=note)

@@ -1,4 +1,4 @@
-"""Pictures of one size side by side, with titles, as one PNG."""
+"""Images of one size side by side, with titles, as one PNG."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,25 +12,23 @@ from matplotlib.patches import Patch
 
 from densewalk.core.files import atomic_write
 
-# -- panels ----------------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture and what stands above it; `colour` frames it."""
+    """An image and what is above it; `color` frames it."""
 
     image: UInt8[np.ndarray, "height width 3"]
     title: str = ""
-    colour: str | None = None
+    color: str | None = None
 
 
 def write_panels(
     path: str | Path, rows: Sequence[Sequence[Panel]], legend: Mapping[str, Any] | None = None, *, width: float = 3.0, note: str = ""
 ) -> None:
-    """Write pictures in rows and columns of one size; a row may be short.
+    """Write images in rows and columns of one size; a row may be short.
 
     Args:
-        legend: text -> colour, below the pictures. width: of a column in inches. note: a line at the foot.
+        legend: text -> color, below the images. width: of a column in inches. note: a line at the foot.
     """
     columns = max(len(row) for row in rows)
     aspect = max(panel.image.shape[0] / panel.image.shape[1] for row in rows for panel in row)
@@ -42,13 +40,13 @@ def write_panels(
             axis.spines[:].set_visible(False)
         for axis, panel in zip(axes, row, strict=False):  # a shorter row leaves axes empty
             axis.imshow(panel.image, interpolation="nearest")
-            axis.set_title(panel.title, fontsize=8, loc="left", color=panel.colour or "black")
-            if panel.colour:
-                axis.spines[:].set(color=panel.colour, linewidth=3, visible=True)
+            axis.set_title(panel.title, fontsize=8, loc="left", color=panel.color or "black")
+            if panel.color:
+                axis.spines[:].set(color=panel.color, linewidth=3, visible=True)
     if note:
         figure.supxlabel(note, fontsize=8)
     if legend:
-        handles = [Patch(facecolor=colour, edgecolor="0.6", label=text) for text, colour in legend.items()]
+        handles = [Patch(facecolor=color, edgecolor="0.6", label=text) for text, color in legend.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, metadata={"Software": None})

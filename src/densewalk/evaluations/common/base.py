@@ -34,7 +34,7 @@ class Job:
 
     def cached(self, dense: Dense, backbone_path: Path, kind: str = "") -> Dense:
         """Share what `dense` computes with all evaluations of the same backbone file; `kind` names it if it is not `Backbone.dense`."""
-        return dense if self.cache is None else self.cache.around(dense, file_sha256(backbone_path) + kind)
+        return dense if self.cache is None else self.cache.wrap(dense, file_sha256(backbone_path) + kind)
 
 
 @dataclass(frozen=True)

@@ -110,10 +110,10 @@ def segment(backbone: Backbone, sequence: LabelledVideo, settings: DavisSettings
 def propose_objects(features: Float[Tensor, "patches dim"], count: int, seed: int) -> UInt8[np.ndarray, " patches"]:
     """Proposals 1 to `count` for objects in one frame: k-means of the normalized features."""
     # scikit-learn is slow to import, and the usual task does without
-    from densewalk.ops.clustering import kmeans, nearest_centre
+    from densewalk.ops.clustering import kmeans, nearest_center
 
     unit = F.normalize(features, dim=-1)
-    return (nearest_centre(unit, kmeans(unit, count, seed=seed)) + 1).byte().cpu().numpy()
+    return (nearest_center(unit, kmeans(unit, count, seed=seed)) + 1).byte().cpu().numpy()
 
 
 def score(sequence: LabelledVideo, prediction: Masks, settings: DavisSettings) -> Float[np.ndarray, "objects 2 3"]:

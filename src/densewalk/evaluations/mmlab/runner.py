@@ -33,7 +33,7 @@ from densewalk.evaluations.mmlab import (
 )
 from densewalk.evaluations.mmlab.data import ItemStream, SeededDataset, seed_everything
 from densewalk.evaluations.mmlab.experiment import PREFIX, Config, Experiment
-from densewalk.training.learning_curve import Curve, keep_curves, require_finite
+from densewalk.training.learning_curve import LearningCurve, copy_learning_curve, require_finite_loss
 from densewalk.training.signals import StopRequest, stop_signals
 from densewalk.training.state import State
 
@@ -62,7 +62,7 @@ def run(experiment: Experiment, job: Job, inputs: Mapping[str, str]) -> dict[str
         with stop_signals() as stop:
             runner = StatefulRunner(experiment, job, state, stop, scratch)
             runner.train()
-        keep_curves(state.folder, job.out, tensorboard=job.tensorboard)
+        copy_learning_curve(state.folder, job.out, tensorboard=job.tensorboard)
         if experiment.test_model is not None:
             runner.model = MODELS.build(experiment.test_model | {"segmentor": runner.model})
         found = runner.test()
@@ -180,7 +180,7 @@ class JobHook(Hook):
         """Write what the optimizer does to each parameter, and begin or continue the curve."""
         optim.write_table(runner.model, runner.optim_wrapper.optimizer, self.job.out / TABLE)
         self.progress = Progress("train", runner.max_iters, done=runner.iter)
-        self.curve = Curve(self.state.folder / CURVE, runner.iter, every=CURVE_EVERY, tensorboard=self.job.tensorboard)
+        self.curve = LearningCurve(self.state.folder / CURVE, runner.iter, every=CURVE_EVERY, tensorboard=self.job.tensorboard)
 
     def before_train_iter(self, runner: Runner, **_: Any) -> None:
         """Make drop path, dropout and sampled regions depend on (seed, iteration) alone; loading draws from the same generators."""
@@ -228,7 +228,7 @@ class StateHook(Hook):
         """
         done = runner.iter + 1
         if self.saver.is_due(done):
-            require_finite(outputs["loss"], runner.iter, self.saver.state.folder / CURVE)
+            require_finite_loss(outputs["loss"], runner.iter, self.saver.state.folder / CURVE)
             self.saver.save(done, state_content(runner, done))
 
 

@@ -26,7 +26,7 @@ from densewalk.evaluations.common.components import project_features
 from densewalk.evaluations.common.dense_features import list_validation, reduce_masks
 from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
 from densewalk.evaluations.overcluster.settings import OverclusterSettings
-from densewalk.ops.clustering import kmeans, nearest_centre
+from densewalk.ops.clustering import kmeans, nearest_center
 
 RELEASED_BATCH = 32
 Assigned = Int[Tensor, "images rows columns"]
@@ -60,7 +60,7 @@ def describe_data(settings: OverclusterSettings) -> dict[str, int]:
 def cluster(settings: OverclusterSettings, points: Float[Tensor, "images rows columns kept"], clusters: int, seed: int) -> Assigned:
     """The number of each patch's cluster."""
     centers = kmeans(points.flatten(0, 2), clusters, seed=seed, iterations=settings.iterations, restarts=settings.restarts)
-    return torch.stack([nearest_centre(image, centers) for image in points])
+    return torch.stack([nearest_center(image, centers) for image in points])
 
 
 def match(

@@ -38,7 +38,7 @@ from densewalk.evaluations.unsupervised_segmentation import foreground as cbfe
 from densewalk.evaluations.unsupervised_segmentation.communities import cooccurrence, find_communities
 from densewalk.evaluations.unsupervised_segmentation.foreground import Labels, Masks, Patches, Split
 from densewalk.evaluations.unsupervised_segmentation.settings import UnsupervisedSegmentationSettings as Settings
-from densewalk.ops.clustering import POINTS, kmeans, nearest_centre, sample
+from densewalk.ops.clustering import POINTS, kmeans, nearest_center, sample_points
 
 SMALLEST = 4  # patches in a row, which blurring the attention needs
 
@@ -102,9 +102,9 @@ def cluster_foreground(settings: Settings, split: Split, foreground: Patches, co
         return labels
     patch = reduce_masks(torch.arange(rows * columns).view(1, rows, columns), settings.mask_size)
     pixels = (patch + rows * columns * torch.arange(images)[:, None, None])[cbfe.enlarge(foreground, settings.mask_size)]
-    points = split.points.flatten(0, 2)[sample(pixels, count * POINTS, np.random.default_rng(seed))]
+    points = split.points.flatten(0, 2)[sample_points(pixels, count * POINTS, np.random.default_rng(seed))]
     centers = kmeans(points, count, seed=seed, iterations=settings.iterations, restarts=settings.restarts)
-    labels[foreground] = 1 + nearest_centre(split.points[foreground], centers)
+    labels[foreground] = 1 + nearest_center(split.points[foreground], centers)
     return labels
 
 

@@ -17,7 +17,7 @@ from densewalk.evaluations.unsupervised_segmentation.settings import Unsupervise
 from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
 from densewalk.ops.attention_mask import foreground_masks
-from densewalk.ops.clustering import nearest_centre, spherical_kmeans
+from densewalk.ops.clustering import nearest_center, spherical_kmeans
 
 Labels = Int[Tensor, "images rows columns"]
 Patches = Bool[Tensor, "images rows columns"]
@@ -56,7 +56,7 @@ def cluster_patches(settings: Settings, split: Split, seed: int) -> Labels:
     """Each patch's cluster, by spherical k-means."""
     lengths = {"iterations": settings.iterations, "restarts": settings.restarts}
     centers = spherical_kmeans(split.points.flatten(0, 2), settings.foreground_clusters, seed=derive_seed(seed, "foreground"), **lengths)
-    return torch.stack([nearest_centre(image, centers) for image in split.points])
+    return torch.stack([nearest_center(image, centers) for image in split.points])
 
 
 def cluster_precisions(assigned: Labels, attended: Patches, clusters: int) -> Float[Tensor, " {clusters}"]:

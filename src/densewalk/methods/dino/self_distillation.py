@@ -17,8 +17,7 @@ from densewalk.models.ema import make_teacher, update_teacher
 from densewalk.models.heads import PrototypeHead
 from densewalk.models.surgery import with_drop_path
 from densewalk.ops.sinkhorn import NonFiniteScores, sinkhorn
-from densewalk.training.method import Method
-from densewalk.training.param_groups import ParamGroup, decay_groups
+from densewalk.training.method import Method, ParamGroup, decay_groups
 from densewalk.training.schedules import cosine, linear_then_constant
 
 Step = Callable[[Any, dict[str, Tensor], int, Generator], tuple[Tensor, dict[str, Tensor]]]

@@ -43,8 +43,7 @@ from densewalk.models.surgery import freeze_all_but, with_drop_path, without_reg
 from densewalk.ops.attention_mask import foreground_masks
 from densewalk.ops.soft_sort import networks
 from densewalk.ops.soft_sort.loss import sort_losses
-from densewalk.training.method import Method
-from densewalk.training.param_groups import ParamGroup, decay_groups
+from densewalk.training.method import Method, ParamGroup, decay_groups
 from densewalk.training.schedules import cosine
 
 

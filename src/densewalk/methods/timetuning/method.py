@@ -41,8 +41,7 @@ from densewalk.models.heads import PatchHead
 from densewalk.ops.attention_mask import top_mass_mask
 from densewalk.ops.label_propagation import Rule, follow
 from densewalk.ops.sinkhorn import sinkhorn
-from densewalk.training.method import Method
-from densewalk.training.param_groups import ParamGroup, decay_groups
+from densewalk.training.method import Method, ParamGroup, decay_groups
 from densewalk.training.schedules import cosine
 
 CLIPS_SHOWN = 4  # in the image of a finished training

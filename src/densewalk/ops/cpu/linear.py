@@ -1,11 +1,10 @@
-"""Linear layers at a CPU's full speed, in float32 and exact as ever.
+"""Linear layers by oneDNN, in float32, exact up to rounding.
 
-    hasten(network)                      # every nn.Linear in it, under its own name
+    use_onednn_linear(network)           # every nn.Linear in it, under its own name
     y = linear(x, weight, bias)          # y = x weight^T + bias
 
-torch leaves float32 products to MKL, which on AMD's processors takes kernels for AVX2 where there is AVX-512. oneDNN, which torch has
-as well, takes what is there: twice the speed (benchmarks/products.py). On a GPU, under autocast, and while torch.compile looks on,
-all is torch's own.
+torch leaves float32 products to MKL, which takes AVX2 kernels on AMD's processors even where they have AVX-512. oneDNN, which torch
+contains, too, uses AVX-512: twice the speed (benchmarks/products.py). Under autocast the products are torch's own.
 """
 
 import functools
@@ -19,65 +18,61 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
-FEWEST = 16
-"""Rows from which on oneDNN's product is the faster one."""
+from densewalk.ops.cpu.switch import use_cpu_kernels
+
+MIN_ROWS = 16  # below, torch's product is faster
+MAX_ROWS = 704  # of factors that are transposed at once
+# a rule, no measurement: a training that resumes must go on with the same rounding
+HAS_ONEDNN = (
+    torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
 
 
-MOST = 704
-"""Most rows of factors that are transposed at once."""
-
-
-def available() -> bool:
-    """Whether this torch and this processor have what it takes."""
-    # a rule, no measurement: a training that resumes must go on with the same rounding
-    return (
-        torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
-
-
-AVAILABLE = available()
+def can_use_onednn(x: Tensor, weight: Tensor) -> bool:
+    """True if oneDNN computes the product of these."""
+    if not (HAS_ONEDNN and use_cpu_kernels(x.device)) or torch.is_autocast_enabled("cpu"):
+        return False
+    return x.device == weight.device and x.dtype == weight.dtype == torch.float32 and x.numel() >= MIN_ROWS * x.shape[-1]
 
 
 def linear(
     x: Float[Tensor, "*batch features"], weight: Float[Tensor, "out features"], bias: Float[Tensor, " out"] | None = None
 ) -> Float[Tensor, "*batch out"]:
-    """What `F.linear` gives, up to rounding."""
-    if not suits(x, weight):
+    """Equal `F.linear` up to rounding."""
+    if not can_use_onednn(x, weight):
         return F.linear(x, weight, bias)
-    result: Tensor = _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else product(x, weight, bias)
-    return result
+    return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else product(x, weight, bias)
 
 
-def linear_behind(
+def linear_of_layer(
     layer: nn.Module, x: Float[Tensor, "*batch features"], weight: Float[Tensor, "out features"], bias: Float[Tensor, " out"] | None
 ) -> Float[Tensor, "*batch out"]:
-    """`linear(layer(x), weight, bias)` that keeps `x`, not `layer(x)`, for the backward pass; where `suits` says so.
+    """Compute `linear(layer(x), weight, bias)`, keeping only `x` for the backward pass.
 
-    layer: cheap to compute again, the same whenever it is, and a tensor as large as `x`: an activation, a norm.
+    Needs `can_use_onednn`. layer: an activation or a norm: cheap, deterministic, its output as large as `x`.
     """
-    result: Tensor = _LinearBehind.apply(layer, x, weight, bias, *layer.parameters())
-    return result
+    return _LinearOfLayer.apply(layer, x, weight, bias, *layer.parameters())
 
 
-def suits(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's product is taken for these."""
-    ours = AVAILABLE and x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    return ours and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu") and x.numel() >= FEWEST * x.shape[-1]
+def linear_of_norm(norm: nn.Module, x: Tensor, layer: nn.Linear) -> Tensor:
+    """Compute `layer(norm(x))`; with oneDNN, the norm's output is not kept."""
+    if torch.is_grad_enabled() and can_use_onednn(x, layer.weight):
+        return linear_of_layer(norm, x, layer.weight, layer.bias)
+    return layer(norm(x))
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """oneDNN's `x weight^T + bias`, without gradients. `weight` may be the transpose of a contiguous matrix, but no other view."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return result
+    """oneDNN's `x weight^T + bias`, without gradients; `weight` or its transpose is contiguous."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def transposed_product(one: Float[Tensor, "rows m"], other: Float[Tensor, "rows n"]) -> Float[Tensor, "m n"]:
-    """`one^T other`. oneDNN has both transposed first: block by block they stay in a core's cache, and the narrower one is the cheaper
-    to be its `x`."""
+    """Compute `one^T other` in blocks of rows."""
+    # oneDNN transposes both first: a block stays in a core's cache, and it is cheaper if `x` is the narrower one
     narrow, wide = (one, other) if one.shape[1] <= other.shape[1] else (other, one)
-    blocks = -(-len(one) // MOST)
+    blocks = -(-len(one) // MAX_ROWS)
     parts = [product(a.t(), b.t()) for a, b in zip(narrow.chunk(blocks), wide.chunk(blocks), strict=True)]
     result = functools.reduce(Tensor.add_, parts)
     return result if narrow is one else result.t().contiguous()
@@ -105,8 +100,8 @@ class _Linear(torch.autograd.Function):
         )
 
 
-class _LinearBehind(torch.autograd.Function):
-    """The product behind a layer, which the backward pass computes again."""
+class _LinearOfLayer(torch.autograd.Function):
+    """The product of a layer's output, which the backward pass computes again."""
 
     @staticmethod
     def forward(ctx: Any, layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Tensor) -> Tensor:
@@ -121,15 +116,15 @@ class _LinearBehind(torch.autograd.Function):
         _, of_x, of_weight, of_bias, *of_parameters = ctx.needs_input_grad
         with torch.enable_grad():
             x = x.detach().requires_grad_(of_x)
-            behind = ctx.layer(x)
+            y = ctx.layer(x)
         rows = gradient.reshape(-1, gradient.shape[-1])
-        shape = behind.shape
-        for_weight = transposed_product(rows, behind.detach().reshape(-1, shape[-1])) if of_weight else None
+        shape = y.shape
+        for_weight = transposed_product(rows, y.detach().reshape(-1, shape[-1])) if of_weight else None
         found: Iterator[Tensor] = iter(())
         if of_x or any(of_parameters):
-            # from here on its gradient is wanted, not the output itself
-            edge = get_gradient_edge(behind)
-            del behind
+            # the gradient needs y's place in the graph only: its memory is free from here on
+            edge = get_gradient_edge(y)
+            del y
             learning = [part for part, learns in zip((x, *parameters), (of_x, *of_parameters), strict=True) if learns]
             found = iter(torch.autograd.grad(edge, learning, product(rows, weight.t()).view(shape)))
         return (
@@ -145,12 +140,12 @@ class Linear(nn.Linear):
     """torch's layer with `linear` as its product."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """What torch's gives, up to rounding."""
+        """Equal torch's up to rounding."""
         return linear(x, self.weight, self.bias)
 
 
-def hasten(module: nn.Module) -> nn.Module:
-    """Let every linear layer of a network, parameters and names as they are, take `linear`; the network itself."""
+def use_onednn_linear(module: nn.Module) -> nn.Module:
+    """Make each nn.Linear of a network a `Linear`, names as they are; return the network."""
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = Linear

@@ -1,10 +1,14 @@
-"""The C library's heap, which on a CPU holds all tensors."""
+"""The C library's heap, which holds all tensors on a CPU."""
 
 import ctypes
 import sys
+from typing import Any
 
-WORTH = 256 << 20
-"""Free bytes from which on it is worth the time to return them."""
+import torch
+
+from densewalk.ops.cpu.switch import use_cpu_kernels
+
+MIN_FREE = 256 << 20  # bytes: fewer are not worth the time
 
 
 class _Info(ctypes.Structure):
@@ -16,25 +20,17 @@ class _Info(ctypes.Structure):
     )
 
 
-def _glibc() -> ctypes.CDLL | None:
-    """The C library, where it has what is asked of it: glibc from 2.33 on."""
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if library is None or not hasattr(library, "mallinfo2"):
-        return None
-    library.mallinfo2.restype = _Info
-    library.malloc_trim.argtypes = (ctypes.c_size_t,)
-    return library
+_LIBRARY: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+HAS_MALLINFO2 = hasattr(_LIBRARY, "mallinfo2")  # in glibc from 2.33 on
+if HAS_MALLINFO2:
+    _LIBRARY.mallinfo2.restype = _Info
+    _LIBRARY.malloc_trim.argtypes = (ctypes.c_size_t,)
 
 
-_LIBRARY = _glibc()
+def trim_heap(device: torch.device) -> None:
+    """Return the heap's free pages to the system on a CPU, if they are many.
 
-
-def give_back() -> None:
-    """Return the heap's free pages to the system, if they are many; one that is needed again is got again, for a microsecond or two.
-
-    A step's tensors are of ever other sizes (stochastic depth), and small things that outlive it lie between them: after some steps
-    a third of the heap is holes that the next step's tensors do not fit into.
-    https://man7.org/linux/man-pages/man3/malloc_trim.3.html
+    Stochastic depth changes the sizes of tensors: after some steps a third of the heap is holes that the next ones do not fit into.
     """
-    if _LIBRARY is not None and _LIBRARY.mallinfo2().fordblks >= WORTH:
+    if use_cpu_kernels(device) and HAS_MALLINFO2 and _LIBRARY.mallinfo2().fordblks >= MIN_FREE:
         _LIBRARY.malloc_trim(0)

@@ -13,25 +13,17 @@ from torch import Tensor
 
 NetworkKind = Literal["bitonic", "odd_even"]
 Relaxation = Literal["cauchy", "logistic", "gaussian", "reciprocal", "optimal"]
-# y -> share
-Swap = Callable[[Tensor], Tensor]
-
-
-# -- networks --------------------------------------------------------------------------------------------------------
+Swap = Callable[[Tensor], Tensor]  # y -> share
 
 
 class Layer(NamedTuple):
-    """Compare-exchanges that share no wire: u with u + stride, for the first `stride` wires of each block of twice as many.
+    """Comparators of wires u and u + stride in blocks of 2 stride wires."""
 
-    Blocks begin at wire `offset`; of the incomplete block behind the last whole one, the first `tail` wires have a partner.
-    The comparators are numbered through the network; this layer's begin with number `first`.
-    """
-
-    offset: int
+    offset: int  # wire where the blocks begin
     stride: int
-    blocks: int
-    tail: int
-    first: int
+    blocks: int  # number of whole ones
+    tail: int  # wires of the incomplete block after them that have a partner
+    first: int  # number of this layer's first comparator in the network
 
     @property
     def size(self) -> int:
@@ -45,7 +37,7 @@ class Layer(NamedTuple):
         return whole + list(range(end, end + self.tail))
 
     def slices(self, wires: Tensor, *shares: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Views (lower wires, upper wires, *shares) of the whole blocks and of the tail; `wires` [n, ...], `shares` [comparators, ...]."""
+        """Views of `wires` [n, ...] (lower, upper) and `shares` [comparators, ...], blocks and tail."""
         end = self.offset + 2 * self.stride * self.blocks
         split = self.first + self.stride * self.blocks
         if self.blocks:
@@ -58,27 +50,23 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A sorting network of n wires.
-
-    signs: per comparator, 1 where the lower wire shall hold the smaller score, -1 where it shall hold the larger.
-    reverse: wire u carries score n - 1 - u, and the scores come out in descending order.
-    """
+    """A sorting network of n wires."""
 
     n: int
     layers: tuple[Layer, ...]
-    signs: tuple[float, ...]
-    reverse: bool
+    signs: tuple[float, ...]  # of each comparator, 1 if its lower wire gets the smaller score, -1 if it gets the larger
+    reverse: bool  # wire u carries score n - 1 - u, and the scores come out in descending order
 
     @property
     def comparators(self) -> int:
-        """Number of compare-exchanges."""
+        """Number of comparators."""
         return len(self.signs)
 
     @cached_property
     def wiring(self) -> NDArray[np.int64]:
-        """Per comparator: lower wire a, upper wire b, and the range [from, to) of inputs that can have reached either.
+        """Of each comparator: wires a and b, and the range [from, to) of inputs that reach them.
 
-        Outside that range the columns a and b of P are still zero. In two thirds of bitonic's layers it is half the inputs or fewer.
+        Outside that range the columns a and b of P are still zero; in most of bitonic's layers it is half the inputs or fewer.
         """
         reached = np.eye(self.n, dtype=bool)
         rows = []
@@ -95,11 +83,10 @@ class Network:
 def network(kind: NetworkKind, n: int) -> Network:
     """The sorting network `kind` for n >= 1 scores.
 
-    odd_even: n layers, neighbours (0, 1), (2, 3), ... and (1, 2), (3, 4), ... in turn.
-    bitonic: the network of the next power of two, whose lowest wires are left out where n is smaller; a wire without partner passes
-    through. 49 scores take 21 layers of 483 comparators, odd_even 49 of 1,176.
+    odd_even: n layers, alternately of wires (0, 1), (2, 3), ... and (1, 2), (3, 4), ... 49 scores take 49 layers, 1176 comparators.
+    bitonic: the network of the next power of two without its lowest wires. 49 scores take 21 layers, 483 comparators.
     """
-    steps = _odd_even(n) if kind == "odd_even" else _bitonic(n)
+    steps = ((i % 2, 1, lambda u: True) for i in range(n)) if kind == "odd_even" else _bitonic(n)
     layers: list[Layer] = []
     signs: list[float] = []
     for offset, stride, ascending in steps:
@@ -111,16 +98,11 @@ def network(kind: NetworkKind, n: int) -> Network:
     return Network(n, tuple(layers), tuple(signs), reverse=kind == "bitonic")
 
 
-def _odd_even(n: int) -> Iterator[tuple[int, int, Callable[[int], bool]]]:
-    for i in range(n):
-        yield i % 2, 1, lambda u: True
-
-
 def _bitonic(n: int) -> Iterator[tuple[int, int, Callable[[int], bool]]]:
-    """Numbered from the top wire down, so that the wires left out come last and every layer pairs u with u + stride.
+    """Batcher's network: sort blocks of 2, 4, 8, ... in alternating directions.
 
-    Batcher's network sorts blocks of 2, 4, 8, ... in alternating directions; the last block, of everything, is ascending in wires,
-    which is descending in their numbers from the top.
+    Wires are numbered from the top down: the wires left out come last, and every layer pairs u with u + stride. The last block,
+    of all wires, is therefore descending in their numbers.
     """
     width = 1 << (n - 1).bit_length()
     block = 2
@@ -132,35 +114,17 @@ def _bitonic(n: int) -> Iterator[tuple[int, int, Callable[[int], bool]]]:
         block *= 2
 
 
-# -- relaxations: the share that swaps, of y = steepness (x_b - x_a) ----------------------------------------------------
-
-
-def _cauchy(y: Tensor) -> Tensor:
-    return 0.5 - torch.atan(y) / math.pi
-
-
-def _logistic(y: Tensor) -> Tensor:
-    return torch.sigmoid(-y)
-
-
-def _gaussian(y: Tensor) -> Tensor:
-    return torch.special.ndtr(-y)
-
-
-def _reciprocal(y: Tensor) -> Tensor:
-    return 0.5 - 0.5 * y / (2 + y.abs())
-
-
 def _optimal(y: Tensor) -> Tensor:
     tail = 1 / (16 * y.abs().clamp(min=0.25))
     return torch.where(y.abs() <= 0.25, 0.5 - y, torch.where(y > 0, tail, 1 - tail))
 
 
+# the share that swaps, of y = steepness (x_b - x_a)
 # logistic: https://arxiv.org/abs/2105.04019, section 3; others: https://arxiv.org/abs/2203.09630, section 4, scaled as in diffsort 0.2.0
 SWAPS: dict[str, Swap] = {
-    "cauchy": _cauchy,
-    "logistic": _logistic,
-    "gaussian": _gaussian,
-    "reciprocal": _reciprocal,
+    "cauchy": lambda y: 0.5 - torch.atan(y) / math.pi,
+    "logistic": lambda y: torch.sigmoid(-y),
+    "gaussian": lambda y: torch.special.ndtr(-y),
+    "reciprocal": lambda y: 0.5 - 0.5 * y / (2 + y.abs()),
     "optimal": _optimal,
 }

@@ -1,8 +1,7 @@
-"""The sort loss as a compiled CPU kernel: the only door to numba.
+"""The sort loss as a CPU kernel, compiled by numba.
 
-It does what `sorting.score_rows` does, one row of scores at a time, so that the row's matrices (20 KB for 49 scores) and what
-its backward pass needs (50 KB) stay in the caches. Inputs that cannot have reached a wire yet are left out. The rows are shared
-out among as many threads as torch uses.
+It works on one row of scores at a time: the row's matrices (20 KB for 49 scores) and the numbers for its backward pass (50 KB) stay in
+the caches. Inputs that cannot have reached a wire yet are left out. The rows are divided among as many threads as torch uses.
 """
 
 # numba infers the types inside
@@ -27,9 +26,9 @@ from densewalk.ops.soft_sort.networks import SWAPS, Network, Relaxation
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Machine code, kept for the next process where a cache folder can be written.
+    """Compile to machine code, cached if numba finds a folder for it.
 
-    Sums may be reordered and multiplications joined with additions; NaN and infinity keep their meaning.
+    Sums may be reordered and multiplications fused with additions; NaN and infinity keep their meaning.
     """
     compiler = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
     try:
@@ -48,9 +47,9 @@ _CAUCHY, _LOGISTIC, _GAUSSIAN, _RECIPROCAL = (_KINDS.index(kind) for kind in ("c
 
 
 class _Wiring(NamedTuple):
-    """A network as arrays: per comparator its wires, sign, and where its part of the matrices begins and how long it is.
+    """Of each comparator: wires, sign, and start and length of its part of the matrices.
 
-    The integers are unsigned, because for signed ones every access would ask whether to count from the end.
+    The integers are unsigned: signed ones make every access check for counting from the end.
     """
 
     low: NDArray[np.uint64]
@@ -79,13 +78,13 @@ def _wiring(network: Network) -> _Wiring:
 
 
 def score_rows(
-    network: Network, relaxation: Relaxation, student: Float[Tensor, "rows n"], teacher: Float[Tensor, "rows n"], wanted: bool
+    network: Network, relaxation: Relaxation, student: Float[Tensor, "rows n"], teacher: Float[Tensor, "rows n"], with_gradient: bool
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows n"] | None]:
-    """What `sorting.score_rows` does, in float32 on the CPU."""
+    """`loss.score_rows` in float32 on the CPU."""
     order = slice(None, None, -1) if network.reverse else slice(None)
     s, t = (np.ascontiguousarray(x.detach().numpy()[:, order]) for x in (student, teacher))
     losses = np.empty(len(s), dtype=_F)
-    grad = np.empty_like(s) if wanted else np.empty((0, network.n), dtype=_F)
+    grad = np.empty_like(s) if with_gradient else np.empty((0, network.n), dtype=_F)
     wiring, kind = _wiring(network), _KINDS.index(relaxation)
 
     def work(rows: slice) -> None:
@@ -95,15 +94,15 @@ def score_rows(
     slices = [slice(i, i + step) for i in range(0, len(s), step)]
     if len(slices) == 1:
         work(slices[0])
-    else:
-        with ThreadPoolExecutor(max(1, len(slices))) as pool:
+    elif slices:
+        with ThreadPoolExecutor(len(slices)) as pool:
             list(pool.map(work, slices))
-    return torch.from_numpy(losses), torch.from_numpy(grad[:, order].copy()) if wanted else None
+    return torch.from_numpy(losses), torch.from_numpy(grad[:, order].copy()) if with_gradient else None
 
 
 @_compiled
 def _score_rows(wiring, kind, student, teacher, losses, grad):
-    """Fill `losses` [rows] and, unless it is empty, `grad` [rows, n]; p[k, i] is P[i, k]. `student` and `teacher` are overwritten."""
+    """Fill `losses` [rows] and `grad` [rows or 0, n]; overwrite the scores. p[k, i] is P[i, k]."""
     n, comparators = student.shape[1], len(wiring.low)
     p, q = np.empty(n * n, _F), np.empty(n * n, _F)
     kept = np.empty(wiring.reach.sum(), _F)
@@ -112,8 +111,8 @@ def _score_rows(wiring, kind, student, teacher, losses, grad):
     for row in range(len(student)):
         _compare(wiring, kind, teacher[row], targets, slopes, gaps)
         _compare(wiring, kind, student[row], shares, slopes, gaps)
-        _identity(p, n)
-        _identity(q, n)
+        p[:], q[:] = _F(0), _F(0)
+        p[:: n + 1], q[:: n + 1] = _F(1), _F(1)
         _mix(wiring, shares, targets, p, q, kept)
         losses[row] = _cross_entropy(p, q) / _F(n)
         if len(grad):
@@ -122,12 +121,9 @@ def _score_rows(wiring, kind, student, teacher, losses, grad):
             _compare_backward(wiring, shares, slopes, gaps, targets, grad[row])
 
 
-# -- comparisons -----------------------------------------------------------------------------------------------------
-
-
 @_compiled
 def _compare(wiring, kind, x, shares, slopes, gaps):
-    """Shares of all comparators for scores x [n] (overwritten); gaps are x_b - x_a, slopes d share / d gap."""
+    """Shares, gaps x_b - x_a and slopes d share / d gap for scores x [n] (overwritten)."""
     y = np.empty(len(shares), _F)
     low, high, signs, layers = wiring.low, wiring.high, wiring.signs, wiring.layers
     for layer in range(len(layers) - 1):
@@ -158,7 +154,7 @@ def _compare_backward(wiring, shares, slopes, gaps, grad, g):
 
 @_compiled
 def _swap(kind, begin, end, y, shares, slopes):
-    """`sorting.SWAPS` and their derivatives for the comparators `begin` to `end`."""
+    """`networks.SWAPS` and their derivatives for the comparators `begin` to `end`."""
     if kind == _CAUCHY:
         _swap_cauchy(begin, end, y, shares, slopes)
         return
@@ -188,7 +184,7 @@ _ATAN = tuple(
 
 @_compiled
 def _swap_cauchy(begin, end, y, shares, slopes):
-    """1/2 - atan(y) / pi, with the arc tangent written out so that it runs in vector registers."""
+    """1/2 - atan(y) / pi; the arc tangent is a polynomial so that it runs in vector registers."""
     c0, c1, c2, c3, c4, c5, c6, c7, c8 = _ATAN
     for i in range(begin, end):
         size = abs(y[i])
@@ -201,19 +197,9 @@ def _swap_cauchy(begin, end, y, shares, slopes):
         slopes[i] = _F(-1) / (_PI * (_F(1) + size * size))
 
 
-# -- mixing ----------------------------------------------------------------------------------------------------------
-
-
-@_compiled
-def _identity(x, n):
-    x[:] = _F(0)
-    for i in range(n):
-        x[i * (n + 1)] = _F(1)
-
-
 @_compiled
 def _mix(wiring, shares, targets, p, q, kept):
-    """Mix P by the student's shares, keeping what the backward pass needs, and Q by the teacher's."""
+    """Mix P by the student's shares, keeping differences, and Q by the teacher's."""
     low, high, reaches = wiring.matrix_low, wiring.matrix_high, wiring.reach
     at = np.uint64(0)
     for c in range(len(shares)):
@@ -251,12 +237,9 @@ def _mix_backward(wiring, shares, g, kept, grad):
         grad[c] = total
 
 
-# -- cross-entropy ---------------------------------------------------------------------------------------------------
-
-
 @_compiled
 def _cross_entropy(p, q):
-    """-sum q log max(p, FLOOR), with the logarithm written out so that it runs in vector registers.
+    """-sum q log max(p, FLOOR), by a polynomial that runs in vector registers.
 
     p = 2^e m with sqrt(1/2) <= m < sqrt(2);  log p = e log 2 + 2 (z + z^3/3 + ... + z^9/9),  z = (m - 1) / (m + 1), |z| < 0.172
     """

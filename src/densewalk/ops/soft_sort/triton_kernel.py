@@ -1,7 +1,7 @@
-"""The mixing of sorting.py as a CUDA kernel: the only door to Triton.
+"""`loss.mix_and_score` as a CUDA kernel, compiled by Triton.
 
-One warp works off one row of scores after another. Its matrices and the differences that the backward pass needs, 150 KB for 49
-scores, lie in scratch memory of its own, of which the cache holds what is in use; nothing grows with the number of rows.
+One warp works on one row of scores after another. Its matrices and the differences for the backward pass, 150 KB for 49 scores, lie in
+scratch memory of its own; nothing grows with the number of rows.
 """
 
 # Triton infers the types inside
@@ -15,18 +15,17 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from densewalk.ops.soft_sort import loss as sorting
+from densewalk.ops.soft_sort import loss
 from densewalk.ops.soft_sort.loss import FLOOR
 from densewalk.ops.soft_sort.networks import Network
 
-# programs at once: more than any GPU of today runs, at 150 KB each
-PROGRAMS = 2048
+PROGRAMS = 2048  # at once: more than any GPU of today runs, at 150 KB each
 
 
 def mix_and_score(
-    network: Network, shares: Float[Tensor, "comparators rows"], targets: Float[Tensor, "comparators rows"], wanted: bool
+    network: Network, shares: Float[Tensor, "comparators rows"], targets: Float[Tensor, "comparators rows"], with_gradient: bool
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "comparators rows"] | None]:
-    """What `sorting.mix_and_score` does, in float32 on CUDA."""
+    """`loss.mix_and_score` in float32 on CUDA."""
     comparators, rows = shares.shape
     low, high = torch.from_numpy(network.wiring[:, :2].T.copy()).to(shares.device, torch.int32)
     width = triton.next_power_of_2(network.n)
@@ -37,32 +36,19 @@ def mix_and_score(
     grad = torch.empty_like(shares, memory_format=torch.contiguous_format)
     shares, targets = shares.contiguous(), targets.contiguous()
     _mix_rows[(programs,)](
-        low, high, shares, targets, losses, grad, scratch, rows, network.n, comparators, size, FLOOR, wanted, width, num_warps=1
+        low, high, shares, targets, losses, grad, scratch, rows, network.n, comparators, size, FLOOR, with_gradient, width, num_warps=1
     )
-    return losses, grad if wanted else None
+    return losses, grad if with_gradient else None
 
 
-score_rows = partial(sorting.score_rows, mix=mix_and_score)
+score_rows = partial(loss.score_rows, mix=mix_and_score)
 
 
 @triton.jit
 def _mix_rows(
-    low,
-    high,
-    shares,
-    targets,
-    losses,
-    grad,
-    scratch,
-    rows,
-    n,
-    comparators,
-    size,
-    floor,
-    wanted: tl.constexpr,
-    width: tl.constexpr,
+    low, high, shares, targets, losses, grad, scratch, rows, n, comparators, size, floor, with_gradient: tl.constexpr, width: tl.constexpr
 ):
-    """Losses [rows] and, if wanted, d loss / d shares [comparators, rows]; p[k * width + i] is P[i, k]."""
+    """Fill losses [rows] and grad [comparators, rows]; p[k * width + i] is P[i, k]."""
     lane = tl.arange(0, width)
     p = scratch + tl.program_id(0).to(tl.int64) * size + lane
     q = p + n * width
@@ -97,7 +83,7 @@ def _mix_rows(
             tl.store(p + k * width, tl.where(x >= floor, -y / (clipped * n), 0.0))
         tl.store(losses + row, tl.sum(total, axis=0) / n)
         tl.debug_barrier()
-        if wanted:
+        if with_gradient:
             for i in range(comparators):
                 c = comparators - 1 - i
                 a = tl.load(low + c) * width

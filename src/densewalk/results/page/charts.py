@@ -1,8 +1,7 @@
-"""Charts and panels: the only door to matplotlib.
+"""Charts as SVG for the page: text and axes take the page's color, so that they can be read on light and on dark paper.
 
-Charts are SVG for the page: text and axes take the page's colour, so that they can be read on light and on dark paper. Panels are
-PNG: pictures of one size side by side. Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color), which people who cannot
-tell red from green can tell apart; in a chart a marker or a label always says the same again.
+Colors are Okabe and Ito's (https://jfly.uni-koeln.de/color), which people who cannot tell red from green can tell apart; a marker or
+a label always says the same again.
 """
 
 import io
@@ -13,23 +12,25 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from cycler import cycler
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.rcsetup import cycler
 from matplotlib.transforms import Affine2D, Bbox
 
-INK = "#010203"  # stands for the text's colour, which is only known when the page is shown
-# those of the set, darkened where needed, that stand out (3 : 1) from white and from the page's dark paper
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#c26a9a", "#7f7f7f", "#9a7d00")
+from densewalk.training.progress_files import NOT_QUANTITIES
+
+INK = "#010203"  # stands for the text's color, which is only known when the page is shown
+# those of the set, darkened where needed, that have a contrast of 3 : 1 with white and with the page's dark paper
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#c26a9a", "#7f7f7f", "#9a7d00")
 MARKERS = ("o", "s", "^", "D", "P", "X", "v")
 STYLE: Any = {
     "svg.hashsalt": "densewalk",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
-    "axes.prop_cycle": cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLORS),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
@@ -54,45 +55,42 @@ class Point:
     after: str | None
 
 
-# -- charts ----------------------------------------------------------------------------------------------------------
-
-
+@mpl.rc_context(STYLE)
 def learning_curves(run: str, curves: Curves) -> Markup | None:
-    """The logged quantities over a run's steps, a panel each, one line per seed; None if nothing was logged."""
-    names = list(dict.fromkeys(n for points in curves.values() for n in points if n not in ("step", "time")))
+    """Draw the logged quantities over a run's steps, a panel each, one line per seed; None if nothing was logged."""
+    names = list(dict.fromkeys(n for points in curves.values() for n in points if n not in NOT_QUANTITIES))
     if not names:
         return None
+    figure, axes = _grid(len(names), width=2.9, height=2.2)
+    for axis, name in zip(axes, names, strict=True):
+        for seed, points in curves.items():
+            if name in points:
+                axis.plot(points["step"], points[name], linewidth=1.3, label=seed)
+        axis.set(title=name, xlabel="step")
+    if len(curves) > 1:
+        axes[0].legend(fontsize=8)
     label = f"Learning curves of {run}: {', '.join(names)} by optimiser step; seeds {', '.join(curves)}"
-    with mpl.rc_context(STYLE):
-        figure, axes = _grid(len(names), width=2.9, height=2.2)
-        for axis, name in zip(axes, names, strict=True):
-            for seed, points in curves.items():
-                if name in points:
-                    axis.plot(points["step"], points[name], linewidth=1.3, label=seed)
-            axis.set_title(name)
-            axis.set_xlabel("step")
-        if len(curves) > 1:
-            axes[0].legend(fontsize=8)
-        return _svg(figure, name=f"curve-{run}", label=label)
+    return _svg(figure, name=f"curve-{run}", label=label)
 
 
-def look_of(kind: str, kinds: Sequence[str]) -> dict[str, Any]:
-    """Colour and marker of one of the page's methods or runs: the same in every chart."""
-    i = list(kinds).index(kind)
-    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": "none"}
+def marker_style(name: str, names: Sequence[str]) -> dict[str, Any]:
+    """Color and marker of one of the page's methods or runs: the same in every chart."""
+    i = list(names).index(name)
+    return {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": "none"}
 
 
+@mpl.rc_context(STYLE)
 def method_legend(methods: Sequence[str]) -> Markup:
-    """What the markers of `cost_and_quality` stand for, in one line."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(0.4 + sum(0.5 + 0.09 * len(m) for m in methods), 0.3))
-        handles = [Line2D([], [], markersize=7, **look_of(m, methods)) for m in methods]
-        figure.legend(handles, methods, loc="center left", ncols=len(methods), borderpad=0, columnspacing=1.5, handletextpad=0.3)
-        return _svg(figure, name="methods", label=f"Methods: {', '.join(methods)}")
+    """Draw the legend of all `cost_and_quality`, in one line."""
+    figure = Figure(figsize=(0.4 + sum(0.5 + 0.09 * len(m) for m in methods), 0.3))
+    handles = [Line2D([], [], markersize=7, **marker_style(m, methods)) for m in methods]
+    figure.legend(handles, methods, loc="center left", ncols=len(methods), borderpad=0, columnspacing=1.5, handletextpad=0.3)
+    return _svg(figure, name="methods", label=f"Methods: {', '.join(methods)}")
 
 
+@mpl.rc_context(STYLE)
 def cost_and_quality(name: str, metric: str, points: Sequence[Point], device: str, methods: Sequence[str]) -> Markup:
-    """Mean and interval of one metric by the time that a backbone took, an arrow from each run to what was built on it.
+    """Draw mean and interval of a metric by the time that a backbone took, an arrow from each run to what was built on it.
 
     Args:
         name: of the evaluation. device: whose time it is. methods: of all runs of the page, in their order.
@@ -100,32 +98,28 @@ def cost_and_quality(name: str, metric: str, points: Sequence[Point], device: st
     in_minutes = max(p.hours for p in points) < 1
     points = [replace(p, hours=60 * p.hours) for p in points] if in_minutes else points
     unit = "minutes" if in_minutes else "hours"
-    label = f"{name}: {metric} by {device} {unit}: " + "; ".join(f"{p.run} {p.hours:.3g} {unit}, {p.value:.2f}" for p in points)
     places = {p.run: (p.hours, p.value) for p in points}
-    with mpl.rc_context(STYLE):
-        figure, (axis,) = _grid(1, width=4.6, height=3.2)
-        for p in points:
-            if p.after in places:
-                arrow = {"arrowstyle": "->", "color": "#80808090", "lw": 1, "shrinkB": 5}
-                axis.annotate("", (p.hours, p.value), places[p.after], arrowprops=arrow)
-            style = look_of(p.method, methods)
-            axis.errorbar(p.hours, p.value, yerr=p.half or None, capsize=3, markersize=7, **style)
-        axis.margins(x=0.2, y=0.16)
-        left, right = axis.get_xlim()
-        axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= right])  # left of zero there is room for names, but no time
-        axis.set_xlim(left, right)
-        axis.set_xlabel(f"{device} {unit}, initial runs included")
-        axis.set_ylabel(metric)
-        _label_points(figure, axis, points)
-        return _svg(figure, name=f"cost-{name}", label=label)
+    figure, (axis,) = _grid(1, width=4.6, height=3.2)
+    for p in points:
+        if p.after in places:
+            arrow = {"arrowstyle": "->", "color": "#80808090", "lw": 1, "shrinkB": 5}
+            axis.annotate("", (p.hours, p.value), places[p.after], arrowprops=arrow)
+        axis.errorbar(p.hours, p.value, yerr=p.half or None, capsize=3, markersize=7, **marker_style(p.method, methods))
+    axis.margins(x=0.2, y=0.16)
+    left, right = axis.get_xlim()
+    axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= right])  # left of zero there is room for names, but no time
+    axis.set(xlim=(left, right), xlabel=f"{device} {unit}, initial runs included", ylabel=metric)
+    _label_points(figure, axis, points)
+    label = f"{name}: {metric} by {device} {unit}: " + "; ".join(f"{p.run} {p.hours:.3g} {unit}, {p.value:.2f}" for p in points)
+    return _svg(figure, name=f"cost-{name}", label=label)
 
 
-SIDES = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 2), (0, -2))
-"""Where a point's name may stand: across and up, in steps of its own size. The first is taken that lies on nothing."""
+OFFSETS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 2), (0, -2))
+"""Places of a point's name: across and up, in steps of its own size. The first is taken that covers nothing."""
 
 
 def _label_points(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
-    """Each point's name beside it, where it covers no marker, no interval and no other name, as far as that is possible."""
+    """Write each point's name where it covers no marker, no interval and no other name, as far as that is possible."""
     figure.draw_without_rendering()
     scale = 72 / figure.dpi
     inside = axis.bbox.frozen().transformed(Affine2D().scale(scale))
@@ -137,11 +131,11 @@ def _label_points(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
     ends = [[at(p.hours, p.value + sign * p.half) for sign in (-1, 1)] for p in points]
     taken = [Bbox([[x - 5, low - 5], [x + 5, high + 5]]) for (x, low), (_, high) in ends]
     for p in points:
-        (x, y), wide, high = at(p.hours, p.value), 4.9 * len(p.run), 9.0
+        (x, y), width, height = at(p.hours, p.value), 4.9 * len(p.run), 9.0
         boxes = []
-        for across, up in SIDES:
-            centre = (x + across * (wide / 2 + 7), y + up * (high / 2 + 7 + (abs(up) > 1) * 6))
-            boxes.append(Bbox.from_bounds(centre[0] - wide / 2, centre[1] - high / 2, wide, high))
+        for across, up in OFFSETS:
+            center = (x + across * (width / 2 + 7), y + up * (height / 2 + 7 + (abs(up) > 1) * 6))
+            boxes.append(Bbox.from_bounds(center[0] - width / 2, center[1] - height / 2, width, height))
         box = min(boxes, key=lambda box: sum(_overlap(box, other) for other in taken) + box.width * box.height - _overlap(box, inside))
         taken.append(box)
         offset = ((box.x0 + box.x1) / 2 - x, (box.y0 + box.y1) / 2 - y)
@@ -150,25 +144,25 @@ def _label_points(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
 
 def _overlap(a: Bbox, b: Bbox) -> float:
     """Area that two boxes share."""
-    return max(0.0, min(a.x1, b.x1) - max(a.x0, b.x0)) * max(0.0, min(a.y1, b.y1) - max(a.y0, b.y0))
+    shared = Bbox.intersection(a, b)
+    return shared.width * shared.height if shared else 0.0
 
 
+@mpl.rc_context(STYLE)
 def class_values(title: str, classes: Sequence[str], runs: Mapping[str, Sequence[float | None]], all_runs: Sequence[str]) -> Markup:
-    """A dot for each class and run, classes as rows in the order of the best run's value. all_runs: of the page, in their order."""
-    label = f"{title} of {len(classes)} classes for {', '.join(runs)}"
-    table = np.array([[np.nan if v is None else v for v in values] for values in runs.values()], dtype=float)
-    order = np.argsort(np.nan_to_num(np.nanmax(np.where(np.isnan(table), -1, table), axis=0)), kind="stable")
-    with mpl.rc_context(STYLE):
-        figure, (axis,) = _grid(1, width=7.2, height=0.9 + 0.2 * len(classes))
-        rows = np.arange(len(classes))
-        for run, values in zip(runs, table, strict=True):
-            axis.plot(values[order], rows, markersize=5, alpha=0.85, label=run, **look_of(run, all_runs))
-        axis.set_yticks(rows, [classes[i] for i in order], fontsize=8)
-        axis.set_ylim(-0.7, len(classes) - 0.3)
-        axis.set_xlim(left=0)
-        axis.set_xlabel(title)
-        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-        return _svg(figure, name=f"classes-{title}", label=label)
+    """Draw a dot for each class and run, classes as rows in the order of the best run's value. all_runs: of the page, in their order."""
+    table = np.array(list(runs.values()), dtype=float)  # NaN for None
+    order = np.argsort(np.nan_to_num(table, nan=-1).max(axis=0), kind="stable")
+    figure, (axis,) = _grid(1, width=7.2, height=0.9 + 0.2 * len(classes))
+    rows = np.arange(len(classes))
+    for run, values in zip(runs, table, strict=True):
+        axis.plot(values[order], rows, markersize=5, alpha=0.85, label=run, **marker_style(run, all_runs))
+    axis.set_yticks(rows, [classes[i] for i in order], fontsize=8)
+    axis.set_ylim(-0.7, len(classes) - 0.3)
+    axis.set_xlim(left=0)
+    axis.set_xlabel(title)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return _svg(figure, name=f"classes-{title}", label=f"{title} of {len(classes)} classes for {', '.join(runs)}")
 
 
 def _grid(count: int, *, width: float, height: float, most: int = 4) -> tuple[Figure, Sequence[Axes]]:
@@ -183,13 +177,12 @@ def _grid(count: int, *, width: float, height: float, most: int = 4) -> tuple[Fi
 
 
 def _svg(figure: Figure, *, name: str, label: str) -> Markup:
-    """A figure as inline SVG: text in the page's colour, ids of its own, a name for screen readers."""
+    """A figure as inline SVG: text in the page's color, ids of its own, a name for screen readers."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", text, count=3).replace("xlink:href", "href")
     own = re.sub(r"\W", "_", name)
-    for before, after in ((r'\bid="', f'id="{own}-'), (r'href="#', f'href="#{own}-'), (r"url\(#", f"url(#{own}-")):
-        text = re.sub(before, after, text)
-    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{Markup.escape(label)}" ', 1))
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}-", text)
+    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1))

@@ -1,66 +1,55 @@
-"""What the page shows beside its tables: charts, learning curves and pictures.
+"""The page's sections beside its tables: charts, learning curves and images.
 
-Pictures are of each run's first seed. Of an evaluation with many pictures the first few are shown; the others lie in its folder.
+Images are of each run's first seed. Of an evaluation with many images the first few are shown; the others lie in its folder.
 """
 
 import base64
 import io
-import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import PIL.Image
 from markupsafe import Markup
-from PIL import Image
 
-from densewalk.core.files import read_json
-from densewalk.results.page.charts import Point, class_values, cost_and_quality, learning_curves, method_legend
+from densewalk.core.errors import UserError
+from densewalk.results.page.charts import Point, class_values, cost_and_quality, learning_curves
+from densewalk.results.page.view import Chart, Features, Image, Predictions
 from densewalk.results.plan import Plan
 from densewalk.results.records import ResultRecord
-from densewalk.results.tables import grouped, hours_with_init, mean_and_interval, training_hours
-from densewalk.training.metrics_file import read_points
+from densewalk.results.tables import Hours, grouped, hours_with_init, mean_and_interval, training_hours
+from densewalk.training.progress_files import read_points
+from densewalk.visualization.record import DrawnImage, FeaturesRecord, read_features
 
-WIDTH = 1600  # pixels of the widest picture on the page
+WIDTH = 1600  # pixels of the widest image on the page
 SMALL = 30_000  # bytes up to which a file is shown as it is
-OF_EVALUATION = 3  # pictures of each evaluation and run
+OF_EVALUATION = 3  # images of each evaluation and run
 CLASSES, RUNS = 40, 6  # most that a chart of classes shows
 
 
-def gather(plan: Plan, results: Path, records: Sequence[ResultRecord]) -> dict[str, Any]:
-    """All charts and pictures by the names that the page's template has for them."""
-    folders = {run: results / run / f"s{planned.seeds[0]}" for run, planned in plan.runs.items()}
-    return {
-        "costs": costs(plan, records),
-        "curves": curves(plan, results),
-        "features": features(folders),
-        "learnt": learnt(plan, folders),
-        "predictions": predictions(plan, folders),
-    }
-
-
-# -- charts ----------------------------------------------------------------------------------------------------------
-
-
-def costs(plan: Plan, records: Sequence[ResultRecord]) -> dict[str, Any] | None:
-    """For each evaluation its first metric by what the backbones cost, their initial runs included; None without two runs to compare."""
+def costs(plan: Plan, records: Sequence[ResultRecord]) -> list[Chart]:
+    """For each evaluation its first metric by what the backbones cost, their initial runs included; none without two runs to compare."""
     groups, hours = grouped(records), training_hours(records)
-    methods = list(dict.fromkeys([*(run.method for run in plan.runs.values()), *(r.method for r in records)]))
-    trained = [r.training for r in records if r.training]
-    on_gpu = [bool(t.gpu_hours) for t in trained]
-    device = "process" if len(set(on_gpu)) > 1 else "GPU" if any(on_gpu) else "CPU process"
+    methods = all_methods(plan, records)
+    devices = {"GPU" if r.training.gpu_hours else "CPU process" for r in records if r.training} or {"CPU process"}
+    device = devices.pop() if len(devices) == 1 else "process"
     charts = []
     for evaluation in plan.evaluations:
         own = {run: groups[run, evaluation] for run in plan.runs if (run, evaluation) in groups}
         points = [p for run, group in own.items() if (p := _point(run, group, hours, plan)) is not None]
         if len(points) > 1:
             metric = next(iter(own[points[0].run][0].metrics))
-            svg = cost_and_quality(evaluation, metric, points, device, methods)
-            charts.append({"title": f"{evaluation}: {metric}", "svg": svg, "name": evaluation})
-    return {"charts": charts, "legend": method_legend(methods)} if charts else None
+            charts.append(Chart(f"{evaluation}: {metric}", cost_and_quality(evaluation, metric, points, device, methods)))
+    return charts
 
 
-def _point(run: str, group: Sequence[ResultRecord], hours: Any, plan: Plan) -> Point | None:
+def all_methods(plan: Plan, records: Sequence[ResultRecord]) -> list[str]:
+    """The methods of the page, each with a color and marker of its own."""
+    return list(dict.fromkeys([*(run.method for run in plan.runs.values()), *(r.method for r in records)]))
+
+
+def _point(run: str, group: Sequence[ResultRecord], hours: Hours, plan: Plan) -> Point | None:
     """A run's place in the chart; None without a value, or where it is not known what it was built on."""
     metric = next(iter(group[0].metrics))
     mean, half = mean_and_interval([r.metrics.get(metric) for r in group])
@@ -71,157 +60,137 @@ def _point(run: str, group: Sequence[ResultRecord], hours: Any, plan: Plan) -> P
     return Point(run, group[0].method, spent, mean, 0.0 if half != half else half, init if init in plan.runs else None)
 
 
-def by_class(records: Sequence[ResultRecord], all_runs: Sequence[str]) -> list[dict[str, Any]]:
+def class_charts(records: Sequence[ResultRecord], all_runs: Sequence[str]) -> list[Chart]:
     """IoU of each class, a chart for each evaluation whose records have it; mean over seeds. all_runs: of the page, in their order."""
-    evaluations: dict[str, dict[str, list[dict[str, float | None]]]] = defaultdict(lambda: defaultdict(list))
+    evaluations: dict[str, dict[str, list[Mapping[str, float | None]]]] = defaultdict(lambda: defaultdict(list))
     for r in records:
-        if "IoU" in r.details:
-            evaluations[r.evaluation][r.run].append(r.details["IoU"])
+        if r.class_iou is not None:
+            evaluations[r.evaluation][r.run].append(r.class_iou)
     return [_class_chart(name, runs, all_runs) for name, runs in evaluations.items()]
 
 
-def _class_chart(evaluation: str, runs: Mapping[str, Sequence[Mapping[str, float | None]]], all_runs: Sequence[str]) -> dict[str, Any]:
-    means = {run: {c: _mean([s.get(c) for s in seeds]) for c in seeds[0]} for run, seeds in list(runs.items())[:RUNS]}
-    best = {c: max((m[c] or 0.0) for m in means.values() if c in m) for c in dict.fromkeys(c for m in means.values() for c in m)}
+def _class_chart(evaluation: str, runs: Mapping[str, Sequence[Mapping[str, float | None]]], all_runs: Sequence[str]) -> Chart:
+    means = {run: {c: _mean(s.get(c) for s in seeds) for c in seeds[0]} for run, seeds in list(runs.items())[:RUNS]}
+    names = dict.fromkeys(c for m in means.values() for c in m)
+    best = {c: max(m.get(c) or 0.0 for m in means.values()) for c in names}
     classes = sorted(best, key=lambda c: -best[c])[:CLASSES]
     note = f"The {CLASSES} of {len(best)} classes with the largest values. " if len(best) > CLASSES else ""
     note += f"The first {RUNS} of {len(runs)} runs. " if len(runs) > RUNS else ""
     svg = class_values(f"IoU, {evaluation}", classes, {run: [m.get(c) for c in classes] for run, m in means.items()}, all_runs)
-    return {
-        "title": f"IoU by class, {evaluation}",
-        "svg": svg,
-        "note": f"{note}Mean over seeds, in percent; a class that does not occur has none.",
-    }
+    note += "Mean over seeds, in percent; a class that does not occur has none."
+    return Chart(f"IoU by class, {evaluation}", svg, note)
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
 
 
-def curves(plan: Plan, results: Path) -> list[dict[str, Any]]:
+def curves(plan: Plan, results: Path) -> list[Chart]:
     """The learning curves of each run, as far as they have come."""
-    found = []
+    charts = []
     for run, planned in plan.runs.items():
         paths = {f"s{seed}": path for seed in planned.seeds if (path := curve_file(results, run, seed))}
         if svg := learning_curves(run, {seed: read_curve(path) for seed, path in paths.items()}):
-            note = f"By optimiser step, {len(paths)} of {len(planned.seeds)} seeds." if len(planned.seeds) > 1 else "By optimiser step."
-            found.append({"run": run, "svg": svg, "note": note})
-    return found
+            seeds = f", {len(paths)} of {len(planned.seeds)} seeds" if len(planned.seeds) > 1 else ""
+            charts.append(Chart(run, svg, f"By optimiser step{seeds}."))
+    return charts
 
 
 def curve_file(results: Path, run: str, seed: int) -> Path | None:
     """The curve of a finished training, or the latest of one that goes on or was broken off."""
-    states = [
-        p for p in results.glob(f"state/{run}-s{seed}-*/metrics.jsonl") if re.fullmatch(rf"{run}-s{seed}-[0-9a-f]{{12}}", p.parent.name)
-    ]
     done = results / run / f"s{seed}" / "metrics.jsonl"
+    states = results.glob(f"state/{run}-s{seed}-{12 * '[0-9a-f]'}/metrics.jsonl")
     return done if done.is_file() else max(states, key=lambda p: p.stat().st_mtime, default=None)
 
 
 def read_curve(path: Path) -> dict[str, list[float]]:
-    """metrics.jsonl as columns, NaN where a line lacks a quantity; a line that was cut off while it was written is left out."""
+    """Read metrics.jsonl as columns, NaN where a line lacks a quantity; a line that is cut off is left out."""
     points = read_points(path)
     return {name: [point.get(name, float("nan")) for point in points] for name in dict.fromkeys(n for p in points for n in p)}
 
 
-# -- pictures --------------------------------------------------------------------------------------------------------
-
-
-def features(folders: Mapping[str, Path]) -> dict[str, Any] | None:
-    """What gallery.py drew, a line for each run; None where it drew nothing."""
-    found = {run: read_json(folder / "features.json") for run, folder in folders.items() if (folder / "features.json").is_file()}
-    shown = {run: facts for run, facts in found.items() if facts["images"]}
-    if not shown:
+def features(folders: Mapping[str, Path]) -> Features | None:
+    """Images of the backbones' features, a line for each run; None without any."""
+    records = {run: read_features(path) for run, folder in folders.items() if (path := folder / "features.json").is_file()}
+    records = {run: record for run, record in records.items() if record.images}
+    if not records:
         return None
-    # every run has seen the same pictures, unless one of them was drawn before the study was changed
-    pictures: dict[tuple[str, int], tuple[str, int]] = {}
-    for run, facts in shown.items():
-        for n, image in enumerate(facts["images"]):
-            pictures.setdefault((image["source"], image["number"]), (run, n))
-    images = [
-        embedded(f"{source}, picture {number}", folders[run] / "features" / f"image_{n}.png")
-        for (source, number), (run, n) in pictures.items()
-    ]
-    attention = {run: _attention(run, folders[run], facts) for run, facts in shown.items()}
-    nearest = [run for run, facts in shown.items() if facts["nearest"]]
-    return {
-        "images": images,
-        "components": {run: _components(run, folders[run], list(pictures), facts) for run, facts in shown.items()},
-        "attention": attention,
-        "nearest": {
-            run: embedded(
-                f"nearest patches of three patches, before and after the training of {run}", folders[run] / "features" / "nearest.png"
-            )
-            for run in nearest
-        },
-    }
-
-
-def _attention(run: str, folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    first = facts["images"][0]
-    title = f"what the CLS token of {run} attends to in {first['source']}, picture {first['number']}, by {facts['heads']} heads"
-    return embedded(title, folder / "features" / "attention_0.png")
-
-
-def _components(run: str, folder: Path, pictures: Sequence[tuple[str, int]], facts: Mapping[str, Any]) -> list[dict[str, Any] | None]:
-    """A run's picture of components for each of the page's pictures; None of one that it has not seen."""
-    found = {(image["source"], image["number"]): (i, image) for i, image in enumerate(facts["images"])}
-    cells: list[dict[str, Any] | None] = []
-    for source, number in pictures:
-        if (source, number) not in found:
-            cells.append(None)
-            continue
-        i, image = found[source, number]
-        picture = embedded(f"principal components of {run} for {source}, picture {number}", folder / "features" / f"pca_{i}.png")
-        cells.append({**picture, "note": f"{100 * sum(image['variance']):.0f} % of the variance"})
-    return cells
-
-
-def learnt(plan: Plan, folders: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """The methods' own pictures of finished trainings."""
-    pictures = [(run, path) for run, folder in folders.items() for path in sorted((folder / "training").glob("*.png"))]
-    found = []
-    for run, path in pictures:
-        title, note = f"{run}, training: {path.stem}", plan.runs[run].captions.get(path.stem, "")
-        found.append({**embedded(f"{title}. {note}".strip(), path), "name": title, "note": note})
+    # every run has seen the same images, unless one of them was drawn before the study was changed
+    images: dict[tuple[str, int], Image] = {}
+    for run, record in records.items():
+        for i, drawn in enumerate(record.images):
+            if (drawn.source, drawn.number) not in images:
+                images[drawn.source, drawn.number] = embed(_title(drawn), folders[run] / "features" / f"image_{i}.png")
+    found = Features(images=list(images.values()), components={}, attention=[], nearest=[])
+    for run, record in records.items():
+        folder = folders[run] / "features"
+        found.components[run] = _components(run, folder, list(images), record)
+        title = f"what the CLS token of {run} attends to in {_title(record.images[0])}, by {record.heads} heads"
+        found.attention.append(embed(title, folder / "attention_0.png", label=run))
+        if record.nearest:
+            title = f"nearest patches of three patches, before and after the training of {run}"
+            found.nearest.append(embed(title, folder / "nearest.png", label=run))
     return found
 
 
-def predictions(plan: Plan, folders: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """The evaluations' pictures, those of all runs side by side; only where there is a result: else they are of a broken attempt."""
+def _title(drawn: DrawnImage) -> str:
+    return f"{drawn.source}, picture {drawn.number}"
+
+
+def _components(run: str, folder: Path, images: Sequence[tuple[str, int]], record: FeaturesRecord) -> list[Image | None]:
+    """A run's components of each of the page's images; None of one that it has not seen."""
+    cells: dict[tuple[str, int], Image] = {}
+    for i, drawn in enumerate(record.images):
+        image = embed(f"principal components of {run} for {_title(drawn)}", folder / f"pca_{i}.png")
+        cells[drawn.source, drawn.number] = replace(image, note=f"{100 * sum(drawn.variance):.0f} % of the variance")
+    return [cells.get(key) for key in images]
+
+
+def training_images(plan: Plan, folders: Mapping[str, Path]) -> list[Image]:
+    """The methods' own images of finished trainings."""
+    images = []
+    for run, folder in folders.items():
+        for path in sorted((folder / "training").glob("*.png")):
+            label, note = f"{run}, training: {path.stem}", plan.runs[run].captions.get(path.stem, "")
+            images.append(embed(f"{label}. {note}".strip(), path, label=label, note=note))
+    return images
+
+
+def predictions(plan: Plan, folders: Mapping[str, Path]) -> list[Predictions]:
+    """The evaluations' images, those of all runs side by side; only where there is a result: else they are of a broken attempt."""
     found = []
     for evaluation, planned in plan.evaluations.items():
-        names: dict[str, dict[str, Path]] = defaultdict(dict)
+        paths: dict[str, dict[str, Path]] = defaultdict(dict)  # name -> run -> file
         for run in planned.runs:
-            folder = folders[run]
-            for path in sorted((folder / evaluation).glob("*.png")) if (folder / f"{evaluation}.json").is_file() else []:
-                names[path.stem][run] = path
-        shows = planned.pictures
-        shown = sorted(names)[:OF_EVALUATION]
-        groups = [
-            {
-                "name": "pictures" if name == "strip" else name,
-                "pictures": [{"run": run, **embedded(shows.format(name=name, run=run), path)} for run, path in names[name].items()],
-            }
-            for name in shown
-        ]
+            if (folders[run] / f"{evaluation}.json").is_file():
+                for path in (folders[run] / evaluation).glob("*.png"):
+                    paths[path.stem][run] = path
+        groups = {}
+        for name in sorted(paths)[:OF_EVALUATION]:
+            images = [embed(planned.caption(run=run, name=name), path, label=run) for run, path in paths[name].items()]
+            groups["pictures" if name == "strip" else name] = images
         if groups:
-            what = shows.format(name="a sequence", run="a run")
-            found.append({"evaluation": evaluation, "what": what, "groups": groups, "more": len(names) - len(shown)})
+            shows = planned.caption(run="a run", name="a sequence")
+            found.append(Predictions(evaluation, shows, groups, more=len(paths) - len(groups)))
     return found
 
 
-def embedded(title: str, path: Path) -> dict[str, Any]:
-    """A picture as a data address, reduced to what a page can show."""
-    with Image.open(path) as image:
-        picture = image.convert("RGB")
-    if path.stat().st_size <= SMALL and picture.width <= WIDTH and path.suffix == ".png":
+def embed(title: str, path: Path, *, label: str = "", note: str = "") -> Image:
+    """An image file as a data address, reduced to what a page can show."""
+    try:
+        with PIL.Image.open(path) as file:
+            image = file.convert("RGB")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read as an image: {error}", todo=f"delete it, or {path.parent}.json, so that it is made again"
+        ) from error
+    if path.stat().st_size <= SMALL and image.width <= WIDTH and path.suffix == ".png":
         kind, content = "png", path.read_bytes()
     else:
-        picture.thumbnail((WIDTH, WIDTH * 4))
+        image.thumbnail((WIDTH, WIDTH * 4))
         buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=85, method=4)
+        image.save(buffer, "WEBP", quality=85, method=4)
         kind, content = "webp", buffer.getvalue()
     data = Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
-    return {"title": title, "data": data, "width": picture.width, "height": picture.height}
+    return Image(title, data, image.width, image.height, label, note)

@@ -1,19 +1,29 @@
-"""The study as a picture: data and initial backbones on the left, runs to the right of what they are made from.
+"""The study as a diagram: data and initial backbones on the left, runs to the right of what they are made from.
 
-Drawn as SVG in the page's own colours, without a layout program: a study is a few chains, not a web.
+Drawn as SVG in the page's own colors, without a layout program: a study is a few chains, not a web.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from densewalk.results.plan import Plan
 
 WIDTH, HEIGHT, ACROSS, DOWN = 190, 46, 250, 64  # of a box, and from one box to the next, in pixels
 LANE = 24  # height that a line takes where it passes between boxes
-# a run may be called like the data that it is trained on, or like what it starts from
-Key = tuple[str, str]  # "data", "weights" or "run", and the name
+Key = tuple[str, str]  # "data", "weights" or "run", and the name: a run may be called like its data, or like what it starts from
+Point = tuple[float, float]
+Lanes = Mapping[tuple[Key, Key], Sequence[Point]]
+
+SVG = Markup(
+    '<svg class="diagram" role="img" aria-label="What is made from what: {made}" '
+    'width="{width:.0f}" height="{height:.0f}" viewBox="-1 -1 {width:.0f} {height:.0f}">{edges}{nodes}</svg>'
+)
+NODE = Markup(
+    '<g class="{kind}"><rect x="{x:.0f}" y="{y:.0f}" width="{width}" height="{height}" rx="6"/>'
+    '<text class="name" x="{text_x:.0f}" y="{name_y:.0f}">{name}</text><text x="{text_x:.0f}" y="{note_y:.0f}">{note}</text></g>'
+)
 
 
 @dataclass(frozen=True)
@@ -27,50 +37,39 @@ class Box:
 
 
 def study_diagram(plan: Plan, incomplete: Mapping[str, str]) -> Markup:
-    """The plan as SVG.
+    """Draw the plan as SVG.
 
     Args:
         incomplete: run -> what is missing of it, in a few words.
     """
-    boxes = {**_sources(plan), **_runs(plan, incomplete)}
+    boxes = _boxes(plan, incomplete)
     places, lanes = layout(boxes)
-    wide = max(x for x, _ in places.values()) + WIDTH + 2
-    high = max([*(y + HEIGHT for _, y in places.values()), *(y for lane in lanes.values() for _, y in lane)]) + 2
-    edges = "".join(_edge(places[p], lanes[p, key], places[key]) for key, b in boxes.items() for p in b.parents)
-    nodes = "".join(_node(b, *places[key]) for key, b in boxes.items())
-    made = "; ".join(f"{b.name} from {', '.join(name for _, name in b.parents)}" for b in boxes.values() if b.parents)
-    return Markup(
-        f'<svg class="diagram" role="img" aria-label="{escape(f"What is made from what: {made}")}" '
-        f'width="{wide:.0f}" height="{high:.0f}" viewBox="-1 -1 {wide:.0f} {high:.0f}">{edges}{nodes}</svg>'
+    return SVG.format(
+        made="; ".join(f"{b.name} from {', '.join(name for _, name in b.parents)}" for b in boxes.values() if b.parents),
+        width=max(x for x, _ in places.values()) + WIDTH + 2,
+        height=max([*(y + HEIGHT for _, y in places.values()), *(y for lane in lanes.values() for _, y in lane)]) + 2,
+        edges=Markup().join(_edge(places[p], lanes[p, key], places[key]) for key, b in boxes.items() for p in b.parents),
+        nodes=Markup().join(_node(b, *places[key]) for key, b in boxes.items()),
     )
 
 
-def _sources(plan: Plan) -> dict[Key, Box]:
-    used = dict.fromkeys(name for run in plan.runs.values() for name in run.data)
-    inits = dict.fromkeys(run.init for run in plan.runs.values() if run.init not in plan.runs)
-    return {
-        **{("data", n): Box(n, "data", "source") for n in used},
-        **{("weights", n): Box(n, "random weights" if n == "random" else "checkpoint", "source") for n in inits},
-    }
-
-
-def _runs(plan: Plan, incomplete: Mapping[str, str]) -> dict[Key, Box]:
-    boxes = {}
+def _boxes(plan: Plan, incomplete: Mapping[str, str]) -> dict[Key, Box]:
+    """Data, weights that no run of the study makes, then runs."""
+    boxes = {("data", data): Box(data, "data", "source") for run in plan.runs.values() for data in run.data}
+    for run in plan.runs.values():
+        if run.init not in plan.runs:
+            boxes["weights", run.init] = Box(run.init, "random weights" if run.init == "random" else "checkpoint", "source")
     for name, run in plan.runs.items():
         seeds = f"{len(run.seeds)} seeds" if len(run.seeds) > 1 else f"seed {run.seeds[0]}"
         method = "as it is" if run.method == "none" else run.method
-        note = incomplete.get(name, f"{method}, {seeds}")
         init = ("run" if run.init in plan.runs else "weights", run.init)
-        parents = (init, *(("data", data) for data in run.data))
-        boxes["run", name] = Box(name, note, "gap" if name in incomplete else "run", parents)
+        note, kind = (incomplete[name], "gap") if name in incomplete else (f"{method}, {seeds}", "run")
+        boxes["run", name] = Box(name, note, kind, (init, *(("data", data) for data in run.data)))
     return boxes
 
 
-Point = tuple[float, float]
-
-
-def layout(boxes: Mapping[Key, Box]) -> tuple[dict[Key, Point], dict[tuple[Key, Key], list[Point]]]:
-    """Where everything stands: a box one column to the right of its rightmost parent, in the order of its parents' height.
+def layout(boxes: Mapping[Key, Box]) -> tuple[dict[Key, Point], Lanes]:
+    """Place a box one column to the right of its rightmost parent, in the order of its parents' height.
 
     Returns:
         The upper left corner of each box; and for each line, by its two ends, where it enters the columns between them: it has a
@@ -87,7 +86,7 @@ def layout(boxes: Mapping[Key, Box]) -> tuple[dict[Key, Point], dict[tuple[Key, 
     for key, box in boxes.items():
         for parent in box.parents:
             last[parent] = max(last[parent], depth[key])
-    # in a column stand its boxes, and a lane for each box further left from which a line leads further right
+    # a column holds its boxes, and a lane for each box further left from which a line leads further right
     columns = [[key for key in boxes if depth[key] <= i and (depth[key] == i or last[key] > i)] for i in range(max(depth.values()) + 1)]
     heights = [sum(DOWN if depth[key] == i else LANE for key in keys) for i, keys in enumerate(columns)]
     middle: dict[Key, float] = {}  # of a box, or of the lane of its lines in the latest column
@@ -97,18 +96,18 @@ def layout(boxes: Mapping[Key, Box]) -> tuple[dict[Key, Point], dict[tuple[Key, 
         wanted = {k: [middle[p] for p in (boxes[k].parents if depth[k] == i else [k])] for k in keys}
         y = (max(heights) - heights[i]) / 2
         for key in sorted(keys, key=lambda k: sum(wanted[k]) / len(wanted[k]) if wanted[k] else 0.0):
-            high = DOWN if depth[key] == i else LANE
+            height = DOWN if depth[key] == i else LANE
+            middle[key] = y + (height - DOWN + HEIGHT) / 2
             if depth[key] == i:
                 places[key] = (i * ACROSS, y)
             else:
-                entries[key, i] = (i * ACROSS, y + (DOWN - HEIGHT) / -2 + high / 2)
-            middle[key] = y + (DOWN - HEIGHT) / -2 + high / 2
-            y += high
+                entries[key, i] = (i * ACROSS, middle[key])
+            y += height
     lanes = {(p, k): [entries[p, i] for i in range(depth[p] + 1, depth[k])] for k, box in boxes.items() for p in box.parents}
     return places, lanes
 
 
-def _edge(start: Point, lane: Sequence[Point], end: Point) -> str:
+def _edge(start: Point, lane: Sequence[Point], end: Point) -> Markup:
     """A line from one box's right side to another's left, straight within the columns that it passes."""
     x, y = start[0] + WIDTH, start[1] + HEIGHT / 2
     path = f"M{x:.0f} {y:.0f}"
@@ -117,15 +116,12 @@ def _edge(start: Point, lane: Sequence[Point], end: Point) -> str:
         path += f" C{x + bend:.0f} {y:.0f} {left - bend:.0f} {middle:.0f} {left:.0f} {middle:.0f}"
         x, y = left + WIDTH, middle
         path += f" H{x:.0f}" if (left, middle) in lane else ""
-    return f'<path d="{path}"/>'
+    return Markup('<path d="{}"/>').format(path)
 
 
-def _node(box: Box, x: float, y: float) -> str:
-    return (
-        f'<g class="{box.kind}"><rect x="{x:.0f}" y="{y:.0f}" width="{WIDTH}" height="{HEIGHT}" rx="6"/>'
-        f'<text class="name" x="{x + 10:.0f}" y="{y + 19:.0f}">{escape(_short(box.name, 24))}</text>'
-        f'<text x="{x + 10:.0f}" y="{y + 36:.0f}">{escape(_short(box.note, 28))}</text></g>'
-    )
+def _node(box: Box, x: float, y: float) -> Markup:
+    corner = {"x": x, "y": y, "width": WIDTH, "height": HEIGHT, "text_x": x + 10, "name_y": y + 19, "note_y": y + 36}
+    return NODE.format(kind=box.kind, name=_short(box.name, 24), note=_short(box.note, 28), **corner)
 
 
 def _short(text: str, most: int) -> str:

@@ -1,0 +1,120 @@
+"""The report's contents as its template gets them. Text is text until the template escapes it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from markupsafe import Markup
+
+from densewalk.results.missing import Output
+
+Facts = Sequence[tuple[str, str]]  # name and value
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with its heading; note: stands below it."""
+
+    title: str
+    svg: Markup
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image as a data address. title: in words for who does not see it. label, note: stand below it."""
+
+    title: str
+    data: Markup
+    width: int
+    height: int
+    label: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A cell of a metric's column; empty text for what there is not. best: of its column."""
+
+    mean: str
+    interval: str
+    published: str
+    delta: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run in the table of an evaluation. gap: what is missing of it. how: its numbers were made; empty without numbers."""
+
+    id: str
+    run: str
+    gap: str
+    numbers: Sequence[Number]
+    cells: Sequence[str]
+    how: Facts
+
+
+@dataclass(frozen=True)
+class EvaluationTable:
+    """The table of one evaluation. same: in all rows, above the table. shared: by all rows, below it."""
+
+    name: str
+    label: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    metrics: Facts
+    same: Facts
+    shared: Facts
+    has_intervals: bool
+    has_best: bool
+    classes: Sequence[Chart]
+
+
+@dataclass(frozen=True)
+class Section:
+    """The evaluations of one table of the study."""
+
+    name: str
+    heading: str
+    tables: Sequence[EvaluationTable]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Images of backbones' features. components: of each run, one for each image, None of one that it has not seen."""
+
+    images: Sequence[Image]
+    components: dict[str, list[Image | None]]
+    attention: list[Image]
+    nearest: list[Image]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Images of one evaluation, those of all runs side by side by the images' name. more: that are not shown."""
+
+    evaluation: str
+    shows: str
+    groups: Mapping[str, Sequence[Image]]
+    more: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything on the page, in its order. legend: of the charts of costs."""
+
+    title: str
+    facts: Facts
+    missing: Sequence[Output]
+    diagram: Markup
+    legend: Markup | None
+    costs: Sequence[Chart]
+    sections: Sequence[Section]
+    features: Features | None
+    training: Sequence[Image]
+    predictions: Sequence[Predictions]
+    curves: Sequence[Chart]
+    numbers: Mapping[str, pd.DataFrame]
+    version: str
+    commit: str

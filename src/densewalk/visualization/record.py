@@ -1,0 +1,30 @@
+"""What is drawn of a backbone's features: results/{run}/s{seed}/features.json. Free of torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from densewalk.core.settings import Settings
+from densewalk.core.typed_files import read_model
+
+
+class DrawnImage(Settings):
+    """An image by its source and its number there. variance: the shares that the first three principal components hold."""
+
+    source: str
+    number: int = Field(ge=0)
+    variance: list[Annotated[float, Field(ge=0, le=1)]]
+
+
+class FeaturesRecord(Settings):
+    """The drawn images in order. heads: of the attention. nearest: patches before and after training are drawn, too."""
+
+    images: list[DrawnImage]
+    heads: int = Field(ge=1)
+    nearest: bool
+
+
+def read_features(path: Path) -> FeaturesRecord:
+    """Read the record of a backbone's drawn features; a UserError names file and key of what is missing or broken."""
+    return read_model(path, FeaturesRecord, "record of drawn features", "delete it, so that it is made again (snakemake does so)")
