@@ -84,7 +84,7 @@ def backbone_weights(folder):
 
 def test_linear_trains_the_head_and_leaves_the_backbone(data, nano, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(ade20k, "segmentation_strip", lambda *arguments, **options: drawn.append((arguments, options)))
+    monkeypatch.setattr(ade20k, "write_segmentation_strip", lambda *arguments, **options: drawn.append((arguments, options)))
     monkeypatch.setattr(ade20k, "write_strip", write_strip)
     result = ade20k.evaluate(linear(data), nano, job(tmp_path, tensorboard=True))
     assert result.metrics.keys() == Ade20kLinearSettings.METRICS.keys()
@@ -533,7 +533,7 @@ def test_every_layout_has_its_classes(tmp_path, layout, classes, names):
 def test_a_class_beyond_an_ignored_one_is_learnt_and_drawn(tmp_path, nano, monkeypatch):
     monkeypatch.setattr(ade20k, "write_strip", write_strip)
     drawn = []
-    monkeypatch.setattr(ade20k, "segmentation_strip", lambda *arguments, **options: drawn.append((arguments, options)))
+    monkeypatch.setattr(ade20k, "write_segmentation_strip", lambda *arguments, **options: drawn.append((arguments, options)))
     result = ade20k.evaluate(write_layout(tmp_path, "folders"), nano, job(tmp_path))
     assert set(result.details["IoU"]) == {"1 a", "2 c", "3 d"}
     ((_, rows, names), options) = drawn.pop()

@@ -696,7 +696,7 @@ def test_koleo_adds_its_weight() -> None:
 def test_pictures_show_what_the_student_is_shown(compat: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = small_settings(compat=compat, global_size=32, unseeded_heads=True)
     method, data, drawn = small_method(settings).eval(), DoraViews(StillClips(3), settings.resolved()), []
-    monkeypatch.setattr(dora, "tracking_strip", lambda path, clips: drawn.append((path, clips)))
+    monkeypatch.setattr(dora, "write_tracking_strip", lambda path, clips: drawn.append((path, clips)))
     for noise in range(2):
         torch.manual_seed(noise)
         method.pictures(data, tmp_path)

@@ -247,7 +247,7 @@ def test_what_is_the_same_in_all_rows_stands_above_the_table_once(page):
 
 def evaluation_of(page):
     """What stands above the first table, and its headings."""
-    above = page.text[page.text.index("In-context segmentation", page.text.index("What is made from what")) :]
+    above = page.text[page.text.index("In-context segmentation", page.text.index("Data and initial weights are on the left")) :]
     headings = re.search(r"<thead><tr>(.*?)</tr></thead>", page.source, flags=re.DOTALL).group(1)
     return {"above": above[:300], "headings": [re.sub("<[^>]+>", "", h) for h in re.findall(r"<button[^>]*>(.*?)</button>", headings)]}
 
@@ -329,7 +329,7 @@ def test_pictures_drawn_before_the_study_was_changed_are_not_mistaken_for_others
             for kind in ("image", "pca", "attention"):
                 Image.new("RGB", (8, 8)).save(folder / "features" / f"{kind}_{i}.png")
     found = features(folders)
-    assert [image.title for image in found.images] == [f"walk, picture {n}" for n in (5, 7, 6)]
+    assert [image.title for image in found.images] == [f"walk, image {n}" for n in (5, 7, 6)]
     notes = {run: [cell and cell.note for cell in cells] for run, cells in found.components.items()}
     assert notes == {
         "old": ["50 % of the variance", "70 % of the variance", None],

@@ -26,10 +26,10 @@ from densewalk.visualization.features import (
     principal_components,
     select_images,
 )
-from densewalk.visualization.overlays import FOUND_COLOUR
+from densewalk.visualization.overlays import FOUND_COLOR
 from densewalk.visualization.settings import PictureSettings
 
-COLOUR = tuple(int(FOUND_COLOUR[i : i + 2], 16) for i in (1, 3, 5))
+COLOUR = tuple(int(FOUND_COLOR[i : i + 2], 16) for i in (1, 3, 5))
 
 
 def noise(*shape, seed=0):

@@ -1,11 +1,19 @@
-"""Colours of label maps, tints of objects, and strips of pictures."""
+"""Colors of label maps, tints of objects, and strips of images."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from densewalk.data.benchmarks.palette import palette
-from densewalk.visualization.overlays import NOT_SCORED, Row, TrackedClip, object_colors, segmentation_strip, tint_objects, tracking_strip
+from densewalk.visualization.overlays import (
+    NOT_SCORED,
+    Row,
+    TrackedClip,
+    object_colors,
+    tint_objects,
+    write_segmentation_strip,
+    write_tracking_strip,
+)
 from tests.fixtures.helpers import shared
 
 
@@ -29,12 +37,12 @@ def test_strip_shows_all_rows_and_legend_the_labels_that_occur(tmp_path):
     labels = np.zeros((40, 60), np.uint8)
     labels[:, 30:], labels[:5] = 2, 255
     rows = [Row(f"row {i}", np.full((40, 60, 3), 200, np.uint8), labels, np.zeros((40, 60), np.int64)) for i in range(2)]
-    segmentation_strip(tmp_path / "strip.png", rows, ["a", "b", "c"], ignore=255)
+    write_segmentation_strip(tmp_path / "strip.png", rows, ["a", "b", "c"], ignore=255)
     picture = np.asarray(Image.open(tmp_path / "strip.png").convert("RGB"))
     colours = {tuple(c) for c in picture.reshape(-1, 3)}
     assert {(200, 200, 200), tuple(palette()[2]), NOT_SCORED, (0, 0, 0)} <= colours
     assert tuple(palette()[1]) not in colours
-    segmentation_strip(tmp_path / "again.png", rows, ["a", "b", "c"], ignore=255)
+    write_segmentation_strip(tmp_path / "again.png", rows, ["a", "b", "c"], ignore=255)
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "strip.png").read_bytes()
 
 
@@ -63,12 +71,12 @@ def test_tracking_strip_gives_each_object_its_colour(tmp_path):
     for i in range(3):
         masks[i, :, :, i] = 1
     clip = TrackedClip("clip 0 of 1", np.zeros((2, 40, 80, 3), np.uint8), masks)
-    tracking_strip(tmp_path / "deep" / "objects.png", [clip, clip])
+    write_tracking_strip(tmp_path / "deep" / "objects.png", [clip, clip])
     picture = np.asarray(Image.open(tmp_path / "deep" / "objects.png").convert("RGB"))
     found = {tuple(c) for c in picture.reshape(-1, 3)}
     # seven tenths of each colour on black in the frames, and the colours themselves in the legend
     colours = 255 * object_colors(3)
     assert {tuple(c) for c in np.round(colours).astype(int).tolist()} | {(0, 0, 0)} <= found
     assert {tuple(c) for c in np.round(0.7 * colours).astype(int).tolist()} <= found
-    tracking_strip(tmp_path / "again.png", [clip, clip])
+    write_tracking_strip(tmp_path / "again.png", [clip, clip])
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "deep" / "objects.png").read_bytes()

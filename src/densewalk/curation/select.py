@@ -78,7 +78,7 @@ def curate(
     like = compute_features(backbone, cls, ResizedImages(references, settings.size), workers, "references") if references else None
     choice = choose(x, like, settings)
     if not choice.kept.any():
-        raise UserError("the curation keeps nothing", todo="lower least_references or raise neighbours")
+        raise UserError("the curation keeps nothing", todo="lower least_references or raise `neighbours`")
     write_list(out.with_suffix(".csv"), pools, choice, references)
     draw_sheet(out.with_suffix(".png"), pools, choice, references)
     receipt = make_receipt(out.stem, pools, choice)

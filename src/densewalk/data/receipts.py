@@ -146,21 +146,21 @@ class SequencesReceipt(_FolderReceipt):
 
 
 class CuratedReceipt(_Receipt):
-    """A curation's choice. A picture is an image of a folder or a frame of a video."""
+    """A curation's choice. `pictures` are images of folders and frames of videos."""
 
     kind: Literal["curation"] = "curation"
     pictures: Positive
     """All that could have been chosen; the sum of `kept`, `duplicates` and `not_retrieved`."""
     kept: Count
-    """Pictures to train on."""
+    """Images to train on."""
     duplicates: Count
-    """Near duplicates of an earlier picture."""
+    """Near duplicates of an earlier image."""
     not_retrieved: Count
     """Others that are not like the references."""
     largest_group: Positive
-    """Pictures of the largest group of near duplicates."""
+    """Images of the largest group of near duplicates."""
     neighbour_similarity: dict[Literal["5 %", "50 %", "95 %"], float]
-    """Quantiles of the cosine similarity of each picture to the one most similar to it."""
+    """Quantiles of the cosine similarity of each image to the one most similar to it."""
     sources: dict[str, Annotated[VideoReceipt | ImagesReceipt, Field(discriminator="kind")]]
     """By name, each with its `kept`."""
 

@@ -21,7 +21,7 @@ FOLDER = "checkpoints"  # where public files go, below the study's folder
 
 
 class Labels(Settings):
-    """How the published tables name a run. Published values appear beside ours only where all four and the protocol agree."""
+    """How the published tables name a run. Published values are shown only where all four and the protocol agree."""
 
     method: str
     """Column `method` of published.csv, e.g. DoRA."""
@@ -98,7 +98,7 @@ def published() -> dict[str, Published]:
 
 def listing() -> str:
     """The table that `densewalk checkpoints` prints."""
-    heads = ("name", "architecture", "method", "pretraining data", "sha256", "licence", "how to get it")
+    heads = ("name", "architecture", "method", "pretraining data", "sha256", "license", "how to get it")
     rows = []
     for name, entry in published().items():
         method = f"{entry.labels.method} on {entry.labels.init}" if entry.labels.init else entry.labels.method

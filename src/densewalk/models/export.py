@@ -51,7 +51,7 @@ import timm, torch
 from safetensors.torch import load_file
 model = {constructor}
 model.load_state_dict(load_file("backbone.safetensors"))
-{periods}patch_tokens = model.forward_features(images)[:, model.num_prefix_tokens:]  # images normalised with ImageNet's mean and std
+{periods}patch_tokens = model.forward_features(images)[:, model.num_prefix_tokens:]  # images normalized with ImageNet's mean and std
 ```
 
 {positions}

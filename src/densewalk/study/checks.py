@@ -70,7 +70,7 @@ def _check_curation(study: "Study", where: str, curation: CurationSettings) -> N
     images = [*study.videos, *(name for name, folder in study.images.items() if folder.layout == "pictures")]
     unknown = [name for name in curation.data if name not in images]
     if unknown or len(set(curation.data)) < len(curation.data):
-        found = f"'{unknown[0]}' is neither a video nor a folder of pictures" if unknown else "a name stands there twice"
+        found = f"'{unknown[0]}' is neither a video nor a folder of images" if unknown else "a name stands there twice"
         raise ValueError(f"{where}.data: {found}; allowed: {', '.join(images) or 'none yet'}")
     backbones = [*study.checkpoints, *study.runs]
     if curation.backbone not in backbones:

@@ -52,7 +52,7 @@ class Study(Settings):
     images: dict[Name, ImagesSettings] = {}
     """Image folders."""
     curations: dict[Name, CurationSettings] = {}
-    """Pools of frames and pictures without near duplicates, or like a reference set."""
+    """Pools of frames and images without near duplicates, or like a reference set."""
     checkpoints: dict[Name, Checkpoint] = {}
     """Initial backbones."""
     runs: dict[Name, Run] = Field(min_length=1)
@@ -62,7 +62,7 @@ class Study(Settings):
     tables: list[Table] | None = None
     """Tables to make; by default one for each task that has an evaluation."""
     pictures: PictureSettings = PictureSettings()
-    """Pictures of every run's features on the report's page; they change no number."""
+    """Images of every run's features on the page; they change no number."""
     execution: Execution = Execution()
     """How jobs are run; changes no configuration hash."""
 

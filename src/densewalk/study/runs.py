@@ -42,7 +42,7 @@ class TrainedRun(BaseRun):
     settings: TrainingSettings
     sweep: dict[Name, Annotated[dict[str, Any], Field(min_length=1)]] = {}
     """Variants for an ablation: name of the variant -> settings in which it differs. Each is a run of its own, called
-    `{run}_{variant}`, beside the run itself."""
+    `{run}_{variant}`, next to the run itself."""
 
 
 class BaseEvaluation(Settings):

@@ -79,7 +79,7 @@ class RunSpec(Specification):
         return self
 
     def state(self, results: Path) -> Path:
-        """Folder of the resumable state: a changed run starts afresh, an interrupted one resumes."""
+        """Folder of the resumable state: a changed run starts from the beginning, an interrupted one resumes."""
         return results / "state" / f"{self.run}-s{self.seed}-{self.hash}"
 
 

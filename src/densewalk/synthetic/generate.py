@@ -1,4 +1,4 @@
-"""The generated city walk: pictures with exact ground truth, from one seed, in the layouts of the real benchmarks.
+"""The generated city walk: images with exact ground truth, from one seed, in the layouts of the real benchmarks.
 
     generate(Path("data/city"), SyntheticSettings(seed=1))                  # writes the tree below
     walk = Walk(1, seconds=64, fps=4, width=320, height=192)
@@ -81,7 +81,7 @@ def generate(root: Path, settings: SyntheticSettings) -> dict[str, Any]:
     root = Path(root)
     _clear(root)
     crops = _ImageNetLayout(root)
-    with _one_opencv_thread():  # pictures this small are only slowed down by several
+    with _one_opencv_thread():  # images this small are only slowed down by several
         receipt = {
             "name": "synthetic city walk",
             "settings": settings.model_dump(),
@@ -114,7 +114,7 @@ def _clear(root: Path) -> None:
         shutil.rmtree(root / name, ignore_errors=True)
     with atomic_write(root / MARKER) as temporary:
         temporary.write_text(
-            "Pictures of a generated city. Numbers measured on them say nothing about ADE20K, COCO, DAVIS, GOT-10k or ImageNet.\n"
+            "Images of a generated city. Numbers measured on them say nothing about ADE20K, COCO, DAVIS, GOT-10k or ImageNet.\n"
         )
 
 
@@ -147,7 +147,7 @@ def _write_walk(root: Path, settings: SyntheticSettings) -> dict[str, Any]:
 
 
 def _photos(settings: SyntheticSettings, split: str, count: int) -> Iterator[Frame]:
-    """Single pictures, a few from each walk, far apart on it."""
+    """Single images, a few from each walk, far apart on it."""
     for number in range(count):
         walk_number, stop = divmod(number, PHOTOS_PER_WALK)
         if stop == 0:
@@ -156,7 +156,7 @@ def _photos(settings: SyntheticSettings, split: str, count: int) -> Iterator[Fra
 
 
 def _write_photos(root: Path, settings: SyntheticSettings, split: str, ade: int, coco: int, crops: "_ImageNetLayout") -> dict[str, Any]:
-    """The same pictures in the layouts of ADE20K and COCO; a split of the one shares no walk with the other split of either."""
+    """The same images in the layouts of ADE20K and COCO; a split of the one shares no walk with the other split of either."""
     ade20k, coco2017 = _AdeLayout(root, split), _CocoLayout(root, split)
     for number, frame in enumerate(_photos(settings, split, max(ade, coco)), start=1):
         if number <= ade:
@@ -207,7 +207,7 @@ class _CocoLayout:
 
 
 class _ImageNetLayout:
-    """Pictures are held back until both splits have been seen: a category of one split only would have nothing to compare."""
+    """Images are held back until both splits have been seen: a category of one split only would have nothing to compare."""
 
     def __init__(self, root: Path) -> None:
         self.base = root / "imagenet"
@@ -230,7 +230,7 @@ class _ImageNetLayout:
 
 
 def _cut_out(image: Rgb, mask: Bool[np.ndarray, "height width"]) -> UInt8[np.ndarray, "rows columns 3"]:
-    """A square around the mask, moved or cut where it leaves the picture."""
+    """A square around the mask, moved or cut where it leaves the image."""
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     side = round(CROP_MARGIN * max(width, height))
     left, top = (
@@ -268,7 +268,7 @@ def _write_sequence(root: Path, name: str, settings: SyntheticSettings, number: 
 
 
 def _write_track(folder: Path, frames: list[Frame], identity: int) -> None:
-    """GOT-10k's files: pictures from number 1 on, boxes x,y,width,height, whether there is something to see (8) or not (0)."""
+    """GOT-10k's files: images from number 1 on, boxes x,y,width,height, whether there is something to see (8) or not (0)."""
     boxes = [cv2.boundingRect((frame.instances == identity).astype(np.uint8)) for frame in frames]
     for number, frame in enumerate(frames, start=1):
         _write_image(folder / f"{number:08d}.jpg", frame.rgb)
@@ -326,7 +326,7 @@ def coco_categories() -> list[dict[str, Any]]:
 
 
 def coco_annotations(frame: Frame) -> list[dict[str, Any]]:
-    """The frame's visible things as COCO stores them; `area` counts pixels, the polygons rasterise to the same pixels."""
+    """The frame's visible things as COCO stores them; `area` counts pixels, the polygons rasterize to the same pixels."""
     annotations = []
     for identity, category in sorted(frame.coco.items()):
         mask = frame.instances == identity
@@ -339,7 +339,7 @@ def coco_annotations(frame: Frame) -> list[dict[str, Any]]:
 
 
 def mask_polygons(mask: Bool[np.ndarray, "height width"]) -> list[list[float]]:
-    """Polygons [x0, y0, x1, y1, ...] that cover exactly the mask's pixel centres.
+    """Polygons [x0, y0, x1, y1, ...] that cover exactly the mask's pixel centers.
 
     COCO polygons cannot have holes: the mask is cut by vertical lines through its holes first. Contours are taken at
     twice the size, so that they run a quarter of a pixel inside the pixels' borders and one pixel still has an outline.

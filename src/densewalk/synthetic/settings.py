@@ -17,19 +17,19 @@ class SyntheticSettings(Settings):
     fps: float = Field(default=4.0, gt=0)
     """Frames a second of the video and of the DAVIS sequences."""
     width: int = Field(default=320, ge=64)
-    """Width of every picture in pixels, even."""
+    """Width of every image in pixels, even."""
     height: int = Field(default=192, ge=64)
-    """Height of every picture in pixels, even."""
+    """Height of every image in pixels, even."""
     mask_stride: int = Field(default=4, ge=1)
     """Every how many frames of the video a dense mask is written."""
     ade_train: int = Field(default=24, ge=1)
-    """Pictures with masks in the ADE20K layout, training."""
+    """Images with masks in the ADE20K layout, training."""
     ade_val: int = Field(default=12, ge=1)
-    """Pictures with masks in the ADE20K layout, validation; from other walks than the training pictures."""
+    """Images with masks in the ADE20K layout, validation; from other walks than the training images."""
     coco_train: int = Field(default=24, ge=1)
-    """Pictures with instances in the COCO layout, training; the first of them are those of ade_train."""
+    """Images with instances in the COCO layout, training; the first of them are those of ade_train."""
     coco_val: int = Field(default=12, ge=1)
-    """Pictures with instances in the COCO layout, validation; the first of them are those of ade_val."""
+    """Images with instances in the COCO layout, validation; the first of them are those of ade_val."""
     davis_sequences: int = Field(default=2, ge=1)
     """Sequences in the DAVIS-2017 layout; a third of them, rounded down, is listed in train.txt, the others in val.txt."""
     davis_frames: int = Field(default=12, ge=2)
@@ -37,7 +37,7 @@ class SyntheticSettings(Settings):
 
     @model_validator(mode="after")
     def even_sizes(self) -> Self:
-        """H.264 with 4:2:0 colours has no odd sizes."""
+        """H.264 with 4:2:0 colors has no odd sizes."""
         if self.width % 2 or self.height % 2:
             raise ValueError(f"width and height must be even for H.264 (width={self.width}, height={self.height})")
         return self

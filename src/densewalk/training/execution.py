@@ -32,7 +32,7 @@ class Execution(Settings):
     metrics_every: int = Field(default=10, ge=1)
     """Steps between two points of the learning curve."""
     tensorboard: bool = False
-    """Write the learning curves as TensorBoard's event files, too, beside each metrics.jsonl: `tensorboard --logdir results/state`."""
+    """Write the learning curves as TensorBoard's event files, too, next to each metrics.jsonl: `tensorboard --logdir results/state`."""
     cache_gib: float = Field(default=20.0, ge=0)
     """Size that the folder of shared features may have (results/cache, or $DENSEWALK_CACHE); 0 keeps none."""
 

@@ -28,7 +28,7 @@ from densewalk.data.augmentation import resized_crop
 from densewalk.data.images import normalize
 from densewalk.data.sources import Source, open_images
 from densewalk.models.backbone import Backbone, LastBlock, Tokens
-from densewalk.visualization.overlays import FOUND_COLOUR, with_boxes
+from densewalk.visualization.overlays import FOUND_COLOR, with_boxes
 from densewalk.visualization.panels import Panel, write_panels
 from densewalk.visualization.record import DrawnImage, FeaturesRecord
 from densewalk.visualization.settings import PictureSettings
@@ -78,7 +78,7 @@ def select_images(sources: Sequence[Source], count: int, settings: PictureSettin
         share = len(range(i, count, len(sources)))
         for number in evenly_spaced(len(data), share) if share else []:  # type: ignore[arg-type]
             frames = data[number]
-            yield SourceImage(source.name, number, uncut(frames.reshape(-1, *frames.shape[-3:]), settings.short_side, patch)[0])
+            yield SourceImage(source.name, number, resize_to_patches(frames.reshape(-1, *frames.shape[-3:]), settings.short_side, patch)[0])
 
 
 def encode_image(backbone: Backbone, image: SourceImage) -> LastBlock:
@@ -174,7 +174,7 @@ def crop_around(image: UInt8[Tensor, "3 height width"], found: FoundPatch, patch
     top, left = found.row * patch, found.column * patch
     padded = F.pad(image, (margin,) * 4)[:, top : top + 2 * margin + patch, left : left + 2 * margin + patch]
     box = np.array([[margin, margin, margin + patch, margin + patch]], dtype=float)
-    return with_boxes(padded.permute(1, 2, 0).contiguous().numpy(), box, FOUND_COLOUR)
+    return with_boxes(padded.permute(1, 2, 0).contiguous().numpy(), box, FOUND_COLOR)
 
 
 def write_png(path: Path, image: UInt8[np.ndarray, "height width 3"]) -> None:
@@ -183,7 +183,9 @@ def write_png(path: Path, image: UInt8[np.ndarray, "height width 3"]) -> None:
         Image.fromarray(image).save(temporary, format="PNG")
 
 
-def uncut(frames: UInt8[Tensor, "frames 3 height width"], short_side: int, patch: int) -> UInt8[Tensor, "frames 3 new_height new_width"]:
+def resize_to_patches(
+    frames: UInt8[Tensor, "frames 3 height width"], short_side: int, patch: int
+) -> UInt8[Tensor, "frames 3 new_height new_width"]:
     """Resize whole frames to a short side of about `short_side` and both sides of whole patches."""
     height, width = frames.shape[-2:]
     scale = short_side / min(height, width) / patch

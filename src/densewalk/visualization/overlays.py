@@ -15,10 +15,10 @@ from densewalk.visualization.panels import Panel, write_panels
 NOT_SCORED = (224, 224, 192)  # VOC's border color; gray is a class
 # Okabe and Ito's colors (https://jfly.uni-koeln.de/color), which the color-blind can tell apart, the clearest on a photo first
 CLEAR = ((213, 94, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (204, 121, 167), (230, 159, 0), (0, 114, 178))
-TRUE_COLOUR, FOUND_COLOUR = "#56b4e9", "#d55e00"  # sky blue, vermilion
+TRUE_COLOR, FOUND_COLOR = "#56b4e9", "#d55e00"  # sky blue, vermilion
 
 
-def overlay_colours() -> UInt8[np.ndarray, "256 3"]:
+def overlay_colors() -> UInt8[np.ndarray, "256 3"]:
     """Colors of labels over a photo: clear ones for the first few, then the palette's."""
     colors = palette()
     colors[1 : len(CLEAR) + 1] = CLEAR
@@ -35,7 +35,7 @@ class Row:
     prediction: Integer[np.ndarray, "height width"]
 
 
-def segmentation_strip(path: str | Path, rows: Sequence[Row], names: Sequence[str], ignore: int | None = None) -> None:
+def write_segmentation_strip(path: str | Path, rows: Sequence[Row], names: Sequence[str], ignore: int | None = None) -> None:
     """Write image, ground truth and prediction side by side, with a legend of the labels that occur; ignored pixels are cream."""
     colors = palette(max(256, len(names)))
     grid = [
@@ -80,7 +80,7 @@ class TrackedClip:
     masks: Float[np.ndarray, "objects frames rows columns"]
 
 
-def tracking_strip(path: str | Path, clips: Sequence[TrackedClip]) -> None:
+def write_tracking_strip(path: str | Path, clips: Sequence[TrackedClip]) -> None:
     """Write each clip as a row of its frames with every object in a color of its own, the same in all of them."""
     colors = object_colors(len(clips[0].masks))
     grid = [
@@ -134,17 +134,17 @@ def with_boxes(
     return np.array(drawn)
 
 
-def boxes_strip(
+def write_box_strip(
     path: str | Path,
     panels: Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"], Float[np.ndarray, "_ 4"], Float[np.ndarray, "4"]]],
     columns: int = 4,
 ) -> None:
     """Write images with their titles; the true boxes are blue, the found one is orange."""
     shown = [
-        Panel(with_boxes(with_boxes(image, truth, TRUE_COLOUR), found[None], FOUND_COLOUR), title) for title, image, truth, found in panels
+        Panel(with_boxes(with_boxes(image, truth, TRUE_COLOR), found[None], FOUND_COLOR), title) for title, image, truth, found in panels
     ]
     rows = [shown[i : i + columns] for i in range(0, len(shown), columns)]
-    write_panels(path, rows, {"ground truth": TRUE_COLOUR, "found": FOUND_COLOUR})
+    write_panels(path, rows, {"ground truth": TRUE_COLOR, "found": FOUND_COLOR})
 
 
 def contact_sheet(path: str | Path, panels: Sequence[Panel], columns: int, note: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Settings of the pictures that are drawn of every backbone's features."""
+"""Settings of the images that are drawn of every backbone's features."""
 
 from pydantic import Field
 
@@ -6,13 +6,13 @@ from densewalk.core.settings import Settings
 
 
 class PictureSettings(Settings):
-    """The same few pictures for every run, so that backbones can be compared by eye. They change no number."""
+    """The same few images for every run, so that backbones can be compared by eye. They change no number."""
 
     sources: list[str] | None = None
     """Names of videos or image folders; all by default."""
     images: int = Field(default=4, ge=0, le=12)
-    """Pictures shown, evenly spread over the sources and within them; 0 draws none."""
+    """Images shown, evenly spread over the sources and within them; 0 draws none."""
     searched: int = Field(default=24, ge=2)
-    """Pictures among which the nearest patches are sought."""
+    """Images in which the nearest patches are searched."""
     short_side: int = Field(default=320, ge=32)
     """Shorter side of the network's input in pixels, rounded to whole patches."""

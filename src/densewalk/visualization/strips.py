@@ -9,7 +9,7 @@ from PIL import Image
 
 from densewalk.core.files import atomic_write
 from densewalk.data.benchmarks.video_objects import LabelledVideo, Mask, Masks
-from densewalk.visualization.overlays import overlay_colours
+from densewalk.visualization.overlays import overlay_colors
 
 
 def write_strip(path: Path, sequence: LabelledVideo, rows: Sequence[Masks], *, shown: int = 4, width: int = 320) -> None:
@@ -21,14 +21,14 @@ def write_strip(path: Path, sequence: LabelledVideo, rows: Sequence[Masks], *, s
 
 def write_rows(path: Path, rows: Sequence[tuple[Sequence[UInt8[np.ndarray, "height width 3"]], Sequence[Mask]]], width: int = 320) -> None:
     """Each row's frames side by side, at most `width` wide, tinted by their labels."""
-    pictures = [np.concatenate([tinted(*pair) for pair in zip(*row, strict=True)], axis=1) for row in rows]
-    picture = Image.fromarray(np.concatenate(pictures))
-    picture.thumbnail((len(rows[0][0]) * width, picture.height))
+    lines = [np.concatenate([tint_labels(*pair) for pair in zip(*row, strict=True)], axis=1) for row in rows]
+    image = Image.fromarray(np.concatenate(lines))
+    image.thumbnail((len(rows[0][0]) * width, image.height))
     with atomic_write(path) as temporary:
-        picture.save(temporary)
+        image.save(temporary)
 
 
-def tinted(image: UInt8[np.ndarray, "height width 3"], labels: Mask) -> UInt8[np.ndarray, "height width 3"]:
-    """The image, half replaced by the label's colour where there is an object."""
-    mixed = (image.astype(np.uint16) + overlay_colours()[labels]) // 2
+def tint_labels(image: UInt8[np.ndarray, "height width 3"], labels: Mask) -> UInt8[np.ndarray, "height width 3"]:
+    """The image, half replaced by the label's color where there is an object."""
+    mixed = (image.astype(np.uint16) + overlay_colors()[labels]) // 2
     return np.where(labels[..., None] > 0, mixed, image).astype(np.uint8)

@@ -48,7 +48,9 @@ class LabelledVideo:
         """Read the objects 1, 2, ... of a frame; 0 is background and, if not kept as 255, void."""
         mask = read_mask(self.masks[number])
         if mask.max() > VOID:
-            raise UserError(f"mask {self.masks[number]} has the id {mask.max()}", allowed=f"0 to {VOID}", todo="number the objects anew")
+            raise UserError(
+                f"mask {self.masks[number]} has the id {mask.max()}", allowed=f"0 to {VOID}", todo="number the objects again, from 1"
+            )
         mask = mask.astype(np.uint8)
         if self.merge:
             return (mask > 0).astype(np.uint8)

@@ -100,7 +100,7 @@ class CocoSettings(PresetSettings):
         return self
 
     def total_iterations(self, images: int) -> int:
-        """Optimiser steps for a training set of so many images."""
+        """Optimizer steps for a training set of so many images."""
         return self.iterations or max(1, round(self.epochs * images / self.batch_size))
 
     @property

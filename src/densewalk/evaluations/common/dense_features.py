@@ -27,7 +27,7 @@ from densewalk.evaluations.metrics.segmentation import Confusion
 from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
 from densewalk.models.loading import load
-from densewalk.visualization.overlays import Row, segmentation_strip
+from densewalk.visualization.overlays import Row, write_segmentation_strip
 
 BATCH = 8  # images per forward pass
 SHOWN = 4  # images in `strip.png`
@@ -210,4 +210,4 @@ def strip_row(example: Example, target: Integer[Tensor, "h w"], prediction: Inte
 
 def write_strip(settings: LabelledSettings, job: Job, rows: Sequence[Row]) -> None:
     """Write `strip.png`: some images, their labels, and the predicted labels."""
-    segmentation_strip(job.out / "strip.png", rows, label_names(settings), settings.ignored)
+    write_segmentation_strip(job.out / "strip.png", rows, label_names(settings), settings.ignored)

@@ -31,7 +31,7 @@ class EvaluationSettings(Settings):
     root: str
     """Folder of the evaluation data, relative to the study's folder."""
     dataset: str
-    """The data's name in the tables. Published values appear beside ours only under the very same name."""
+    """The data's name in the tables. Published values are shown only under the very same name."""
 
     @property
     def protocol(self) -> str:

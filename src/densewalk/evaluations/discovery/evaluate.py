@@ -37,7 +37,7 @@ from densewalk.evaluations.common.base import Job, Result, require_finite
 from densewalk.evaluations.discovery.settings import DiscoverySettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import load
-from densewalk.visualization.overlays import boxes_strip
+from densewalk.visualization.overlays import write_box_strip
 
 STRIP = 512  # patches whose similarities to all others exist at once
 SHOWN = 8  # images in `strip.png`
@@ -89,7 +89,7 @@ def write_predictions(
         (f"{examples[i].image.name}  IoU {overlaps[i]:.2f}", np.asarray(read_stored(examples[i].image)), examples[i].boxes, found[i])
         for i in shown
     ]
-    boxes_strip(out / "strip.png", panels)
+    write_box_strip(out / "strip.png", panels)
 
 
 def discover(backbone: Backbone, examples: list[BoxedImage], settings: DiscoverySettings, job: Job) -> Iterator[Float[np.ndarray, "4"]]:

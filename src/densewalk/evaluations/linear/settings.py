@@ -49,11 +49,11 @@ class LinearSettings(EvaluationSettings):
     learning_rates: Annotated[list[float], Field(min_length=1)] | None = switch(by="recipe", dino=[0.001], dora=[0.01], dinov2=GRID)
     """A classifier each: learning rate for a batch of 256, scaled linearly."""
     batch_size: Annotated[Count | None, Shown(lambda s: s.probe_name)] = switch(by="recipe", dino=1024, dora=2048, dinov2=128)
-    """Pictures of one step; the last incomplete batch of a pass is dropped."""
+    """Images of one step; the last incomplete batch of a pass is dropped."""
     epochs: Annotated[Count | None, SHOWN_BY_ANOTHER] = switch(by="recipe", dino=100, dora=100, dinov2=10)
     """The classifiers are scored after each."""
     epoch_steps: Annotated[Count | None, SHOWN_BY_ANOTHER] = switch(by="recipe", dino=None, dora=None, dinov2=1250)
-    """Steps of an epoch; one pass over the training pictures for `dino` and `dora`."""
+    """Steps of an epoch; one pass over the training images for `dino` and `dora`."""
     decay: Literal["epoch", "step"] | None = switch(by="recipe", dino="epoch", dora="epoch", dinov2="step")
     """Whether the learning rate follows its half cosine to 0 once an epoch or at every step."""
     interpolation: Literal["bilinear", "bicubic"] | None = switch(by="recipe", dino="bilinear", dora="bilinear", dinov2="bicubic")

@@ -32,7 +32,7 @@ from densewalk.evaluations.segmentation.data import check_data, class_names
 from densewalk.evaluations.segmentation.experiment import experiment
 from densewalk.evaluations.segmentation.recipes import SegmentationSettings
 from densewalk.models.loading import load
-from densewalk.visualization.overlays import Row, segmentation_strip
+from densewalk.visualization.overlays import Row, write_segmentation_strip
 
 
 def evaluate(settings: SegmentationSettings, backbone_path: Path, job: Job) -> Result:
@@ -74,4 +74,4 @@ def write_strip(path: Path, settings: SegmentationSettings, validation: list[Exa
             prediction = values[shown[str(example.image)].numpy()]
             rows.append(Row(example.image.stem, np.asarray(read_image(example)), read_mask(example.mask), prediction))
     by_label = dict(zip(settings.rule.values, names, strict=True))
-    segmentation_strip(path, rows, [by_label.get(v, "") for v in range(max(settings.rule.values) + 1)], ignore=settings.rule.ignored)
+    write_segmentation_strip(path, rows, [by_label.get(v, "") for v in range(max(settings.rule.values) + 1)], ignore=settings.rule.ignored)

@@ -32,7 +32,7 @@ from densewalk.evaluations.common.label_propagation import Propagation, reduce_m
 from densewalk.evaluations.tracking.settings import TrackingSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import load
-from densewalk.visualization.overlays import FOUND_COLOUR, TRUE_COLOUR, with_boxes
+from densewalk.visualization.overlays import FOUND_COLOR, TRUE_COLOR, with_boxes
 
 SHOWN, WIDTH = 4, 320  # frames in an image, and their width in pixels
 
@@ -139,8 +139,8 @@ def write_strip(path: Path, track: Track, found: Float[np.ndarray, "frames 4"]) 
     """A few frames, evenly spaced, side by side."""
     sequence = LabelledVideo(track.name, track.frames, [])
     numbers = np.linspace(0, len(track) - 1, SHOWN).round().astype(int).tolist()
-    truths = [with_boxes(sequence.image(n), track.boxes[n : n + 1], TRUE_COLOUR) for n in numbers]
-    shown = [with_boxes(image, found[n : n + 1], FOUND_COLOUR) for image, n in zip(truths, numbers, strict=True)]
+    truths = [with_boxes(sequence.image(n), track.boxes[n : n + 1], TRUE_COLOR) for n in numbers]
+    shown = [with_boxes(image, found[n : n + 1], FOUND_COLOR) for image, n in zip(truths, numbers, strict=True)]
     strip = Image.fromarray(np.concatenate(shown, axis=1))
     strip.thumbnail((SHOWN * WIDTH, strip.height))
     with atomic_write(path) as temporary:

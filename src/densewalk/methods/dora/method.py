@@ -51,8 +51,8 @@ from densewalk.methods.dora.tracking import (
     track_objects,
 )
 from densewalk.models.backbone import Backbone
-from densewalk.visualization.features import evenly_spaced, uncut
-from densewalk.visualization.overlays import TrackedClip, tracking_strip
+from densewalk.visualization.features import evenly_spaced, resize_to_patches
+from densewalk.visualization.overlays import TrackedClip, write_tracking_strip
 
 CLIPS_SHOWN = 4  # in the image of a finished training
 PICTURE_SCALE = 2  # views are cut from a fifth of a frame or more: at their size, whole frames would show everything too small
@@ -147,7 +147,7 @@ class Dora(SelfDistillation):
         heads = torch.arange(self.settings.objects, device=self.center.device)
         rows = []
         for number in evenly_spaced(len(data), CLIPS_SHOWN):
-            frames = uncut(data.clips[number], PICTURE_SCALE * self.settings.global_size, self.teacher.backbone.patch)
+            frames = resize_to_patches(data.clips[number], PICTURE_SCALE * self.settings.global_size, self.teacher.backbone.patch)
             teacher = self.encode_teacher(normalize(frames / 255).to(self.center.device)[None])
             prototypes = object_prototypes(teacher.cls_attention[:, heads], teacher.query)
             tracks = track_objects(refine_prototypes(prototypes, teacher.patches, self.settings), teacher.keys)
@@ -157,7 +157,7 @@ class Dora(SelfDistillation):
                 ("whose attention is largest", assign_argmax(tracks)),
             ):
                 rows.append(TrackedClip(f"{title}: {kind}", pixels, masks[0].unflatten(-1, teacher.grid).cpu().numpy()))
-        tracking_strip(folder / "objects.png", rows)
+        write_tracking_strip(folder / "objects.png", rows)
 
 
 METHOD = Dora

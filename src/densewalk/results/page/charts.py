@@ -69,7 +69,7 @@ def learning_curves(run: str, curves: Curves) -> Markup | None:
         axis.set(title=name, xlabel="step")
     if len(curves) > 1:
         axes[0].legend(fontsize=8)
-    label = f"Learning curves of {run}: {', '.join(names)} by optimiser step; seeds {', '.join(curves)}"
+    label = f"Learning curves of {run}: {', '.join(names)} by optimizer step; seeds {', '.join(curves)}"
     return _svg(figure, name=f"curve-{run}", label=label)
 
 

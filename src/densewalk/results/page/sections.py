@@ -1,4 +1,4 @@
-"""The page's sections beside its tables: charts, learning curves and images.
+"""The page's sections other than its tables: charts, learning curves and images.
 
 Images are of each run's first seed. Of an evaluation with many images the first few are shown; the others lie in its folder.
 """
@@ -93,7 +93,7 @@ def curves(plan: Plan, results: Path) -> list[Chart]:
         paths = {f"s{seed}": path for seed in planned.seeds if (path := curve_file(results, run, seed))}
         if svg := learning_curves(run, {seed: read_curve(path) for seed, path in paths.items()}):
             seeds = f", {len(paths)} of {len(planned.seeds)} seeds" if len(planned.seeds) > 1 else ""
-            charts.append(Chart(run, svg, f"By optimiser step{seeds}."))
+            charts.append(Chart(run, svg, f"By optimizer step{seeds}."))
     return charts
 
 
@@ -126,7 +126,7 @@ def features(folders: Mapping[str, Path]) -> Features | None:
     for run, record in records.items():
         folder = folders[run] / "features"
         found.components[run] = _components(run, folder, list(images), record)
-        title = f"what the CLS token of {run} attends to in {_title(record.images[0])}, by {record.heads} heads"
+        title = f"attention of the CLS token of {run} in {_title(record.images[0])}, by {record.heads} heads"
         found.attention.append(embed(title, folder / "attention_0.png", label=run))
         if record.nearest:
             title = f"nearest patches of three patches, before and after the training of {run}"
@@ -135,7 +135,7 @@ def features(folders: Mapping[str, Path]) -> Features | None:
 
 
 def _title(drawn: DrawnImage) -> str:
-    return f"{drawn.source}, picture {drawn.number}"
+    return f"{drawn.source}, image {drawn.number}"
 
 
 def _components(run: str, folder: Path, images: Sequence[tuple[str, int]], record: FeaturesRecord) -> list[Image | None]:
@@ -169,7 +169,7 @@ def predictions(plan: Plan, folders: Mapping[str, Path]) -> list[Predictions]:
         groups = {}
         for name in sorted(paths)[:OF_EVALUATION]:
             images = [embed(planned.caption(run=run, name=name), path, label=run) for run, path in paths[name].items()]
-            groups["pictures" if name == "strip" else name] = images
+            groups["images" if name == "strip" else name] = images
         if groups:
             shows = planned.caption(run="a run", name="a sequence")
             found.append(Predictions(evaluation, shows, groups, more=len(paths) - len(groups)))

@@ -114,21 +114,21 @@ def _buildings(rng: Generator, street: Street, start: float, end: float, flank: 
 
 
 def _furniture(rng: Generator, street: Street, start: float, end: float, flank: float) -> Rows:
-    """Trees, lamps, signs and bins along the kerb; benches and pots along the facades; lights at the crossings."""
+    """Trees, lamps, signs and bins along the curb; benches and pots along the facades; lights at the crossings."""
     rows: Rows = []
-    kerb, wall = flank * (street.road + 0.7), flank * (street.facade - 0.5)
+    curb, wall = flank * (street.road + 0.7), flank * (street.facade - 0.5)
     avenue = rng.random() < 0.7
     for s in np.arange(start - start % TREE_SPACING, end, TREE_SPACING):
         if rng.random() < (0.75 if avenue else 0.25):
             rows.append(("tree", s + TREE_SPACING / 2, flank * (street.road + 0.9), 0.0, 4.0))
         kind = rng.choice(["ashcan", "sign", "stop sign", "bicycle", "none"], p=[0.2, 0.15, 0.07, 0.25, 0.33])
         if kind != "none":
-            rows.append((str(kind), s + rng.uniform(0.5, 2.5), kerb, 0.0, 1.8))
+            rows.append((str(kind), s + rng.uniform(0.5, 2.5), curb, 0.0, 1.8))
         kind = rng.choice(["bench", "potted plant", "none"], p=[0.15, 0.35, 0.5])
         if kind != "none":
             rows.append((str(kind), s + rng.uniform(0, 8), wall, 0.0, 1.6))
-    rows += [("streetlight", s + 4 * flank, kerb, 0.0, 2.0) for s in np.arange(start - start % 27, end, 27.0)]
-    return rows + [("traffic light", s - 0.6, kerb, 0.0, 1.0) for s in np.arange(start - start % street.zebra, end, street.zebra)]
+    rows += [("streetlight", s + 4 * flank, curb, 0.0, 2.0) for s in np.arange(start - start % 27, end, 27.0)]
+    return rows + [("traffic light", s - 0.6, curb, 0.0, 1.0) for s in np.arange(start - start % street.zebra, end, street.zebra)]
 
 
 def _parked(rng: Generator, street: Street, start: float, end: float, flank: float) -> Rows:
@@ -155,7 +155,7 @@ def _traffic(rng: Generator, street: Street, seconds: float, flank: float) -> Ro
 
 
 def _pedestrians(rng: Generator, street: Street, seconds: float, flank: float, side: float) -> Rows:
-    """Walkers in lanes beside the camera's own; on the other pavement some go to and fro between kerb and doors."""
+    """Walkers in lanes beside the camera's own; on the other pavement some go to and fro between curb and doors."""
     rows: Rows = []
     for speed in (-rng.uniform(1.1, 1.5), -rng.uniform(0.9, 1.3), rng.uniform(0.7, 0.95), rng.uniform(1.75, 2.05)):
         s, last = _reach(speed, seconds)

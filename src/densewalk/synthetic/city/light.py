@@ -10,7 +10,7 @@ from densewalk.synthetic.city.sketch import Color, fractal
 
 
 class Light(NamedTuple):
-    """One time of day: direction to the sun, brightness of what it meets and of the shade, colours of sky and haze, exposure."""
+    """One time of day: direction to the sun, brightness of what it meets and of the shade, colors of sky and haze, exposure."""
 
     sun: Float[np.ndarray, "3"]
     ambient: float
@@ -19,7 +19,7 @@ class Light(NamedTuple):
     haze: Float[np.ndarray, "3"]
     clouds: float
     gain: Float[np.ndarray, "3"]
-    haze_metres: float
+    haze_meters: float
 
     @classmethod
     def random(cls, rng: Generator) -> "Light":

@@ -118,7 +118,7 @@ def _wheels(sketch: Sketch, x: Number, gap: Number, angle: Number, color: Color)
 
 
 def bicycle(rng: Generator, item: Item, variant: int, street: Street) -> list[Quad]:
-    """Parked across the kerb."""
+    """Parked across the curb."""
     sketch = Sketch(1.8, 1.15, 72)
     _wheels(sketch, 0.9, 1.02, 0.2, pick(rng, VIVID))
     return [upright(sketch.texture(rng), 1.8, 1.15)]

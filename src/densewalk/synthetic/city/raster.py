@@ -1,4 +1,4 @@
-"""Drawing textured parallelograms with a pinhole camera into a depth buffer, at twice the picture's size.
+"""Drawing textured parallelograms with a pinhole camera into a depth buffer, at twice the image's size.
 
 World axes are x east, y up, z north; camera axes right, down, forward.
 """
@@ -42,7 +42,7 @@ class Texture(NamedTuple):
         return Texture(levels, np.ascontiguousarray(self.parts[:, ::-1]), alpha)
 
     def color(self, a: Plane, b: Plane, share: float) -> UInt8[np.ndarray, "rows columns 3"]:
-        """The colours at texture coordinates in [0, 1), bilinear, from the level where a pixel covers about a texel.
+        """The colors at texture coordinates in [0, 1), bilinear, from the level where a pixel covers about a texel.
 
         share: the part of the texture that a pixel covers.
         """
@@ -92,7 +92,7 @@ class Camera(NamedTuple):
 
     @property
     def matrix(self) -> Float[np.ndarray, "3 3"]:
-        """Camera coordinates to homogeneous pixels of the raster; pixel centres are whole numbers."""
+        """Camera coordinates to homogeneous pixels of the raster; pixel centers are whole numbers."""
         x, y = SUPERSAMPLE * self.width / 2 - 0.5, SUPERSAMPLE * self.height / 2 - 0.5
         return np.array([[self.focal, 0, x], [0, self.focal, y], [0, 0, 1]])
 
@@ -107,7 +107,7 @@ def rotation(yaw: float, pitch: float, roll: float) -> Float[np.ndarray, "3 3"]:
 
 
 class Raster:
-    """Colour, inverse depth and code of every pixel, at `SUPERSAMPLE` times the picture's size; code 0 is nothing."""
+    """Color, inverse depth and code of every pixel, at `SUPERSAMPLE` times the image's size; code 0 is nothing."""
 
     def __init__(self, camera: Camera) -> None:
         self.camera = camera
@@ -129,7 +129,7 @@ class Raster:
     def _project(
         self, planes: Float[np.ndarray, "quads 3 3"]
     ) -> tuple[Int[np.ndarray, " seen"], Float[np.ndarray, "seen 3 3"], Int[np.ndarray, "seen 4"]]:
-        """Front-facing quads in the picture, nearest first: index, pixels -> (a, b, 1) / depth, and pixel box x0, y0, x1, y1.
+        """Front-facing quads in the image, nearest first: index, pixels -> (a, b, 1) / depth, and pixel box x0, y0, x1, y1.
 
         A point of the quad is u a + v b + o. With the matrix K and M = [u v o] in camera axes, depth * pixel = K M (a, b, 1), so
         (K M)^-1 pixel = (a, b, 1) / depth: three affine functions of the pixel give texture coordinates and inverse depth.
@@ -145,7 +145,7 @@ class Raster:
         return indices, np.linalg.inv(self.camera.matrix @ local[indices]), boxes[indices]
 
     def _boxes(self, corners: Float[np.ndarray, "quads 3 4"]) -> Int[np.ndarray, "quads 4"]:
-        """Pixel boxes of quads in camera axes, clipped to the picture and to what lies beyond the near plane."""
+        """Pixel boxes of quads in camera axes, clipped to the image and to what lies beyond the near plane."""
         following = np.roll(corners, -1, axis=2)
         step = following - corners
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -237,7 +237,7 @@ class Raster:
             cv2.copyTo(darker, hit, self.color[window])
 
     def sky(self, panorama: Rgb) -> UInt8[np.ndarray, "rows columns 3"]:
-        """The panorama (all round, from the horizon up to 45 degrees) in the picture, at the picture's size."""
+        """The panorama (all round, from the horizon up to 45 degrees) in the camera's view, at the image's size."""
         camera = self.camera
         x = np.arange(camera.width, dtype=np.float32) + np.float32(0.5 - camera.width / 2)
         y = (np.arange(camera.height, dtype=np.float32) + np.float32(0.5 - camera.height / 2))[:, None]

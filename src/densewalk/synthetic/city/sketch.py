@@ -1,4 +1,4 @@
-"""Drawing textures: shapes in metres, dirt, variations of colours."""
+"""Drawing textures: shapes in meters, dirt, variations of colors."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -26,7 +26,7 @@ TILE = 256  # texels along a side of a tile
 
 
 class Sketch:
-    """A drawing in metres, x from the left and y from the bottom, that becomes a texture. Every shape has a colour and a part."""
+    """A drawing in meters, x from the left and y from the bottom, that becomes a texture. Every shape has a color and a part."""
 
     def __init__(self, width: Number, height: Number, scale: Number) -> None:
         self.width, self.height, self.scale = width, height, scale
@@ -64,17 +64,17 @@ class Sketch:
         self.line([(x + radius * u, y + radius * v) for u, v in (*_CIRCLE, _CIRCLE[0])], thickness, color, part)
 
     def shade(self, left: Number, right: Number, bottom: Number, top: Number) -> None:
-        """Multiply the colours by a gradient, so that a flat shape looks round."""
+        """Multiply the colors by a gradient, so that a flat shape looks round."""
         rows, columns = self.canvas.shape[:2]
         self.tint(np.outer(np.linspace(top, bottom, rows), np.linspace(left, right, columns)))
 
     def tint(self, factor: Float[np.ndarray, "height width"]) -> None:
-        """Multiply the colours."""
+        """Multiply the colors."""
         factor = factor.astype(np.float32)
         cv2.multiply(self.canvas, cv2.merge([factor, factor, factor, np.ones_like(factor)]), self.canvas, dtype=cv2.CV_8U)
 
     def texture(self, rng: Generator) -> Texture:
-        """The drawing with some dirt on it and its reduced sizes; what one sees through takes on the colours beside it."""
+        """The drawing with some dirt on it and its reduced sizes; what one sees through takes on the colors beside it."""
         rows, columns = self.canvas.shape[:2]
         y, x = rng.integers(0, TILE, 2)
         rgb = cv2.add(np.ascontiguousarray(self.canvas[..., :3]), _dirt()[y : y + rows, x : x + columns], dtype=cv2.CV_8U)
@@ -91,7 +91,7 @@ class Sketch:
         return Texture(tuple(levels), parts, alpha)
 
     def _pixel(self, x: Number, y: Number) -> tuple[int, int]:
-        unit = 16 * self.scale  # OpenCV's sixteenths of a pixel, whole at the centres
+        unit = 16 * self.scale  # OpenCV's sixteenths of a pixel, whole at the centers
         return round(x * unit - 8), round((self.height - y) * unit - 8)
 
     def _pixels(self, points: Points) -> Int[np.ndarray, "points 2"]:
@@ -120,18 +120,18 @@ def fractal(rng: Generator, size: int, cells: Sequence[int]) -> Float[np.ndarray
 
 
 def vary(rng: Generator, color: Color, amount: Number = 12.0) -> Color:
-    """A colour near another."""
+    """A color near another."""
     brightness, shifts = rng.uniform(0.88, 1.1), rng.normal(0, amount / 2, 3).tolist()
     r, g, b = (min(255.0, max(0.0, brightness * (c + shift))) for c, shift in zip(color, shifts, strict=True))
     return r, g, b
 
 
 def pick(rng: Generator, colors: Sequence[Color], amount: Number = 12.0) -> Color:
-    """A colour near one of several."""
+    """A color near one of several."""
     return vary(rng, colors[int(rng.integers(len(colors)))], amount)
 
 
 def dim(color: Color, factor: Number) -> Color:
-    """A darker or, above 1, lighter colour."""
+    """A darker or, above 1, lighter color."""
     r, g, b = (min(255.0, factor * c) for c in color)
     return r, g, b

@@ -1,4 +1,4 @@
-"""Where the street runs: from street coordinates (`s` metres along its centre line, `d` metres to the right of it) to the world and back.
+"""Where the street runs: from street coordinates (`s` meters along its center line, `d` meters to the right of it) to the world and back.
 
 Headings turn clockwise from north.
 """
@@ -10,30 +10,30 @@ from jaxtyping import Float, Int
 from numpy.random import Generator
 
 STRAIGHT = 1e-6  # curvature; the formulas of a circle hold and nobody sees it
-BEHIND, AHEAD = 12.0, 80.0  # what is drawn, in metres of street from the walker
+BEHIND, AHEAD = 12.0, 80.0  # what is drawn, in meters of street from the walker
 TREE_SPACING = 9.0
 MATERIALS = {  # of the ground: name -> class
     "lawn": "grass",
     "soil": "earth",
     "slabs": "sidewalk",
-    "kerb": "sidewalk",
+    "curb": "sidewalk",
     "asphalt": "road",
     "paint": "road",
 }
 
 
 class Street:
-    """A centre line of circular arcs, in turn nearly straight, right, nearly straight, left, and the widths of its strips.
+    """A center line of circular arcs, in turn nearly straight, right, nearly straight, left, and the widths of its strips.
 
     Row i of the table holds where arc i begins: `start` along the line, curvature (1/m, positive to the right), heading, x, z.
     """
 
     def __init__(self, arcs: Float[np.ndarray, "arcs 5"], *, road: float, pavement: float, zebra: float, verge: bool) -> None:
         self.arcs = arcs
-        self.road, self.facade = road, road + pavement  # to where they reach from the centre line
+        self.road, self.facade = road, road + pavement  # to where they reach from the center line
         self.walkway = road + 0.55 * pavement
-        self.zebra = zebra  # metres from one crossing to the next
-        self.verge = verge  # whether grass grows along the kerb
+        self.zebra = zebra  # meters from one crossing to the next
+        self.verge = verge  # whether grass grows along the curb
 
     @classmethod
     def random(cls, rng: Generator, length: float) -> "Street":
@@ -58,12 +58,12 @@ class Street:
         return self.arcs[np.maximum(np.searchsorted(self.arcs[:, 0], s, side="right") - 1, 0)].T
 
     def heading(self, s: Any) -> Any:
-        """Direction of the centre line at `s`."""
+        """Direction of the center line at `s`."""
         start, curvature, heading, _, _ = self._arc(s)
         return heading + curvature * (s - start)
 
     def world(self, s: Any, d: Any) -> tuple[Any, Any]:
-        """World x and z of a point `s` along the street and `d` to the right of its centre line."""
+        """World x and z of a point `s` along the street and `d` to the right of its center line."""
         _, curvature, heading, x, z = self._arc(s)
         now = self.heading(s)
         x = x + (np.cos(heading) - np.cos(now)) / curvature + d * np.cos(now)
@@ -74,7 +74,7 @@ class Street:
     ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
         """The inverse of `world` for points of the street not far from `s = near`; other points get s = x and d = z + 1e4.
 
-        Seen from an arc's centre, the point lies at distance |d - 1/curvature| and at angle curvature * (s - start).
+        Seen from an arc's center, the point lies at distance |d - 1/curvature| and at angle curvature * (s - start).
         """
         found_s, found_d, left = x.copy(), z + 1e4, np.arange(len(x))
         ends = np.append(self.arcs[1:, 0], np.inf)

@@ -49,11 +49,11 @@ def car(rng: Generator, item: Item, variant: int, street: Street) -> list[Quad]:
     side.box(middle + 0.12, 0.78, middle + 0.32, 0.83, dim(paint, 0.5))
     side.box(0, 0.66, 0.22, 0.84, (190, 30, 30))
     side.box(outline[-1][0] - 0.25, 0.62, outline[-1][0], 0.76, (240, 236, 210))
-    _tyres(side, (0.19 * outline[-1][0], 0.8 * outline[-1][0]), 0.32)
+    _tires(side, (0.19 * outline[-1][0], 0.8 * outline[-1][0]), 0.32)
     return _extrude(rng, outline, width, side, CAR_FACES, paint)
 
 
-def _tyres(side: Sketch, places: Sequence[float], radius: Number) -> None:
+def _tires(side: Sketch, places: Sequence[float], radius: Number) -> None:
     for x in places:
         side.ellipse(x, radius, radius * 1.15, radius * 1.15, (24, 24, 26))
         side.ellipse(x, radius, radius, radius, (34, 34, 36))
@@ -107,7 +107,7 @@ def bus(rng: Generator, item: Item, variant: int, street: Street) -> list[Quad]:
     for x in (length - 1.3, 0.45 * length):
         side.box(x, 0.45, x + 1.1, 2.5, dim(GLASS, 0.8))
         side.line([(x + 0.55, 0.45), (x + 0.55, 2.5)], 0.06, paint)
-    _tyres(side, (2.2, 8.2), 0.48)
+    _tires(side, (2.2, 8.2), 0.48)
     outline = [(0, 0.35), (0, 1.3), (0, 2.8), (0.1, height), (length - 0.1, height), (length, 2.8), (length, 1.2), (length, 0.35)]
     return _extrude(rng, outline, 2.5, side, ("rear", "windscreen", "paint", "paint", "paint", "windscreen", "front"), paint)
 
@@ -125,7 +125,7 @@ def truck(rng: Generator, item: Item, variant: int, street: Street) -> list[Quad
     cab = [(5.75, 0.4), (5.75, 2.45), (6.9, 2.4), (7.5, 1.3), (length, 0.4)]
     side.polygon(cab, paint)
     side.polygon([(6.1, 1.4), (6.1, 2.2), (6.8, 2.2), (7.2, 1.4)], GLASS)
-    _tyres(side, (1.5, 6.5), 0.46)
+    _tires(side, (1.5, 6.5), 0.46)
     outline = [(0, 0.6), (0, height), (5.6, height), (5.7, 2.45), (6.9, 2.4), (7.5, 1.3), (length, 0.4)]
     quads = _extrude(rng, outline, 2.4, side, ("rear", "paint", "paint", "paint", "windscreen", "front"), paint)
     back = Sketch(2.4, 2.6, 40)

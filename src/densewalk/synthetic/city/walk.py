@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from numpy.random import Generator, default_rng
 
 from densewalk.synthetic.city import people, things, vehicles
-from densewalk.synthetic.city.ground import TEXELS_PER_METRE, ground_texture
+from densewalk.synthetic.city.ground import TEXELS_PER_METER, ground_texture
 from densewalk.synthetic.city.items import ADE, KINDS, WALKING_SPEED, Item, appearance, populate
 from densewalk.synthetic.city.light import Light, sky_texture
 from densewalk.synthetic.city.raster import SUPERSAMPLE, Camera, Labels, Quad, Raster, Rgb, rotation
@@ -18,10 +18,10 @@ from densewalk.synthetic.city.street import AHEAD, BEHIND, MATERIALS, Street
 
 
 class Frame(NamedTuple):
-    """One picture with its ground truth.
+    """One image with its ground truth.
 
     semantic: ADE20K ids. instances: 0 for stuff, otherwise an identity that lasts over the whole walk.
-    coco: identity -> COCO category (0: COCO has none) of everything in the picture.
+    coco: identity -> COCO category (0: COCO has none) of everything in the image.
     """
 
     rgb: Rgb
@@ -57,7 +57,7 @@ class Walk:
         self._model = lru_cache(maxsize=512)(partial(_build_model, self.seed, self.items, self.street))
 
     def frame(self, number: int) -> Frame:
-        """Picture `number`, at `number / fps` seconds. It does not depend on which pictures were asked for before."""
+        """Image `number`, at `number / fps` seconds. It does not depend on which images were asked for before."""
         time = number / self.fps
         camera = self._camera(time)
         raster = Raster(camera)
@@ -71,7 +71,7 @@ class Walk:
         return self._develop(raster, codes)
 
     def position(self, time: float) -> float:
-        """How far the walker has come, in metres of street; the pace is not quite even."""
+        """How far the walker has come, in meters of street; the pace is not quite even."""
         return WALKING_SPEED * time + 0.5 * float(np.sin(0.35 * time + self.sway[0]))
 
     def _camera(self, time: float) -> Camera:
@@ -119,7 +119,7 @@ class Walk:
         s, d = self.street.locate(x, z, raster.camera.s)
         material = self.street.material(s, d)
         # a pixel covers depth / focal across and depth^2 / (focal * eye) along the view: take the level between the two
-        footprint = TEXELS_PER_METRE / raster.camera.focal * (depth**1.5 / raster.camera.place[1] ** 0.5)
+        footprint = TEXELS_PER_METER / raster.camera.focal * (depth**1.5 / raster.camera.place[1] ** 0.5)
         raster.paint(hit, self._ground_texture.sample(material, s, d, footprint), 1 + material, 1 / depth)
 
     def _develop(self, raster: Raster, codes: "_Codes") -> Frame:
@@ -128,7 +128,7 @@ class Walk:
         colors = cv2.resize(raster.color, size, interpolation=cv2.INTER_AREA).astype(np.float32)
         solid = cv2.resize((raster.code > 0).astype(np.float32), size, interpolation=cv2.INTER_AREA)[..., None]
         nearness = cv2.resize(raster.inverse_depth, size, interpolation=cv2.INTER_AREA)[..., None]
-        clear = np.exp(-1 / (nearness * self.light.haze_metres))
+        clear = np.exp(-1 / (nearness * self.light.haze_meters))
         mixed = colors * clear + self.light.haze * (solid * (1 - clear)) + raster.sky(self._sky_texture) * (1 - solid)
         rgb = np.clip(mixed * self.light.gain + 0.5, 0, 255).astype(np.uint8)
         return Frame(rgb, *codes.decode(raster.code[1::SUPERSAMPLE, 1::SUPERSAMPLE]))
@@ -183,7 +183,7 @@ class _Codes:
         return before
 
     def decode(self, code: Int[np.ndarray, "height width"]) -> tuple[Labels, Int[np.ndarray, "height width"], dict[int, int]]:
-        """ADE20K ids, identities, and the COCO category of every identity in the picture."""
+        """ADE20K ids, identities, and the COCO category of every identity in the image."""
         instances = np.array(self.identities, np.int32)[code]
         present = np.flatnonzero(np.bincount(instances.ravel()))
         return np.array(self.labels, np.uint8)[code], instances, {i: self.categories[i] for i in present.tolist() if i}

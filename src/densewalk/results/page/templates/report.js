@@ -24,7 +24,7 @@ const reveal = () => {
 };
 addEventListener("hashchange", reveal);
 reveal();
-// a press on a picture shows it large; Escape, the button or a press beside it closes
+// a press on an image shows it large; Escape, the button or a press outside closes it
 const viewer = document.getElementById("viewer");
 for (const button of document.querySelectorAll(".open")) {
   button.addEventListener("click", () => {
