@@ -85,7 +85,7 @@ def test_duplicates_are_those_of_plain_union_find(count, threshold):
     assert first.tolist() == plain_duplicates(x.numpy(), threshold)
 
 
-def test_the_most_similar_other_picture_is_that_of_plain_loops():
+def test_the_most_similar_other_image_is_that_of_plain_loops():
     x = clumps(23, seed=0).double()
     _, neighbour, similarity = group_duplicates(x, None)
     for i in range(23):
@@ -104,7 +104,7 @@ def test_a_chain_is_one_group_though_its_ends_differ():
     assert float(x[0] @ x[1]) < 0
 
 
-def test_no_threshold_joins_nothing_and_a_pool_of_one_has_no_neighbour():
+def test_no_threshold_joins_nothing_and_a_pool_of_one_has_no_neighbor():
     assert group_duplicates(clumps(20, seed=1), None)[0].tolist() == list(range(20))
     assert [v.tolist() for v in group_duplicates(torch.ones(1, 1), 0.5)] == [[0], [-1], [-2.0]]
 
@@ -217,7 +217,7 @@ def test_training_sees_kept_frames_only(walk, tmp_path):
         VideoClips(walk.model_copy(update={"kept": (20,)}), 8, 0.25)
 
 
-def test_pictures_and_frames_are_chosen_together_and_by_references(walk, tmp_path):
+def test_images_and_frames_are_chosen_together_and_by_references(walk, tmp_path):
     """The reference is a frame of the still part: it is found, and of the folder only its copy."""
     (tmp_path / "pictures").mkdir()
     (tmp_path / "references").mkdir()

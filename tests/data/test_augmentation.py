@@ -158,7 +158,7 @@ def test_jitter_draws_the_four_factors_in_torchvisions_order():
     torch.testing.assert_close(jittered, image, rtol=0, atol=2e-5)
 
 
-def test_grey_has_three_equal_channels_of_luma():
+def test_gray_has_three_equal_channels_of_luma():
     image = torch.rand(3, 4, 4, generator=seeded(0))
     grey = views.grayscale(image)
     luma = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]

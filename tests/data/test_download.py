@@ -68,7 +68,7 @@ def test_another_call_goes_on_where_the_first_gave_up(tmp_path, files):
     assert names(tmp_path) == ["w.pth", "w.pth.receipt.json"]
 
 
-def test_a_file_that_was_replaced_meanwhile_begins_anew(tmp_path, files):
+def test_a_file_that_was_replaced_meanwhile_starts_over(tmp_path, files):
     files.cuts = [11 * PIECE, 0, 0, 0]
     with pytest.raises(UserError):
         fetch(files.url("w.pth"), tmp_path / "w.pth")

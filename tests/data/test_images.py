@@ -44,7 +44,7 @@ def test_normalize_equals_the_formula_per_channel():
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_colours_and_size_are_read_as_they_are(tmp_path):
+def test_colors_and_size_are_read_as_they_are(tmp_path):
     Image.fromarray(two_colours()).save(tmp_path / "a.png")
     x = read_rgb(tmp_path / "a.png")
     assert (x.shape, x.dtype) == ((3, 4, 6), torch.uint8)
@@ -53,7 +53,7 @@ def test_colours_and_size_are_read_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "CMYK"])
-def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
+def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
     Image.fromarray(two_colours()).convert(mode).save(tmp_path / "a.tif")
     assert np.array_equal(as_picture(read_rgb(tmp_path / "a.tif")), two_colours())
 
@@ -65,7 +65,7 @@ def test_a_palette_is_looked_up(tmp_path, options):
     assert np.array_equal(as_picture(read_rgb(tmp_path / "a.png")), two_colours())
 
 
-def test_grey_is_repeated_and_sixteen_bits_become_eight(tmp_path):
+def test_gray_is_repeated_and_sixteen_bits_become_eight(tmp_path):
     grey = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
     Image.fromarray(grey).save(tmp_path / "8.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
@@ -75,7 +75,7 @@ def test_grey_is_repeated_and_sixteen_bits_become_eight(tmp_path):
 
 
 @pytest.mark.parametrize(("orientation", "turn"), [(3, 2), (6, 3), (8, 1)])
-def test_pictures_are_upright(tmp_path, orientation, turn):
+def test_images_are_upright(tmp_path, orientation, turn):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(two_colours()).save(tmp_path / "a.png", exif=exif)
@@ -92,7 +92,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
             read_rgb(tmp_path / name)
 
 
-def test_masks_are_indices_never_colours(tmp_path):
+def test_masks_are_indices_never_colors(tmp_path):
     labels = np.array([[0, 1, 7], [255, 3, 0]], np.uint8)
     indexed = Image.fromarray(labels, "P")
     indexed.putpalette([v for i in range(256) for v in (255 - i, 13, 77)])
@@ -183,7 +183,7 @@ def test_the_receipt_of_a_folder(tmp_path):
     assert check_images(settings, "again").listing != receipt.listing
 
 
-def test_a_damaged_picture_leaves_no_receipt(tmp_path):
+def test_a_damaged_image_leaves_no_receipt(tmp_path):
     save(tmp_path / "pictures" / "0.png", 0)
     (tmp_path / "pictures" / "1.png").write_text("damaged")
     with pytest.raises(UserError, match=r"1\.png cannot be read"):

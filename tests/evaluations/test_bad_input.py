@@ -16,9 +16,8 @@ from densewalk.evaluations.common.base import Job
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import load
 from densewalk.study.registry import evaluation_module, evaluations, parse_evaluation
-from tests.data.benchmarks.test_boxes import write_coco, write_got10k
-from tests.data.benchmarks.test_classification import write_classes
 from tests.fixtures.dense import write_backbone, write_masks
+from tests.fixtures.layouts import write_classes, write_coco, write_got10k
 
 LABELLED = {"images": "images", "masks": "masks", "num_classes": 4, "layout": "masks"}
 VALIDATION = {**LABELLED, "val_every": 2, "val_offset": 1, "input_size": 64, "mask_size": 8}
@@ -154,7 +153,7 @@ def test_good_data_are_scored(name, data, tmp_path):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("content", [b"", b"no picture", "cut"])
-def test_an_unreadable_picture(name, content, data, tmp_path):
+def test_an_unreadable_image(name, content, data, tmp_path):
     root = data(name)
     path = image_of(name, root)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == "cut" else content)
@@ -184,7 +183,7 @@ def test_a_missing_mask(name, data, tmp_path):
 
 
 @pytest.mark.parametrize("name", WITH_MASKS)
-def test_a_mask_of_another_size_than_its_picture(name, data, tmp_path):
+def test_a_mask_of_another_size_than_its_image(name, data, tmp_path):
     root = data(name)
     path = mask_of(name, root)
     with Image.open(path) as mask:
@@ -196,7 +195,7 @@ def test_a_mask_of_another_size_than_its_picture(name, data, tmp_path):
 
 
 @pytest.mark.parametrize("name", WITH_MASKS)
-def test_a_mask_in_colour(name, data, tmp_path):
+def test_a_mask_in_color(name, data, tmp_path):
     root = data(name)
     path = mask_of(name, root)
     with Image.open(path) as mask:

@@ -107,7 +107,7 @@ def test_a_seed_gives_the_same_weights_twice(data, nano, tmp_path):
 
 
 @pytest.mark.slow
-def test_four_images_are_learnt_by_heart(tmp_path):
+def test_four_images_are_overfitted(tmp_path):
     backbone = backbone_file(tmp_path)
     root = write_coco(tmp_path, validation=4, size=(64, 96), same=True)
     changes = {"short_sides": [64], "test_short_side": 64, "long_side": 256, "channels": 64, "rois_per_image": 32, "proposals": 50}

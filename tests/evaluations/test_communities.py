@@ -49,6 +49,6 @@ def test_without_an_edge_every_node_is_alone():
     assert find_communities(np.zeros((3, 3)), wanted=2, seed=0).tolist() == [0, 1, 2]
 
 
-def test_a_node_is_no_neighbour_of_itself():
+def test_a_node_is_no_neighbor_of_itself():
     weights = two_groups() + np.diag([1000.0] * 7)
     assert find_communities(weights, wanted=2, seed=0).tolist() == [0, 0, 0, 1, 1, 1, 2]

@@ -14,10 +14,9 @@ from densewalk.evaluations.common import label_propagation
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.davis import evaluate as davis
 from densewalk.evaluations.davis.settings import DavisSettings
-from densewalk.models.backbone import Backbone, Tokens
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create
-from densewalk.models.timm_models import named_architecture
+from tests.fixtures.dense import MeanColors
 from tests.fixtures.helpers import shared
 
 HEIGHT, WIDTH = 64, 96
@@ -109,7 +108,7 @@ def test_scores_are_those_of_the_written_files(root, backbone, tmp_path):
 
 def test_results_of_an_earlier_run_are_not_reported_again(root, backbone, tmp_path, monkeypatch):
     """The official tool reads a CSV that it finds beside the predictions instead of scoring them."""
-    monkeypatch.setattr(davis, "load", lambda _path: Colours())
+    monkeypatch.setattr(davis, "load", lambda _path: MeanColors())
     first = run(root, backbone, tmp_path / "out")
     monkeypatch.undo()
     for name in ("global_results-val.csv", "per-sequence_results-val.csv"):
@@ -150,23 +149,9 @@ def test_the_end_frames_are_not_scored(root):
     assert (davis.score(sequence, wrong_ends, settings)[:, :, 0] == 1).all()
 
 
-class Colours(Backbone):
-    """A backbone whose features are the colours under each patch."""
-
-    patch = 4
-
-    def __init__(self):
-        super().__init__(named_architecture("vit_nano_patch16"))
-
-    def tokens(self, images):
-        maps = F.avg_pool2d(images, 4)
-        patches = maps.flatten(2).transpose(1, 2)
-        return Tokens(cls=patches[:, 0], registers=patches[:, :0], patches=patches, grid=(maps.shape[-2], maps.shape[-1]))
-
-
 def test_unsupervised_finds_its_own_proposals(tmp_path, monkeypatch):
     write_sequence(tmp_path, "boat", annotations="Annotations_unsupervised", flat=True)
-    monkeypatch.setattr(davis, "load", lambda _path: Colours())
+    monkeypatch.setattr(davis, "load", lambda _path: MeanColors())
     result = run(tmp_path, tmp_path, tmp_path / "out", task="unsupervised", proposals=5)
     assert result.n == 2
     first = read_mask(tmp_path / "out/boat/00000.png")

@@ -85,7 +85,7 @@ def test_dilation_is_a_euclidean_disk(radius):
     assert np.array_equal(module._dilate(plane, radius)[:, : used.shape[1]], expected[:, : used.shape[1]])
 
 
-def test_nothing_reaches_around_the_picture_s_edge(monkeypatch):
+def test_nothing_reaches_around_the_image_s_edge(monkeypatch):
     monkeypatch.setattr(module, "CONTOUR_TOLERANCE", 0.2)
     truth, prediction = np.zeros((2, 8, 32), np.uint8)
     truth[3, 30:], prediction[4, :2] = 1, 1

@@ -16,8 +16,8 @@ from densewalk.evaluations.discovery import evaluate as discovery
 from densewalk.evaluations.discovery.settings import DiscoverySettings
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create
-from tests.data.benchmarks.test_boxes import write_coco, write_voc
 from tests.fixtures.helpers import shared
+from tests.fixtures.layouts import write_coco, write_voc
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +98,7 @@ def test_the_kept_attention_is_the_smallest_set():
     assert discovery.top_mass_mask(attention, 1.0).all()
 
 
-def test_zeros_are_padded_after_the_normalisation_below_and_to_the_right():
+def test_zeros_are_padded_after_the_normalization_below_and_to_the_right():
     image = Image.fromarray(np.full((10, 20, 3), 255, np.uint8))
     x = discovery.pad(image, 8)
     assert x.shape == (3, 16, 24)

@@ -139,7 +139,7 @@ def test_parity_of_the_transforms(tmp_path):
     torch.testing.assert_close(through_the_data_set, torch.from_numpy(data["transforms/val/img"]), atol=1e-6, rtol=0)
 
 
-def test_the_paper_s_normalisation_has_no_bluish_std(tmp_path):
+def test_the_paper_s_normalization_has_no_bluish_std(tmp_path):
     Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "m.png")
     settings = settings_of().resolved()
@@ -419,7 +419,7 @@ def test_bad_data_names_the_file(tmp_path, how, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_palette_is_not_a_colour(tmp_path):
+def test_a_palette_is_not_a_color(tmp_path):
     broken(tmp_path, "palette")
     assert read_mask(tmp_path / "masks" / "002.png").max() <= 3
     assert Image.open(tmp_path / "masks" / "002.png").convert("L").getextrema()[1] > 3

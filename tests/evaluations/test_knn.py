@@ -17,8 +17,8 @@ from densewalk.evaluations.knn.settings import NEIGHBORS, KnnSettings
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create
 from densewalk.ops.nearest_neighbors import nearest
-from tests.data.benchmarks.test_classification import write_classes
 from tests.fixtures.helpers import shared
+from tests.fixtures.layouts import write_classes
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +72,7 @@ def test_the_weights_matter():
     assert knn.vote(similarity, labels, 2, [5], 0.001).tolist() == [[1]], "small temperatures do not overflow"
 
 
-def test_fewer_than_a_hundred_test_pictures_and_fewer_training_pictures_than_neighbours(root, backbone, tmp_path, caplog):
+def test_fewer_than_a_hundred_test_images_and_fewer_training_images_than_neighbors(root, backbone, tmp_path, caplog):
     """The released code cannot split fewer than 100 test pictures, and fails where there are not k neighbours."""
     result = knn.evaluate(small(root), backbone, Job(out=tmp_path, state=tmp_path))
     assert set(result.metrics) == set(KnnSettings.METRICS)
@@ -115,7 +115,7 @@ def test_bad_input_is_named(root, backbone, tmp_path, monkeypatch):
         knn.evaluate(small(root), backbone, job)
 
 
-def test_features_are_normalised_cls_tokens_in_order(root):
+def test_features_are_normalized_cls_tokens_in_order(root):
     network = create("vit_nano_patch8", seed=0).eval()
     training, _ = knn.list_imagenet(root)
     ((features, targets),) = knn.features(network, training, small(root), Job(out=root, state=root), "x")

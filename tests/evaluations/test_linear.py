@@ -15,7 +15,7 @@ from densewalk.evaluations.linear.settings import LinearSettings
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create
 from densewalk.training.sampler import Item
-from tests.data.benchmarks.test_classification import write_classes
+from tests.fixtures.layouts import write_classes
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def run(root, backbone, folder, **changes):
     return linear.evaluate(small(root, **changes), backbone, Job(out=folder / "out", state=folder / "state"))
 
 
-def test_learns_colours_and_reports_best_and_last(root, backbone, tmp_path):
+def test_learns_colors_and_reports_best_and_last(root, backbone, tmp_path):
     result = run(root, backbone, tmp_path)
     assert set(result.metrics) == set(LinearSettings.METRICS)
     assert (result.n, result.unit) == (6, "images")

@@ -23,7 +23,7 @@ from densewalk.evaluations.linear_segmentation.evaluate import TrainingImages, c
 from densewalk.evaluations.linear_segmentation.settings import LinearSegmentationSettings
 from densewalk.models.feature_cache import FeatureCache
 from densewalk.models.loading import load
-from tests.fixtures.dense import label_map, picture, write_backbone, write_masks, write_voc
+from tests.fixtures.dense import image_of, label_map, write_backbone, write_masks, write_voc
 
 
 def settings_of(root=".", layout="masks", **changes):
@@ -98,8 +98,8 @@ def test_a_batch_without_a_label_changes_nothing():
 def test_crops_move_image_and_mask_together():
     """The picture's colour gives the label back wherever the crop lies, but for pixels at edges."""
     labels = label_map(1, 64)
-    x, mask = crop(picture(labels, 0), torch.from_numpy(labels.astype(np.int32)), 64, (0.3, 0.6), seed=3)
-    y, _ = crop(picture(labels, 0), torch.from_numpy(labels.astype(np.int32)), 64, (0.3, 0.6), seed=4)
+    x, mask = crop(image_of(labels, 0), torch.from_numpy(labels.astype(np.int32)), 64, (0.3, 0.6), seed=3)
+    y, _ = crop(image_of(labels, 0), torch.from_numpy(labels.astype(np.int32)), 64, (0.3, 0.6), seed=4)
     assert not torch.equal(x, y)
     green = x[1] > x[2]
     assert ((mask == 1) == green).float().mean() > 0.93
@@ -140,7 +140,7 @@ def test_each_deviation_can_be_studied_alone():
 # -- the whole -------------------------------------------------------------------------------------------------------
 
 
-def test_it_learns_colours_and_is_the_same_twice(tmp_path):
+def test_it_learns_colors_and_is_the_same_twice(tmp_path):
     write_masks(tmp_path)
     backbone = write_backbone(tmp_path / "b.safetensors")
     settings = settings_of(tmp_path, epochs=15, drop_epoch=13, learning_rate=1.0, mask_size=2)
@@ -168,7 +168,7 @@ def test_full_scoring_counts_every_pixel_of_the_file(tmp_path, monkeypatch):
     write_masks(tmp_path)
     for i in (1, 3, 5, 7):  # validation images of another shape
         labels = label_map(i).repeat(2, 1)
-        picture(labels, i).save(tmp_path / f"images/{i:03d}.png")
+        image_of(labels, i).save(tmp_path / f"images/{i:03d}.png")
         Image.fromarray(labels).save(tmp_path / f"masks/{i:03d}.png")
     seen = []
     monkeypatch.setattr(dense_features.Confusion, "add", lambda self, target, prediction: seen.append((target, prediction)))

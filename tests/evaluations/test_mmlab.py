@@ -301,7 +301,7 @@ def test_the_quirk_that_decays_position_embeddings_is_a_switch(tmp_path):
     assert not any(row.decayed for row in scale)
 
 
-def test_the_optimiser_follows_the_table(nano):
+def test_the_optimizer_follows_the_table(nano):
     model = nn.ModuleDict({"backbone": DensewalkBackbone(str(nano), [1], final_norm=True), "head": nn.Linear(4, 4)})
     config = {
         "optimizer": {"type": "AdamW", "lr": 1e-2, "weight_decay": 0.05},
@@ -316,7 +316,7 @@ def test_the_optimiser_follows_the_table(nano):
     assert found["backbone.network.vit.blocks.0.mlp.fc1.weight"] == (pytest.approx(1e-2 / 4), 0.05)
 
 
-def test_the_optimiser_is_written_down_as_it_is(nano, tmp_path):
+def test_the_optimizer_is_written_down_as_it_is(nano, tmp_path):
     model = nn.ModuleDict({"backbone": DensewalkBackbone(str(nano), [1], final_norm=False), "head": nn.Linear(4, 4)})
     decay = {"rate": 0.5, "decay_position_embedding": False}
     optimizer = {"type": "AdamW", "lr": 1e-2, "weight_decay": 0.05}
@@ -388,7 +388,7 @@ def test_pyramids_are_float32_under_autocast():
 
 
 @pytest.mark.parametrize(("preset", "levels"), [("dinov2", [11]), ("dinov2_4layers", [8, 9, 10, 11]), ("ibot", [3, 5, 7, 11])])
-def test_linear_head_is_a_1x1_convolution_after_batch_normalisation_or_none(nano, preset, levels):
+def test_linear_head_is_a_1x1_convolution_after_batch_normalization_or_none(nano, preset, levels):
     arch = Architecture("vit_nano_patch16", dim=6, depth=12, heads=2, patch=16)
     model = mmseg.linear(Ade20kLinearSettings(root="x", dataset="x", classes=3, preset=preset), str(nano), arch)
     with DefaultScope.overwrite_default_scope("mmseg"):

@@ -32,9 +32,8 @@ from densewalk.evaluations.segmentation.settings import (
 from densewalk.models.loading import load
 from densewalk.models.timm_models import named_architecture
 from densewalk.results.published import published_numbers
-from tests.fixtures.helpers import shared
+from tests.fixtures.helpers import curves, events, shared
 from tests.fixtures.mmdata import backbone_file, write_ade
-from tests.training.test_tensorboard import curves, events
 
 SMALL = {"classes": 4, "batch_size": 2, "crop": 32, "short_side": 32, "warmup": 1, "dataset": "generated"}
 NARROW = {"channels": 8, "auxiliary_channels": 8}
@@ -181,7 +180,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_is_not_saved(data, nano
     assert list((tmp_path / "state" / "training").glob("step-*.pt")) == []
 
 
-def test_a_finished_training_is_only_tested_again_and_other_settings_begin_anew(data, nano, tmp_path, monkeypatch):
+def test_a_finished_training_is_only_tested_again_and_other_settings_start_over(data, nano, tmp_path, monkeypatch):
     steps = []
     save = runner.state_content
     monkeypatch.setattr(runner, "state_content", lambda r, done: steps.append(done) or save(r, done))
@@ -194,7 +193,7 @@ def test_a_finished_training_is_only_tested_again_and_other_settings_begin_anew(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "upernet"])
-def test_four_images_are_learnt_by_heart(tmp_path, kind):
+def test_four_images_are_overfitted(tmp_path, kind):
     backbone = backbone_file(tmp_path, "vit_nano_patch8")
     size = 128 if kind == "linear" else 96
     root = write_ade(tmp_path, validation=4, size=(size, size), objects=1, same=True)
@@ -530,7 +529,7 @@ def test_every_layout_has_its_classes(tmp_path, layout, classes, names):
     assert score_of(settings, lambda truth: truth).metrics["mIoU"] == 100.0
 
 
-def test_a_class_beyond_an_ignored_one_is_learnt_and_drawn(tmp_path, nano, monkeypatch):
+def test_a_class_beyond_an_ignored_one_is_learned_and_drawn(tmp_path, nano, monkeypatch):
     monkeypatch.setattr(ade20k, "write_strip", write_strip)
     drawn = []
     monkeypatch.setattr(ade20k, "write_segmentation_strip", lambda *arguments, **options: drawn.append((arguments, options)))

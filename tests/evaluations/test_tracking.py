@@ -13,8 +13,8 @@ from densewalk.evaluations.tracking import evaluate as tracking
 from densewalk.evaluations.tracking.settings import TrackingSettings
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create
-from tests.data.benchmarks.test_boxes import write_got10k
-from tests.evaluations.test_davis import Colours
+from tests.fixtures.dense import MeanColors
+from tests.fixtures.layouts import write_got10k
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +29,9 @@ def small(root, **changes):
 
 
 @pytest.mark.parametrize("box", ["component", "quantile"])
-def test_follows_a_square_by_its_colour(tmp_path, monkeypatch, box):
+def test_follows_a_square_by_its_color(tmp_path, monkeypatch, box):
     write_got10k(tmp_path)
-    monkeypatch.setattr(tracking, "load", lambda _path: Colours())
+    monkeypatch.setattr(tracking, "load", lambda _path: MeanColors())
     result = tracking.evaluate(small(tmp_path, box=box), tmp_path, Job(out=tmp_path / "out", state=tmp_path))
     assert set(result.metrics) == set(TrackingSettings.METRICS)
     assert (result.n, result.unit) == (2 * 3, "frames"), "neither the first frames nor the hidden ones"
@@ -84,7 +84,7 @@ def test_success_is_more_than_the_threshold():
     assert tracking.rates(np.array([0.5, 0.75, 0.76])) == pytest.approx({"AO": 67.0, "SR_50": 200 / 3, "SR_75": 100 / 3})
 
 
-def test_the_first_box_is_filled_where_it_covers_pixels_centres():
+def test_the_first_box_is_filled_where_it_covers_pixels_centers():
     mask = tracking.rasterize(np.array([1.4, 0.0, 3.6, 1.5]), 5, 3)
     assert mask.tolist() == [[0, 1, 1, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
     assert tracking.rasterize(np.array([-4.0, -4.0, 2.0, 9.0]), 3, 2).tolist() == [[1, 1, 0], [1, 1, 0]]
@@ -152,5 +152,5 @@ def test_settings_reach_the_propagation(tmp_path, monkeypatch):
     monkeypatch.setattr(label_propagation, "follow", lambda frames, first, rule: (seen.append(rule), iter([]))[1])
     write_got10k(tmp_path)
     settings = small(tmp_path, top_k=9, radius=None, temperature=0.3, context=4)
-    tracking.propagate_box(Colours(), read_tracks(tmp_path, "val", None)[0], settings, Progress("test", 1))
+    tracking.propagate_box(MeanColors(), read_tracks(tmp_path, "val", None)[0], settings, Progress("test", 1))
     assert (seen[0].top_k, seen[0].radius, seen[0].temperature, seen[0].context) == (9, None, 0.3, 4)

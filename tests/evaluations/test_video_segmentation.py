@@ -16,12 +16,11 @@ from densewalk.evaluations.video_segmentation.settings import VideoSegmentationS
 from densewalk.jobs import evaluate as evaluate_job
 from densewalk.jobs import train as train_job
 from densewalk.jobs.prepare import prepare_images
-from densewalk.models.backbone import Backbone, Tokens
-from densewalk.models.timm_models import named_architecture
 from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_center
 from densewalk.results.tables import read_table, write_table
 from densewalk.study.config import parse_study
 from densewalk.training.execution import Execution
+from tests.fixtures.dense import MeanColors
 from tests.fixtures.helpers import shared
 
 
@@ -47,22 +46,8 @@ def root(tmp_path):
     return tmp_path
 
 
-class Colours(Backbone):
-    """A backbone whose features are the colours under each patch."""
-
-    patch = 4
-
-    def __init__(self):
-        super().__init__(named_architecture("vit_nano_patch16"))
-
-    def tokens(self, images):
-        maps = F.avg_pool2d(images, 4)
-        patches = maps.flatten(2).transpose(1, 2)
-        return Tokens(cls=patches[:, 0], registers=patches[:, :0], patches=patches, grid=(maps.shape[-2], maps.shape[-1]))
-
-
 def evaluate(root, out, monkeypatch, **changes):
-    monkeypatch.setattr(video_segmentation, "load", lambda _path: Colours())
+    monkeypatch.setattr(video_segmentation, "load", lambda _path: MeanColors())
     return video_segmentation.evaluate(settings_for(root, **changes), root, Job(out=out, state=out))
 
 
@@ -162,7 +147,7 @@ def test_clips_and_numbers_of_the_data_set(root):
     ]
 
 
-def test_objects_of_one_colour_are_found(root, tmp_path, monkeypatch):
+def test_objects_of_one_color_are_found(root, tmp_path, monkeypatch):
     result = evaluate(root, tmp_path / "out", monkeypatch)
     assert set(result.metrics) == set(VideoSegmentationSettings.METRICS)
     assert (result.n, result.details["clips"]) == (6, 4)

@@ -19,9 +19,9 @@ from densewalk.data.video.transcode import transcode
 from densewalk.jobs import add_video as own_video
 from densewalk.jobs.add_video import Findings, count_clips, examine_video, format_study, make_study, name_video, sharpness
 from densewalk.study.config import load_study, parse_study
-from tests.data.video.test_video import encode
 from tests.fixtures.helpers import shared
 from tests.fixtures.studies import planned
+from tests.fixtures.videos import encode
 
 SIDE, FPS = 96, 10
 

@@ -24,7 +24,7 @@ class Drawing(Toy):
         (folder / f"{len(data)}-{self.training}-{torch.is_grad_enabled()}.png").touch()
 
 
-def test_pictures_replace_those_of_an_earlier_training(tmp_path):
+def test_images_replace_those_of_an_earlier_training(tmp_path):
     folder = tmp_path / "training"
     folder.mkdir()
     (folder / "old.png").touch()
@@ -32,7 +32,7 @@ def test_pictures_replace_those_of_an_earlier_training(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["12-False-False.png"]
 
 
-def test_most_methods_have_no_pictures(tmp_path):
+def test_most_methods_have_no_images(tmp_path):
     train_job.draw_images(Toy(1), Noise(), tmp_path / "training")
     assert not (tmp_path / "training").exists()
 

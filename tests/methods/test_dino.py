@@ -31,31 +31,12 @@ from densewalk.training.execution import Execution
 from densewalk.training.optimizer import make_optimizer, set_schedules
 from densewalk.training.sampler import Item
 from densewalk.training.state import State
+from tests.fixtures.methods.dino import random_batch, small_settings
 from tests.fixtures.receipts import images_receipt
-
-
-def small_settings(**changes: Any) -> DinoSettings:
-    values: dict[str, Any] = {
-        "global_size": 64,
-        "local_size": 32,
-        "out_dim": 128,
-        "head_hidden": 64,
-        "head_bottleneck": 32,
-        "local_crops": 2,
-    }
-    return DinoSettings(**{**values, "drop_path": 0.0, "batch_size": 4, "warmup_epochs": 1, "epochs": 5, **changes})
 
 
 def small_method(settings: DinoSettings, total: int = 5, per_epoch: int = 1) -> Dino:
     return Dino(settings, create("vit_nano_patch16", seed=1), total, per_epoch, seed=0)
-
-
-def random_batch(settings: DinoSettings, batch: int = 4) -> dict[str, Tensor]:
-    g = torch.Generator().manual_seed(0)
-    return {
-        "global": torch.randn(batch, 2, 3, settings.global_size, settings.global_size, generator=g),
-        "local": torch.randn(batch, settings.local_crops, 3, settings.local_size, settings.local_size, generator=g),
-    }
 
 
 def take_step(method: Dino, batch: dict[str, Tensor], step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
@@ -94,7 +75,7 @@ def test_cross_entropy_stays_in_float32_under_autocast() -> None:
     assert torch.equal(result, cross_entropies(targets, logits, 0.1))
 
 
-def test_targets_are_centred_and_sharpened_by_epoch() -> None:
+def test_targets_are_centered_and_sharpened_by_epoch() -> None:
     settings = small_settings(teacher_temperature_start=0.04, teacher_temperature=0.07, teacher_temperature_epochs=4, epochs=10)
     method = small_method(settings, total=20, per_epoch=2)
     method.center.normal_()
@@ -145,7 +126,7 @@ def test_sinkhorn_centering_has_no_center() -> None:
     assert not method.center.any()
 
 
-def test_sinkhorn_centering_tells_near_equal_pictures_apart_at_once() -> None:
+def test_sinkhorn_centering_tells_near_equal_images_apart_at_once() -> None:
     logits = 0.9 + 0.05 * torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
     logits = logits + 0.02 * torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
     spread = {}
@@ -177,7 +158,7 @@ def test_koleo_equals_the_plain_loop() -> None:
     assert koleo(x.float()).item() == pytest.approx(total, rel=1e-5)
 
 
-def test_koleo_survives_duplicates_and_refuses_a_single_picture() -> None:
+def test_koleo_survives_duplicates_and_refuses_a_single_image() -> None:
     x = torch.ones(3, 5, requires_grad=True)
     koleo(x).backward()
     assert torch.isfinite(x.grad).all()
@@ -430,7 +411,7 @@ if __name__ == "__main__":
             torch.save(trained.state_dict(), Path(sys.argv[1]) / "final.pt")
 
 
-def test_only_frames_of_listed_sequences_are_learnt_from(tmp_path: Path) -> None:
+def test_only_frames_of_listed_sequences_are_learned_from(tmp_path: Path) -> None:
     for shade, name in enumerate(("train", "val")):
         (tmp_path / "frames" / name).mkdir(parents=True)
         for number in range(3):

@@ -51,30 +51,15 @@ from densewalk.training.sampler import Item
 from densewalk.training.state import State
 from densewalk.visualization import features
 from tests.fixtures.helpers import shared
+from tests.fixtures.methods.dora import SMALL, random_batch, small_settings
 from tests.fixtures.receipts import images_receipt, sequences_receipt
 
 CENTERINGS = ("mean", "sinkhorn")
 FULL = math.log(256)  # entropy of a teacher that uses all prototypes of the preset alike
-SMALL = {"global_size": 64, "local_size": 32, "out_dim": 256, "head_hidden": 64, "head_bottleneck": 32, "drop_path": 0.0}
-
-
-def small_settings(**changes: Any) -> DoraSettings:
-    values = {**SMALL, "frames": 3, "local_crops": 3, "batch_size": 2, "warmup_epochs": 1, "epochs": 5, **changes}
-    return DoraSettings(**values)
 
 
 def small_method(settings: DoraSettings, total: int = 5, per_epoch: int = 1) -> Dora:
     return Dora(settings, create("vit_nano_patch16", seed=1), total, per_epoch, seed=0)
-
-
-def random_batch(settings: DoraSettings, batch: int = 2, seed: int = 0) -> dict[str, Tensor]:
-    g = torch.Generator().manual_seed(seed)
-    views = settings.resolved().global_views
-    assert views is not None
-    return {
-        "global": torch.randn(batch, views, settings.frames, 3, settings.global_size, settings.global_size, generator=g),
-        "local": torch.randn(batch, settings.local_crops, settings.frames, 3, settings.local_size, settings.local_size, generator=g),
-    }
 
 
 def take_step(method: Dora, batch: dict[str, Tensor], step: int = 0, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
@@ -660,7 +645,7 @@ def test_global_views_are_consistent_in_time_and_local_crops_are_not(monkeypatch
     assert not torch.equal(sample["local"][:, 0], sample["local"][:, 2])
 
 
-def test_colours_differ_between_frames() -> None:
+def test_colors_differ_between_frames() -> None:
     sample = DoraViews(StillClips(3), small_settings().resolved())[Item(0, seed=3)]
     assert not torch.equal(sample["global"][0, 0], sample["global"][0, 2])
 
@@ -693,7 +678,7 @@ def test_koleo_adds_its_weight() -> None:
 
 
 @pytest.mark.parametrize("compat", ["paper", "released"])
-def test_pictures_show_what_the_student_is_shown(compat: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_show_what_the_student_is_shown(compat: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = small_settings(compat=compat, global_size=32, unseeded_heads=True)
     method, data, drawn = small_method(settings).eval(), DoraViews(StillClips(3), settings.resolved()), []
     monkeypatch.setattr(dora, "write_tracking_strip", lambda path, clips: drawn.append((path, clips)))

@@ -24,8 +24,7 @@ from densewalk.models.timm_models import architecture_without_registers
 from densewalk.training.optimizer import make_optimizer, set_schedules
 from densewalk.training.sampler import Item
 from tests.fixtures.helpers import shared
-
-SMALL = {"steps": 10, "batch_size": 2, "global_size": 64, "local_size": 32, "head_hidden": 32, "head_out": 16, "queue": 0}
+from tests.fixtures.methods.neco import SMALL, Pictures, batch_of, neco
 
 
 @cache
@@ -38,32 +37,6 @@ def arrays(name: str) -> dict[str, np.ndarray]:
 def nested(name: str, prefix: str) -> dict[str, torch.Tensor]:
     """Those whose keys begin with `prefix`, without it."""
     return {k.removeprefix(prefix): torch.from_numpy(np.array(v)) for k, v in arrays(name).items() if k.startswith(prefix)}
-
-
-def neco(backbone=None, **changes) -> Neco:
-    """A small run with the given settings."""
-    settings = NecoSettings(**{**SMALL, **changes})
-    return Neco(settings, backbone or create("vit_nano_patch16", seed=0), 10, 5, seed=3)
-
-
-class Pictures(torch.utils.data.Dataset):
-    """Noise."""
-
-    def __init__(self, count: int, seed: int):
-        generator = torch.Generator().manual_seed(seed)
-        self.pictures = [torch.randint(0, 256, (3, 120, 150), dtype=torch.uint8, generator=generator) for _ in range(count)]
-
-    def __len__(self):
-        return len(self.pictures)
-
-    def __getitem__(self, index):
-        return self.pictures[index]
-
-
-def batch_of(method: Neco, count: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random crops with plausible boxes."""
-    views = NecoViews(Pictures(count, seed), method.settings)
-    return torch.utils.data.default_collate([views[Item(i, seed + i)] for i in range(count)])
 
 
 # -- the released code's numbers ---------------------------------------------------------------------------------------

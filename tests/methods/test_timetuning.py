@@ -21,37 +21,16 @@ from densewalk.ops.label_propagation import follow, propagate
 from densewalk.training.optimizer import make_optimizer, set_schedules
 from densewalk.training.sampler import Item
 from tests.fixtures.helpers import shared
+from tests.fixtures.methods.timetuning import clips, one_update, small
 from tests.fixtures.receipts import images_receipt, sequences_receipt, video_receipt
-
-SMALL = {"batch_size": 2, "steps": 4, "size": 48, "head_widths": [24, 16], "prototypes": 6, "frames": 3}
-
-
-def small(**changes):
-    return TimeTuningSettings(**{**SMALL, **changes})
 
 
 def make(settings=None, *, arch="vit_nano_patch16", steps=4):
     return TimeTuning(settings or small(), create(arch, seed=0), steps, 2, seed=3)
 
 
-def clips(*shape, seed=0):
-    return torch.randn(*shape, 3, 48, 48, generator=torch.Generator().manual_seed(seed))
-
-
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def one_update(method, batch, at=0):
-    """What the loop does in a step, without its bookkeeping."""
-    optimizer = make_optimizer(method)
-    set_schedules(optimizer, at)
-    loss, logs = method.step(batch, at, generator())
-    loss.backward()
-    gradients = {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
-    optimizer.step()
-    method.after_update(at)
-    return loss.detach(), gradients, logs
 
 
 # -- the release's step ------------------------------------------------------------------------------------------------

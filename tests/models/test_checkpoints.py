@@ -96,7 +96,7 @@ def test_what_cannot_be_used_is_said_at_once():
         study("dinov9")
 
 
-def test_other_normalisations_are_refused(monkeypatch):
+def test_other_normalizations_are_refused(monkeypatch):
     entry = PUBLIC["mae_vitb16"].model_dump() | {"mean": (0.5, 0.5, 0.5)}
     monkeypatch.setitem(PUBLIC, "grey", Published.model_validate(entry))
     with pytest.raises(ValueError, match="grey: its pixels are normalized otherwise"):

@@ -16,8 +16,8 @@ from densewalk.models.export import export_backbone, write_card
 from densewalk.models.loading import create, load
 from densewalk.models.surgery import without_registers
 from densewalk.models.timm_models import named_architecture
+from tests.fixtures.methods import dino, dora, neco, timetuning
 from tests.fixtures.official_dinov3 import meta_tokens, meta_weights, timm_weights, transformers_weights
-from tests.methods import test_dino, test_dora, test_neco, test_timetuning
 
 ARCHS = ["vit_nano_patch16_reg4_rope", "vit_nano_patch16_reg4_swiglu_rope"]
 FACTS = {"method": "none", "run": "r", "seed": 0, "compat": "", "init": "x", "data": "", "config_hash": "h", "commit": "c", "loaded": ""}
@@ -184,12 +184,13 @@ def test_recomputed_blocks_have_the_same_gradients():
 def first_batches(backbone):
     """Every method on a DINOv3 backbone, and a batch for it."""
     for registers in ("keep", "drop"):
-        method = test_neco.neco(backbone, registers=registers)
-        yield method, test_neco.batch_of(method)
-    yield TimeTuning(test_timetuning.small(), backbone, 4, 2, seed=3), test_timetuning.clips(2, 3)
-    dino, dora = test_dino.small_settings(), test_dora.small_settings()
-    yield Dino(dino, backbone, 5, 1, seed=0), test_dino.random_batch(dino)
-    yield Dora(dora, backbone, 5, 1, seed=0), test_dora.random_batch(dora)
+        method = neco.neco(backbone, registers=registers)
+        yield method, neco.batch_of(method)
+    yield TimeTuning(timetuning.small(), backbone, 4, 2, seed=3), timetuning.clips(2, 3)
+    settings = dino.small_settings()
+    yield Dino(settings, backbone, 5, 1, seed=0), dino.random_batch(settings)
+    settings = dora.small_settings()
+    yield Dora(settings, backbone, 5, 1, seed=0), dora.random_batch(settings)
 
 
 @pytest.mark.parametrize("number", range(5))
@@ -198,7 +199,7 @@ def test_every_method_learns_from_dinov3(number, tmp_path):
     loaded = load(saved(meta_weights(arch) | {"rope_embed.periods": torch.tensor([1.0, 9.5])}, tmp_path / "w.pth"), arch.name)
     method, batch = list(first_batches(loaded))[number]
     before = {k: v.clone() for k, v in method.student.backbone.vit.state_dict().items()}
-    loss, gradients, _ = test_timetuning.one_update(method, batch, at=1)
+    loss, gradients, _ = timetuning.one_update(method, batch, at=1)
     assert loss.isfinite()
     assert all(g.isfinite().all() for g in gradients.values())
     after = method.student.backbone.vit.state_dict()

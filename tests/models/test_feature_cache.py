@@ -34,7 +34,7 @@ def test_a_hit_is_bit_for_bit_a_miss(tmp_path):
 
 
 @pytest.mark.parametrize("images", [pictures(1), pictures(size=32), pictures() * 1.001, pictures().flip(0), pictures()[:1]])
-def test_other_images_sizes_normalisations_and_batches_miss(tmp_path, images):
+def test_other_images_sizes_normalizations_and_batches_miss(tmp_path, images):
     cache, dense = FeatureCache(tmp_path, 2**20), Counting()
     cache.wrap(dense, "a")(pictures())
     assert torch.equal(cache.wrap(dense, "a")(images), F.avg_pool2d(images, 4))

@@ -14,7 +14,7 @@ def test_the_foreground_equals_the_releases():
     assert torch.equal(foreground_masks(attention, mass), expected > 0)
 
 
-def test_specks_are_groups_of_one_or_two_by_eight_neighbours():
+def test_specks_are_groups_of_one_or_two_by_eight_neighbors():
     mask = np.array([[1, 0, 0, 0, 1], [0, 1, 0, 0, 1], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]], dtype=bool)
     expected = mask.copy()
     expected[0, 4] = expected[1, 4] = expected[4, 0] = False

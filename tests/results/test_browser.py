@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.results.test_page import PLAN, write_study
+from tests.fixtures.pages import PLAN, write_study
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -54,7 +54,7 @@ def test_headings_sort_by_mouse_and_keyboard(page):
     assert heading.locator("..").get_attribute("aria-sort") == "descending"
 
 
-def test_a_picture_opens_large_and_closes_by_key(page):
+def test_a_image_opens_large_and_closes_by_key(page):
     page.locator(".open").first.press("Enter")
     assert page.locator("dialog[open] img").get_attribute("alt")
     page.keyboard.press("Escape")
@@ -71,7 +71,7 @@ def test_a_phone_needs_no_sideways_scrolling(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_the_keyboard_alone_sorts_a_table_and_opens_and_closes_a_picture(page):
+def test_the_keyboard_alone_sorts_a_table_and_opens_and_closes_a_image(page):
     def go_to(locator):
         """Press Tab until the focus is there; never a mouse, never `focus()`."""
         handle = locator.element_handle()

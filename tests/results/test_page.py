@@ -16,7 +16,8 @@ from densewalk.results.page.evaluation_tables import best_of
 from densewalk.results.page.page import duration, report
 from densewalk.results.page.sections import costs, features, read_curve
 from densewalk.results.plan import Plan
-from tests.fixtures.records import DINO, TRAINED, record, run_record, typed
+from tests.fixtures.pages import PLAN, write_study
+from tests.fixtures.records import TRAINED, record, run_record, typed
 
 VOID = {"meta", "link", "br", "img", "wbr"}
 
@@ -55,62 +56,6 @@ class Page(HTMLParser):
 
     def of(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
-
-
-def write_study(results):
-    """Two runs, two tasks, curves and pictures, as jobs leave them."""
-    walk = {"method": "dora", "init": "random", "compat": "paper", "training": TRAINED}
-    davis = {"task": "davis", "evaluation": "davis", "dataset": "DAVIS-2017", "published_protocol": None, "unit": "objects"}
-    records = [
-        record("walk", 0, {"mIoU": 40.0, "mIoU_hungarian": 42.0}, **walk),
-        record("walk", 1, {"mIoU": 41.0, "mIoU_hungarian": 44.0}, **walk),
-        record("dino_s16", 0, {"mIoU": 46.123, "mIoU_hungarian": 48.456}, labels=DINO),
-        record("dino_s16", 0, {"J&F": 61.8, "J_decay": None}, **davis),
-    ]
-    paths = []
-    for one in records:
-        folder = results / one["run"] / f"s{one['seed']}"
-        paths.append(folder / f"{one['evaluation']}.json")
-        (folder / one["evaluation"]).mkdir(parents=True)
-        (folder / "backbone.safetensors").touch()
-        paths[-1].write_text(json.dumps(one))
-        Image.fromarray(np.full((20, 3000, 3), 120, np.uint8)).save(folder / one["evaluation"] / "strip.png")
-        if one["training"]:
-            lines = [{"step": s, "time": 0.0, "loss": 3.0 / (s + 1), "lr": 0.1, "teacher_entropy": 7.0 - s / 10} for s in range(20)]
-            (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return paths
-
-
-METRIC = {"unit": "%", "text": "", "better": "higher"}
-PLAN = {
-    "study": "Walk & <b>talk</b>",
-    "runs": {
-        "walk": {"method": "dora", "init": "random", "arch": "vit_small_patch16", "data": ["venice"], "seeds": [0, 1]},
-        "dino_s16": {"method": "none", "init": "dino_s16_file", "arch": "vit_small_patch16", "data": [], "seeds": [0]},
-    },
-    "evaluations": {
-        "incontext_voc": {
-            "table": "incontext",
-            "title": "In-context segmentation",
-            "pictures": "image, ground truth and prediction of {run}",
-            "protocol": "incontext",
-            "metrics": {"mIoU": METRIC, "mIoU_hungarian": {**METRIC, "text": "matched"}},
-            "runs": ["walk", "dino_s16"],
-        },
-        "davis": {
-            "table": "davis",
-            "title": "Video object segmentation (DAVIS)",
-            "pictures": "frames of {name}: the true objects above, below as {run} carries them on from the first frame",
-            "protocol": "davis",
-            "metrics": {"J&F": METRIC, "J_decay": {**METRIC, "better": "lower"}},
-            "runs": ["dino_s16"],
-        },
-    },
-    "hashes": {
-        **{f"{run}/s{seed}/incontext_voc": f"{seed:012d}" for run, seed in (("walk", 0), ("walk", 1), ("dino_s16", 0))},
-        "dino_s16/s0/davis": f"{0:012d}",
-    },
-}
 
 
 def write_page(results, plan=PLAN):
@@ -298,7 +243,7 @@ def test_cost_says_whose_time_it_is():
     assert ">process minutes" in charts(1.0, None), "a GPU's and a CPU's time are not called by one of the two"
 
 
-def test_a_method_has_one_colour_and_marker_on_the_whole_page():
+def test_a_method_has_one_color_and_marker_on_the_whole_page():
     methods = ["none", "dora", "neco"]
     points = [Point("a", "neco", 0.1, 1.0, 0.0, None), Point("b", "none", 0.2, 2.0, 0.0, None)]
     for chosen in (points, points[::-1], points[:1]):
@@ -318,7 +263,7 @@ def test_names_in_a_chart_lie_on_no_other_name():
         assert not any(abs(x - u) < half + other and abs(y - v) < 8 for u, v, other in boxes[:i])
 
 
-def test_pictures_drawn_before_the_study_was_changed_are_not_mistaken_for_others(tmp_path):
+def test_images_drawn_before_the_study_was_changed_are_not_mistaken_for_others(tmp_path):
     folders = {}
     for run, numbers in (("old", (5, 7)), ("new", (6, 7))):
         folder = folders[run] = tmp_path / run
@@ -337,7 +282,7 @@ def test_pictures_drawn_before_the_study_was_changed_are_not_mistaken_for_others
     }
 
 
-def test_pictures_of_an_attempt_without_a_result_are_not_shown(tmp_path):
+def test_images_of_an_attempt_without_a_result_are_not_shown(tmp_path):
     write_study(tmp_path)
     (tmp_path / "dino_s16" / "s0" / "davis.json").unlink()
     titles = [image["alt"] for image in write_page(tmp_path).of("img")]

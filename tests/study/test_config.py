@@ -126,7 +126,7 @@ def test_a_run_is_known_by_all_it_is_built_on():
     assert hashes[0][2] != hashes[1][2], "NeCo starts from another backbone: its old state must not be resumed"
 
 
-def test_parts_of_the_batch_are_refused_where_they_would_change_what_is_learnt():
+def test_parts_of_the_batch_are_refused_where_they_would_change_what_is_learned():
     settings = [
         (DinoSettings(), 8, 1, None),
         (DinoSettings(batch_size=6), 4, 1, "batch_size 6 does not split into 4 equal parts"),

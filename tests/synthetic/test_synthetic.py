@@ -86,7 +86,7 @@ def test_ade_ids_are_the_official_ones() -> None:
         assert name in official[value]
 
 
-def test_walking_forward_expands_the_picture() -> None:
+def test_walking_forward_expands_the_image() -> None:
     """Away from the middle of the picture everything moves outwards; played backwards it moves inwards."""
     walk = Walk((11,), seconds=8.0, fps=8.0, width=160, height=96)
     grey = [cv2.cvtColor(walk.frame(number).rgb, cv2.COLOR_RGB2GRAY) for number in range(20, 29)]
@@ -163,7 +163,7 @@ def _alone(walk: Walk, number: int, identity: int) -> np.ndarray:
     return raster.code[1::SUPERSAMPLE, 1::SUPERSAMPLE] == code
 
 
-def test_classes_differ_in_colour_and_texture(frames: list[Frame]) -> None:
+def test_classes_differ_in_color_and_texture(frames: list[Frame]) -> None:
     """There is something to learn: statistics of patches tell the classes further down the street three times as well as guessing."""
     x, y = _patches(frames[:16:2])
     u, v = _patches(frames[20::4])

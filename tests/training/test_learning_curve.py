@@ -8,8 +8,8 @@ import pytest
 
 from densewalk.results.page.sections import read_curve
 from densewalk.training.progress_files import append_point, as_line, quantities, read_points
-from tests.fixtures.toy import fit
-from tests.training.test_loop import REPOSITORY, run_toy
+from tests.fixtures.studies import REPOSITORY
+from tests.fixtures.toy import command, fit
 
 POINTS = [{"step": 10 * i, "time": 1e9 + i, "loss": 1.0 / (i + 1), **({"extra": 2.0} if i else {})} for i in range(3)]
 
@@ -53,7 +53,7 @@ def test_a_training_resumes_although_it_was_killed_in_a_line(tmp_path):
 
 @pytest.mark.slow
 def test_points_appear_while_a_training_runs(tmp_path):
-    process = subprocess.Popen(run_toy(tmp_path, 1, 200), cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command(tmp_path, 1, 200), cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     path, seen, deadline = tmp_path / "0" / "metrics.jsonl", set(), time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         seen.add(len(read_points(path)))

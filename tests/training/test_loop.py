@@ -22,9 +22,8 @@ from densewalk.training.execution import Execution
 from densewalk.training.sampler import StepSampler
 from densewalk.training.schedules import cosine
 from densewalk.training.state import State, StateBusy
-from tests.fixtures.toy import Noise, Toy, fit
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.fixtures.studies import REPOSITORY
+from tests.fixtures.toy import Noise, Toy, command, fit
 
 
 def same_weights(one, two) -> bool:
@@ -41,7 +40,7 @@ def test_training_moves_every_weight_and_the_loss_falls(tmp_path):
     assert sum(c["loss"] for c in curve[-5:]) < 0.7 * sum(c["loss"] for c in curve[:5])
 
 
-def test_the_optimiser_follows_the_schedules(tmp_path):
+def test_the_optimizer_follows_the_schedules(tmp_path):
     fit(tmp_path, steps=8)
     rates = [json.loads(line)["lr"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rates == pytest.approx(cosine(1e-2, 1e-4, 8, warmup=2).tolist())
@@ -72,7 +71,7 @@ def test_a_batch_in_parts_equals_the_whole(tmp_path, parts):
         assert (one["loss"], one["noise"]) == pytest.approx((other["loss"], other["noise"]), rel=1e-4)
 
 
-def test_a_job_refuses_parts_that_would_change_what_is_learnt(tmp_path):
+def test_a_job_refuses_parts_that_would_change_what_is_learned(tmp_path):
     settings = {"steps": 1, "batch_size": 2}
     spec = RunSpec(run="neco_dora", seed=0, method="neco", arch="vit_nano_patch16", init=RandomWeights(), settings=settings)
     execution = Execution(accumulate={"neco_dora": 2})
@@ -135,11 +134,6 @@ except StateBusy as error:
     assert issubclass(StateBusy, UserError)
 
 
-def run_toy(folder, processes, steps):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [*(torchrun if processes > 1 else [sys.executable]), "-m", "tests.fixtures.toy", str(folder), str(steps)]
-
-
 @pytest.mark.slow
 def test_two_processes_equal_one_on_the_same_global_batch(tmp_path):
     finals = []
@@ -147,7 +141,7 @@ def test_two_processes_equal_one_on_the_same_global_batch(tmp_path):
         folder = tmp_path / str(processes)
         folder.mkdir()
         subprocess.run(
-            run_toy(folder, processes, 6), cwd=REPOSITORY, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            command(folder, processes, 6), cwd=REPOSITORY, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
         method = Toy(6, drop_path=0.0)
         start = method.student.cls(torch.ones(1, 3, 32, 32))
@@ -164,15 +158,15 @@ def test_a_killed_training_resumes_to_identical_weights(tmp_path, number):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
-    subprocess.run(run_toy(whole, 1, 60), cwd=REPOSITORY, check=True, capture_output=True)
-    process = subprocess.Popen(run_toy(killed, 1, 60), cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    subprocess.run(command(whole, 1, 60), cwd=REPOSITORY, check=True, capture_output=True)
+    process = subprocess.Popen(command(killed, 1, 60), cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list((killed / "0").glob("step-*.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(number)
     assert process.wait(60) != 0
     assert not (killed / "final.pt").exists()
-    subprocess.run(run_toy(killed, 1, 60), cwd=REPOSITORY, check=True, capture_output=True)
+    subprocess.run(command(killed, 1, 60), cwd=REPOSITORY, check=True, capture_output=True)
     one, two = (torch.load(folder / "final.pt", weights_only=True) for folder in (whole, killed))
     assert all(torch.equal(one[k], two[k]) for k in one)
 

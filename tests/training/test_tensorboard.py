@@ -2,7 +2,6 @@
 
 import sys
 
-import numpy as np
 import pytest
 
 from densewalk.core.errors import UserError
@@ -14,22 +13,8 @@ from densewalk.study.config import parse_study
 from densewalk.study.specs import RunSpec
 from densewalk.training import learning_curve
 from densewalk.training.execution import Execution
-from densewalk.training.progress_files import quantities, read_points
+from tests.fixtures.helpers import curves, events
 from tests.fixtures.toy import fit
-
-
-def events(folder):
-    """tag -> [(step, time, value)], with what a restart makes void left out."""
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed")
-    read = reader.EventAccumulator(str(folder / "tensorboard"), size_guidance={reader.SCALARS: 0})
-    read.Reload()
-    return {tag: [(e.step, e.wall_time, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
-
-
-def curves(folder):
-    """The same of metrics.jsonl; event files hold float32."""
-    points = read_points(folder / "metrics.jsonl")
-    return {n: [(p["step"], p["time"], float(np.float32(p[n]))) for p in points] for n in quantities(points)}
 
 
 def without_time(found):

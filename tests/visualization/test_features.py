@@ -61,7 +61,7 @@ def test_components_are_those_of_the_covariance():
         assert shares[i] == pytest.approx(values[-1 - i] / values.sum(), rel=1e-5)
 
 
-def test_equal_backbones_in_another_basis_have_equal_colours():
+def test_equal_backbones_in_another_basis_have_equal_colors():
     patches, anchor = noise(40, 6), noise(40, seed=1)
     turned = patches @ torch.linalg.qr(noise(6, 6, seed=2))[0]
     np.testing.assert_allclose(principal_components(patches, anchor)[0], principal_components(turned, anchor)[0], atol=1e-4)
@@ -167,13 +167,13 @@ def sources(tmp_path):
         (50, [*(("many", i) for i in range(5)), *(("few", i) for i in range(2))]),
     ],
 )
-def test_pictures_are_shared_out_among_sources_and_spread_within(sources, count, expected):
+def test_images_are_shared_out_among_sources_and_spread_within(sources, count, expected):
     found = list(select_images(sources, count, PictureSettings(short_side=32), 16))
     assert [(image.source, image.number) for image in found] == expected
     assert all(min(image.pixels.shape[1:]) == 32 and image.pixels.shape[2] % 16 == 0 for image in found)
 
 
-def test_all_pictures_of_a_trained_backbone(sources, tmp_path):
+def test_all_images_of_a_trained_backbone(sources, tmp_path):
     before, after = (create("vit_nano_patch16", seed=seed).eval() for seed in (0, 1))
     settings = PictureSettings(images=3, searched=4, short_side=32)
     for name in ("one", "two"):
@@ -199,7 +199,7 @@ def test_a_backbone_that_was_taken_over_has_no_before(sources, tmp_path):
     assert not (tmp_path / "f" / "nearest.png").exists()
 
 
-def test_a_single_picture_has_no_neighbours_but_is_drawn(sources, tmp_path):
+def test_a_single_image_has_no_neighbors_but_is_drawn(sources, tmp_path):
     network = create("vit_nano_patch16", seed=0).eval()
     for path in sorted((tmp_path / "many").iterdir())[1:]:
         path.unlink()

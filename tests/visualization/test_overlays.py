@@ -66,7 +66,7 @@ def test_tint_refuses_a_frame_of_broken_patches():
         tint_objects(np.zeros((5, 6, 3), np.uint8), np.zeros((1, 2, 3)), object_colors(1))
 
 
-def test_tracking_strip_gives_each_object_its_colour(tmp_path):
+def test_tracking_strip_gives_each_object_its_color(tmp_path):
     masks = np.zeros((3, 2, 2, 4))
     for i in range(3):
         masks[i, :, :, i] = 1

@@ -1,81 +1,12 @@
 """Boxes: overlap against a loop, and the official layouts, whole and broken."""
 
-import json
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks import boxes
 from tests.fixtures.helpers import shared
-
-XML = """<annotation><folder>VOC2007</folder><filename>{name}.jpg</filename>
-<size><width>40</width><height>30</height><depth>3</depth></size>
-{objects}</annotation>"""
-OBJECT = (
-    "<object><name>dog</name><truncated>1</truncated><difficult>{difficult}</difficult><bndbox><xmin>{0}</xmin><ymin>{1}</ymin>"
-    "<xmax>{2}</xmax><ymax>{3}</ymax></bndbox><part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax>"
-    "</bndbox></part></object>"
-)
-
-
-def picture(path, size=(40, 30)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)).save(path)
-
-
-def write_voc(root, year=2007):
-    """Two images, the first with a difficult object, too."""
-    base = root / f"VOCdevkit/VOC{year}"
-    found = {"000005": [(1, 1, 40, 30), (11, 6, 20, 25)], "000007": [(2, 3, 4, 5)]}
-    for folder in ("Annotations", "ImageSets/Main"):
-        (base / folder).mkdir(parents=True)
-    for name, rows in found.items():
-        picture(base / "JPEGImages" / f"{name}.jpg")
-        objects = "\n".join(OBJECT.format(*row, difficult=i) for i, row in enumerate(rows))
-        (base / "Annotations" / f"{name}.xml").write_text(XML.format(name=name, objects=objects))
-    (base / "ImageSets/Main/trainval.txt").write_text("\n".join(found) + "\n")
-    return root
-
-
-def write_coco(root):
-    """Image 9 with an object and a crowd, image 30 with one, image 45 without."""
-    names = {9: "COCO_train2014_000000000009.jpg", 30: "COCO_train2014_000000000030.jpg", 45: "COCO_train2014_000000000045.jpg"}
-    for name in names.values():
-        picture(root / "train2014" / name)
-    rows = [(9, [10.4, 4.6, 20.2, 10.0], 0), (9, [0, 0, 40, 30], 1), (30, [1.5, 2.5, 10, 10], 0)]
-    content = {
-        "images": [{"id": i, "file_name": name, "width": 40, "height": 30} for i, name in names.items()],
-        "annotations": [
-            {"id": n, "image_id": i, "category_id": 1, "bbox": box, "area": 1, "iscrowd": crowd} for n, (i, box, crowd) in enumerate(rows)
-        ],
-        "categories": [{"id": 1, "name": "person"}],
-    }
-    (root / "annotations").mkdir()
-    (root / "annotations/instances_train2014.json").write_text(json.dumps(content))
-    return root
-
-
-def write_got10k(root, frames=5, names=("GOT-10k_Val_000001", "GOT-10k_Val_000002")):
-    """A square of another colour that moves by 4 pixels a frame; in the third frame it is said to be hidden."""
-    base = root / "val"
-    for number, name in enumerate(names):
-        (base / name).mkdir(parents=True)
-        rows = []
-        rng = np.random.default_rng(number)
-        background, texture = rng.integers(0, 90, (64, 96, 3)), rng.integers(150, 256, (24, 24, 3))
-        for t in range(frames):
-            image = background.astype(np.uint8).copy()
-            image[16:40, 8 + 4 * t : 32 + 4 * t] = texture
-            Image.fromarray(image).save(base / name / f"{t + 1:08d}.jpg", quality=95)
-            rows.append(f"{8 + 4 * t}.0000,16.0000,24.0000,24.0000")
-        (base / name / "groundtruth.txt").write_text("\n".join(rows) + "\n")
-        (base / name / "cover.label").write_text("\n".join("0" if t == 2 else "8" for t in range(frames)) + "\n")
-        (base / name / "absence.label").write_text("0\n" * frames)
-    (base / "list.txt").write_text("\n".join(names) + "\n")
-    return root
-
+from tests.fixtures.layouts import OBJECT, XML, write_coco, write_got10k, write_voc
 
 # -- overlap -----------------------------------------------------------------------------------------------------------
 

@@ -2,26 +2,12 @@
 
 import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.classification import list_imagenet
 from tests.fixtures.helpers import shared
-
-
-def write_classes(root, counts, size=(20, 24)):
-    """Pictures of one colour per class, slightly noisy; counts: split -> class -> number of pictures."""
-    rng = np.random.default_rng(0)
-    for split, classes in counts.items():
-        for number, (name, count) in enumerate(sorted(classes.items())):
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                picture = rng.integers(0, 60, (*size, 3)).astype(np.uint8)
-                picture[..., number % 3] += 190
-                Image.fromarray(picture).save(root / split / name / f"{i:03d}.JPEG", quality=95)
-    return root
+from tests.fixtures.layouts import write_classes
 
 
 @pytest.fixture
@@ -29,7 +15,7 @@ def root(tmp_path):
     return write_classes(tmp_path / "imagenet", {"train": {"n02": 2, "n01": 3}, "val": {"n01": 1, "n02": 2}})
 
 
-def test_classes_are_numbered_by_name_and_pictures_sorted(root):
+def test_classes_are_numbered_by_name_and_images_sorted(root):
     (root / "train/n02/notes.txt").write_text("no picture")
     training, validation = list_imagenet(root)
     assert training.names == validation.names == ["n01", "n02"]

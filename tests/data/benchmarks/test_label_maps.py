@@ -7,7 +7,7 @@ from PIL import Image
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.label_maps import list_cityscapes, list_coco_panoptic, read_example, read_labels
 from densewalk.data.benchmarks.label_rules import NAMES, LabelRule
-from tests.fixtures.dense import picture, write_panoptic
+from tests.fixtures.dense import image_of, write_panoptic
 from tests.fixtures.helpers import shared
 
 CATEGORIES = [
@@ -72,7 +72,7 @@ def test_cityscapes_has_training_ids(tmp_path):
     Image.fromarray(raw).save(tmp_path / "gtFine/val/ulm/ulm_0_gtFine_labelIds.png")
     with pytest.raises(UserError, match=r"labelIds.png has no image .*ulm_0_leftImg8bit.png"):
         list_cityscapes(tmp_path, "val")
-    picture(raw, 0).save(tmp_path / "leftImg8bit/val/ulm/ulm_0_leftImg8bit.png")
+    image_of(raw, 0).save(tmp_path / "leftImg8bit/val/ulm/ulm_0_leftImg8bit.png")
     labels = labels_of(list_cityscapes(tmp_path, "val")[0])[0]
     named = {7: "road", 8: "sidewalk", 11: "building", 19: "traffic light", 23: "sky", 24: "person", 26: "car", 33: "bicycle"}
     assert {i: NAMES["cityscapes"][labels[i]] for i in named} == named

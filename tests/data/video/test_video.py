@@ -4,8 +4,6 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterable
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -29,9 +27,9 @@ from densewalk.data.video.probe import probe
 from densewalk.data.video.transcode import target_size, transcode
 from densewalk.jobs.prepare import prepare_video
 from tests.fixtures.helpers import shared
+from tests.fixtures.videos import LONG_GOP, encode
 
 WIDTH, HEIGHT, FPS, TOTAL = 160, 120, 30, 300
-LONG_GOP = {"preset": "veryfast", "crf": "23", "g": "250", "bf": "3"}
 
 
 def barcode(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
@@ -46,30 +44,6 @@ def numbers_in(frames: torch.Tensor) -> list[int]:
     grey = frames.float().mean(dim=1)
     cells = torch.nn.functional.adaptive_avg_pool2d(grey[:, None], (4, 4)).flatten(1)
     return [int(sum(1 << b for b in range(16) if bright[b])) for bright in (cells > 150)]
-
-
-def encode(
-    path: Path,
-    frames: Iterable[np.ndarray],
-    *,
-    codec: str = "libx264",
-    options: dict | None = None,
-    stamps=None,
-    rate=FPS,
-    pixels="yuv420p",
-):
-    """Any codec, container and time stamps, in thousandths of a second if given."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options=LONG_GOP if options is None else options)
-        for i, array in enumerate(frames):
-            if i == 0:
-                stream.height, stream.width, stream.pix_fmt = *array.shape[:2], pixels
-                stream.codec_context.time_base = Fraction(1, rate) if stamps is None else Fraction(1, 1000)
-            frame = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(format=pixels)
-            frame.pts, frame.time_base = (i, Fraction(1, rate)) if stamps is None else (stamps[i], Fraction(1, 1000))
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 @pytest.fixture(scope="module")
