@@ -27,5 +27,14 @@ import torch  # noqa: E402  after the hook, so that the modules are imported thr
 
 torch.set_num_threads(1)
 
+
+def pytest_assertrepr_compare(op, left, right):
+    """Say where two long byte strings differ: pytest's own comparison of two weight files takes an hour."""
+    if op == "==" and isinstance(left, bytes) and isinstance(right, bytes) and max(len(left), len(right)) > 10_000:
+        first = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+        return [f"{len(left)} bytes == {len(right)} bytes", f"first difference at byte {first}"]
+    return None
+
+
 settings.register_profile("densewalk", deadline=None)
 settings.load_profile("densewalk")

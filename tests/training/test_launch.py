@@ -82,7 +82,7 @@ def test_nodes_need_slurm(started):
 CLAIM = """
 import os, sys
 from densewalk.training.launch import claim_gpus
-claim_gpus(int(sys.argv[1]))
+claim_gpus(int(sys.argv[1]), "auto")
 print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 input()
 """
@@ -108,8 +108,18 @@ def test_jobs_side_by_side_take_different_gpus(tmp_path):
     third.communicate("\n")
 
 
-def test_more_gpus_than_there_are(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+def test_fewer_gpus_than_asked_for_are_all_used(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(launch, "LOCKS", tmp_path / "locks")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    with pytest.raises(UserError, match="2 GPUs are asked for, 1 is here"):
-        launch.claim_gpus(2)
+    with caplog.at_level("INFO", logger="densewalk"):
+        assert launch.claim_gpus(2, "auto") == 1
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    assert "2 GPUs are asked for, 1 is here and used" in caplog.text
+
+
+def test_without_gpus_one_process_computes_unless_the_study_asks_for_the_cpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert launch.claim_gpus(4, "auto") == 0
+    assert launch.claim_gpus(2, "cpu") == 2

@@ -133,7 +133,7 @@ def train(args: argparse.Namespace) -> None:
     from densewalk.training.launch import become_processes, claim_gpus
 
     spec = read_spec(args.spec, RunSpec)
-    become_processes(claim_gpus(args.gpus), args.nodes, args.threads)
+    become_processes(claim_gpus(args.gpus, args.execution.device), args.nodes, args.threads)
     import torch
 
     from densewalk.jobs.train import make_backbone
@@ -148,7 +148,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from densewalk.training.launch import claim_gpus
 
     spec = read_spec(args.spec, EvaluationSpec)
-    claim_gpus(args.gpus)
+    claim_gpus(args.gpus, args.execution.device)
     import torch
 
     from densewalk.jobs.evaluate import evaluate as evaluate_backbone

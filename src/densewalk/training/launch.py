@@ -72,25 +72,26 @@ def srun_environment(environment: dict[str, str]) -> dict[str, str]:
     return {**kept, "SLURM_JOB_ID": job, FIRST_NODE: f"{socket.gethostname()}:{port}"}
 
 
-def claim_gpus(count: int) -> int:
+def claim_gpus(count: int, device: str) -> int:
     """Restrict this process and its children to `count` GPUs that no other job of the user has.
 
     Without it, jobs that Snakemake starts side by side would all use the first one; Slurm's jobs have their own already. The
     claim is a file lock, which ends with the last process that holds it. If too few are free, wait.
 
-    Returns:
-        `count`, or 0 on a machine without GPUs, where one process computes on the CPU.
+    Args:
+        device: `execution.device`. With `cpu` nothing is claimed, and `count` is a number of processes.
 
-    Raises:
-        UserError: the machine has fewer.
+    Returns:
+        Number of processes: `count`, or the number of this machine's GPUs if that is smaller; 0 means one process on the CPU.
     """
-    if count < 1 or "SLURM_JOB_ID" in os.environ or "WORLD_SIZE" in os.environ:
+    if count < 1 or device == "cpu" or "SLURM_JOB_ID" in os.environ or "WORLD_SIZE" in os.environ:
         return count
     seen = visible_gpus()
-    if not seen:
-        return 0
     if count > len(seen):
-        raise UserError(f"{count} GPUs are asked for, {len(seen)} {'is' if len(seen) == 1 else 'are'} here", todo="lower gpu of this rule")
+        log.info("%d GPUs are asked for, %d %s here and used", count, len(seen), "is" if len(seen) == 1 else "are")
+    count = min(count, len(seen))
+    if not count:
+        return 0
     LOCKS.mkdir(exist_ok=True)
     while len(claimed := lock_gpus(seen, count)) < count:
         log.info("waiting for %d of the GPUs %s", count, ", ".join(seen))
