@@ -51,6 +51,7 @@ DRY_RUNS = (
     "snakemake --cores 1 --force results/tables/coco.csv",
     "snakemake --cores 1 fetch",
     "snakemake --cores 1 results/data/sets/voc.json",
+    "snakemake --directory demo --cores 2",
     "snakemake --directory benchmarks/frozen_real --cores 1 all",
     "snakemake --directory benchmarks/davis_floor --cores 1 all",
 )
