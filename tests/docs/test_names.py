@@ -19,8 +19,10 @@ from snakemake.cli import get_argument_parser
 from densewalk.cli.parser import parser
 from densewalk.data.download.catalog import datasets
 from densewalk.models.catalog import published
+from densewalk.results.tables import COST, SUFFIXES, TIDY
 from densewalk.study.config import json_schema, parse_study
 from densewalk.study.registry import evaluations, methods
+from densewalk.training.execution import Execution
 from tests.fixtures.documents import PAGES, Block, blocks, code_words, is_command, name_of, without_fences
 from tests.fixtures.studies import REPOSITORY
 
@@ -266,6 +268,22 @@ def test_every_word_in_code_type_is_a_name_that_exists(page):
     names, words = names_of_page(page), code_words(page)
     unknown = [word for i, word in enumerate(words) if not exists(word, names, words[:i])]
     assert not unknown, f"{name_of(page)} names what does not exist: {unknown}"
+
+
+def test_every_column_of_the_tables_is_described():
+    words = {word for page in ("tables", "slurm") for word in code_words(REPOSITORY / f"docs/{page}.md")}
+    assert {column for column in (*TIDY, *COST) if not {column, column.removeprefix("training_")} & words} == set()
+    assert {suffix for suffix in SUFFIXES if f"M{suffix}" not in words} == set()
+
+
+def test_every_key_of_execution_is_described():
+    assert set(Execution.model_fields) <= {word.split(":")[0] for word in code_words(REPOSITORY / "docs/execution.md")}
+
+
+def test_every_method_and_evaluation_is_described():
+    assert set(evaluations()) <= set(code_words(REPOSITORY / "docs/protocols.md"))
+    (listed,) = re.findall(r"method: \w+ +# (none .*)", (REPOSITORY / "README.md").read_text())
+    assert set(listed.split(" | ")) == {"none", *methods()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
