@@ -480,6 +480,11 @@ def test_variants_and_switches():
     assert TimeTuningSettings.model_validate(dumped).model_dump(mode="json") == dumped
 
 
+def test_radius_zero_is_no_window():
+    assert small(radius=0) == small(radius=None)
+    assert make(small(radius=0)).rule.reach == 3, "the whole grid"
+
+
 def test_bad_settings_are_refused():
     with pytest.raises(UserError, match="size 50 is no multiple of the patch size; to do: set size to 48 or 64"):
         make(small(size=50))

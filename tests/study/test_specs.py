@@ -47,7 +47,7 @@ ONLY = {
         "a setting": ("settings.top_k", -3, "settings.top_k: Input should be greater than"),
         "labels": ("labels", {"method": "DINO"}, "labels.arch: Field required"),
         "version": ("version", [1], "version: Input should be a valid integer (found [1])"),
-        "another version": ("version", 1, "version: 1 of davis, which is at version 2 here"),
+        "another version": ("version", 1, "version: 1 of davis, which is at version 3 here"),
     },
     "curation": {
         "backbone": ("backbone", None, "backbone: Field required"),

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference, deviation, switch
@@ -17,7 +17,8 @@ class TimeTuningSettings(TrainingSettings):
     The released code is https://github.com/SMSD75/Timetuning at commit 94550b5.
     """
 
-    VERSION: ClassVar[int] = 2  # since 2 the queue takes a batch before the assignment, not after it, as released
+    VERSION: ClassVar[int] = 2
+    """2: the queue takes a batch before the assignment, not after it, as released."""
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     PICTURES: ClassVar[dict[str, str]] = {
         "prototypes": "Prototypes of the first frame's patches as assigned, and as propagated to the later frames; a color is a prototype."
@@ -85,7 +86,7 @@ class TimeTuningSettings(TrainingSettings):
     )
     """Earlier frames to propagate from, beside the first."""
     radius: int | None = Field(default=6, ge=0)
-    """How far a label may move, in patches to each side; null for no limit."""
+    """How far a label may move, in patches to each side; 0, as in the released code, or null for no limit."""
     top_k: int = Field(default=5, ge=1)
     """Most similar patches that a patch takes its label from."""
     propagation_temperature: float = Field(default=0.1, gt=0)
@@ -114,6 +115,12 @@ class TimeTuningSettings(TrainingSettings):
     def across_samples(self) -> str | None:
         """Sinkhorn."""
         return "Time-Tuning's Sinkhorn shares the prototypes out among the patches of the whole batch"
+
+    @field_validator("radius")
+    @classmethod
+    def no_window(cls, radius: int | None) -> int | None:
+        """0 and null are one setting, with one hash."""
+        return radius or None
 
     @model_validator(mode="before")
     @classmethod
