@@ -137,30 +137,21 @@ class Neco(Method):
 
     @torch.no_grad()
     def update_queue(self, teacher: Maps, generator: Generator, masks: Masks | None = None) -> None:
-        """Put random patches of each global crop, of all processes, in front of its queue; `masks`: the patches to learn from."""
+        """Put random patches of each global crop, of all processes, in front of its queue.
+
+        `masks`: the patches to learn from; with `foreground_queue` only these enter, of which crops may have unequal numbers.
+        """
         s = self.settings
         if not s.queue:
             return
-        if masks is not None and s.loss_mask == "foreground" and s.foreground_queue:
-            self.queue_masked(teacher, generator, masks)
-            return
-        crops = teacher.transpose(0, 1).flatten(3).transpose(2, 3).flatten(1, 2)  # [crops, batch * patches, out]
-        count = min(s.queue_patches_per_image * len(teacher), s.queue // distributed.world_size(), crops.shape[1])
-        order = sample_indices(crops.shape[1], count, generator).to(crops.device)
-        new = distributed.gathered(crops[:, order]).transpose(0, 1).flatten(1, 2)
-        self.queue = torch.cat([new, self.queue], dim=1)[:, : s.queue]
-        counted = new.shape[1] * (s.global_crops if s.half_filled_queue else 1)
-        self.entries = (self.entries + counted).clamp(max=s.queue)
-
-    def queue_masked(self, teacher: Maps, generator: Generator, masks: Masks) -> None:
-        """`update_queue` with patches in the mask only, of which crops may have unequal numbers."""
-        s = self.settings
+        masked = masks is not None and s.loss_mask == "foreground" and s.foreground_queue
         most = min(s.queue_patches_per_image * len(teacher), s.queue // distributed.world_size())
         counts = []
         for i, queue in enumerate(self.queue):
-            inside = teacher[:, i].movedim(1, -1)[masks[:, i]]  # [patches in the mask, out]
-            order = torch.randperm(len(inside), generator=generator, device=generator.device)[:most].to(inside.device)
-            new = gather_rows(inside[order], most)
+            patches = teacher[:, i].movedim(1, -1)  # [batch, rows, columns, out]
+            pool = patches[masks[:, i]] if masked and masks is not None else patches.flatten(0, 2)
+            order = sample_indices(len(pool), min(most, len(pool)), generator).to(pool.device)
+            new = gather_rows(pool[order], most)
             self.queue[i] = torch.cat([new, queue])[: s.queue]
             counts.append(len(new))
         counted = sum(counts) if s.half_filled_queue else min(counts)

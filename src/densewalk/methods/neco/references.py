@@ -15,7 +15,7 @@ from densewalk.methods.neco.settings import NecoSettings
 def sample_indices(pool: int, count: int, generator: Generator) -> Int[Tensor, " count"]:
     """`count` of the numbers below `pool` in random order, from the start again where there are fewer."""
     order = torch.randperm(pool, generator=generator, device=generator.device)
-    return order.repeat(-(-count // pool))[:count]
+    return order.repeat(-(-count // max(1, pool)))[:count]
 
 
 def over_processes(x: Shaped[Tensor, "..."], dim: int) -> Shaped[Tensor, "..."]:

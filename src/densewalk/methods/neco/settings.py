@@ -21,7 +21,8 @@ class NecoSettings(PresetSettings):
     """
 
     VERSION: ClassVar[int] = 2
-    """2: `compat: released` has `separate_cls_position`, `exact_mask`, `skip_pairs_without_references` and `foreground_queue`."""
+    """2: each global crop draws the patches of its queue by itself, as released; and `compat: released` has `exact_mask`,
+    `skip_pairs_without_references`, `foreground_queue` and `separate_cls_position`."""
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
         Difference("NaN loss (odd_even, steepness 1000)", "P is at least 1e-30", "diffsort"),
