@@ -24,8 +24,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script: `benchmarks` is not installed
 
-from benchmarks.reference_values import dora, frozen, neco, timetuning  # noqa: E402
-from benchmarks.reference_values.rows import Note, Row, compare  # noqa: E402
+from benchmarks.reference_values import dora, frozen, neco, timetuning
+from benchmarks.reference_values.rows import Note, Row, compare
 
 __all__ = ["FILES", "Note", "Row", "compare", "kind_of", "main", "rows_of"]
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "parity"
@@ -72,7 +72,9 @@ def kind_of(path: Path) -> str | None:
     if named is not None:
         return named
     with _opened(path) as values:
-        return next((kind for kind, (_, keys) in FILES.items() if all(any(re.fullmatch(k, own) for own in values.files) for k in keys)), None)
+        return next(
+            (kind for kind, (_, keys) in FILES.items() if all(any(re.fullmatch(k, own) for own in values.files) for k in keys)), None
+        )
 
 
 def _opened(path: Path) -> Any:

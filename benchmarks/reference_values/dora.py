@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
+from benchmarks.reference_values.frozen import Rows
+from benchmarks.reference_values.rows import children, compare, finite_or_equal, has, relative
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.reference_values.frozen import Rows
-from benchmarks.reference_values.rows import children, compare, finite_or_equal, has, relative
 from densewalk.methods.dora import tracking
 from densewalk.methods.dora.losses import frame_terms, total_loss
 from densewalk.methods.dora.method import Dora

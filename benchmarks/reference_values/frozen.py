@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.reference_values.rows import Note, Row, cases, compare, has, optional
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.reference_values.rows import Note, Row, cases, compare, has, optional
 from densewalk.data.benchmarks import boxes
 from densewalk.evaluations.common import label_propagation
 from densewalk.evaluations.discovery import evaluate as discovery
@@ -22,7 +22,6 @@ from densewalk.ops.attention_mask import foreground_masks
 from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_center, spherical_kmeans
 from densewalk.ops.label_propagation import Rule, propagate
 from densewalk.ops.nearest_neighbors import nearest
-
 
 Rows = Iterator[Row | Note]
 
@@ -63,7 +62,9 @@ def hummingbird(values: Any) -> Rows:
         case = {k.removeprefix(f"{name}/"): torch.from_numpy(values[k]) for k in values.files if _numbers_of(values, k, name)}
         size, neighbours = int(case["size"]), int(case["n_neighbours"])
         settings = IncontextSettings(root=".", dataset="", layout="voc", compat="released", input_size=size, neighbours=neighbours)
-        settings = settings.model_copy(update={"temperature": optional(values, (f"{name}/temperature", f"{name}/beta"), settings.temperature)})
+        settings = settings.model_copy(
+            update={"temperature": optional(values, (f"{name}/temperature", f"{name}/beta"), settings.temperature)}
+        )
         memory = _hummingbird_memory(case)
         yield compare("hummingbird", name, "memory features", memory.features, case["feature_memory"], 1e-5)
         yield compare("hummingbird", name, "memory labels", memory.labels, case["label_memory"], 1e-6)

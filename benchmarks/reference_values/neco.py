@@ -7,12 +7,12 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from benchmarks import matrix_sort
 from benchmarks.reference_values.frozen import Rows
 from benchmarks.reference_values.networks import architecture, choose_heads, sure_entries
 from benchmarks.reference_values.rows import cases, children, compare, finite_or_equal, has, optional, relative
+from torch import Tensor
+
 from densewalk.data import augmentation
 from densewalk.methods.neco import alignment
 from densewalk.methods.neco import method as neco
@@ -122,7 +122,11 @@ def _maps(rows: Tensor, crops: int, batch: int, side: int) -> Tensor:
 
 def _tiny(patch: int) -> Backbone:
     """A backbone that is not run."""
-    return Backbone(architecture({"patch_embed.proj.weight": torch.zeros(8, 3, patch, patch), "pos_embed": torch.zeros(1, 5, 8), "blocks.0.x": torch.zeros(1)}, 1))
+    return Backbone(
+        architecture(
+            {"patch_embed.proj.weight": torch.zeros(8, 3, patch, patch), "pos_embed": torch.zeros(1, 5, 8), "blocks.0.x": torch.zeros(1)}, 1
+        )
+    )
 
 
 @contextmanager
@@ -156,7 +160,7 @@ def neco_step(values: Any) -> Rows:
 
 def _method(values: Any, student: State) -> Neco:
     """The method with the recorded sizes and rates."""
-    patch, sizes = int(values["patch_size"]), values["size_crops"].tolist()
+    sizes = values["size_crops"].tolist()
     n_global, views = values["steps/0/bboxes/gc"].shape[1:3]
     head = [w for k, w in sorted(student.items()) if k.startswith("projection_head.") and k.endswith("weight")]
     mask = str(optional(values, ("loss_mask", "hparams/loss_mask"), "all"))
@@ -172,7 +176,9 @@ def _method(values: Any, student: State) -> Neco:
         teacher_steepness=float(optional(values, ("hparams/steepness_teacher",), values["hparams/steepness"])),
     )  # fmt: skip
     backbone = {k: w for k, w in student.items() if not k.startswith("projection_head.")}
-    arch = architecture(backbone, optional(values, ("heads", "hparams/heads"), 0) or choose_heads(backbone, lambda n: _error(values, student, settings, n)))
+    arch = architecture(
+        backbone, optional(values, ("heads", "hparams/heads"), 0) or choose_heads(backbone, lambda n: _error(values, student, settings, n))
+    )
     return Neco(settings, Backbone(arch), settings.steps or 1, 1, seed=0)
 
 
@@ -212,7 +218,9 @@ def _groups(values: Any, method: Neco, optimizer: torch.optim.Optimizer) -> Rows
     """Rates of every parameter, and the schedules. The CLS token that holds its position has a group of its own, at twice the rate."""
     set_schedules(optimizer, 0)
     names = {id(p): name for name, p in method.student.named_parameters()}
-    found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"] if g["name"] != "backbone/cls/decay"}
+    found = {
+        names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"] if g["name"] != "backbone/cls/decay"
+    }
     theirs = {}
     for group in children(values, "param_groups"):
         rates = (float(values[f"param_groups/{group}/lr"]), float(values[f"param_groups/{group}/wd"]))
@@ -244,7 +252,9 @@ def _step(values: Any, method: Neco, optimizer: torch.optim.Optimizer, at: int, 
         rates = [g["lr"] for g in optimizer.param_groups if g["name"] != "backbone/cls/decay"]
         yield compare("neco_step", f"step {at}", "learning rates", rates, values[f"{step}/lrs"], 1e-9)
     optimizer.zero_grad()
-    with _recorded_draws([torch.from_numpy(values[f"{step}/randperms_in_order/{i}"]) for i in children(values, f"{step}/randperms_in_order")]):
+    with _recorded_draws(
+        [torch.from_numpy(values[f"{step}/randperms_in_order/{i}"]) for i in children(values, f"{step}/randperms_in_order")]
+    ):
         loss, _ = method.step(batch, at, torch.Generator())
     yield compare("neco_step", f"step {at}", "loss", loss.item(), values[f"{step}/loss"], 1e-5)
     loss.backward()
@@ -262,4 +272,6 @@ def _step(values: Any, method: Neco, optimizer: torch.optim.Optimizer, at: int, 
         expected = _tensors(values, f"{step}/{key}/")
         if expected:
             errors = {n: (network.state_dict()[n] - w).abs() * sure.get(n, torch.ones(())) for n, w in _ours(expected).items()}
-            yield compare("neco_step", f"step {at}", f"{key.replace('_', ' ')}, largest error", max(float(e.max()) for e in errors.values()), 0, 1e-5)
+            yield compare(
+                "neco_step", f"step {at}", f"{key.replace('_', ' ')}, largest error", max(float(e.max()) for e in errors.values()), 0, 1e-5
+            )

@@ -41,5 +41,3 @@ def sure_entries(sure: dict[str, Tensor], name: str, gradient: Tensor) -> None:
     """Keep in `sure` the entries whose gradient has been more than rounding in every step so far."""
     now = (gradient.abs() > NOISE) & (gradient.abs() > 1e-4 * gradient.abs().max())
     sure[name] = sure[name] & now if name in sure else now
-
-

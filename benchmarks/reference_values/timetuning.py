@@ -7,11 +7,11 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from benchmarks.reference_values.frozen import Rows
 from benchmarks.reference_values.networks import architecture, choose_heads, sure_entries
 from benchmarks.reference_values.rows import cases, children, compare, has, optional, relative
+from torch import Tensor
+
 from densewalk.methods.timetuning.method import TimeTuning
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.models.backbone import Backbone
@@ -139,7 +139,14 @@ def _groups(values: Any, case: str, method: TimeTuning) -> Rows:
         ours = {n if n == "prototypes" else f"feature_extractor.{n}" for n in ours}
         yield compare("timetuning_step", case, f"parameters not alike, {name}", len(ours ^ theirs), 0, 0)
         found = [groups[name].lr[0], groups[name].weight_decay[0]]
-        yield compare("timetuning_step", case, f"rate and decay, {name}", found, [float(values[f"{case}/param_groups/{i}/{k}"]) for k in ("lr", "wd")], 1e-12)
+        yield compare(
+            "timetuning_step",
+            case,
+            f"rate and decay, {name}",
+            found,
+            [float(values[f"{case}/param_groups/{i}/{k}"]) for k in ("lr", "wd")],
+            1e-12,
+        )
     if has(values, f"{case}/steps/0/lr"):
         rates = np.array([float(values[f"{case}/param_groups/{i}/lr"]) for i in range(6)])
         after = values[f"{case}/steps/0/lr"] / rates
@@ -168,7 +175,9 @@ def _steps(values: Any, case: str, method: TimeTuning) -> Rows:
         before = f"{case}/steps/{at - 1}"
         for i, name in enumerate(listing):
             if name in groups:  # rates in force are those that were recorded after the step before
-                lr, decay = (float(values[f"{before}/{k}"][i]) if at else float(values[f"{case}/param_groups/{i}/{k}"]) for k in ("lr", "wd"))
+                lr, decay = (
+                    float(values[f"{before}/{k}"][i]) if at else float(values[f"{case}/param_groups/{i}/{k}"]) for k in ("lr", "wd")
+                )
                 groups[name].update(lr=lr, weight_decay=decay)
         clip = torch.from_numpy(values[f"{step}/clip"])
         yield from _inner(values, case, at, method, clip)
