@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script: `benchmarks` is not installed
 
-from benchmarks.reference_values import dora, frozen, neco, timetuning
+from benchmarks.reference_values import dora, frozen, neco, parts, timetuning
 from benchmarks.reference_values.rows import Note, Row, compare
 
 __all__ = ["FILES", "Note", "Row", "compare", "kind_of", "main", "rows_of"]
@@ -34,7 +34,10 @@ Reader = Callable[[Any], Iterator[Row | Note]]
 FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
     "davis_jf": (frozen.davis_jf, (r".+/gt", r".+/pred", r".+/n", r".+/J")),
     "davis_propagation": (frozen.davis_propagation, (r".+/hwrk",)),
+    "dinov2_loss": (parts.dinov2_loss, (r"koleo/.+/x|sinkhorn_(cls|patch)/.+/targets",)),
     "dora_step": (dora.dora_step, (r"mot/heads", r"config/sk_eps")),
+    "eval_discovery": (parts.eval_discovery, (r"attention/.+/cls|corloc/owner",)),
+    "eval_vos": (parts.eval_vos, (r".+/categories", r".+/J")),
     "hummingbird": (frozen.hummingbird, (r"cases/.+/fake_weight",)),
     "knn": (frozen.nearest_neighbours, (r".+/train", r".+/vy", r".+/acc\d+")),
     "lost": (frozen.lost, (r".+/feats", r".+/cfg", r".+/scores")),
@@ -50,9 +53,9 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
 }
 # kinds of reference values whose method or evaluation is not here
 ELSEWHERE = (
-    *("cis", "contrastive_losses", "crw", "dinov2_loss", "dinov2_parts", "dinov2_step_centering", "dinov2_step_sinkhorn"),
-    *("eval_bootstrap", "eval_correspondence", "eval_depth", "eval_depth_train", "eval_discovery", "eval_ladder", "eval_position"),
-    *("eval_retrieval", "eval_vos", "ibot_loss", "ibot_masks", "ibot_step", "mae_step", "mocov3_step", "mosic_loss", "paka", "pamr"),
+    *("cis", "contrastive_losses", "crw", "dinov2_parts", "dinov2_step_centering", "dinov2_step_sinkhorn"),
+    *("eval_bootstrap", "eval_correspondence", "eval_depth", "eval_depth_train", "eval_ladder", "eval_position"),
+    *("eval_retrieval", "ibot_loss", "ibot_masks", "ibot_step", "mae_step", "mocov3_step", "mosic_loss", "paka", "pamr"),
     *("rasa", "stego"),
 )
 

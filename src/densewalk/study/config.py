@@ -161,7 +161,7 @@ class Study(Settings):
         init = RandomWeights() if r.init == "random" else self._backbone(r.init, seed)
         trained: dict[str, Any] = {}
         if isinstance(r, TrainedRun):
-            trained = {"data": {name: self._data(name) for name in r.data}, "settings": r.settings, "version": r.settings.VERSION}
+            trained = {"data": {name: self._data(name) for name in r.data}, "settings": r.settings}
         return RunSpec(run=run, seed=seed, method=r.method, arch=self.arch_of(run), init=init, **trained)
 
     def curation_spec(self, name: str) -> CurationSpec:

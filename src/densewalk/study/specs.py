@@ -28,6 +28,11 @@ def is_first(version: int) -> bool:
     return version == 1
 
 
+def own_version(data: dict[str, Any]) -> int:
+    """The version of a run's method in this code: no other one can run."""
+    return data["settings"].VERSION if data.get("settings") else 1
+
+
 class Specification(Settings):
     """What determines the outcome of one job."""
 
@@ -73,8 +78,8 @@ class RunSpec(Specification):
     arch: str
     init: Origin
     data: dict[str, VideoSettings | ImagesSettings | CurationSpec] | None = Field(default=None, exclude_if=is_null)
-    version: int = Field(default=1, ge=1, exclude_if=is_first)
     settings: SerializeAsAny[TrainingSettings] | None = Field(default=None, exclude_if=is_null)
+    version: int = Field(default_factory=own_version, ge=1, exclude_if=is_first)
 
     @field_validator("settings", mode="before")
     @classmethod
