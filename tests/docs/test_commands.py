@@ -74,7 +74,7 @@ TESTED = {
     "densewalk data voc": "jobs/test_fetch.py::test_a_set_is_downloaded_unpacked_and_counted",
     "densewalk train ... --gpus 2": "training/test_launch.py::test_one_node_is_torchrun",
     "snakemake --report study.zip": "workflow/test_workflow.py::test_snakemake_s_own_report_is_made_without_a_network_and_has_captions",
-    "python benchmarks/parity.py": "benchmarks/test_parity.py::test_all_rows_of_a_file",
+    "python benchmarks/parity.py [FOLDER]": "benchmarks/test_parity.py::test_a_folder_with_other_cases_is_compared",
     "tensorboard --logdir results/state": "training/test_tensorboard.py::test_event_files_hold_the_points_of_the_curve",
 }
 

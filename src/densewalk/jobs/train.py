@@ -121,7 +121,16 @@ def export_run(backbone: Backbone, spec: RunSpec, out: Path, training: TrainingR
     """
     compat = spec.settings.deviations if spec.settings else ""
     made = MadeRun.model_validate(spec.model_dump(mode="json"))
-    run = RunRecord(config_hash=spec.hash, arch=backbone.arch.name, compat=compat, spec=made, training=training, loaded=loaded, **record())
+    run = RunRecord(
+        config_hash=spec.hash,
+        arch=backbone.arch.name,
+        compat=compat,
+        version=spec.version,
+        spec=made,
+        training=training,
+        loaded=loaded,
+        **record(),
+    )
     write_model(out / "run.json", run)
     facts = {
         "run": spec.run,
