@@ -1,6 +1,7 @@
 """Codec, size, orientation, frame rate and length of a video file."""
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from av.video.stream import VideoStream
 from densewalk.core.errors import UserError
 from densewalk.core.progress import clock
 from densewalk.data.video.orientation import Orientation, frame_orientation
+from densewalk.data.video.seeking import PacketReader
 from densewalk.data.video.streams import describe_choice, open_video, video_stream
 from densewalk.data.video.timeline import Pace, Timeline, begins_with, measure_pace, read_index, scan_packets, stated_rates, time_base
 
@@ -21,7 +23,8 @@ class VideoInfo:
 
     width, height: in square pixels, upright. fps, frames, duration: as the time stamps of the packets say, frames as shown, seconds
     without jumps. rotation, mirrored: what makes the stored frames upright (`Orientation`). stated_duration: seconds that the file
-    states for this stream. missing_frames: what the file states and lacks. notes: sentences for the receipt.
+    states for this stream. missing_frames: what the file states and lacks. jump: seconds after which the time
+    stamps jump. notes: sentences for the receipt.
     """
 
     path: str
@@ -36,6 +39,7 @@ class VideoInfo:
     mirrored: bool = False
     stated_duration: float | None = None
     missing_frames: int = 0
+    jump: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -90,23 +94,30 @@ def first_frame(container: InputContainer, stream: VideoStream, path: str | Path
 
 
 def require_decodes(container: InputContainer, stream: VideoStream, timeline: Timeline, share: float, path: str | Path) -> None:
-    """Raise a UserError if no frame decodes at a share of the video, or from a key frame before it."""
+    """Raise a UserError if no frame decodes at a share of the video, or from one of the key frames before it."""
     stamp = timeline.shown[round(share * (len(timeline.shown) - 1))]
     seconds, reason = max(0.0, timeline.seconds(stamp)), "it may be cut off or encrypted"
-    # where a container has no index, seeking leads to any frame: begin earlier if no key frame follows
-    for earlier in (0.0, 10.0, seconds + 1):
-        packets = 0
-        try:
-            container.seek(stamp - int(earlier / time_base(stream)), stream=stream)
-            for packet in container.demux(stream):
-                packets += packet.size > 0
-                if any(not frame.is_corrupt for frame in packet.decode()):
-                    return
-        except av.FFmpegError as error:
-            reason = str(error.strerror)
-        if packets == 0 and not timeline.keys:  # the index knows a frame that the file lacks
-            break
+    try:
+        for packets in _packets_before(container, stream, timeline, stamp, path):
+            if any(not frame.is_corrupt for packet in packets for frame in packet.decode()):
+                return
+    except av.FFmpegError as error:
+        reason = str(error.strerror)
     raise UserError(f"{path} does not decode at {clock(seconds)} ({reason})", todo="download it again")
+
+
+def _packets_before(
+    container: InputContainer, stream: VideoStream, timeline: Timeline, stamp: int, path: str | Path
+) -> Iterator[Iterator[av.Packet]]:
+    """Yield the packets from each of the last key frames before a stamp on."""
+    if not timeline.keys:  # the file's index is exact
+        container.seek(stamp, stream=stream)
+        yield container.demux(stream)
+        return
+    reader, last = PacketReader(path), bisect_right(timeline.keys, stamp, key=lambda key: key.stamp) - 1
+    for number in range(max(0, last), max(-1, last - 3), -1):
+        yield reader.packets(timeline.keys[number])
+    reader.close()
 
 
 def _describe(container: InputContainer, stream: VideoStream, frame: av.VideoFrame, timeline: Timeline, path: str | Path) -> VideoInfo:
@@ -125,8 +136,9 @@ def _describe(container: InputContainer, stream: VideoStream, frame: av.VideoFra
         pixel_format=str(stream.pix_fmt),
         rotation=orientation.turn,
         mirrored=orientation.mirrored,
-        stated_duration=_stated_duration(container, stream),
+        stated_duration=_stated_duration(container, stream, max(0.0, float(timeline.shown[0] * timeline.unit))),
         missing_frames=max(0, _stated_frames(stream) - max(len(timeline.shown), _frames_by_time(stream, pace))),
+        jump=pace.jump,
         notes=describe_choice(container, stream),
     )
 
@@ -142,15 +154,15 @@ def _frames_by_time(stream: VideoStream, pace: Pace) -> int:
     return round(pace.duration * pace.rate) if stream.container.format.name == "avi" else 0
 
 
-def _stated_duration(container: InputContainer, stream: VideoStream) -> float | None:
-    """Return the seconds that the file states for the stream, or for all of it."""
+def _stated_duration(container: InputContainer, stream: VideoStream, start: float) -> float | None:
+    """Return the seconds that the file states for the stream, or for all of it, which counts from time 0."""
     if stream.duration:
         return float(stream.duration * time_base(stream))
     try:  # Matroska: 00:10:00.040000000
         hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds) - start
     except ValueError:
-        return container.duration / av.time_base if container.duration else None
+        return container.duration / av.time_base - start if container.duration else None
 
 
 def missing_codecs(codecs: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -60,7 +61,7 @@ class Survey:
         pixels = self.info.frames * self.info.width * self.info.height
         self.whole = whole if whole is not None else pixels <= WHOLE_PIXELS
         # key frames say where they are only if the stamps do
-        self.whole = self.whole or self.step > MAX_STEP or self.timeline.restarts > 0
+        self.whole = self.whole or self.step > MAX_STEP or self.timeline.restarts > 0 or not self.timeline.ordered
         if self.whole:
             self.step = 1 / self.info.fps
         self.decoded = self.tried = 0
@@ -107,21 +108,17 @@ class Survey:
         """Yield seconds from the first frame, each chosen key frame and True; if it does not decode, the last one and False."""
         reader, last = PacketReader(self.info.path), None
         for key in track(self.keys, "look at key frames"):
-            try:
-                frame = next(reader.frames(key), None)
-            except av.FFmpegError:
-                frame = None
+            frames = [*islice(decode_packets(reader.packets(key)), 1)]
+            if not frames:  # the end comes before a first whole frame, where key frames only begin to refresh the image
+                continue
+            frame = frames[0]
             self.decoded, self.tried = self.decoded + (frame is not None), self.tried + 1
             last = frame or last
             if last is None:
                 raise UserError(f"{self.info.path} does not decode at its beginning", todo="download it again")
-            yield self._seconds(key, frame), last, frame is not None
+            stamp = key.stamp if frame is None or frame.pts is None else frame.pts
+            yield max(0.0, self.timeline.seconds(stamp)), last, frame is not None
         reader.close()
-
-    def _seconds(self, key: Key, frame: av.VideoFrame | None) -> float:
-        """Seconds from the video's first frame to the one that decoding from a key frame begins with, mostly the key frame itself."""
-        known = self.timeline.ordered and frame is not None and frame.pts is not None
-        return max(0.0, self.timeline.seconds(frame.pts if known and frame else key.stamp))
 
     def _find_cuts(self, change: Float[np.ndarray, " frames"], scale: Scaler) -> None:
         """Find the cuts between the key frames that differ most, and say if more are possible."""

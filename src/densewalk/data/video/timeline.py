@@ -21,11 +21,8 @@ from densewalk.data.video.streams import open_video, video_stream
 # a jump of the time stamps by more seconds than this is damage, not a variable frame rate
 MAX_JUMP = 10.0
 # rates that cameras, films and screens have
-USUAL_RATES = [
-    *map(Fraction, (5, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 144, 240)),
-    Fraction(25, 2),
-    *(Fraction(1000 * n, 1001) for n in (24, 30, 48, 60, 120, 240)),
-]
+WHOLE_RATES = [*map(Fraction, (5, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 144, 240))]
+USUAL_RATES = [*WHOLE_RATES, Fraction(25, 2), *(Fraction(1000 * n, 1001) for n in (24, 30, 48, 60, 120, 240))]
 VP8 = ("vp8", "libvpx")
 
 
@@ -69,10 +66,11 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Pace:
-    """Frames a second, and seconds from the first frame to the end of the last, without jumps."""
+    """Frames a second, and seconds from the first frame to the end of the last, without jumps; seconds before the first jump."""
 
     rate: Fraction
     duration: float
+    jump: float | None = None
 
 
 def scan_packets(path: str | Path) -> Timeline:
@@ -183,7 +181,7 @@ def measure_pace(timeline: Timeline, stated: Iterable[Fraction], path: str | Pat
 
     A rate is constant if every stamp is a whole number of steps from the first, up to the rounding of stamps: the stated rate, a usual
     one, or the measured one, whichever fits first. Missing frames do not change it. Stamps that stay within half a step of their
-    place have the measured rate, so that each frame keeps its place. All others have the measured rate or, within 5 %, a usual one.
+    place have the measured rate, so that each frame keeps its place. All others have the measured rate or, within 5 %, a usual whole one.
 
     Raises:
         UserError: the file has one frame and states no rate, or all its stamps are equal.
@@ -196,19 +194,21 @@ def measure_pace(timeline: Timeline, stated: Iterable[Fraction], path: str | Pat
             raise UserError(f"{path} states no frame rate, and its time stamps say none", todo="re-encode it with ffmpeg")
         return Pace(stated[0], float(1 / stated[0]))
     usual = float(np.median(positive))
-    whole = (steps >= 0) & (steps <= MAX_JUMP / float(timeline.unit) + 2 * usual)
-    # a step of twice the usual one has a frame missing in it; less than that is jitter
-    cells = np.where(steps > 1.75 * usual, np.round(steps / usual), np.sign(steps)).astype(np.int64)[whole]
-    steps = steps[whole]
-    rate = _fit_rate(np.cumsum(cells), np.cumsum(steps), timeline.unit, stated)
-    jumps = int((~whole).sum())
-    return Pace(rate, float(int(steps.sum()) * timeline.unit + (jumps + 1) / rate))
+    is_jump = steps > MAX_JUMP / float(timeline.unit) + 2 * usual
+    whole = (steps >= 0) & ~is_jump
+    before = steps[: int(np.argmax(is_jump))].sum() if is_jump.any() else 0
+    rate = _fit_rate(steps[whole], timeline.unit, stated)
+    duration = float(int(steps[whole].sum()) * timeline.unit + (int((~whole).sum()) + 1) / rate)
+    return Pace(rate, duration, float(int(before) * timeline.unit) if is_jump.any() else None)
 
 
-def _fit_rate(places: Int[np.ndarray, " steps"], stamps: Int[np.ndarray, " steps"], unit: Fraction, stated: list[Fraction]) -> Fraction:
-    """Return the rate that puts frame `places[n]` at `stamps[n]`, best of all."""
-    if not places[-1]:
-        return stated[0]
+def _fit_rate(steps: Int[np.ndarray, " steps"], unit: Fraction, stated: list[Fraction]) -> Fraction:
+    """Return the rate that fits best the times between neighboring frames."""
+    # where the time is twice the usual one, a frame is missing; less than that is jitter
+    usual = np.median(steps[steps > 0])
+    usual = steps[(steps > 0) & (steps <= 1.75 * usual)].mean()
+    places = np.cumsum(np.where(steps > 1.75 * usual, np.round(steps / usual), np.sign(steps)).astype(np.int64))
+    stamps = np.cumsum(steps)
     step = stamps[-1] / places[-1]
     measured = (1 / (Fraction(int(stamps[-1]), int(places[-1])) * unit)).limit_denominator(1001)
     for rate in [*stated, *USUAL_RATES, measured]:
@@ -218,5 +218,5 @@ def _fit_rate(places: Int[np.ndarray, " steps"], stamps: Int[np.ndarray, " steps
             return rate
     if np.abs(stamps - places * step).max() < 0.45 * step:
         return measured
-    nearest = min(USUAL_RATES, key=lambda rate: abs(rate / measured - 1))
+    nearest = min(WHOLE_RATES, key=lambda rate: abs(rate / measured - 1))
     return nearest if abs(nearest / measured - 1) < 0.05 else measured

@@ -26,6 +26,8 @@ from densewalk.data.video.probe import VideoInfo, probe_timeline
 from densewalk.data.video.streams import open_video, video_stream
 from densewalk.data.video.timeline import MAX_JUMP, Timeline
 
+REPAIR = "download or repair it, or set skip_broken: true to leave such stretches out"
+
 
 def transcode(settings: VideoSettings, target: str | Path, *, threads: int | None = None) -> VideoReceipt:
     """Make the training copy of `settings.source` in one pass; it appears when complete.
@@ -45,6 +47,8 @@ def transcode(settings: VideoSettings, target: str | Path, *, threads: int | Non
     info, timeline = probe_timeline(source, samples=not settings.skip_broken)
     if settings.usable_seconds and min(start for start, _ in settings.usable_seconds) >= info.duration:
         raise UserError(f"usable_seconds begin after the end of {source}", allowed=f"0 to {info.duration:.1f}")
+    if info.jump is not None and not settings.skip_broken:
+        raise UserError(f"{source} time stamps jump from {clock(info.jump)}", todo=REPAIR)
     stat = source.stat()
     with atomic_write(target) as temporary:
         pipeline = FramePipeline(info, timeline, settings, threads, f"transcode {source.name}")
@@ -193,7 +197,7 @@ class _Decoder:
     def _note_damage(self, what: str) -> None:
         where = f"{what} from {clock(max(self.at, 0))}"
         if not self.skip_broken:
-            raise UserError(f"{self.info.path} {where}", todo="download or repair it, or set skip_broken: true to leave such stretches out")
+            raise UserError(f"{self.info.path} {where}", todo=REPAIR)
         if not self.broken:
             self.problems.append(where)
         self.broken = True
