@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import av
@@ -111,8 +112,12 @@ def _packets_before(
 ) -> Iterator[Iterator[av.Packet]]:
     """Yield the packets from each of the last key frames before a stamp on."""
     if not timeline.keys:  # the file's index is exact
-        container.seek(stamp, stream=stream)
-        yield container.demux(stream)
+        for earlier in (0.0, 10.0, timeline.seconds(stamp)):
+            container.seek(stamp - int(earlier / time_base(stream)), stream=stream)
+            first = [packet for packet in islice(container.demux(stream), 1) if packet.size]
+            if not first:  # the index knows a frame that the file lacks
+                return
+            yield chain(first, container.demux(stream))
         return
     reader, last = PacketReader(path), bisect_right(timeline.keys, stamp, key=lambda key: key.stamp) - 1
     for number in range(max(0, last), max(-1, last - 3), -1):

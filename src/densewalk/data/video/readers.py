@@ -56,13 +56,29 @@ class FrameFile:
         return np.stack([self.reformatter.reformat(self._frame(number), format="rgb24").to_ndarray() for number in wanted])
 
     def verify(self) -> None:
-        """Make sure that the first frames from the first, the middle and the last key frame on are those that the packets say."""
+        """Make sure that frames from the first, the middle and the last key frame on are those that the packets say.
+
+        Raises:
+            UserError: most are not. Fewer are damage, which is an error when they are read.
+        """
         for key in sorted({0, len(self.keys) // 2, len(self.keys) - 1}):
             first = bisect_left(self.times, self.keys[key].stamp)
-            for number in range(first, min(first + SAMPLED, len(self))):
-                self._frame(number)
+            numbers = range(first, min(first + SAMPLED, len(self)))
+            lost = [number for number in numbers if self._find(number) is None]
+            if 2 * len(lost) > len(numbers):
+                found = f"{self.path} cannot be read by frame number: frame {lost[0]} is not where its packets say"
+                raise UserError(found, todo="read its training copy instead")
 
     def _frame(self, number: int) -> av.VideoFrame:
+        frame = self._find(number)
+        if frame is None:
+            raise UserError(f"{self.path} does not decode at frame {number}", todo="download it again, or read its training copy")
+        if (frame.width, frame.height) != self.size:
+            sizes = f"{frame.width}x{frame.height}, not {self.size[0]}x{self.size[1]}"
+            raise UserError(f"{self.path}: frame {number} is {sizes}", todo="read its training copy")
+        return frame
+
+    def _find(self, number: int) -> av.VideoFrame | None:
         """Decode on from here if no key frame lies between, else from the last one before."""
         key = max(0, bisect_right(self.keys, self.times[number], key=_stamp) - 1)
         ahead = self.position is not None and bisect_left(self.times, self.keys[key].stamp) <= self.position < number
@@ -72,11 +88,6 @@ class FrameFile:
             if frame is None:
                 self.frames, self.position = self.packets.frames(self.keys[start]), None
                 frame = self._decode_to(number)
-        if frame is None:
-            raise UserError(f"{self.path} does not decode at frame {number}", todo="download it again, or read its training copy")
-        if (frame.width, frame.height) != self.size:
-            sizes = f"{frame.width}x{frame.height}, not {self.size[0]}x{self.size[1]}"
-            raise UserError(f"{self.path}: frame {number} is {sizes}", todo="read its training copy")
         return frame
 
     def _decode_to(self, number: int) -> av.VideoFrame | None:

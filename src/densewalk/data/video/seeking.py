@@ -1,6 +1,6 @@
 """Decode a video from any of its key frames on, whatever its container's index says."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import av
@@ -48,7 +48,8 @@ class PacketReader:
         self._open()
         yield from self._from(key)
 
-    def _from(self, key: Key) -> Iterator[av.Packet]:
+    def _from(self, key: Key) -> Generator[av.Packet, None, bool]:
+        """Yield packets from the key frame's on; return whether it came."""
         found = False
         for packet in self.container.demux(self.stream):
             if not found:
