@@ -27,23 +27,9 @@ from densewalk.data.video.probe import probe
 from densewalk.data.video.transcode import target_size, transcode
 from densewalk.jobs.prepare import prepare_video
 from tests.fixtures.helpers import shared
-from tests.fixtures.videos import LONG_GOP, encode
+from tests.fixtures.videos import HEIGHT, LONG_GOP, WIDTH, barcode, encode, numbers_in
 
-WIDTH, HEIGHT, FPS, TOTAL = 160, 120, 30, 300
-
-
-def barcode(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """4 x 4 blocks, dark or bright: the bits of `number`, on a gradient so that no picture is blank."""
-    bits = np.array([number >> b & 1 for b in range(16)]).reshape(4, 4)
-    blocks = np.kron(bits * 150 + 50, np.ones((height // 4, width // 4)))
-    return np.repeat((blocks + np.linspace(0, 50, width)).astype(np.uint8)[..., None], 3, axis=2)
-
-
-def numbers_in(frames: torch.Tensor) -> list[int]:
-    """The barcodes of frames [n, 3, height, width]."""
-    grey = frames.float().mean(dim=1)
-    cells = torch.nn.functional.adaptive_avg_pool2d(grey[:, None], (4, 4)).flatten(1)
-    return [int(sum(1 << b for b in range(16) if bright[b])) for bright in (cells > 150)]
+FPS, TOTAL = 30, 300
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def frame_orientation(frame: av.VideoFrame, path: str | Path) -> Orientation:
     Raises:
         UserError: it is turned by another angle, skewed or stretched.
     """
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    data = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]  # by type, which PyAV's stubs do not know
     if data is None:
         return Orientation()
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data))

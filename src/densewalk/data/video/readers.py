@@ -59,15 +59,17 @@ class FrameFile:
         """Make sure that frames from the first, the middle and the last key frame on are those that the packets say.
 
         Raises:
-            UserError: most are not. Fewer are damage, which is an error when they are read.
+            UserError: one of the first is not, or most are not. Fewer are damage, which is an error when they are read.
         """
+        tried = lost = 0
         for key in sorted({0, len(self.keys) // 2, len(self.keys) - 1}):
             first = bisect_left(self.times, self.keys[key].stamp)
-            numbers = range(first, min(first + SAMPLED, len(self)))
-            lost = [number for number in numbers if self._find(number) is None]
-            if 2 * len(lost) > len(numbers):
-                found = f"{self.path} cannot be read by frame number: frame {lost[0]} is not where its packets say"
-                raise UserError(found, todo="read its training copy instead")
+            found = [self._find(number) is not None for number in range(first, min(first + SAMPLED, len(self)))]
+            tried, lost = tried + len(found), lost + found.count(False)
+            if (key == 0 and not all(found)) or 2 * lost > tried:
+                number = first + found.index(False)
+                where = f"frame {number} is not where its packets say, or does not decode"
+                raise UserError(f"{self.path} cannot be read by frame number: {where}", todo="read its training copy instead")
 
     def _frame(self, number: int) -> av.VideoFrame:
         frame = self._find(number)

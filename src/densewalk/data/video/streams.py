@@ -51,7 +51,7 @@ def video_stream(container: InputContainer, path: str | Path) -> VideoStream:
     no_video = container.format.name in ("tty", "image2") or container.format.name.endswith("_pipe")
     if no_video or not candidates:
         raise UserError(f"{path} is no video ({container.format.long_name})", allowed="any file with a video stream that FFmpeg reads")
-    if container.format.flags & Flags.no_timestamps.value:
+    if Flags.no_timestamps in Flags(container.format.flags):
         raise UserError(
             f"{path} is a raw stream ({container.format.long_name}) without a container: nothing in it says when a frame is shown",
             allowed="MP4, Matroska, WebM, MOV, AVI, MPEG-TS and other containers",

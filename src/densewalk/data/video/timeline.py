@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.stream import VideoStream
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from densewalk.core.errors import UserError
 from densewalk.data.video.streams import open_video, video_stream
@@ -75,7 +75,10 @@ class Pace:
 
 def scan_packets(path: str | Path) -> Timeline:
     """Read the time stamps of all packets."""
-    stamps, decoding, keys, discards, missing = [], [], [], 0, []
+    stamps: list[tuple[int, bool]] = []
+    decoding: list[tuple[int, int]] = []
+    keys: list[tuple[int, Key]] = []
+    discards, missing = 0, 0
     with open_video(path) as container:
         stream = video_stream(container, path)
         hides_frames = stream.codec_context.name in VP8
@@ -84,7 +87,7 @@ def scan_packets(path: str | Path) -> Timeline:
                 continue
             stamp = packet.dts if packet.pts is None else packet.pts
             if stamp is None:
-                missing.append(len(stamps))
+                missing += 1
                 continue
             if packet.is_keyframe:
                 keys.append((len(stamps), Key(stamp, packet.dts)))
@@ -103,7 +106,7 @@ def _arrange(
     decoding: list[tuple[int, int]],
     keys: list[tuple[int, Key]],
     discards: int,
-    missing: list[int],
+    missing: int,
 ) -> Timeline:
     """Sort what the packets say, part by part where the stamps start over."""
     values = np.array([stamp for stamp, _ in stamps], np.int64)
@@ -114,13 +117,13 @@ def _arrange(
     shown = np.concatenate(parts) if parts else values
     if missing and len(shown):  # before the first stamp, as negative ones are lost in Matroska
         step = int(np.median(np.diff(shown))) if len(shown) > 1 else 1
-        shown = np.concatenate([shown[0] - step * np.arange(len(missing), 0, -1), shown])
+        shown = np.concatenate([shown[0] - step * np.arange(missing, 0, -1), shown])
     restarts = len(edges) - 2
     # stamps in the order of decoding, though the codec reorders
     ordered = not missing and not (reorders and len(values) > 1 and bool(np.all(np.diff(values) > 0)))
     doubt = None
     if missing:
-        doubt = f"{len(missing)} of its frames have no time stamp"
+        doubt = f"{missing} of its frames have no time stamp"
     elif restarts:
         doubt = "its time stamps start over"
     elif not ordered:
@@ -194,7 +197,7 @@ def measure_pace(timeline: Timeline, stated: Iterable[Fraction], path: str | Pat
             raise UserError(f"{path} states no frame rate, and its time stamps say none", todo="re-encode it with ffmpeg")
         return Pace(stated[0], float(1 / stated[0]))
     usual = float(np.median(positive))
-    is_jump = steps > MAX_JUMP / float(timeline.unit) + 2 * usual
+    is_jump: Bool[np.ndarray, " steps"] = steps > MAX_JUMP / float(timeline.unit) + 2 * usual
     whole = (steps >= 0) & ~is_jump
     before = steps[: int(np.argmax(is_jump))].sum() if is_jump.any() else 0
     rate = _fit_rate(steps[whole], timeline.unit, stated)
