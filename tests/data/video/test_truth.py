@@ -41,30 +41,31 @@ def surveyed(path: Path, whole: bool) -> list[tuple[float, int]]:
     return [(seconds, numbers_in(torch.from_numpy(frame.copy()).permute(2, 0, 1)[None])[0]) for seconds, frame in frames]
 
 
+NO_ORDER = "its time stamps do not say in which order frames are shown"
 KINDS = [
-    ("mp4", "libx264", GOP, True),
-    ("mkv", "libx264", GOP, True),
-    ("ts", "libx264", GOP, True),
-    ("ts", "libx264", {**GOP, "g": "250"}, True),
-    ("flv", "libx264", GOP, True),
-    ("avi", "libx264", GOP, False),
-    ("asf", "libx264", GOP, False),
-    ("mp4", "libx264", OPEN_GOP, True),
-    ("mkv", "libx264", OPEN_GOP, True),
-    ("ts", "libx264", OPEN_GOP, True),
-    ("mp4", "libx264", REFRESH, True),
-    ("mp4", "libx265", HEVC, True),
-    ("ts", "libx265", HEVC, True),
-    ("mpg", "mpeg2video", MPEG, True),
-    ("ts", "mpeg2video", MPEG, True),
-    ("mp4", "mpeg4", MPEG, True),
-    ("avi", "mpeg4", MPEG, True),
-    ("webm", "libvpx", {"deadline": "realtime", "cpu-used": "8", "g": "24", "b": "1000000"}, True),
+    ("mp4", "libx264", GOP, None),
+    ("mkv", "libx264", GOP, None),
+    ("ts", "libx264", GOP, None),
+    ("ts", "libx264", {**GOP, "g": "250"}, None),
+    ("flv", "libx264", GOP, None),
+    ("avi", "libx264", GOP, NO_ORDER),
+    ("asf", "libx264", GOP, NO_ORDER),
+    ("mp4", "libx264", OPEN_GOP, None),
+    ("mkv", "libx264", OPEN_GOP, None),
+    ("ts", "libx264", OPEN_GOP, None),
+    ("mp4", "libx264", REFRESH, "is not where its packets say"),
+    ("mp4", "libx265", HEVC, None),
+    ("ts", "libx265", HEVC, None),
+    ("mpg", "mpeg2video", MPEG, None),
+    ("ts", "mpeg2video", MPEG, None),
+    ("mp4", "mpeg4", MPEG, None),
+    ("avi", "mpeg4", MPEG, None),
+    ("webm", "libvpx", {"deadline": "realtime", "cpu-used": "8", "g": "24", "b": "1000000"}, None),
 ]
 
 
-@pytest.mark.parametrize(("suffix", "codec", "options", "in_place"), KINDS)
-def test_every_reader_gives_frame_n(tmp_path, monkeypatch, suffix, codec, options, in_place):
+@pytest.mark.parametrize(("suffix", "codec", "options", "refusal"), KINDS)
+def test_every_reader_gives_frame_n(tmp_path, monkeypatch, suffix, codec, options, refusal):
     formats = {"ts": "mpegts"}
     path = encode(
         tmp_path / f"a.{suffix}", map(barcode, range(TOTAL)), codec=codec, options=options, rate=25, container_format=formats.get(suffix)
@@ -77,11 +78,11 @@ def test_every_reader_gives_frame_n(tmp_path, monkeypatch, suffix, codec, option
     monkeypatch.setattr(survey, "WHOLE_PIXELS", 0)
     assert all(round(seconds * 25) == number for seconds, number in surveyed(path, whole=False))
     for reader in ("auto", "decord", "pyav"):
-        if in_place:
+        if refusal is None:
             assert numbers_in(ClipReader(path, reader=reader).read(ASKED)) == ASKED
             assert len(ClipReader(path, reader=reader)) == TOTAL
         else:
-            with pytest.raises(UserError, match="cannot be read by frame number: its time stamps do not say"):
+            with pytest.raises(UserError, match=f"cannot be read by frame number: .*{refusal}"):
                 ClipReader(path, reader=reader).read([0])
 
 
@@ -127,7 +128,7 @@ def test_stamps_that_start_over_keep_the_order_of_the_file(tmp_path, suffix):
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     numbers, problems, rate = copied(path)
     assert (numbers, rate) == (list(range(80)), 25.0)
-    assert problems == ("time stamps start over at 0:00:02: frames are in the order of the file",)
+    assert problems[0] == "time stamps start over at 0:00:02: frames are in the order of the file"
     assert probe(path).duration == pytest.approx(3.2)
     with pytest.raises(UserError, match="its time stamps start over"):
         ClipReader(path).read([0])

@@ -436,7 +436,7 @@ def test_a_frame_costs_one_seek_or_none(source, copy, monkeypatch):
     decode_to = readers.FrameFile._decode_to
     for reader in (ClipReader(source, reader="pyav"), ClipReader(copy[0], gop=copy[1].gop)):
         len(reader)  # opens and verifies the file
-        monkeypatch.setattr(readers.FrameFile, "_decode_to", lambda self, wanted: tries.append(wanted) or decode_to(self, wanted))
+        monkeypatch.setattr(readers.FrameFile, "_decode_to", lambda self, *wanted: tries.append(wanted) or decode_to(self, *wanted))
         reader.read([5, 7, 100, 249, 250, 251, 299])
         assert len(tries) == 7
         tries.clear()

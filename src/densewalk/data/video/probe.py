@@ -70,9 +70,10 @@ def _examine(path: str | Path, samples: bool, *, quick: bool) -> tuple[VideoInfo
     with open_video(path) as container:
         stream = video_stream(container, path)
         first = first_frame(container, stream, path)
-        # the index does not say that the first frames of an open GOP that was cut off are never shown
-        timeline = read_index(stream) if quick and begins_with(path, first.pts) else None
-        timeline = timeline or scan_packets(path).starting_at(first.pts)
+        index = read_index(stream) if quick else None
+        # it has times of decoding: those of showing differ where steps do, or the first frames of an open GOP were cut off
+        is_exact = index is not None and index.is_even() and begins_with(path, first.pts)
+        timeline = index if index is not None and is_exact else scan_packets(path).starting_at(first.pts)
         if not timeline.shown:
             raise UserError(f"{path} has no frame with a time stamp", todo="check it with a player; re-encode it with ffmpeg")
         info = _describe(container, stream, first, timeline, path)

@@ -85,24 +85,29 @@ class FrameFile:
         key = max(0, bisect_right(self.keys, self.times[number], key=_stamp) - 1)
         ahead = self.position is not None and bisect_left(self.times, self.keys[key].stamp) <= self.position < number
         frame = self._decode_to(number) if ahead else None
-        # where key frames only begin to refresh the image, the frames after one need the key frame before
-        for start in range(key, max(-1, key - 3), -1):
-            if frame is None:
-                self.frames, self.position = self.packets.frames(self.keys[start]), None
-                frame = self._decode_to(number)
+        if frame is None:
+            begin = self.keys[key]
+            self.frames, self.position = self.packets.frames(begin), bisect_left(self.times, begin.stamp) - 1
+            frame = self._decode_to(number, begin.stamp)
         return frame
 
-    def _decode_to(self, number: int) -> av.VideoFrame | None:
-        """Return frame `number`, or None if the next ones do not lead to it one by one."""
+    def _decode_to(self, number: int, begin: int | None = None) -> av.VideoFrame | None:
+        """Return frame `number`, or None if the next ones do not lead to it one by one.
+
+        Args:
+            begin: the stamp of the key frame that decoding has just been set to. What is shown before it needs what comes before it.
+        """
         at, self.position = self.position, None
+        if at is None:
+            return None
         try:
             for frame in self.frames:
                 if frame.is_corrupt or frame.pts is None:
                     return None
-                if at is None and frame.pts < self.times[0]:
+                if begin is not None and frame.pts < begin:
                     continue
-                at = bisect_left(self.times, frame.pts) if at is None else at + 1
-                if at > number or self.times[at] != frame.pts:
+                at += 1
+                if self.times[at] != frame.pts:
                     return None
                 if at == number:
                     self.position = at

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import av
@@ -62,12 +61,21 @@ class Survey:
         self.whole = whole if whole is not None else pixels <= WHOLE_PIXELS
         # key frames say where they are only if the stamps do
         self.whole = self.whole or self.step > MAX_STEP or self.timeline.restarts > 0 or not self.timeline.ordered
+        self.whole = self.whole or not self._begins_with_itself(self.keys[-1])
         if self.whole:
             self.step = 1 / self.info.fps
         self.decoded = self.tried = 0
         self.usable: list[tuple[float, float]] = []
         self.cuts: list[float] = []
         self.problems: list[str] = []
+
+    def _begins_with_itself(self, key: Key) -> bool:
+        """Whether decoding from a key frame begins with it; else key frames only begin to refresh the image."""
+        reader = PacketReader(self.info.path)
+        frames = (frame for frame in decode_packets(reader.packets(key)) if frame is None or (frame.pts or 0) >= key.stamp)
+        first = next(frames, None)
+        reader.close()
+        return first is not None and first.pts == key.stamp
 
     def __iter__(self) -> Iterator[tuple[float, RgbFrame]]:
         return self._all() if self.whole else self._keys()
@@ -108,16 +116,12 @@ class Survey:
         """Yield seconds from the first frame, each chosen key frame and True; if it does not decode, the last one and False."""
         reader, last = PacketReader(self.info.path), None
         for key in track(self.keys, "look at key frames"):
-            frames = [*islice(decode_packets(reader.packets(key)), 1)]
-            if not frames:  # the end comes before a first whole frame, where key frames only begin to refresh the image
-                continue
-            frame = frames[0]
+            frame = next(decode_packets(reader.packets(key)), None)
             self.decoded, self.tried = self.decoded + (frame is not None), self.tried + 1
             last = frame or last
             if last is None:
                 raise UserError(f"{self.info.path} does not decode at its beginning", todo="download it again")
-            stamp = key.stamp if frame is None or frame.pts is None else frame.pts
-            yield max(0.0, self.timeline.seconds(stamp)), last, frame is not None
+            yield max(0.0, self.timeline.seconds(key.stamp)), last, frame is not None
         reader.close()
 
     def _find_cuts(self, change: Float[np.ndarray, " frames"], scale: Scaler) -> None:

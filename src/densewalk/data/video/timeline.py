@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.stream import VideoStream
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from densewalk.core.errors import UserError
 from densewalk.data.video.streams import open_video, video_stream
@@ -58,6 +58,10 @@ class Timeline:
         if stamp is None or not self.ordered or self.restarts or stamp not in self.shown:
             return self
         return replace(self, shown=self.shown[self.shown.index(stamp) :])
+
+    def is_even(self) -> bool:
+        """Whether all frames are equally far from each other, up to the rounding of stamps."""
+        return len(self.shown) > 1 and bool(np.ptp(np.diff(self.shown)) <= 1)
 
     def seconds(self, stamp: int) -> float:
         """Seconds from the first frame to a stamp."""
@@ -197,7 +201,7 @@ def measure_pace(timeline: Timeline, stated: Iterable[Fraction], path: str | Pat
             raise UserError(f"{path} states no frame rate, and its time stamps say none", todo="re-encode it with ffmpeg")
         return Pace(stated[0], float(1 / stated[0]))
     usual = float(np.median(positive))
-    is_jump: Bool[np.ndarray, " steps"] = steps > MAX_JUMP / float(timeline.unit) + 2 * usual
+    is_jump = np.greater(steps, MAX_JUMP / float(timeline.unit) + 2 * usual)
     whole = (steps >= 0) & ~is_jump
     before = steps[: int(np.argmax(is_jump))].sum() if is_jump.any() else 0
     rate = _fit_rate(steps[whole], timeline.unit, stated)
