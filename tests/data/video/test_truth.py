@@ -129,7 +129,7 @@ def test_stamps_that_start_over_keep_the_order_of_the_file(tmp_path, suffix):
     numbers, problems, rate = copied(path)
     assert (numbers, rate) == (list(range(80)), 25.0)
     assert problems[0] == "time stamps start over at 0:00:02: frames are in the order of the file"
-    assert probe(path).duration == pytest.approx(3.2)
+    assert probe(path).duration == pytest.approx(3.2, abs=0.1)
     with pytest.raises(UserError, match="its time stamps start over"):
         ClipReader(path).read([0])
 

@@ -72,10 +72,9 @@ class Survey:
     def _begins_with_itself(self, key: Key) -> bool:
         """Whether decoding from a key frame begins with it; else key frames only begin to refresh the image."""
         reader = PacketReader(self.info.path)
-        frames = (frame for frame in decode_packets(reader.packets(key)) if frame is None or (frame.pts or 0) >= key.stamp)
-        first = next(frames, None)
+        frame = _first_from(reader, key)
         reader.close()
-        return first is not None and first.pts == key.stamp
+        return frame is not None and frame.pts == key.stamp
 
     def __iter__(self) -> Iterator[tuple[float, RgbFrame]]:
         return self._all() if self.whole else self._keys()
@@ -116,7 +115,7 @@ class Survey:
         """Yield seconds from the first frame, each chosen key frame and True; if it does not decode, the last one and False."""
         reader, last = PacketReader(self.info.path), None
         for key in track(self.keys, "look at key frames"):
-            frame = next(decode_packets(reader.packets(key)), None)
+            frame = _first_from(reader, key)
             self.decoded, self.tried = self.decoded + (frame is not None), self.tried + 1
             last = frame or last
             if last is None:
@@ -139,6 +138,12 @@ class Survey:
         reader.close()
         if (left := len(likely) - CUT_PLACES) > 0:
             self.problems.append(f"cuts were looked for at the {CUT_PLACES} likeliest places only, {left} more are possible")
+
+
+def _first_from(reader: PacketReader, key: Key) -> av.VideoFrame | None:
+    """Decode the first frame from a key frame on, None if it is damaged. What is shown before the key frame needs what comes before."""
+    frames = decode_packets(reader.packets(key))
+    return next((frame for frame in frames if frame is None or frame.pts is None or frame.pts >= key.stamp), None)
 
 
 def choose_key_frames(keys: Sequence[Key], shown: Sequence[int], unit: float) -> tuple[list[Key], float]:
