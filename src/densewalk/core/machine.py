@@ -30,7 +30,9 @@ TODO = {
 # what libraries say of the system's errors: `[Errno 28] ...: 'file'`, `(os error 28)`, `... Too many open files (24)`
 NUMBER = re.compile(r"\[Errno (\d+)\][^:\n]*(?::\s*'([^'\n]+)')?|\(?os error (\d+)\)?|code: (\d+), kind")
 TEXTS = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)}
-SHARED_MEMORY = re.compile(r"unable to open shared memory|Bus error|insufficient shared memory|out of shared memory|received 0 items of ancdata")
+SHARED_MEMORY = re.compile(
+    r"unable to open shared memory|Bus error|insufficient shared memory|out of shared memory|received 0 items of ancdata"
+)
 SMALL_SHARED = 64 * 2**20  # bytes: what containers give where nobody asks for more
 
 

@@ -48,9 +48,9 @@ class State:
     """
 
     def __init__(
-        self, folder: str | Path, inputs: Mapping[str, str], *, keep: int = 2, how: How = How(), newer: frozenset[str] = frozenset()
+        self, folder: str | Path, inputs: Mapping[str, str], *, keep: int = 2, how: How | None = None, newer: frozenset[str] = frozenset()
     ) -> None:
-        self.folder, self.inputs, self.keep, self.how, self.newer = Path(folder), dict(inputs), keep, how, newer
+        self.folder, self.inputs, self.keep, self.how, self.newer = Path(folder), dict(inputs), keep, how or How(), newer
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / ".lock", timeout=0)
         self.made: tuple[Attempt, ...] = ()
