@@ -16,7 +16,7 @@ from densewalk.core import distributed, provenance
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import file_sha256, file_stamp
 from densewalk.core.progress import log
-from densewalk.core.provenance import UNKNOWN, Provenance
+from densewalk.core.provenance import Provenance
 from densewalk.core.typed_files import write_model
 from densewalk.data.fingerprint import fingerprint
 from densewalk.data.receipts import VideoReceipt

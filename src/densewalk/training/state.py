@@ -160,6 +160,12 @@ class State:
         return sorted(self.folder.glob("step-*.pt"), reverse=True)
 
 
+def forget(folder: Path) -> None:
+    """Remove what a state folder holds, so that its job begins anew; StateBusy if somebody works in it."""
+    with State(folder, {"begin": "anew"}):
+        pass
+
+
 def _seal_of(checkpoint: Path) -> Seal | None:
     """The checkpoint's seal; None if it is missing or damaged, or another file's."""
     seal = read_or_none(checkpoint.with_suffix(".json"), Seal)
