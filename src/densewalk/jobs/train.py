@@ -16,7 +16,7 @@ from densewalk.core import distributed, provenance
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import file_sha256, file_stamp
 from densewalk.core.progress import log
-from densewalk.core.provenance import Provenance
+from densewalk.core.provenance import UNKNOWN, Provenance
 from densewalk.core.typed_files import write_model
 from densewalk.data.fingerprint import fingerprint
 from densewalk.data.receipts import VideoReceipt
@@ -189,11 +189,9 @@ def origin_lines(run: RunRecord) -> list[str]:
     """Sentences on what made the weights: steps, code, precision and device of each attempt, and the files that were read."""
     lines, first = [], 1
     for attempt in run.training.made if run.training else ():
-        how = f"{attempt.execution.get('precision', 'precision unknown')} on {attempt.device}"
-        torch_version = attempt.versions.get("torch", "unknown")
-        lines.append(
-            f"steps {first} to {attempt.until}: commit {attempt.code}, torch {torch_version}, {how}, {attempt.processes} processes"
-        )
+        precision, version = attempt.execution.get("precision", "unknown precision"), attempt.versions.get("torch", UNKNOWN)
+        how = f"torch {version}, {precision}, {attempt.processes} x {attempt.device}"
+        lines.append(f"steps {first} to {attempt.until}: commit {attempt.code}, {how}")
         first = attempt.until + 1
     if run.exported:
         lines.append(f"written by commit {run.exported.code}, which did not train it")

@@ -119,6 +119,7 @@ def read_or_none(path: Path, model: type[Model]) -> Model | None:
 
 Point = dict[str, Any]  # `step` (a whole number) and `time` (seconds since 1970), and the quantities
 NOT_QUANTITIES = ("step", "time")
+BEGINS = '{"step": '  # every line of metrics.jsonl
 
 
 def read_points(path: Path) -> list[Point]:
@@ -137,7 +138,7 @@ def read_points(path: Path) -> list[Point]:
         point = _parsed(line)
         if _is_point(point, after=points[-1]["step"] if points else -1):
             points.append(point)
-        elif line.endswith("\n"):
+        elif line.endswith("\n") or not line.startswith(BEGINS[: len(line)]):
             damaged.append(line.strip())
     if damaged:
         log.warning("%s: %d lines are no points of a learning curve and are left out, e.g. %s", path, len(damaged), damaged[0][:80])

@@ -108,7 +108,7 @@ class State:
         except UserError as error:
             log.warning("passed over: %s", error.found)
             return None
-        if isinstance(content, dict) and all(isinstance(value, str) for value in content.values()):
+        if isinstance(content, dict) and bool(content) == bool(self.inputs) and all(isinstance(v, str) for v in content.values()):
             return content
         log.warning("passed over: %s is no record of a state's inputs", path)
         return None
