@@ -10,7 +10,7 @@ SECRET = re.compile(
     re.IGNORECASE,
 )
 LONG = 20  # characters of a part without a value that is taken for a token
-ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
+ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>]*[^\s'\"<>:.,;)]", re.IGNORECASE)
 
 
 def without_secrets(url: str) -> str:

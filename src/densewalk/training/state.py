@@ -69,7 +69,8 @@ class State:
             for left in list(self.folder.rglob(".*.tmp*")):  # of a process that was killed while it wrote
                 _remove(left)
             job = os.environ.get("SLURM_JOB_ID")
-            holder.write_text(f"process {os.getpid()} on {os.uname().nodename}" + (f", Slurm job {job}" if job else ""))
+            with atomic_write(holder) as temporary:
+                temporary.write_text(f"process {os.getpid()} on {os.uname().nodename}" + (f", Slurm job {job}" if job else ""))
             self._remove_stale()
         except BaseException:
             self.lock.release()
