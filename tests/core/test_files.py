@@ -41,13 +41,9 @@ def test_a_fault_of_the_machine_is_one_line(case):
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("shapes differ"), ValueError("[Errno 28]"), OSError("nothing of ours")])
 def test_other_errors_are_not_the_machine_s(error):
     assert machine_fault(error) is None
-    try:
-        try:
-            raise OSError(errno.EEXIST, "File exists", "x")
-        except OSError:
-            raise KeyError("y")  # noqa: B904  an error of ours while one of the system's was handled
-    except KeyError as raised:
-        assert machine_fault(raised) is None
+    ours = KeyError("y")
+    ours.__context__ = OSError(errno.EEXIST, "File exists", "x")  # while one of the system's was handled
+    assert machine_fault(ours) is None
 
 
 def test_a_file_in_a_folders_place_is_named(tmp_path):

@@ -176,6 +176,6 @@ def test_a_seal_of_an_earlier_version_is_read(tmp_path):
 
 def test_a_file_in_the_folders_place_is_one_line(tmp_path):
     (tmp_path / "state").touch()
-    with pytest.raises(OSError) as raised:
+    with pytest.raises(NotADirectoryError) as raised:
         State(tmp_path / "state" / "run", {})
     assert str(machine_fault(raised.value)).startswith(f"{tmp_path / 'state'} is a file where a folder should be")
