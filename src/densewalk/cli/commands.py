@@ -28,27 +28,21 @@ def status(args: argparse.Namespace) -> None:
 
 
 def stale(args: argparse.Namespace) -> None:
-    """List what other code, packages, files or data have made than there are now, with the reasons.
-
-    --rerun lets its trainings begin anew and prints the outputs, for `snakemake --cores all all --forcerun $(densewalk stale ... --rerun)`.
-    """
-    from densewalk.core.progress import log
+    """List what other code, packages, files or data have made than there are now, with the reasons."""
     from densewalk.study.config import load_study
-    from densewalk.study.stale import find_stale, states_of
+    from densewalk.study.stale import find_stale, states_of, write_targets
 
     study = load_study(args.config)
     found = list(find_stale(study, args.results))
+    print("\n".join([*(one.text for one in found), f"{len(found)} outputs are stale"]))
     if not args.rerun:
-        print("\n".join([*(one.text for one in found), f"{len(found)} outputs are stale"]))
         return
     if folders := states_of(study, found, args.results):
         from densewalk.training.state import forget
 
         for folder in folders:
             forget(folder)
-    for one in found:
-        log.info("%s", one.text)
-        print(one.path)
+    print(f"to make exactly these again: snakemake --cores all all --forcerun $(cat {write_targets(found, args.results)})")
 
 
 def doctor(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from densewalk.core import provenance
 from densewalk.core.errors import UserError
+from densewalk.core.files import atomic_write
 from densewalk.core.hashing import file_sha256
 from densewalk.core.provenance import Provenance
 from densewalk.data.fingerprint import Fingerprint, fingerprint
@@ -76,3 +77,11 @@ def states_of(study: Study, stale: list[Stale], results: Path) -> list[Path]:
         spec = study.run_spec(one.run, one.seed) if of_run else study.evaluation_spec(one.run, one.seed, one.evaluation or "")
         folders.append(spec.state(results))
     return [folder for folder in folders if folder.is_dir()]
+
+
+def write_targets(stale: list[Stale], results: Path) -> Path:
+    """Write the paths of stale outputs, one a line, for Snakemake; the file's path."""
+    path = results / "stale.txt"
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(f"{one.path}\n" for one in stale))
+    return path
