@@ -25,15 +25,6 @@ from tests.fixtures.official import official_weights
 
 SIZES = {"global_size": 32, "local_size": 16, "local_crops": 1, "out_dim": 16, "head_hidden": 16}
 SETTINGS = {"steps": 3, "batch_size": 2, "warmup_epochs": 0, **SIZES}
-    "steps": 3,
-    "batch_size": 2,
-    "global_size": 32,
-    "local_size": 16,
-    "local_crops": 1,
-    "out_dim": 16,
-    "head_hidden": 16,
-    "warmup_epochs": 0,
-}
 
 
 @pytest.fixture

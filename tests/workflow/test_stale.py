@@ -67,7 +67,7 @@ def test_a_record_of_an_earlier_version_reruns_nothing(study):
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_stale_outputs_and_nothing_else_are_made_again(study):
+def test_only_stale_outputs_are_made_again(study):
     path = study / "results/start/s0/davis.json"
     content = json.loads(path.read_text())
     status = path.stat()
