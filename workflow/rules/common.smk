@@ -48,9 +48,12 @@ PLAN_FILE = f"results/specs/plan-{PLAN.hash}.json"
 
 
 onstart:
-    write_model(PLAN_FILE, PLAN)
-    for spec in STUDY.specifications():
-        spec.write(RESULTS)
+    try:
+        write_model(PLAN_FILE, PLAN)
+        for spec in STUDY.specifications():
+            spec.write(RESULTS)
+    except UserError as error:  # a full disk, a file in a folder's place
+        raise WorkflowError(str(error))
 
 
 def only(names):
