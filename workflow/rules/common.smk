@@ -12,6 +12,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.resources import Resources as Asked
 from densewalk.core.typed_files import write_model
 from densewalk.data.receipts import VideoReceipt, read_receipt
+from densewalk.results.stale import checkpoint_content
 from densewalk.study import registry
 from densewalk.study.config import parse_study
 
@@ -47,9 +48,12 @@ PLAN_FILE = f"results/specs/plan-{PLAN.hash}.json"
 
 
 onstart:
-    write_model(PLAN_FILE, PLAN)
-    for spec in STUDY.specifications():
-        spec.write(RESULTS)
+    try:
+        write_model(PLAN_FILE, PLAN)
+        for spec in STUDY.specifications():
+            spec.write(RESULTS)
+    except UserError as error:  # a full disk, a file in a folder's place
+        raise WorkflowError(str(error))
 
 
 def only(names):
@@ -167,8 +171,25 @@ def waits_for(origin):
     return [] if origin.kind == "random" else path_of(origin)
 
 
+class Forgotten:
+    """The value of a parameter that Snakemake does not remember."""
+
+
+def init_content(wildcards):
+    """The sha256 of the checkpoint that a run starts from: another file in its place reruns it, even one with an older time."""
+    init = run_spec(wildcards).init
+    if init.kind != "checkpoint":
+        return Forgotten()
+    record = RESULTS / wildcards.run / f"s{wildcards.seed}" / "run.json"
+    return checkpoint_content(init.file, record) or Forgotten()
+
+
 def run_init(wildcards):
-    return waits_for(run_spec(wildcards).init)
+    """A checkpoint whose content is remembered is not older or newer than anything: its content decides."""
+    found = waits_for(run_spec(wildcards).init)
+    return (
+        ancient(found) if found and isinstance(init_content(wildcards), str) else found
+    )
 
 
 def init_option(wildcards):

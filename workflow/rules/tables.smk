@@ -63,6 +63,22 @@ rule report:
         "densewalk report --plan {params.plan:q} --results results --out {output} 2> {log}"
 
 
+# asked for by name: snakemake stale
+localrules:
+    stale,
+
+
+rule stale:
+    log:
+        "results/logs/stale.log",
+    conda:
+        "../../envs/main.yaml"
+    params:
+        config=workflow.configfiles[-1],
+    shell:
+        "densewalk stale {params.config:q} 2> {log}"
+
+
 # a page that says what is missing
 onerror:
     shell(

@@ -32,6 +32,7 @@ for method, asked in METHODS.items():
         params:
             spec=file_of(run_spec),
             init=init_option,
+            content=init_content,
             state=state_of(run_spec),
             out=subpath(output.backbone, parent=True),
         shell:

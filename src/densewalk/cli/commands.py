@@ -27,6 +27,24 @@ def status(args: argparse.Namespace) -> None:
     print(progress.table(list(progress.status(load_study(args.config), args.results))))
 
 
+def stale(args: argparse.Namespace) -> None:
+    """List what other code, packages, files or data have made than there are now, with the reasons."""
+    from densewalk.study.config import load_study
+    from densewalk.study.stale import find_stale, states_of, write_targets
+
+    study = load_study(args.config)
+    found = list(find_stale(study, args.results))
+    print("\n".join([*(one.text for one in found), f"{len(found)} outputs are stale"]))
+    if not args.rerun:
+        return
+    if folders := states_of(study, found, args.results):
+        from densewalk.training.state import forget
+
+        for folder in folders:
+            forget(folder)
+    print(f"to make exactly these again: snakemake --cores all all --forcerun $(cat {write_targets(found, args.results)})")
+
+
 def doctor(args: argparse.Namespace) -> int:
     """Look for what would stop a study; the exit status is 2 if anything would."""
     from densewalk.jobs import doctor as examination

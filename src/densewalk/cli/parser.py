@@ -2,6 +2,7 @@
 
 densewalk check config.yaml                        # what is wrong with a study, without starting anything
 densewalk status config.yaml                       # how far it is, when it ends, what it has cost
+densewalk stale config.yaml                        # what other code or data have made than there are now, and why
 densewalk doctor --config config.yaml              # machine, data and checkpoints, before a GPU is asked for
 densewalk data coco                                # download, unpack and check a data set, or say how to get it
 densewalk checkpoints                              # the public backbones that a run's `init` may name
@@ -62,6 +63,9 @@ def _add_study_commands(command: Command) -> None:
     command("check", "config")
     p = command("status", "config")
     p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results, where you are)")
+    p = command("stale", "config")
+    p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results, where you are)")
+    p.add_argument("--rerun", action="store_true", help="let the stale ones begin anew, and list them in RESULTS/stale.txt")
     p = command("doctor")
     p.add_argument("--config", type=Path, help="also look at this study's data and checkpoints, from the folder where you are")
     p.add_argument("--slurm", action="store_true", help="also look for Slurm's commands")

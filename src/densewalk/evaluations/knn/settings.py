@@ -41,6 +41,11 @@ class KnnSettings(EvaluationSettings):
     """Of the neighbors' weights."""
 
     @property
+    def data_paths(self) -> tuple[str, ...]:
+        """Folders of both splits."""
+        return (f"{self.root}/{self.training}", f"{self.root}/{self.validation}")
+
+    @property
     def published_protocol(self) -> str | None:
         """`k-NN (DINO)` where every setting is the published one and the data are ImageNet's."""
         return "k-NN (DINO)" if self.dataset == "ImageNet-1k" and is_published(self) else None

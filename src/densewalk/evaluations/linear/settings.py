@@ -85,6 +85,11 @@ class LinearSettings(EvaluationSettings):
         return f"{tokens}, {optimizer}, batch {recipe.batch_size}, {recipe.epochs} epochs{steps}"
 
     @property
+    def data_paths(self) -> tuple[str, ...]:
+        """Folders of both splits."""
+        return (f"{self.root}/{self.training}", f"{self.root}/{self.validation}")
+
+    @property
     def published_protocol(self) -> str | None:
         """`linear probe (DINO)`, `(DoRA)` or `(DINOv2)` where every setting is the published one and the data are ImageNet's."""
         names = {"dino": "DINO", "dora": "DoRA", "dinov2": "DINOv2"}

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from densewalk.core.metric import Metric
+from densewalk.core.provenance import Provenance
 from densewalk.results.missing import Output
 from densewalk.results.page.sections import class_charts
 from densewalk.results.page.view import EvaluationTable, Facts, Number, Row, Section
 from densewalk.results.plan import Plan
 from densewalk.results.records import ResultRecord
+from densewalk.results.stale import code_reasons
 from densewalk.results.tables import SUFFIXES, Hours, grouped, metrics_in, of_task, tidy_row, training_hours, wide_row
 
 # columns after the numbers, which come first so that a phone shows them; one that is the same in all rows stands above the table
@@ -22,8 +24,8 @@ ONCE = ("evaluation", "protocol", "protocol version", "dataset", "scored", "comm
 Wide = Mapping[str, Mapping[str, str]]  # run -> its row of the wide table
 
 
-def evaluation_sections(plan: Plan, records: Sequence[ResultRecord], missing: Sequence[Output]) -> list[Section]:
-    """A section for each table of the study."""
+def evaluation_sections(plan: Plan, records: Sequence[ResultRecord], missing: Sequence[Output], now: Provenance) -> list[Section]:
+    """A section for each table of the study. now: the code that results should have been made by."""
     hours, sections = training_hours(records), []
     for task in dict.fromkeys(e.table for e in plan.evaluations.values()):
         own = of_task(records, task)
@@ -32,12 +34,14 @@ def evaluation_sections(plan: Plan, records: Sequence[ResultRecord], missing: Se
         tables = []
         for name in names:
             label = f"{heading}, {name}" if len(names) > 1 else heading
-            tables.append(_table(name, label, plan, [r for r in own if r.evaluation == name], missing, hours))
+            tables.append(_table(name, label, plan, [r for r in own if r.evaluation == name], missing, hours, now))
         sections.append(Section(task, heading, tables))
     return sections
 
 
-def _table(name: str, label: str, plan: Plan, records: Sequence[ResultRecord], missing: Sequence[Output], hours: Hours) -> EvaluationTable:
+def _table(
+    name: str, label: str, plan: Plan, records: Sequence[ResultRecord], missing: Sequence[Output], hours: Hours, now: Provenance
+) -> EvaluationTable:
     """A row for each run of the plan, whether there is a result or not."""
     planned = plan.evaluations[name]
     groups, metrics = {run: group for (run, _), group in grouped(records).items()}, metrics_in(records)
@@ -50,9 +54,10 @@ def _table(name: str, label: str, plan: Plan, records: Sequence[ResultRecord], m
     rows = []
     for run in runs:
         gap = _gap(run, name, missing, len(groups.get(run, [])), len(plan.runs[run].seeds))
+        other = any(code_reasons(record, now) for record in groups.get(run, []))
         numbers = [_number(wide[run], m, (run, m) in best) for m in metrics] if run in wide else []
         cells = [wide[run][c] for c in columns] if run in wide else []
-        rows.append(Row(f"how-{name}-{run}", run, gap, numbers, cells, [fact for fact in facts.get(run, []) if fact not in shared]))
+        rows.append(Row(f"how-{name}-{run}", run, gap, numbers, cells, [fact for fact in facts.get(run, []) if fact not in shared], other))
     return EvaluationTable(
         name=name,
         label=label,
