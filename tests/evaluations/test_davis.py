@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from densewalk.core.errors import UserError
 from densewalk.core.progress import Progress
 from densewalk.data.benchmarks.video_objects import write_labels
-from densewalk.data.images import read_mask
+from densewalk.data.image_files import read_mask
 from densewalk.evaluations.common import label_propagation
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.davis import evaluate as davis

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.paths import choose_names, descend, existing_file, existing_folder, read_list, read_text
-from densewalk.data.images import read_image_header
+from densewalk.data.image_files import read_header
 
 Boxes = Float[np.ndarray, "boxes 4"]
 
@@ -178,9 +178,9 @@ def _read_track(folder: Path) -> Track:
             values = _read_rows(folder / name, len(frames), columns=1)[:, 0]
             visible &= values > 0 if name == "cover.label" else values == 0
     _checked(boxes[visible], folder / "groundtruth.txt")
-    size, _ = read_image_header(frames[0])
+    size = read_header(frames[0]).shown
     for frame in frames:
-        if (other := read_image_header(frame)[0]) != size:
+        if (other := read_header(frame).shown) != size:
             raise UserError(f"{frame} is {other[0]}x{other[1]}, but {frames[0]} is {size[0]}x{size[1]}")
     return Track(folder.name, frames, boxes, visible, size)
 

@@ -17,7 +17,7 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
     """Foreground by attention, its parts by k-means, objects by community detection on the parts' co-occurrence (Leopart, NeCo)."""
 
     TABLE: ClassVar[str] = "unsupervised_segmentation"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # images are turned as their EXIF says, 16-bit gray is scaled
     TITLE: ClassVar[str] = "Unsupervised segmentation"
     PICTURES: ClassVar[str] = "image, ground truth and segments of {run}, matched to classes"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=32_000)
