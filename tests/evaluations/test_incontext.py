@@ -407,7 +407,7 @@ def broken(tmp_path, how):
         ("truncated mask", r"masks/002.png cannot be read"),
         ("truncated image", r"images/002.png cannot be read"),
         ("no image", r"masks/002.png has no image"),
-        ("no masks", r"masks names no labelled image"),
+        ("no masks", r"images/000\.png has no mask"),
     ],
 )
 def test_bad_data_names_the_file(tmp_path, how, message):

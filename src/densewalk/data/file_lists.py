@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def find_files(root: str | Path, extensions: Collection[str], *, below: bool = T
             real.append(link)
         folder = real.pop()
         seen.add(_identity(os.path.join(root, folder)))
-        files, folders, linked = _entries(os.path.join(root, folder), extensions)
+        files, folders, linked = _entries(os.path.join(root, folder) if folder else root, extensions)
         found += [os.path.join(folder, name) for name in files]
         if below:
             real += [os.path.join(folder, name) for name in folders]
@@ -60,9 +60,9 @@ def _entries(folder: str, extensions: Collection[str]) -> tuple[list[str], list[
                 if name.startswith("."):
                     continue
                 wanted = name.lower().endswith(ends)
-                if wanted and entry.is_file():
+                if wanted and _is(entry.is_file):
                     files.append(name)
-                elif entry.is_dir():
+                elif _is(entry.is_dir):
                     (links if entry.is_symlink() else folders).append(name)
                 elif wanted:
                     raise UserError(f"{os.path.join(folder, name)} is no file (a pipe, a device, or a link to nothing)", todo="remove it")
@@ -71,6 +71,14 @@ def _entries(folder: str, extensions: Collection[str]) -> tuple[list[str], list[
     for name in (*files, *folders, *links):
         require_plain_name(name, folder)
     return files, folders, links
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """Ask an entry what it is; a link to itself is nothing."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def require_plain_name(name: str, where: str | Path) -> None:

@@ -20,8 +20,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks.paths import choose_names, descend, existing_file, existing_folder, read_list, read_text
-from densewalk.data.image_files import read_header
+from densewalk.data.benchmarks.paths import choose_names, descend, existing_file, existing_folder, read_list, read_text, subfolders
+from densewalk.data.file_lists import find_files, frames_in_order
+from densewalk.data.image_files import EXTENSIONS, read_header, require_upright_labels
 
 Boxes = Float[np.ndarray, "boxes 4"]
 
@@ -162,14 +163,14 @@ def read_tracks(root: str | Path, split: str = "val", only: Sequence[str] | None
     """
     folder = existing_folder(Path(root) / split, "GOT-10k's folder")
     where = folder / "list.txt" if (folder / "list.txt").is_file() else folder
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir()) if where == folder else read_text(where).split()
+    names = subfolders(folder) if where == folder else read_list(where, todo="download it again")
     return [_read_track(existing_folder(folder / name)) for name in choose_names(names, only, where)]
 
 
 def _read_track(folder: Path) -> Track:
-    frames = sorted(folder.glob("*.jpg"))
+    frames = [folder / name for name in frames_in_order(find_files(folder, EXTENSIONS, below=False), folder)]
     if len(frames) < 2:
-        raise UserError(f"{folder} has {len(frames)} frames (*.jpg), but the first one is not scored")
+        raise UserError(f"{folder} has {len(frames)} frames ({' '.join(EXTENSIONS)}), but the first one is not scored")
     boxes = _read_rows(folder / "groundtruth.txt", len(frames), columns=4)
     boxes[:, 2:] += boxes[:, :2]
     visible = np.ones(len(frames), dtype=bool)
@@ -178,10 +179,12 @@ def _read_track(folder: Path) -> Track:
             values = _read_rows(folder / name, len(frames), columns=1)[:, 0]
             visible &= values > 0 if name == "cover.label" else values == 0
     _checked(boxes[visible], folder / "groundtruth.txt")
-    size = read_header(frames[0]).shown
+    size = read_header(frames[0]).size
     for frame in frames:
-        if (other := read_header(frame).shown) != size:
-            raise UserError(f"{frame} is {other[0]}x{other[1]}, but {frames[0]} is {size[0]}x{size[1]}")
+        header = read_header(frame)
+        require_upright_labels(frame, header, None, str(folder / "groundtruth.txt"))
+        if header.size != size:
+            raise UserError(f"{frame} is {header.size[0]}x{header.size[1]}, but {frames[0]} is {size[0]}x{size[1]}")
     return Track(folder.name, frames, boxes, visible, size)
 
 
