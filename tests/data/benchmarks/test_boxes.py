@@ -6,7 +6,7 @@ import pytest
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks import boxes
 from tests.fixtures.helpers import shared
-from tests.fixtures.layouts import OBJECT, XML, write_coco, write_got10k, write_voc
+from tests.fixtures.layouts import OBJECT, XML, write_coco, write_got10k, write_image, write_voc
 
 # -- overlap -----------------------------------------------------------------------------------------------------------
 
@@ -97,14 +97,21 @@ def test_missing_voc_is_named(tmp_path):
         ("{", "is no annotation file of COCO"),
         ('{"images": [{"id": 9, "file_name": "a.jpg"}]}', "is no annotation file of COCO"),
         ('{"images": [], "annotations": []}', "lists no image"),
-        ('{"images": [{"id": 9}], "annotations": []}', "an entry of images has no file_name"),
-        ('{"images": [{"id": 9, "file_name": "a.jpg"}], "annotations": [{"image_id": 9}]}', "an entry of annotations has no bbox"),
-        ('{"images": [{"id": 9, "file_name": "a.jpg"}], "annotations": [{"image_id": 9, "bbox": [1, 2, -3, 4]}]}', "image 9 has the box"),
+        ('{"images": [{"id": 9}], "annotations": []}', r"images\[0\] \(id 9\): file_name is missing"),
+        (
+            '{"images": [{"id": 9, "file_name": "9.jpg"}], "annotations": [{"image_id": 9}]}',
+            r"annotations\[0\]: bbox is missing",
+        ),
+        (
+            '{"images": [{"id": 9, "file_name": "9.jpg"}], "annotations": [{"image_id": 9, "bbox": [1, 2, -3, 4]}]}',
+            r"annotations\[0\]: bbox is \[1, 2, -3, 4\]",
+        ),
         ('{"images": [{"id": 9, "file_name": "a.jpg"}], "annotations": []}', r"train2014/a\.jpg does not exist"),
     ],
 )
 def test_broken_coco_is_named(tmp_path, content, message):
-    (write_coco(tmp_path) / "annotations/instances_train2014.json").write_text(content)
+    write_image(write_coco(tmp_path) / "train2014/9.jpg")
+    (tmp_path / "annotations/instances_train2014.json").write_text(content)
     with pytest.raises(UserError, match=message):
         boxes.read_coco_boxes(tmp_path, "train2014", "annotations/instances_train2014.json")
 

@@ -54,7 +54,7 @@ def test_real_panoptic_masks():
 
 def test_panoptic_annotations_that_are_others(tmp_path):
     write_panoptic(tmp_path, "val2017", {5: 3}, [{"id": 3, "isthing": 1, "supercategory": "dragon"}])
-    with pytest.raises(UserError, match=r"panoptic_val2017.json lacks 'dragon'"):
+    with pytest.raises(UserError, match=r"panoptic_val2017.json has the supercategory dragon; allowed: accessory, animal"):
         list_coco_panoptic(tmp_path, "val2017", "coco_things_12")
     write_panoptic(tmp_path, "val2017", {5: 3}, CATEGORIES)
     (tmp_path / "annotations/panoptic_val2017/7.png").unlink()

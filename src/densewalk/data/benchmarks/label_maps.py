@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Integer
 from PIL import Image
 
 from densewalk.core.errors import UserError
-from densewalk.core.files import read_json
+from densewalk.data.benchmarks.coco import check_pictures
+from densewalk.data.benchmarks.coco_panoptic import read_panoptic
 from densewalk.data.benchmarks.label_rules import CITYSCAPES_IDS, IGNORE, NAMES, LabelRule
 from densewalk.data.benchmarks.paths import descend, existing_folder, read_list, read_text
 from densewalk.data.file_lists import by_key, find_files, frames_in_order, pair_keys
@@ -92,25 +93,21 @@ def list_cityscapes(root: str | Path, split: str, train_ids: LabelRule | None = 
 def list_coco_panoptic(root: str | Path, name: str, layout: Literal["coco_things_12", "coco_stuff_15"]) -> list[Example]:
     """List `name`/*.jpg and annotations/panoptic_`name`{.json,/*.png}, by supercategories."""
     path = Path(root) / "annotations" / f"panoptic_{name}.json"
-    content, numbers = read_json(path), {name: label for label, name in enumerate(NAMES[layout])}
-    try:
-        wanted = [c for c in content["categories"] if bool(c["isthing"]) == (layout == "coco_things_12")]
-        labels = {c["id"]: numbers[c["supercategory"]] for c in wanted}
-        files = {image["id"]: image["file_name"] for image in content["images"]}
-        found = [(files[a["image_id"]], a["file_name"], _panoptic_rule(a["segments_info"], labels)) for a in content["annotations"]]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} lacks {error}", allowed="COCO's panoptic annotations", todo="download them again") from error
+    found, categories = read_panoptic(path)
+    numbers = {name: label for label, name in enumerate(NAMES[layout])}
+    wanted = {number: category for number, category in categories.items() if category.thing == (layout == "coco_things_12")}
+    if unknown := [category.supercategory for category in wanted.values() if category.supercategory not in numbers]:
+        raise UserError(f"{path} has the supercategory {unknown[0]}", allowed=", ".join(numbers), todo="download it again")
+    labels = {number: numbers[category.supercategory] for number, category in wanted.items()}
     images, masks = existing_folder(Path(root) / name), existing_folder(path.with_suffix(""))
-    examples = [Example(images / image, masks / mask, rule) for image, mask, rule in found]
-    for file in (file for example in examples for file in (example.image, example.mask)):
-        if not file.is_file():
-            raise UserError(f"{path} names {file}, which does not exist", todo="download it")
+    check_pictures([segments.image for segments in found], images, path)
+    examples = []
+    for segments in found:
+        pairs = tuple((number, labels[category]) for number, category in segments.pairs if category in labels)
+        examples.append(Example(images / segments.image.name, masks / segments.mask, LabelRule(pairs, others=IGNORE, colors=True)))
+        if not examples[-1].mask.is_file():
+            raise UserError(f"{path} names {examples[-1].mask}, which does not exist", todo="download it")
     return _checked(sorted(examples, key=lambda e: e.image), path)
-
-
-def _panoptic_rule(segments: Sequence[dict[str, Any]], labels: dict[int, int]) -> LabelRule:
-    pairs = tuple((s["id"], labels[s["category_id"]]) for s in segments if s["category_id"] in labels)
-    return LabelRule(pairs, others=IGNORE, colors=True)
 
 
 def list_coco_stuff(root: str | Path, split: str, rule: LabelRule) -> list[Example]:
