@@ -208,7 +208,8 @@ def _open(path: str | Path, todo: str = TODO) -> Image.Image:
         # cameras write MPO: the picture, then previews
         several = image.format != "MPO" and getattr(image, "is_animated", False)
     except FileNotFoundError as error:
-        raise UserError(f"image {path} does not exist", todo="correct the path or download it") from error
+        missing = "correct the path or download it" if todo == TODO else todo
+        raise UserError(f"{path} cannot be read as an image: it does not exist", todo=missing) from error
     except UserError:
         raise
     except Exception as error:  # decoders raise whatever they come upon in damaged bytes

@@ -78,7 +78,7 @@ def _voc_boxes(path: Path, image: Path) -> Boxes:
         tree = ElementTree.fromstring(text)
         if tree.tag != "annotation":
             raise ValueError(f"its root is <{tree.tag}>, not <annotation>")
-        rows = [[float(o.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")] for o in tree.findall("object")]
+        rows = [[_number(o.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")] for o in tree.findall("object")]
         stated = [tree.findtext(f"size/{side}") for side in ("width", "height")]
         size = None if None in stated else (int(stated[0] or ""), int(stated[1] or ""))
     except (ElementTree.ParseError, ValueError) as error:
@@ -213,7 +213,7 @@ def _read_rows(path: Path, frames: int, *, columns: int) -> Float[np.ndarray, "f
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = [float(part) for part in re.split(r"[,\s]+", line.strip())]
+            row = [_number(part) for part in re.split(r"[,\s]+", line.strip())]
         except ValueError:
             row = []
         if len(row) != columns or not np.isfinite(row).all():
@@ -238,6 +238,13 @@ def _inside(boxes: Boxes, size: tuple[int, int], path: Path) -> Boxes:
         found = f"{path} has the box {_corners(boxes[bad][0])}, which leaves the image of {size[0]}x{size[1]}"
         raise UserError(found, allowed="x0, y0, x1, y1 in pixels", todo="correct the annotation")
     return boxes
+
+
+def _number(text: str) -> float:
+    """Read a plain decimal number; Python alone would take 1_0 and digits of other scripts, too."""
+    if not re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", text, re.ASCII):
+        raise ValueError(f"'{text.strip()}' is no number")
+    return float(text)
 
 
 def _corners(box: Float[np.ndarray, "4"]) -> str:

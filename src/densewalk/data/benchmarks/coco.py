@@ -142,7 +142,7 @@ def read_content(path: Path, parts: Sequence[str]) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}", todo="correct its permissions") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no annotation file of COCO: not JSON: {error}", todo="download it again") from error
+        raise UserError(f"{path} is no annotation file of COCO: it is not JSON: {error}", todo="download it again") from error
     wanted = f"a dictionary with the lists {', '.join(parts)}"
     if not isinstance(content, dict):
         raise UserError(f"{path} is no annotation file of COCO: it holds {brief(content)}", allowed=wanted)
