@@ -13,14 +13,13 @@ SMALLEST = 32  # least side of a training image in pixels
 
 @dataclass(frozen=True)
 class Split:
-    """A checked split; `usable` of its `count` images are large enough and have an object, to train on. first: an image."""
+    """A checked split; `usable` of its `count` images are large enough and have an object, to train on."""
 
     annotations: Path
     images: Path
     count: int
     usable: int
     categories: tuple[tuple[int, str], ...]
-    first: Path
 
 
 def check_data(settings: CocoSettings) -> tuple[Split, Split]:
@@ -43,5 +42,4 @@ def check_split(annotations: Path, images: Path) -> Split:
     usable = sum(image.id in with_objects and min(image.size or (0,)) >= SMALLEST for image in found.images.values())
     if not usable:
         raise UserError(f"{annotations} has no image of at least {SMALLEST} x {SMALLEST} px with an object")
-    first = images / next(iter(found.images.values())).name
-    return Split(annotations, images, len(found.images), usable, tuple(found.categories.items()), first)
+    return Split(annotations, images, len(found.images), usable, tuple(found.categories.items()))
