@@ -141,7 +141,7 @@ def _hummingbird_memory(case: dict[str, Tensor]) -> retrieval.Memory:
     return retrieval.Memory(torch.cat(features), torch.cat(labels))
 
 
-def nearest_neighbours(values: Any) -> Iterator[Row]:
+def nearest_neighbors(values: Any) -> Iterator[Row]:
     """DINO's weighted k-NN."""
     for case in cases(values):
         train, ty, test, vy = (torch.from_numpy(values[f"{case}/{name}"]) for name in ("train", "ty", "test", "vy"))
@@ -213,7 +213,7 @@ FILES = {
     "davis_jf": davis_jf,
     "davis_propagation": davis_propagation,
     "hummingbird": hummingbird,
-    "knn": nearest_neighbours,
+    "knn": nearest_neighbors,
     "lost": lost,
     "neco_eval": neco_eval,
     "timetuning_eval": timetuning_eval,

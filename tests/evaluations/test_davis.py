@@ -212,7 +212,7 @@ def test_input_size(frame, patch, expected):
     assert label_propagation.input_size(*frame, DavisSettings(root=".", dataset="x"), patch) == expected
 
 
-def test_input_is_normalised_with_the_right_standard_deviations():
+def test_input_is_normalized_with_the_right_standard_deviations():
     white = np.full((32, 48, 3), 255, np.uint8)
     for compat, red in (("paper", 0.229), ("released", 0.228)):
         x = label_propagation.prepare_frame(white, (16, 32), red_std=DavisSettings(root=".", dataset="x", compat=compat).resolved().red_std)

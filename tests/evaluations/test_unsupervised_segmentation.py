@@ -236,16 +236,16 @@ def write_squares(root, count=8):
     """Label 0 all around squares of labels 1 to 3, in the middle of the image."""
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    colours = np.array([[10, 10, 10], [220, 30, 30], [30, 220, 30], [30, 30, 220]], dtype=np.uint8)
+    colors = np.array([[10, 10, 10], [220, 30, 30], [30, 220, 30], [30, 30, 220]], dtype=np.uint8)
     for i in range(count):
         labels = np.zeros((96, 96), np.uint8)
         labels[32:64, 32:64] = 1 + i // 2 % 3
-        Image.fromarray(colours[labels]).save(root / "images" / f"{i:03d}.png")
+        Image.fromarray(colors[labels]).save(root / "images" / f"{i:03d}.png")
         Image.fromarray(labels).save(root / "masks" / f"{i:03d}.png")
 
 
 def test_ground_truth_as_features_scores_one_hundred(tmp_path, monkeypatch):
-    """Colours are the features, and the attention is on all that is no background."""
+    """Colors are the features, and the attention is on all that is no background."""
     write_squares(tmp_path, 12)
 
     def seen(images):

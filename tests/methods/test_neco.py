@@ -386,7 +386,7 @@ def test_odd_even_with_a_hard_teacher_is_finite():
 
 
 @pytest.mark.parametrize("mask", ["foreground", "background"])
-def test_only_masked_patches_are_learnt_and_referred_to(mask):
+def test_only_masked_patches_are_learned_and_referred_to(mask):
     method = neco(loss_mask=mask)
     batch = batch_of(method)
     _, masks = method.encode_teacher(batch["global"], batch["in_global"])

@@ -440,7 +440,7 @@ def test_augmentation_is_the_same_for_all_frames_of_a_clip():
         assert torch.equal(clip[0], clip[2])
 
 
-def test_white_is_normalised_with_the_right_red():
+def test_white_is_normalized_with_the_right_red():
     """Crops and flips leave a white clip white; a seed without jitter and grey is taken."""
     white = torch.full((2, 3, 60, 80), 255, dtype=torch.uint8)
     for compat, red in (("paper", 0.229), ("released", 0.228)):

@@ -103,7 +103,7 @@ def test_windows_smaller_than_top_k_keep_what_there_is():
 
 def test_follow_remembers_the_first_and_the_last_frames():
     rule = Rule((4, 4), radius=2, top_k=3, context=2)
-    frames = [3 * x for x in random_problem(rule, frames=5)[0]]  # not normalised
+    frames = [3 * x for x in random_problem(rule, frames=5)[0]]  # not normalized
     first = random_problem(rule)[1][0]
     unit = [F.normalize(f, dim=-1) for f in frames]
     labels = [first]

@@ -106,7 +106,7 @@ def train(
 
 
 def draw_images(method: Method, data: "Dataset[Any]", folder: Path) -> None:
-    """Draw the method's images of what it has learnt, in place of those of an earlier training."""
+    """Draw the method's images of what it has learned, in place of those of an earlier training."""
     if folder.is_dir():
         shutil.rmtree(folder)
     with torch.no_grad():

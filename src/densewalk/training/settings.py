@@ -11,7 +11,7 @@ from densewalk.core.settings import Settings
 
 
 class TrainingSettings(Settings):
-    """What is learnt: everything here enters the run's hash. How it is run is `Execution`."""
+    """What is learned: everything here enters the run's hash. How it is run is `Execution`."""
 
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     """What a job asks a scheduler for."""
