@@ -254,6 +254,7 @@ def test_marks_line_ends_and_blanks_count_for_nothing(tmp_path, content):
         (b"/etc/passwd\n", "is no file inside"),
         (b"..\\b\n", "is no file inside"),
         (b"./a\n", "is no file inside"),
+        (300 * b"a" + b"\n", "is no file inside"),
         (b"a\x00b\n", "is no file inside"),
         (b"\xff\xfea\x00\n\x00", "is no text in UTF-8"),
         (b"\xef\xbb\xbf \r\n", "is empty"),

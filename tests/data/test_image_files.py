@@ -78,6 +78,14 @@ def test_a_mask_lies_on_its_image_or_is_refused(tmp_path, orientation, drawn, si
     assert np.array_equal(read_mask(mask, image), np.asarray(read_image(image))[..., 0])
 
 
+@pytest.mark.parametrize("array", [colors(), colors()[..., 0]])
+def test_a_turned_tiff_is_refused(tmp_path, array):
+    for read in (read_image, read_mask, read_header):
+        with pytest.raises(UserError, match=r"a\.tif is a TIFF file with an orientation"):
+            read(write(tmp_path / "a.tif", array, 6))
+    assert read_image(write(tmp_path / "a.tif", array)).size == (6, 4)
+
+
 def test_masks_turned_unlike_their_image_or_of_another_size_are_refused(tmp_path):
     image = write(tmp_path / "a.png", colors())
     for orientation in (3, 6):

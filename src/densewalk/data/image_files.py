@@ -216,6 +216,8 @@ def _open(path: str | Path, todo: str = TODO) -> Image.Image:
         raise _unreadable(path, error, todo) from error
     if several:
         raise UserError(f"{path} is an animation or has several pages", allowed="one image a file", todo="save its frames as files")
+    if image.format == "TIFF" and _orientation(image) != 1:  # Pillow turns some kinds of them itself, and loses the tag of others
+        raise UserError(f"{path} is a TIFF file with an orientation", todo="save it as PNG")
     return image
 
 

@@ -78,8 +78,10 @@ def read_list(path: str | Path, *, todo: str) -> list[str]:
 def require_inside(name: str, where: str) -> None:
     """Refuse a file name that leads out of its folder, or that is no name."""
     parts = name.replace("\\", "/").split("/")
-    if ".." in parts or "." in parts or "" in parts or not name.isprintable():
-        raise UserError(f"{where}: {name!a} is no file inside its folder", allowed="names without .., . or a leading /")
+    too_long = any(len(part.encode(errors="replace")) > 255 for part in parts)
+    if ".." in parts or "." in parts or "" in parts or not name.isprintable() or too_long:
+        shown = ascii(name) if len(name) < 80 else f"{name[:70]!a}..."
+        raise UserError(f"{where}: {shown} is no file inside its folder", allowed="names without .., . or a leading /")
 
 
 def choose_names(names: Sequence[str], only: Sequence[str] | None, where: Path) -> list[str]:
