@@ -48,7 +48,7 @@ def test_real_folders_are_counted(name):
 
 # what is done to a copy -> what is said
 BROKEN = {
-    "ade20k, an image without mask": ("ade20k", "annotations/validation/*1.png", "remove", "have no mask"),
+    "ade20k, an image without mask": ("ade20k", "annotations/validation/*1.png", "remove", r"has no mask \(1 of 2 images\)"),
     "ade20k, a mask cut off": (
         "ade20k",
         "annotations/training/*1.png",

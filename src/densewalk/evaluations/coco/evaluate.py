@@ -20,7 +20,8 @@ import math
 from pathlib import Path
 
 from densewalk.core.files import atomic_write
-from densewalk.data.images import read_rgb
+from densewalk.data.file_lists import find_files
+from densewalk.data.image_files import EXTENSIONS, read_image
 from densewalk.evaluations.coco.data import check_data
 from densewalk.evaluations.coco.experiment import experiment
 from densewalk.evaluations.coco.settings import CocoSettings
@@ -48,5 +49,5 @@ def describe_data(settings: CocoSettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
     training, validation = check_data(settings)
     for split in (training, validation):
-        read_rgb(min(path for path in split.images.iterdir() if path.suffix == ".jpg"))
+        read_image(split.images / find_files(split.images, EXTENSIONS)[0])
     return {"training images": training.count, "validation images": validation.count}

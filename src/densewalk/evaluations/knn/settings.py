@@ -18,7 +18,8 @@ class KnnSettings(EvaluationSettings):
     """Weighted k-NN classification with frozen features; nothing is trained."""
 
     TABLE: ClassVar[str] = "classification"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    """2: images are turned as their EXIF says."""
     TITLE: ClassVar[str] = "Image classification"
     RECIPE: ClassVar[str] = "weighted k-NN, CLS"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=32_000)

@@ -31,7 +31,8 @@ from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import Progress
 from densewalk.data.augmentation import maybe, random_resized_crop_box
 from densewalk.data.benchmarks.classification import ClassifiedImages, list_imagenet
-from densewalk.data.images import normalize, read_stored
+from densewalk.data.image_files import read_image
+from densewalk.data.images import normalize
 from densewalk.evaluations.common.base import Job, Result, require_finite, training_state
 from densewalk.evaluations.common.image_features import CenterCrops, crop_features, describe_classification, require_multiple
 from densewalk.evaluations.common.periodic_saver import PeriodicSaver
@@ -237,7 +238,7 @@ class RandomCrops(Dataset[tuple[Tensor, int, int]]):
         return len(self.split)
 
     def __getitem__(self, item: Item) -> tuple[Tensor, int, int]:
-        image = read_stored(self.split.paths[item.index])
+        image = read_image(self.split.paths[item.index])
         generator = torch.Generator().manual_seed(item.seed)
         top, left, height, width = random_resized_crop_box(image.height, image.width, SCALE, RATIO, generator)
         crop = image.crop((left, top, left + width, top + height)).resize((self.size, self.size), self.filter)

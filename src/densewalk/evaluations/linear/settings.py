@@ -22,7 +22,8 @@ class LinearSettings(EvaluationSettings):
     """
 
     TABLE: ClassVar[str] = "classification"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    """2: images are turned as their EXIF says."""
     TITLE: ClassVar[str] = "Image classification"
     RECIPE: ClassVar[str] = "linear probe"
     RESOURCES: ClassVar[Resources] = Resources(threads=16, mem_mb=32_000, runtime=1440)

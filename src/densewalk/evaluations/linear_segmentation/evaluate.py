@@ -213,7 +213,8 @@ def score(
         if settings.scoring == "reduced":
             target = reduce_masks(mask[None], settings.mask_size)[0]
         else:
-            target = torch.from_numpy(read_labels(examples[number].mask, examples[number].rule).astype(np.int32)).to(mask.device)
+            labels = read_labels(examples[number].mask, examples[number].rule, examples[number].still)
+            target = torch.from_numpy(labels.astype(np.int32)).to(mask.device)
         return target, logits(head, maps[None], (target.shape[0], target.shape[1]))[0].argmax(0)
 
     return dense_features.score_predictions(features, examples, predict, "validation")

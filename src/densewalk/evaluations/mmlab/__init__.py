@@ -8,6 +8,7 @@ trains and tests it under this project's rules: seeds per step and sample, state
 Missing parts of the toolboxes are registered in mmengine's root registries, where both find them:
 
     ops             replaces mmcv's compiled operators
+    images          ReadImage, this project's reader of images
     vit             DensewalkBackbone, this project's backbones
     optim           LayerDecayConstructor
     pyramid         SimplePyramid, LevelPyramid: feature pyramids from a plain ViT (imports mmdet)

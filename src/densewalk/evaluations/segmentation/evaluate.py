@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from densewalk.data.benchmarks.label_maps import Example, read_image
-from densewalk.data.images import read_mask
+from densewalk.data.image_files import read_mask
 from densewalk.evaluations.common.base import Job, Result, training_state
 from densewalk.evaluations.metrics.segmentation import iou, mean_iou, pixel_accuracy
 from densewalk.evaluations.segmentation.data import check_data, class_names
@@ -70,6 +70,6 @@ def write_strip(path: Path, settings: SegmentationSettings, validation: list[Exa
     for example in validation:
         if str(example.image) in shown:
             prediction = values[shown[str(example.image)].numpy()]
-            rows.append(Row(example.image.stem, np.asarray(read_image(example)), read_mask(example.mask), prediction))
+            rows.append(Row(example.image.stem, np.asarray(read_image(example)), read_mask(example.mask, example.still), prediction))
     by_label = dict(zip(settings.rule.values, names, strict=True))
     write_segmentation_strip(path, rows, [by_label.get(v, "") for v in range(max(settings.rule.values) + 1)], ignore=settings.rule.ignored)
