@@ -24,7 +24,8 @@ def status(args: argparse.Namespace) -> None:
     from densewalk.study import status as progress
     from densewalk.study.config import load_study
 
-    print(progress.table(list(progress.status(load_study(args.config), args.results))))
+    study = load_study(args.config)
+    print(progress.table(list(progress.status(study, args.results or Path(study.results)))))
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -198,4 +199,5 @@ def report(args: argparse.Namespace) -> None:
     if (args.config is None) == (args.plan is None):
         raise UserError("densewalk report takes the study's config.yaml, or --plan")
     plan = load_study(args.config).plan() if args.config else read_plan(args.plan)
-    write_page(plan, args.results, args.out or args.results / "report.html")
+    results = args.results or Path(plan.results)
+    write_page(plan, results, args.out or results / "report.html")

@@ -103,11 +103,17 @@ def command_for(name: str, root: str) -> str:
 
 def command_for_file(path: str) -> str | None:
     """Return the command that fetches a video or folder of a data set in its usual place."""
+    name, wanted = dataset_at(path), PurePath(path)
+    if name is None:
+        return None
+    return f"densewalk data {name}" + (f" --name {wanted.stem}" if datasets()[name].videos else "")
+
+
+def dataset_at(path: str) -> str | None:
+    """Return the data set of which a video or folder is a part, if it lies in the usual place."""
     wanted = PurePath(path)
     for name, dataset in datasets().items():
-        walk = [video for video in dataset.videos if wanted == PurePath(dataset.folder) / f"{video}.mp4"]
-        if walk:
-            return f"densewalk data {name} --name {walk[0]}"
-        if dataset.root is not None and wanted.is_relative_to(dataset.root):
-            return f"densewalk data {name}"
+        videos = [PurePath(dataset.folder) / f"{video}.mp4" for video in dataset.videos]
+        if wanted in videos or (dataset.root is not None and wanted.is_relative_to(dataset.root)):
+            return name
     return None
