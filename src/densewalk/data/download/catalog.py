@@ -79,13 +79,16 @@ NAMED = {
     **dict.fromkeys(("coco", "coco_things_12", "coco_stuff_15"), "coco"),
     **dict.fromkeys(("ade20k_linear", "ade20k_upernet"), "ade20k"),
     **dict.fromkeys(("knn", "linear"), "imagenet"),
+    "tracking": "got10k",
 }
 
 
 def dataset_of(protocol: str, settings: Any) -> str | None:
     """Return the data set that an evaluation reads, if it is one of these."""
-    if protocol == "discovery":  # VOC 2007 and COCO 2014 are not among them
-        return "voc" if (settings.layout, settings.year) == ("voc", 2012) else None
+    if protocol == "discovery":
+        if settings.layout == "coco":
+            return "coco2014" if settings.images == "train2014" else None
+        return "voc" if settings.year == 2012 else "voc2007"
     return NAMED.get(getattr(settings, "label_set", getattr(settings, "layout", protocol)))
 
 
