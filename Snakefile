@@ -1,6 +1,6 @@
 # One study = one file:   snakemake all                                       config.yaml of this folder
 #                         snakemake --directory my-study all                  config.yaml of another one, which holds data and results
-#                         snakemake --configfile studies/dora.yaml all        another file; its `results` says where results go
+#                         snakemake all --configfile studies/dora.yaml        another file; its `results` says where results go
 from snakemake.utils import min_version, validate
 
 min_version("9.27")

@@ -249,7 +249,7 @@ def test_damaged_masks_are_named_before_the_backbone_is_loaded(root, tmp_path, d
     [
         ({"layout": "davos"}, "evaluations.clusters.video_segmentation.settings.layout"),
         ({"clip_frames": 0}, "settings.clip_frames"),
-        ({"layout": "youtube_vos", "year": 2017}, "layout youtube_vos has no year: leave them out"),
+        ({"layout": "youtube_vos", "year": 2016}, "layout youtube_vos has no year: leave them out"),
         ({"sequences": []}, "settings.sequences"),
     ],
 )

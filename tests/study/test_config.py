@@ -166,7 +166,7 @@ def test_a_change_of_the_labels_alone_reruns_no_training():
     assert one.run_spec("dora", 0) == two.run_spec("dora", 0)
 
 
-@pytest.mark.parametrize("path", ["config.yaml", "demo/config.yaml"])
+@pytest.mark.parametrize("path", ["config.yaml", "demo/config.yaml", "studies/dora.yaml", "studies/neco.yaml", "studies/timetuning.yaml"])
 def test_specifications_survive_their_files(path, tmp_path):
     study = load_study(REPOSITORY / path)
     for spec in study.specifications():

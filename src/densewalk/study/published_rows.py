@@ -13,7 +13,7 @@ from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.models.catalog import Labels, published
 from densewalk.results.published import is_published
 from densewalk.study.registry import methods
-from densewalk.study.runs import Baseline, TrainedRun
+from densewalk.study.runs import BaseRun, TrainedRun
 
 if TYPE_CHECKING:
     from densewalk.study.config import Study
@@ -75,7 +75,7 @@ def _architectures(label: str, arch: str) -> tuple[str, str]:
     return f"ViT-{named[1]}/{named[2]}", f"ViT-{SIZES[is_ours[1]]}/{is_ours[2]}"
 
 
-def _facts_of_baseline(study: "Study", run: Baseline, labels: Labels) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _facts_of_baseline(study: "Study", run: BaseRun, labels: Labels) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """A backbone as it is has the names of its file, or of the run that made it."""
     if run.init == "random":
         yield "method", (labels.method, "Random")

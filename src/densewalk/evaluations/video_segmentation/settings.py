@@ -60,8 +60,8 @@ class VideoSegmentationSettings(EvaluationSettings):
 
     @model_validator(mode="after")
     def fields_of_the_layout(self) -> Self:
-        """Refuse fields that would silently do nothing."""
-        unused = [name for name in ("year", "resolution") if name in self.model_fields_set]
+        """Refuse fields that would silently do nothing; a written specification has all of them, with their defaults."""
+        unused = [name for name in ("year", "resolution") if getattr(self, name) != type(self).model_fields[name].default]
         if self.layout == "youtube_vos" and unused:
             raise ValueError(f"layout youtube_vos has no {' and no '.join(unused)}: leave them out")
         if self.sequence_list is not None and (self.layout != "youtube_vos" or self.sequences is not None):
