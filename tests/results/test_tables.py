@@ -192,6 +192,14 @@ def test_a_table_by_its_name(records, tmp_path):
         assert tuple(read_table(tmp_path / f"{name}.csv").columns[: len(columns)]) == columns
 
 
+@pytest.mark.parametrize("name", ["all", "cost", "davis"])
+def test_a_study_without_results_has_tables_of_their_heads_alone(name, tmp_path):
+    write_table([], name, tmp_path / f"{name}.csv")
+    write_formats(tmp_path / f"{name}.csv")
+    assert read_table(tmp_path / f"{name}.csv").empty
+    assert "tabular" in (tmp_path / f"{name}.tex").read_text()
+
+
 def test_the_column_compat_names_the_switches_that_a_study_sets():
     assert DoraSettings(steps=1).deviations == "paper"
     changed = DoraSettings(steps=1, compat="released", skip_first_local_crop=False, loss_carry_over=True)

@@ -1,6 +1,7 @@
 """Each paper's study against the figures of its release, and labels that a study contradicts."""
 
 import copy
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,26 @@ def test_a_paper_s_study_is_checked_and_planned_without_data(study, studies, tmp
 def test_studies_of_one_folder_write_to_folders_of_their_own(studies):
     folders = [study.results for study in studies.values()]
     assert len(set(folders)) == len(folders)
+
+
+def paper_tables() -> list[tuple[str, str]]:
+    """Evaluations and file of every line of docs/papers.md that a study gives."""
+    lines = (REPOSITORY / "docs" / "papers.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("|")]
+    return [(line[1], line[2].strip("`")) for line in cells if len(line) == 5 and line[2].startswith("`studies/")]
+
+
+def test_the_papers_tables_name_what_the_studies_have(studies):
+    named: dict[str, set[str]] = {name: set() for name in STUDIES[1:]}
+    for evaluations, file in paper_tables():
+        study, table = file.removesuffix(".csv").split("/tables/")
+        assert table in studies[study].task_tables, file
+        known = {*studies[study].evaluations, *studies[study].runs}
+        names = [name for name in re.findall(r"`(\w+)`", evaluations) if not name.startswith("_")]
+        assert set(names) <= known, (evaluations, file)
+        named[study] |= set(names)
+    for study, names in named.items():
+        assert studies[study].evaluations.keys() <= names, "a line for each evaluation"
 
 
 # -- labels that claim a published row -------------------------------------------------------------------------------
