@@ -1,20 +1,18 @@
-"""Each paper's study against the figures of its release, and labels that a study contradicts."""
+"""Each paper's study against the figures of its release, and against published.csv."""
 
-import copy
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from densewalk.__main__ import main
-from densewalk.core.errors import UserError
 from densewalk.data.settings import ImagesSettings
-from densewalk.results.published import is_published
-from densewalk.study.config import Study, load_study, parse_study
+from densewalk.results.published import is_published, published
+from densewalk.study.config import Study, load_study
 from densewalk.study.runs import TrainedRun
+from tests.fixtures.records import record, typed
 from tests.fixtures.studies import REPOSITORY, planned
 
 STUDIES = ("config", "studies/dora", "studies/neco", "studies/timetuning")
@@ -215,6 +213,54 @@ def test_studies_of_one_folder_write_to_folders_of_their_own(studies):
     assert len(set(folders)) == len(folders)
 
 
+# (study, row, evaluation, metric) -> the published value that stands beside ours
+BESIDE = {
+    ("neco", "neco_dinov2r_xr", "incontext_voc", "mIoU_hungarian"): 80.2,
+    ("neco", "neco_dinov2r", "incontext_voc", "mIoU_hungarian"): 80.7,
+    ("neco", "neco_dinov2r_xr", "incontext_voc_8", "mIoU_hungarian"): 76.4,
+    ("neco", "neco_dinov2r", "incontext_voc_8", "mIoU_hungarian"): None,  # no value of a run that keeps its registers
+    ("neco", "neco_dinov2r_xr_paper", "incontext_voc", "mIoU_hungarian"): None,
+    ("neco", "neco_dinov2r_xr", "incontext_voc", "mIoU"): None,  # the published metric is the matched one
+    ("neco", "neco_dinov2r_xr", "clusters_voc_500", "mIoU"): 72.6,
+    ("neco", "neco_dinov2r", "clusters_voc_500", "mIoU"): 68.9,
+    ("neco", "neco_timetuning", "clusters_voc_500", "mIoU"): 53.1,
+    ("neco", "leopart", "clusters_voc_500", "mIoU"): 53.5,
+    ("neco", "neco_dino", "linear_voc", "mIoU"): 65.8,
+    ("neco", "neco_cribo", "linear_voc", "mIoU"): 72.1,
+    ("neco", "neco_dinov2r_xr", "clusters_things_500", "mIoU"): None,  # other masks
+    ("neco", "neco_dinov2r_xr", "unsupervised_voc", "mIoU"): None,  # another search for communities
+    ("neco", "neco_dinov2r_xr_b14", "linear_ade20k", "mIoU"): 44.9,
+    ("dora", "dino_imagenet", "davis", "J&F"): 61.8,
+    ("dora", "dino_imagenet", "knn", "top1_k20"): 74.5,
+    ("dora", "dino_imagenet", "discovery_voc07", "CorLoc"): 61.9,
+    ("dora", "dino_imagenet", "linear", "top1_best"): None,  # its 77.0 is by DINO's recipe
+    ("dora", "dora_venice_amsterdam", "linear", "top1_best"): 45.4,
+    ("dora", "dora_venice", "ade20k_upernet", "mIoU"): None,  # PooDLe's 35.2 is by PooDLe's protocol
+    ("timetuning", "timetuning", "incontext_voc", "mIoU_hungarian"): 62.3,
+    ("timetuning", "timetuning_no_teacher", "incontext_voc", "mIoU_hungarian"): None,
+    ("timetuning", "timetuning", "clusters_davis", "F"): None,
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_a_row_of_a_study_shows_its_own_published_value_alone(studies, case):
+    study, run, evaluation, metric = case
+    plan = studies[f"studies/{study}"]
+    settings = plan.evaluations[evaluation].settings
+    assert (run, evaluation) in {(name, e) for name, _, e in plan.evaluation_jobs()}
+    assert metric in settings.METRICS
+    labels = plan.labels_of(run)
+    written = record(
+        *(run, 0, {metric: 1.0}),
+        labels=None if labels is None else labels.model_dump(),
+        dataset=settings.dataset,
+        published_protocol=settings.published_protocol,
+        published_metrics=settings.PUBLISHED_METRICS,
+    )
+    found = published(typed(written), metric)
+    assert (found and found.value) == BESIDE[case]
+
+
 def paper_tables() -> list[tuple[str, str]]:
     """Evaluations and file of every line of docs/papers.md that a study gives."""
     lines = (REPOSITORY / "docs" / "papers.md").read_text().splitlines()
@@ -233,154 +279,3 @@ def test_the_papers_tables_name_what_the_studies_have(studies):
         named[study] |= set(names)
     for study, names in named.items():
         assert studies[study].evaluations.keys() <= names, "a line for each evaluation"
-
-
-# -- labels that claim a published row -------------------------------------------------------------------------------
-
-DORA_RUN = {"method": "dora", "init": "random", "arch": "vit_small_patch16", "data": ["venice"], "settings": {"compat": "released"}}
-NECO_RUN = {"method": "neco", "init": "dinov2_vits14_reg", "data": ["coco"]}
-TIMET_RUN = {"method": "timetuning", "init": "dino_vits16", "data": ["youtube_vos"], "settings": {"compat": "released", "steps": 2200}}
-SOURCES = {
-    "videos": {name: {"source": f"data/walking_tours/{name}.mp4"} for name in ("venice", "zurich")} | {"own": {"source": "data/own.mp4"}},
-    "images": {
-        "coco": {"source": "data/coco/train2017"},
-        "elsewhere": {"source": "/datasets/coco_2017"},
-        "imagenet": {"source": "data/imagenet/train"},
-        "youtube_vos": {"source": "data/YouTube-VOS/train/JPEGImages", "layout": "sequences"},
-    },
-}
-
-
-def labels(method, init="", arch="ViT-S/16", data="WT_Venice"):
-    return {"method": method, "init": init, "arch": arch, "pretraining_data": data}
-
-
-def study_of(run, **sections):
-    return parse_study({"study": "s", **copy.deepcopy(SOURCES), "runs": {"row": run}, **sections})
-
-
-NECO_LABELS = labels("NeCo", "DINOv2R", "ViT-S/14", "COCO (post-training)")
-TIMET_LABELS = labels("TimeT", "DINO", data="YouTube-VOS (post-training)")
-XR = {"preset": "small/neco_dinov2r_xr", "compat": "released"}
-CONTRADICTED = {
-    "the paper's variant": (
-        {**DORA_RUN, "settings": {"compat": "paper"}, "labels": labels("DoRA")},
-        ("has compat released, the study paper",),
-    ),
-    "another k": (
-        {**DORA_RUN, "settings": {"compat": "released", "objects": 4}, "labels": labels("DoRA")},
-        ("has objects 3, the study 4",),
-    ),
-    "another batch": (
-        {**DORA_RUN, "settings": {"compat": "released", "batch_size": 32}, "labels": labels("DoRA")},
-        ("has batch_size 48 or 128, the study 32",),
-    ),
-    "a shorter training": (
-        {**DORA_RUN, "settings": {"compat": "released", "epochs": 10}, "labels": labels("DoRA")},
-        ("has epochs 100.0, the study 10.0",),
-    ),
-    "another walk": ({**DORA_RUN, "data": ["zurich"], "labels": labels("DoRA")}, ("has data venice, the study zurich",)),
-    "one walk of ten": ({**DORA_RUN, "labels": labels("DoRA", data="WT_all")}, ("has data amsterdam, ", "the study venice, nothing")),
-    "images": ({**DORA_RUN, "data": ["coco"], "labels": labels("DoRA")}, ("has data venice, the study coco, which is no video",)),
-    "another method": ({**DORA_RUN, "labels": labels("DINO")}, ("has method dino, the study dora",)),
-    "another architecture": (
-        {**DORA_RUN, "arch": "vit_base_patch16", "labels": labels("DoRA")},
-        ("has arch ViT-S/16, the study ViT-B/16",),
-    ),
-    "registers kept": (
-        {**NECO_RUN, "settings": {**XR, "registers": "keep"}, "labels": NECO_LABELS},
-        ("has registers drop, the study keep",),
-    ),
-    "registers dropped": (
-        {**NECO_RUN, "settings": XR, "labels": {**NECO_LABELS, "method": "NeCo (registers kept)"}},
-        ("has registers keep, the study drop",),
-    ),
-    "another initial backbone": (
-        {**NECO_RUN, "init": "dinov2_vits14", "settings": XR, "labels": NECO_LABELS},
-        ("has init DINOv2R, the study DINOv2",),
-    ),
-    "an unpublished initial backbone": (
-        {**NECO_RUN, "init": "dino_vits16_venice", "settings": {"preset": "small/neco_dino", "compat": "released"}}
-        | {"labels": labels("NeCo", "DINO", data="COCO (post-training)")},
-        ("has init's data ImageNet-1k, the study WT_Venice",),
-    ),
-    "other images": (
-        {**NECO_RUN, "data": ["imagenet"], "settings": XR, "labels": NECO_LABELS},
-        ("has data COCO as layout pictures, the study imagenet",),
-    ),
-    "ten steps on a video": (
-        {**TIMET_RUN, "data": ["venice"], "labels": TIMET_LABELS},
-        ("has data YouTube-VOS as layout sequences, the study venice",),
-    ),
-    "too few steps": (
-        {**TIMET_RUN, "settings": {"compat": "released", "steps": 10}, "labels": TIMET_LABELS},
-        ("has steps none or 2200, the study 10",),
-    ),
-    "random weights": (
-        {"method": "none", "init": "random", "arch": "vit_small_patch16", "labels": labels("DoRA")},
-        ("has method DoRA, the",),
-    ),
-    "another file": (
-        {"method": "none", "init": "neco_dinov2r_vits14", "labels": NECO_LABELS},
-        ("'method': 'NeCo', ", "'method': 'NeCo (registers kept)', "),
-    ),
-}
-
-
-@pytest.mark.parametrize("case", CONTRADICTED)
-def test_labels_that_the_study_contradicts_are_refused_with_both_values(case):
-    run, messages = CONTRADICTED[case]
-    with pytest.raises(UserError) as error:
-        study_of(run)
-    for message in ("runs.row.labels: the published row ", *messages, "; to do: correct one of the two, or give labels that no published"):
-        assert message in str(error.value)
-    claimless = {**run, "labels": {**run["labels"], "method": "mine"}}
-    assert study_of(claimless).labels_of("row").method == "mine", "labels that no published row has are free"
-
-
-@pytest.mark.parametrize(
-    "run",
-    [
-        {**DORA_RUN, "labels": labels("DoRA")},
-        {**DORA_RUN, "settings": {"compat": "released", "batch_size": 128, "linear_sinkhorn": False}, "labels": labels("DoRA")},
-        {**DORA_RUN, "data": ["own"], "labels": labels("DoRA")},  # which may be the walk under another name
-        {**NECO_RUN, "settings": {**XR, "teacher_graph": False}, "labels": NECO_LABELS},
-        {**NECO_RUN, "data": ["elsewhere"], "settings": XR, "labels": NECO_LABELS},
-        {**TIMET_RUN, "labels": TIMET_LABELS},
-        {**TIMET_RUN, "settings": {"compat": "released"}, "labels": TIMET_LABELS},
-    ],
-)
-def test_labels_that_the_study_bears_out_are_taken(run):
-    assert study_of(run).labels_of("row") is not None
-
-
-def test_a_file_s_labels_are_those_of_its_address():
-    url = "https://huggingface.co/FunAILab/NeCo/resolve/main/vit-small/dinov2-architectures/neco_on_dinov2r_vit14_model.ckpt"
-    entry = {"file": "own.ckpt", "arch": "vit_small_patch14_reg4", "url": url, "labels": NECO_LABELS}
-    run = {"method": "none", "init": "own"}
-    with pytest.raises(
-        UserError, match=r"checkpoints\.own\.labels: the published row NeCo, .* has labels .*registers kept.*, the study .*'NeCo'"
-    ):
-        study_of(run, checkpoints={"own": entry})
-    with pytest.raises(UserError, match=r"checkpoints\.own\.labels: .* has arch ViT-S/14, the study ViT-B/14"):
-        study_of(run, checkpoints={"own": {**entry, "url": None, "arch": "vit_base_patch14_reg4"}})
-
-
-def test_a_run_on_an_unlabelled_run_claims_no_published_row():
-    start = {**TIMET_RUN, "settings": {"compat": "paper", "steps": 2200}}
-    row = {**NECO_RUN, "init": "start", "settings": {"preset": "small/neco_timetuning", "compat": "released"}}
-    config = {
-        "study": "s",
-        **SOURCES,
-        "runs": {"start": start, "row": {**row, "labels": labels("NeCo", "TimeT", data="COCO (post-training)")}},
-    }
-    with pytest.raises(UserError, match=r"runs\.row\.labels: .* has init TimeT, the study start, a run without labels"):
-        parse_study(config)
-
-
-def test_check_refuses_the_file_with_one_line(tmp_path, caplog):
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump({"study": "s", **SOURCES, "runs": {"row": CONTRADICTED["registers kept"][0]}}))
-    assert main(["check", str(path)]) == UserError.exit_status
-    assert "has registers drop, the study keep" in caplog.text
-    assert "Traceback" not in caplog.text
