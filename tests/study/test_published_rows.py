@@ -13,7 +13,12 @@ DORA_RUN = {"method": "dora", "init": "random", "arch": "vit_small_patch16", "da
 NECO_RUN = {"method": "neco", "init": "dinov2_vits14_reg", "data": ["coco"]}
 TIMET_RUN = {"method": "timetuning", "init": "dino_vits16", "data": ["youtube_vos"], "settings": {"compat": "released", "steps": 2200}}
 SOURCES = {
-    "videos": {name: {"source": f"data/walking_tours/{name}.mp4"} for name in ("venice", "zurich")} | {"own": {"source": "data/own.mp4"}},
+    "videos": {
+        **{name: {"source": f"data/walking_tours/{name}.mp4"} for name in ("venice", "zurich")},
+        "own": {"source": "data/own.mp4"},
+        "hour": {"source": "data/walking_tours/venice.mp4", "usable_seconds": [[0, 3600]]},
+        "slow": {"source": "data/walking_tours/venice.mp4", "fps": 1},
+    },
     "images": {
         "coco": {"source": "data/coco/train2017"},
         "elsewhere": {"source": "/datasets/coco_2017"},
@@ -53,6 +58,8 @@ CONTRADICTED = {
     ),
     "another walk": ({**DORA_RUN, "data": ["zurich"], "labels": labels("DoRA")}, ("has data venice, the study zurich",)),
     "one walk of ten": ({**DORA_RUN, "labels": labels("DoRA", data="WT_all")}, ("has data amsterdam, ", "the study venice, nothing")),
+    "an hour of the walk": ({**DORA_RUN, "data": ["hour"], "labels": labels("DoRA")}, ("has data venice, the study a part of hour",)),
+    "a frame a second": ({**DORA_RUN, "data": ["slow"], "labels": labels("DoRA")}, ("has data venice, the study a part of slow",)),
     "images": ({**DORA_RUN, "data": ["coco"], "labels": labels("DoRA")}, ("has data venice, the study coco, which is no video",)),
     "another method": ({**DORA_RUN, "labels": labels("DINO")}, ("has method dino, the study dora",)),
     "another architecture": (

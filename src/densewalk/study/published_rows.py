@@ -35,6 +35,7 @@ IMAGES = {
     "ImageNet-1k": (("imagenet",), "pictures"),
 }
 TOURS = "walking_tours"
+TOUR_FPS = 60  # frames a second of all ten
 
 
 def check_published_rows(study: "Study") -> None:
@@ -98,7 +99,7 @@ def _facts_of_training(study: "Study", run: TrainedRun, labels: Labels) -> Itera
             yield "init's data", (INIT_DATA[labels.init], own.pretraining_data)
     yield "data", _data(study, run.data, labels.pretraining_data)
     here = run.settings.resolved()
-    for name, allowed in (recipe or {}).items():
+    for name, allowed in recipe.items():
         value = getattr(here, name)
         expected = value if value in allowed else " or ".join(_text(other) for other in allowed)
         yield name, (expected, value)
@@ -132,6 +133,8 @@ def _tour(name: str, source: Any, wanted: list[str], tours: dict[str, str]) -> s
     """The walking tour that a video is by its file's name or its own; a video that neither tells may be the wanted one."""
     if not isinstance(source, VideoSettings):
         return f"{name}, which is no video"
+    if source.usable_seconds is not None or (source.fps is not None and source.fps < TOUR_FPS):
+        return f"a part of {name}"
     known = [candidate for candidate in (PurePath(source.source).stem.lower(), name) if candidate in tours]
     return known[0] if known else wanted[0] if len(wanted) == 1 else name
 
