@@ -61,7 +61,7 @@ rule report:
         "../../envs/main.yaml"
     params:
         plan=PLAN_FILE,
-        results=STUDY.results,
+        results=subpath(output[0], parent=True),
     shell:
         "densewalk report --plan {params.plan:q} --results {params.results:q} --out {output} 2> {log}"
 
