@@ -1,6 +1,7 @@
 """Each paper's study against the figures of its release, and against published.csv."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -261,21 +262,25 @@ def test_a_row_of_a_study_shows_its_own_published_value_alone(studies, case):
     assert (found and found.value) == BESIDE[case]
 
 
-def paper_tables() -> list[tuple[str, str]]:
-    """Evaluations and file of every line of docs/papers.md that a study gives."""
-    lines = (REPOSITORY / "docs" / "papers.md").read_text().splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("|")]
-    return [(line[1], line[2].strip("`")) for line in cells if len(line) == 5 and line[2].startswith("`studies/")]
+def paper_tables() -> Iterator[tuple[str, str, str]]:
+    """Study, evaluations and table of every line of docs/papers.md that a study gives."""
+    study = ""
+    for line in (REPOSITORY / "docs" / "papers.md").read_text().splitlines():
+        heading = re.match(r"## .*`(studies/\w+)\.yaml`", line)
+        study = heading[1] if heading else "" if line.startswith("## ") else study
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if study and len(cells) == 5 and cells[2].startswith("`"):
+            yield study, cells[1], cells[2].strip("`")
 
 
 def test_the_papers_tables_name_what_the_studies_have(studies):
     named: dict[str, set[str]] = {name: set() for name in STUDIES[1:]}
-    for evaluations, file in paper_tables():
-        study, table = file.removesuffix(".csv").split("/tables/")
-        assert table in studies[study].task_tables, file
+    for study, evaluations, table in paper_tables():
+        assert table in studies[study].task_tables, (study, table)
         known = {*studies[study].evaluations, *studies[study].runs}
-        names = [name for name in re.findall(r"`(\w+)`", evaluations) if not name.startswith("_")]
-        assert set(names) <= known, (evaluations, file)
-        named[study] |= set(names)
+        names = set(re.findall(r"`(\w+)`", evaluations))
+        assert names <= known, (evaluations, table)
+        assert table in {studies[study].evaluations[name].settings.TABLE for name in names & studies[study].evaluations.keys()}
+        named[study] |= names
     for study, names in named.items():
         assert studies[study].evaluations.keys() <= names, "a line for each evaluation"
