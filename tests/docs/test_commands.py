@@ -27,6 +27,7 @@ from tests.fixtures.studies import REPOSITORY, TINY, write_study
 # densewalk: run as it stands, in a study's folder. Exit status 1 of `diff`: there are differences.
 COMMANDS = {
     "densewalk check config.yaml": 0,
+    "densewalk check studies/dora.yaml": 0,
     "densewalk status config.yaml": 0,
     "densewalk report config.yaml": 0,
     "densewalk stale config.yaml": 0,
@@ -49,6 +50,9 @@ DRY_RUNS = (
     "snakemake --profile workflow/profiles/local all",
     "snakemake all --profile slurm --set-resources train_dora:gpu=8 --set-threads train_dora=64",
     "snakemake --directory my-study --cores 8 all",
+    "snakemake -n all --configfile studies/dora.yaml",
+    "snakemake all --profile slurm --configfile studies/dora.yaml",
+    "snakemake studies/dora/tables/davis.csv --profile slurm --configfile studies/dora.yaml",
     "snakemake --directory study -n all",
     "snakemake --cores 1 --force results/tables/coco.csv",
     "snakemake --cores 1 fetch",
@@ -72,6 +76,7 @@ RECIPES = (
 
 TESTED = {
     "densewalk doctor --config config.yaml": "jobs/test_doctor.py::test_checkpoints_are_checked_and_loaded_and_nothing_in_them_is_executed",
+    "densewalk doctor --config studies/dora.yaml": "jobs/test_doctor.py::test_a_study_of_the_papers_is_examined_for_exactly_what_it_needs",
     "densewalk fetch --config config.yaml": "data/test_download.py::test_the_command_fetches_what_can_be_fetched_and_says_what_not",
     "densewalk data coco": "jobs/test_fetch.py::test_every_set_s_own_check_and_folder_lead_to_its_command",
     "densewalk data voc": "jobs/test_fetch.py::test_a_set_is_downloaded_unpacked_and_counted",
@@ -150,6 +155,8 @@ def folder(tmp_path_factory) -> Path:
     record.write_text(record.read_text().replace("40.0", "41.0"))
     frames = np.random.default_rng(0).integers(0, 255, (40, 64, 96, 3), np.uint8)
     (folder / "data").mkdir()
+    (folder / "studies").mkdir()
+    shutil.copy2(REPOSITORY / "studies" / "dora.yaml", folder / "studies")
     for name in ("data/lisbon.mp4", "walk.mp4"):
         write_video(folder / name, list(frames), 10.0)
     return folder
@@ -165,7 +172,7 @@ def test_a_command_runs(command, folder, monkeypatch, capsys):
 def clone(tmp_path_factory) -> Path:
     """A copy of the repository whose study is small and has every table that the documentation names."""
     clone = tmp_path_factory.mktemp("clone")
-    for name in ("src", "workflow", "profiles", "slurm", "envs", "benchmarks", "demo"):
+    for name in ("src", "workflow", "profiles", "slurm", "envs", "benchmarks", "demo", "studies"):
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "results", "data", ".snakemake")
         # the packages of densewalk that are called so
         shutil.copytree(REPOSITORY / name, clone / name, ignore=None if name == "src" else ignored)

@@ -42,9 +42,13 @@ wildcard_constraints:
 
 
 # what jobs and the page must know, as files; written when a run of the workflow starts, not by a dry run
-RESULTS = Path("results")
+RESULTS = Path(STUDY.results)
 PLAN = STUDY.plan()
-PLAN_FILE = f"results/specs/plan-{PLAN.hash}.json"
+PLAN_FILE = f"{RESULTS}/specs/plan-{PLAN.hash}.json"
+
+
+pathvars:
+    results=STUDY.results,
 
 
 onstart:
@@ -114,7 +118,7 @@ def source_stamp(wildcards):
     the disk of a 100 GB original reruns nothing, while replacing it reruns everything made from it.
     """
     source = Path(STUDY.videos[wildcards.name].source)
-    path = Path(f"results/data/{wildcards.name}.json")
+    path = RESULTS / f"data/{wildcards.name}.json"
     if source.is_file():
         return f"{source.stat().st_size} bytes, {source.stat().st_mtime_ns}"
     if not path.is_file():
@@ -127,7 +131,7 @@ def source_stamp(wildcards):
 
 
 def receipts(names):
-    return [f"results/data/{name}.json" for name in names]
+    return [f"{RESULTS}/data/{name}.json" for name in names]
 
 
 # -- specifications ------------------------------------------------------------------------------------------------------
@@ -160,7 +164,7 @@ def state_of(spec):
 
 def path_of(origin):
     if origin.kind == "run":
-        return f"results/{origin.name}/s{origin.seed}/backbone.safetensors"
+        return f"{RESULTS}/{origin.name}/s{origin.seed}/backbone.safetensors"
     return origin.file
 
 
@@ -228,7 +232,7 @@ def evaluation_data(wildcards):
 def table_records(wildcards):
     """The result records a table is made of, in the study's order."""
     return [
-        f"results/{run}/s{seed}/{evaluation}.json"
+        f"{RESULTS}/{run}/s{seed}/{evaluation}.json"
         for run, seed, evaluation in STUDY.evaluation_jobs()
         if wildcards.table
         in ("all", "cost", STUDY.evaluations[evaluation].settings.TABLE)
@@ -237,7 +241,7 @@ def table_records(wildcards):
 
 # pictures of each run's first seed
 features_wanted = (
-    [f"results/{run}/s{r.seeds[0]}/features.json" for run, r in STUDY.runs.items()]
+    [f"{RESULTS}/{run}/s{r.seeds[0]}/features.json" for run, r in STUDY.runs.items()]
     if STUDY.picture_sources()
     else []
 )

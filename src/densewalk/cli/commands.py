@@ -6,6 +6,7 @@ Heavy imports happen inside the functions, so that `check` and `--help` answer a
 import argparse
 import json
 import os
+import shlex
 from pathlib import Path
 
 from densewalk.core.errors import UserError
@@ -24,7 +25,8 @@ def status(args: argparse.Namespace) -> None:
     from densewalk.study import status as progress
     from densewalk.study.config import load_study
 
-    print(progress.table(list(progress.status(load_study(args.config), args.results))))
+    study = load_study(args.config)
+    print(progress.table(list(progress.status(study, args.results or Path(study.results)))))
 
 
 def stale(args: argparse.Namespace) -> None:
@@ -33,16 +35,19 @@ def stale(args: argparse.Namespace) -> None:
     from densewalk.study.stale import find_stale, states_of, write_targets
 
     study = load_study(args.config)
-    found = list(find_stale(study, args.results))
+    results = args.results or Path(study.results)
+    found = list(find_stale(study, results))
     print("\n".join([*(one.text for one in found), f"{len(found)} outputs are stale"]))
     if not args.rerun:
         return
-    if folders := states_of(study, found, args.results):
+    if folders := states_of(study, found, results):
         from densewalk.training.state import forget
 
         for folder in folders:
             forget(folder)
-    print(f"to make exactly these again: snakemake --cores all all --forcerun $(cat {write_targets(found, args.results)})")
+    file = "" if args.config == Path("config.yaml") else f" --configfile {shlex.quote(str(args.config))}"
+    targets = shlex.quote(str(write_targets(found, results)))
+    print(f"to make exactly these again: snakemake --cores all all{file} --forcerun $(cat {targets})")
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -216,4 +221,5 @@ def report(args: argparse.Namespace) -> None:
     if (args.config is None) == (args.plan is None):
         raise UserError("densewalk report takes the study's config.yaml, or --plan")
     plan = load_study(args.config).plan() if args.config else read_plan(args.plan)
-    write_page(plan, args.results, args.out or args.results / "report.html")
+    results = args.results or Path(plan.results)
+    write_page(plan, results, args.out or results / "report.html")

@@ -62,9 +62,9 @@ def _add_study_commands(command: Command) -> None:
     """Look at a study and at its results."""
     command("check", "config")
     p = command("status", "config")
-    p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results, where you are)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
     p = command("stale", "config")
-    p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results, where you are)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
     p.add_argument("--rerun", action="store_true", help="let the stale ones begin anew, and list them in RESULTS/stale.txt")
     p = command("doctor")
     p.add_argument("--config", type=Path, help="also look at this study's data and checkpoints, from the folder where you are")
@@ -79,7 +79,7 @@ def _add_study_commands(command: Command) -> None:
     p = command("report")
     p.add_argument("config", type=Path, nargs="?", help="the study's configuration")
     p.add_argument("--plan", type=Path, help="the plan that the workflow writes, in its place")
-    p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results, where you are)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
     p.add_argument("--out", type=Path, help="default: report.html in the folder of results")
 
 

@@ -88,7 +88,7 @@ def _described(path: Path, outside: set[str], sizes_only: bool) -> Iterator[tupl
         waiting, seen = [("", path)], set()
         while waiting:
             below, folder_path = waiting.pop()
-            if not folder_path.is_dir() or os.path.realpath(folder_path) in outside:
+            if not folder_path.is_dir() or os.path.realpath(folder_path) in outside or any(folder_path.glob("specs/plan-*.json")):
                 continue
             status = folder_path.stat()
             if (status.st_dev, status.st_ino) in seen:  # a link that leads back

@@ -6,7 +6,8 @@ from pydantic import Field
 
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference
-from densewalk.training.settings import PresetSettings
+from densewalk.models.catalog import Labels
+from densewalk.training.settings import PresetSettings, epochs_in
 
 Share = Annotated[float, Field(gt=0, le=1)]
 # vit_micro_patch16 from scratch on a video of minutes (docs/small_video.md). Sinkhorn centering and a sharp teacher let a small batch
@@ -107,6 +108,13 @@ class DinoSettings(SelfDistillationSettings):
 
     batch_size: int = Field(default=512, ge=1)
     """Images of one optimizer step over all processes together."""
+
+    @classmethod
+    def published_settings(cls, labels: Labels) -> dict[str, tuple[Any, ...]] | None:
+        """Its length alone: the release's 800 epochs, or the one in the label; DoRA's authors, who trained on videos, tell 100."""
+        usual = 800.0 if labels.pretraining_data.startswith("ImageNet") else 100.0
+        known = {"epochs": (epochs_in(labels.pretraining_data) or usual,), "steps": (None,)}
+        return known if (labels.method, labels.init) == ("DINO", "") else None
 
 
 SETTINGS = DinoSettings

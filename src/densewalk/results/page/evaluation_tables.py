@@ -47,7 +47,7 @@ def _table(
     groups, metrics = {run: group for (run, _), group in grouped(records).items()}, metrics_in(records)
     runs = [run for run in plan.runs if run in planned.runs]
     wide = {run: wide_row(groups[run], metrics) for run in runs if run in groups}
-    facts = {run: how_made(groups[run], hours) for run in wide}
+    facts = {run: how_made(groups[run], hours, plan.results) for run in wide}
     same, columns = constants(list(wide.values()))
     best = best_of(wide, metrics, planned.metrics)
     shared = [fact for fact in next(iter(facts.values()), []) if fact[0] in ONCE and all(fact in own for own in facts.values())]
@@ -109,7 +109,7 @@ def _number(row: Mapping[str, str], metric: str, best: bool) -> Number:
     return Number(row[metric], interval, published, delta, best)
 
 
-def how_made(group: Sequence[ResultRecord], hours: Hours) -> Facts:
+def how_made(group: Sequence[ResultRecord], hours: Hours, results: str) -> Facts:
     """Protocol, cost, provenance, published values and the command that makes the numbers again."""
     metrics = metrics_in(group)
     lines = {m: tidy_row(group[0], m, group, hours) for m in metrics}
@@ -127,5 +127,6 @@ def how_made(group: Sequence[ResultRecord], hours: Hours) -> Facts:
             facts.append((f"published {metric}", f"{line['published']} by {line['published_protocol']} [{line['published_source']}]"))
         if line["published_elsewhere"]:
             facts.append((f"{metric} by other protocols", f"{line['published_elsewhere']} (not comparable: no difference is given)"))
-    again = " ".join(f"results/{r.run}/s{r.seed}/{r.evaluation}.json" for r in group)
-    return [*facts, ("again", f"snakemake --cores all --force {again}")]
+    again = " ".join(f"{results}/{r.run}/s{r.seed}/{r.evaluation}.json" for r in group)
+    study = "" if results == "results" else " --configfile STUDY.yaml"
+    return [*facts, ("again", f"snakemake{study} --cores all --force {again}")]
