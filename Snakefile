@@ -4,6 +4,9 @@ from snakemake.utils import min_version, validate
 min_version("9.27")
 
 
+include: "workflow/rules/config.smk"
+
+
 configfile: "config.yaml"
 
 

@@ -2,8 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from densewalk.core.quoting import without_secrets
 from densewalk.core.settings import Settings, is_null
 
 
@@ -22,7 +23,7 @@ class CheckpointFile(Settings):
     file: str
     key: str | None
     sha256: str | None
-    url: str | None
+    url: Annotated[str, AfterValidator(without_secrets)] | None
     interpolation: Literal["offset", "antialias", "size"] | None = Field(default=None, exclude_if=is_null)
 
 

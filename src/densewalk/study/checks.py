@@ -53,8 +53,6 @@ def _check_run(study: "Study", where: str, name: str, run: BaseRun) -> None:
         raise ValueError(f"{where}.init: '{run.init}' is neither a checkpoint nor a run; allowed: {', '.join(inits)}, {OR_PUBLIC}")
     if (run.init == "random") != (run.arch is not None):
         raise ValueError(f"{where}.arch: give it exactly where init is random (init: {run.init}, arch: {run.arch})")
-    if len(set(run.seeds)) != len(run.seeds):
-        raise ValueError(f"{where}.seeds: {run.seeds} has a seed twice")
     sources = [*study.videos, *study.images, *study.curations]
     for source in run.data if isinstance(run, TrainedRun) else []:
         if source not in sources:
@@ -69,9 +67,9 @@ def _check_run(study: "Study", where: str, name: str, run: BaseRun) -> None:
 def _check_curation(study: "Study", where: str, curation: CurationSettings) -> None:
     images = [*study.videos, *(name for name, folder in study.images.items() if folder.layout == "pictures")]
     unknown = [name for name in curation.data if name not in images]
-    if unknown or len(set(curation.data)) < len(curation.data):
-        found = f"'{unknown[0]}' is neither a video nor a folder of images" if unknown else "a name stands there twice"
-        raise ValueError(f"{where}.data: {found}; allowed: {', '.join(images) or 'none yet'}")
+    if unknown:
+        allowed = ", ".join(images) or "none yet"
+        raise ValueError(f"{where}.data: '{unknown[0]}' is neither a video nor a folder of images; allowed: {allowed}")
     backbones = [*study.checkpoints, *study.runs]
     if curation.backbone not in backbones:
         found = f"'{curation.backbone}' is neither a checkpoint nor a run"

@@ -8,14 +8,15 @@ every start of every job.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from densewalk.core.config_file import not_plain, read_config
 from densewalk.core.errors import UserError
-from densewalk.core.settings import Settings
+from densewalk.core.settings import Settings, Unique, WorkflowPath, truths_for_numbers
 from densewalk.core.typed_files import complaints
 from densewalk.curation.settings import CurationSettings
 from densewalk.data.settings import ImagesSettings, VideoSettings
@@ -36,7 +37,7 @@ from densewalk.visualization.settings import PictureSettings
 class Synthetic(SyntheticSettings):
     """A generated city walk that takes the place of downloaded data."""
 
-    root: str
+    root: WorkflowPath
     """Folder it is written to; sources and evaluation roots below it wait for it."""
 
 
@@ -59,7 +60,7 @@ class Study(Settings):
     """Rows of the tables."""
     evaluations: dict[Name, Evaluation] = {}
     """Columns of the tables."""
-    tables: list[Table] | None = None
+    tables: Annotated[list[Table], Unique] | None = None
     """Tables to make; by default one for each task that has an evaluation."""
     pictures: PictureSettings = PictureSettings()
     """Images of every run's features on the page; they change no number."""
@@ -206,10 +207,15 @@ def parse_study(config: dict[str, Any], source: str = "config.yaml") -> Study:
     Raises:
         UserError: the first few things that are wrong, each with its key.
     """
+    if problems := list(islice(not_plain(config), 5)):
+        raise UserError(f"{source}: " + "; ".join(problems))
     try:
-        return Study.model_validate(config)
+        study = Study.model_validate(config)
     except ValidationError as error:
         raise UserError(f"{source}: " + "; ".join(complaints(error))) from error
+    if problems := list(islice(truths_for_numbers(study, {**config, "runs": expand_sweeps(config["runs"])}), 5)):
+        raise UserError(f"{source}: " + "; ".join(problems))
+    return study
 
 
 def load_study(path: str | Path) -> Study:
@@ -218,15 +224,7 @@ def load_study(path: str | Path) -> Study:
     Raises:
         UserError: no such file, not YAML, or not a study.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
-    return parse_study(content if isinstance(content, dict) else {}, str(path))
+    return parse_study(read_config(path), str(path))
 
 
 def json_schema() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference
+from densewalk.core.settings import Difference, Epochs
 from densewalk.training.settings import PresetSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -23,7 +23,7 @@ _SHARPER_TEACHER = {"teacher_temperature": 0.01, "teacher_temperature_start": 0.
 class SelfDistillationSettings(PresetSettings):
     """A student that learns an exponential-moving-average teacher's prototype distribution (DINO, DoRA)."""
 
-    epochs: float | None = Field(default=100, gt=0)
+    epochs: Epochs | None = 100
     """Passes over the data. Exactly one of `epochs` and `steps`."""
 
     out_dim: int = Field(default=65536, ge=2)

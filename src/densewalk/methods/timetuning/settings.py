@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, deviation, switch
+from densewalk.core.settings import Difference, Epochs, deviation, switch
 from densewalk.training.settings import TrainingSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -34,7 +34,7 @@ class TimeTuningSettings(TrainingSettings):
     a teacher on consecutive frames and assigns all of them together."""
     batch_size: int = Field(default=128, ge=1)
     """Clips of one optimizer step over all processes together."""
-    epochs: float | None = Field(default=100, gt=0)
+    epochs: Epochs | None = 100
     """Passes over the videos: one clip of each; 800 if not given for `variant: simplified`. Exactly one of `epochs` and `steps`."""
 
     frames: int = Field(default=4, ge=2)
