@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 # a number as the tables print it; only such a cell may begin with a sign
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+RISKY = "'=+-@\t\r\n＝＋－＠"
 FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # what a spreadsheet computes, also behind apostrophes that mark text
 MARKDOWN = re.compile(r"[\\`*\[\]<>&|~$#!]|(?<!\w)_|_(?!\w)")
 LATEX = {
@@ -45,7 +46,7 @@ def for_snakemake(text: str) -> str:
 
 def for_csv(cell: str) -> str:
     """A cell that no spreadsheet takes for a formula: an apostrophe marks it as text. Numbers stay as they are."""
-    return f"'{cell}" if FORMULA.match(cell) and not NUMBER.fullmatch(cell) else cell
+    return f"'{cell}" if cell[:1] in RISKY and FORMULA.match(cell) and not NUMBER.fullmatch(cell) else cell
 
 
 def from_csv(cell: str) -> str:

@@ -41,13 +41,24 @@ def latex(table: pd.DataFrame, label: str) -> str:
     shown = readable(table)
     caption = " ".join(f"\\texttt{{{for_latex(e)}}} on {for_latex(d)}: {for_latex(p)}." for e, d, p in protocols(table))
     numbers = [shown[c].str.fullmatch(NUMBER).all() and shown[c].any() for c in shown.columns]
-    style = shown.style.hide(axis="index").format(for_latex).format_index(for_latex, axis="columns")
-    return style.to_latex(
-        hrules=True,
-        column_format="".join("r" if is_number else "l" for is_number in numbers),
-        position_float="centering",
-        caption=caption or None,
-        label=label,
+    head, *rows = [[for_latex(str(cell)) for cell in line] for line in (list(shown.columns), *shown.to_numpy().tolist())]
+    # not DataFrame.style, which takes five times as long and a gigabyte for 10,000 results
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            *([f"\\caption{{{caption}}}"] if caption else []),
+            f"\\label{{{label}}}",
+            f"\\begin{{tabular}}{{{''.join('r' if is_number else 'l' for is_number in numbers)}}}",
+            r"\toprule",
+            " & ".join(head) + r" \\",
+            r"\midrule",
+            *(" & ".join(row) + r" \\" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
     )
 
 

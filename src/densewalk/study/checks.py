@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from densewalk.study.config import Study
 
 OR_PUBLIC = "or what `densewalk checkpoints` lists"
+MOST_CHAIN = 100  # runs, each built on the one before
 RESERVED = {"cache", "data", "logs", "specs", "state", "tables", "random"}
 RESERVED_EVALUATIONS = {"run", "training", "features"}  # other files in the folder of a run and seed
 
@@ -28,8 +29,7 @@ def check_study(study: "Study") -> None:
         _check_run(study, f"runs.{name}", name, run)
     for name, curation in study.curations.items():
         _check_curation(study, f"curations.{name}", curation)
-    for name in study.runs:
-        _check_chain(study, [name])
+    _check_chains(study)
     _check_accumulation(study)
     unknown = sorted(set(study.pictures.sources or []) - set(names))
     if unknown:
@@ -79,15 +79,28 @@ def _check_curation(study: "Study", where: str, curation: CurationSettings) -> N
         raise ValueError(f"{where}.seed: {curation.backbone} has no seed {curation.seed} (it has {seeds})")
 
 
-def _check_chain(study: "Study", chain: list[str]) -> None:
+def _check_chains(study: "Study") -> None:
     """Require that no run is built on itself, by its initial backbone or by those that its data were chosen with."""
-    run = study.runs[chain[-1]]
-    chosen_with = [study.curations[n].backbone for n in getattr(run, "data", []) if n in study.curations]
-    for name in [run.init, *chosen_with]:
-        if name in chain:
-            raise ValueError(f"runs.{name}: a circle, {' -> '.join([*chain[chain.index(name) :], name])}")
-        if name in study.runs:
-            _check_chain(study, [*chain, name])
+    lengths: dict[str, int] = {}  # of the longest chain that ends in a run
+
+    def length(chain: list[str]) -> int:
+        name = chain[-1]
+        if len(chain) > MOST_CHAIN:
+            raise ValueError(f"runs.{chain[0]}: it is built on a chain of more than {MOST_CHAIN} runs")
+        if name not in lengths:
+            run = study.runs[name]
+            chosen_with = [study.curations[n].backbone for n in getattr(run, "data", []) if n in study.curations]
+            built_on = [other for other in (run.init, *chosen_with) if other in study.runs]
+            for other in built_on:
+                if other in chain:
+                    raise ValueError(f"runs.{other}: a circle, {' -> '.join([*chain[chain.index(other) :], other])}")
+            lengths[name] = 1 + max((length([*chain, other]) for other in built_on), default=0)
+        if lengths[name] > MOST_CHAIN:
+            raise ValueError(f"runs.{name}: it is built on a chain of more than {MOST_CHAIN} runs")
+        return lengths[name]
+
+    for name in study.runs:
+        length([name])
 
 
 def _check_accumulation(study: "Study") -> None:

@@ -8,6 +8,7 @@ every start of every job.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -158,6 +159,16 @@ class Study(Settings):
 
     def run_spec(self, run: str, seed: int) -> RunSpec:
         """All that determines the run's backbone, with the hashes of what it is built on."""
+        if (run, seed) not in self._run_specs:
+            self._run_specs[run, seed] = self._make_run_spec(run, seed)
+        return self._run_specs[run, seed]
+
+    @cached_property
+    def _run_specs(self) -> dict[tuple[str, int], RunSpec]:
+        """Those that were asked for: every evaluation of a run, and every run built on it, asks again."""
+        return {}
+
+    def _make_run_spec(self, run: str, seed: int) -> RunSpec:
         r = self.runs[run]
         init = RandomWeights() if r.init == "random" else self._backbone(r.init, seed)
         trained: dict[str, Any] = {}
