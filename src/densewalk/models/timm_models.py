@@ -12,8 +12,8 @@ from torch import nn
 
 from densewalk.core.errors import UserError
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
-from densewalk.models import dinov3
 from densewalk.models.architecture import SIZES, Architecture, architecture_named, known_architecture
+from densewalk.models.layouts import dinov3
 from densewalk.models.vit import build_vit
 
 
