@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 
 from densewalk.core.errors import UserError
+from densewalk.core.quoting import one_line
 
+MOST_SHOWN = 40  # letters of a key or text in a message
 MOST_VALUES = 1_000_000  # of a file after its aliases are resolved; a few lines of them can stand for billions
 NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # what PyYAML's constructors raise beside its own errors, for instance for a date in month 13 or a number of 5,000 digits
@@ -123,12 +125,12 @@ def not_plain(value: Any, key: str = "") -> Iterator[str]:
     """Name the texts with line breaks or other control characters, and the whole numbers beyond 64 bits, each with its key."""
     if isinstance(value, str) and (found := NOT_PLAIN.search(value)):
         kind = "a line break" if found[0] in "\r\n\u2028\u2029" else "a control character"
-        yield f"{key}: {kind} in a text (found {value[:40]!r})"
+        yield f"{key}: {kind} in a text (found {value[:MOST_SHOWN]!r})"
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         yield f"{key}: a number beyond 64 bits (of {value.bit_length()} bits)"
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, inner in items:
-        place = f"{key}.{name}" if key else str(name)
+        place = f"{key}.{one_line(str(name))[:MOST_SHOWN]}" if key else one_line(str(name))[:MOST_SHOWN]
         if isinstance(name, str) and NOT_PLAIN.search(name):
-            yield f"{key or 'the file'}: a line break or control character in the key {name[:40]!r}"
+            yield f"{key or 'the file'}: a line break or control character in the key {name[:MOST_SHOWN]!r}"
         yield from not_plain(inner, place)
