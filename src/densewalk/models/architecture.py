@@ -99,7 +99,8 @@ def known_architecture(name: str) -> str:
     else:
         if architecture_named(name) is not None:
             return name
-        names = [f"vit_{size}_patch{patch}" + "".join(flags) for size, patch, *flags in product(SIZES, PATCHES, *(("", f) for f in FLAGS))]
+        flags = ["".join(chosen) for chosen in product(*(("", flag) for flag in FLAGS))]
+        names = [f"vit_{size}_patch{patch}{flag}" for size, patch, flag in product(SIZES, PATCHES, flags)]
     near = " or ".join(difflib.get_close_matches(name, names, n=2))
     raise ValueError(f"unknown architecture '{name}'" + (f", did you mean {near}?" if near else "") + f"; allowed: {ALLOWED}")
 
