@@ -67,6 +67,16 @@ def without_repeats(numbers):
     return [n for i, n in enumerate(known) if i == 0 or n != known[i - 1]]
 
 
+def believable(numbers):
+    """The numbers of a longest increasing part; None for the others, which damage has changed."""
+    best = []  # for each frame the longest increasing part that ends there, as indices
+    for i, n in enumerate(numbers):
+        before = [chain for chain, j in zip(best, range(i), strict=True) if None not in (n, numbers[j]) and numbers[j] < n]
+        best.append([*max(before, key=len, default=[]), i] if n is not None else [])
+    kept = set(max(best, key=len, default=[]))
+    return [n if i in kept else None for i, n in enumerate(numbers)]
+
+
 def is_part_in_order(part, whole):
     """True if the numbers come in this order in the whole, where None stands for a frame whose number the damage has reached."""
     rest = iter(whole)
@@ -91,11 +101,12 @@ def test_damaged_videos_give_right_frames_or_one_error(tmp_path, suffix):
         for kind in ("copy", "whole copy"):
             if "copied" in found[kind]:
                 shown = without_repeats(found[kind]["copied"])
-                assert is_part_in_order(shown, truth), f"{file.name}, {kind}: {shown}, not of {truth}"
+                assert is_part_in_order(shown, believable(truth)), f"{file.name}, {kind}: {shown}, not of {truth}"
         if "read" in found["reader"]:
-            expected = [truth[i] if i < len(truth) else "no such frame" for i in found["reader"]["asked"]]
-            wrong = [pair for pair in zip(found["reader"]["read"], expected, strict=True) if None not in pair and pair[0] != pair[1]]
-            assert not wrong, f"{file.name}: {wrong} (read, by decoding from the beginning)"
+            # a frame that does not decode is left out of the truth: those behind it keep their own numbers all the same
+            for asked, n in zip(found["reader"]["asked"], found["reader"]["read"], strict=True):
+                allowed = (None, asked, truth[asked] if asked < len(truth) else None)
+                assert n in allowed, f"{file.name}: frame {asked} is read as {n}, not as one of {allowed}"
     whole = lines[1]
     assert whole["truth"] == list(range(FRAMES))
     assert whole["copy"]["copied"] == list(range(FRAMES))
