@@ -20,7 +20,7 @@ rule table:
     conda:
         "../../envs/main.yaml"
     shell:
-        "densewalk tables --table {wildcards.table} --out {output.csv} {input} 2> {log}"
+        'densewalk tables --table {wildcards.table} --out {output.csv} --plan "$DENSEWALK_PLAN" --results results 2> {log}'
 
 
 rule features:
@@ -44,7 +44,7 @@ rule features:
         settings=STUDY.pictures.model_dump_json(),
     shell:
         "densewalk features --spec {params.spec:q} {params.init} --backbone {input.backbone} --data {input.data}"
-        " --settings {params.settings:q} --out {output} --threads {threads} 2> {log}"
+        " --settings={params.settings:q} --out {output} --threads {threads} 2> {log}"
 
 
 rule report:
