@@ -7,16 +7,19 @@
 The file is a cache: it enters no hash, and may be deleted. A file that was only touched, copied or moved is read once more.
 """
 
+import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from densewalk.core.errors import UserError
 from densewalk.core.files import write_json
 from densewalk.core.hashing import file_sha256
 from densewalk.core.progress import log
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import read_model
 from densewalk.data.fingerprint import fingerprint
-from densewalk.data.receipts import CuratedReceipt, Receipt, VideoReceipt
+from densewalk.data.receipts import CuratedReceipt, Receipt, SequencesReceipt, VideoReceipt
 
 
 class Known(Settings):
@@ -70,8 +73,8 @@ class Contents:
         try:
             write_json(self.file, Cache(known={name: self.known[name] for name in sorted(self.known)}).model_dump(mode="json"))
             self.changed = False
-        except OSError as error:
-            log.warning("%s cannot be written, so contents are read again next time: %s", self.file, error.strerror)
+        except (OSError, UserError) as error:
+            log.warning("%s cannot be written, so contents are read again next time: %s", self.file, error)
 
 
 def folder_content(path: str | Path) -> str:
@@ -83,7 +86,14 @@ def contents_of(receipt: Receipt) -> list[str]:
     """The contents of prepared data: of the video, of the folder, or of each source of a curation."""
     if isinstance(receipt, CuratedReceipt):
         return [content for source in receipt.sources.values() for content in contents_of(source)]
-    return [receipt.source_sha256 if isinstance(receipt, VideoReceipt) else folder_content(receipt.path)]
+    if isinstance(receipt, VideoReceipt):
+        return [receipt.source_sha256]
+    return [of_sequences(folder_content(receipt.path), receipt.chosen if isinstance(receipt, SequencesReceipt) else None)]
+
+
+def of_sequences(content: str, chosen: Sequence[str] | None) -> str:
+    """The content of a folder of sequences, of which only those with these names are used."""
+    return content if chosen is None else hashlib.sha256("\0".join([content, *chosen]).encode()).hexdigest()
 
 
 def _stamp(path: Path) -> str | None:

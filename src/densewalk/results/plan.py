@@ -38,9 +38,32 @@ class PlannedEvaluation(Settings):
         return self.pictures.replace("{run}", run).replace("{name}", name)
 
 
+class PlannedBackbone(Settings):
+    """What a backbone is made from.
+
+    hash: of its specification. init: file of the initial backbone, None for random weights. parent: run and seed whose backbone that
+    is, if it is one's. receipts: names of the data. sources: their videos and folders; of a curation, those that it chooses from.
+    lists: text files with the names of the sequences in use, by their folder.
+    """
+
+    hash: str
+    init: str | None
+    parent: tuple[str, int] | None = None
+    receipts: list[str] = []
+    sources: list[str] = []
+    lists: dict[str, str] = {}
+
+
+class Generated(Settings):
+    """Data that the study generates: folder, and hash of the settings."""
+
+    root: str
+    hash: str
+
+
 class Plan(Settings):
     """The study's runs and evaluations in its order. results: their folder. hashes: of each result, by
-    `run/s0/evaluation`.
+    `run/s0/evaluation`. backbones: by `run/s0`. data: paths of an evaluation's data, by its name.
     """
 
     study: str
@@ -48,6 +71,9 @@ class Plan(Settings):
     runs: dict[str, PlannedRun]
     evaluations: dict[str, PlannedEvaluation]
     hashes: dict[str, str]
+    backbones: dict[str, PlannedBackbone] = {}
+    data: dict[str, list[str]] = {}
+    generated: Generated | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -80,6 +106,17 @@ class Plan(Settings):
     def jobs(self) -> Iterator[tuple[str, int, str]]:
         """Run, seed and evaluation of every result."""
         return ((name, seed, e) for name, run in self.runs.items() for seed in run.seeds for e in self.evaluations_of(name))
+
+
+def run_key(run: str, seed: int) -> str:
+    """The name of a run's backbone in a plan, and its folder below the folder of results."""
+    return f"{run}/s{seed}"
+
+
+def state_folder(results: Path, spec_hash: str, run: str, seed: int, evaluation: str | None = None) -> Path:
+    """Folder of a job's resumable state: a changed job starts from the beginning, an interrupted one resumes."""
+    names = [run, f"s{seed}", *([] if evaluation is None else [evaluation]), spec_hash]
+    return results / "state" / "-".join(names)
 
 
 def result_key(run: str, seed: int, evaluation: str) -> str:

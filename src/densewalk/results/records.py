@@ -52,6 +52,16 @@ class TrainingRecord(CostRecord):
         return self.seconds * self.processes / 3600
 
 
+class InputContents(Settings):
+    """What a run was made from, by content: the initial backbone's sha256 (None for random weights), and those of its data in order.
+
+    Of a video it is the original's sha256, of a folder that of all names and sizes (data/contents.py).
+    """
+
+    init: str | None
+    data: list[str]
+
+
 class MadeRun(Settings):
     """The specification that a run was made by (study/specs.py), as it was then: what else it says is kept unread."""
 
@@ -70,7 +80,8 @@ class RunRecord(Provenance):
     training: None for a baseline. loaded: what was taken from the initial backbone's file. files: that were read, by path: the
     initial backbone and the receipts. data: fingerprints of the folders of images that were trained on, by path. exported: by which
     code the weights were written where it was another; None where it is the same. version: of the method's code, 1 where an older
-    record does not say. Records of earlier versions lack the last four.
+    record does not say. contents: of what it was made from; with the specification, all that decides whether it is outdated. Records of
+    earlier versions lack these.
     """
 
     config_hash: Hash
@@ -83,6 +94,7 @@ class RunRecord(Provenance):
     files: dict[str, FileRecord] = {}
     data: dict[str, str] = {}
     exported: Provenance | None = None
+    contents: InputContents | None = None
 
 
 class ResultRecord(Provenance, CostRecord):
