@@ -7,8 +7,12 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from densewalk.core.errors import UserError
+
+if TYPE_CHECKING:
+    from densewalk.training.execution import Execution
 
 
 def check(args: argparse.Namespace) -> None:
@@ -116,15 +120,21 @@ def check_images(args: argparse.Namespace) -> None:
     prepare_images(ImagesSettings.model_validate(args.settings), args.receipt)
 
 
-def curate(args: argparse.Namespace) -> None:
-    """Choose frames and images to train on."""
+def _with_cpus(args: argparse.Namespace) -> "Execution":
+    """Give torch the threads of this process; how to run within the job's CPUs."""
     import torch
 
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, (args.threads or 1) // processes))
+    return args.execution if args.threads is None else args.execution.within(args.threads, processes)
+
+
+def curate(args: argparse.Namespace) -> None:
+    """Choose frames and images to train on."""
     from densewalk.jobs.curate import curate as choose
     from densewalk.study.specs import CurationSpec, read_spec
 
-    torch.set_num_threads(args.threads)
-    choose(read_spec(args.spec, CurationSpec), args.backbone, args.data, args.out, args.execution)
+    choose(read_spec(args.spec, CurationSpec), args.backbone, args.data, args.out, _with_cpus(args))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -133,13 +143,11 @@ def train(args: argparse.Namespace) -> None:
     from densewalk.training.launch import become_processes, claim_gpus
 
     spec = read_spec(args.spec, RunSpec)
-    become_processes(claim_gpus(args.gpus, args.execution.device), args.nodes, args.threads)
-    import torch
+    become_processes(claim_gpus(args.gpus, args.execution.device), args.nodes, args.threads or 1)
 
     from densewalk.jobs.train import make_backbone
 
-    torch.set_num_threads(max(1, args.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    make_backbone(spec, args.init, args.data, args.state, args.out, args.execution)
+    make_backbone(spec, args.init, args.data, args.state, args.out, _with_cpus(args))
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -149,23 +157,18 @@ def evaluate(args: argparse.Namespace) -> None:
 
     spec = read_spec(args.spec, EvaluationSpec)
     claim_gpus(args.gpus, args.execution.device)
-    import torch
 
     from densewalk.jobs.evaluate import evaluate as evaluate_backbone
 
-    torch.set_num_threads(args.threads)
-    evaluate_backbone(spec, args.backbone, args.state, args.out, args.execution)
+    evaluate_backbone(spec, args.backbone, args.state, args.out, _with_cpus(args))
 
 
 def features(args: argparse.Namespace) -> None:
     """Draw one backbone's features."""
-    import torch
-
     from densewalk.jobs.features import features as draw
     from densewalk.study.specs import RunSpec, read_spec
 
-    torch.set_num_threads(args.threads)
-    draw(read_spec(args.spec, RunSpec), args.init, args.backbone, args.data, args.settings, args.out, args.execution.device)
+    draw(read_spec(args.spec, RunSpec), args.init, args.backbone, args.data, args.settings, args.out, _with_cpus(args).device)
 
 
 def tables(args: argparse.Namespace) -> None:

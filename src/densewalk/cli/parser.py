@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         for path in paths:
             required: dict[str, Any] = {"required": True} if path.startswith("--") else {}
             p.add_argument(path, type=Path, **required)
+        p.set_defaults(is_job=False)
         return p
 
     _add_study_commands(command)
@@ -102,22 +103,28 @@ def _add_data_commands(command: Command) -> None:
 
 def _add_job_commands(command: Command) -> None:
     """What the workflow's rules call."""
-    p = command("generate", "--root")
+
+    def job(name: str, *paths: str) -> argparse.ArgumentParser:
+        p = command(name, *paths)
+        p.set_defaults(is_job=True)
+        return p
+
+    p = job("generate", "--root")
     p.add_argument("--settings", type=_json(SyntheticSettings), required=True)
-    p = command("prepare-video", "--out", "--receipt")
+    p = job("prepare-video", "--out", "--receipt")
     p.add_argument("--settings", type=_json(VideoSettings), required=True)
-    p = command("check-images", "--receipt")
+    p = job("check-images", "--receipt")
     p.add_argument("--settings", type=_json(ImagesSettings), required=True)
 
-    p = command("curate", "--backbone", "--out")
+    p = job("curate", "--backbone", "--out")
     p.add_argument("--data", type=Path, nargs="+", required=True, metavar="RECEIPT")
     _job_options(p)
-    p = command("train", "--out")
+    p = job("train", "--out")
     p.add_argument("--nodes", type=int, default=1, help="of the Slurm job; each runs a process per GPU that Slurm gives it")
     _job_options(p, "--init", "--data", "--state")
-    p = command("evaluate", "--backbone", "--out")
+    p = job("evaluate", "--backbone", "--out")
     _job_options(p, "--state")
-    p = command("features", "--backbone", "--out")
+    p = job("features", "--backbone", "--out")
     p.add_argument("--settings", type=_json(PictureSettings), required=True)
     _job_options(p, "--init", "--data")
 
@@ -137,7 +144,12 @@ def _job_options(p: argparse.ArgumentParser, *more: str) -> None:
         default=os.environ.get("DENSEWALK_EXECUTION", "{}"),
         help="how to run, as JSON (default: $DENSEWALK_EXECUTION, which the workflow sets)",
     )
-    p.add_argument("--threads", type=int, default=1, help="CPU threads of torch, shared by the processes of a node")
+    p.add_argument(
+        "--threads",
+        type=int,
+        help="CPUs of the job, shared by the processes of a node: threads of torch, and as many data-loading processes at most (default: "
+        "one thread, and as many of these as the study says)",
+    )
     p.add_argument("--gpus", type=int, default=0, help="GPUs of this machine to take; a training runs a process on each")
 
 
