@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 from densewalk.core.errors import UserError
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Settings
+from densewalk.data.amounts import Amount
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import LEARN, Work, kept, parameters, vit
 
 
 class TrainingSettings(Settings):
@@ -77,6 +80,18 @@ class TrainingSettings(Settings):
         if per_epoch == 0:
             raise UserError(f"batch_size {self.batch_size} is larger than the data set ({samples} samples)", todo="lower batch_size")
         return (self.steps if self.steps is not None else max(1, round(self.epochs * per_epoch))), per_epoch  # type: ignore[operator]
+
+    # -- for `densewalk plan`: estimates, which a method gives that wants better ones ---------------------------------------------
+
+    def samples(self, amount: Amount) -> int:
+        """Samples of an epoch from a source: every frame or image."""
+        return amount.frames
+
+    def step_work(self, arch: Architecture) -> Work:
+        """The work of one optimizer step, over all processes: a student that learns from each sample at 224 px, and a teacher."""
+        images = self.batch_size
+        flops = images * vit(arch, 224) * (LEARN + 1)
+        return Work(flops, kept=images * kept(arch, 224), learnt=parameters(arch), fixed=parameters(arch))
 
 
 class PresetSettings(TrainingSettings):
