@@ -31,6 +31,18 @@ def status(args: argparse.Namespace) -> None:
     print(progress.table(list(progress.status(load_study(args.config), args.results))))
 
 
+def plan(args: argparse.Namespace) -> None:
+    """Estimate a study before anything is queued: jobs, GPU-hours, memory, disk, and what dominates."""
+    from densewalk.study import estimate_text
+    from densewalk.study.config import load_study
+    from densewalk.study.estimate import Assumed, estimate
+    from densewalk.study.gpus import gpu_named
+
+    gpu, study = gpu_named(args.gpu), load_study(args.config)
+    assumed = Assumed(args.hours, args.fps, args.images, args.utilization)
+    print(estimate_text.text(study, estimate(study, gpu, args.results, assumed), args.results, args.gpu))
+
+
 def doctor(args: argparse.Namespace) -> int:
     """Look for what would stop a study; the exit status is 2 if anything would."""
     from densewalk.jobs import doctor as examination

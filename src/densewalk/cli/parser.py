@@ -2,6 +2,7 @@
 
 densewalk check config.yaml                        # what is wrong with a study, without starting anything
 densewalk status config.yaml                       # how far it is, when it ends, what it has cost
+densewalk plan config.yaml --gpu h100               # jobs, GPU-hours, memory, disk, before anything is queued
 densewalk doctor --config config.yaml              # machine, data and checkpoints, before a GPU is asked for
 densewalk data coco                                # download, unpack and check a data set, or say how to get it
 densewalk checkpoints                              # the public backbones that a run's `init` may name
@@ -17,6 +18,7 @@ densewalk diff results_before results_after        # which numbers changed, and 
 
 import argparse
 import inspect
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,7 @@ from densewalk.cli import commands
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import complaints
 from densewalk.data.settings import ImagesSettings, VideoSettings
+from densewalk.study.gpus import GPUS
 from densewalk.synthetic.settings import SyntheticSettings
 from densewalk.training.execution import Execution
 from densewalk.visualization.settings import PictureSettings
@@ -62,6 +65,13 @@ def _add_study_commands(command: Command) -> None:
     """Look at a study and at its results."""
     command("check", "config")
     p = command("status", "config")
+    p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results, where you are)")
+    p = command("plan", "config")
+    p.add_argument("--gpu", default="a100", help="whose peak and memory are taken: " + ", ".join(GPUS) + " (default: a100)")
+    p.add_argument("--utilization", type=_share, help="share of the peak that is reached (default: 0.3 in bfloat16, 0.6 in float32)")
+    p.add_argument("--hours", type=_positive, default=1.5, help="length of a video that is not prepared yet (default: 1.5)")
+    p.add_argument("--fps", type=_positive, default=30.0, help="its frames a second (default: 30)")
+    p.add_argument("--images", type=int, default=100_000, help="images of a folder that is not checked yet (default: 100000)")
     p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results, where you are)")
     p = command("doctor")
     p.add_argument("--config", type=Path, help="also look at this study's data and checkpoints, from the folder where you are")
@@ -127,6 +137,21 @@ def _add_job_commands(command: Command) -> None:
     p = job("features", "--backbone", "--out")
     p.add_argument("--settings", type=_json(PictureSettings), required=True)
     _job_options(p, "--init", "--data")
+
+
+def _positive(text: str) -> float:
+    """A finite number above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _share(text: str) -> float:
+    """A number above 0, at most 1."""
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share: give a number above 0, at most 1")
+    return float(text)
 
 
 def _job_options(p: argparse.ArgumentParser, *more: str) -> None:

@@ -21,13 +21,14 @@ class Work:
     """The work of a job or of one of its steps.
 
     flops: operations on the GPU. kept: values that a backward pass reads, of all samples together. learnt, fixed: parameters with an
-    optimizer's state, and without one.
+    optimizer's state, and without one. bfloat16: it computes in bfloat16 whatever a study says.
     """
 
-    flops: float
-    kept: float = 0.0
-    learnt: float = 0.0
-    fixed: float = 0.0
+    flops: float | int
+    kept: float | int = 0
+    learnt: float | int = 0
+    fixed: float | int = 0
+    bfloat16: bool = False
 
 
 def tokens(arch: Architecture, height: int, width: int | None = None) -> int:
@@ -70,7 +71,7 @@ def mlp_parameters(widths: Sequence[int]) -> float:
     return mlp(widths) / 2
 
 
-def conv(pixels: float, inputs: int, outputs: int, side: int = 1) -> float:
+def conv(pixels: float | int, inputs: int, outputs: int, side: int = 1) -> float:
     """Operations of a convolution that gives so many pixels; side: of its kernel."""
     return 2.0 * pixels * inputs * outputs * side**2
 

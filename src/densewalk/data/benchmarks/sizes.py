@@ -17,6 +17,7 @@ DISCOVERY = {"VOC07": 5_011, "VOC12": 11_540, "COCO20k": 19_817}
 # frames of video benchmarks
 DAVIS = {(2016, "val"): 1_376, (2016, "train"): 2_079, (2017, "val"): 1_999, (2017, "train"): 4_209}
 YOUTUBE_VOS_TRAIN = 94_588
+YOUTUBE_VOS_SEQUENCES = 3_471
 GOT10K = {"val": 21_007}
 # end of a folder's path -> images
 FOLDERS = {

@@ -117,7 +117,7 @@ class CocoSettings(PresetSettings):
         flops = self.total_iterations(training) * self.batch_size * LEARN * mean + validation * forward[-1]
         short, long = sides[-2]
         values = self.batch_size * (kept(arch, short, long) + short * long / 16 * 12 * self.channels)
-        return Work(flops, kept=values, learnt=parameters(arch) + 25e6)
+        return Work(flops, kept=values, learnt=parameters(arch) + 25e6, bfloat16=True)
 
     def head_flops(self, height: int, width: int) -> float:
         """Operations of pyramid, proposals and region heads on one image; a quarter of the regions have a mask."""

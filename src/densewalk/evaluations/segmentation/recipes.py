@@ -152,7 +152,8 @@ class LinearSettings(SegmentationSettings):
         """The training crops through the frozen backbone, and the test images."""
         if self.test_images is None:
             return None
-        return Work(self.iterations * self.batch_size * vit(arch, self.crop) + self.test_images * self.test_work(arch))
+        flops = self.iterations * self.batch_size * vit(arch, self.crop) + self.test_images * self.test_work(arch)
+        return Work(flops, bfloat16=True)
 
     @property
     def head_name(self) -> str:
@@ -225,7 +226,7 @@ class UpernetSettings(SegmentationSettings):
         flops = self.iterations * self.batch_size * LEARN * forward + self.test_images * tests * forward
         finest, width = (4 * self.crop // 16) ** 2, self.channels or arch.dim
         values = self.batch_size * (kept(arch, self.crop) + finest * 12 * width)
-        return Work(flops, kept=values, learnt=parameters(arch) + 9 * width * (8 * width + 4 * arch.dim))
+        return Work(flops, kept=values, learnt=parameters(arch) + 9 * width * (8 * width + 4 * arch.dim), bfloat16=True)
 
     def head_flops(self, arch: Architecture) -> float:
         """Operations of the pyramid, UPerNet and the auxiliary head on one crop. The pyramid's strides are 4, 8, 16 and 32."""
