@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from densewalk.evaluations.segmentation.settings import Ade20kUpernetSettings
 from densewalk.methods.dino.method import Dino
 from densewalk.methods.dora.method import Dora
 from densewalk.methods.timetuning.method import TimeTuning
 from densewalk.models.architecture import architecture_named
+from densewalk.models.export import export_backbone
 from densewalk.models.loading import create
 from densewalk.models.work import parameters, vit
 from densewalk.ops.cpu import switch
@@ -87,3 +89,29 @@ def test_a_step_of_time_tuning(changes):
     method = TimeTuning(settings, create("vit_micro_patch16", seed=0), 4, 2, seed=3)
     found, said = step_of(method, timetuning.clips(settings.batch_size, settings.frames))
     assert said == pytest.approx(found, rel=0.1)
+
+
+def test_upernet_on_a_crop(tmp_path):
+    pytest.importorskip("mmseg")
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    from densewalk.evaluations.mmlab import pyramid
+    from densewalk.evaluations.mmlab import vit as registered
+    from densewalk.evaluations.segmentation import experiment
+
+    assert pyramid
+    assert registered
+    backbone = create("vit_micro_patch16", seed=0)
+    export_backbone(backbone, tmp_path / "backbone.safetensors", run="r", config_hash="h")
+    settings = Ade20kUpernetSettings(root="d", dataset="ADE20K", crop=128, channels=48)
+    init_default_scope("mmseg")
+    model = MODELS.build(experiment.upernet(settings, str(tmp_path / "backbone.safetensors"), backbone.arch)).eval()
+
+    def heads():
+        levels = model.extract_feat(torch.randn(1, 3, 128, 128))
+        model.decode_head(levels)
+        model.auxiliary_head(levels)
+
+    with torch.no_grad():
+        assert vit(backbone.arch, 128) + settings.head_flops(backbone.arch) == pytest.approx(counted(heads), rel=0.03)
