@@ -20,7 +20,7 @@ validate(
 report: "workflow/report/study.rst"
 
 
-# of seconds: not worth a place in a queue
+# these take seconds, so the driver runs them itself
 localrules:
     all,
     table,

@@ -75,11 +75,11 @@ def label_maps(frames: int, objects: int, height: int = 480, width: int = 854) -
     rng = np.random.default_rng(0)
     truth, prediction = np.zeros((2, frames, height, width), np.uint8)
     for number in range(1, objects + 1):
-        centre, axes = rng.uniform(0.2, 0.8, 2) * (width, height), rng.uniform(40, 120, 2)
+        center, axes = rng.uniform(0.2, 0.8, 2) * (width, height), rng.uniform(40, 120, 2)
         for t in range(frames):
-            centre = centre + rng.normal(0, 4, 2)
+            center = center + rng.normal(0, 4, 2)
             for labels, wobble in ((truth, 0.0), (prediction, 6.0)):
-                place, size = centre + rng.normal(0, wobble + 1e-9, 2), axes + rng.normal(0, wobble + 1e-9, 2)
+                place, size = center + rng.normal(0, wobble + 1e-9, 2), axes + rng.normal(0, wobble + 1e-9, 2)
                 cv2.ellipse(labels[t], place.astype(int).tolist(), np.abs(size).astype(int).tolist(), 30 * number, 0, 360, number, -1)
     return truth, prediction
 
@@ -102,7 +102,7 @@ def plain_jf(truth: np.ndarray, prediction: np.ndarray, objects: int) -> tuple[n
 
 
 def contour(mask: np.ndarray) -> np.ndarray:
-    """Pixels that differ from a neighbour on the right, below or both."""
+    """Pixels that differ from a neighbor on the right, below or both."""
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     return (mask ^ padded[:-1, 1:]) | (mask ^ padded[1:, :-1]) | (mask ^ padded[1:, 1:])
 

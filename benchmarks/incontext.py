@@ -4,7 +4,7 @@
     python benchmarks/incontext.py --memory 48 --queries 16 --classes 21
 
 The plain form is what the released implementation does by its description: one-hot labels of every pixel, all similarities at
-once, gathered neighbour features, all classes interpolated, label maps kept until the end. Both score by the same confusion matrix.
+once, gathered neighbor features, all classes interpolated, label maps kept until the end. Both score by the same confusion matrix.
 Features are given (clustered random unit vectors), so the backbone's time, the same in both, is not part of this.
 """
 
@@ -38,16 +38,16 @@ class Data:
 
 
 def make_data(memory: int, queries: int, classes: int, size: int = 448, dim: int = 384) -> Data:
-    """Masks of rectangles from some ten classes an image; a patch's feature is near its class's centre."""
+    """Masks of rectangles from some ten classes an image; a patch's feature is near its class's center."""
     rng = torch.Generator().manual_seed(0)
     masks = torch.randint(1, classes, (memory + queries, 1, 1), generator=rng).expand(-1, size, size).clone()
     for mask in masks:
         for _ in range(9):
             y, x = torch.randint(0, size // 2, (2,), generator=rng).tolist()
             mask[y : y + size // 2, x : x + size // 3] = int(torch.randint(1, classes, (1,), generator=rng))
-    centres = torch.randn(classes, dim, generator=rng)
+    centers = torch.randn(classes, dim, generator=rng)
     labels = masks[:, PATCH // 2 :: PATCH, PATCH // 2 :: PATCH].flatten(1)
-    features = centres[labels] + 1.5 * torch.randn(*labels.shape, dim, generator=rng)
+    features = centers[labels] + 1.5 * torch.randn(*labels.shape, dim, generator=rng)
     masks = masks.to(torch.uint8)
     return Data(features[:memory], masks[:memory], features[memory:], masks[memory:], classes)
 
@@ -63,8 +63,8 @@ def plain(data: Data, clock: "Clock") -> tuple[float, float]:
         queries = data.queries.flatten(0, 1)
         index = (queries @ features.T).topk(K).indices
     with clock("mix labels"):
-        neighbours, theirs = features[index], labels[index]
-        cosine = (F.normalize(queries, dim=1)[:, None] * neighbours).sum(-1)
+        neighbors, theirs = features[index], labels[index]
+        cosine = (F.normalize(queries, dim=1)[:, None] * neighbors).sum(-1)
         mixture = ((cosine / TEMPERATURE).softmax(1)[..., None] * theirs).sum(1)
     size = data.query_masks.shape[-1]
     with clock("interpolate"):
@@ -77,7 +77,7 @@ def plain(data: Data, clock: "Clock") -> tuple[float, float]:
 
 
 def plain_memory(data: Data) -> tuple[Tensor, Tensor]:
-    """Normalised features and label histograms, by one-hot labels of batches of 8 images."""
+    """Normalized features and label histograms, by one-hot labels of batches of 8 images."""
     features, labels = [], []
     for maps, masks in zip(data.memory.split(8), data.memory_masks.split(8), strict=True):
         n, side = len(masks), masks.shape[-1] // PATCH

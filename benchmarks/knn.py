@@ -1,10 +1,10 @@
-"""k-NN votes for four numbers of neighbours: one search against four, in CPU seconds on one thread and growth of the peak memory.
+"""k-NN votes for four numbers of neighbors: one search against four, in CPU seconds on one thread and growth of the peak memory.
 
     python benchmarks/knn.py                        # a few seconds
     python benchmarks/knn.py --training 100000 --queries 500
 
-The plain form does what the released code does by its description: a search for each number of neighbours, over all similarities
-of a hundredth of the queries (at least one) at a time, and votes by a one-hot row of all classes for each neighbour. Features are
+The plain form does what the released code does by its description: a search for each number of neighbors, over all similarities
+of a hundredth of the queries (at least one) at a time, and votes by a one-hot row of all classes for each neighbor. Features are
 given (clustered random unit vectors), so the backbone's time, the same in both, is not part of this.
 """
 
@@ -29,9 +29,9 @@ TEMPERATURE = 0.07
 def make_data(training: int, queries: int, classes: int, dim: int = 384) -> tuple[Tensor, Tensor, Tensor]:
     """Features of the training pictures, their classes, features of the queries."""
     rng = torch.Generator().manual_seed(0)
-    centres = torch.randn(classes, dim, generator=rng)
+    centers = torch.randn(classes, dim, generator=rng)
     labels = torch.randint(0, classes, (training + queries,), generator=rng)
-    features = F.normalize(centres[labels] + 4 * torch.randn(len(labels), dim, generator=rng), dim=1)
+    features = F.normalize(centers[labels] + 4 * torch.randn(len(labels), dim, generator=rng), dim=1)
     return features[:training], labels[:training], features[training:]
 
 
@@ -42,12 +42,12 @@ def ours(train: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
 
 
 def plain(train: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
-    """The same with a search and one-hots for each number of neighbours."""
+    """The same with a search and one-hots for each number of neighbors."""
     return torch.stack([plain_for(train, labels, test, classes, k) for k in NEIGHBORS])
 
 
 def plain_for(train: Tensor, labels: Tensor, test: Tensor, classes: int, k: int) -> Tensor:
-    """Predictions for one number of neighbours."""
+    """Predictions for one number of neighbors."""
     predictions = []
     for block in test.split(max(1, len(test) // 100)):
         similarity, index = (block @ train.T).topk(k)

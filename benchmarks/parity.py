@@ -1,243 +1,170 @@
-"""Every reference case of the frozen evaluations: our value, the released implementation's, and how far they are apart.
+"""Every reference case of methods and frozen evaluations: our value, the released implementation's, and how far they are apart.
 
-    python benchmarks/parity.py [FOLDER]            # of the reference values, ../shared/parity by default; some seconds
+    python benchmarks/parity.py [FOLDER]            # of the reference values, ../shared/parity by default; a minute
 
-One line for each quantity of each case, as a table in Markdown. Exit status 1 where one is further away than its file allows.
-Arrays are compared element by element: `ours` and `theirs` are their means, the difference is the largest of all elements.
+Sizes, settings and recorded draws are read from the files, so that a folder with other cases of the same kinds will do. A file's
+kind is told by its name, or by its keys where the name is another one. One line for each quantity of each case, as a table in
+Markdown. Arrays are compared element by element: `ours` and `theirs` are their means, the difference is the largest of all
+elements. Below the table stands what is not compared, and why: kinds that are not in the folder, kinds of methods and evaluations
+that are not here, files of no known kind.
+
+Exit status 1 where a value is further away than its file allows, where a file is damaged or lacks a key, or where nothing at all
+was compared.
 """
 
+import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from densewalk.data.benchmarks import boxes
-from densewalk.evaluations.common import label_propagation
-from densewalk.evaluations.discovery import evaluate as discovery
-from densewalk.evaluations.incontext import retrieval
-from densewalk.evaluations.incontext.settings import IncontextSettings
-from densewalk.evaluations.knn import evaluate as knn
-from densewalk.evaluations.metrics.davis import jf, statistics
-from densewalk.evaluations.metrics.segmentation import Confusion, confusion_matrix, hungarian, many_to_one, mean_iou, reassign
-from densewalk.evaluations.video_segmentation.evaluate import match_and_score
-from densewalk.ops.attention_mask import foreground_masks
-from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_center
-from densewalk.ops.label_propagation import Rule, propagate
-from densewalk.ops.nearest_neighbors import nearest
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script: `benchmarks` is not installed
 
+from benchmarks.reference_values import dora, frozen, neco, parts, timetuning
+from benchmarks.reference_values.rows import Note, Row, compare
+
+__all__ = ["FILES", "Note", "Row", "compare", "kind_of", "main", "rows_of"]
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "parity"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One quantity of one case. allowed: largest difference; 0 is equal to the bit."""
-
-    file: str
-    case: str
-    quantity: str
-    ours: float
-    theirs: float
-    difference: float
-    allowed: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether it is near enough; NaN is not."""
-        return self.difference <= self.allowed
-
-
-def compare(file: str, case: str, quantity: str, ours: Any, theirs: Any, allowed: float) -> Row:
-    """Element by element; NaN in the same place is equal."""
-    a, b = (np.asarray(x, dtype=np.float64) for x in (ours, theirs))
-    if a.shape != b.shape:
-        raise ValueError(f"{file}, {case}, {quantity}: shape {a.shape}, expected {b.shape}")
-    same = np.isnan(a) & np.isnan(b)
-    difference = float(np.where(same, 0, np.abs(a - b)).max()) if a.size else 0.0
-    return Row(file, case, quantity, float(np.nanmean(a)), float(np.nanmean(b)), difference, allowed)
-
-
-def cases(values: Any, depth: int = 1) -> list[str]:
-    """The names that the keys begin with."""
-    return sorted({"/".join(key.split("/")[:depth]) for key in values.files})
-
-
-# -- one file each -----------------------------------------------------------------------------------------------------
-
-
-def davis_jf(values: Any) -> Iterator[Row]:
-    """J and F of the official tool."""
-    for case in cases(values):
-        j, f = jf(values[f"{case}/gt"], values[f"{case}/pred"], int(values[f"{case}/n"]))
-        yield compare("davis_jf", case, "J", j, values[f"{case}/J"], 0)
-        yield compare("davis_jf", case, "F", f, values[f"{case}/F"], 0)
-        yield compare("davis_jf", case, "mean, recall, decay", np.stack([statistics(j), statistics(f)], 1), values[f"{case}/stats"], 1e-12)
-
-
-def davis_propagation(values: Any) -> Iterator[Row]:
-    """DINO's label propagation and stretching of channels."""
-    for case in (c for c in cases(values) if c != "norm_mask"):
-        height, width, radius, top_k = values[f"{case}/hwrk"].tolist()
-        features = F.normalize(torch.from_numpy(values[f"{case}/feats"]), dim=-1)[:, None]
-        labels = torch.from_numpy(values[f"{case}/segs"]).flatten(2)[:, None]
-        theirs = torch.from_numpy(values[f"{case}/out"]).flatten(1)
-        ours = propagate(list(features[:-1]), list(labels), features[-1], Rule((height, width), radius, top_k, 7))[0]
-        yield compare("davis_propagation", case, "soft labels", ours, theirs, 2e-5)
-        yield compare("davis_propagation", case, "labels", ours.argmax(0), theirs.argmax(0), 0)
-    stretched = label_propagation.normalize_channels(torch.from_numpy(values["norm_mask/x"]), constant_channel_wins=True)
-    yield compare("davis_propagation", "norm_mask", "stretched channels (released)", stretched, values["norm_mask/y"], 1e-6)
-
-
-def hummingbird(values: Any) -> Iterator[Row]:
-    """open-hummingbird-eval from images to mIoU, its fake projection being the backbone and its choice of patches given."""
-    settings = IncontextSettings(root=".", dataset="", layout="voc", compat="released", input_size=112)
-    for name in (c for c in cases(values, 2) if c.startswith("cases/")):
-        case = {k.removeprefix(f"{name}/"): torch.from_numpy(values[k]) for k in values.files if _numbers_of(values, k, name)}
-        memory = _hummingbird_memory(case)
-        yield compare("hummingbird", name, "memory features", memory.features, case["feature_memory"], 1e-5)
-        yield compare("hummingbird", name, "memory labels", memory.labels, case["label_memory"], 1e-6)
-        confusion = Confusion(int(case["num_classes"]), ignore=255)
-        mixtures, predictions = [], []
-        for maps, masks in _hummingbird_batches(case, "val"):
-            for features, mask in zip(maps, masks, strict=True):
-                similarity, index = nearest(memory.features, F.normalize(features.flatten(1).T, dim=1), settings.neighbours)
-                mixtures.append(retrieval.mix_labels(memory, similarity, index, settings.temperature))
-                predictions.append(retrieval.retrieve(memory, features, settings, (112, 112)))
-                confusion.add(mask, predictions[-1])
-        yield compare("hummingbird", name, "label mixture", torch.stack(mixtures), case["label_hat"], 2e-6)
-        yield compare("hummingbird", name, "predicted labels", torch.stack(predictions), case["pred"], 0)
-        matched = reassign(confusion.matrix, hungarian(confusion.matrix))
-        for quantity, matrix, key in (("mIoU", confusion.matrix, "identity"), ("mIoU, Hungarian", matched, "hungarian")):
-            yield compare("hummingbird", name, quantity, mean_iou(matrix, absent="zero"), case[f"miou_{key}"], 1e-6)
-
-
-def _numbers_of(values: Any, key: str, case: str) -> bool:
-    return key.startswith(f"{case}/") and values[key].dtype.kind != "U"
-
-
-def _hummingbird_batches(case: dict[str, Tensor], split: str) -> Iterator[tuple[Tensor, Tensor]]:
-    for i in range(len({k.split("/")[1] for k in case if k.startswith(f"{split}/")})):
-        images, masks = case[f"{split}/{i}/0"], case[f"{split}/{i}/1"]
-        yield F.conv2d(images, case["fake_weight"], stride=int(case["patch_size"])), (masks[:, 0] * 255).round().int()
-
-
-def _hummingbird_memory(case: dict[str, Tensor]) -> retrieval.Memory:
-    """All patches, or the recorded ones; ignored pixels are class 0, as released."""
-    patch, classes = int(case["patch_size"]), int(case["num_classes"])
-    features, labels, number = [], [], 0
-    for _ in range(int(case["augmentation_epoch"])):
-        for maps, masks in _hummingbird_batches(case, "train"):
-            found = retrieval.patch_labels(torch.where(masks == 255, 0, masks), patch, classes, ignore=None)
-            everything = torch.arange(found.shape[1]).expand(len(maps), -1)
-            chosen = case.get(f"sampled_indices/{number}", everything)
-            features += [F.normalize(m.flatten(1).T[rows], dim=1) for m, rows in zip(maps, chosen, strict=True)]
-            labels += [m[rows] for m, rows in zip(found, chosen, strict=True)]
-            number += 1
-    return retrieval.Memory(torch.cat(features), torch.cat(labels))
-
-
-def nearest_neighbours(values: Any) -> Iterator[Row]:
-    """DINO's weighted k-NN."""
-    for case in cases(values):
-        train, ty, test, vy = (torch.from_numpy(values[f"{case}/{name}"]) for name in ("train", "ty", "test", "vy"))
-        ks = sorted(int(k.removeprefix(f"{case}/acc")) for k in values.files if k.startswith(f"{case}/acc"))
-        similarity, index = nearest(train, test, ks[-1])
-        predictions = knn.vote(similarity, ty[index], int(values[f"{case}/nc"]), ks, 0.07)
-        for k, prediction in zip(ks, predictions, strict=True):
-            yield compare("knn", case, f"predicted class, k {k}", prediction, values[f"{case}/rank{k}"][:, 0], 0)
-            accuracy = 100 * (prediction == vy).double().mean()
-            yield compare("knn", case, f"top-1 in %, k {k}", accuracy, values[f"{case}/acc{k}"][0], 1e-9)
-
-
-def lost(values: Any) -> Iterator[Row]:
-    """LOST's degrees, seed and box; any order of equal degrees is right."""
-    for case in (c for c in cases(values) if c.startswith("l")):
-        x = torch.from_numpy(values[f"{case}/feats"])[0]
-        rows, columns, patch, height, width, k = values[f"{case}/cfg"].tolist()
-        mask, seed = discovery.lost(x, k)
-        box = discovery.bounding_box(discovery.component_of(mask.reshape(rows, columns), seed), patch, width, height)
-        yield compare("lost", case, "degrees", discovery.degrees(x), -values[f"{case}/scores"], 0)
-        if not values[f"{case}/tie"][0]:
-            yield compare("lost", case, "seed", seed, values[f"{case}/seed"], 0)
-        yield compare("lost", case, "box", box, values[f"{case}/pred"], 0)
-    overlaps = boxes.iou(values["iou/b"].astype(float), values["iou/gt"].astype(float))
-    yield compare("lost", "iou", "IoU of boxes", overlaps, values["iou/y"], 1e-6)
-
-
-def neco_eval(values: Any) -> Iterator[Row]:
-    """NeCo's matched mIoU, principal components, clusters and attention masks."""
-    for case in (c for c in cases(values, 2) if c.startswith("miou/")):
-        k, c, gt, pred, miou, linear, many = (values[f"{case}/{n}"] for n in ("K", "C", "gt", "pred", "miou", "linear", "many_to_one"))
-        confusion = confusion_matrix(torch.from_numpy(gt), torch.from_numpy(pred), int(c), int(k))
-        if not linear:
-            confusion = reassign(confusion, many_to_one(confusion) if many else hungarian(confusion))
-        yield compare("neco_eval", case, "mIoU", mean_iou(confusion, absent="zero"), miou, 1e-6)
-    x, z = torch.from_numpy(values["pca/x"]), torch.from_numpy(values["pca/z"])
-    found = PrincipalComponents(x).project(x, int(values["pca/pca_dim"]))
-    yield compare("neco_eval", "pca", "components but for their signs", found * (found * z).sum(0).sign(), z, 2e-4)
-    for case in (c for c in cases(values, 2) if c.startswith("cluster/")):
-        theirs, count = torch.from_numpy(values[f"{case}/assign"]).flatten(), int(values[f"{case}/K"])
-        ours = nearest_center(z, kmeans(z, count, seed=0, iterations=100, restarts=5))
-        spreads = [_spread(z, labels) for labels in (ours, theirs)]
-        excess = max(0.0, spreads[0] / spreads[1] - 1)  # another start gives other clusters: they must not be looser
-        yield Row("neco_eval", case, "squared distances within clusters, relative excess", *spreads, excess, 0.01)
-    for case in (c for c in cases(values, 2) if c.startswith("process_attentions/")):
-        attention, mask = (torch.from_numpy(values[f"{case}/{n}"])[:, 0] for n in ("attn", "mask"))
-        yield compare("neco_eval", case, "attention mask", foreground_masks(attention, float(values[f"{case}/threshold"])), mask, 0)
-
-
-def _spread(x: Tensor, labels: Tensor) -> float:
-    return sum(float((x[labels == k] - x[labels == k].mean(0)).square().sum()) for k in labels.unique())
-
-
-def timetuning_eval(values: Any) -> Iterator[Row]:
-    """Time-Tuning's frame-wise, sample-wise and dataset-wise mIoU of given clusters."""
-    labels = torch.from_numpy(values["annotations"])
-    clips, frames, *size = labels.shape
-    for case in (c for c in cases(values, 2) if c.startswith("cases/")):
-        protocol = str(values[f"{case}/protocol"])
-        groups = {"frame-wise": (clips * frames, 1), "sample-wise": (clips, frames), "dataset-wise": (1, clips * frames)}[protocol]
-        maps = torch.from_numpy(values[f"{case}/cluster_maps"].astype(np.int64)).view(*groups, *size)
-        how = "many_to_one" if values[f"{case}/many_to_one"] else "hungarian"
-        pairs = zip(labels.view(*groups, *size), maps, strict=True)
-        scores = [match_and_score(t, m, int(maps.max()) + 1, how)[0] for t, m in pairs]
-        yield compare("timetuning_eval", case, f"mIoU, {protocol}, {how}", np.mean(scores), values[f"{case}/score"], 1e-6)
-
-
-FILES = {
-    "davis_jf": davis_jf,
-    "davis_propagation": davis_propagation,
-    "hummingbird": hummingbird,
-    "knn": nearest_neighbours,
-    "lost": lost,
-    "neco_eval": neco_eval,
-    "timetuning_eval": timetuning_eval,
+Reader = Callable[[Any], Iterator[Row | Note]]
+# kind -> how its rows are made, and patterns of keys that every file of it has
+FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
+    "davis_jf": (frozen.davis_jf, (r".+/gt", r".+/pred", r".+/n", r".+/J")),
+    "davis_propagation": (frozen.davis_propagation, (r".+/hwrk",)),
+    "dinov2_loss": (parts.dinov2_loss, (r"koleo/.+/x|sinkhorn_(cls|patch)/.+/targets",)),
+    "dora_step": (dora.dora_step, (r"mot/heads", r"config/sk_eps")),
+    "eval_discovery": (parts.eval_discovery, (r"attention/.+/cls|corloc/owner",)),
+    "eval_vos": (parts.eval_vos, (r".+/categories", r".+/J")),
+    "hummingbird": (frozen.hummingbird, (r"cases/.+/fake_weight",)),
+    "knn": (frozen.nearest_neighbours, (r".+/train", r".+/vy", r".+/acc\d+")),
+    "lost": (frozen.lost, (r".+/feats", r".+/cfg", r".+/scores")),
+    "neco_eval": (frozen.neco_eval, (r"miou/.+/miou|pca/x|process_attentions/.+/attn",)),
+    "neco_loss": (neco.neco_loss, (r".+/teacher_gc", r".+/bboxes/gc")),
+    "neco_sort": (neco.neco_sort, (r".+/S", r".+/T", r".+/steep_s")),
+    "neco_step": (neco.neco_step, (r"student0/cls_token", r"steps/0/loss")),
+    "neco_views": (neco.neco_views, (r"(box_arithmetic|cases)/.+/gc",)),
+    "timetuning_eval": (frozen.timetuning_eval, (r"annotations", r"cases/.+/cluster_maps")),
+    "timetuning_propagation": (timetuning.timetuning_propagation, (r".+/n_last_frames",)),
+    "timetuning_sinkhorn": (timetuning.timetuning_sinkhorn, (r".+/scores", r".+/eps", r".+/q")),
+    "timetuning_step": (timetuning.timetuning_step, (r".+/model0/prototypes",)),
 }
+# kinds of reference values whose method or evaluation is not here
+ELSEWHERE = (
+    *("cis", "contrastive_losses", "crw", "dinov2_parts", "dinov2_step_centering", "dinov2_step_sinkhorn"),
+    *("eval_bootstrap", "eval_correspondence", "eval_depth", "eval_depth_train", "eval_ladder", "eval_position"),
+    *("eval_retrieval", "ibot_loss", "ibot_masks", "ibot_step", "mae_step", "mocov3_step", "mosic_loss", "paka", "pamr"),
+    *("rasa", "stego"),
+)
 
 
-def rows_of(folder: Path, name: str) -> Iterator[Row]:
-    """All rows of one file."""
-    with np.load(folder / f"{name}.npz") as values:
-        yield from FILES[name](values)
+class Unreadable(Exception):
+    """A file that cannot be compared, with the reason in one line."""
+
+
+def kind_of(path: Path) -> str | None:
+    """The kind of a file by its name (`neco_step.npz`, `neco_step_2.npz`), else by its keys; None if it is none.
+
+    Raises:
+        Unreadable: it is no file of arrays.
+    """
+    known = sorted([*FILES, *ELSEWHERE], key=len, reverse=True)
+    named = next((kind for kind in known if re.fullmatch(rf"{kind}([._-].*)?", path.stem)), None)
+    if named is not None:
+        return named
+    with _opened(path) as values:
+        return next(
+            (kind for kind, (_, keys) in FILES.items() if all(any(re.fullmatch(k, own) for own in values.files) for k in keys)), None
+        )
+
+
+def _opened(path: Path) -> Any:
+    """The file's arrays.
+
+    Raises:
+        Unreadable: it has none.
+    """
+    try:
+        found = np.load(path)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise Unreadable(f"{path.name} cannot be read as .npz: {_line(error)}") from error
+    if not isinstance(found, np.lib.npyio.NpzFile):
+        raise Unreadable(f"{path.name} cannot be read as .npz: it holds one array")
+    return found
+
+
+def rows_of(folder: Path, name: str) -> Iterator[Row | Note]:
+    """All rows of one file.
+
+    Raises:
+        Unreadable: it is damaged, lacks a key, or an array has another shape than its case's settings say.
+    """
+    path = folder / f"{name}.npz"
+    kind = kind_of(path)
+    assert kind in FILES
+    found = 0
+    try:
+        with _opened(path) as values:
+            for row in FILES[kind][0](values):
+                found += 1
+                yield row
+    except Unreadable:
+        raise
+    except KeyError as error:
+        raise Unreadable(f"{path.name} is no whole file of kind {kind}: {_line(error)}") from error
+    except Exception as error:  # a file from elsewhere can be wrong in any way, and the others are to be compared all the same
+        raise Unreadable(f"{path.name}, of kind {kind}, cannot be compared: {type(error).__name__}: {_line(error)}") from error
+    if not found:
+        raise Unreadable(f"{path.name} has no case of kind {kind}")
+
+
+def _line(error: BaseException) -> str:
+    return (str(error.args[0] if isinstance(error, KeyError) and error.args else error) or type(error).__name__).strip().splitlines()[0]
 
 
 def main() -> int:
-    """Print the table."""
+    """Print the table and what is not compared."""
     torch.set_num_threads(1)
-    print("| file | case | quantity | ours | theirs | difference | allowed |", "|---|---|---|---|---|---|---|", sep="\n")
-    failed = 0
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
-    for row in (row for name in FILES for row in rows_of(folder, name)):
-        failed += not row.holds
-        mark = "" if row.holds else " **too far**"
-        numbers = f"{row.ours:.6g} | {row.theirs:.6g} | {row.difference:.1e}{mark} | {row.allowed:g}"
-        print(f"| {row.file} | {row.case} | {row.quantity} | {numbers} |")
-    return 1 if failed else 0
+    if not folder.is_dir():
+        print(f"{folder} is no folder; give one with reference values (*.npz)")
+        return 1
+    print("| file | case | quantity | ours | theirs | difference | allowed |", "|---|---|---|---|---|---|---|", sep="\n")
+    failed, compared, wrong, notes, kinds = 0, 0, [], [], set()
+    for path in sorted(folder.iterdir()):
+        if path.suffix != ".npz":
+            notes += [] if path.suffix == ".md" else [f"{path.name}: no .npz"]
+            continue
+        try:
+            kind = kind_of(path)
+            kinds.add(kind)
+            if kind not in FILES:
+                notes.append(f"{path.name}: {'a kind of a method or evaluation that is not here' if kind else 'of no known kind'}")
+                continue
+            for row in rows_of(folder, path.stem):
+                if isinstance(row, Note):
+                    notes.append(f"{path.name}, {row.case}: {row.why}")
+                    continue
+                compared += 1
+                failed += not row.holds
+                print_row(row, path.stem)
+        except Unreadable as error:
+            wrong.append(str(error))
+    notes += [f"{kind}: no file of this kind in {folder}" for kind in FILES if kind not in kinds]
+    for title, lines in (("not compared", notes), ("wrong", wrong)):
+        for line in lines:
+            print(f"{title}: {line}")
+    print(f"{compared} quantities compared, {failed} too far, {len(wrong)} files wrong")
+    return 1 if failed or wrong or not compared else 0
+
+
+def print_row(row: Row, file: str) -> None:
+    """One line of the table."""
+    mark = "" if row.holds else " **too far**"
+    numbers = f"{row.ours:.6g} | {row.theirs:.6g} | {row.difference:.1e}{mark} | {row.allowed:g}"
+    print(f"| {file} | {row.case} | {row.quantity} | {numbers} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ def small_tiles(monkeypatch):
 def clumps(count: int, seed: int, dim: int = 6) -> Tensor:
     """Unit vectors, many of them near another one."""
     rng = torch.Generator().manual_seed(seed)
-    centres = torch.randn(max(1, count // 3), dim, generator=rng)
-    x = centres[torch.randint(len(centres), (count,), generator=rng)] + 0.15 * torch.randn(count, dim, generator=rng)
+    centers = torch.randn(max(1, count // 3), dim, generator=rng)
+    x = centers[torch.randint(len(centers), (count,), generator=rng)] + 0.15 * torch.randn(count, dim, generator=rng)
     return F.normalize(x, dim=1)
 
 
@@ -87,10 +87,10 @@ def test_duplicates_are_those_of_plain_union_find(count, threshold):
 
 def test_the_most_similar_other_image_is_that_of_plain_loops():
     x = clumps(23, seed=0).double()
-    _, neighbour, similarity = group_duplicates(x, None)
+    _, neighbor, similarity = group_duplicates(x, None)
     for i in range(23):
         others = {j: float(x[i] @ x[j]) for j in range(23) if j != i}
-        assert neighbour[i] == max(others, key=others.__getitem__)
+        assert neighbor[i] == max(others, key=others.__getitem__)
         assert similarity[i] == pytest.approx(max(others.values()), abs=1e-6)
 
 
@@ -138,10 +138,10 @@ def test_samples_are_the_nearest_of_each_reference(neighbours):
 def test_clusters_are_kept_whole_that_enough_references_fall_into(least):
     x, references = clumps(40, seed=4).double(), clumps(9, seed=5).double()
     wanted = RetrievalSettings(source="x", by="clusters", clusters=6, least_references=least)
-    centres = kmeans(x, 6, seed=3).tolist()
+    centers = kmeans(x, 6, seed=3).tolist()
 
     def cluster(point: list[float]) -> int:
-        return min(range(6), key=lambda c: sum((a - b) ** 2 for a, b in zip(point, centres[c], strict=True)))
+        return min(range(6), key=lambda c: sum((a - b) ** 2 for a, b in zip(point, centers[c], strict=True)))
 
     hits = [sum(cluster(r) == c for r in references.tolist()) for c in range(6)]
     assert retrieve(x, references, wanted, seed=3).tolist() == [hits[cluster(p)] >= least for p in x.tolist()]

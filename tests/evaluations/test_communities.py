@@ -36,7 +36,7 @@ def modularity(weights, labels):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_other_partition_has_a_larger_modularity(seed):
-    """At resolution 1, which counts where several give the wanted number: all 3^6 labellings of six nodes."""
+    """At resolution 1, which counts where several give the wanted number: all 3^6 labelings of six nodes."""
     rng = np.random.default_rng(seed)
     weights = np.triu(rng.random((6, 6)) + 3 * np.kron(np.eye(2), np.ones((3, 3))), 1)
     weights += weights.T

@@ -1,5 +1,7 @@
 """DAVIS label propagation: settings, each step against its rule, whole evaluations of small sequences, and bad input."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from densewalk.evaluations.common import label_propagation
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.davis import evaluate as davis
 from densewalk.evaluations.davis.settings import DavisSettings
+from densewalk.evaluations.metrics.davis import jf
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create
 from tests.fixtures.dense import MeanColors
@@ -176,6 +179,76 @@ def test_unsupervised_scoring_matches_leaves_out_void_and_scores_all_frames():
     assert davis.score_unsupervised(truth, only_one)[:, :, 0].tolist() == [[1, 1], [0, 0]]
 
 
+def official_unsupervised(truth, prediction):
+    """The official tool's rule in plain loops: ids up to the largest are proposals, empty ones are added up to the number of objects."""
+    void = truth == 255
+    truth, prediction = np.where(void, 0, truth), np.where(void, 0, prediction)
+    objects = int(truth.max())
+    proposals = max(objects, int(prediction.max()))
+    both = np.zeros((2, proposals, objects, len(truth)))
+    for p, o in np.ndindex(proposals, objects):
+        pair = ((labels == number + 1).astype(np.uint8) for labels, number in ((truth, o), (prediction, p)))
+        both[:, p, o] = np.stack(jf(*pair, 1))[:, 0]
+    totals = both.mean(-1).mean(0)
+    best = max(permutations(range(proposals), objects), key=lambda chosen: sum(totals[p, o] for o, p in enumerate(chosen)))
+    return np.stack([both[:, p, o].mean(-1) for o, p in enumerate(best)])
+
+
+def scene(kind):
+    """Truth and prediction of six frames."""
+    truth, prediction = np.zeros((2, 6, 24, 32), np.uint8)
+    truth[:, 2:8, 2:8] = 1
+    truth[2:5, 10:18, 10:20] = 2  # on three of six frames
+    truth[5:, 12:20, 24:30] = 3  # on the last one
+    if kind == "one proposal for three objects":
+        prediction[:, 2:8, 2:9] = 1
+    elif kind == "none":
+        pass
+    elif kind == "the only proposal is on the object that is seldom there":
+        prediction[5:, 12:20, 24:30] = 1
+    elif kind == "a number is left out":
+        prediction[:, 2:8, 2:8], prediction[2:5, 10:18, 10:20] = 1, 4
+    elif kind == "more proposals than objects":
+        for number in range(5):
+            prediction[:, 4 * number : 4 * number + 4] = number + 1
+    elif kind == "as many":
+        prediction[:, 2:8, 2:8], prediction[:, 10:18, 10:20], prediction[:, 20:] = 3, 1, 2
+    elif kind == "an object fills the frame":
+        truth[:2], prediction[:, 2:8, 2:8] = 2, 1
+    elif kind == "void":
+        truth[:3, 3:12], prediction[:, 2:8, 2:9] = 255, 1
+    return truth, prediction
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "one proposal for three objects",
+        "none",
+        "the only proposal is on the object that is seldom there",
+        "a number is left out",
+        "more proposals than objects",
+        "as many",
+        "an object fills the frame",
+        "void",
+    ],
+)
+def test_unsupervised_scores_are_the_official_tools(kind):
+    truth, prediction = scene(kind)
+    found = davis.score_unsupervised(truth, prediction)[:, :, 0]
+    assert np.abs(found - official_unsupervised(truth, prediction)).max() <= 1e-12
+    if kind == "none":
+        assert found[:, 0].tolist() == pytest.approx([0, 1 / 2, 5 / 6]), "an absent object scores 1 with an empty proposal"
+
+
+def test_many_objects_and_few_proposals_are_scored():
+    cells = np.arange(1, 51, dtype=np.uint8).reshape(5, 10).repeat(4, 0).repeat(4, 1)
+    truth, prediction = np.stack([cells] * 3), np.stack([np.where(cells <= 14, cells, 0)] * 3)
+    truth[0] = np.where(cells > 40, 0, cells)
+    found = davis.score_unsupervised(truth, prediction)[:, 0, 0]
+    assert found.tolist() == pytest.approx([1] * 14 + [0] * 26 + [1 / 3] * 10)
+
+
 def test_2016_merges_all_objects_and_takes_255_for_one(tmp_path, backbone):
     write_sequence(tmp_path, "boat", year=2016)
     for path in (tmp_path / "Annotations/480p/boat").glob("*.png"):
@@ -212,7 +285,7 @@ def test_input_size(frame, patch, expected):
     assert label_propagation.input_size(*frame, DavisSettings(root=".", dataset="x"), patch) == expected
 
 
-def test_input_is_normalised_with_the_right_standard_deviations():
+def test_input_is_normalized_with_the_right_standard_deviations():
     white = np.full((32, 48, 3), 255, np.uint8)
     for compat, red in (("paper", 0.229), ("released", 0.228)):
         x = label_propagation.prepare_frame(white, (16, 32), red_std=DavisSettings(root=".", dataset="x", compat=compat).resolved().red_std)
@@ -304,6 +377,13 @@ def test_protocol_names():
         assert changed.published_protocol is None, change
         assert changed.protocol != released.protocol, change
     assert released.model_copy(update={"dataset": "squares"}).published_protocol is None
+
+
+def test_radius_zero_is_no_window_in_hash_and_name():
+    none, zero = (DavisSettings(root=".", dataset="x", radius=radius) for radius in (None, 0))
+    assert zero == none
+    assert "top 5 within any distance" in zero.protocol
+    assert zero.protocol != DavisSettings(root=".", dataset="x").protocol
 
 
 def test_switches_follow_compat_unless_set():

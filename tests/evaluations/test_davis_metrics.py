@@ -15,12 +15,12 @@ from tests.fixtures.helpers import shared
 
 
 def contour_of(mask):
-    """Pixels that differ from the right, lower or lower right neighbour; there is none beyond the edge."""
+    """Pixels that differ from the right, lower or lower right neighbor; there is none beyond the edge."""
     height, width = mask.shape
     found = set()
     for y, x in product(range(height), range(width)):
-        neighbours = [(min(y + dy, height - 1), min(x + dx, width - 1)) for dy, dx in ((0, 1), (1, 0), (1, 1))]
-        if any(mask[n] != mask[y, x] for n in neighbours):
+        neighbors = [(min(y + dy, height - 1), min(x + dx, width - 1)) for dy, dx in ((0, 1), (1, 0), (1, 1))]
+        if any(mask[n] != mask[y, x] for n in neighbors):
             found.add((y, x))
     return found
 

@@ -34,7 +34,7 @@ def root(tmp_path):
 
 
 def small(root, **changes):
-    return KnnSettings(root=str(root), dataset="colours", **{"resize": 18, "size": 16, **changes})
+    return KnnSettings(root=str(root), dataset="colors", **{"resize": 18, "size": 16, **changes})
 
 
 def test_parity_with_the_released_code():
@@ -61,11 +61,11 @@ def test_votes_equal_the_loop():
                 score[labels[q, i]] += math.exp(similarity[q, i] / 0.07)
             expected[row, q] = score.argmax()
     assert knn.vote(torch.from_numpy(similarity), torch.from_numpy(labels), 4, ks, 0.07).numpy().tolist() == expected.tolist()
-    assert len({tuple(row) for row in expected.tolist()}) == 3, "the case must tell the numbers of neighbours apart"
+    assert len({tuple(row) for row in expected.tolist()}) == 3, "the case must tell the numbers of neighbors apart"
 
 
 def test_the_weights_matter():
-    """Two near neighbours of class 1 outvote three far ones of class 0; a plain majority would not see it."""
+    """Two near neighbors of class 1 outvote three far ones of class 0; a plain majority would not see it."""
     similarity, labels = torch.tensor([[0.9, 0.9, 0.1, 0.1, 0.1]]), torch.tensor([[1, 1, 0, 0, 0]])
     assert knn.vote(similarity, labels, 2, [5], 0.07).tolist() == [[1]]
     assert knn.vote(similarity, labels, 2, [5], 10.0).tolist() == [[0]]
@@ -73,7 +73,7 @@ def test_the_weights_matter():
 
 
 def test_fewer_than_a_hundred_test_images_and_fewer_training_images_than_neighbors(root, backbone, tmp_path, caplog):
-    """The released code cannot split fewer than 100 test pictures, and fails where there are not k neighbours."""
+    """The released code cannot split fewer than 100 test pictures, and fails where there are not k neighbors."""
     result = knn.evaluate(small(root), backbone, Job(out=tmp_path, state=tmp_path))
     assert set(result.metrics) == set(KnnSettings.METRICS)
     assert (result.n, result.unit) == (7, "images")

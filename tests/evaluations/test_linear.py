@@ -32,7 +32,7 @@ def root(tmp_path_factory):
 
 def small(root, **changes):
     values = {"resize": 18, "size": 16, "batch_size": 4, "epochs": 3, "blocks": [2], "learning_rates": [10.0], **changes}
-    return LinearSettings(root=str(root), dataset="colours", **values)
+    return LinearSettings(root=str(root), dataset="colors", **values)
 
 
 def run(root, backbone, folder, **changes):

@@ -53,7 +53,7 @@ def test_reduced_masks_take_every_so_manieth_pixel():
     assert reduce_masks(mask, 10).tolist() == expected
 
 
-def mean_colours(images):
+def mean_colors(images):
     """Features of patches."""
     return F.avg_pool2d(images, 16)
 
@@ -69,7 +69,7 @@ def test_a_step_is_sgd_on_the_whole_batch(monkeypatch):
     optimizer = torch.optim.SGD(head.parameters(), 0.5, momentum=0.9, weight_decay=0.1)
     buffers = {}
     for _ in range(3):
-        found = step(settings, mean_colours, head, optimizer, images, masks, [Example(Path("a"), Path("b"), settings.rule)] * 5)
+        found = step(settings, mean_colors, head, optimizer, images, masks, [Example(Path("a"), Path("b"), settings.rule)] * 5)
         features = F.interpolate(F.avg_pool2d(images, 16), (8, 8), mode="bilinear")
         scores = F.conv2d(features, plain.weight[:, :, None, None], plain.bias).log_softmax(1)
         labels = reduce_masks(masks, 8)
@@ -91,12 +91,12 @@ def test_a_batch_without_a_label_changes_nothing():
     before = head.weight.clone()
     optimizer = torch.optim.SGD(head.parameters(), 0.5, weight_decay=0.1)
     images, masks = torch.randn(2, 3, 32, 32), torch.full((2, 32, 32), 3)
-    assert step(settings_of(ignore=3), mean_colours, head, optimizer, images, masks, []) == 0.0
+    assert step(settings_of(ignore=3), mean_colors, head, optimizer, images, masks, []) == 0.0
     assert torch.equal(head.weight, before)
 
 
 def test_crops_move_image_and_mask_together():
-    """The picture's colour gives the label back wherever the crop lies, but for pixels at edges."""
+    """The picture's color gives the label back wherever the crop lies, but for pixels at edges."""
     labels = label_map(1, 64)
     x, mask = crop(image_of(labels, 0), torch.from_numpy(labels.astype(np.int32)), 64, (0.3, 0.6), seed=3)
     y, _ = crop(image_of(labels, 0), torch.from_numpy(labels.astype(np.int32)), 64, (0.3, 0.6), seed=4)

@@ -178,7 +178,7 @@ def test_weights_are_loaded_strictly(tmp_path, nano):
         DensewalkBackbone(str(tmp_path / "deeper.safetensors"), [1], final_norm=True)
 
 
-def test_the_toolboxes_initialisation_leaves_the_weights_alone(nano):
+def test_the_toolboxes_initialization_leaves_the_weights_alone(nano):
     arch = named_architecture("vit_nano_patch16")
     for scope, experiment in models(nano, arch):
         with DefaultScope.overwrite_default_scope(scope):
@@ -187,7 +187,7 @@ def test_the_toolboxes_initialisation_leaves_the_weights_alone(nano):
         model.init_weights()
         expected = create("vit_nano_patch16", seed=0).vit.state_dict()
         assert all(torch.equal(v, expected[k]) for k, v in model.backbone.network.vit.state_dict().items())
-        assert any(not torch.equal(v, model.state_dict()[k]) for k, v in head.items()), "heads are initialised here"
+        assert any(not torch.equal(v, model.state_dict()[k]) for k, v in head.items()), "heads are initialized here"
 
 
 def test_a_frozen_backbone_stays_in_evaluation_mode_without_gradient(nano):
@@ -397,8 +397,8 @@ def test_linear_head_is_a_1x1_convolution_after_batch_normalization_or_none(nano
     x = torch.cat(maps, dim=1).double()
     mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
     weight, bias = head.conv_seg.weight[:, :, 0, 0].double(), head.conv_seg.bias.double()
-    normalised = x if preset == "ibot" else (x - mean) / (variance + 1e-5).sqrt()
-    expected = torch.einsum("oc,bchw->bohw", weight, normalised) + bias[None, :, None, None]
+    normalized = x if preset == "ibot" else (x - mean) / (variance + 1e-5).sqrt()
+    expected = torch.einsum("oc,bchw->bohw", weight, normalized) + bias[None, :, None, None]
     torch.testing.assert_close(head(maps).double(), expected, rtol=1e-5, atol=1e-5)
     assert model["backbone"]["levels"] == levels
     norm = set() if preset == "ibot" else {"bn.weight", "bn.bias"}

@@ -264,7 +264,7 @@ def spoil(root, what):
         sorted((base / "images/training").iterdir())[0].unlink()
     elif what == "label":
         Image.fromarray(np.full((64, 96), 5, np.uint8)).save(mask)
-    elif what == "colour":
+    elif what == "color":
         Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(mask)
     elif what == "size":
         Image.fromarray(np.ones((64, 95), np.uint8)).save(mask)
@@ -277,7 +277,7 @@ def spoil(root, what):
         ("mask", r"1 images in .*images/validation have no mask, e.g. ADE_valid_00000001.jpg"),
         ("image", r"ADE_train_00000000.png has no image"),
         ("label", r"ADE_valid_00000001.png holds label 5"),
-        ("colour", r"ADE_valid_00000001.png is a color image"),
+        ("color", r"ADE_valid_00000001.png is a color image"),
         ("size", r"ADE_valid_00000001.png is 95x64"),
     ],
 )

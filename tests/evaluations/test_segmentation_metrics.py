@@ -111,7 +111,7 @@ def test_hungarian_is_the_best_of_all_matchings(cells):
     assert mean_iou(matched, absent="zero") * 5 == pytest.approx(brute_force_matching(confusion), abs=1e-12)
 
 
-def test_hungarian_undoes_a_relabelling():
+def test_hungarian_undoes_a_relabeling():
     generator = torch.Generator().manual_seed(1)
     target = torch.randint(0, 9, (500,), generator=generator)
     names = torch.randperm(9, generator=generator)

@@ -130,17 +130,19 @@ def test_clusters_are_spherical():
 # -- parts and objects ---------------------------------------------------------------------------------------------------
 
 
-def test_cooccurrence_against_its_loop():
-    """Both directions, distance 2, diagonals twice, the background and the border left out, images weighing the same."""
+@pytest.mark.parametrize("mistyped", [False, True])
+def test_cooccurrence_against_its_loop(mistyped):
+    """Both directions, distance 2, diagonals twice; itself, the background and the border left out; images weigh the same."""
     labels = torch.randint(0, 5, (3, 5, 7), generator=torch.Generator().manual_seed(0))
     labels[1][labels[1] == 4] = 0
     offsets = []
     for distance in (1, 2):
         for eighth in range(8):
-            angle = eighth * math.pi / 4
+            angle = 4 * math.pi / 3 if mistyped and eighth == 5 else eighth * math.pi / 4
             offsets.append((round(distance * math.sin(angle)), round(distance * math.cos(angle))))
     assert offsets.count((1, 1)) == 2
     assert offsets.count((0, 2)) == 1
+    assert (offsets.count((-1, -1)), offsets.count((-2, -1))) == ((1, 1) if mistyped else (2, 0))
     totals, counts = np.zeros((6, 6)), np.zeros(6)
     for image in labels.tolist():
         met = np.zeros((6, 6))
@@ -150,12 +152,36 @@ def test_cooccurrence_against_its_loop():
                     if 0 <= i + down < 5 and 0 <= j + right < 7 and image[i][j] and image[i + down][j + right]:
                         met[image[i][j] - 1, image[i + down][j + right] - 1] += 1
         for k in range(6):
+            met[k, k] = 0
             if met[k].sum():
                 totals[k] += met[k] / met[k].sum()
                 counts[k] += 1
     expected = totals / np.maximum(counts, 1)[:, None]
     assert counts.tolist() == [3, 3, 3, 2, 0, 0]
-    np.testing.assert_allclose(cooccurrence(labels, 6), expected, atol=1e-12)
+    found = cooccurrence(labels, 6, mistyped_angle=mistyped)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert not found.diagonal().any()
+    np.testing.assert_allclose(found[:4].sum(1), 1, atol=1e-12)
+
+
+def test_a_cluster_that_meets_itself_often_is_linked_to_its_neighbor_all_the_same(monkeypatch):
+    """Two large squares side by side share one border: most of each one's neighbors are its own, and count for nothing."""
+    labels = torch.zeros(1, 12, 12, dtype=torch.int64)
+    labels[0, :, :6], labels[0, :, 6:] = 1, 2
+    np.testing.assert_allclose(cooccurrence(labels, 2), [[0, 1], [1, 0]])
+    monkeypatch.setattr(module, "cluster_foreground", lambda *_: labels)
+    joined = settings_of(community_clusters=2, communities=1, edge_threshold=0.9)
+    assert len(find_objects(joined, random_split(), labels > 0, 0).unique()) == 1
+
+
+def test_the_mistyped_angle_follows_compat(monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "cluster_foreground", lambda *_: torch.zeros(1, 2, 2, dtype=torch.int64))
+    monkeypatch.setattr(module, "cooccurrence", lambda *_, **changes: (seen.append(changes), np.zeros((2, 2)))[1])
+    for compat in ("paper", "released"):
+        settings = settings_of(community_clusters=2, compat=compat).resolved()
+        find_objects(settings, random_split(), torch.ones(1, 2, 2, dtype=torch.bool), 0)
+    assert seen == [{"mistyped_angle": False}, {"mistyped_angle": True}]
 
 
 def test_parts_of_one_object_become_one(monkeypatch):
@@ -166,18 +192,23 @@ def test_parts_of_one_object_become_one(monkeypatch):
     monkeypatch.setattr(module, "cluster_foreground", lambda *_: labels)
     found = find_objects(settings_of(community_clusters=4, communities=2), random_split(), labels > 0, 0)
     assert torch.equal(found, torch.where(labels > 2, 2, (labels > 0).long()))
-    # one that sees little of the other is not linked to it, however much the other sees of it
-    share = cooccurrence(labels, 4)
-    strict = settings_of(community_clusters=4, communities=4, edge_threshold=float(share[0, 1]) + 0.01)
-    apart = find_objects(strict, random_split(), labels > 0, 0)
-    assert len(apart.unique()) == 5
+
+
+def test_a_part_that_sees_little_of_another_is_not_linked_to_it(monkeypatch):
+    """Stripes 1, 2, 3 side by side: 1 and 3 have 2 alone for a neighbor, but 2 has both."""
+    labels = torch.tensor([1, 1, 2, 2, 3, 3]).expand(1, 6, 6)
+    np.testing.assert_allclose(cooccurrence(labels, 3), [[0, 1, 0], [0.5, 0, 0.5], [0, 1, 0]])
+    monkeypatch.setattr(module, "cluster_foreground", lambda *_: labels)
+    for threshold, found in ((0.5, 1), (0.51, 3)):
+        settings = settings_of(community_clusters=3, communities=1, edge_threshold=threshold)
+        assert len(find_objects(settings, random_split(), labels > 0, 0).unique()) == found
 
 
 def test_an_edge_needs_both_directions(monkeypatch):
     share = np.array([[0.9, 0.1], [0.5, 0.5]])
     seen = []
     monkeypatch.setattr(module, "cluster_foreground", lambda *_: torch.zeros(1, 2, 2, dtype=torch.int64))
-    monkeypatch.setattr(module, "cooccurrence", lambda *_: share)
+    monkeypatch.setattr(module, "cooccurrence", lambda *_, **__: share)
     monkeypatch.setattr(module, "find_communities", lambda weights, **_: (seen.append(weights.tolist()), np.array([0, 1]))[1])
     for threshold in (0.1, 0.2):
         find_objects(settings_of(community_clusters=2, edge_threshold=threshold), random_split(), torch.ones(1, 2, 2, dtype=torch.bool), 0)
@@ -236,16 +267,16 @@ def write_squares(root, count=8):
     """Label 0 all around squares of labels 1 to 3, in the middle of the image."""
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    colours = np.array([[10, 10, 10], [220, 30, 30], [30, 220, 30], [30, 30, 220]], dtype=np.uint8)
+    colors = np.array([[10, 10, 10], [220, 30, 30], [30, 220, 30], [30, 30, 220]], dtype=np.uint8)
     for i in range(count):
         labels = np.zeros((96, 96), np.uint8)
         labels[32:64, 32:64] = 1 + i // 2 % 3
-        Image.fromarray(colours[labels]).save(root / "images" / f"{i:03d}.png")
+        Image.fromarray(colors[labels]).save(root / "images" / f"{i:03d}.png")
         Image.fromarray(labels).save(root / "masks" / f"{i:03d}.png")
 
 
 def test_ground_truth_as_features_scores_one_hundred(tmp_path, monkeypatch):
-    """Colours are the features, and the attention is on all that is no background."""
+    """Colors are the features, and the attention is on all that is no background."""
     write_squares(tmp_path, 12)
 
     def seen(images):

@@ -31,7 +31,7 @@ def settings_for(root, **changes):
 
 @pytest.fixture
 def root(tmp_path):
-    """Two videos, flat colours: one object in the first, two in the second."""
+    """Two videos, flat colors: one object in the first, two in the second."""
     for name, objects in (("one", 1), ("two", 2)):
         masks = np.zeros((3, 60, 90), np.uint8)
         for number in range(1, objects + 1):
@@ -39,8 +39,8 @@ def root(tmp_path):
         write_labels(tmp_path / "Annotations/480p" / name, masks)
         (tmp_path / "JPEGImages/480p" / name).mkdir(parents=True)
         for i, mask in enumerate(masks):
-            colours = np.array([[20, 20, 20], [220, 40, 40], [40, 220, 220]], np.uint8)
-            Image.fromarray(colours[mask]).save(tmp_path / "JPEGImages/480p" / name / f"{i:05d}.jpg", quality=95)
+            colors = np.array([[20, 20, 20], [220, 40, 40], [40, 220, 220]], np.uint8)
+            Image.fromarray(colors[mask]).save(tmp_path / "JPEGImages/480p" / name / f"{i:05d}.jpg", quality=95)
     (tmp_path / "ImageSets/2017").mkdir(parents=True)
     (tmp_path / "ImageSets/2017/val.txt").write_text("one\ntwo\n")
     return tmp_path
@@ -113,8 +113,8 @@ def test_cluster_maps_equal_those_of_all_pixels():
     components, settings = torch.randn(3, 12, 5, generator=torch.Generator().manual_seed(0)), settings_for(".")
     maps = cluster_maps(components, (3, 4), 12, 4, settings, seed=7)
     features = torch.cat([all_pixels(frame, (3, 4), 12) for frame in components])
-    centres = kmeans(features, 4, seed=7, iterations=settings.iterations, restarts=settings.restarts)
-    assert torch.equal(maps.flatten(), nearest_center(features, centres))
+    centers = kmeans(features, 4, seed=7, iterations=settings.iterations, restarts=settings.restarts)
+    assert torch.equal(maps.flatten(), nearest_center(features, centers))
 
 
 def test_sampled_pixels_are_distinct_and_spread():
@@ -230,7 +230,7 @@ def test_missing_data_are_named_before_the_backbone_is_loaded(root, tmp_path, ch
         video_segmentation.evaluate(settings, tmp_path / "no.safetensors", Job(out=tmp_path, state=tmp_path))
 
 
-@pytest.mark.parametrize("damage", ["no mask", "colours", "size", "truncated"])
+@pytest.mark.parametrize("damage", ["no mask", "colors", "size", "truncated"])
 def test_damaged_masks_are_named_before_the_backbone_is_loaded(root, tmp_path, damage):
     mask = root / "Annotations/480p/two/00001.png"
     if damage == "no mask":
@@ -238,7 +238,7 @@ def test_damaged_masks_are_named_before_the_backbone_is_loaded(root, tmp_path, d
     elif damage == "truncated":
         mask.write_bytes(mask.read_bytes()[:-40])
     else:
-        shape = (60, 90, 3) if damage == "colours" else (60, 80)
+        shape = (60, 90, 3) if damage == "colors" else (60, 80)
         Image.fromarray(np.zeros(shape, np.uint8)).save(mask)
     with pytest.raises(UserError, match=r"two/00001\.png"):
         video_segmentation.evaluate(settings_for(root), tmp_path / "no.safetensors", Job(out=tmp_path, state=tmp_path))

@@ -94,13 +94,13 @@ def test_looking_and_transcoding_find_the_same(mixed, tmp_path):
 
 
 def test_sharpness_is_the_variance_of_the_laplacian():
-    grey = np.random.default_rng(0).uniform(0, 255, (7, 9))
+    gray = np.random.default_rng(0).uniform(0, 255, (7, 9))
     values = []
     for y in range(1, 6):
         for x in range(1, 8):
-            values.append(grey[y - 1, x] + grey[y + 1, x] + grey[y, x - 1] + grey[y, x + 1] - 4 * grey[y, x])
+            values.append(gray[y - 1, x] + gray[y + 1, x] + gray[y, x - 1] + gray[y, x + 1] - 4 * gray[y, x])
     mean = sum(values) / len(values)
-    assert sharpness(grey) == pytest.approx(sum((v - mean) ** 2 for v in values) / len(values))
+    assert sharpness(gray) == pytest.approx(sum((v - mean) ** 2 for v in values) / len(values))
 
 
 def test_of_a_long_video_only_key_frames_are_decoded(mixed, tmp_path, monkeypatch):

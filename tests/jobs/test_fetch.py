@@ -40,10 +40,10 @@ def zipped(content):
 
 def tiny_voc():
     """VOC's archive and that of the masks of trainaug, with three and one image."""
-    grey, labels = np.zeros((8, 9, 3), np.uint8), np.ones((8, 9), np.uint8)
+    gray, labels = np.zeros((8, 9, 3), np.uint8), np.ones((8, 9), np.uint8)
     lists = {"train": "a\n", "val": "v\n"}
     main_part = {f"VOCdevkit/VOC2012/ImageSets/Segmentation/{name}.txt": text for name, text in lists.items()}
-    main_part |= {f"VOCdevkit/VOC2012/JPEGImages/{name}.jpg": picture(grey, "JPEG") for name in "abv"}
+    main_part |= {f"VOCdevkit/VOC2012/JPEGImages/{name}.jpg": picture(gray, "JPEG") for name in "abv"}
     masks = {f"SegmentationClassAug/{name}.png": picture(labels, "PNG") for name in "abv"}
     return {"voc.zip": zipped(main_part), "aug.zip": zipped({"masks.zip": zipped(masks)})}
 

@@ -215,7 +215,7 @@ def test_a_batch_in_parts_equals_the_whole(parts: int) -> None:
     for n in (1, parts):
         method = small_method(settings)
         optimizer = make_optimizer(method)
-        for at in range(2):  # the second step's targets are centred by the first one's
+        for at in range(2):  # the second step's targets are centered by the first one's
             loss, _ = loop.one_step(method, optimizer, loop.split(batch, n), at, 0, Execution(), torch.device("cpu"))
         gradients = torch.cat([p.grad.flatten() for p in method.student.parameters() if p.grad is not None])
         results.append((loss, method.center.clone(), gradients))

@@ -550,7 +550,7 @@ def test_a_batch_in_parts_equals_the_whole(compat: str) -> None:
     for parts in (1, 2, 4):
         method = sharpen(small_method(settings))  # else all heads look at much the same, and it matters little which are drawn
         optimizer = make_optimizer(method)
-        for at in range(2):  # the second step's targets are centred by the first one's
+        for at in range(2):  # the second step's targets are centered by the first one's
             loss, _ = loop.one_step(method, optimizer, loop.split(batch, parts), at, 0, Execution(), torch.device("cpu"))
         gradients = torch.cat([p.grad.flatten() for p in method.student.parameters() if p.grad is not None])
         results.append((loss, method.center.clone(), gradients))

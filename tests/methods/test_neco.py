@@ -386,7 +386,7 @@ def test_odd_even_with_a_hard_teacher_is_finite():
 
 
 @pytest.mark.parametrize("mask", ["foreground", "background"])
-def test_only_masked_patches_are_learnt_and_referred_to(mask):
+def test_only_masked_patches_are_learned_and_referred_to(mask):
     method = neco(loss_mask=mask)
     batch = batch_of(method)
     _, masks = method.encode_teacher(batch["global"], batch["in_global"])
@@ -425,6 +425,131 @@ def test_the_release_takes_the_masks_of_other_images():
     right, wrong = ([c.tolist() for c in references.candidates(covered, pairs, neco(compat=c).settings)] for c in ("paper", "released"))
     assert right == [[5], [7]]
     assert wrong == [[49 + 5], [49 + 7]]
+
+
+def test_a_pair_without_references_is_skipped_and_counted_in_the_release():
+    """The shifted mask of a pair is empty though its own is not: the release skips the pair and divides by all of them."""
+    covered = torch.rand(2, 2, 6, 49, generator=torch.Generator().manual_seed(0)) < 0.5
+    covered[0, 0, :2] = False  # the rows that the release takes for every pair of global crop 0
+    sources, targets = (torch.randn(10, 2, 49, 16, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
+    means = {}
+    for compat in ("paper", "released"):
+        method = neco(compat=compat, loss_mask="foreground")
+        references = method.sample_references(targets, covered, torch.Generator().manual_seed(0))
+        learned = method.learned_patches(covered)
+        found = method.order_loss(sources, targets, references, learned).item()
+        own = alignment.select_pairs(covered, method.pairs)
+        means[compat] = []
+        for p in range(10):
+            rows = [distances(x[p], references[p], method.settings)[own[p]] for x in (sources, targets)]
+            means[compat].append(method.sort_losses(*rows, student_steepness=100.0).mean().item())
+        kept = means[compat] if compat == "paper" else means[compat][5:]
+        assert found == pytest.approx(sum(kept) / 10, abs=1e-5)
+    assert not method.sample_references(targets, covered, torch.Generator())[:5].any(), "nothing is drawn for a pair that is skipped"
+    queued = neco(compat="released", loss_mask="foreground", queue=64)
+    assert torch.equal(queued.learned_patches(covered), alignment.select_pairs(covered, queued.pairs)), "the queue has references"
+
+
+def test_an_empty_mask_of_a_pair_still_counts_in_the_release():
+    learned = torch.zeros(10, 2, 49, dtype=torch.bool)
+    learned[3, :, :7] = True
+    sources, targets, refs = (torch.randn(10, 2, 49, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    paper, released = (
+        neco(loss_mask="foreground", skip_pairs_without_references=v).order_loss(sources, targets, refs, learned) for v in (False, True)
+    )
+    assert released.item() == pytest.approx(paper.item() / 10, rel=1e-5)
+
+
+def test_only_foreground_enters_the_queue_in_the_release():
+    maps = torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0)) + 1  # every patch a value of its own
+    masks = torch.zeros(2, 2, 4, 4, dtype=torch.bool)
+    masks[0, 0, 0, :3], masks[1, 0, 2, 1:], masks[1, 1, 3, :] = True, True, True  # 6 of global crop 0, 4 of crop 1
+    teacher = maps[:, :, None].expand(-1, -1, 16, -1, -1)
+    method = neco(compat="released", loss_mask="foreground", queue=64, queue_patches_per_image=10)
+    method.update_queue(teacher, torch.Generator().manual_seed(0), masks)
+    for crop, count in ((0, 6), (1, 4)):
+        assert sorted(method.queue[crop, :count, 0].tolist()) == sorted(maps[:, crop][masks[:, crop]].tolist())
+        assert not method.queue[crop, count:].any()
+    assert int(method.entries) == 10, "advanced once for each global crop"
+    fixed = neco(loss_mask="foreground", foreground_queue=True, queue=64, queue_patches_per_image=10)
+    fixed.update_queue(teacher, torch.Generator().manual_seed(0), masks)
+    assert int(fixed.entries) == 4, "as many rows as every crop has"
+    few = neco(compat="released", loss_mask="foreground", queue=64, queue_patches_per_image=1)
+    few.update_queue(teacher, torch.Generator().manual_seed(0), masks)
+    assert [int(few.queue[crop].any(dim=1).sum()) for crop in (0, 1)] == [2, 2]
+    for other in (neco(loss_mask="foreground", queue=64), neco(compat="released", loss_mask="background", queue=64)):
+        other.update_queue(teacher, torch.Generator().manual_seed(0), masks)
+        assert int(other.queue[0].any(dim=1).sum()) == 20, "any patch"
+    no_foreground = neco(compat="released", loss_mask="foreground", queue=64)
+    no_foreground.update_queue(teacher, torch.Generator().manual_seed(0), torch.zeros_like(masks))
+    assert not no_foreground.queue.any()
+    assert no_foreground.sample_references(torch.zeros(10, 1, 49, 16), None, torch.Generator().manual_seed(0)).isfinite().all()
+
+
+def test_uneven_shares_of_the_queue_come_from_all_processes(monkeypatch):
+    ones, twos = torch.ones(3, 16), torch.full((2, 16), 2.0)
+    padded = [torch.cat([rows, torch.zeros(5 - len(rows), 16)]) for rows in (ones, twos)]
+    sent = iter([torch.tensor([[3], [2]]), torch.stack(padded)])
+    monkeypatch.setattr(references.distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(references.distributed, "gathered", lambda x: next(sent))
+    assert torch.equal(references.gather_rows(ones, 5), torch.cat([ones, twos]))
+
+
+def test_masks_of_the_release_hold_patches_that_are_wholly_inside_to_the_last_bit():
+    """RoIAlign of a mask that is true everywhere is 1 but for rounding: half of the release's patches are lost to it."""
+    masks = torch.ones(3, 2, 16, 16, dtype=torch.bool)
+    boxes = torch.rand(3, 2, 6, 4, generator=torch.Generator().manual_seed(0)) * 7
+    boxes[..., 2:] += 8
+    paper, released = (alignment.align_masks(masks, boxes, neco(compat=c).settings) for c in ("paper", "released"))
+    exact = alignment.resample(masks.float().unsqueeze(2), boxes, 7).squeeze(-1) >= 1.0
+    assert paper.all()
+    assert torch.equal(released, exact)
+    assert not released.all()
+
+
+# -- the CLS token with registers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compat", ["paper", "released"])
+def test_the_release_trains_the_cls_token_and_its_position_apart(compat):
+    """With registers kept the two are one here; in the release each makes a step of its own, so that their sum makes two."""
+    method = neco(create("vit_nano_patch16_reg4", seed=0), compat=compat, drop_path=0.0, backbone_lr=1e-2, weight_decay=0.4)
+    vit, optimizer = method.student.backbone.vit, make_optimizer(method)
+    assert vit.no_embed_class
+    half = [torch.nn.Parameter(vit.cls_token.detach() * share) for share in (0.3, 0.7)]  # any two parts of it
+    separate = torch.optim.AdamW(half, lr=0.0)
+    lr, decay = method.param_groups()[0].lr, method.param_groups()[0].weight_decay
+    for at in range(4):
+        set_schedules(optimizer, at)
+        optimizer.zero_grad()
+        method.step(batch_of(method, seed=at), at, torch.Generator().manual_seed(at))[0].backward()
+        for part in half:
+            part.grad = vit.cls_token.grad.clone()
+        before = vit.cls_token.detach().clone()
+        optimizer.step()
+        separate.param_groups[0].update(lr=float(lr[at]), weight_decay=float(decay[at]))
+        separate.step()
+        expected = half[0] + half[1]
+        error = (vit.cls_token - expected).abs().max().item()
+        if compat == "released":
+            assert error < 1e-6
+        elif at == 0:
+            assert error == pytest.approx(float(lr[0]), rel=1e-3), "one step less"
+            assert (vit.cls_token - before).abs().max().item() <= 1.1 * float(lr[0]) * (1 + 0.4 * before.abs().max().item())
+    assert sorted(p.shape for group in optimizer.param_groups for p in group["params"]) == sorted(
+        p.shape for p in method.student.parameters() if p.requires_grad
+    ), "every parameter is in one group"
+
+
+def test_only_a_folded_cls_token_makes_two_steps():
+    """Without registers, or with them dropped, the table has an entry for CLS: there are two parameters in both modes."""
+    for backbone, changes in (
+        (create("vit_nano_patch16", seed=0), {}),
+        (create("vit_nano_patch14_reg4", seed=0), {"registers": "drop", "global_size": 56, "local_size": 28}),
+        (create("vit_nano_patch16_reg4", seed=0), {"trainable_blocks": 1}),
+    ):
+        method = neco(backbone, compat="released", **changes)
+        assert [group.name for group in method.param_groups() if group.params and "cls" in group.name] == []
 
 
 # -- several processes ---------------------------------------------------------------------------------------------------

@@ -241,22 +241,37 @@ def test_block_passes_of_a_clip(monkeypatch):
     assert sum(passes) == 2 * 50
 
 
-def test_queue_takes_part_once_it_is_full():
-    method = make(small(queue=30, queue_patches_per_clip=5))
+@pytest.mark.parametrize("teacher", [True, False])
+@pytest.mark.parametrize("compat", ["paper", "released"])
+def test_queue_takes_the_batch_before_the_assignment(teacher, compat):
+    """As released: 30 entries and 10 new ones a step are full, and used, in the third step, not the fourth; with or without a teacher."""
+    method = make(small(queue=30, queue_patches_per_clip=5, teacher=teacher, compat=compat))
+    network = method.teacher if teacher else method.student
     batch = clips(2, 3)
     trunk = method.student.encode_trunk(batch)
     features = method.student.encode(trunk).detach()
-    alone = make().assign(trunk, features, generator())
-    for filled in (10, 20, 30):
-        assert torch.equal(method.assign(trunk, features, generator(filled)), alone)
+    vectors = network.head(features[:, 0]).detach().flatten(0, 1)
+    alone = timetuning.sinkhorn(vectors @ network.prototypes.T, epsilon=0.05, iterations=10)
+    for filled in (10, 20):
+        assert torch.equal(method.assign(trunk, features, generator(filled)).flatten(0, 1), alone)
         assert (method.queue.norm(dim=1) > 0.5).sum() == filled
-    vectors = method.teacher.head(features[:, 0]).flatten(0, 1)
+    joint = method.assign(trunk, features, generator(30)).flatten(0, 1)
+    assert (method.queue.norm(dim=1) > 0.5).all()
     assert all((entry - vectors).abs().amax(dim=1).min() < 1e-6 for entry in method.queue)
+    with_queue = timetuning.sinkhorn(torch.cat([vectors, method.queue]) @ network.prototypes.T, epsilon=0.05, iterations=10)
+    assert torch.allclose(joint, with_queue[:18], atol=1e-6)
+    assert (joint - alone).abs().max() > 1e-3
     newest = method.queue[:20].clone()
-    joint = timetuning.sinkhorn(torch.cat([vectors, method.queue]) @ method.teacher.prototypes.T, epsilon=0.05, iterations=10)
-    assert torch.allclose(method.assign(trunk, features, generator()).flatten(0, 1), joint[:18], atol=1e-6)
+    method.assign(trunk, features, generator())
     assert torch.equal(method.queue[10:], newest), "the oldest leave"
     assert "queue" in method.state_dict()
+
+
+def test_a_batch_that_fills_the_queue_is_assigned_with_it_at_once():
+    method = make(small(queue=4, queue_patches_per_clip=5))
+    loss, _ = method.step(clips(2, 3), 0, generator())
+    assert loss.item() != make().step(clips(2, 3), 0, generator())[0].item()
+    assert make(small(queue=4, assigned_frames="all", variant="simplified")).step(clips(2, 3), 0, generator())[0].isfinite()
 
 
 def test_top_mass_mask_keeps_the_smallest_set():
@@ -440,7 +455,7 @@ def test_augmentation_is_the_same_for_all_frames_of_a_clip():
         assert torch.equal(clip[0], clip[2])
 
 
-def test_white_is_normalised_with_the_right_red():
+def test_white_is_normalized_with_the_right_red():
     """Crops and flips leave a white clip white; a seed without jitter and grey is taken."""
     white = torch.full((2, 3, 60, 80), 255, dtype=torch.uint8)
     for compat, red in (("paper", 0.229), ("released", 0.228)):
@@ -465,9 +480,12 @@ def test_variants_and_switches():
     assert TimeTuningSettings.model_validate(dumped).model_dump(mode="json") == dumped
 
 
+def test_radius_zero_is_no_window():
+    assert small(radius=0) == small(radius=None)
+    assert make(small(radius=0)).rule.reach == 3, "the whole grid"
+
+
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="needs a teacher"):
-        TimeTuningSettings(variant="simplified", queue=100)
     with pytest.raises(UserError, match="size 50 is no multiple of the patch size; to do: set size to 48 or 64"):
         make(small(size=50))
     with pytest.raises(UserError, match="trainable_blocks 3: vit_nano_patch16 has 2 blocks"):

@@ -11,9 +11,9 @@ from tests.fixtures.helpers import shared
 
 def blobs(clusters=4, each=50, dim=6, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    centres = 20 * torch.randn(clusters, dim, generator=generator)
+    centers = 20 * torch.randn(clusters, dim, generator=generator)
     labels = torch.arange(clusters).repeat_interleave(each)
-    return centres[labels] + torch.randn(len(labels), dim, generator=generator), labels
+    return centers[labels] + torch.randn(len(labels), dim, generator=generator), labels
 
 
 def same_partition(a, b):
@@ -47,17 +47,17 @@ def test_components_do_not_depend_on_the_parts_they_were_added_in():
 
 def test_kmeans_finds_clusters_and_repeats_itself():
     x, labels = blobs()
-    centres = kmeans(x, 4, seed=0)
-    assert same_partition(nearest_center(x, centres), labels)
-    assert torch.equal(centres, kmeans(x, 4, seed=0))
+    centers = kmeans(x, 4, seed=0)
+    assert same_partition(nearest_center(x, centers), labels)
+    assert torch.equal(centers, kmeans(x, 4, seed=0))
 
 
 def test_kmeans_of_many_points_uses_a_sample_of_them():
     x, labels = blobs(each=5000)
-    centres = kmeans(x, 4, seed=1, points_per_cluster=32)
-    assert same_partition(nearest_center(x, centres), labels)
+    centers = kmeans(x, 4, seed=1, points_per_cluster=32)
+    assert same_partition(nearest_center(x, centers), labels)
     means = torch.stack([x[labels == k].mean(0) for k in range(4)])
-    assert 0.05 < torch.cdist(centres, means).min(dim=1).values.max() < 1.5, "means of the sample, not of all points"
+    assert 0.05 < torch.cdist(centers, means).min(dim=1).values.max() < 1.5, "means of the sample, not of all points"
 
 
 def test_no_more_clusters_than_points():
@@ -65,8 +65,8 @@ def test_no_more_clusters_than_points():
 
 
 def test_nearest_center_is_the_euclidean_one():
-    x, centres = torch.randn(2, 50, 3), torch.randn(7, 3)
-    assert torch.equal(nearest_center(x, centres), torch.cdist(x, centres.expand(2, -1, -1)).argmin(-1))
+    x, centers = torch.randn(2, 50, 3), torch.randn(7, 3)
+    assert torch.equal(nearest_center(x, centers), torch.cdist(x, centers.expand(2, -1, -1)).argmin(-1))
 
 
 # -- the released code's numbers ---------------------------------------------------------------------------------------
@@ -100,12 +100,12 @@ def test_clusters_are_as_tight_as_the_releases(released):
 def test_spherical_kmeans_goes_by_the_angle_alone():
     x, labels = blobs()
     lengths = torch.linspace(0.01, 5, len(x))[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
-    centres = spherical_kmeans(F.normalize(x, dim=-1) * lengths[:, None], 4, seed=0)
-    assert torch.allclose(centres.norm(dim=-1), torch.ones(4))
-    assert same_partition(nearest_center(x, centres), labels)
+    centers = spherical_kmeans(F.normalize(x, dim=-1) * lengths[:, None], 4, seed=0)
+    assert torch.allclose(centers.norm(dim=-1), torch.ones(4))
+    assert same_partition(nearest_center(x, centers), labels)
     expected = torch.stack([F.normalize(F.normalize(x[labels == k], dim=-1).sum(0), dim=-1) for k in range(4)])
-    assert torch.allclose((centres @ expected.T).amax(0), torch.ones(4), atol=1e-5)
-    assert torch.equal(centres, spherical_kmeans(F.normalize(x, dim=-1) * lengths[:, None], 4, seed=0))
+    assert torch.allclose((centers @ expected.T).amax(0), torch.ones(4), atol=1e-5)
+    assert torch.equal(centers, spherical_kmeans(F.normalize(x, dim=-1) * lengths[:, None], 4, seed=0))
 
 
 def test_spherical_kmeans_of_fewer_points_than_clusters():

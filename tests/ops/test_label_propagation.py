@@ -20,7 +20,7 @@ def plain_loop(context, labels, target, rule):
     """The formula, one target of one item at a time, in float64."""
     height, width = rule.grid
     result = torch.zeros(*labels[0].shape, dtype=torch.float64)
-    reach = max(rule.grid) if rule.radius is None else rule.radius
+    reach = rule.radius or max(rule.grid)
     for item, row, column in product(range(len(target)), range(height), range(width)):
         affinities, sources = [], []
         for frame, (f, s) in enumerate(product(range(len(context)), range(height * width))):
@@ -96,14 +96,23 @@ def test_best_sources_are_numbered_frame_after_frame():
 
 
 def test_windows_smaller_than_top_k_keep_what_there_is():
-    rule = Rule((3, 3), radius=0, top_k=4, context=7)
+    rule = Rule((3, 3), radius=1, top_k=12, context=7)
     context, labels, target = random_problem(rule, frames=2)
     assert torch.allclose(propagate(context, labels, target, rule).double(), plain_loop(context, labels, target, rule), atol=2e-6)
 
 
+@pytest.mark.parametrize("grid", [(3, 4), (30, 27)])
+def test_radius_zero_is_no_window_as_in_the_releases(grid):
+    """Their code restricts a target's window only where its size is above 0."""
+    context, labels, target = random_problem(Rule(grid, None, 5, 7), frames=2)
+    zero, none, one = (propagate(context, labels, target, Rule(grid, radius, 5, 7)) for radius in (0, None, 1))
+    assert torch.equal(zero, none)
+    assert not torch.equal(zero, one)
+
+
 def test_follow_remembers_the_first_and_the_last_frames():
     rule = Rule((4, 4), radius=2, top_k=3, context=2)
-    frames = [3 * x for x in random_problem(rule, frames=5)[0]]  # not normalised
+    frames = [3 * x for x in random_problem(rule, frames=5)[0]]  # not normalized
     first = random_problem(rule)[1][0]
     unit = [F.normalize(f, dim=-1) for f in frames]
     labels = [first]

@@ -144,7 +144,7 @@ def test_headings_of_tables_are_repeated_on_every_sheet(page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_as_shown_has_enough_contrast(page, scheme):
-    """Each text's computed colour against the nearest paper behind it, by WCAG 2; the charts' texts, too."""
+    """Each text's computed color against the nearest paper behind it, by WCAG 2; the charts' texts, too."""
     page.emulate_media(color_scheme=scheme)
     faint = page.evaluate(
         """() => {
@@ -152,8 +152,8 @@ def test_the_page_as_shown_has_enough_contrast(page, scheme):
       const luminance = ([r, g, b]) => { const l = c => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
         return 0.2126 * l(r) + 0.7152 * l(g) + 0.0722 * l(b); };
       const paper = element => { for (let e = element; e; e = e.parentElement) {
-          const colour = parts(getComputedStyle(e).backgroundColor);
-          if (colour.length === 3 || colour[3] === 1) return colour; }
+          const color = parts(getComputedStyle(e).backgroundColor);
+          if (color.length === 3 || color[3] === 1) return color; }
         return [255, 255, 255]; };
       const found = [];
       for (const element of document.querySelectorAll("body *")) {

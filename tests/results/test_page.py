@@ -289,9 +289,9 @@ def test_images_of_an_attempt_without_a_result_are_not_shown(tmp_path):
     assert titles == [f"image, ground truth and prediction of {run}" for run in ("walk", "dino_s16")]
 
 
-def luminance(colour):
+def luminance(color):
     """Relative luminance of #rrggbb by WCAG 2."""
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
     return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
@@ -309,4 +309,4 @@ def test_every_text_stands_out_from_its_paper():
         theme = {**themes[0], **theme}
         pairs = [(ink, paper) for ink in ("ink", "faint", "accent") for paper in ("paper", "wash")] + [("warn-ink", "warn")]
         assert all(contrast(theme[ink], theme[paper]) >= 4.5 for ink, paper in pairs)
-    assert all(contrast(colour, themes[i]["paper"]) >= 3 for colour in COLORS for i in (0, 1))
+    assert all(contrast(color, themes[i]["paper"]) >= 3 for color in COLORS for i in (0, 1))

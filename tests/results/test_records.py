@@ -147,6 +147,13 @@ def test_undamaged_files_are_read(folder, capsys):
     assert "1 of 2 runs" in capsys.readouterr().out
 
 
+def test_records_from_before_methods_had_versions_are_of_version_one(folder):
+    out = folder / "results" / "dino" / "s0"
+    (out / "davis.json").write_text(changed(RESULT, "method_version", None))
+    (out / "run.json").write_text(changed(RUN, "version", None))
+    assert read_result(out / "davis.json").method_version == read_run(out / "run.json").version == 1
+
+
 @pytest.mark.parametrize("case", RESULTS)
 def test_a_damaged_result_is_named_by_every_command(folder, caplog, case):
     content, message = RESULTS[case]

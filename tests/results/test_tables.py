@@ -50,13 +50,13 @@ GOLDEN_HEAD = (
     "run,method,init,arch,compat,pretraining_data,evaluation,dataset,protocol,protocol_version,seeds,n,unit,"
     "mIoU,mIoU ci95,mIoU published,mIoU published_source,mIoU delta,"
     "mIoU_hungarian,mIoU_hungarian ci95,mIoU_hungarian published,mIoU_hungarian published_source,mIoU_hungarian delta,"
-    "training_steps,samples_seen,config_hash,commit\n"
+    "training_steps,samples_seen,method_version,config_hash,commit\n"
 )
 GOLDEN = (
     GOLDEN_HEAD + 'walk,dora,random,vit_small_patch16,paper,,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,2,1449,images,'
-    "40.50,6.35,,,,43.00,12.71,,,,100,6400,000000000000 000000000001,0123456789ab+dirty 0123456789ab\n"
+    "40.50,6.35,,,,43.00,12.71,,,,100,6400,1,000000000000 000000000001,0123456789ab+dirty 0123456789ab\n"
     'dino_s16,none,dino_s16,vit_small_patch16,,ImageNet-1k,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,1,1449,images,'
-    "46.12,,,,,48.46,,48.70,NeCo paper via DIP paper Tab. 1,-0.24,,,000000000000,0123456789ab\n"
+    "46.12,,,,,48.46,,48.70,NeCo paper via DIP paper Tab. 1,-0.24,,,1,000000000000,0123456789ab\n"
 )
 
 
@@ -95,7 +95,7 @@ def test_golden_tidy_table(records, tmp_path):
     assert lines[0] == ",".join(TIDY)
     assert lines[1] == (
         'walk,dora,random,vit_small_patch16,paper,,incontext,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,'
-        "mIoU,0,40.000000,40.50,6.35,2,1449,images,,,,,,100,6400,0.0334,0.0334,cuda:0,"
+        "mIoU,0,40.000000,40.50,6.35,2,1449,images,,,,,,100,6400,0.0334,0.0334,cuda:0,1,"
         "000000000000,000000000000,0123456789abcdef0123456789abcdef,true,python=3.11.7 torch=2.14.1,cpu,12.3,,813,,,60.0,0.5000,900,,"
     )
     matched = read_table(tmp_path / "all.csv").iloc[5]

@@ -7,6 +7,7 @@ import pytest
 
 from densewalk.__main__ import main
 from densewalk.core.errors import UserError
+from densewalk.methods.dino.settings import DinoSettings
 from densewalk.study.config import parse_study
 from densewalk.study.specs import CurationSpec, EvaluationSpec, RunSpec
 
@@ -33,6 +34,7 @@ ONLY = {
         "no such method": ("method", "dreamer", "settings: no such method: 'dreamer'; allowed: dino, dora"),
         "a setting": ("settings.out_dim", [8], "settings.out_dim: Input should be a valid integer (found [8])"),
         "an unknown setting": ("settings.wings", 2, "settings.wings: Extra inputs are not permitted"),
+        "another version": ("version", 7, "version: 7 of dino, which is at version 1 here"),
         "no settings": ("settings", "null", "settings: give them exactly where method is not none (method: dino)"),
         "a source": ("data.pets", {"source": 3}, "source: Input should be a valid string (found 3)"),
         "a list for a source": ("data.pets", [], "data.pets"),
@@ -45,6 +47,7 @@ ONLY = {
         "a setting": ("settings.top_k", -3, "settings.top_k: Input should be greater than"),
         "labels": ("labels", {"method": "DINO"}, "labels.arch: Field required"),
         "version": ("version", [1], "version: Input should be a valid integer (found [1])"),
+        "another version": ("version", 1, "version: 1 of davis, which is at version 3 here"),
     },
     "curation": {
         "backbone": ("backbone", None, "backbone: Field required"),
@@ -153,3 +156,17 @@ def test_files_that_do_not_go_with_the_specification(run, more, message, tmp_pat
     assert main(arguments) == UserError.exit_status
     assert message in caplog.text
     assert not (tmp_path / "out").exists()
+
+
+def test_the_version_of_a_method_is_in_the_hash_above_one(monkeypatch):
+    """Hashes from before methods had versions stay as they were."""
+    spec = PARSED.run_spec("dino", 0)
+    assert "version" not in spec.model_dump(mode="json")
+    evaluation = PARSED.evaluation_spec("dino", 0, "davis")
+    monkeypatch.setattr(DinoSettings, "VERSION", 2)
+    later = PARSED.run_spec("dino", 0)
+    assert later.model_dump(mode="json") == {**spec.model_dump(mode="json"), "version": 2}
+    assert later.hash != spec.hash
+    assert PARSED.run_spec("start", 0).method == "none"
+    assert PARSED.run_spec("start", 0).hash == spec.init.hash, "a baseline has none"
+    assert PARSED.evaluation_spec("dino", 0, "davis").run_hash == later.hash != evaluation.run_hash

@@ -89,9 +89,9 @@ def test_ade_ids_are_the_official_ones() -> None:
 def test_walking_forward_expands_the_image() -> None:
     """Away from the middle of the picture everything moves outwards; played backwards it moves inwards."""
     walk = Walk((11,), seconds=8.0, fps=8.0, width=160, height=96)
-    grey = [cv2.cvtColor(walk.frame(number).rgb, cv2.COLOR_RGB2GRAY) for number in range(20, 29)]
-    forward = np.mean([_expansion(a, b) for a, b in pairwise(grey)])
-    backward = np.mean([_expansion(b, a) for a, b in pairwise(grey)])
+    gray = [cv2.cvtColor(walk.frame(number).rgb, cv2.COLOR_RGB2GRAY) for number in range(20, 29)]
+    forward = np.mean([_expansion(a, b) for a, b in pairwise(gray)])
+    backward = np.mean([_expansion(b, a) for a, b in pairwise(gray)])
     assert forward > 0.01
     assert backward < -0.01
 
@@ -177,7 +177,7 @@ def test_classes_differ_in_color_and_texture(frames: list[Frame]) -> None:
 
 
 def _patches(frames: list[Frame]) -> tuple[np.ndarray, np.ndarray]:
-    """Means and deviations of colours and gradients in patches of 8 x 8 pixels that hardly mix classes, and these classes."""
+    """Means and deviations of colors and gradients in patches of 8 x 8 pixels that hardly mix classes, and these classes."""
     features, labels = [], []
     for frame in frames:
         rgb = frame.rgb.astype(np.float64)
@@ -408,9 +408,9 @@ def test_got10k_layout(city: Path) -> None:
 
 
 def _object_of(mask: np.ndarray) -> np.ndarray:
-    """Palette PNGs come as colours from OpenCV, blue first: colour back to object."""
-    colours = {tuple(colour[::-1]): number for number, colour in enumerate(palette().tolist()[:16])}
-    return np.array([[colours[tuple(pixel)] for pixel in row] for row in mask.tolist()])
+    """Palette PNGs come as colors from OpenCV, blue first: color back to object."""
+    colors = {tuple(color[::-1]): number for number, color in enumerate(palette().tolist()[:16])}
+    return np.array([[colors[tuple(pixel)] for pixel in row] for row in mask.tolist()])
 
 
 def test_imagenet_layout(city: Path) -> None:

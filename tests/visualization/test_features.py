@@ -29,7 +29,7 @@ from densewalk.visualization.features import (
 from densewalk.visualization.overlays import FOUND_COLOR
 from densewalk.visualization.settings import PictureSettings
 
-COLOUR = tuple(int(FOUND_COLOR[i : i + 2], 16) for i in (1, 3, 5))
+COLOR = tuple(int(FOUND_COLOR[i : i + 2], 16) for i in (1, 3, 5))
 
 
 def noise(*shape, seed=0):
@@ -138,7 +138,7 @@ def test_a_patch_is_outlined_and_what_is_beyond_the_edge_is_black():
     assert picture.shape == (12, 12, 3)
     assert (picture[:4] == 0).all(axis=-1)[:2].all(), "above the picture"
     assert (picture[5, 9:] == 0).all(), "to its right"
-    assert tuple(picture[4, 6]) == COLOUR
+    assert tuple(picture[4, 6]) == COLOR
     assert tuple(picture[10, 1]) == (200, 200, 200)
 
 

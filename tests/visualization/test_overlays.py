@@ -39,26 +39,26 @@ def test_strip_shows_all_rows_and_legend_the_labels_that_occur(tmp_path):
     rows = [Row(f"row {i}", np.full((40, 60, 3), 200, np.uint8), labels, np.zeros((40, 60), np.int64)) for i in range(2)]
     write_segmentation_strip(tmp_path / "strip.png", rows, ["a", "b", "c"], ignore=255)
     picture = np.asarray(Image.open(tmp_path / "strip.png").convert("RGB"))
-    colours = {tuple(c) for c in picture.reshape(-1, 3)}
-    assert {(200, 200, 200), tuple(palette()[2]), NOT_SCORED, (0, 0, 0)} <= colours
-    assert tuple(palette()[1]) not in colours
+    colors = {tuple(c) for c in picture.reshape(-1, 3)}
+    assert {(200, 200, 200), tuple(palette()[2]), NOT_SCORED, (0, 0, 0)} <= colors
+    assert tuple(palette()[1]) not in colors
     write_segmentation_strip(tmp_path / "again.png", rows, ["a", "b", "c"], ignore=255)
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "strip.png").read_bytes()
 
 
 def test_tint_equals_the_loop():
     rng = np.random.default_rng(0)
-    frame, masks, colours = rng.integers(0, 256, (4, 6, 3), dtype=np.uint8), rng.random((3, 2, 3)), object_colors(3)
+    frame, masks, colors = rng.integers(0, 256, (4, 6, 3), dtype=np.uint8), rng.random((3, 2, 3)), object_colors(3)
     masks[:, 1, 2] = 0
-    picture = tint_objects(frame, masks, colours)
+    picture = tint_objects(frame, masks, colors)
     for y in range(4):
         for x in range(6):
             held = masks[:, y // 2, x // 2]
-            grey = float(frame[y, x] @ [0.299, 0.587, 0.114])
-            tint = sum(m * c for m, c in zip(held, colours, strict=True)) / held.sum() if held.any() else 0
-            expected = (1 - 0.7 * max(held)) * grey + 0.7 * max(held) * 255 * tint
+            gray = float(frame[y, x] @ [0.299, 0.587, 0.114])
+            tint = sum(m * c for m, c in zip(held, colors, strict=True)) / held.sum() if held.any() else 0
+            expected = (1 - 0.7 * max(held)) * gray + 0.7 * max(held) * 255 * tint
             np.testing.assert_allclose(picture[y, x], np.broadcast_to(expected, 3), atol=0.51)
-    assert len(set(picture[2, 4])) == 1  # nobody's patch stays grey
+    assert len(set(picture[2, 4])) == 1  # nobody's patch stays gray
 
 
 def test_tint_refuses_a_frame_of_broken_patches():
@@ -74,9 +74,9 @@ def test_tracking_strip_gives_each_object_its_color(tmp_path):
     write_tracking_strip(tmp_path / "deep" / "objects.png", [clip, clip])
     picture = np.asarray(Image.open(tmp_path / "deep" / "objects.png").convert("RGB"))
     found = {tuple(c) for c in picture.reshape(-1, 3)}
-    # seven tenths of each colour on black in the frames, and the colours themselves in the legend
-    colours = 255 * object_colors(3)
-    assert {tuple(c) for c in np.round(colours).astype(int).tolist()} | {(0, 0, 0)} <= found
-    assert {tuple(c) for c in np.round(0.7 * colours).astype(int).tolist()} <= found
+    # seven tenths of each color on black in the frames, and the colors themselves in the legend
+    colors = 255 * object_colors(3)
+    assert {tuple(c) for c in np.round(colors).astype(int).tolist()} | {(0, 0, 0)} <= found
+    assert {tuple(c) for c in np.round(0.7 * colors).astype(int).tolist()} <= found
     write_tracking_strip(tmp_path / "again.png", [clip, clip])
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "deep" / "objects.png").read_bytes()

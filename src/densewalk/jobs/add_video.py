@@ -228,7 +228,7 @@ def find_warnings(findings: Findings) -> list[str]:
             info.fps < 10
         ),
         "portrait: crops of the usual shapes see little of it at a time": info.height > info.width,
-        f"black bars of {top}, {bottom}, {left} and {right} px (top, bottom, left, right) are learnt from like anything else: cut them "
+        f"black bars of {top}, {bottom}, {left} and {right} px (top, bottom, left, right) are learned from like anything else: cut them "
         "off with a crop filter of ffmpeg": any(findings.bars),
         f"{100 * findings.blurred:.0f} % of the frames are blurred compared with the others: steady parts can be chosen with "
         "usable_seconds": findings.blurred > 0.2,

@@ -1,6 +1,6 @@
 """Download public data sets and checkpoints, unpack them and check them by the evaluations' readers.
 
-    densewalk data coco                         # or with the workflow: snakemake results/data/sets/coco.json
+    densewalk data coco                         # or: snakemake --cores 1 results/data/sets/coco.json
     densewalk data coco --folder /datasets/coco
     densewalk data cityscapes                   # which only a person can get: prints the steps, or checks what is there
     densewalk data walking_tours --name venice  # one of the videos, by yt-dlp; without --name all

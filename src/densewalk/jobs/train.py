@@ -106,7 +106,7 @@ def train(
 
 
 def draw_images(method: Method, data: "Dataset[Any]", folder: Path) -> None:
-    """Draw the method's images of what it has learnt, in place of those of an earlier training."""
+    """Draw the method's images of what it has learned, in place of those of an earlier training."""
     if folder.is_dir():
         shutil.rmtree(folder)
     with torch.no_grad():
@@ -121,7 +121,16 @@ def export_run(backbone: Backbone, spec: RunSpec, out: Path, training: TrainingR
     """
     compat = spec.settings.deviations if spec.settings else ""
     made = MadeRun.model_validate(spec.model_dump(mode="json"))
-    run = RunRecord(config_hash=spec.hash, arch=backbone.arch.name, compat=compat, spec=made, training=training, loaded=loaded, **record())
+    run = RunRecord(
+        config_hash=spec.hash,
+        arch=backbone.arch.name,
+        compat=compat,
+        version=spec.version,
+        spec=made,
+        training=training,
+        loaded=loaded,
+        **record(),
+    )
     write_model(out / "run.json", run)
     facts = {
         "run": spec.run,

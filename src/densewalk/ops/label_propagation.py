@@ -4,9 +4,10 @@
     kept(t)        = { s : affinity(t, s) >= the top_k-th largest affinity of t over the whole context }         (ties stay)
     label(t)       = sum_{s in kept(t)} affinity(t, s) label(s) / sum_{s in kept(t)} affinity(t, s)
 
-f are L2-normalized patch features; the context of a frame is the first frame and up to `context` frames before it. Sources:
-DINO's video segmentation (https://arxiv.org/abs/2104.14294, section 4.2.2), which follows https://arxiv.org/abs/2006.14613,
-appendix F; Time-Tuning (https://arxiv.org/abs/2308.11796, section 3) uses the same rule on a clip's soft cluster assignment.
+f are L2-normalized patch features; the context of a frame is the first frame and up to `context` frames before it. Radius 0 is no
+window, as in the released codes, which look at it only where it is above 0. Sources: DINO's video segmentation
+(https://arxiv.org/abs/2104.14294, section 4.2.2), which follows https://arxiv.org/abs/2006.14613, appendix F; Time-Tuning
+(https://arxiv.org/abs/2308.11796, section 3) uses the same rule on a clip's soft cluster assignment.
 
 The result is exact, but no [targets, sources] matrix is built: the target grid is cut into tiles, and each tile is compared only with
 the keys in its window. The k best sources of a target lie on the k positions whose best frame is best, so a maximum over the frames
@@ -33,7 +34,7 @@ class Rule:
     """Settings of the propagation."""
 
     grid: tuple[int, int]  # rows and columns of patches
-    radius: int | None  # half-width of the square window in patches; None for no limit
+    radius: int | None  # half-width of the square window in patches; 0, as in the released codes, or None for no limit
     top_k: int  # sources kept per target
     context: int  # frames before the target's, in addition to the first
     temperature: float = 0.1
@@ -41,7 +42,7 @@ class Rule:
     @property
     def reach(self) -> int:
         """The radius, or the whole grid."""
-        return max(self.grid) if self.radius is None else self.radius
+        return self.radius or max(self.grid)
 
 
 def follow(

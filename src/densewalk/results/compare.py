@@ -131,7 +131,7 @@ def _run_reasons(a: ResultRecord, b: ResultRecord, before: Path, after: Path) ->
 
 def _facts(a: ResultRecord | RunRecord, b: ResultRecord | RunRecord) -> Iterator[str]:
     """Differences in what is recorded beside a configuration."""
-    for name in ("compat", "version", "device"):
+    for name in ("compat", "version", "method_version", "device"):
         one, two = (getattr(record, name, None) for record in (a, b))
         if one != two:
             yield f"{name}: {one} -> {two}"

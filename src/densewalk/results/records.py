@@ -65,11 +65,15 @@ class MadeRun(Settings):
 
 
 class RunRecord(Provenance):
-    """How a backbone was made. training: None for a baseline. loaded: what was taken from the initial backbone's file."""
+    """How a backbone was made. training: None for a baseline. loaded: what was taken from the initial backbone's file.
+
+    version: of the method's code; 1 where an older record does not say.
+    """
 
     config_hash: Hash
     arch: str
     compat: str
+    version: int = Field(default=1, ge=1)
     spec: MadeRun
     training: TrainingRecord | None
     loaded: str | None
@@ -79,6 +83,7 @@ class ResultRecord(Provenance, CostRecord):
     """The numbers of one evaluation of one run and seed, and all that they depend on.
 
     metrics: None for a number that is not defined. n, unit: what was scored, and how many. labels: names in the published tables.
+    version, method_version: of the protocol's and of the method's code, the latter 1 where an older record does not say.
     published_metrics: metric -> its name there, None where all names are the same. details: more numbers, of the evaluation's own.
     spec: the specification (study/specs.py).
     """
@@ -91,6 +96,7 @@ class ResultRecord(Provenance, CostRecord):
     init_seed: int | None
     arch: str
     compat: str
+    method_version: int = Field(default=1, ge=1)
     labels: Labels | None
     task: str
     evaluation: str

@@ -28,7 +28,7 @@ LEADING = (
     *("run", "method", "init", "arch", "compat", "pretraining_data", "evaluation", "dataset", "protocol", "protocol_version"),
     *("seeds", "n", "unit"),
 )
-TRAILING = ("training_steps", "samples_seen", "config_hash", "commit")
+TRAILING = ("training_steps", "samples_seen", "method_version", "config_hash", "commit")
 SUFFIXES = (" ci95", " published", " published_source", " delta")  # of a metric's columns after the first
 COST_OF_JOB = {"seconds": 1, "gpu_hours": 4, "peak_rss_mib": 0, "peak_gpu_mib": 0, "energy_wh": 2}  # and their decimals
 TIDY = (
@@ -36,7 +36,7 @@ TIDY = (
     *("metric", "seed", "value", "mean", "ci95", "seeds", "n", "unit"),
     *("published", "published_protocol", "published_source", "delta", "published_elsewhere"),
     *("training_steps", "samples_seen", "training_hours", "training_hours_with_init", "training_device"),
-    *("config_hash", "run_hash", "commit", "dirty", "versions", "device"),
+    *("method_version", "config_hash", "run_hash", "commit", "dirty", "versions", "device"),
     *COST_OF_JOB,
     *(f"training_{name}" for name in COST_OF_JOB),
 )
@@ -104,6 +104,7 @@ def wide_row(group: Sequence[ResultRecord], metrics: Sequence[str]) -> dict[str,
         "n": _same(r.n for r in group),
         "training_steps": _same(_of(t, "steps") for t in trainings),
         "samples_seen": _same(_of(t, "samples_seen") for t in trainings),
+        "method_version": _same(r.method_version for r in group),
         "config_hash": _same(r.config_hash for r in group),
         "commit": _same(r.code for r in group),
     }
@@ -147,7 +148,7 @@ def tidy_table(records: Sequence[ResultRecord]) -> pd.DataFrame:
 
 def tidy_row(record: ResultRecord, metric: str, group: Sequence[ResultRecord], hours: Hours) -> dict[str, str]:
     """One number with all that is known about it. `group`: the records of all its seeds."""
-    plain = ("task", "n", "seed", "config_hash", "run_hash", "commit", "device")
+    plain = ("task", "n", "seed", "method_version", "config_hash", "run_hash", "commit", "device")
     return {
         **description_cells([record]),
         **metric_cells(group, metric),

@@ -23,6 +23,16 @@ from densewalk.study.registry import evaluations, methods
 from densewalk.training.settings import TrainingSettings
 
 
+def is_first(version: int) -> bool:
+    """For `Field(exclude_if=is_first)`: version 1 is not written down."""
+    return version == 1
+
+
+def own_version(data: dict[str, Any]) -> int:
+    """The version of a run's method in this code: no other one can run."""
+    return data["settings"].VERSION if data.get("settings") else 1
+
+
 class Specification(Settings):
     """What determines the outcome of one job."""
 
@@ -55,7 +65,10 @@ class CurationSpec(Specification):
 
 
 class RunSpec(Specification):
-    """What determines the backbone of one run and seed. data, settings: of a run that trains."""
+    """What determines the backbone of one run and seed. data, settings: of a run that trains. version: of the method's code.
+
+    Version 1 is left out of the hash, so that hashes from before methods had versions stay as they were.
+    """
 
     OF: ClassVar = "a run"
 
@@ -66,6 +79,7 @@ class RunSpec(Specification):
     init: Origin
     data: dict[str, VideoSettings | ImagesSettings | CurationSpec] | None = Field(default=None, exclude_if=is_null)
     settings: SerializeAsAny[TrainingSettings] | None = Field(default=None, exclude_if=is_null)
+    version: int = Field(default_factory=own_version, ge=1, exclude_if=is_first)
 
     @field_validator("settings", mode="before")
     @classmethod
@@ -76,6 +90,7 @@ class RunSpec(Specification):
     def _trains_or_not(self) -> Self:
         if (self.settings is None) != (self.method == "none"):
             raise ValueError(f"settings: give them exactly where method is not none (method: {self.method})")
+        _require_version(self.version, self.settings.VERSION if self.settings else 1, self.method)
         return self
 
     def state(self, results: Path) -> Path:
@@ -102,12 +117,23 @@ class EvaluationSpec(Specification):
     def _of_the_protocol(cls, value: Any, info: ValidationInfo) -> Any:
         return _parsed(value, evaluations(), info.data.get("protocol"), "protocol")
 
+    @model_validator(mode="after")
+    def _of_this_version(self) -> Self:
+        _require_version(self.version, self.settings.VERSION, self.protocol)
+        return self
+
     def state(self, results: Path) -> Path:
         """Folder of the resumable state."""
         return results / "state" / f"{self.run}-s{self.seed}-{self.evaluation}-{self.hash}"
 
 
 Spec = TypeVar("Spec", bound=Specification)
+
+
+def _require_version(found: int, own: int, name: str) -> None:
+    """A specification of another version of the code would give one number under the other's name."""
+    if found != own:
+        raise ValueError(f"version: {found} of {name}, which is at version {own} here")
 
 
 def _parsed(value: Any, known: dict[str, Any], name: Any, what: str) -> Any:

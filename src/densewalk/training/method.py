@@ -75,7 +75,7 @@ class Method(nn.Module, ABC):
         """Called once a step, after the optimizer; for instance to update the teacher."""
 
     def pictures(self, data: "Dataset[Any]", folder: Path) -> None:
-        """Draw what the finished training has learnt into PNG files in `folder`, for the report.
+        """Draw what the finished training has learned into PNG files in `folder`, for the report.
 
         Called without gradients, in evaluation mode, by one process. The same weights must give the same files.
         """

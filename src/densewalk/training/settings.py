@@ -14,8 +14,13 @@ from densewalk.models.work import LEARN, Work, kept, parameters, vit
 
 
 class TrainingSettings(Settings):
-    """What is learnt: everything here enters the run's hash. How it is run is `Execution`."""
+    """What is learned: everything here enters the run's hash. How it is run is `Execution`.
 
+    VERSION enters the hash from 2 on: raising it trains the method's runs, and what is built on them, again.
+    """
+
+    VERSION: ClassVar[int] = 1
+    """Raise it when a change of the method's code changes what is learnt, in whatever setting; say why beside it."""
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     """What a job asks a scheduler for."""
     PICTURES: ClassVar[dict[str, str]] = {}

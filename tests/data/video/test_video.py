@@ -476,7 +476,7 @@ def test_both_readers_see_the_same_pixels(source, copy):
         assert torch.equal(ClipReader(path, reader="decord").read([5, 100]), ClipReader(path, reader="pyav").read([5, 100]))
 
 
-def test_colours_are_the_same_through_copy_and_readers(tmp_path):
+def test_colors_are_the_same_through_copy_and_readers(tmp_path):
     patches = np.kron(np.array([[[200, 30, 30], [30, 200, 30]], [[30, 30, 200], [128, 128, 128]]]), np.ones((60, 80, 1))).astype(np.uint8)
     write_video(tmp_path / "a.mp4", [patches] * 5, 5.0)
     path, receipt = make(tmp_path, tmp_path / "a.mp4", min_frozen_seconds=9.0)

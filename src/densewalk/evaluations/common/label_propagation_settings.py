@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 from densewalk.evaluations.common.settings import EvaluationSettings
@@ -21,13 +21,19 @@ class LabelPropagationSettings(EvaluationSettings):
     top_k: Annotated[int, Shown(lambda s: f"top {s.top_k} within {s.reach}")] = Field(default=5, ge=1)
     """Most similar patches that a patch takes its label from."""
     radius: Annotated[int | None, SHOWN_BY_ANOTHER] = Field(default=12, ge=0)
-    """How far a label may move, in patches to each side (of any size); null for no limit."""
+    """How far a label may move, in patches to each side (of any size); 0, as in the released code, or null for no limit."""
     context: Annotated[int, Shown("first and last {} frames")] = Field(default=7, ge=1)
     """Earlier frames to propagate from, besides the first."""
     temperature: float = Field(default=0.1, gt=0)
     """Of the softmax over the kept patches' cosine similarities."""
     sequences: Annotated[list[str] | None, SHOWN_BY_ANOTHER] = Field(default=None, min_length=1)
     """Only these sequences of the list; all by default."""
+
+    @field_validator("radius")
+    @classmethod
+    def _no_window(cls, radius: int | None) -> int | None:
+        """0 and null are one protocol: one hash and one name."""
+        return radius or None
 
     @property
     def frames(self) -> int | None:
@@ -53,4 +59,4 @@ class LabelPropagationSettings(EvaluationSettings):
     @property
     def reach(self) -> str:
         """The radius in words."""
-        return "any distance" if self.radius is None else f"{self.radius} patches"
+        return f"{self.radius} patches" if self.radius else "any distance"

@@ -6,7 +6,8 @@ A frame's soft labels are those of its most similar patches in the first frame a
 Semi-supervised, the task DINO reports: the first frame's mask is given. J and F of every object are scored on all frames except
 the first and the last, void as background. Unsupervised: the first frame's features are clustered by k-means instead (our choice
 of proposals). All frames are scored without void, each object with the proposal that the Hungarian method gives it for the largest
-sum of mean J and mean F. Values are means over *objects*, not sequences; the first frame's labels, copied to every frame, are a floor.
+sum of mean J and mean F; where there are fewer proposals than objects, empty ones are added. Values are means over *objects*, not
+sequences; the first frame's labels, copied to every frame, are a floor.
 
 Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.2.2) and its eval_video_segmentation.py, DAVIS-2017
 (https://arxiv.org/abs/1704.00675, https://arxiv.org/abs/1905.00737) and davis2017-evaluation.
@@ -34,7 +35,7 @@ from densewalk.data.benchmarks.video_objects import VOID, LabelledVideo, Masks, 
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.label_propagation import Propagation, reduce_mask, resize_labels
 from densewalk.evaluations.davis.settings import DavisSettings
-from densewalk.evaluations.metrics.davis import jf, jf_pairs, statistics
+from densewalk.evaluations.metrics.davis import MOST_AT_ONCE, jf, jf_pairs, statistics
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import load
 from densewalk.visualization.strips import write_strip
@@ -130,15 +131,30 @@ def score_semi_supervised(truth: Masks, prediction: Masks) -> Float[np.ndarray, 
 
 
 def score_unsupervised(truth: Masks, prediction: Masks) -> Float[np.ndarray, "objects 2 3"]:
-    """Score all objects of all frames without pixels that are void (255) in the truth; an object without proposal has 0."""
+    """Score all objects of all frames without pixels that are void (255) in the truth.
+
+    Where there are fewer proposals than objects, empty ones are added, as in the official tool: with one of them an object scores 1
+    on the frames that do not show it, else 0. A number below the largest that no pixel has is an empty proposal, too.
+    """
     void = truth == VOID
     truth, prediction = np.where(void, np.uint8(0), truth), np.where(void, np.uint8(0), prediction)
     objects, proposals = int(truth.max()), int(prediction.max())
-    j, f = jf_pairs(truth, prediction, objects, proposals)
-    rows, columns = linear_sum_assignment(j.mean(-1) + f.mean(-1), maximize=True)
-    scores = np.zeros((objects, 2, len(truth)))
-    scores[rows] = np.stack([j[rows, columns], f[rows, columns]], axis=1)
-    return statistics(scores)
+    scores = score_pairs(truth, prediction, objects, proposals)
+    if proposals < objects:
+        empty = score_pairs(truth, np.zeros_like(prediction), objects, 1)
+        scores = np.concatenate([scores, empty.repeat(objects - proposals, axis=2)], axis=2)
+    columns, rows = linear_sum_assignment(scores.mean(-1).sum(0).T, maximize=True)
+    return statistics(scores[:, rows, columns].swapaxes(0, 1)[rows.argsort()])
+
+
+def score_pairs(truth: Masks, prediction: Masks, objects: int, proposals: int) -> Float[np.ndarray, "2 objects proposals frames"]:
+    """J and F of every object with every proposal, for as many objects at once as `jf_pairs` takes."""
+    most = MOST_AT_ONCE - proposals
+    parts = []
+    for first in range(0, objects, most):
+        own = np.where((truth > first) & (truth <= first + most), truth - np.uint8(first), np.uint8(0))
+        parts.append(np.stack(jf_pairs(own, prediction, min(most, objects - first), proposals)))
+    return np.concatenate(parts, axis=1)
 
 
 def summarize(scores: dict[str, Float[np.ndarray, "_ 2 3"]], floors: dict[str, Float[np.ndarray, "_ 2 3"]]) -> Result:

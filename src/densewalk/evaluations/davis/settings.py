@@ -19,7 +19,8 @@ class DavisSettings(LabelPropagationSettings):
     """
 
     TABLE: ClassVar[str] = "davis"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
+    """3: unsupervised, empty proposals are added where there are fewer than objects."""
     TITLE: ClassVar[str] = "Video object segmentation (DAVIS)"
     RECIPE: ClassVar[str] = "label propagation"
     PICTURES: ClassVar[str] = "frames of {name}: the true objects above, below as {run} propagates them from the first frame"

@@ -9,33 +9,44 @@ Louvain's method (https://arxiv.org/abs/0803.0476) maximizes modularity,
 whose resolution decides between few large communities and many small ones.
 """
 
+from collections.abc import Sequence
+
 import networkx as nx
 import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
 RESOLUTIONS = np.geomspace(0.01, 100, 41)
-# gray-level co-occurrence at distances 1 and 2 and eight angles, rounded to whole patches: diagonal neighbors are there twice
-OFFSETS = tuple(
-    (round(distance * np.sin(angle)), round(distance * np.cos(angle))) for distance in (1, 2) for angle in np.arange(8) * np.pi / 4
-)
+ANGLES = tuple(eighth / 4 for eighth in range(8))  # of pi
+MISTYPED_ANGLES = tuple(4 / 3 if angle == 5 / 4 else angle for angle in ANGLES)  # the released code's
 
 
-def cooccurrence(labels: Int[Tensor, "images rows columns"], clusters: int) -> Float[np.ndarray, "{clusters} {clusters}"]:
-    """Share of each cluster in each cluster's neighborhood, mean over the images where it has one; 0 is the background.
+def offsets(angles: Sequence[float]) -> list[tuple[int, int]]:
+    """Rows down and columns right at distances 1 and 2, rounded to whole patches: diagonal neighbors are there twice."""
+    steps = [(np.sin(angle * np.pi), np.cos(angle * np.pi)) for angle in angles]
+    return [(round(distance * down), round(distance * right)) for distance in (1, 2) for down, right in steps]
+
+
+def cooccurrence(
+    labels: Int[Tensor, "images rows columns"], clusters: int, *, mistyped_angle: bool = False
+) -> Float[np.ndarray, "{clusters} {clusters}"]:
+    """Share of each cluster in each other one's neighborhood, mean over the images where it has one; 0 is the background.
 
     for image:
-        for p, offset in OFFSETS:
+        for p, offset in offsets(ANGLES):
             if p and p + offset lie in the image and in the foreground:
                 C[labels[p], labels[p + offset]] += 1
+        C[i, i] = 0 for all i
         for i with a neighbor: total[i] += C[i] / sum(C[i]);  count[i] += 1
     share[i] = total[i] / count[i]
     """
+    around = offsets(MISTYPED_ANGLES if mistyped_angle else ANGLES)
     total, count = np.zeros((clusters, clusters)), np.zeros((clusters, 1))
     for image in labels.numpy():
-        pairs = np.concatenate([_pairs(image, *offset) for offset in OFFSETS])
+        pairs = np.concatenate([_pairs(image, *offset) for offset in around])
         pairs = pairs[(pairs > 0).all(1)] - 1
         met = np.bincount(pairs @ (clusters, 1), minlength=clusters**2).reshape(clusters, clusters)
+        np.fill_diagonal(met, 0)  # a cluster is no neighbor of itself
         neighbors = met.sum(1, keepdims=True)
         total += met / np.maximum(neighbors, 1)
         count += neighbors > 0

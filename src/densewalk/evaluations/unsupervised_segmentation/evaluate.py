@@ -15,7 +15,7 @@ over runs with seeds of their own. Sources: Leopart (https://arxiv.org/abs/2204.
 
 Not the published protocol (docs/deviations.md), so that no published value is compared with ours: communities are found by Louvain's
 method, its resolution in place of Infomap's Markov time. Choices of ours where the sources are silent: an edge weighs the smaller of
-the two shares, rows count the cluster itself, clusters meet on the grid of patches, and the Jaccard index is a mean over images.
+the two shares, clusters meet on the grid of patches, and the Jaccard index is a mean over images.
 """
 
 from collections.abc import Iterable
@@ -114,7 +114,7 @@ def find_objects(settings: Settings, split: Split, foreground: Patches, seed: in
     w_ij = min(share[i, j], share[j, i]) where that reaches `edge_threshold`, else 0: no edge
     """
     labels = cluster_foreground(settings, split, foreground, settings.community_clusters, seed)
-    share = cooccurrence(labels, settings.community_clusters)
+    share = cooccurrence(labels, settings.community_clusters, mistyped_angle=bool(settings.mistyped_angle))
     weights = np.minimum(share, share.T)
     weights[weights < settings.edge_threshold] = 0
     wanted = settings.communities or settings.foreground_classes

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference
+from densewalk.core.settings import Difference, deviation
 from densewalk.evaluations.common.label_map_settings import ValidationSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 from densewalk.models.architecture import Architecture
@@ -19,7 +19,8 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
     """Foreground by attention, its parts by k-means, objects by community detection on the parts' co-occurrence (Leopart, NeCo)."""
 
     TABLE: ClassVar[str] = "unsupervised_segmentation"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    """2: a cluster does not count among its own neighbors, as released."""
     TITLE: ClassVar[str] = "Unsupervised segmentation"
     PICTURES: ClassVar[str] = "image, ground truth and segments of {run}, matched to classes"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=32_000)
@@ -58,6 +59,10 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
     """k-means runs with seeds of their own, over which `mIoU_cbfe` is averaged."""
     community_repeats: int = Field(default=10, ge=1)
     """Runs of k-means and community detection with seeds of their own, over which `mIoU` is averaged."""
+    mistyped_angle: bool | None = deviation(
+        source="fully_unsup_seg.py (angles)", effect="a neighbor two up and one left for one up and left at distance 2", omit_null=True
+    )
+    """Look for neighbors at 4/3 pi instead of 5/4 pi, of eight angles."""
     components: int = Field(default=50, ge=1)
     """Principal components that are kept of the standardized features."""
     iterations: int = Field(default=100, ge=1)

@@ -184,8 +184,8 @@ def cluster_maps(
     that for all pixels it is interpolated itself, for as many centers as there are, instead of 50 components of x.
     """
     chosen = sample_pixels(len(points), size, count * POINTS, seed)
-    learnt = torch.cat([interpolate_pixels(frame, grid, size, own) for frame, own in zip(points, chosen, strict=True)])
-    centers = kmeans(learnt, count, seed=seed, iterations=settings.iterations, restarts=settings.restarts)
+    learned = torch.cat([interpolate_pixels(frame, grid, size, own) for frame, own in zip(points, chosen, strict=True)])
+    centers = kmeans(learned, count, seed=seed, iterations=settings.iterations, restarts=settings.restarts)
     squares = centers.square().sum(dim=1)[:, None]
     distances = ((squares - 2 * centers @ frame.T).unflatten(1, grid)[None] for frame in points)
     return torch.cat([F.interpolate(d, (size, size), mode="bilinear").argmin(dim=1) for d in distances])

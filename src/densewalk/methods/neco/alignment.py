@@ -91,9 +91,13 @@ def distances(
     return similarities if settings.similarity_order else 1 - similarities
 
 
-def align_masks(masks: Masks, in_global: InGlobal, side: int) -> Covered:
-    """The aligned patches that lie wholly within the mask, in the region that each global crop shares with each view."""
-    return resample(masks.float().unsqueeze(2), in_global, side).squeeze(-1) > 1 - 1e-5
+def align_masks(masks: Masks, in_global: InGlobal, settings: NecoSettings) -> Covered:
+    """The aligned patches that lie wholly within the mask, in the region that each global crop shares with each view.
+
+    RoIAlign's weights sum to 1 but for rounding, which `exact_mask` does not allow for.
+    """
+    inside = resample(masks.float().unsqueeze(2), in_global, settings.aligned_patches).squeeze(-1)
+    return inside >= 1 if settings.exact_mask else inside > 1 - 1e-5
 
 
 def select_pairs(covered: Covered, pairs: Sequence[tuple[int, int]]) -> Learned:

@@ -16,7 +16,7 @@ on ADE20K 38.9 / 32.5 / 24.1 / 21.9 against 39.3 / 33.2 / 24.9 / 22.6. Do not ex
 
 The teacher moves after the backward pass and before the optimizer, as released. Choices of ours: with several processes, references
 come from the patches of all of them, so that the batch is the same for any number of processes. With `loss_mask`, a pair without any
-patch in the mask is left out of the mean, and references from the queue are not filtered.
+patch in the mask adds nothing to the loss, and references are not filtered when they are drawn from the queue.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from densewalk.methods.neco import alignment
 from densewalk.methods.neco.alignment import Aligned, Covered, InGlobal, InView, Learned, Maps, Masks, crop_pairs, distances
 from densewalk.methods.neco.augmentation import NecoViews
 from densewalk.methods.neco.network import Crops, PatchNetwork, new_head
-from densewalk.methods.neco.references import candidates, even_weights, over_processes, sample_indices
+from densewalk.methods.neco.references import candidates, even_weights, gather_rows, over_processes, reference_masks, sample_indices
 from densewalk.methods.neco.settings import NecoSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.ema import make_teacher, update_teacher
@@ -88,22 +88,31 @@ class Neco(Method):
         """Backbone and head with learning rates of their own, each with and without weight decay."""
         s, total = self.settings, self.total_steps
         decay = cosine(s.weight_decay, s.weight_decay_end, total)
-        parts = (("backbone", self.student.backbone, s.backbone_lr), ("head", self.student.head, s.head_lr))
-        groups = [decay_groups(name, list(part.named_parameters()), cosine(lr, 0.0, total), decay) for name, part, lr in parts]
-        return [group for pair in groups for group in pair]
+        backbone, head = (list(part.named_parameters()) for part in (self.student.backbone, self.student.head))
+        lr, vit = cosine(s.backbone_lr, 0.0, total), self.student.backbone.vit
+        folded = []
+        if s.separate_cls_position and vit.no_embed_class and not self.student.backbone.arch.rope:
+            # two parameters with one gradient: their sum c loses lr (2 update + decay c), which is AdamW with 2 lr and decay / 2
+            folded = decay_groups("backbone/cls", [(n, p) for n, p in backbone if p is vit.cls_token], 2 * lr, decay / 2)
+            backbone = [(n, p) for n, p in backbone if p is not vit.cls_token]
+        return [
+            *decay_groups("backbone", backbone, lr, decay),
+            *decay_groups("head", head, cosine(s.head_lr, 0.0, total), decay),
+            *folded,
+        ]
 
     def step(self, batch: dict[str, Tensor], step: int, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch of `global` [b, g, 3, h, h] and `local` [b, l, 3, h, h] crops and the boxes that crops share."""
         patch = self.student.backbone.patch
         in_global, in_view = batch["in_global"] / patch, batch["in_view"] / patch  # in patches: [b, g, g + l, 4], [b, g + l, g, 4]
         teacher, masks = self.encode_teacher(batch["global"], in_global)  # [b, g, d, rows, columns], [b, g, rows, columns] or None
-        self.update_queue(teacher, generator)
+        self.update_queue(teacher, generator, masks)
         student = self.encode_student(batch, in_view)  # [b, g or l, d, rows, columns]
         with torch.autocast(teacher.device.type, enabled=False):
             targets, sources = alignment.align(teacher, student, in_global, in_view, self.settings)  # [pairs, b, n, d] each
-            covered = None if masks is None else alignment.align_masks(masks, in_global, self.settings.aligned_patches)  # [b, g, g + l, n]
+            covered = None if masks is None else alignment.align_masks(masks, in_global, self.settings)  # [b, g, g + l, n]
             references = self.sample_references(targets, covered, generator)  # [pairs, b, n, d]
-            learned = None if covered is None else alignment.select_pairs(covered, self.pairs)  # [pairs, b, n]
+            learned = None if covered is None else self.learned_patches(covered)  # [pairs, b, n]
             loss = self.order_loss(sources, targets, references, learned)  # equations 1, 2, 6 and 7
         return loss, self.statistics(targets, references, learned)
 
@@ -127,18 +136,33 @@ class Neco(Method):
         return [self.student.encode(batch[kind], None if self.settings.unused_patches else shared) for kind, shared in boxes.items()]
 
     @torch.no_grad()
-    def update_queue(self, teacher: Maps, generator: Generator) -> None:
-        """Put random patches of each global crop, of all processes, in front of its queue."""
+    def update_queue(self, teacher: Maps, generator: Generator, masks: Masks | None = None) -> None:
+        """Put random patches of each global crop, of all processes, in front of its queue.
+
+        `masks`: the patches to learn from; with `foreground_queue` only these enter, of which crops may have unequal numbers.
+        """
         s = self.settings
         if not s.queue:
             return
-        crops = teacher.transpose(0, 1).flatten(3).transpose(2, 3).flatten(1, 2)  # [crops, batch * patches, out]
-        count = min(s.queue_patches_per_image * len(teacher), s.queue // distributed.world_size(), crops.shape[1])
-        order = sample_indices(crops.shape[1], count, generator).to(crops.device)
-        new = distributed.gathered(crops[:, order]).transpose(0, 1).flatten(1, 2)
-        self.queue = torch.cat([new, self.queue], dim=1)[:, : s.queue]
-        counted = new.shape[1] * (s.global_crops if s.half_filled_queue else 1)
+        masked = masks is not None and s.loss_mask == "foreground" and s.foreground_queue
+        most = min(s.queue_patches_per_image * len(teacher), s.queue // distributed.world_size())
+        counts = []
+        for i, queue in enumerate(self.queue):
+            patches = teacher[:, i].movedim(1, -1)  # [batch, rows, columns, out]
+            pool = patches[masks[:, i]] if masked and masks is not None else patches.flatten(0, 2)
+            order = sample_indices(len(pool), min(most, len(pool)), generator).to(pool.device)
+            new = gather_rows(pool[order], most)
+            self.queue[i] = torch.cat([new, queue])[: s.queue]
+            counts.append(len(new))
+        counted = sum(counts) if s.half_filled_queue else min(counts)
         self.entries = (self.entries + counted).clamp(max=s.queue)
+
+    def learned_patches(self, covered: Covered) -> Learned:
+        """The patches of each pair that are learned from."""
+        learned = alignment.select_pairs(covered, self.pairs)
+        if self.settings.skip_pairs_without_references and not self.settings.queue:
+            learned &= reference_masks(over_processes(covered, dim=0), self.pairs, self.settings).any(dim=1)[:, None, None]
+        return learned
 
     def sample_references(self, targets: Aligned, covered: Covered | None, generator: Generator) -> Aligned:
         """Draw for each pair and image as many patches of the teacher as the shared region has, without replacement over the batch.
@@ -155,8 +179,11 @@ class Neco(Method):
             allowed = candidates(over_processes(covered, dim=0), self.pairs, self.settings)
         chosen = []
         for pool, numbers in zip(pools, allowed, strict=True):
+            if not len(numbers):  # a pair that is skipped
+                chosen.append(pool.new_zeros(count, pool.shape[1]))
+                continue
             order = sample_indices(len(numbers), world * count, generator)[own].to(pool.device)
-            chosen.append(pool[numbers[order % self.entries if queue else order]])
+            chosen.append(pool[numbers[order % self.entries.clamp(min=1) if queue else order]])
         return torch.stack(chosen).unflatten(1, (batch, patches))
 
     def order_loss(self, sources: Aligned, targets: Aligned, references: Aligned, learned: Learned | None) -> Float[Tensor, ""]:
@@ -166,7 +193,8 @@ class Neco(Method):
         if learned is None:
             return self.sort_losses(student.flatten(0, 2), teacher.flatten(0, 2), student_steepness=steepness).mean()
         losses = self.sort_losses(student[learned], teacher[learned], student_steepness=steepness)
-        return (losses * even_weights(learned)[learned]).sum()
+        weights = even_weights(learned, all_pairs=bool(self.settings.skip_pairs_without_references))
+        return (losses * weights[learned]).sum()
 
     @torch.no_grad()
     def statistics(self, targets: Aligned, references: Aligned, learned: Learned | None) -> dict[str, Tensor]:

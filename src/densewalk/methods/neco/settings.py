@@ -22,6 +22,9 @@ class NecoSettings(PresetSettings):
     The released code is https://github.com/vpariza/NeCo at commit 3932160; its configurations are presets.
     """
 
+    VERSION: ClassVar[int] = 2
+    """2: each global crop draws the patches of its queue by itself, as released; and `compat: released` has `exact_mask`,
+    `skip_pairs_without_references`, `foreground_queue` and `separate_cls_position`."""
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
         Difference("NaN loss (odd_even, steepness 1000)", "P is at least 1e-30", "diffsort"),
@@ -120,6 +123,20 @@ class NecoSettings(PresetSettings):
     """Draw references as if the queue held as many rows for each global crop as for all together."""
     shifted_mask_rows: bool | None = deviation(source="neco.py:463", effect="the masks of other images and crops choose the references")
     """With `loss_mask`: take the masks of the references from the wrong rows of their list."""
+    exact_mask: bool | None = deviation(source="neco.py (roi_align of the mask, >= 1.0)", effect="rounding drops patches wholly inside")
+    """With `loss_mask`: an aligned patch is in the mask only if its resampled mask is 1 to the last bit, instead of 1 but for rounding."""
+    skip_pairs_without_references: bool | None = deviation(
+        source="neco.py, after the reference filter (463)", effect="the loss is smaller where masks are empty"
+    )
+    """With `loss_mask`: skip a pair of crops of which the batch has no reference in the mask, and divide by all pairs all the same.
+    Without it such a pair has all patches as references, and the mean is over the pairs with a patch to learn."""
+    foreground_queue: bool | None = deviation(source="neco.py:487-508", effect="the queue's references are all foreground")
+    """With `loss_mask: foreground`: only patches of the foreground enter the queue."""
+    separate_cls_position: bool | None = deviation(
+        source="models/vit_v2.py (cls_token and pos_embed)", effect="the CLS token with its position moves by two steps of AdamW at a time"
+    )
+    """With registers kept: train the CLS token and its entry in the table of positions, one parameter here, as two. They have the same
+    gradient, so that their sum makes twice the step at the same weight decay. Without registers they are two in either mode."""
     idle_clipping: bool | None = deviation(source="neco.py, before the backward pass", effect="`clip_grad` does nothing")
     """Ignore `clip_grad`: clip the gradients of the step before, which are not used again."""
     offset_positions: bool | None = deviation(source="models/vit_v2.py", effect="position embeddings of DINOv2R are resampled as DINOv2's")

@@ -134,11 +134,14 @@ class TimeTuning(Method):
 
     @torch.no_grad()
     def assign(self, trunk: Tokens, features: Patches, generator: Generator) -> Shares:
-        """Each patch's share in each prototype, for the first frames; all prototypes get the same share of all patches."""
+        """Each patch's share in each prototype, for the first frames; all prototypes get the same share of all patches.
+
+        The queue takes the batch before it is read (as released), so that a step's own patches may be in it a second time.
+        """
         vectors, network = self.vectors_to_assign(trunk, features)
         rows = vectors.flatten(0, -2)
-        shares = self.sinkhorn_shares(torch.cat([rows, self.queued()]) @ network.prototypes.T, across_processes=True)
         self.enqueue(vectors[:, 0], generator)
+        shares = self.sinkhorn_shares(torch.cat([rows, self.queued()]) @ network.prototypes.T, across_processes=True)
         return shares[: len(rows)].view(*vectors.shape[:-1], -1)[:, 0]
 
     def vectors_to_assign(self, trunk: Tokens, features: Patches) -> tuple[Float[Tensor, "batch assigned patches width"], "Clusterer"]:

@@ -1,8 +1,8 @@
 """Settings of Time-Tuning."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference, deviation, switch
@@ -20,6 +20,8 @@ class TimeTuningSettings(TrainingSettings):
     The released code is https://github.com/SMSD75/Timetuning at commit 94550b5.
     """
 
+    VERSION: ClassVar[int] = 2
+    """2: the queue takes a batch before the assignment, not after it, as released."""
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     PICTURES: ClassVar[dict[str, str]] = {
         "prototypes": "Prototypes of the first frame's patches as assigned, and as propagated to the later frames; a color is a prototype."
@@ -77,7 +79,8 @@ class TimeTuningSettings(TrainingSettings):
     sinkhorn_iterations: int = Field(default=10, ge=1)
     """Sinkhorn-Knopp iterations; part of the method, since they end far from convergence."""
     queue: int = Field(default=0, ge=0)
-    """Earlier first-frame patches (16384 in the released code's option) that take part in the assignment once there are so many."""
+    """First-frame patches of this and earlier steps (16384 in the released code's option) that take part in the assignment once there
+    are so many: the teacher's, or the student's where there is no teacher."""
     queue_patches_per_clip: int = Field(default=10, ge=1)
     """Patches of each clip that enter the queue."""
 
@@ -86,7 +89,7 @@ class TimeTuningSettings(TrainingSettings):
     )
     """Earlier frames to propagate from, beside the first."""
     radius: int | None = Field(default=6, ge=0)
-    """How far a label may move, in patches to each side; null for no limit."""
+    """How far a label may move, in patches to each side; 0, as in the released code, or null for no limit."""
     top_k: int = Field(default=5, ge=1)
     """Most similar patches that a patch takes its label from."""
     propagation_temperature: float = Field(default=0.1, gt=0)
@@ -135,19 +138,18 @@ class TimeTuningSettings(TrainingSettings):
         learnt = parameters(arch, blocks) + mlp_parameters(widths)
         return Work(flops, kept=values, learnt=learnt, fixed=2 * parameters(arch) - parameters(arch, blocks))
 
+    @field_validator("radius")
+    @classmethod
+    def no_window(cls, radius: int | None) -> int | None:
+        """0 and null are one setting, with one hash."""
+        return radius or None
+
     @model_validator(mode="before")
     @classmethod
     def length_of_the_variant(cls, values: Any) -> Any:
         """The simplified variant trains longer, unless a study says how long."""
         unsaid = isinstance(values, dict) and values.keys().isdisjoint({"epochs", "steps"})
         return {**values, "epochs": 800} if unsaid and values.get("variant") == "simplified" else values
-
-    @model_validator(mode="after")
-    def queue_needs_a_teacher(self) -> Self:
-        """The queue holds the teacher's vectors; the student's would be stale within a step."""
-        if self.queue and not self.resolved().teacher:
-            raise ValueError(f"queue {self.queue} needs a teacher: set teacher to true or queue to 0")
-        return self
 
 
 SETTINGS = TimeTuningSettings

@@ -14,8 +14,8 @@ from densewalk.results.tables import SUFFIXES, Hours, grouped, metrics_in, of_ta
 COLUMNS = ("method", "init", "arch", "compat", "seeds", "dataset", "protocol")
 NAMES = {"dataset": "data", "arch": "architecture"}
 HOW = (
-    *("evaluation", "protocol", "protocol_version", "dataset", "pretraining_data", "compat", "training_steps", "samples_seen"),
-    *("training_gpu_hours", "training_hours", "training_hours_with_init", "training_device"),
+    *("evaluation", "protocol", "protocol_version", "dataset", "pretraining_data", "compat", "method_version"),
+    *("training_steps", "samples_seen", "training_gpu_hours", "training_hours", "training_hours_with_init", "training_device"),
 )
 # of a row's facts, those that are told once if they are the same for all rows
 ONCE = ("evaluation", "protocol", "protocol version", "dataset", "scored", "commit", "device", "versions")

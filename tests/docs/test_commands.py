@@ -1,0 +1,229 @@
+"""Every command line that the documentation shows is run: here on a tiny study, or by a test that is named here, or the reason stands here.
+
+A command line is a line of an indented block or of a fenced block without a language, one in code type that begins with a program's
+name, or one in a comment of config.yaml, the Snakefile and the profiles. A new one must be added to one of the three tables.
+"""
+
+import copy
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from snakemake.cli import get_argument_parser
+
+from densewalk.__main__ import main
+from densewalk.cli.parser import parser
+from densewalk.data.video.encode import write_video
+from tests.fixtures.documents import COMMENTED, PAGES, code_words, command_lines, is_mention
+from tests.fixtures.pages import write_study as write_results
+from tests.fixtures.studies import REPOSITORY, TINY, write_study
+
+# densewalk: run as it stands, in a study's folder. Exit status 1 of `diff`: there are differences.
+COMMANDS = {
+    "densewalk check config.yaml": 0,
+    "densewalk status config.yaml": 0,
+    "densewalk report config.yaml": 0,
+    "densewalk diff before/results after/results": 1,
+    "densewalk diff before/results after/results --csv changes.csv": 1,
+    "densewalk tables --table davis --out davis.csv results": 0,
+    "densewalk add-video data/lisbon.mp4": 0,
+    "densewalk add-video data/lisbon.mp4 --out lisbon/config.yaml": 0,
+    "densewalk add-video walk.mp4 --out study/config.yaml": 0,
+}
+
+# Snakemake: a dry run, in a copy of the repository with a small study
+DRY_RUNS = (
+    "snakemake -n all",
+    "snakemake --cores 8 all",
+    "snakemake --profile slurm all",
+    "snakemake --profile slurm -n all",
+    "snakemake --profile slurm --unlock",
+    "snakemake --profile workflow/profiles/local all",
+    "snakemake all --profile slurm --set-resources train_dora:gpu=8 --set-threads train_dora=64",
+    "snakemake --directory my-study --cores 8 all",
+    "snakemake --directory study -n all",
+    "snakemake --cores 1 --force results/tables/coco.csv",
+    "snakemake --cores 1 fetch",
+    "snakemake --cores 1 results/data/sets/voc.json",
+    "snakemake --directory demo --cores 2",
+    "snakemake --directory benchmarks/frozen_real --cores 1 all",
+    "snakemake --directory benchmarks/davis_floor --cores 1 all",
+)
+
+# make: its recipe, without running it. .ci/run runs the four whole.
+RECIPES = (
+    "make demo",
+    "make demo VIDEO=my_walk.mp4",
+    "make test",
+    "make test-slurm",
+    "make lint",
+    "make format",
+    "make install",
+)
+
+TESTED = {
+    "densewalk doctor --config config.yaml": "jobs/test_doctor.py::test_checkpoints_are_checked_and_loaded_and_nothing_in_them_is_executed",
+    "densewalk fetch --config config.yaml": "data/test_download.py::test_the_command_fetches_what_can_be_fetched_and_says_what_not",
+    "densewalk data coco": "jobs/test_fetch.py::test_every_set_s_own_check_and_folder_lead_to_its_command",
+    "densewalk data voc": "jobs/test_fetch.py::test_a_set_is_downloaded_unpacked_and_counted",
+    "densewalk train ... --gpus 2": "training/test_launch.py::test_one_node_is_torchrun",
+    "snakemake --report study.zip": "workflow/test_workflow.py::test_snakemake_s_own_report_is_made_without_a_network_and_has_captions",
+    "python benchmarks/parity.py [FOLDER]": "benchmarks/test_parity.py::test_a_folder_with_other_cases_is_compared",
+    "tensorboard --logdir results/state": "training/test_tensorboard.py::test_event_files_hold_the_points_of_the_curve",
+}
+
+NOT_RUN = {
+    "source .venv/bin/activate": "make install makes it",
+    "python3.11 -m venv .venv": "a line of make install, see test_the_environment_is_that_of_make_install",
+    ".venv/bin/pip install -r requirements.txt -r requirements-dev.txt": "the same",
+    ".venv/bin/pip install --no-deps -r requirements-mm.txt": "the same",
+    ".venv/bin/pip install --no-deps --no-build-isolation -e .": "the same",
+    "pip check": "looks at the whole environment, in which tests may run from another checkout",
+    "pip install yt-dlp": "a download",
+    "snakemake --sdm conda --cores 8 all": "conda downloads the environment",
+    '.venv/bin/pytest -m "not slow"': "these tests themselves",
+    ".venv/bin/pytest tests/ops/test_soft_sort.py": "these tests themselves",
+    "ln -s FOLDER benchmarks/frozen_real/data": "a folder of the reader's",
+    "ln -s FOLDER benchmarks/davis_floor/data": "a folder of the reader's",
+    "squeue --me -o '%i %T %k'": "needs a cluster",
+}
+
+
+def test_every_documented_command_is_run_or_says_why_not():
+    documented = command_lines()
+    listed = [*COMMANDS, *DRY_RUNS, *RECIPES, *TESTED, *NOT_RUN]
+    assert len(listed) == len(set(listed))
+    unknown = {command: pages for command, pages in documented.items() if command not in listed}
+    assert not unknown, "add them to a table of this file"
+    assert not set(listed) - set(documented), "no page shows these any more"
+
+
+@pytest.mark.parametrize("test", TESTED.values())
+def test_the_named_tests_exist(test):
+    file, name = test.split("::")
+    assert f"def {name}(" in (REPOSITORY / "tests" / file).read_text()
+
+
+@pytest.mark.parametrize("command", [command for command in command_lines() if command.startswith("densewalk ")])
+def test_options_and_arguments_are_those_of_the_command_line(command):
+    words = shlex.split(command)[1:]
+    if "..." in words:
+        subparser = parser()._subparsers._group_actions[0].choices[words[0]]  # type: ignore[union-attr]
+        assert {word for word in words if word.startswith("--")} <= {text for a in subparser._actions for text in a.option_strings}
+    else:
+        parser().parse_args(words)
+
+
+def test_commands_that_are_only_named_exist():
+    commands = parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    named = {word.split()[1] for page in PAGES for word in code_words(page) if is_mention(word)}
+    assert named <= set(commands)
+
+
+@pytest.mark.parametrize("command", [command for command in command_lines() if command.startswith("snakemake ")])
+def test_snakemake_knows_the_options_and_how_many_cores_it_may_use(command):
+    """Without --cores or a profile that has them it refuses to run anything here, which a dry run does not show."""
+    args = get_argument_parser().parse_args(shlex.split(command)[1:])
+    assert args.dryrun or args.report or args.unlock or args.profile or args.cores
+
+
+# -- run here ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A study's folder: configuration, videos, results, and the results of two earlier studies."""
+    folder = write_study(tmp_path_factory.mktemp("study"), TINY)
+    for results in ("results", "before/results", "after/results"):
+        write_results(folder / results)
+    record = folder / "after/results/walk/s0/incontext_voc.json"
+    record.write_text(record.read_text().replace("40.0", "41.0"))
+    frames = np.random.default_rng(0).integers(0, 255, (40, 64, 96, 3), np.uint8)
+    (folder / "data").mkdir()
+    for name in ("data/lisbon.mp4", "walk.mp4"):
+        write_video(folder / name, list(frames), 10.0)
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_runs(command, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert main(shlex.split(command)[1:]) == COMMANDS[command], capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A copy of the repository whose study is small and has every table that the documentation names."""
+    clone = tmp_path_factory.mktemp("clone")
+    for name in ("src", "workflow", "profiles", "slurm", "envs", "benchmarks", "demo"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "results", "data", ".snakemake")
+        # the packages of densewalk that are called so
+        shutil.copytree(REPOSITORY / name, clone / name, ignore=None if name == "src" else ignored)
+    shutil.copy2(REPOSITORY / "Snakefile", clone)
+    study = copy.deepcopy(TINY)
+    study["evaluations"]["coco"] = {"protocol": "coco", "settings": {"root": "data/coco", "dataset": "COCO"}}
+    for place in (clone, clone / "study", clone / "my-study"):
+        write_study(place, study)
+    return clone
+
+
+def dry_run(command: str, clone: Path) -> str:
+    """What Snakemake plans; a command that plans nothing is run as it is."""
+    words = shlex.split(command)[1:]
+    args = get_argument_parser().parse_args(words)
+    more = [] if args.dryrun or args.unlock else ["-n"]
+    environment = {**os.environ, "PYTHONPATH": str(clone / "src")}
+    line = [sys.executable, "-m", "snakemake", *more, *words]
+    done = subprocess.run(line, cwd=clone, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.workflow
+@pytest.mark.parametrize("command", DRY_RUNS)
+def test_snakemake_plans_it(command, clone):
+    assert "rule " in dry_run(command, clone) or "--unlock" in command
+
+
+def recipe(command: str, *options: str) -> str:
+    """What make would run."""
+    done = subprocess.run(["make", "-n", *options, *shlex.split(command)[1:]], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", RECIPES)
+def test_make_has_a_recipe(command):
+    assert ".venv/bin/" in recipe(command, "--always-make")
+
+
+@pytest.mark.slow
+@pytest.mark.workflow
+def test_the_demo_takes_a_video(clone):
+    (line,) = re.findall(r"^\.venv/bin/(snakemake .*)$", recipe("make demo VIDEO=my_walk.mp4"), flags=re.MULTILINE)
+    assert f'"source": "{REPOSITORY / "my_walk.mp4"}"' in line
+    assert "rule prepare_video:" in dry_run(line, clone)
+
+
+def test_the_environment_is_that_of_make_install():
+    lines = recipe("make install", "--always-make").splitlines()
+    for command in NOT_RUN:
+        if "/pip install" in command:
+            assert command in lines
+
+
+def test_the_files_with_commands_in_comments_have_some():
+    pages = {page for pages in command_lines().values() for page in pages}
+    assert {"config.yaml", "slurm/profile.yaml"} <= pages & {path.relative_to(REPOSITORY).as_posix() for path in COMMENTED}
+
+
+@pytest.mark.parametrize("command", ["make demo", "make test", "make lint", "make test-slurm"])
+def test_these_are_run_whole_before_a_release(command):
+    assert re.search(rf"^{command}\b", (REPOSITORY / ".ci/run").read_text(), flags=re.MULTILINE)
