@@ -33,15 +33,14 @@ EVALUATIONS = {
 POINTS = 300  # of a learning curve
 TRAINING = {"seconds": 3600.0, "gpu_hours": 4.0, "peak_rss_mib": 9000.0, "peak_gpu_mib": 30000.0, "energy_wh": 900.0}
 PROVENANCE = {"commit": "0123456789abcdef" * 2, "dirty": False, "host": "node1", "versions": {"torch": "2.14.1", "python": "3.11.7"}}
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "-s", str(REPOSITORY / "Snakefile"), "--directory", "planned", "-n", "-q", "all", "--"]
+OURS = [sys.executable, "-m", "densewalk"]
 COMMANDS = {
-    "DAG (snakemake -n)": [sys.executable, "-m", "snakemake", "-s", str(REPOSITORY / "Snakefile"), "-n", "-q", "all", "--directory", "planned"],
-    "check": [sys.executable, "-m", "densewalk", "check", "config.yaml"],
-    "plan": [sys.executable, "-m", "densewalk", "plan", "config.yaml"],
-    "status": [sys.executable, "-m", "densewalk", "status", "config.yaml"],
-    "table all": [sys.executable, "-m", "densewalk", "tables", "--table", "all", "--out", "all.csv", "results"],
-    "table incontext": [sys.executable, "-m", "densewalk", "tables", "--table", "incontext", "--out", "incontext.csv", "results"],
-    "report": [sys.executable, "-m", "densewalk", "report", "config.yaml"],
-}  # fmt: skip
+    "snakemake -n": [*SNAKEMAKE, "all"],
+    **{name: [*OURS, name, "config.yaml"] for name in ("check", "plan", "status")},
+    **{f"table {name}": [*OURS, "tables", "--table", name, "--out", f"{name}.csv", "results"] for name in ("all", "incontext")},
+    "report": [*OURS, "report", "config.yaml"],
+}
 
 
 def config_of(runs: int) -> dict:
@@ -86,14 +85,21 @@ def write_run(study: Study, folder: Path, run: str, seed: int, noise: np.ndarray
     content = {**facts, "spec": json.loads(spec.model_dump_json(exclude={"settings", "data"})), "training": training}
     (folder / "run.json").write_text(json.dumps(content))
     if trained:
-        points = [{"step": i, "time": i * 1.5, "loss": math.exp(-i / 100), "lr": 1e-5, "target_entropy": 2 + 1 / (i + 1)} for i in range(POINTS)]
+        points = [{"step": i, "time": 1.5 * i, "loss": math.exp(-i / 100), "lr": 1e-5, "entropy": 2 + 1 / (i + 1)} for i in range(POINTS)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
     Image.fromarray(noise).save(folder / "features" / "0.png")
 
 
 def training_of(study: Study, run: str) -> dict:
     """What a training cost."""
-    return {**TRAINING, "steps": study.runs[run].settings.steps, "samples_seen": 45_000, "processes": 1, "device": "cuda:0", "execution": {}}
+    return {
+        **TRAINING,
+        "steps": study.runs[run].settings.steps,
+        "samples_seen": 45_000,
+        "processes": 1,
+        "device": "cuda:0",
+        "execution": {},
+    }
 
 
 def write_result(study: Study, folder: Path, run: str, seed: int, evaluation: str, noise: np.ndarray) -> None:
@@ -101,16 +107,14 @@ def write_result(study: Study, folder: Path, run: str, seed: int, evaluation: st
     spec, settings = study.evaluation_spec(run, seed, evaluation), study.evaluations[evaluation].settings
     own, trained = study.run_spec(run, seed), isinstance(study.runs[run], TrainedRun)
     values = np.random.default_rng([seed, len(run), *run.encode()]).uniform(20, 80, len(settings.METRICS))
-    content = {
-        **{"run": run, "seed": seed, "method": own.method, "arch": own.arch, "compat": "paper" if trained else ""},
-        **{"init": own.init.kind if own.init.kind == "random" else own.init.name, "init_kind": own.init.kind},
-        **{"init_seed": own.init.seed if own.init.kind == "run" else None, "labels": None, "task": settings.TABLE},
-        **{"evaluation": evaluation, "dataset": settings.dataset, "protocol": settings.protocol, "version": settings.VERSION},
-        **{"published_protocol": settings.published_protocol, "published_metrics": settings.PUBLISHED_METRICS},
-        **{"metrics": dict(zip(settings.METRICS, values.tolist(), strict=True)), "n": 1449, "unit": "images", "details": {}},
-        **{"config_hash": spec.hash, "run_hash": own.hash, "device": "cuda:0", "spec": {}, **TRAINING, **PROVENANCE},
-        "training": training_of(study, run) if trained else None,
-    }
+    content = {"run": run, "seed": seed, "method": own.method, "arch": own.arch, "compat": "paper" if trained else ""}
+    content.update(init=own.init.kind if own.init.kind == "random" else own.init.name, init_kind=own.init.kind)
+    content.update(init_seed=own.init.seed if own.init.kind == "run" else None, labels=None, task=settings.TABLE)
+    content.update(evaluation=evaluation, dataset=settings.dataset, protocol=settings.protocol, version=settings.VERSION)
+    content.update(published_protocol=settings.published_protocol, published_metrics=settings.PUBLISHED_METRICS)
+    content.update(metrics=dict(zip(settings.METRICS, values.tolist(), strict=True)), n=1449, unit="images", details={})
+    content.update(config_hash=spec.hash, run_hash=own.hash, device="cuda:0", spec={}, **TRAINING, **PROVENANCE)
+    content.update(training=training_of(study, run) if trained else None)
     (folder / f"{evaluation}.json").write_text(json.dumps(content))
     (folder / evaluation).mkdir()
     Image.fromarray(noise).save(folder / evaluation / "strip.png")

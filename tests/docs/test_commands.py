@@ -28,6 +28,7 @@ from tests.fixtures.studies import REPOSITORY, TINY, write_study
 COMMANDS = {
     "densewalk check config.yaml": 0,
     "densewalk status config.yaml": 0,
+    "densewalk plan config.yaml --gpu h100": 0,
     "densewalk report config.yaml": 0,
     "densewalk diff before/results after/results": 1,
     "densewalk diff before/results after/results --csv changes.csv": 1,

@@ -42,7 +42,8 @@ ELSEWHERE = {
         "opencv-python-headless",
         "pkg_resources",
     ),  # packages
-    *("scancel", "tail -f", ".venv"),  # programs and what make install makes
+    *("scancel", "tail -f", ".venv", "sinfo -o %m"),  # programs and what make install makes
+    *("oom_kill", "exceeded memory limit", "MemoryError", "can't allocate memory"),  # words in logs
     *("norm_mask", "layers", "blocks", "train", "IndexFlatIP", "Range", "If-Range", "nms", "roi_align", "gpus"),  # other code
     *("blackswan", "libby", "schoolgirls"),  # DAVIS
     *("M", "M ci95", "M published", "M published_source", "M delta", "_", "_over", "CPU s", "copied"),  # placeholders, columns of a page
