@@ -1,10 +1,15 @@
-# One study = one folder with a config.yaml:  snakemake --directory my-study --cores 2   (default: this folder)
+# One study = one file:   snakemake all                                       config.yaml of this folder
+#                         snakemake --directory my-study all                  config.yaml of another one, which holds data and results
+#                         snakemake all --configfile studies/dora.yaml        another file; its `results` says where results go
 from snakemake.utils import min_version, validate
 
 min_version("9.27")
 
 
-configfile: "config.yaml"
+# not beside another study, with which Snakemake would mix it
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"
@@ -29,10 +34,10 @@ localrules:
 
 rule all:
     input:
-        "results/report.html",
-        "results/tables/all.csv",
-        "results/tables/cost.csv",
-        collect("results/tables/{table}.csv", table=STUDY.task_tables),
+        "<results>/report.html",
+        "<results>/tables/all.csv",
+        "<results>/tables/cost.csv",
+        collect("<results>/tables/{table}.csv", table=STUDY.task_tables),
 
 
 include: "workflow/rules/data.smk"

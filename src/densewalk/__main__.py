@@ -1,7 +1,7 @@
 """The command line: `python -m densewalk`, or the command `densewalk`."""
 
 import argparse
-import errno
+import logging
 import os
 import sys
 from contextlib import nullcontext
@@ -9,12 +9,14 @@ from contextlib import nullcontext
 from densewalk.cli.parser import parser
 from densewalk.core import memory
 from densewalk.core.errors import Interrupted, TrainingError, UserError
+from densewalk.core.machine import machine_fault
 from densewalk.core.progress import log, start_logging
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; what stops it becomes one line and an exit status (core/errors.py)."""
     start_logging()
+    logging.raiseExceptions = False  # a line that the full disk of a log file does not take is no error of the job
     args = parser().parse_args(argv)
     # of a job's processes, the first one watches
     watched = memory.watched() if args.is_job and "WORLD_SIZE" not in os.environ else nullcontext(lambda: None)
@@ -31,11 +33,15 @@ def run(args: argparse.Namespace) -> int:
     except (UserError, TrainingError, Interrupted) as error:
         log.error("%s%s", "" if isinstance(error, Interrupted) else "error: ", error)
         return error.exit_status
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except BrokenPipeError:  # the reader of what is printed has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        fault = machine_fault(error)
+        if fault is None:
             raise
-        log.error("error: %s cannot be written: %s; to do: make room and start again", error.filename or "a file", error.strerror)
-        return UserError.exit_status
+        log.error("error: %s", fault)
+        return fault.exit_status
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from densewalk.core.errors import UserError
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.data.check_images import check_images
 from densewalk.data.frame_folders import FrameFolders
+from densewalk.data.image_files import read_mask
 from densewalk.data.image_folder import ImageFolder
-from densewalk.data.images import normalize, read_mask, read_rgb
+from densewalk.data.images import normalize, read_rgb
 from densewalk.data.receipts import read_receipt
 from densewalk.data.settings import ImagesSettings
 from densewalk.jobs.prepare import prepare_images

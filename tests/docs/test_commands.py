@@ -27,9 +27,12 @@ from tests.fixtures.studies import REPOSITORY, TINY, write_study
 # densewalk: run as it stands, in a study's folder. Exit status 1 of `diff`: there are differences.
 COMMANDS = {
     "densewalk check config.yaml": 0,
+    "densewalk check studies/dora.yaml": 0,
     "densewalk status config.yaml": 0,
     "densewalk plan config.yaml --gpu h100": 0,
     "densewalk report config.yaml": 0,
+    "densewalk stale config.yaml": 0,
+    "densewalk stale config.yaml --rerun": 0,
     "densewalk diff before/results after/results": 1,
     "densewalk diff before/results after/results --csv changes.csv": 1,
     "densewalk tables --table davis --out davis.csv results": 0,
@@ -48,9 +51,13 @@ DRY_RUNS = (
     "snakemake --profile workflow/profiles/local all",
     "snakemake all --profile slurm --set-resources train_dora:gpu=8 --set-threads train_dora=64",
     "snakemake --directory my-study --cores 8 all",
+    "snakemake -n all --configfile studies/dora.yaml",
+    "snakemake all --profile slurm --configfile studies/dora.yaml",
+    "snakemake studies/dora/tables/davis.csv --profile slurm --configfile studies/dora.yaml",
     "snakemake --directory study -n all",
     "snakemake --cores 1 --force results/tables/coco.csv",
     "snakemake --cores 1 fetch",
+    "snakemake --cores 1 stale",
     "snakemake --cores 1 results/data/sets/voc.json",
     "snakemake --directory demo --cores 2",
     "snakemake --directory benchmarks/frozen_real --cores 1 all",
@@ -70,10 +77,12 @@ RECIPES = (
 
 TESTED = {
     "densewalk doctor --config config.yaml": "jobs/test_doctor.py::test_checkpoints_are_checked_and_loaded_and_nothing_in_them_is_executed",
+    "densewalk doctor --config studies/dora.yaml": "jobs/test_doctor.py::test_a_study_of_the_papers_is_examined_for_exactly_what_it_needs",
     "densewalk fetch --config config.yaml": "data/test_download.py::test_the_command_fetches_what_can_be_fetched_and_says_what_not",
     "densewalk data coco": "jobs/test_fetch.py::test_every_set_s_own_check_and_folder_lead_to_its_command",
     "densewalk data voc": "jobs/test_fetch.py::test_a_set_is_downloaded_unpacked_and_counted",
     "densewalk train ... --gpus 2": "training/test_launch.py::test_one_node_is_torchrun",
+    "snakemake --cores 8 all --forcerun $(cat results/stale.txt)": "workflow/test_stale.py::test_only_stale_outputs_are_made_again",
     "snakemake --report study.zip": "workflow/test_workflow.py::test_snakemake_s_own_report_is_made_without_a_network_and_has_captions",
     "python benchmarks/parity.py [FOLDER]": "benchmarks/test_parity.py::test_a_folder_with_other_cases_is_compared",
     "tensorboard --logdir results/state": "training/test_tensorboard.py::test_event_files_hold_the_points_of_the_curve",
@@ -90,6 +99,7 @@ NOT_RUN = {
     "snakemake --sdm conda --cores 8 all": "conda downloads the environment",
     '.venv/bin/pytest -m "not slow"': "these tests themselves",
     ".venv/bin/pytest tests/ops/test_soft_sort.py": "these tests themselves",
+    "python benchmarks/growth.py": "minutes; it writes 1600 records",
     "ln -s FOLDER benchmarks/frozen_real/data": "a folder of the reader's",
     "ln -s FOLDER benchmarks/davis_floor/data": "a folder of the reader's",
     "squeue --me -o '%i %T %k'": "needs a cluster",
@@ -147,6 +157,8 @@ def folder(tmp_path_factory) -> Path:
     record.write_text(record.read_text().replace("40.0", "41.0"))
     frames = np.random.default_rng(0).integers(0, 255, (40, 64, 96, 3), np.uint8)
     (folder / "data").mkdir()
+    (folder / "studies").mkdir()
+    shutil.copy2(REPOSITORY / "studies" / "dora.yaml", folder / "studies")
     for name in ("data/lisbon.mp4", "walk.mp4"):
         write_video(folder / name, list(frames), 10.0)
     return folder
@@ -162,7 +174,7 @@ def test_a_command_runs(command, folder, monkeypatch, capsys):
 def clone(tmp_path_factory) -> Path:
     """A copy of the repository whose study is small and has every table that the documentation names."""
     clone = tmp_path_factory.mktemp("clone")
-    for name in ("src", "workflow", "profiles", "slurm", "envs", "benchmarks", "demo"):
+    for name in ("src", "workflow", "profiles", "slurm", "envs", "benchmarks", "demo", "studies"):
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "results", "data", ".snakemake")
         # the packages of densewalk that are called so
         shutil.copytree(REPOSITORY / name, clone / name, ignore=None if name == "src" else ignored)

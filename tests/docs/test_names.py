@@ -20,14 +20,14 @@ from densewalk.cli.parser import parser
 from densewalk.data.download.catalog import datasets
 from densewalk.models.catalog import published
 from densewalk.results.tables import COST, SUFFIXES, TIDY
-from densewalk.study.config import json_schema, parse_study
+from densewalk.study.config import json_schema, load_study, parse_study
 from densewalk.study.registry import evaluations, methods
 from densewalk.training.execution import Execution
 from tests.fixtures.documents import PAGES, Block, blocks, code_words, is_command, name_of, without_fences
 from tests.fixtures.studies import REPOSITORY
 
 SOURCE = REPOSITORY / "src/densewalk"
-MADE = ("results/", "demo/results/", "report/")  # by a study
+MADE = ("results/", "demo/results/", "report/", "studies/dora/")  # by a study
 GIVEN = ("data/", "checkpoints/", "my-study/", "study/", "shared/")  # by its user
 
 # names that are not ours, by where they come from
@@ -42,8 +42,9 @@ ELSEWHERE = {
         "opencv-python-headless",
         "pkg_resources",
     ),  # packages
-    *("scancel", "tail -f", ".venv", "sinfo -o %m"),  # programs and what make install makes
+    *("scancel", "tail -f", "cat", "ffmpeg -i walk.avi -crf 15 walk.mp4", ".venv", "sinfo -o %m"),  # programs and what make install makes
     *("oom_kill", "exceeded memory limit", "MemoryError", "can't allocate memory"),  # words in logs
+    *(".h264", ".h265", ".m2v"),  # raw streams
     *("norm_mask", "layers", "blocks", "train", "IndexFlatIP", "Range", "If-Range", "nms", "roi_align", "gpus"),  # other code
     *("blackswan", "libby", "schoolgirls"),  # DAVIS
     *("M", "M ci95", "M published", "M published_source", "M delta", "_", "_over", "CPU s", "copied"),  # placeholders, columns of a page
@@ -128,7 +129,9 @@ def options_of_snakemake() -> frozenset[str]:
 def names_of_studies() -> frozenset[str]:
     """Names and keys in the repository's own studies."""
     studies = [REPOSITORY / "config.yaml", REPOSITORY / "demo/config.yaml", *REPOSITORY.glob("benchmarks/*/config.yaml")]
-    return frozenset(key for study in studies for key in keys_in(yaml.safe_load(study.read_text())))
+    papers = [*REPOSITORY.glob("studies/*.yaml")]
+    variants = {run for study in papers for run in load_study(study).runs}
+    return frozenset(variants) | {key for study in [*studies, *papers] for key in keys_in(yaml.safe_load(study.read_text()))}
 
 
 @lru_cache

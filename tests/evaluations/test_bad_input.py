@@ -182,6 +182,52 @@ def test_a_missing_mask(name, data, tmp_path):
         refused(name, root, tmp_path, mask_of(name, root), "does not exist")
 
 
+@pytest.mark.parametrize("name", STILLS)
+@pytest.mark.parametrize("of", ["images", "masks"])
+def test_half_of_the_masks_or_images_missing(name, of, data, tmp_path):
+    """They are counted against each other: leaving some out would be another benchmark."""
+    root = data(name)
+    for path in sorted((root / of).iterdir())[::2]:
+        path.unlink()
+    refused(name, root, tmp_path, root / ("images" if of == "masks" else "masks") / "000.png", "(4 of 8 ")
+
+
+@pytest.mark.parametrize("name", STILLS)
+def test_suffixes_in_capitals_change_nothing(name, data, tmp_path):
+    root = data(name)
+    expected = evaluate(name, root, tmp_path / "before").metrics
+    for path in [root / "images/002.png", root / "masks/003.png"]:
+        path.rename(path.with_suffix(".PNG"))
+    assert evaluate(name, root, tmp_path / "after").metrics == expected
+
+
+@pytest.mark.parametrize("name", STILLS)
+@pytest.mark.parametrize("folder", ["images", "masks"])
+def test_two_files_of_one_name(name, folder, data, tmp_path):
+    root = data(name)
+    shutil.copy(root / folder / "003.png", root / folder / "003.PNG")
+    refused(name, root, tmp_path, root / folder, "two files of one name: 003.PNG and 003.png")
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_turned_image_is_its_upright_self_or_refused(name, orientation, data, tmp_path):
+    """Stored turned, with the tag that says so. Labels that fit the image both ways, as the square ones here, leave it open."""
+    root = data(name)
+    path = image_of(name, root)
+    upright = Image.open(path).convert("RGB")
+    upright.save(path, format="PNG")
+    before = evaluate(name, root, tmp_path / "before").metrics
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}[orientation]
+    upright.transpose(back).save(path, format="PNG", exif=tags)
+    if name in ("knn", "linear") or (orientation == 6 and name not in STILLS and name != "tracking"):
+        assert evaluate(name, root, tmp_path / "after").metrics == before
+    else:
+        refused(name, root, tmp_path, path, f"the EXIF orientation {orientation}")
+
+
 @pytest.mark.parametrize("name", WITH_MASKS)
 def test_a_mask_of_another_size_than_its_image(name, data, tmp_path):
     root = data(name)

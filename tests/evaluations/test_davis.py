@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from densewalk.core.errors import UserError
 from densewalk.core.progress import Progress
 from densewalk.data.benchmarks.video_objects import write_labels
-from densewalk.data.images import read_mask
+from densewalk.data.image_files import read_mask
 from densewalk.evaluations.common import label_propagation
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.davis import evaluate as davis
@@ -433,6 +433,7 @@ def _damaged(root):
 def _two_frames(root):
     for i in (2, 3):
         (root / f"JPEGImages/480p/kites/{i:05d}.jpg").unlink()
+        (root / f"Annotations/480p/kites/{i:05d}.png").unlink()
 
 
 @pytest.mark.parametrize(
@@ -444,7 +445,7 @@ def _two_frames(root):
         (_colour_mask, r"boat/00000\.png is a color image"),
         (_grey_mask, r"boat/00000\.png has the ids \[38, 76\].*without gaps"),
         (_empty_mask, r"boat/00000\.png has no object"),
-        (_other_size, r"boat/00003\.png is 98x64, but .*00000\.jpg is 96x64"),
+        (_other_size, r"boat/00003\.png is 98x64, but .*00003\.jpg is 96x64"),
         (_damaged, r"boat/00003\.png cannot be read"),
         (_two_frames, r"kites has 2 frames"),
     ],

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.label_maps import Example, load_class_names, read_example
 from densewalk.data.benchmarks.palette import palette
-from densewalk.data.images import read_mask
+from densewalk.data.image_files import read_mask
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.common.dense_features import DenseFeatures, SquareImages, resize
 from densewalk.evaluations.incontext.evaluate import (
@@ -407,7 +407,7 @@ def broken(tmp_path, how):
         ("truncated mask", r"masks/002.png cannot be read"),
         ("truncated image", r"images/002.png cannot be read"),
         ("no image", r"masks/002.png has no image"),
-        ("no masks", r"masks names no labelled image"),
+        ("no masks", r"images/000\.png has no mask"),
     ],
 )
 def test_bad_data_names_the_file(tmp_path, how, message):

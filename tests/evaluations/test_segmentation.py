@@ -274,7 +274,7 @@ def spoil(root, what):
     ("what", "message"),
     [
         ("folder", r"annotations/training does not exist"),
-        ("mask", r"1 images in .*images/validation have no mask, e.g. ADE_valid_00000001.jpg"),
+        ("mask", r"images/validation/ADE_valid_00000001.jpg has no mask \(1 of 2 images\)"),
         ("image", r"ADE_train_00000000.png has no image"),
         ("label", r"ADE_valid_00000001.png holds label 5"),
         ("color", r"ADE_valid_00000001.png is a color image"),

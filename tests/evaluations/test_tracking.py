@@ -109,7 +109,10 @@ def test_bad_input_is_named_before_the_backbone_is_loaded(tmp_path):
     job = Job(out=tmp_path / "out", state=tmp_path)
     folder = tmp_path / "val/GOT-10k_Val_000002"
     rows = (folder / "groundtruth.txt").read_text().splitlines()
-    for first, message in (("200,200,5,5", "line 1: the box covers no pixel"), ("8,16,0,0", "line 1: the box covers no pixel")):
+    for first, message in (
+        ("200,200,5,5", "line 1: the box 200, 200, 205, 205 leaves the frame of 96x64"),
+        ("8,16,0,0", "line 1: the box covers no pixel"),
+    ):
         (folder / "groundtruth.txt").write_text("\n".join([first, *rows[1:]]))
         with pytest.raises(UserError, match=message):
             tracking.evaluate(small(tmp_path), tmp_path / "none", job)

@@ -249,7 +249,7 @@ def test_damaged_masks_are_named_before_the_backbone_is_loaded(root, tmp_path, d
     [
         ({"layout": "davos"}, "evaluations.clusters.video_segmentation.settings.layout"),
         ({"clip_frames": 0}, "settings.clip_frames"),
-        ({"layout": "youtube_vos", "year": 2017}, "layout youtube_vos has no year: leave them out"),
+        ({"layout": "youtube_vos", "year": 2016}, "layout youtube_vos has no year: leave them out"),
         ({"sequences": []}, "settings.sequences"),
     ],
 )
@@ -271,6 +271,12 @@ def test_youtube_vos_scores_the_frames_that_have_masks(root, tmp_path, monkeypat
         ("two", ["00000", "00002"], 1),
     ]
     assert evaluate(tmp_path / "yt", tmp_path / "out", monkeypatch, layout="youtube_vos", clip_frames=None).n == 5
+    listed = settings_for(tmp_path / "yt", layout="youtube_vos", clip_frames=None, sequence_list="val.txt")
+    with pytest.raises(UserError, match=r"val\.txt does not exist.*correct `sequence_list`"):
+        find_clips(listed)
+    (tmp_path / "yt/val.txt").write_text("two\n")
+    assert [clip.sequence.name for clip in find_clips(listed)] == ["two"]
+    assert listed.protocol != settings.protocol
 
 
 def test_settings():
@@ -280,3 +286,6 @@ def test_settings():
     with pytest.raises(ValueError, match="youtube_vos has no year"):
         VideoSegmentationSettings(root=".", dataset="x", layout="youtube_vos", year=2016)
     assert settings_for(".").protocol != settings_for(".", components=20).protocol
+    for changes in ({"layout": "davis"}, {"layout": "youtube_vos", "sequences": ["one"]}):
+        with pytest.raises(ValueError, match="sequence_list: for layout youtube_vos, and not beside sequences"):
+            VideoSegmentationSettings(root=".", dataset="x", sequence_list="val.txt", **changes)

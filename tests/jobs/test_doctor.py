@@ -1,6 +1,7 @@
 """`densewalk doctor` on real data in the real layouts, on broken copies of them, and on checkpoints of every fate."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_real_folders_are_counted(name):
 
 # what is done to a copy -> what is said
 BROKEN = {
-    "ade20k, an image without mask": ("ade20k", "annotations/validation/*1.png", "remove", "have no mask"),
+    "ade20k, an image without mask": ("ade20k", "annotations/validation/*1.png", "remove", r"has no mask \(1 of 2 images\)"),
     "ade20k, a mask cut off": (
         "ade20k",
         "annotations/training/*1.png",
@@ -228,7 +229,12 @@ def test_the_machine_alone_is_well_and_what_it_lacks_is_said(monkeypatch, capsys
         assert problem in shown
 
 
-def test_the_paper_scale_study_is_examined_without_a_traceback():
-    study = load_study(Path(__file__).parents[2] / "config.yaml")
-    subjects = {f.subject for f in examine(study)}
-    assert {f"evaluations.{name}" for name in study.evaluations} <= subjects
+@pytest.mark.parametrize("name", ["config", "studies/dora", "studies/neco", "studies/timetuning"])
+def test_a_study_of_the_papers_is_examined_for_exactly_what_it_needs(name, tmp_path, monkeypatch):
+    study = load_study(Path(__file__).parents[2] / f"{name}.yaml")
+    monkeypatch.chdir(tmp_path)
+    found = {f.subject: f.problem or "" for f in examine(study) if "." in f.subject}
+    sections = ("videos", "images", "checkpoints", "evaluations")
+    assert found.keys() == {f"{section}.{key}" for section in sections for key in getattr(study, section)}
+    for subject, problem in found.items():
+        assert re.search(r"command: densewalk data \w+|densewalk fetch \w+|open https://.* in a browser", problem), (subject, problem)

@@ -20,7 +20,18 @@ from tests.fixtures.methods import dino, dora, neco, timetuning
 from tests.fixtures.official_dinov3 import meta_tokens, meta_weights, timm_weights, transformers_weights
 
 ARCHS = ["vit_nano_patch16_reg4_rope", "vit_nano_patch16_reg4_swiglu_rope"]
-FACTS = {"method": "none", "run": "r", "seed": 0, "compat": "", "init": "x", "data": "", "config_hash": "h", "commit": "c", "loaded": ""}
+FACTS = {
+    "method": "none",
+    "run": "r",
+    "seed": 0,
+    "compat": "",
+    "init": "x",
+    "data": "",
+    "config_hash": "h",
+    "commit": "c",
+    "loaded": "",
+    "made": "- commit c",
+}
 
 
 def images(rows=2, columns=3):

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densewalk.core import provenance
+from densewalk.core.files import write_json
 from densewalk.core.metric import Metric
+from densewalk.core.provenance import Provenance
 from densewalk.results.page.charts import COLORS, Point, cost_and_quality
 from densewalk.results.page.evaluation_tables import best_of
 from densewalk.results.page.page import duration, report
@@ -170,6 +173,23 @@ def test_the_curve_of_a_training_under_way_is_on_the_page(tmp_path):
     state.mkdir(parents=True)
     (state / "metrics.jsonl").write_text('{"step": 0, "time": 1.0, "loss": 1.0, "only_here": 2.0}\n{"step": 10, "lo')
     assert "only_here" in write_page(tmp_path).words
+
+
+def test_what_other_code_has_made_is_flagged_at_the_top_and_in_its_row(tmp_path, monkeypatch):
+    write_study(tmp_path)
+    result = json.loads((tmp_path / "walk" / "s1" / "incontext_voc.json").read_text())
+    code = {name: result[name] for name in Provenance.model_fields}
+    monkeypatch.setattr(provenance, "current", lambda: Provenance(**code))
+    page = write_page(tmp_path)
+    assert "Not everything was made by the code" not in page.text
+    assert "made by other code" not in page.words
+    versions = result["versions"] | {"torch": "1.0"}
+    write_json(tmp_path / "walk" / "s1" / "incontext_voc.json", result | {"commit": "b" * 40, "versions": versions})
+    page = write_page(tmp_path)
+    assert "Not everything was made by the code and packages that made this page." in page.words
+    assert f"made by commit bbbbbbbbbbbb, not {code['commit'][:12]}: 1 output walk, seed 1: incontext_voc" in page.text
+    assert f"torch 1.0, not {code['versions']['torch']}: 1 output walk, seed 1: incontext_voc" in page.text
+    assert page.words.count("made by other code") == 1
 
 
 def test_a_result_of_another_configuration_is_shown_and_flagged(tmp_path):

@@ -12,8 +12,9 @@ from densewalk.methods.dora.settings import DoraSettings
 from densewalk.methods.neco.settings import NecoSettings
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.study.config import json_schema, load_study, parse_study
-from densewalk.study.registry import evaluations, parse_evaluation
+from densewalk.study.registry import evaluations, methods, parse_evaluation
 from densewalk.study.specs import EvaluationSpec, read_spec
+from densewalk.study.sweeps import OF_THE_RUN
 from densewalk.training.execution import Execution
 from densewalk.training.settings import TrainingSettings
 from tests.fixtures.studies import REPOSITORY, TINY
@@ -165,7 +166,7 @@ def test_a_change_of_the_labels_alone_reruns_no_training():
     assert one.run_spec("dora", 0) == two.run_spec("dora", 0)
 
 
-@pytest.mark.parametrize("path", ["config.yaml", "demo/config.yaml"])
+@pytest.mark.parametrize("path", ["config.yaml", "demo/config.yaml", "studies/dora.yaml", "studies/neco.yaml", "studies/timetuning.yaml"])
 def test_specifications_survive_their_files(path, tmp_path):
     study = load_study(REPOSITORY / path)
     for spec in study.specifications():
@@ -239,6 +240,22 @@ def test_a_sweep_is_the_run_and_one_run_for_each_variant():
     assert [job[0] for job in study.evaluation_jobs()].count("neco_dora_steep10") == len(TINY["evaluations"])
 
 
+def test_a_sweep_goes_over_data_as_well_as_settings():
+    other = {"images": {**TINY["images"], "other": {"source": "data/other"}}}
+    study = parse_study({**swept(other={"data": ["other"]}, both={"data": ["coco", "other"], "head_out": 32}), **other})
+    plain = parse_study({**TINY, **other})
+    assert list(study.runs)[2:] == ["neco_dora", "neco_dora_other", "neco_dora_both"]
+    assert [study.runs[name].data for name in list(study.runs)[2:]] == [["coco"], ["other"], ["coco", "other"]]
+    assert study.runs["neco_dora_other"].settings == study.runs["neco_dora"].settings
+    assert study.runs["neco_dora_both"].settings.head_out == 32
+    assert study.run_spec("neco_dora", 0).hash == plain.run_spec("neco_dora", 0).hash, "the run itself is not made again"
+    assert study.run_spec("neco_dora_other", 0).data.keys() == {"other"}
+
+
+def test_no_method_has_a_setting_that_a_sweep_takes_for_the_run_s():
+    assert not {name for settings in methods().values() for name in settings.model_fields} & set(OF_THE_RUN)
+
+
 def test_a_change_of_one_variant_reruns_it_alone():
     one, two = parse_study(swept(**SWEEP)), parse_study(swept(**{**SWEEP, "odd_even": {"network": "odd_even", "head_out": 32}}))
     different = [run for run, seed in one.jobs() if one.run_spec(run, seed).hash != two.run_spec(run, seed).hash]
@@ -276,6 +293,9 @@ def test_a_variant_wins_over_a_preset():
     [
         ("neco_dora", {"steep": {"student_stepness": 1}}, "runs.neco_dora_steep.neco.settings.student_stepness"),
         ("neco_dora", {"steep": {"student_steepness": -1}}, "runs.neco_dora_steep.neco.settings.student_steepness"),
+        ("neco_dora", {"other": {"data": ["nowhere"]}}, "runs.neco_dora_other.data: 'nowhere' is no video"),
+        ("neco_dora", {"other": {"data": "coco"}}, "runs.neco_dora_other.neco.data"),
+        ("neco_dora", {"other": {"init": "start"}}, "runs.neco_dora_other.neco.settings.init"),
         ("neco_dora", {"same": {}}, "runs.neco_dora.neco.sweep.same"),
         ("neco_dora", {"steep": 10}, "runs.neco_dora.neco.sweep.steep"),
         ("neco_dora", {10: {"student_steepness": 10}}, "runs.neco_dora.neco.sweep.10"),

@@ -12,6 +12,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.resources import Resources as Asked
 from densewalk.core.typed_files import write_model
 from densewalk.data.receipts import VideoReceipt, read_receipt
+from densewalk.results.stale import checkpoint_content
 from densewalk.study import registry
 from densewalk.study.config import parse_study
 
@@ -41,15 +42,22 @@ wildcard_constraints:
 
 
 # what jobs and the page must know, as files; written when a run of the workflow starts, not by a dry run
-RESULTS = Path("results")
+RESULTS = Path(STUDY.results)
 PLAN = STUDY.plan()
-PLAN_FILE = f"results/specs/plan-{PLAN.hash}.json"
+PLAN_FILE = f"{RESULTS}/specs/plan-{PLAN.hash}.json"
+
+
+pathvars:
+    results=STUDY.results,
 
 
 onstart:
-    write_model(PLAN_FILE, PLAN)
-    for spec in STUDY.specifications():
-        spec.write(RESULTS)
+    try:
+        write_model(PLAN_FILE, PLAN)
+        for spec in STUDY.specifications():
+            spec.write(RESULTS)
+    except UserError as error:  # a full disk, a file in a folder's place
+        raise WorkflowError(str(error))
 
 
 def only(names):
@@ -102,7 +110,7 @@ def source_stamp(wildcards):
     the disk of a 100 GB original reruns nothing, while replacing it reruns everything made from it.
     """
     source = Path(STUDY.videos[wildcards.name].source)
-    path = Path(f"results/data/{wildcards.name}.json")
+    path = RESULTS / f"data/{wildcards.name}.json"
     if source.is_file():
         return f"{source.stat().st_size} bytes, {source.stat().st_mtime_ns}"
     if not path.is_file():
@@ -115,7 +123,7 @@ def source_stamp(wildcards):
 
 
 def receipts(names):
-    return [f"results/data/{name}.json" for name in names]
+    return [f"{RESULTS}/data/{name}.json" for name in names]
 
 
 # -- specifications ------------------------------------------------------------------------------------------------------
@@ -148,7 +156,7 @@ def state_of(spec):
 
 def path_of(origin):
     if origin.kind == "run":
-        return f"results/{origin.name}/s{origin.seed}/backbone.safetensors"
+        return f"{RESULTS}/{origin.name}/s{origin.seed}/backbone.safetensors"
     return origin.file
 
 
@@ -159,8 +167,25 @@ def waits_for(origin):
     return [] if origin.kind == "random" else path_of(origin)
 
 
+class Forgotten:
+    """The value of a parameter that Snakemake does not remember."""
+
+
+def init_content(wildcards):
+    """The sha256 of the checkpoint that a run starts from: another file in its place reruns it, even one with an older time."""
+    init = run_spec(wildcards).init
+    if init.kind != "checkpoint":
+        return Forgotten()
+    record = RESULTS / wildcards.run / f"s{wildcards.seed}" / "run.json"
+    return checkpoint_content(init.file, record) or Forgotten()
+
+
 def run_init(wildcards):
-    return waits_for(run_spec(wildcards).init)
+    """A checkpoint whose content is remembered is not older or newer than anything: its content decides."""
+    found = waits_for(run_spec(wildcards).init)
+    return (
+        ancient(found) if found and isinstance(init_content(wildcards), str) else found
+    )
 
 
 def init_option(wildcards):
@@ -199,7 +224,7 @@ def evaluation_data(wildcards):
 def table_records(wildcards):
     """The result records a table is made of, in the study's order."""
     return [
-        f"results/{run}/s{seed}/{evaluation}.json"
+        f"{RESULTS}/{run}/s{seed}/{evaluation}.json"
         for run, seed, evaluation in STUDY.evaluation_jobs()
         if wildcards.table
         in ("all", "cost", STUDY.evaluations[evaluation].settings.TABLE)
@@ -208,7 +233,7 @@ def table_records(wildcards):
 
 # pictures of each run's first seed
 features_wanted = (
-    [f"results/{run}/s{r.seeds[0]}/features.json" for run, r in STUDY.runs.items()]
+    [f"{RESULTS}/{run}/s{r.seeds[0]}/features.json" for run, r in STUDY.runs.items()]
     if STUDY.picture_sources()
     else []
 )

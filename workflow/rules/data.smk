@@ -7,7 +7,7 @@ if STUDY.synthetic:
         output:
             f"{STUDY.synthetic.root}/receipt.json",
         log:
-            "results/logs/generate.log",
+            "<results>/logs/generate.log",
         conda:
             "../../envs/main.yaml"
         params:
@@ -21,10 +21,10 @@ rule prepare_video:
     input:
         video_needs,
     output:
-        video="results/data/{name}.mp4",
-        receipt="results/data/{name}.json",
+        video="<results>/data/{name}.mp4",
+        receipt="<results>/data/{name}.json",
     log:
-        "results/logs/data/{name}.log",
+        "<results>/logs/data/{name}.log",
     wildcard_constraints:
         name=only(STUDY.videos),
     conda:
@@ -44,9 +44,9 @@ rule check_images:
     input:
         images_need,
     output:
-        "results/data/{name}.json",
+        "<results>/data/{name}.json",
     log:
-        "results/logs/data/{name}.log",
+        "<results>/logs/data/{name}.log",
     wildcard_constraints:
         name=only(STUDY.images),
     conda:
@@ -63,13 +63,13 @@ rule curate:
         data=curation_data,
         references=curation_references,
     output:
-        receipt="results/data/{name}.json",
-        list="results/data/{name}.csv",
-        sheet="results/data/{name}.png",
+        receipt="<results>/data/{name}.json",
+        list="<results>/data/{name}.csv",
+        sheet="<results>/data/{name}.png",
     log:
-        "results/logs/data/{name}.log",
+        "<results>/logs/data/{name}.log",
     benchmark:
-        "results/logs/data/{name}.tsv"
+        "<results>/logs/data/{name}.tsv"
     wildcard_constraints:
         name=only(STUDY.curations),
     conda:
@@ -97,7 +97,7 @@ rule dataset:
     output:
         "results/data/sets/{name}.json",
     log:
-        "results/logs/data/sets/{name}.log",
+        "<results>/logs/data/sets/{name}.log",
     conda:
         "../../envs/main.yaml"
     shell:
@@ -106,7 +106,7 @@ rule dataset:
 
 rule fetch:
     log:
-        "results/logs/data/fetch.log",
+        "<results>/logs/data/fetch.log",
     conda:
         "../../envs/main.yaml"
     params:

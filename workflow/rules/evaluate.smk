@@ -6,14 +6,14 @@ for protocol, settings in registry.evaluations().items():
         name:
             f"evaluate_{protocol}"
         input:
-            backbone="results/{run}/s{seed}/backbone.safetensors",
+            backbone="<results>/{run}/s{seed}/backbone.safetensors",
             data=evaluation_data,
         output:
-            "results/{run}/s{seed}/{evaluation}.json",
+            "<results>/{run}/s{seed}/{evaluation}.json",
         log:
-            "results/logs/{run}/s{seed}/{evaluation}.log",
+            "<results>/logs/{run}/s{seed}/{evaluation}.log",
         benchmark:
-            "results/logs/{run}/s{seed}/{evaluation}.tsv"
+            "<results>/logs/{run}/s{seed}/{evaluation}.tsv"
         wildcard_constraints:
             evaluation=only(evaluations_of(protocol)),
         conda:

@@ -6,15 +6,15 @@ rule table:
         table_records,
     output:
         csv=report(
-            "results/tables/{table}.csv",
+            "<results>/tables/{table}.csv",
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}"},
         ),
-        markdown="results/tables/{table}.md",
-        latex="results/tables/{table}.tex",
+        markdown="<results>/tables/{table}.md",
+        latex="<results>/tables/{table}.tex",
     log:
-        "results/logs/tables/{table}.log",
+        "<results>/logs/tables/{table}.log",
     wildcard_constraints:
         table=only(["all", "cost", *STUDY.task_tables]),
     conda:
@@ -25,13 +25,13 @@ rule table:
 
 rule features:
     input:
-        backbone="results/{run}/s{seed}/backbone.safetensors",
+        backbone="<results>/{run}/s{seed}/backbone.safetensors",
         init=run_init,
-        data=collect("results/data/{name}.json", name=STUDY.picture_sources()),
+        data=collect("<results>/data/{name}.json", name=STUDY.picture_sources()),
     output:
-        "results/{run}/s{seed}/features.json",
+        "<results>/{run}/s{seed}/features.json",
     log:
-        "results/logs/{run}/s{seed}/features.log",
+        "<results>/logs/{run}/s{seed}/features.log",
     conda:
         "../../envs/main.yaml"
     threads: threads_of(FEATURES)
@@ -50,23 +50,43 @@ rule features:
 
 rule report:
     input:
-        collect("results/tables/{table}.csv", table=["all", "cost", *STUDY.task_tables]),
+        collect(
+            "<results>/tables/{table}.csv", table=["all", "cost", *STUDY.task_tables]
+        ),
         features_wanted,
     output:
-        report("results/report.html", caption="../report/page.rst", category="Page"),
+        report("<results>/report.html", caption="../report/page.rst", category="Page"),
     log:
-        "results/logs/report.log",
+        "<results>/logs/report.log",
     conda:
         "../../envs/main.yaml"
     params:
         plan=PLAN_FILE,
+        results=subpath(output[0], parent=True),
     shell:
-        "densewalk report --plan {params.plan:q} --results results --out {output} 2> {log}"
+        "densewalk report --plan {params.plan:q} --results {params.results:q} --out {output} 2> {log}"
+
+
+# asked for by name: snakemake stale
+localrules:
+    stale,
+
+
+rule stale:
+    log:
+        "<results>/logs/stale.log",
+    conda:
+        "../../envs/main.yaml"
+    params:
+        config=workflow.configfiles[-1],
+    shell:
+        "densewalk stale {params.config:q} 2> {log}"
 
 
 # a page that says what is missing
 onerror:
     shell(
-        "densewalk report --plan {plan:q} --results results --out results/report.html || true",
+        "densewalk report --plan {plan:q} --results {results:q} --out {results:q}/report.html || true",
         plan=PLAN_FILE,
+        results=STUDY.results,
     )

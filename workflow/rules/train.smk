@@ -13,12 +13,12 @@ for method, asked in METHODS.items():
             init=run_init,
             data=run_data,
         output:
-            backbone="results/{run}/s{seed}/backbone.safetensors",
-            record="results/{run}/s{seed}/run.json",
+            backbone="<results>/{run}/s{seed}/backbone.safetensors",
+            record="<results>/{run}/s{seed}/run.json",
         log:
-            "results/logs/{run}/s{seed}/train.log",
+            "<results>/logs/{run}/s{seed}/train.log",
         benchmark:
-            "results/logs/{run}/s{seed}/train.tsv"
+            "<results>/logs/{run}/s{seed}/train.tsv"
         wildcard_constraints:
             run=only(runs_of(method)),
         conda:
@@ -32,6 +32,7 @@ for method, asked in METHODS.items():
         params:
             spec=file_of(run_spec),
             init=init_option,
+            content=init_content,
             state=state_of(run_spec),
             out=subpath(output.backbone, parent=True),
         shell:

@@ -6,6 +6,7 @@ Heavy imports happen inside the functions, so that `check` and `--help` answer a
 import argparse
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,29 @@ def status(args: argparse.Namespace) -> None:
     from densewalk.study import status as progress
     from densewalk.study.config import load_study
 
-    print(progress.table(list(progress.status(load_study(args.config), args.results))))
+    study = load_study(args.config)
+    print(progress.table(list(progress.status(study, args.results or Path(study.results)))))
+
+
+def stale(args: argparse.Namespace) -> None:
+    """List what other code, packages, files or data have made than there are now, with the reasons."""
+    from densewalk.study.config import load_study
+    from densewalk.study.stale import find_stale, states_of, write_targets
+
+    study = load_study(args.config)
+    results = args.results or Path(study.results)
+    found = list(find_stale(study, results))
+    print("\n".join([*(one.text for one in found), f"{len(found)} outputs are stale"]))
+    if not args.rerun:
+        return
+    if folders := states_of(study, found, results):
+        from densewalk.training.state import forget
+
+        for folder in folders:
+            forget(folder)
+    file = "" if args.config == Path("config.yaml") else f" --configfile {shlex.quote(str(args.config))}"
+    targets = shlex.quote(str(write_targets(found, results)))
+    print(f"to make exactly these again: snakemake --cores all all{file} --forcerun $(cat {targets})")
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -40,7 +63,8 @@ def plan(args: argparse.Namespace) -> None:
 
     gpu, study = gpu_named(args.gpu), load_study(args.config)
     assumed = Assumed(args.hours, args.fps, args.images, args.utilization)
-    print(estimate_text.text(study, estimate(study, gpu, args.results, assumed), args.results, args.gpu))
+    results = args.results or Path(study.results)
+    print(estimate_text.text(study, estimate(study, gpu, results, assumed), results, args.gpu))
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -213,4 +237,5 @@ def report(args: argparse.Namespace) -> None:
     if (args.config is None) == (args.plan is None):
         raise UserError("densewalk report takes the study's config.yaml, or --plan")
     plan = load_study(args.config).plan() if args.config else read_plan(args.plan)
-    write_page(plan, args.results, args.out or args.results / "report.html")
+    results = args.results or Path(plan.results)
+    write_page(plan, results, args.out or results / "report.html")

@@ -3,6 +3,7 @@
 densewalk check config.yaml                        # what is wrong with a study, without starting anything
 densewalk status config.yaml                       # how far it is, when it ends, what it has cost
 densewalk plan config.yaml --gpu h100               # jobs, GPU-hours, memory, disk, before anything is queued
+densewalk stale config.yaml                        # what other code or data have made than there are now, and why
 densewalk doctor --config config.yaml              # machine, data and checkpoints, before a GPU is asked for
 densewalk data coco                                # download, unpack and check a data set, or say how to get it
 densewalk checkpoints                              # the public backbones that a run's `init` may name
@@ -65,14 +66,17 @@ def _add_study_commands(command: Command) -> None:
     """Look at a study and at its results."""
     command("check", "config")
     p = command("status", "config")
-    p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results, where you are)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
     p = command("plan", "config")
     p.add_argument("--gpu", default="a100", help="whose peak and memory are taken: " + ", ".join(GPUS) + " (default: a100)")
     p.add_argument("--utilization", type=_share, help="share of the peak that is reached (default: 0.3 in bfloat16, 0.6 in float32)")
     p.add_argument("--hours", type=_positive, default=1.5, help="length of a video that is not prepared yet (default: 1.5)")
     p.add_argument("--fps", type=_positive, default=30.0, help="its frames a second (default: 30)")
     p.add_argument("--images", type=int, default=100_000, help="images of a folder that is not checked yet (default: 100000)")
-    p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results, where you are)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
+    p = command("stale", "config")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
+    p.add_argument("--rerun", action="store_true", help="let the stale ones begin anew, and list them in RESULTS/stale.txt")
     p = command("doctor")
     p.add_argument("--config", type=Path, help="also look at this study's data and checkpoints, from the folder where you are")
     p.add_argument("--slurm", action="store_true", help="also look for Slurm's commands")
@@ -86,7 +90,7 @@ def _add_study_commands(command: Command) -> None:
     p = command("report")
     p.add_argument("config", type=Path, nargs="?", help="the study's configuration")
     p.add_argument("--plan", type=Path, help="the plan that the workflow writes, in its place")
-    p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results, where you are)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
     p.add_argument("--out", type=Path, help="default: report.html in the folder of results")
 
 

@@ -7,6 +7,7 @@ class UserError(Exception):
     exit_status = 2
 
     def __init__(self, found: str, *, allowed: str = "", todo: str = "") -> None:
+        self.found, self.todo = found, todo
         parts = [found, f"allowed: {allowed}" if allowed else "", f"to do: {todo}" if todo else ""]
         super().__init__("; ".join(part for part in parts if part))
 

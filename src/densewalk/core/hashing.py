@@ -25,3 +25,9 @@ def file_sha256(path: str | Path) -> str:
     """The file's sha256."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_stamp(path: str | Path) -> str:
+    """Size and times of a file: as long as they are the same, so is its content."""
+    status = Path(path).stat()
+    return f"{status.st_size} bytes, {status.st_mtime_ns}, {status.st_ctime_ns}"

@@ -8,13 +8,24 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from densewalk.core.urls import redacted
+
 log = logging.getLogger("densewalk")
 T = TypeVar("T")
 
 
+class _Lines(logging.Formatter):
+    """Time-stamped lines without the tokens and passwords of addresses."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
 def start_logging() -> None:
     """Log time-stamped lines to standard error."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 class Progress:

@@ -7,7 +7,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from densewalk.core.settings import Settings
+
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "mmsegmentation", "mmdet", "onedl-mmengine", "mmcv-lite", "decord", "av", "snakemake")
+
+
+class Provenance(Settings):
+    """Which code made something, with which packages, on which machine. dirty: tracked files differed from the commit."""
+
+    commit: str
+    dirty: bool
+    versions: dict[str, str]
+    host: str
+
+    @property
+    def code(self) -> str:
+        """The commit in short, and whether it was changed."""
+        return self.commit[:12] + ("+dirty" if self.dirty else "")
+
+
+UNKNOWN = "unknown"
 
 
 @lru_cache
@@ -21,7 +40,7 @@ def commit() -> tuple[str, bool]:
     try:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
-        return "unknown", False
+        return UNKNOWN, False
 
 
 @lru_cache
@@ -34,6 +53,11 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def current() -> Provenance:
+    """The provenance of what this process makes."""
+    return Provenance.model_validate(record())
 
 
 def record() -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Videos as folders of numbered images, in the layout of DAVIS and YouTube-VOS."""
 
 import os
-import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from densewalk.core.errors import UserError
+from densewalk.data.file_lists import frames_in_order
 from densewalk.data.image_folder import ImageFolder
 from densewalk.data.images import read_rgb
 
@@ -26,7 +26,8 @@ class FrameFolders:
         only: names of the sequences to use; all by default.
 
     Raises:
-        UserError: no such folder, no image in it, masks among the frames' folders, or a name in `only` that is not there.
+        UserError: no such folder, no image in it, masks among the frames' folders, two frames of one
+            number, or a name in `only` that is not there.
     """
 
     def __init__(self, root: str | Path, *, only: Collection[str] | None = None) -> None:
@@ -39,7 +40,7 @@ class FrameFolders:
         if missing:
             raise UserError(f"{root} has no sequence {missing[0]} ({len(missing)} of {len(only or ())} listed ones are missing)")
         self.names = sorted(folders if only is None else only)
-        self.sequences = [[os.path.join(root, name) for name in sorted(folders[folder], key=_by_number)] for folder in self.names]
+        self.sequences = [[os.path.join(root, name) for name in frames_in_order(folders[folder], root)] for folder in self.names]
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -93,11 +94,6 @@ def _require_no_masks(root: Path, folders: Collection[str]) -> None:
         raise UserError(
             f"{root} holds masks ({masks}), which would be taken for a video", allowed=allowed, todo="point `source` to the frames"
         )
-
-
-def _by_number(name: str) -> list[str | int]:
-    """Sorting key for which frame_9 comes before frame_10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _size(image: Tensor) -> str:

@@ -1,7 +1,6 @@
 """Folders of images."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from densewalk.core.errors import UserError
-from densewalk.data.images import EXTENSIONS, read_rgb
+from densewalk.data.file_lists import find_files
+from densewalk.data.image_files import EXTENSIONS
+from densewalk.data.images import read_rgb
 from densewalk.data.receipts import ImagesReceipt
 
 
@@ -46,14 +47,8 @@ def open_image_folder(receipt: ImagesReceipt) -> ImageFolder:
 
 
 def find_images(root: str | Path) -> list[str]:
-    """Find all image files below a folder, also through links, none hidden; sorted paths."""
-    found = []
-    for folder, _, files in os.walk(root, followlinks=True):
-        below = os.path.relpath(folder, root)
-        found += [
-            os.path.normpath(os.path.join(below, file)) for file in files if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
-        ]
-    return sorted(found)
+    """Find all image files below a folder; see `find_files`."""
+    return find_files(root, EXTENSIONS)
 
 
 def hash_names(names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from densewalk.core import distributed
 from densewalk.core.hashing import file_sha256
+from densewalk.core.machine import usable_workers
 from densewalk.curation.select import curate as choose
 from densewalk.data.receipts import write_receipt
 from densewalk.jobs.inputs import feature_cache, read_backbone, read_data
@@ -27,5 +28,5 @@ def curate(spec: CurationSpec, backbone: Path, receipts: Sequence[Path], out: Pa
     sources = read_data(receipts, spec.data or {})
     key = spec.backbone.key if isinstance(spec.backbone, CheckpointFile) else None
     cls = feature_cache(execution).wrap(network.cls, f"cls {file_sha256(backbone)} {key}")
-    receipt = choose(spec.settings, sources, network, cls, out, workers=execution.workers)
+    receipt = choose(spec.settings, sources, network, cls, out, workers=usable_workers(execution.workers))
     write_receipt(out, receipt)

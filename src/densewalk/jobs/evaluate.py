@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from densewalk.core import distributed
+from densewalk.core import distributed, provenance
 from densewalk.core.hashing import file_sha256
+from densewalk.core.machine import usable_workers
 from densewalk.core.progress import log
-from densewalk.core.provenance import record
 from densewalk.core.typed_files import write_model
+from densewalk.data.fingerprint import fingerprint
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.jobs.inputs import feature_cache
 from densewalk.models.origin import RunBackbone
@@ -20,6 +21,7 @@ from densewalk.study.registry import evaluation_module
 from densewalk.study.specs import EvaluationSpec
 from densewalk.training.cost import metered
 from densewalk.training.execution import Execution
+from densewalk.training.progress_files import newest_seal
 from densewalk.training.state import State
 from densewalk.training.tensorboard import require_tensorboard
 
@@ -29,10 +31,21 @@ def evaluate(spec: EvaluationSpec, backbone: Path, state: Path, out: Path, execu
     if execution.tensorboard:
         require_tensorboard()
     made = read_run(backbone.with_name("run.json"))
-    device = distributed.local_device(execution.device)
-    with State(state, {"backbone": file_sha256(backbone)}), metered(state / "cost.json", device) as meter:
-        job = Job(out.with_suffix(""), state, spec.seed, str(device), execution.workers, feature_cache(execution), execution.tensorboard)
+    device, sha256 = distributed.local_device(execution.device), file_sha256(backbone)
+    made_by, data = provenance.current(), fingerprint(spec.settings.data_paths)
+    with State(state, {"backbone": sha256}), metered(state / "cost.json", device) as meter:
+        job = Job(
+            out.with_suffix(""),
+            state,
+            spec.seed,
+            str(device),
+            usable_workers(execution.workers),
+            feature_cache(execution),
+            execution.tensorboard,
+            data.sha256,
+        )
         result = evaluation_module(spec.protocol).evaluate(spec.settings, backbone, job)
+        head = newest_seal(state / "training")
     settings, init = spec.settings, made.spec.init
     require_metrics(result, settings.METRICS)
     found = ResultRecord(
@@ -63,7 +76,10 @@ def evaluate(spec: EvaluationSpec, backbone: Path, state: Path, out: Path, execu
         **meter.total().record(),  # type: ignore[arg-type]
         training=made.training,
         spec=spec.model_dump(mode="json"),
-        **record(),
+        data=data,
+        backbone_sha256=sha256,
+        made=head.attempts if head else (),
+        **made_by.model_dump(),
     )
     write_model(out, found)
     log.info("%s", ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.items()))

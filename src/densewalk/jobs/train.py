@@ -5,32 +5,53 @@ results/{run}/s{seed}/backbone.safetensors, run.json, card.md, metrics.jsonl, tr
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
-from densewalk.core import distributed
+from densewalk.core import distributed, provenance
 from densewalk.core.errors import UserError
-from densewalk.core.hashing import file_sha256
+from densewalk.core.hashing import file_sha256, file_stamp
 from densewalk.core.progress import log
-from densewalk.core.provenance import record
+from densewalk.core.provenance import UNKNOWN, Provenance
 from densewalk.core.typed_files import write_model
+from densewalk.data.fingerprint import fingerprint
+from densewalk.data.receipts import VideoReceipt
 from densewalk.data.sources import Source
 from densewalk.jobs.inputs import initial_backbone, read_data
 from densewalk.models.backbone import Backbone
 from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.export import export_backbone, write_card
-from densewalk.results.records import MadeRun, RunRecord, TrainingRecord
+from densewalk.results.records import FileRecord, MadeRun, RunRecord, TrainingRecord
 from densewalk.study.registry import method_class
 from densewalk.study.specs import RunSpec
 from densewalk.training import learning_curve, loop
 from densewalk.training.execution import Execution
 from densewalk.training.method import Method
-from densewalk.training.progress_files import PLAN, TrainingPlan
+from densewalk.training.progress_files import PLAN, How, TrainingPlan
 from densewalk.training.state import State
 from densewalk.training.tensorboard import require_tensorboard
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run was made from.
+
+    files: the initial backbone and the receipts, by path. data: fingerprints of the folders of images, by path. code: of this process.
+    loaded: what was taken from the initial backbone's file.
+    """
+
+    files: dict[str, FileRecord]
+    data: dict[str, str]
+    code: Provenance
+    loaded: str | None
+
+    def fingerprints(self) -> dict[str, str]:
+        """Name -> fingerprint of all that the training's state depends on."""
+        return {path: file.sha256 for path, file in self.files.items()} | {f"folder {name}": value for name, value in self.data.items()}
 
 
 def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], state: Path, out: Path, execution: Execution) -> None:
@@ -40,33 +61,49 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
         init: file of the initial backbone, unless it is random. receipts: of the prepared data, in the specification's order.
         state: folder of the resumable state. out: folder of the results.
     """
+    files = read_files([init] if init and init.is_file() else [])
     backbone = initial_backbone(spec, init)
     loaded = str(backbone.report) if backbone.report else None
     if spec.settings is None:
-        export_run(backbone, spec, out, training=None, loaded=loaded)
+        export_run(backbone, spec, out, None, Inputs(files, {}, provenance.current(), loaded))
         return
     if execution.tensorboard:
         require_tensorboard()
     sources = read_data(receipts, spec.data or {})
-    inputs = {str(path): file_sha256(path) for path in [*receipts, *([init] if init else [])]}
+    files = read_files(receipts) | files
+    inputs = Inputs(files, folder_fingerprints(sources), provenance.current(), loaded)
     device = distributed.local_device(execution.device)
     with distributed.process_group(device):
+        how = How(device=str(device), processes=distributed.world_size(), execution=execution.model_dump(mode="json"))
+        fingerprints, newer = inputs.fingerprints(), frozenset(f"folder {name}" for name in inputs.data)
+        held = State(state, fingerprints, how=how, newer=newer)
         if distributed.rank() > 0:
-            train(spec, backbone, sources, State(state, inputs), execution, device)
+            train(spec, backbone, sources, held, execution, device)
             return
-        with State(state, inputs) as held:
+        with held:
             method, data, trained = train(spec, backbone, sources, held, execution, device)
+            latest = held.made[-1]
             training = TrainingRecord(
                 steps=trained.steps,
                 samples_seen=trained.samples,
                 **trained.cost.record(),  # type: ignore[arg-type]
-                processes=distributed.world_size(),
-                device=str(device),
-                execution=execution.model_dump(mode="json"),
+                **latest.model_dump(include={"device", "processes", "execution"}),
+                made=held.made,
             )
             draw_images(method, data, out / "training")
             learning_curve.copy_learning_curve(held.folder, out, tensorboard=execution.tensorboard)
-            export_run(method.export(), spec, out, training, loaded)
+            export_run(method.export(), spec, out, training, inputs)
+
+
+def read_files(paths: Sequence[Path]) -> dict[str, FileRecord]:
+    """The records of files that are about to be read."""
+    return {str(path): FileRecord(sha256=file_sha256(path), stamp=file_stamp(path)) for path in paths}
+
+
+def folder_fingerprints(sources: Sequence[Source]) -> dict[str, str]:
+    """Fingerprints of the folders of images, whose receipts know names only; by names and sizes, which copying does not change."""
+    paths = [source.receipt.path for source in sources if not isinstance(source.receipt, VideoReceipt)]
+    return {path: fingerprint([path], sizes_only=True).sha256 for path in paths}
 
 
 def train(
@@ -113,14 +150,12 @@ def draw_images(method: Method, data: "Dataset[Any]", folder: Path) -> None:
         method.eval().pictures(data, folder)
 
 
-def export_run(backbone: Backbone, spec: RunSpec, out: Path, training: TrainingRecord | None, loaded: str | None) -> None:
-    """Write the backbone with its card and record; the backbone comes last, so that its existence means all is there.
-
-    Args:
-        loaded: what was taken from the initial backbone's file.
-    """
+def export_run(backbone: Backbone, spec: RunSpec, out: Path, training: TrainingRecord | None, inputs: Inputs) -> None:
+    """Write the backbone with its card and record; the backbone comes last, so that its existence means all is there."""
     compat = spec.settings.deviations if spec.settings else ""
     made = MadeRun.model_validate(spec.model_dump(mode="json"))
+    maker: Provenance = training.made[-1] if training and training.made else inputs.code
+    code = {name: getattr(maker, name) for name in Provenance.model_fields}
     run = RunRecord(
         config_hash=spec.hash,
         arch=backbone.arch.name,
@@ -128,8 +163,11 @@ def export_run(backbone: Backbone, spec: RunSpec, out: Path, training: TrainingR
         version=spec.version,
         spec=made,
         training=training,
-        loaded=loaded,
-        **record(),
+        loaded=inputs.loaded,
+        files=inputs.files,
+        data=inputs.data,
+        exported=None if (maker.code, maker.versions) == (inputs.code.code, inputs.code.versions) else inputs.code,
+        **code,
     )
     write_model(out / "run.json", run)
     facts = {
@@ -140,9 +178,25 @@ def export_run(backbone: Backbone, spec: RunSpec, out: Path, training: TrainingR
         "init": "random weights" if spec.init.kind == "random" else spec.init.name,
         "data": ", ".join(spec.data or {}) or "no data",
         "config_hash": spec.hash,
-        "commit": run.commit,
-        "loaded": f"\nInitial weights: {loaded}.\n" if loaded else "",
+        "commit": run.code,
+        "loaded": f"\nInitial weights: {inputs.loaded}.\n" if inputs.loaded else "",
+        "made": "\n".join(f"- {line}" for line in origin_lines(run)),
     }
     write_card(backbone, out / "card.md", facts)
     export_backbone(backbone, out / "backbone.safetensors", run=f"{spec.run}-s{spec.seed}", config_hash=spec.hash)
     log.info("wrote %s", out / "backbone.safetensors")
+
+
+def origin_lines(run: RunRecord) -> list[str]:
+    """Sentences on what made the weights: steps, code, precision and device of each attempt, and the files that were read."""
+    lines, first = [], 1
+    for attempt in run.training.made if run.training else ():
+        precision, version = attempt.execution.get("precision", "unknown precision"), attempt.versions.get("torch", UNKNOWN)
+        how = f"torch {version}, {precision}, {attempt.processes} x {attempt.device}"
+        lines.append(f"steps {first} to {attempt.until}: commit {attempt.code}, {how}")
+        first = attempt.until + 1
+    if run.exported:
+        lines.append(f"written by commit {run.exported.code}, which did not train it")
+    if not lines:
+        lines.append(f"commit {run.code}, without a training")
+    return lines + [f"read: `{path}`, sha256 {file.sha256}" for path, file in run.files.items()]

@@ -80,7 +80,7 @@ class Published(Settings):
 
     def file(self, name: str) -> str:
         """The file's path below the study's folder."""
-        suffix = PurePosixPath(urlsplit(self.url).path).suffix if self.url else ".pth"
+        suffix = PurePosixPath(urlsplit(self.url or "").path).suffix or ".pth"
         return f"{FOLDER}/{name}{suffix}"
 
     def checkpoint(self, name: str) -> dict[str, Any]:

@@ -55,6 +55,11 @@ model.load_state_dict(load_file("backbone.safetensors"))
 ```
 
 {positions}
+
+Made by
+
+{made}
+
 `run.json` beside this file holds the whole configuration and what the run cost.
 """
 

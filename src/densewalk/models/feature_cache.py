@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write
 from densewalk.core.hashing import config_hash
 
@@ -70,7 +71,7 @@ class FeatureCache:
         try:
             with atomic_write(path) as temporary:
                 save_file({"maps": content}, temporary, metadata={"crc32": checksum(content)})
-        except OSError as error:
+        except (OSError, UserError) as error:
             log.warning("features are not kept: %s", error)
         self.remove_oldest()
 

@@ -2,9 +2,10 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from densewalk.core.settings import Settings, is_null
+from densewalk.core.urls import without_secrets
 
 
 class RandomWeights(Settings):
@@ -15,14 +16,14 @@ class RandomWeights(Settings):
 
 
 class CheckpointFile(Settings):
-    """An entry of `checkpoints` in the study."""
+    """An entry of `checkpoints` in the study; its address is kept without tokens and passwords."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     name: str
     file: str
     key: str | None
     sha256: str | None
-    url: str | None
+    url: Annotated[str | None, AfterValidator(lambda url: url and without_secrets(url))]
     interpolation: Literal["offset", "antialias", "size"] | None = Field(default=None, exclude_if=is_null)
 
 

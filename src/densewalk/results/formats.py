@@ -36,7 +36,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def latex(table: pd.DataFrame, label: str) -> str:
     """A LaTeX table with booktabs' rules, columns of numbers right-aligned; the protocols of a wide one are its caption."""
-    shown = readable(table)
+    shown = readable(table).astype(str)  # a column without rows has no type
     caption = " ".join(f"\\texttt{{{escaped(e)}}} on {escaped(d)}: {escaped(p)}." for e, d, p in protocols(table))
     numbers = [shown[c].str.fullmatch(NUMBER).all() and shown[c].any() for c in shown.columns]
     style = shown.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")

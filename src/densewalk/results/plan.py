@@ -39,9 +39,12 @@ class PlannedEvaluation(Settings):
 
 
 class Plan(Settings):
-    """The study's runs and evaluations in its order. hashes: of each result, by `run/s0/evaluation`."""
+    """The study's runs and evaluations in its order. results: their folder. hashes: of each result, by
+    `run/s0/evaluation`.
+    """
 
     study: str
+    results: str = "results"
     runs: dict[str, PlannedRun]
     evaluations: dict[str, PlannedEvaluation]
     hashes: dict[str, str]

@@ -12,44 +12,44 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from densewalk.core.errors import UserError
+from densewalk.core.provenance import Provenance
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import read_model
+from densewalk.data.fingerprint import Fingerprint
 from densewalk.models.catalog import Labels
 from densewalk.models.origin import Origin
-from densewalk.training.progress_files import CostRecord
+from densewalk.training.progress_files import Attempt, CostRecord
 
 AGAIN = "delete it, so that it is made again (snakemake does so)"
 CLASS_VALUES = TypeAdapter(dict[str, dict[str, float | None]])
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 
 
+class FileRecord(Settings):
+    """A file that was read: sha256 of its content, and size and times by which an unchanged one is known without reading it."""
+
+    sha256: str
+    stamp: str
+
+
 class TrainingRecord(CostRecord):
-    """What a training was. processes: of the last attempt. execution: how it was run, which changes no hash."""
+    """What a training was.
+
+    device, processes, execution: of the attempt that made the last step; the latter says how it was run, which changes no hash.
+    made: who made the steps, in order, whenever the weights were exported. Empty in records of earlier versions.
+    """
 
     steps: int = Field(ge=1)
     samples_seen: int = Field(ge=1)
     processes: int = Field(ge=1)
     device: str
     execution: dict[str, Any]
+    made: tuple[Attempt, ...] = ()
 
     @property
     def process_hours(self) -> float:
         """Hours of all processes, on whatever device."""
         return self.seconds * self.processes / 3600
-
-
-class Provenance(Settings):
-    """Which code made it, with which packages, on which machine. dirty: tracked files differed from the commit."""
-
-    commit: str
-    dirty: bool
-    versions: dict[str, str]
-    host: str
-
-    @property
-    def code(self) -> str:
-        """The commit in short, and whether it was changed."""
-        return self.commit[:12] + ("+dirty" if self.dirty else "")
 
 
 class MadeRun(Settings):
@@ -65,9 +65,12 @@ class MadeRun(Settings):
 
 
 class RunRecord(Provenance):
-    """How a backbone was made. training: None for a baseline. loaded: what was taken from the initial backbone's file.
+    """How a backbone was made: commit, versions and host are those of its last step.
 
-    version: of the method's code; 1 where an older record does not say.
+    training: None for a baseline. loaded: what was taken from the initial backbone's file. files: that were read, by path: the
+    initial backbone and the receipts. data: fingerprints of the folders of images that were trained on, by path. exported: by which
+    code the weights were written where it was another; None where it is the same. version: of the method's code, 1 where an older
+    record does not say. Records of earlier versions lack the last four.
     """
 
     config_hash: Hash
@@ -77,6 +80,9 @@ class RunRecord(Provenance):
     spec: MadeRun
     training: TrainingRecord | None
     loaded: str | None
+    files: dict[str, FileRecord] = {}
+    data: dict[str, str] = {}
+    exported: Provenance | None = None
 
 
 class ResultRecord(Provenance, CostRecord):
@@ -85,7 +91,8 @@ class ResultRecord(Provenance, CostRecord):
     metrics: None for a number that is not defined. n, unit: what was scored, and how many. labels: names in the published tables.
     version, method_version: of the protocol's and of the method's code, the latter 1 where an older record does not say.
     published_metrics: metric -> its name there, None where all names are the same. details: more numbers, of the evaluation's own.
-    spec: the specification (study/specs.py).
+    spec: the specification (study/specs.py). data: fingerprint of the evaluation's files. backbone_sha256: of the file that was
+    evaluated. made: who trained the evaluation's own head, if it has one. Records of earlier versions lack the last three.
     """
 
     run: str
@@ -114,6 +121,9 @@ class ResultRecord(Provenance, CostRecord):
     device: str
     training: TrainingRecord | None
     spec: dict[str, Any]
+    data: Fingerprint | None = None
+    backbone_sha256: str | None = None
+    made: tuple[Attempt, ...] = ()
 
     @property
     def class_iou(self) -> dict[str, float | None] | None:

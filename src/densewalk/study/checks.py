@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from densewalk.curation.settings import CurationSettings
+from densewalk.study.published_rows import check_published_rows
 from densewalk.study.runs import BaseRun, TrainedRun
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def check_study(study: "Study") -> None:
     for name in study.runs:
         _check_chain(study, [name])
     _check_accumulation(study)
+    check_published_rows(study)
     unknown = sorted(set(study.pictures.sources or []) - set(names))
     if unknown:
         raise ValueError(f"pictures.sources: neither a video nor an image folder: {unknown[0]}; allowed: {', '.join(names)}")

@@ -45,6 +45,8 @@ class Study(Settings):
 
     study: str = Field(min_length=1)
     """Title of the tables and the report."""
+    results: str = Field(default="results", pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)*$")
+    """Folder of the results, relative to the study's folder. Studies of one folder need different ones."""
     synthetic: Synthetic | None = None
     """Generate the data instead of downloading any."""
     videos: dict[Name, VideoSettings] = {}
@@ -145,7 +147,7 @@ class Study(Settings):
             for name, e in self.evaluations.items()
         }
         hashes = {result_key(*job): self.evaluation_spec(*job).hash for job in self.evaluation_jobs()}
-        return Plan(study=self.study, runs=runs, evaluations=evaluations, hashes=hashes)
+        return Plan(study=self.study, results=self.results, runs=runs, evaluations=evaluations, hashes=hashes)
 
     # -- specifications ----------------------------------------------------------------------------------------------
 

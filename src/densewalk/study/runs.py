@@ -41,8 +41,8 @@ class TrainedRun(BaseRun):
     """Names of videos, image folders or curations."""
     settings: TrainingSettings
     sweep: dict[Name, Annotated[dict[str, Any], Field(min_length=1)]] = {}
-    """Variants for an ablation: name of the variant -> settings in which it differs. Each is a run of its own, called
-    `{run}_{variant}`, next to the run itself."""
+    """Variants for an ablation: name of the variant -> settings in which it differs, and its own `data` and `labels` if it has any.
+    Each is a run of its own, called `{run}_{variant}`, next to the run itself."""
 
 
 class BaseEvaluation(Settings):

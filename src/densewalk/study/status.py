@@ -23,7 +23,7 @@ from densewalk.core.progress import clock, columns
 from densewalk.results.missing import survey
 from densewalk.results.records import TrainingRecord, read_run
 from densewalk.study.config import Study
-from densewalk.training.progress_files import PLAN, Point, Seal, TrainingPlan, read_points, read_progress
+from densewalk.training.progress_files import PLAN, Point, TrainingPlan, newest_seal, read_or_none, read_points
 
 LATEST = 50  # points of the learning curve that `left` goes by
 
@@ -84,9 +84,10 @@ def _unfinished(row: Status, state: Path, now: float) -> Status:
     plan, curve = state / PLAN, read_points(state / "metrics.jsonl")
     if not plan.is_file():
         return row
-    planned = read_progress(plan, TrainingPlan)
+    planned = read_or_none(plan, TrainingPlan)
     seals = sorted(state.glob("step-*.json"))
-    checkpoint = read_progress(seals[-1], Seal).step if seals else None
+    seal = newest_seal(state)
+    checkpoint = seal.step if seal else None
     step = max(curve[-1]["step"] + 1 if curve else 0, checkpoint or 0)
     pace = seconds_per_step(curve[-LATEST:])
     signs = [path.stat().st_mtime for path in (plan, state / "metrics.jsonl", *seals[-1:]) if path.is_file()]
@@ -94,12 +95,12 @@ def _unfinished(row: Status, state: Path, now: float) -> Status:
         row,
         state="failed" if row.state == "failed" else "started",
         step=step,
-        total=planned.steps,
+        total=planned.steps if planned else None,
         loss=curve[-1].get("loss") if curve else None,
-        left=None if pace is None else pace * (planned.steps - step),
+        left=None if pace is None or planned is None else pace * (planned.steps - step),
         seen=max(0.0, now - max(signs)),
         checkpoint=checkpoint,
-        gpu_hours=step * (seconds_per_step(curve) or 0.0) * planned.gpus / 3600,
+        gpu_hours=step * (seconds_per_step(curve) or 0.0) * (planned.gpus if planned else 0) / 3600,
     )
 
 

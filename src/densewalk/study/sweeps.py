@@ -2,6 +2,8 @@
 
 from typing import Any
 
+OF_THE_RUN = ("data", "labels")  # what a variant says about the run, beside its settings; no method has settings of these names
+
 
 def expand_sweeps(runs: dict[str, Any]) -> dict[str, Any]:
     """Put the variants of each run's `sweep` behind it, in a study that is not yet checked.
@@ -20,9 +22,11 @@ def expand_sweeps(runs: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"runs.{name}: '{clash}' is the name of both a run and a variant of a sweep; rename one of them")
         expanded[name] = {k: v for k, v in run.items() if k != "sweep"} if variants else run
         for variant, changes in variants.items():
-            # without labels: published values belong to the run's own settings
+            # without the run's labels: published values belong to its own settings and data
             kept = {k: v for k, v in run.items() if k not in ("sweep", "labels")}
-            expanded[f"{name}_{variant}"] = {**kept, "settings": {**run["settings"], **changes}}
+            own = {k: v for k, v in changes.items() if k in OF_THE_RUN}
+            settings = {k: v for k, v in changes.items() if k not in OF_THE_RUN}
+            expanded[f"{name}_{variant}"] = {**kept, **own, "settings": {**run["settings"], **settings}}
     return expanded
 
 

@@ -16,9 +16,10 @@ import pynvml as nvml
 import torch
 
 from densewalk.core import distributed
+from densewalk.core.errors import UserError
 from densewalk.core.files import write_json
 from densewalk.core.progress import log
-from densewalk.training.progress_files import CostRecord, read_progress
+from densewalk.training.progress_files import CostRecord, read_or_none
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Meter:
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path, self.device = path, device
-        self.before = Cost(**read_progress(path, CostRecord).model_dump()) if path.exists() else None
+        self.before = cost_before(path)
         self.begun, self.counter = time.monotonic(), energy_mj(device)
 
     def total(self) -> Cost:
@@ -76,6 +77,13 @@ class Meter:
             write_json(self.path, asdict(total))
         return total
 
+    def try_keep(self) -> None:
+        """`keep`, but a cost that cannot be written does not hide how the job has ended."""
+        try:
+            self.keep()
+        except (OSError, UserError) as error:
+            log.warning("the cost of this attempt is not kept: %s", error)
+
     def _energy_wh(self) -> float:
         now = energy_mj(self.device)
         known = self.counter is not None and now is not None and now >= self.counter  # a driver that was reloaded counts from 0
@@ -89,7 +97,17 @@ def metered(path: Path, device: torch.device) -> Iterator[Meter]:
     try:
         yield meter
     finally:
-        meter.keep()
+        meter.try_keep()
+
+
+def cost_before(path: Path) -> Cost | None:
+    """The cost of earlier attempts; of a damaged record, that it is unknown, with a warning."""
+    if not path.exists():
+        return None
+    if (found := read_or_none(path, CostRecord)) is not None:
+        return Cost(**found.model_dump())
+    log.warning("%s is damaged: time and memory are those from now on, GPU-hours and energy are unknown", path)
+    return Cost(seconds=0.0, gpu_hours=None, peak_rss_mib=0.0, peak_gpu_mib=None, energy_wh=None)
 
 
 def energy_mj(device: torch.device) -> int | None:

@@ -10,7 +10,8 @@ from torch import Tensor
 from densewalk.core import distributed
 from densewalk.core.errors import TrainingError
 from densewalk.core.files import atomic_write
-from densewalk.training.progress_files import append_point, as_line, read_points
+from densewalk.core.progress import log
+from densewalk.training.progress_files import Point, append_whole, as_line, read_points
 from densewalk.training.tensorboard import EventFile, newest_event_file
 
 
@@ -22,6 +23,7 @@ class LearningCurve:
 
     def __init__(self, path: Path, done: int, *, every: int, tensorboard: bool = False) -> None:
         self.path, self.every, self.latest_loss = path, every, float("nan")
+        self.unwritten = ""  # points that a full disk has not taken yet
         self.events: EventFile | None = None
         if distributed.rank() > 0:
             return
@@ -40,24 +42,41 @@ class LearningCurve:
         values = {name: distributed.all_mean(value.detach().float()).item() for name, value in sorted(logs.items())}
         point = {"step": step, "time": round(time.time(), 1), "loss": self.latest_loss, "lr": optimizer.param_groups[0]["lr"], **values}
         if distributed.rank() == 0:
-            append_point(self.path, point)
-        if self.events is not None:
-            self.events.add(point)
+            self._write(point)
+
+    def _write(self, point: Point) -> None:
+        """Append a point; on a full disk it waits for the next one, since the training need not stop before its next checkpoint."""
+        try:
+            if self.events is not None:
+                self.events.add(point)
+            append_whole(self.path, self.unwritten + as_line(point))
+        except OSError as error:
+            if not self.unwritten:
+                log.warning("%s cannot be written for now: %s", self.path, error.strerror)
+            self.unwritten += as_line(point)
+        else:
+            self.unwritten = ""
 
     def close(self) -> None:
-        """Close the event file."""
-        if self.events is not None:
-            self.events.close()
+        """Write what a full disk has not taken, and close the event file."""
+        try:
+            if self.unwritten:
+                append_whole(self.path, self.unwritten)
+            if self.events is not None:
+                self.events.close()
+        except OSError as error:
+            log.warning("%s lacks its last points: %s", self.path, error.strerror)
 
 
 def copy_learning_curve(state: Path, out: Path, *, tensorboard: bool) -> None:
     """Copy metrics.jsonl, and the event file if asked for, over those of an earlier training."""
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(state / "metrics.jsonl", out / "metrics.jsonl")
+    with atomic_write(out / "metrics.jsonl") as temporary:
+        shutil.copyfile(state / "metrics.jsonl", temporary)
     shutil.rmtree(out / "tensorboard", ignore_errors=True)
     if tensorboard:
-        (out / "tensorboard").mkdir()
-        shutil.copy(newest_event_file(state / "tensorboard"), out / "tensorboard")
+        newest = newest_event_file(state / "tensorboard")
+        with atomic_write(out / "tensorboard" / newest.name) as temporary:
+            shutil.copyfile(newest, temporary)
 
 
 def require_finite_loss(loss: Tensor, step: int, curve: Path) -> None:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from densewalk.core import distributed
 from densewalk.core.errors import Interrupted
 from densewalk.core.hashing import derive_seed
+from densewalk.core.machine import usable_workers
 from densewalk.core.progress import Progress
 from densewalk.ops.cpu.memory import trim_heap
 from densewalk.training.cost import Cost, Meter
@@ -69,7 +70,11 @@ def train(
     done = resume(method, optimizer, state, device)
     sampler = StepSampler(len(data), batch_size, seed, done, method.total_steps)  # type: ignore[arg-type]
     loader = DataLoader(
-        data, batch_sampler=sampler, num_workers=execution.workers, pin_memory=device.type == "cuda", worker_init_fn=leave_signals_to_parent
+        data,
+        batch_sampler=sampler,
+        num_workers=usable_workers(execution.workers),
+        pin_memory=device.type == "cuda",
+        worker_init_fn=leave_signals_to_parent,
     )
     progress = Progress("train", method.total_steps, done=done, seconds=execution.log_seconds)
     saved = time.monotonic()

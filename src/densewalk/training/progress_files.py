@@ -1,22 +1,28 @@
 """What a training leaves in its state folder for `densewalk status`, the page and its next attempt. Free of torch.
 
 results/state/{run}-s{seed}-{hash}/
+    inputs.json           name -> fingerprint of everything that the state was made from
     plan.json             TrainingPlan
     step-00001200.json    Seal of step-00001200.pt
     cost.json             CostRecord, up to the newest checkpoint
     metrics.jsonl         {"step": 20, "time": 1760000000.0, "loss": 8.1, "lr": 0.0004, ...}, a point of the learning curve each
 
-A point is written at once; the last line may be cut off: the writer was killed, or has not finished.
+A point is written at once; the last line may be cut off: the writer was killed, or has not finished. A damaged file stops nothing:
+what can be made again or done without is passed over with a warning.
 """
 
+import errno
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from densewalk.core.errors import UserError
+from densewalk.core.progress import log
+from densewalk.core.provenance import UNKNOWN, Provenance
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import Model, read_model
 
@@ -31,11 +37,54 @@ class TrainingPlan(Settings):
     gpus: int = Field(ge=0)
 
 
+class How(Settings):
+    """How steps are made, which changes no hash. processes: of one launch. execution: the study's section, with the precision."""
+
+    device: str = UNKNOWN
+    processes: int = Field(default=1, ge=1)
+    execution: dict[str, Any] = {}
+
+
+class Attempt(Provenance, How):
+    """Steps that were made in one go: by which code, how, and how many were done at its end (`until`)."""
+
+    until: int = Field(ge=0)
+
+    def same_maker(self, other: "Attempt") -> bool:
+        """True if the steps of both were made by the same code in the same way."""
+        return self.model_copy(update={"until": 0}) == other.model_copy(update={"until": 0})
+
+
 class Seal(Settings):
-    """A checkpoint's step, and the checksum of its file: one that does not match is passed over."""
+    """A checkpoint's step, and the checksum of its file: one that does not match is passed over.
+
+    inputs: hash of what the state was made from. made: who made the steps up to it, in order. None in seals of earlier versions.
+    """
 
     step: int = Field(ge=0)
     sha256: str
+    inputs: str | None = None
+    made: tuple[Attempt, ...] | None = None
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Who made the steps; of a seal that does not say it, somebody unknown."""
+        nobody = Attempt(commit=UNKNOWN, dirty=False, versions={}, host=UNKNOWN, until=self.step)
+        return (nobody,) if self.made is None else self.made
+
+
+def joined(earlier: Sequence[Attempt], latest: Attempt) -> tuple[Attempt, ...]:
+    """The attempts up to the latest one; one that continues in the same way is not listed again."""
+    before = earlier[:-1] if earlier and earlier[-1].same_maker(latest) else earlier
+    return (*before, latest)
+
+
+def newest_seal(state: Path) -> Seal | None:
+    """The seal of the newest checkpoint that has a whole one; None if there is none."""
+    for path in sorted(state.glob("step-*.json"), reverse=True):
+        if (seal := read_or_none(path, Seal)) is not None:
+            return seal
+    return None
 
 
 class CostRecord(Settings):
@@ -57,39 +106,76 @@ def read_progress(path: Path, model: type[Model]) -> Model:
     return read_model(path, model, "file of a training's progress", "delete it and start the job again")
 
 
+def read_or_none(path: Path, model: type[Model]) -> Model | None:
+    """Read one of these files; None if there is none, and with a warning if it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        return read_progress(path, model)
+    except UserError as error:
+        log.warning("passed over: %s", error.found)
+        return None
+
+
 Point = dict[str, Any]  # `step` (a whole number) and `time` (seconds since 1970), and the quantities
 NOT_QUANTITIES = ("step", "time")
+BEGINS = '{"step": '  # every line of metrics.jsonl
 
 
 def read_points(path: Path) -> list[Point]:
-    """The points in their order, without lines that are cut off; none if the file does not exist.
+    """The points in their order; none if the file does not exist or cannot be read.
 
-    Raises:
-        UserError: a whole line is no point.
+    Lines that are no points are left out, with a warning; a last one without its end is on its way, or its writer was killed.
     """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    except OSError as error:
+        log.warning("%s cannot be read (%s): the learning curve has no points", path, error.strerror)
+        return []
     points: list[Point] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            point = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if not _is_point(point, after=points[-1]["step"] if points else -1):
-            raise UserError(f"{path} has a line that is no point of a learning curve: {line[:80]}", todo="delete the line")
-        points.append(point)
+    damaged = []
+    for line in text.splitlines(keepends=True):
+        point = _parsed(line)
+        if _is_point(point, after=points[-1]["step"] if points else -1):
+            points.append(point)
+        elif line.endswith("\n") or not line.startswith(BEGINS[: len(line)]):
+            damaged.append(line.strip())
+    if damaged:
+        log.warning("%s: %d lines are no points of a learning curve and are left out, e.g. %s", path, len(damaged), damaged[0][:80])
     return points
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _is_point(value: Any, after: int) -> bool:
     """A point has a time and a step beyond the one before; it holds numbers only."""
-    if not isinstance(value, dict) or "time" not in value or not isinstance(value.get("step"), int) or value["step"] <= after:
+    if not isinstance(value, dict) or "time" not in value or type(value.get("step")) is not int or value["step"] <= after:
         return False
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in value.values())
 
 
 def append_point(path: Path, point: Point) -> None:
     """Append one point."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(as_line(point))
+    append_whole(path, as_line(point))
+
+
+def append_whole(path: Path, lines: str) -> None:
+    """Append lines, all or none: a full disk may take a part, which is taken back."""
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        content = lines.encode()
+        try:
+            written = file.write(content)
+        except OSError:
+            written = None
+        if written != len(content):
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def as_line(point: Point) -> str:

@@ -1,6 +1,7 @@
 """Settings that all methods share."""
 
 import json
+import re
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,7 +11,14 @@ from densewalk.core.resources import Resources
 from densewalk.core.settings import Settings
 from densewalk.data.amounts import Amount
 from densewalk.models.architecture import Architecture
+from densewalk.models.catalog import Labels
 from densewalk.models.work import LEARN, Work, kept, parameters, vit
+
+
+def epochs_in(label: str) -> float | None:
+    """The length that a label of pretraining data names, e.g. 300 of `WT_Venice (300 ep)`; None if it names none."""
+    found = re.search(r"\((\d+) ep(?:ochs)?\)", label)
+    return float(found[1]) if found else None
 
 
 class TrainingSettings(Settings):
@@ -25,6 +33,8 @@ class TrainingSettings(Settings):
     """What a job asks a scheduler for."""
     PICTURES: ClassVar[dict[str, str]] = {}
     """Captions of what `Method.pictures` draws, by file name without its end."""
+    SAME_NUMBERS: ClassVar[tuple[str, ...]] = ()
+    """Settings by which a run costs more or fails, but never learns something else."""
 
     compat: Literal["paper", "released"] = "paper"
     """`paper`: the method as published. `released`: the released code's known deviations, to the digit."""
@@ -56,6 +66,24 @@ class TrainingSettings(Settings):
         following = [(name, facts) for name, facts in sorted(self.switches().items()) if facts.by == "compat"]
         changed = [name for name, facts in following if getattr(self, name) not in (None, facts.values[self.compat])]
         return " ".join([self.compat, *(f"{name}={json.dumps(getattr(self, name))}" for name in changed)])
+
+    @classmethod
+    def published_settings(cls, labels: Labels) -> dict[str, tuple[Any, ...]] | None:
+        """What is known of the settings of a published run: name -> the value it had, or those of its several recipes.
+
+        Args:
+            labels: as published.csv names it.
+
+        Returns:
+            None if it is none of this method's.
+        """
+        return None
+
+    def all_settings(self, *without: str) -> dict[str, tuple[Any, ...]]:
+        """Every resolved setting, in the form of `published_settings`, but those that change no number and those `without`."""
+        resolved = self.resolved()
+        free = {"preset", *self.SAME_NUMBERS, *without}
+        return {name: (getattr(resolved, name),) for name in type(self).model_fields if name not in free}
 
     def across_samples(self) -> str | None:
         """What in a step looks across the samples of a process's batch, in a few words; None where nothing does.

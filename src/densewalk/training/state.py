@@ -5,9 +5,12 @@ results/state/{run}-s{seed}-{hash}/
     inputs.json           fingerprints of what the job was started with
     plan.json             steps in all, and on how many GPUs
     step-00001200.pt      networks, optimizer, step          (newest two are kept)
-    step-00001200.json    its sha256: a file that does not match is ignored
+    step-00001200.json    its sha256, its inputs and who made it: a file that does not match is ignored
     metrics.jsonl         one line per logged step
     cost.json             time, memory and energy spent up to the newest checkpoint
+
+Nothing is resumed unless both the folder or the checkpoint's own seal say that it was made from the same inputs. The record of inputs
+is removed before anything else that is stale and written after it: a process that is killed in between leaves nothing to resume.
 """
 
 import logging
@@ -20,13 +23,16 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from densewalk.core import provenance
 from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write, read_json, write_json
-from densewalk.core.hashing import file_sha256
+from densewalk.core.hashing import config_hash, file_sha256
 from densewalk.core.typed_files import write_model
-from densewalk.training.progress_files import Seal, read_progress
+from densewalk.training.progress_files import Attempt, How, Seal, joined, read_or_none
 
 log = logging.getLogger("densewalk")
+INPUTS = "inputs.json"
+OWN = (".lock", ".holder")
 
 
 class StateBusy(UserError):
@@ -36,13 +42,19 @@ class StateBusy(UserError):
 class State:
     """The resumable state of one job; a context manager that holds the folder's lock.
 
-    inputs: name -> fingerprint of every input file. State from other inputs is removed.
+    inputs: name -> fingerprint of everything that the state depends on. State from other inputs is removed.
+    newer: names of inputs that states of earlier versions do not record; one without them is resumed all the same.
+    how: steps are made from now on, for the record of who made the weights.
     """
 
-    def __init__(self, folder: str | Path, inputs: Mapping[str, str], *, keep: int = 2) -> None:
-        self.folder, self.inputs, self.keep = Path(folder), dict(inputs), keep
+    def __init__(
+        self, folder: str | Path, inputs: Mapping[str, str], *, keep: int = 2, how: How | None = None, newer: frozenset[str] = frozenset()
+    ) -> None:
+        self.folder, self.inputs, self.keep, self.how, self.newer = Path(folder), dict(inputs), keep, how or How(), newer
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / ".lock", timeout=0)
+        self.made: tuple[Attempt, ...] = ()
+        self.code = provenance.record()  # as the process begins: files may change while it runs
 
     def __enter__(self) -> "State":
         holder = self.folder / ".holder"
@@ -53,60 +65,120 @@ class State:
             raise StateBusy(
                 f"{self.folder} is being worked in by {who}", todo="wait for that job or cancel it; what it writes is not lost"
             ) from error
-        job = os.environ.get("SLURM_JOB_ID")
-        for left in self.folder.rglob(".*.tmp*"):  # of a process that was killed while it wrote
-            left.unlink()
-        holder.write_text(f"process {os.getpid()} on {os.uname().nodename}" + (f", Slurm job {job}" if job else ""))
-        self._remove_stale()
+        try:
+            for left in list(self.folder.rglob(".*.tmp*")):  # of a process that was killed while it wrote
+                _remove(left)
+            job = os.environ.get("SLURM_JOB_ID")
+            with atomic_write(holder) as temporary:
+                temporary.write_text(f"process {os.getpid()} on {os.uname().nodename}" + (f", Slurm job {job}" if job else ""))
+            self._remove_stale()
+        except BaseException:
+            self.lock.release()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.lock.release()
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the inputs, as seals hold it."""
+        return config_hash(self.inputs)
+
     def _remove_stale(self) -> None:
-        record = self.folder / "inputs.json"
-        if record.exists() and read_json(record) != self.inputs:
-            log.info("inputs of %s have changed: its contents are not used", self.folder)
-            for path in self.folder.iterdir():
-                if path.is_dir():
-                    shutil.rmtree(path)
-                elif path.name not in (".lock", ".holder"):
-                    path.unlink()
-        write_json(record, self.inputs)
+        """Remove what was made from other inputs, or from nobody knows which; `inputs.json` goes first and comes last."""
+        recorded = self._recorded()
+        if recorded == self.inputs:
+            return
+        if not self._continues(recorded) and not (recorded is None and self._has_own_checkpoint()):
+            left = [path for path in self.folder.iterdir() if path.name not in OWN]
+            if left:
+                reason = "its record of inputs is missing or damaged" if recorded is None else "its inputs have changed"
+                log.info("%s is not used, since %s: the job begins anew", self.folder, reason)
+            for path in sorted(left, key=lambda p: p.name != INPUTS):
+                _remove(path)
+        write_json(self.folder / INPUTS, self.inputs)
+
+    def _recorded(self) -> dict[str, str] | None:
+        """The recorded inputs; None if there is no record, or, with a warning, a damaged one."""
+        path = self.folder / INPUTS
+        if not path.exists():
+            return None
+        try:
+            content = read_json(path)
+        except UserError as error:
+            log.warning("passed over: %s", error.found)
+            return None
+        if isinstance(content, dict) and bool(content) == bool(self.inputs) and all(isinstance(v, str) for v in content.values()):
+            return content
+        log.warning("passed over: %s is no record of a state's inputs", path)
+        return None
+
+    def _continues(self, recorded: Mapping[str, str] | None) -> bool:
+        """True if the record is this job's, perhaps by a version that recorded less."""
+        return recorded is not None and recorded == {k: v for k, v in self.inputs.items() if k in recorded or k not in self.newer}
+
+    def _has_own_checkpoint(self) -> bool:
+        seals = (read_or_none(path.with_suffix(".json"), Seal) for path in self._checkpoints())
+        return any(seal is not None and seal.inputs == self.fingerprint for seal in seals)
 
     def save(self, step: int, content: Mapping[str, Any]) -> None:
-        """Write a checkpoint and its checksum, remove the oldest; UserError if the disk is full."""
+        """Write a checkpoint and its seal, remove the oldest; UserError if the disk is full."""
         path = self.folder / f"step-{step:08d}.pt"
+        made = joined(self.made, Attempt(until=step, **self.how.model_dump(), **self.code))
         try:
             with atomic_write(path) as temporary:
                 torch.save(dict(content), temporary)
                 digest = file_sha256(temporary)
-            write_model(path.with_suffix(".json"), Seal(step=step, sha256=digest))
+            write_model(path.with_suffix(".json"), Seal(step=step, sha256=digest, inputs=self.fingerprint, made=made))
         except (OSError, RuntimeError) as error:  # torch's writer turns the system's errors into RuntimeErrors
             free = shutil.disk_usage(self.folder).free / 2**20
             raise UserError(
                 f"{path} cannot be written with {free:.0f} MiB free: {str(error).splitlines()[0]}",
                 todo="make room and start again: the job goes on from the checkpoint before",
             ) from error
+        self.made = made
         sealed = [p for p in self._checkpoints() if p.with_suffix(".json").exists()]
         for old in {*self._checkpoints()} - {*sealed[: self.keep]}:
             old.unlink()
             old.with_suffix(".json").unlink(missing_ok=True)
 
     def newest(self, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """The newest intact checkpoint, or None."""
+        """The newest intact checkpoint that was made from these inputs, or None; `made` says by whom."""
+        accepted = {self.fingerprint, *([None] if self._continues(self._recorded()) else [])}
         for path in self._checkpoints():
-            if _is_intact(path):
+            seal = _seal_of(path)
+            if seal is None:
+                log.warning("%s is damaged or incomplete: falling back to the checkpoint before it", path)
+            elif seal.inputs not in accepted:
+                log.warning("%s was made from other inputs: it is not used", path)
+            else:
+                self.made = seal.attempts
                 return torch.load(path, map_location=map_location, weights_only=True)
-            log.warning("%s is damaged or incomplete: falling back to the checkpoint before it", path)
         return None
 
     def _checkpoints(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.pt"), reverse=True)
 
 
-def _is_intact(checkpoint: Path) -> bool:
+def forget(folder: Path) -> None:
+    """Remove what a state folder holds, so that its job begins anew; StateBusy if somebody works in it."""
+    with State(folder, {"begin": "anew"}):
+        pass
+
+
+def _seal_of(checkpoint: Path) -> Seal | None:
+    """The checkpoint's seal; None if it is missing or damaged, or another file's."""
+    seal = read_or_none(checkpoint.with_suffix(".json"), Seal)
     try:
-        return read_progress(checkpoint.with_suffix(".json"), Seal).sha256 == file_sha256(checkpoint)
-    except UserError:  # the seal is missing or broken
-        return False
+        return seal if seal is not None and seal.sha256 == file_sha256(checkpoint) else None
+    except OSError as error:
+        log.warning("%s cannot be read: %s", checkpoint, error.strerror)
+        return None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

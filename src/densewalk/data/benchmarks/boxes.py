@@ -8,20 +8,20 @@ A box is x0, y0, x1, y1 in pixels from the image's upper left corner; x1 and y1 
 A file that is missing or not what it should be is a UserError that names it.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks.paths import choose_names, descend, existing_file, existing_folder, read_list, read_text
-from densewalk.data.images import read_image_header
+from densewalk.data.benchmarks.coco import Instances, check_pictures, read_instances
+from densewalk.data.benchmarks.paths import choose_names, descend, existing_file, existing_folder, read_list, read_text, subfolders
+from densewalk.data.file_lists import find_files, frames_in_order
+from densewalk.data.image_files import EXTENSIONS, read_header, require_upright_labels
 
 Boxes = Float[np.ndarray, "boxes 4"]
 
@@ -66,19 +66,29 @@ def read_voc_boxes(root: str | Path, year: int, split: str = "trainval") -> list
         raise UserError(found, todo="correct `root` or `year`, or download the data")
     stems = read_list(base / "ImageSets" / "Main" / f"{split}.txt", todo="correct `root`, `year` or `split`")
     files = [(existing_file(base / "JPEGImages" / f"{s}.jpg"), existing_file(base / "Annotations" / f"{s}.xml")) for s in stems]
-    return [BoxedImage(image, _voc_boxes(annotation)) for image, annotation in files]
+    return [BoxedImage(image, _voc_boxes(annotation, image)) for image, annotation in files]
 
 
-def _voc_boxes(path: Path) -> Boxes:
+def _voc_boxes(path: Path, image: Path) -> Boxes:
+    """Read one XML file; its boxes lie in the image, whose size it states."""
+    text = read_text(path)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # what billion-laughs files need, and VOC's never have
+        raise UserError(f"{path} declares a document type, which annotations do not", todo="download it again")
     try:
-        text = path.read_text(encoding="utf-8")
-        if "<!DOCTYPE" in text or "<!ENTITY" in text:  # what billion-laughs files need, and VOC's never have
-            raise UserError(f"{path} declares a document type, which annotations do not", todo="download it again")
-        objects = ElementTree.fromstring(text).findall("object")
-        rows = [[float(o.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")] for o in objects]
+        tree = ElementTree.fromstring(text)
+        if tree.tag != "annotation":
+            raise ValueError(f"its root is <{tree.tag}>, not <annotation>")
+        rows = [[_number(o.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")] for o in tree.findall("object")]
+        stated = [tree.findtext(f"size/{side}") for side in ("width", "height")]
+        size = None if None in stated else (int(stated[0] or ""), int(stated[1] or ""))
     except (ElementTree.ParseError, ValueError) as error:
         raise UserError(f"{path} is no annotation of Pascal VOC: {error}", todo="download it again") from error
-    return _checked(np.array(rows, dtype=np.float64).reshape(-1, 4) - (1, 1, 0, 0), path)
+    if not rows:
+        return np.zeros((0, 4))
+    header = read_header(image)
+    require_upright_labels(image, header, size, str(path))
+    boxes = _checked(np.array(rows, dtype=np.float64) - (1, 1, 0, 0), path)
+    return _inside(boxes, header.shown, path)
 
 
 def read_coco_boxes(root: str | Path, images: str, annotations: str, ids: str | None = None) -> list[BoxedImage]:
@@ -89,46 +99,34 @@ def read_coco_boxes(root: str | Path, images: str, annotations: str, ids: str | 
         ids: file below `root` with the chosen images, one on each line, by id or by file name (COCO20k); all by default.
     """
     root = existing_folder(Path(root), "COCO's folder")
-    path = existing_file(root / annotations)
-    content = _coco_content(path)
-    names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
-    chosen = sorted(names) if ids is None else _chosen_ids(existing_file(root / ids), names, path)
+    folder = existing_folder(root / images)
+    content = read_instances(existing_file(root / annotations), folder if ids is None else None, masks=False)
+    chosen = sorted(content.images) if ids is None else _chosen_ids(existing_file(root / ids), content)
     rows: dict[int, list[list[float]]] = {number: [] for number in chosen}
-    for annotation in content["annotations"]:
-        if annotation["image_id"] in rows and not annotation.get("iscrowd", 0):
-            x, y, width, height = annotation["bbox"]
-            rows[annotation["image_id"]].append([x, y, x + width, y + height])
-    found = []
-    for number, boxes in rows.items():
-        rounded = np.array(boxes, dtype=np.float64).reshape(-1, 4).round()
-        checked = _checked(rounded, path, f", image {number}")
-        found.append(BoxedImage(existing_file(root / images / names[number]), checked))
-    return found
+    for found in content.objects:
+        if found.image in rows and not found.crowd:
+            x, y, width, height = found.box
+            rows[found.image].append([x, y, x + width, y + height])
+    if ids is not None:
+        check_pictures([content.images[number] for number in chosen], folder, content.path)
+    return [
+        BoxedImage(folder / content.images[number].name, np.array(boxes, dtype=np.float64).reshape(-1, 4).round())
+        for number, boxes in rows.items()
+    ]
 
 
-def _coco_content(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-        for part, keys in (("images", ("id", "file_name")), ("annotations", ("image_id", "bbox"))):
-            for entry in content[part]:
-                if missing := [key for key in keys if key not in entry]:
-                    raise UserError(f"{path}: an entry of {part} has no {missing[0]}")
-        if not content["images"]:
-            raise UserError(f"{path} lists no image")
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no annotation file of COCO: {error!r}", todo="download it again") from error
-    return content
-
-
-def _chosen_ids(path: Path, names: dict[int, str], annotations: Path) -> list[int]:
+def _chosen_ids(path: Path, content: Instances) -> list[int]:
     """Ids of the listed images: each line is an id or a file name that ends in it."""
-    ids = []
+    ids: dict[int, str] = {}
     for line in read_list(path, todo="correct `ids`"):
         digits = re.search(r"(\d+)(\.\w+)?$", line)
-        if digits is None or int(digits[1]) not in names:
-            raise UserError(f"{path} lists {line}, which {annotations} does not know", allowed="ids or file names of its images")
-        ids.append(int(digits[1]))
-    return list(dict.fromkeys(ids))
+        number = int(digits[1]) if digits else -1
+        if number not in content.images:
+            raise UserError(f"{path} lists {line}, which {content.path} does not know", allowed="ids or file names of its images")
+        if number in ids:
+            raise UserError(f"{path} lists {ids[number]} and {line}, which are one image", todo="remove one")
+        ids[number] = line
+    return list(ids)
 
 
 # -- videos ------------------------------------------------------------------------------------------------------------
@@ -162,14 +160,14 @@ def read_tracks(root: str | Path, split: str = "val", only: Sequence[str] | None
     """
     folder = existing_folder(Path(root) / split, "GOT-10k's folder")
     where = folder / "list.txt" if (folder / "list.txt").is_file() else folder
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir()) if where == folder else read_text(where).split()
+    names = subfolders(folder) if where == folder else read_list(where, todo="download it again")
     return [_read_track(existing_folder(folder / name)) for name in choose_names(names, only, where)]
 
 
 def _read_track(folder: Path) -> Track:
-    frames = sorted(folder.glob("*.jpg"))
+    frames = [folder / name for name in frames_in_order(find_files(folder, EXTENSIONS, below=False), folder)]
     if len(frames) < 2:
-        raise UserError(f"{folder} has {len(frames)} frames (*.jpg), but the first one is not scored")
+        raise UserError(f"{folder} has {len(frames)} frames ({' '.join(EXTENSIONS)}), but the first one is not scored")
     boxes = _read_rows(folder / "groundtruth.txt", len(frames), columns=4)
     boxes[:, 2:] += boxes[:, :2]
     visible = np.ones(len(frames), dtype=bool)
@@ -177,12 +175,34 @@ def _read_track(folder: Path) -> Track:
         if (folder / name).is_file():
             values = _read_rows(folder / name, len(frames), columns=1)[:, 0]
             visible &= values > 0 if name == "cover.label" else values == 0
+            _require_label(values, folder / name, most=8 if name == "cover.label" else 1)
     _checked(boxes[visible], folder / "groundtruth.txt")
-    size, _ = read_image_header(frames[0])
+    size = read_header(frames[0]).size
     for frame in frames:
-        if (other := read_image_header(frame)[0]) != size:
-            raise UserError(f"{frame} is {other[0]}x{other[1]}, but {frames[0]} is {size[0]}x{size[1]}")
+        header = read_header(frame)
+        require_upright_labels(frame, header, None, str(folder / "groundtruth.txt"))
+        if header.size != size:
+            raise UserError(f"{frame} is {header.size[0]}x{header.size[1]}, but {frames[0]} is {size[0]}x{size[1]}")
+    _require_tracked(boxes, visible, size, folder / "groundtruth.txt")
     return Track(folder.name, frames, boxes, visible, size)
+
+
+def _require_label(values: Float[np.ndarray, " frames"], path: Path, most: int) -> None:
+    """Require the whole numbers of a label file."""
+    bad = (values < 0) | (values > most) | (values != values.round())
+    if bad.any():
+        raise UserError(f"{path}, line {1 + int(bad.argmax())}: {values[bad.argmax()]:g}", allowed=f"whole numbers from 0 to {most}")
+
+
+def _require_tracked(boxes: Boxes, visible: Bool[np.ndarray, " frames"], size: tuple[int, int], path: Path) -> None:
+    """Require that visible boxes lie in the image. Some of GOT-10k's leave it; most of them do where corners are taken for sizes."""
+    slack = 2 + np.array(size) / 50
+    leaving = visible & ((boxes[:, :2] < -slack).any(axis=1) | (boxes[:, 2:] > size + slack).any(axis=1))
+    gone = visible & ((boxes[:, :2] >= size).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1))
+    if gone.any() or leaving.sum() > visible.sum() / 2:
+        at = int(gone.argmax() if gone.any() else leaving.argmax())
+        found = f"{path}, line {at + 1}: the box {_corners(boxes[at])} leaves the frame of {size[0]}x{size[1]}, but the object is visible"
+        raise UserError(found, allowed="x, y, width, height in pixels (two corners?)")
 
 
 def _read_rows(path: Path, frames: int, *, columns: int) -> Float[np.ndarray, "frames columns"]:
@@ -193,7 +213,7 @@ def _read_rows(path: Path, frames: int, *, columns: int) -> Float[np.ndarray, "f
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = [float(part) for part in re.split(r"[,\s]+", line.strip())]
+            row = [_number(part) for part in re.split(r"[,\s]+", line.strip())]
         except ValueError:
             row = []
         if len(row) != columns or not np.isfinite(row).all():
@@ -202,10 +222,30 @@ def _read_rows(path: Path, frames: int, *, columns: int) -> Float[np.ndarray, "f
     return np.array(rows, dtype=np.float64)
 
 
-def _checked(boxes: Boxes, path: Path, where: str = "") -> Boxes:
+def _checked(boxes: Boxes, path: Path) -> Boxes:
     """Return the boxes if their corners are numbers in the right order."""
     bad = ~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= boxes[:, :2]).all(axis=1))
     if bad.any():
-        x0, y0, x1, y1 = boxes[bad][0]
-        raise UserError(f"{path}{where} has the box {x0:g}, {y0:g}, {x1:g}, {y1:g}", allowed="x0 <= x1 and y0 <= y1")
+        raise UserError(f"{path} has the box {_corners(boxes[bad][0])}", allowed="x0 <= x1 and y0 <= y1")
     return boxes
+
+
+def _inside(boxes: Boxes, size: tuple[int, int], path: Path) -> Boxes:
+    """Return the boxes if none leaves the image by more than two pixels and a fiftieth of its side."""
+    slack = 2 + np.array(size) / 50
+    bad = (boxes[:, :2] < -slack).any(axis=1) | (boxes[:, 2:] > size + slack).any(axis=1)
+    if bad.any():
+        found = f"{path} has the box {_corners(boxes[bad][0])}, which leaves the image of {size[0]}x{size[1]}"
+        raise UserError(found, allowed="x0, y0, x1, y1 in pixels", todo="correct the annotation")
+    return boxes
+
+
+def _number(text: str) -> float:
+    """Read a plain decimal number; Python alone would take 1_0 and digits of other scripts, too."""
+    if not re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", text, re.ASCII):
+        raise ValueError(f"'{text.strip()}' is no number")
+    return float(text)
+
+
+def _corners(box: Float[np.ndarray, "4"]) -> str:
+    return ", ".join(f"{side:g}" for side in box)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks.paths import existing_folder
+from densewalk.data.benchmarks.paths import existing_folder, subfolders
+from densewalk.data.image_files import EXTENSIONS
 from densewalk.data.image_folder import find_images
-from densewalk.data.images import EXTENSIONS
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def list_imagenet(root: str | Path, training: str = "train", validation: str = "
 
 
 def _list_classes(folder: Path) -> list[str]:
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    names = subfolders(folder)
     if not names:
         raise UserError(f"{folder} has no class folder", allowed="one folder of images per class")
     return names

@@ -3,27 +3,32 @@
     examples = list_ade20k("data/ade", "training", identity_rule(151, 0))
     image, labels = read_example(examples[0])
 
-Listing checks that the files are there and belong together; their content is checked when they are read. Every error names
-the file. Masks are indexed or grayscale PNGs whose pixel values are the labels: a palette is never taken for colors.
+Listing checks that every image has its mask and every mask its image, of one size, by the files' headers; their content is checked
+when they are read. Every error names the file. Masks are indexed or grayscale PNGs whose pixel values are the labels: a palette is
+never taken for colors.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Integer
 from PIL import Image
 
 from densewalk.core.errors import UserError
-from densewalk.core.files import read_json
+from densewalk.data.benchmarks.coco import check_pictures
+from densewalk.data.benchmarks.coco_panoptic import read_panoptic
 from densewalk.data.benchmarks.label_rules import CITYSCAPES_IDS, IGNORE, NAMES, LabelRule
 from densewalk.data.benchmarks.paths import descend, existing_folder, read_list, read_text
-from densewalk.data.images import EXTENSIONS, open_image, read_mask, read_stored
+from densewalk.data.file_lists import by_key, find_files, frames_in_order, pair_keys
+from densewalk.data.image_files import EXTENSIONS, read_color_numbers, read_mask, require_fit
+from densewalk.data.image_files import read_image as read_image_file
 from densewalk.data.video.clips import ClipReader
 
+MASKS = (".png",)
 UNKNOWN = -1  # in a table of labels, a pixel value that the rule does not know
 
 
@@ -35,6 +40,11 @@ class Example:
     mask: Path
     rule: LabelRule
     frame: int | None = None
+
+    @property
+    def still(self) -> Path | None:
+        """The image file that the mask lies on; None for a frame of a video."""
+        return self.image if self.frame is None else None
 
     def __str__(self) -> str:
         return str(self.image) if self.frame is None else f"frame {self.frame} of {self.image}"
@@ -62,7 +72,7 @@ def list_voc(root: str | Path, name: str, masks: str, rule: LabelRule) -> list[E
         if not file.is_file():
             found = f"{path} lists {file.stem}, but {file} does not exist"
             raise UserError(found, todo="the masks of `trainaug` are a download of their own")
-    return examples
+    return _checked(examples, path)
 
 
 def list_cityscapes(root: str | Path, split: str, train_ids: LabelRule | None = None) -> list[Example]:
@@ -75,40 +85,29 @@ def list_cityscapes(root: str | Path, split: str, train_ids: LabelRule | None = 
             mmsegmentation's users make of it.
     """
     images, truth = existing_folder(Path(root) / "leftImg8bit" / split), existing_folder(Path(root) / "gtFine" / split)
-    by_key = {str(p.relative_to(images)).removesuffix("_leftImg8bit.png"): p for p in images.glob("*/*_leftImg8bit.png")}
-    end = "_gtFine_labelTrainIds.png" if train_ids else "_gtFine_labelIds.png"
-    masks_by_key = {str(p.relative_to(truth)).removesuffix(end): p for p in truth.glob(f"*/*{end}")}
-    # leaving out an image without a mask, or a mask without an image, would change the benchmark
-    for key in sorted(by_key.keys() - masks_by_key.keys()):
-        todo = "make the masks with cityscapesscripts' csCreateTrainIdLabelImgs, or download gtFine"
-        raise UserError(f"image {by_key[key]} has no mask {truth / key}{end}", todo=todo)
-    for key in sorted(masks_by_key.keys() - by_key.keys()):
-        raise UserError(f"mask {masks_by_key[key]} has no image {images / key}_leftImg8bit.png", todo="download leftImg8bit again")
-    return _require_some([Example(by_key[key], masks_by_key[key], train_ids or CITYSCAPES_IDS) for key in sorted(by_key)], images)
+    end = "_gtFine_labelTrainIds" if train_ids else "_gtFine_labelIds"
+    todo = f"make the masks *{end}.png with cityscapesscripts' csCreateTrainIdLabelImgs, or download gtFine and leftImg8bit again"
+    return _list_pairs(images, truth, train_ids or CITYSCAPES_IDS, ends=("_leftImg8bit", end), todo=todo)
 
 
 def list_coco_panoptic(root: str | Path, name: str, layout: Literal["coco_things_12", "coco_stuff_15"]) -> list[Example]:
     """List `name`/*.jpg and annotations/panoptic_`name`{.json,/*.png}, by supercategories."""
     path = Path(root) / "annotations" / f"panoptic_{name}.json"
-    content, numbers = read_json(path), {name: label for label, name in enumerate(NAMES[layout])}
-    try:
-        wanted = [c for c in content["categories"] if bool(c["isthing"]) == (layout == "coco_things_12")]
-        labels = {c["id"]: numbers[c["supercategory"]] for c in wanted}
-        files = {image["id"]: image["file_name"] for image in content["images"]}
-        found = [(files[a["image_id"]], a["file_name"], _panoptic_rule(a["segments_info"], labels)) for a in content["annotations"]]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} lacks {error}", allowed="COCO's panoptic annotations", todo="download them again") from error
+    found, categories = read_panoptic(path)
+    numbers = {name: label for label, name in enumerate(NAMES[layout])}
+    wanted = {number: category for number, category in categories.items() if category.thing == (layout == "coco_things_12")}
+    if unknown := [category.supercategory for category in wanted.values() if category.supercategory not in numbers]:
+        raise UserError(f"{path} has the supercategory {unknown[0]}", allowed=", ".join(numbers), todo="download it again")
+    labels = {number: numbers[category.supercategory] for number, category in wanted.items()}
     images, masks = existing_folder(Path(root) / name), existing_folder(path.with_suffix(""))
-    examples = [Example(images / image, masks / mask, rule) for image, mask, rule in found]
-    for file in (file for example in examples for file in (example.image, example.mask)):
-        if not file.is_file():
-            raise UserError(f"{path} names {file}, which does not exist", todo="download it")
-    return _require_some(sorted(examples, key=lambda e: e.image), path)
-
-
-def _panoptic_rule(segments: Sequence[dict[str, Any]], labels: dict[int, int]) -> LabelRule:
-    pairs = tuple((s["id"], labels[s["category_id"]]) for s in segments if s["category_id"] in labels)
-    return LabelRule(pairs, others=IGNORE, colors=True)
+    check_pictures([segments.image for segments in found], images, path)
+    examples = []
+    for segments in found:
+        pairs = tuple((number, labels[category]) for number, category in segments.pairs if category in labels)
+        examples.append(Example(images / segments.image.name, masks / segments.mask, LabelRule(pairs, others=IGNORE, colors=True)))
+        if not examples[-1].mask.is_file():
+            raise UserError(f"{path} names {examples[-1].mask}, which does not exist", todo="download it")
+    return _checked(sorted(examples, key=lambda e: e.image), path)
 
 
 def list_coco_stuff(root: str | Path, split: str, rule: LabelRule) -> list[Example]:
@@ -120,48 +119,55 @@ def list_coco_stuff(root: str | Path, split: str, rule: LabelRule) -> list[Examp
     images = existing_folder(images if images.is_dir() else Path(root) / split)
     masks = Path(root) / "stuffthingmaps" / split
     masks = masks if masks.is_dir() else Path(root) / "annotations" / split
-    examples = [Example(image, masks / f"{image.stem}.png", rule) for image in sorted(images.glob("*.jpg"))]
-    if not examples:
-        raise UserError(f"{images} has no image *.jpg")
-    for example in examples:
-        if not example.mask.is_file():  # leaving it out would change the benchmark
-            raise UserError(f"image {example.image} has no mask {example.mask}", todo="download stuffthingmaps_trainval2017.zip")
-    return examples
+    return _list_pairs(images, existing_folder(masks), rule, passed_over="_labelTrainIds", todo="download stuffthingmaps_trainval2017.zip")
 
 
 def list_folders(images: str | Path, masks: str | Path, rule: LabelRule) -> list[Example]:
-    """List files with equal paths but for the suffix; images without a mask are left out."""
-    images, masks = existing_folder(Path(images)), existing_folder(Path(masks))
-    by_key = {p.relative_to(images).with_suffix(""): p for p in sorted(images.rglob("*")) if p.suffix.lower() in EXTENSIONS}
-    examples = []
-    for mask in sorted(masks.rglob("*.png")):
-        image = by_key.get(mask.relative_to(masks).with_suffix(""))
-        if image is None:
-            found = f"mask {mask} has no image of that name in {images}"
-            raise UserError(found, todo="image and mask names must be equal but for the suffix")
-        examples.append(Example(image, mask, rule))
-    return _require_some(examples, masks)
+    """List files with equal paths but for the suffix; every image has a mask, and every mask an image."""
+    return _list_pairs(existing_folder(Path(images)), existing_folder(Path(masks)), rule)
 
 
 def list_video(path: str | Path, masks: str | Path, rule: LabelRule) -> list[Example]:
-    """List the frames of a video that have a mask; masks are PNGs named by frame number."""
+    """List the frames of a video that have a mask, in their order; masks are PNGs named by frame number."""
     path, masks = Path(path), existing_folder(Path(masks))
     if not path.is_file():
         raise UserError(f"video {path} does not exist", todo="correct the path")
     total = len(_reader(path))
     examples = []
-    for mask in sorted(masks.glob("*.png")):
+    for name in frames_in_order(find_files(masks, MASKS, below=False), masks):
+        mask = masks / name
         if not mask.stem.isdecimal():
             raise UserError(f"mask {mask} is not named by a frame number", allowed="00000.png, 00001.png, ...")
         if int(mask.stem) >= total:
             raise UserError(f"mask {mask}: {path} has only {total} frames", allowed=f"0 to {total - 1}")
         examples.append(Example(path, mask, rule, int(mask.stem)))
-    return _require_some(examples, masks)
+    return _checked(examples, masks)
 
 
-def _require_some(examples: list[Example], where: Path) -> list[Example]:
+def _list_pairs(
+    images: Path, masks: Path, rule: LabelRule, *, ends: tuple[str, str] = ("", ""), passed_over: str = "", todo: str = ""
+) -> list[Example]:
+    """List images and masks with equal paths but for the suffix, sorted.
+
+    Args:
+        ends: what names of images and of masks end with; other files are passed over. passed_over: masks that end with this, too.
+        todo: about images without a mask.
+    """
+    image_names = by_key(images, find_files(images, EXTENSIONS), end=ends[0])
+    mask_names = by_key(masks, find_files(masks, MASKS), end=ends[1])
+    if passed_over:
+        mask_names = {key: name for key, name in mask_names.items() if not key.endswith(passed_over)}
+    keys = sorted(pair_keys(image_names, mask_names, (images, masks), ends=ends, todo=todo), key=lambda key: mask_names[key].split("/"))
+    return _checked([Example(images / image_names[key], masks / mask_names[key], rule) for key in keys], images)
+
+
+def _checked(examples: list[Example], where: Path) -> list[Example]:
+    """Return the examples if there are any, and each mask lies on its image."""
     if not examples:
         raise UserError(f"{where} names no labelled image")
+    for example in examples:
+        if example.still is not None:
+            require_fit(example.mask, example.image)
     return examples
 
 
@@ -182,19 +188,19 @@ def load_class_names(root: str | Path, layout: str, label_values: int, given: Se
 
 
 def read_example(example: Example) -> tuple[Image.Image, Integer[np.ndarray, "height width"]]:
-    """Read the RGB image and its labels; it is an error if their sizes differ."""
-    image, labels = read_image(example), read_labels(example.mask, example.rule)
+    """Read the upright RGB image and its labels; it is an error if their sizes differ."""
+    image, labels = read_image(example), read_labels(example.mask, example.rule, example.still)
     if labels.shape != (image.height, image.width):
         raise UserError(f"{example.mask} is {labels.shape[1]}x{labels.shape[0]}, but {example} is {image.width}x{image.height}")
     return image, labels
 
 
 def read_image(example: Example) -> Image.Image:
-    """Read the image, RGB."""
+    """Read the image, upright RGB."""
     if example.frame is not None:
         frame = _reader(example.image).read([example.frame])[0]
         return Image.fromarray(frame.permute(1, 2, 0).numpy())
-    return read_stored(example.image)
+    return read_image_file(example.image)
 
 
 @lru_cache(maxsize=4)
@@ -203,16 +209,19 @@ def _reader(path: Path) -> ClipReader:
     return ClipReader(path)
 
 
-def read_labels(path: Path, rule: LabelRule) -> Integer[np.ndarray, "height width"]:
-    """Read a mask's labels, uint8 or, if there are larger ones, int32.
+def read_labels(path: Path, rule: LabelRule, image: Path | None = None) -> Integer[np.ndarray, "height width"]:
+    """Read a mask's labels as they lie on its upright image, uint8 or, if there are larger ones, int32.
 
     for value, label in rule.pairs:
         labels[values == value] = label        # rule.others in all other pixels
 
+    Args:
+        image: the image that the mask belongs to; None for a frame of a video.
+
     Raises:
         UserError: unreadable, another kind of file than the rule is for, or a pixel value that the rule does not know.
     """
-    values = _read_color_numbers(path) if rule.colors else read_mask(path)
+    values = read_color_numbers(path, image) if rule.colors else read_mask(path, image)
     known, meant = np.array(rule.pairs, dtype=np.int64).reshape(-1, 2).T
     last = known.max(initial=0) + 1
     if values.dtype.itemsize <= 2:  # a table of all 8 or 16 bit values
@@ -231,11 +240,3 @@ def read_labels(path: Path, rule: LabelRule) -> Integer[np.ndarray, "height widt
             todo="correct the number of classes or `ignore`, or look whether the masks are those of this layout",
         )
     return labels.astype(np.uint8) if table.max() < 256 else labels
-
-
-def _read_color_numbers(path: Path) -> Int64[np.ndarray, "height width"]:
-    """Red + 256 green + 256^2 blue of a panoptic PNG."""
-    image = open_image(path)
-    if image.mode != "RGB":
-        raise UserError(f"mask {path} is no panoptic PNG ({image.mode})", allowed="RGB", todo="download it again")
-    return np.asarray(image, dtype=np.int64) @ (1, 256, 65_536)

@@ -28,25 +28,60 @@ def existing_file(path: Path) -> Path:
     return path
 
 
+def subfolders(path: Path) -> list[str]:
+    """Names of the folders in a folder, none hidden, sorted.
+
+    Raises:
+        UserError: one of them is a link to a folder above it, or two are the same folder: it would be counted twice.
+    """
+    names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    seen = dict.fromkeys((path.resolve(), *path.resolve().parents), "a folder above it")
+    for name in names:
+        real = (path / name).resolve()
+        if real in seen:
+            raise UserError(f"{path / name} is a link to {seen[real]}", todo="remove the link")
+        seen[real] = name
+    return names
+
+
 def read_text(path: Path) -> str:
-    """Read a text file."""
+    """Read a text file in UTF-8; a byte order mark is no part of it."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        why = "is no text" if isinstance(error, UnicodeDecodeError) else f"cannot be read: {error.strerror}"
+        why = "is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else f"cannot be read: {error.strerror}"
         raise UserError(f"{path} {why}", todo="download it again") from error
 
 
 def read_list(path: str | Path, *, todo: str) -> list[str]:
-    """Read names from a text file, one a line; an error names the lists that are there."""
+    """Read names from a text file, one a line; blank lines, CRLF and a byte order mark count for nothing.
+
+    Raises:
+        UserError: no such list (named with those that are there), no name in it, a name twice, or one that leads out of the folder.
+    """
     path = Path(path)
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt")))
         raise UserError(f"list {path} does not exist", allowed=there, todo=todo)
-    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    if not names:
+    lines = [(number, line.strip()) for number, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
+    if not lines:
         raise UserError(f"list {path} is empty", todo=todo)
-    return names
+    first: dict[str, int] = {}
+    for number, name in lines:
+        require_inside(name, f"{path}, line {number}")
+        if name in first:
+            raise UserError(f"{path}, line {number}: {name} is in line {first[name]}, too, and would be counted twice", todo="remove one")
+        first[name] = number
+    return list(first)
+
+
+def require_inside(name: str, where: str) -> None:
+    """Refuse a file name that leads out of its folder, or that is no name."""
+    parts = name.replace("\\", "/").split("/")
+    too_long = any(len(part.encode(errors="replace")) > 255 for part in parts)
+    if ".." in parts or "." in parts or "" in parts or not name.isprintable() or too_long:
+        shown = ascii(name) if len(name) < 80 else f"{name[:70]!a}..."
+        raise UserError(f"{where}: {shown} is no file inside its folder", allowed="names without .., . or a leading /")
 
 
 def choose_names(names: Sequence[str], only: Sequence[str] | None, where: Path) -> list[str]:

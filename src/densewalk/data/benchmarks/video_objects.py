@@ -17,8 +17,9 @@ from PIL import Image
 from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write
 from densewalk.data.benchmarks.palette import palette
-from densewalk.data.benchmarks.paths import choose_names, existing_folder, read_list
-from densewalk.data.images import read_image_header, read_mask, read_rgb
+from densewalk.data.benchmarks.paths import choose_names, existing_folder, read_list, subfolders
+from densewalk.data.file_lists import by_key, find_files, frames_in_order, pair_keys
+from densewalk.data.image_files import EXTENSIONS, mask_turn, read_header, read_image, read_mask
 
 VOID = 255  # annotators were unsure
 Mask = UInt8[np.ndarray, "height width"]
@@ -41,12 +42,12 @@ class LabelledVideo:
         return len(self.frames)
 
     def image(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
-        """Read a frame, RGB."""
-        return read_rgb(self.frames[number]).permute(1, 2, 0).numpy()
+        """Read a frame, upright RGB."""
+        return np.array(read_image(self.frames[number]))
 
     def mask(self, number: int, *, keep_void: bool = False) -> Mask:
         """Read the objects 1, 2, ... of a frame; 0 is background and, if not kept as 255, void."""
-        mask = read_mask(self.masks[number])
+        mask = read_mask(self.masks[number], self.frames[number] if self.frames else None)
         if mask.max() > VOID:
             raise UserError(
                 f"mask {self.masks[number]} has the id {mask.max()}", allowed=f"0 to {VOID}", todo="number the objects again, from 1"
@@ -86,31 +87,35 @@ def list_youtube_vos(root: str | Path, *, split: str = "train", only: Sequence[s
     """List the sequences of `root`/`split`, each with those of its frames that have a mask."""
     folder = existing_folder(Path(root) / split, "YouTube-VOS's folder")
     masks = existing_folder(folder / "Annotations")
-    names = choose_names(sorted(p.name for p in masks.iterdir() if p.is_dir()), only, masks)
+    names = choose_names(subfolders(masks), only, masks)
     return [_check_video(folder / "JPEGImages", masks, name, sparse=True) for name in names]
 
 
 def _check_video(images: Path, masks: Path, name: str, *, merge: bool = False, sparse: bool = False) -> LabelledVideo:
-    """Return a sequence if its files are there and of one size, and its masks hold numbers.
+    """Return a sequence, in the order of its numbers, if its files are there and of one size, and its masks hold numbers.
 
     Args:
-        sparse: frames without a mask are left out.
+        sparse: frames without a mask are left out. A mask without its frame is refused.
     """
     images, masks = existing_folder(images / name), existing_folder(masks / name)
-    frames = [f for f in sorted(images.glob("*.jpg")) if not sparse or (masks / f"{f.stem}.png").is_file()]
-    if not frames:
-        raise UserError(f"{images} has no frame (*.jpg)" + (f" with a mask in {masks}" if sparse else ""))
-    video = LabelledVideo(name, frames, [masks / f"{frame.stem}.png" for frame in frames], merge)
-    for path in video.masks:
-        if not path.is_file():
-            raise UserError(f"mask {path} does not exist", todo="scoring needs a mask for every frame (test-dev has only first ones)")
-    expected = read_image_header(frames[0])[0]
-    for path in [*video.frames, *video.masks]:
-        size, mode = read_image_header(path)
-        if size != expected:
-            raise UserError(f"{path} is {size[0]}x{size[1]}, but {frames[0]} is {expected[0]}x{expected[1]}")
-        if path in video.masks and mode in ("RGB", "RGBA", "LA", "CMYK", "YCbCr"):
-            raise UserError(f"mask {path} is a color image ({mode})", allowed="an indexed PNG whose pixel values are the objects")
+    frames = by_key(images, frames_in_order(find_files(images, EXTENSIONS, below=False), images))
+    labels = by_key(masks, find_files(masks, (".png",), below=False))
+    todo = "scoring needs a mask for every frame (test-dev has only first ones)"
+    keys = pair_keys(frames, labels, (images, masks), sparse=sparse, todo=todo)
+    if not keys:
+        raise UserError(f"{images} has no frame ({' '.join(EXTENSIONS)})" + (f" with a mask in {masks}" if sparse else ""))
+    video = LabelledVideo(name, [images / frames[key] for key in keys], [masks / labels[key] for key in keys], merge)
+    expected = read_header(video.frames[0]).shown
+    for frame, mask in zip(video.frames, video.masks, strict=True):
+        header, mask_header = read_header(frame), read_header(mask)
+        if header.shown != expected:
+            size = header.shown
+            raise UserError(f"{frame} is {size[0]}x{size[1]}, but {video.frames[0]} is {expected[0]}x{expected[1]}")
+        mask_turn(mask, mask_header, frame, header)
+        if mask_header.mode in ("RGB", "RGBA", "LA", "CMYK", "YCbCr"):
+            raise UserError(
+                f"mask {mask} is a color image ({mask_header.mode})", allowed="an indexed PNG whose pixel values are the objects"
+            )
     return video
 
 

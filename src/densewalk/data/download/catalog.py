@@ -79,13 +79,16 @@ NAMED = {
     **dict.fromkeys(("coco", "coco_things_12", "coco_stuff_15"), "coco"),
     **dict.fromkeys(("ade20k_linear", "ade20k_upernet"), "ade20k"),
     **dict.fromkeys(("knn", "linear"), "imagenet"),
+    "tracking": "got10k",
 }
 
 
 def dataset_of(protocol: str, settings: Any) -> str | None:
     """Return the data set that an evaluation reads, if it is one of these."""
-    if protocol == "discovery":  # VOC 2007 and COCO 2014 are not among them
-        return "voc" if (settings.layout, settings.year) == ("voc", 2012) else None
+    if protocol == "discovery":
+        if settings.layout == "coco":
+            return "coco2014" if settings.images == "train2014" else None
+        return "voc" if settings.year == 2012 else "voc2007"
     return NAMED.get(getattr(settings, "label_set", getattr(settings, "layout", protocol)))
 
 
@@ -103,11 +106,17 @@ def command_for(name: str, root: str) -> str:
 
 def command_for_file(path: str) -> str | None:
     """Return the command that fetches a video or folder of a data set in its usual place."""
+    name, wanted = dataset_at(path), PurePath(path)
+    if name is None:
+        return None
+    return f"densewalk data {name}" + (f" --name {wanted.stem}" if datasets()[name].videos else "")
+
+
+def dataset_at(path: str) -> str | None:
+    """Return the data set of which a video or folder is a part, if it lies in the usual place."""
     wanted = PurePath(path)
     for name, dataset in datasets().items():
-        walk = [video for video in dataset.videos if wanted == PurePath(dataset.folder) / f"{video}.mp4"]
-        if walk:
-            return f"densewalk data {name} --name {walk[0]}"
-        if dataset.root is not None and wanted.is_relative_to(dataset.root):
-            return f"densewalk data {name}"
+        videos = [PurePath(dataset.folder) / f"{video}.mp4" for video in dataset.videos]
+        if wanted in videos or (dataset.root is not None and wanted.is_relative_to(dataset.root)):
+            return name
     return None

@@ -29,6 +29,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.files import read_json, write_json
 from densewalk.core.hashing import file_sha256
 from densewalk.core.progress import Progress, log
+from densewalk.core.urls import without_secrets
 
 PAUSES = (1.0, 4.0, 15.0, 30.0, 60.0)  # seconds before another try, as long as nothing new comes
 TIMEOUT = (20.0, 60.0)  # seconds for the connection, and between two pieces
@@ -59,7 +60,8 @@ class Wanted:
     def describe(self, path: Path) -> dict[str, Any]:
         """Make the receipt of a file."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return {"url": self.url, "sha256": file_sha256(path), "bytes": path.stat().st_size, "date": now, "name": self.target.name}
+        url = self.url and without_secrets(self.url)
+        return {"url": url, "sha256": file_sha256(path), "bytes": path.stat().st_size, "date": now, "name": self.target.name}
 
     def mismatch(self, path: Path, found: dict[str, Any]) -> str | None:
         """Say how a file and its receipt differ from what is known."""
@@ -183,7 +185,7 @@ def _transfer(url: str, wanted: Wanted, file: IO[bytes]) -> None:
 def _request(url: str, wanted: Wanted, file: IO[bytes]) -> None:
     """Append what is missing, or all if the server does not resume or has another version."""
     mark = read_json(wanted.mark) if wanted.mark.exists() else {}
-    if mark.get("url") != url or not mark.get("version"):
+    if mark.get("url") != without_secrets(url) or not mark.get("version"):
         file.truncate(0)  # of another address, or of a server that does not say which version it was
     file.seek(0, 2)
     headers = {"Accept-Encoding": "identity"}
@@ -204,7 +206,7 @@ def _request(url: str, wanted: Wanted, file: IO[bytes]) -> None:
         version = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             version = ""  # ranges would count other bytes than those that are kept
-        write_json(wanted.mark, {"url": url, "version": version})
+        write_json(wanted.mark, {"url": without_secrets(url), "version": version})
         _receive(answer, wanted, file)
 
 

@@ -18,6 +18,7 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 
 from densewalk.core.errors import UserError
+from densewalk.core.files import sweep, temporary_name
 from densewalk.core.progress import log
 
 LARGEST = 500 * 2**30  # bytes that an archive may unpack to
@@ -56,7 +57,8 @@ def unpack(archive: str | Path, folder: str | Path, *, largest: int = LARGEST) -
     if not archive.is_file():
         raise UserError(f"archive {archive} does not exist", todo="download it")
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{archive.name}.", dir=folder) as temporary:
+    sweep(folder)
+    with tempfile.TemporaryDirectory(prefix=f"{temporary_name(archive.name)}.", dir=folder) as temporary:
         try:
             _extract(archive, Path(temporary), largest)
         except OSError as error:

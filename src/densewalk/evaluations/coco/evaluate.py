@@ -20,12 +20,12 @@ import math
 from pathlib import Path
 
 from densewalk.core.files import atomic_write
-from densewalk.core.hashing import config_hash, file_sha256
-from densewalk.data.images import read_rgb
+from densewalk.data.file_lists import find_files
+from densewalk.data.image_files import EXTENSIONS, read_image
 from densewalk.evaluations.coco.data import check_data
 from densewalk.evaluations.coco.experiment import experiment
 from densewalk.evaluations.coco.settings import CocoSettings
-from densewalk.evaluations.common.base import Job, Result
+from densewalk.evaluations.common.base import Job, Result, training_state
 from densewalk.models.loading import load
 
 
@@ -37,12 +37,7 @@ def evaluate(settings: CocoSettings, backbone_path: Path, job: Job) -> Result:
     from densewalk.evaluations.mmlab import detection  # noqa: F401
     from densewalk.evaluations.mmlab.runner import run
 
-    inputs = {
-        "backbone": file_sha256(backbone_path),
-        "annotations": file_sha256(training.annotations),
-        "settings": config_hash([settings.model_dump(mode="json"), job.seed]),
-    }
-    found = run(experiment(settings, str(backbone_path), arch, training, validation), job, inputs)
+    found = run(experiment(settings, str(backbone_path), arch, training, validation), job, training_state(settings, backbone_path, job))
     for kind, records in (("bbox", found.pop("boxes")), ("segm", found.pop("masks"))):
         with atomic_write(job.out / f"detections_val2017_{kind}.json") as temporary:
             temporary.write_text(json.dumps(records, separators=(",", ":")))
@@ -54,5 +49,5 @@ def describe_data(settings: CocoSettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
     training, validation = check_data(settings)
     for split in (training, validation):
-        read_rgb(min(path for path in split.images.iterdir() if path.suffix == ".jpg"))
+        read_image(split.images / find_files(split.images, EXTENSIONS)[0])
     return {"training images": training.count, "validation images": validation.count}

@@ -213,7 +213,7 @@ def training_pipeline(settings: CocoSettings) -> list[Config]:
     crop = {"type": "RandomCrop", "crop_type": "absolute_range", "crop_size": CROP, "allow_negative_crop": True}
     policies = [[resize], [random_resize(settings, list(CROP_FROM)), crop, resize]]
     return [
-        {"type": "LoadImageFromFile"},
+        {"type": "ReadImage"},
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
         {"type": "RandomFlip", "prob": 0.5},
         {"type": "RandomChoice", "transforms": policies} if settings.crop_augmentation else resize,
@@ -230,7 +230,7 @@ def random_resize(settings: CocoSettings, short_sides: list[int]) -> Config:
 def test_pipeline(settings: CocoSettings) -> list[Config]:
     """Loading."""
     return [
-        {"type": "LoadImageFromFile"},
+        {"type": "ReadImage"},
         {"type": "Resize", "scale": (settings.long_side, settings.test_short_side), "keep_ratio": True},
         {"type": "PackDetInputs", "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")},
     ]

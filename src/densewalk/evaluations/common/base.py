@@ -12,8 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from densewalk.core.errors import UserError
-from densewalk.core.hashing import file_sha256
+from densewalk.core.hashing import config_hash, file_sha256
+from densewalk.data.fingerprint import fingerprint
+from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.models.feature_cache import Dense, FeatureCache
+from densewalk.training.progress_files import How
+from densewalk.training.state import State
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Job:
     """The place and means of one evaluation; none of it but the seed changes a number.
 
     out: folder for images and predictions beside the result. state: folder for resumable state, kept after a failure.
-    cache: features that evaluations share. tensorboard: write event files of what is trained, too.
+    cache: features that evaluations share. tensorboard: write event files of what is trained, too. data: fingerprint of the
+    evaluation's files, which is computed where it is needed if it is not given.
     """
 
     out: Path
@@ -31,6 +36,7 @@ class Job:
     workers: int = 0
     cache: FeatureCache | None = None
     tensorboard: bool = False
+    data: str = ""
 
     def cached(self, dense: Dense, backbone_path: Path, kind: str = "") -> Dense:
         """Share what `dense` computes with all evaluations of the same backbone file; `kind` names it if it is not `Backbone.dense`."""
@@ -45,6 +51,16 @@ class Result:
     n: int
     unit: str
     details: dict[str, Any] = field(default_factory=dict)
+
+
+def training_state(settings: EvaluationSettings, backbone: Path, job: Job) -> State:
+    """The state of what an evaluation trains: made from this backbone, these settings, this seed and these data, or not resumed."""
+    inputs = {
+        "backbone": file_sha256(backbone),
+        "settings": config_hash([settings.model_dump(mode="json"), job.seed]),
+        "data": job.data or fingerprint(settings.data_paths).sha256,
+    }
+    return State(job.state / "training", inputs, how=How(device=job.device))
 
 
 def require_finite(features: Float[Tensor, " batch *dims"], names: Sequence[Any], backbone: str | Path) -> None:

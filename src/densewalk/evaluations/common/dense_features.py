@@ -54,7 +54,7 @@ def list_split(
     list_examples = label_maps.list_video if settings.layout == "video" else label_maps.list_folders
     examples = list_examples(root / settings.images, root / settings.masks, rule)
     for example in examples:
-        label_maps.read_labels(example.mask, rule)
+        label_maps.read_labels(example.mask, rule, example.still)
     if first >= len(examples):
         raise UserError(f"{len(examples)} labelled images in {root} leave none for {split}", todo=f"lower the offset {first}")
     return examples[first::every]

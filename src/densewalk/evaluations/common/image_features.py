@@ -12,7 +12,8 @@ from torchvision.transforms import functional as TF
 from densewalk.core.errors import UserError
 from densewalk.core.progress import track
 from densewalk.data.benchmarks.classification import ClassifiedImages, list_imagenet
-from densewalk.data.images import normalize, read_rgb, read_stored
+from densewalk.data.image_files import read_image
+from densewalk.data.images import normalize
 from densewalk.evaluations.common.base import Job, require_finite
 from densewalk.models.backbone import Backbone
 from densewalk.training.signals import leave_signals_to_parent
@@ -36,7 +37,7 @@ class CenterCrops(Dataset[tuple[Tensor, int, int]]):
         return len(self.split)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int, int]:
-        return center_crop(read_stored(self.split.paths[i]), self.resize, self.size), self.split.targets[i], i
+        return center_crop(read_image(self.split.paths[i]), self.resize, self.size), self.split.targets[i], i
 
 
 def center_crop(image: Image.Image, resize: int, size: int) -> Float[Tensor, "3 {size} {size}"]:
@@ -61,5 +62,5 @@ def describe_classification(root: str, training: str, validation: str) -> dict[s
     """Count images and classes of both splits, and open the first image of each."""
     splits = list_imagenet(root, training, validation)
     for split in splits:
-        read_rgb(split.paths[0])
+        read_image(split.paths[0])
     return {"training images": len(splits[0]), "validation images": len(splits[1]), "classes": len(splits[0].names)}

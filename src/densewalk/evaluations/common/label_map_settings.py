@@ -53,6 +53,11 @@ class LabelledSettings(EvaluationSettings):
         return self
 
     @property
+    def data_paths(self) -> tuple[str, ...]:
+        """Images and masks; of a public data set, its root."""
+        return tuple(f"{self.root}/{part}" for part in (self.images, self.masks)) if self.layout in ("masks", "video") else (self.root,)
+
+    @property
     def label_set(self) -> str:
         """The labels' name in `data/benchmarks/label_rules.py`; the layout's own where there is none."""
         return SUPERCATEGORIES.get(self.layout, self.layout)

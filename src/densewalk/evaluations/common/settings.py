@@ -36,6 +36,11 @@ class EvaluationSettings(Settings):
     """The data's name in the tables. Published values are shown only under the very same name."""
 
     @property
+    def data_paths(self) -> tuple[str, ...]:
+        """Folders and files that hold the evaluation's data: a result, and what a head has learnt, depend on them."""
+        return (self.root,)
+
+    @property
     def protocol(self) -> str:
         """The protocol's name in the tables: two numbers are comparable only if these are equal."""
         return protocol_name(self)

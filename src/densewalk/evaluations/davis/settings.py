@@ -20,7 +20,7 @@ class DavisSettings(LabelPropagationSettings):
 
     TABLE: ClassVar[str] = "davis"
     VERSION: ClassVar[int] = 3
-    """3: unsupervised, empty proposals are added where there are fewer than objects."""
+    """3: unsupervised, empty proposals are added where there are fewer than objects; frames are in the order of their numbers."""
     TITLE: ClassVar[str] = "Video object segmentation (DAVIS)"
     RECIPE: ClassVar[str] = "label propagation"
     PICTURES: ClassVar[str] = "frames of {name}: the true objects above, below as {run} propagates them from the first frame"

@@ -32,7 +32,8 @@ from densewalk.core.errors import UserError
 from densewalk.core.files import write_json
 from densewalk.core.progress import track
 from densewalk.data.benchmarks.boxes import BoxedImage, clip, iou, read_coco_boxes, read_voc_boxes
-from densewalk.data.images import normalize, read_rgb, read_stored
+from densewalk.data.image_files import read_image
+from densewalk.data.images import normalize
 from densewalk.evaluations.common.base import Job, Result, require_finite
 from densewalk.evaluations.discovery.settings import DiscoverySettings
 from densewalk.models.backbone import Backbone
@@ -63,7 +64,7 @@ def evaluate(settings: DiscoverySettings, backbone_path: Path, job: Job) -> Resu
 def describe_data(settings: DiscoverySettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
     examples = find_images(settings)
-    read_rgb(examples[0].image)
+    read_image(examples[0].image)
     return {"images": len(examples), "boxes": sum(len(example.boxes) for example in examples)}
 
 
@@ -86,7 +87,7 @@ def write_predictions(
     write_json(out / "boxes.json", rows)
     shown = sorted({round(i) for i in np.linspace(0, len(examples) - 1, SHOWN)})
     panels = [
-        (f"{examples[i].image.name}  IoU {overlaps[i]:.2f}", np.asarray(read_stored(examples[i].image)), examples[i].boxes, found[i])
+        (f"{examples[i].image.name}  IoU {overlaps[i]:.2f}", np.asarray(read_image(examples[i].image)), examples[i].boxes, found[i])
         for i in shown
     ]
     write_box_strip(out / "strip.png", panels)
@@ -126,7 +127,7 @@ class Padded(Dataset[tuple[Tensor, int, int]]):
         return len(self.examples)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int, int]:
-        image = read_stored(self.examples[i].image)
+        image = read_image(self.examples[i].image)
         return pad(image, self.patch), image.width, image.height
 
 

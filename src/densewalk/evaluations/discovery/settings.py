@@ -23,7 +23,8 @@ class DiscoverySettings(EvaluationSettings):
     """One box in each image, found without any training, against the boxes of all its objects."""
 
     TABLE: ClassVar[str] = "discovery"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    """2: images are turned as their EXIF says, 16-bit gray is scaled."""
     TITLE: ClassVar[str] = "Object discovery (CorLoc)"
     PICTURES: ClassVar[str] = "true objects (blue) and the box that {run} finds (orange)"
     METRICS: ClassVar[dict[str, Metric]] = {"CorLoc": Metric("% of images whose box has IoU of at least 0.5 with an object's")}

@@ -21,7 +21,8 @@ class IncontextSettings(LabelledSettings):
     """
 
     TABLE: ClassVar[str] = "incontext"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    """2: images are turned as their EXIF says, 16-bit gray is scaled."""
     TITLE: ClassVar[str] = "In-context segmentation"
     RECIPE: ClassVar[str] = "dense NN"
     PICTURES: ClassVar[str] = "image, ground truth and prediction of {run}"

@@ -21,7 +21,8 @@ class KnnSettings(EvaluationSettings):
     """Weighted k-NN classification with frozen features; nothing is trained."""
 
     TABLE: ClassVar[str] = "classification"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    """2: images are turned as their EXIF says."""
     TITLE: ClassVar[str] = "Image classification"
     RECIPE: ClassVar[str] = "weighted k-NN, CLS"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=32_000)
@@ -49,6 +50,11 @@ class KnnSettings(EvaluationSettings):
             return None
         training, validation = sizes.IMAGES["imagenet"]
         return Work((training + validation) * vit(arch, self.size, cls_only=True) + 2.0 * training * validation * arch.dim)
+
+    @property
+    def data_paths(self) -> tuple[str, ...]:
+        """Folders of both splits."""
+        return (f"{self.root}/{self.training}", f"{self.root}/{self.validation}")
 
     @property
     def published_protocol(self) -> str | None:

@@ -27,12 +27,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
 from densewalk.core.errors import TrainingError, UserError
-from densewalk.core.hashing import config_hash, derive_seed, file_sha256
+from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import Progress
 from densewalk.data.augmentation import maybe, random_resized_crop_box
 from densewalk.data.benchmarks.classification import ClassifiedImages, list_imagenet
-from densewalk.data.images import normalize, read_stored
-from densewalk.evaluations.common.base import Job, Result, require_finite
+from densewalk.data.image_files import read_image
+from densewalk.data.images import normalize
+from densewalk.evaluations.common.base import Job, Result, require_finite, training_state
 from densewalk.evaluations.common.image_features import CenterCrops, crop_features, describe_classification, require_multiple
 from densewalk.evaluations.common.periodic_saver import PeriodicSaver
 from densewalk.evaluations.linear.settings import LinearSettings
@@ -62,8 +63,7 @@ def evaluate(settings: LinearSettings, backbone_path: Path, job: Job) -> Result:
     heads = Heads(settings, backbone.dim, len(training.names), job.seed)
     if heads.blocks > backbone.arch.depth:
         raise UserError(f"blocks {heads.blocks}, but the backbone has {backbone.arch.depth}", todo="lower `blocks`")
-    inputs = {"backbone": file_sha256(backbone_path), "settings": config_hash([settings.model_dump(mode="json"), job.seed])}
-    with State(job.state / "training", inputs) as state:
+    with training_state(settings, backbone_path, job) as state:
         history = train(settings, heads.to(job.device), backbone, (training, validation), per_epoch, rates, state, job)
     return summarize(history, training, validation)
 
@@ -238,7 +238,7 @@ class RandomCrops(Dataset[tuple[Tensor, int, int]]):
         return len(self.split)
 
     def __getitem__(self, item: Item) -> tuple[Tensor, int, int]:
-        image = read_stored(self.split.paths[item.index])
+        image = read_image(self.split.paths[item.index])
         generator = torch.Generator().manual_seed(item.seed)
         top, left, height, width = random_resized_crop_box(image.height, image.width, SCALE, RATIO, generator)
         crop = image.crop((left, top, left + width, top + height)).resize((self.size, self.size), self.filter)

@@ -25,7 +25,8 @@ class LinearSettings(EvaluationSettings):
     """
 
     TABLE: ClassVar[str] = "classification"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    """2: images are turned as their EXIF says."""
     TITLE: ClassVar[str] = "Image classification"
     RECIPE: ClassVar[str] = "linear probe"
     RESOURCES: ClassVar[Resources] = Resources(threads=16, mem_mb=32_000, runtime=1440)
@@ -95,6 +96,11 @@ class LinearSettings(EvaluationSettings):
         optimizer = f"SGD lr {rates[0]:g}" + (f" to {rates[-1]:g} ({len(rates)})" if len(rates) > 1 else "") + " per 256"
         steps = f" of {recipe.epoch_steps} steps" if recipe.epoch_steps else ""
         return f"{tokens}, {optimizer}, batch {recipe.batch_size}, {recipe.epochs} epochs{steps}"
+
+    @property
+    def data_paths(self) -> tuple[str, ...]:
+        """Folders of both splits."""
+        return (f"{self.root}/{self.training}", f"{self.root}/{self.validation}")
 
     @property
     def published_protocol(self) -> str | None:

@@ -12,7 +12,7 @@ classes instead of feature dimensions. No batch norm. Source: NeCo (https://arxi
 (https://arxiv.org/abs/2204.13101), their released linear_finetune.py. DINOv2's linear segmentation is another protocol: `ade20k_linear`.
 
     job.out/strip.png           image, ground truth and prediction of some validation images
-    job.state/step-*.pt         head and optimizer: every few minutes, where a signal stopped the training, and at its end
+    job.state/training/step-*.pt        head and optimizer: every few minutes, where a signal stopped the training, and at its end
 
 The head starts from the job's seed.
 """
@@ -37,7 +37,7 @@ from densewalk.core.progress import Progress
 from densewalk.data.benchmarks.label_maps import Example, read_labels
 from densewalk.data.images import normalize
 from densewalk.evaluations.common import dense_features
-from densewalk.evaluations.common.base import Job, Result, require_finite
+from densewalk.evaluations.common.base import Job, Result, require_finite, training_state
 from densewalk.evaluations.common.dense_features import BATCH, DenseFeatures, list_split, list_validation, read_pair, reduce_masks
 from densewalk.evaluations.common.periodic_saver import PeriodicSaver
 from densewalk.evaluations.linear_segmentation.settings import LinearSegmentationSettings
@@ -57,7 +57,8 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
     settings = settings.resolved()
     training, validation = list_splits(settings, job.seed)
     backbone, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
-    head = train(settings, backbone, training, features.size, job)
+    with training_state(settings, backbone_path, job) as state:
+        head = train(settings, backbone, training, features.size, state, job)
     confusion, rows = score(settings, features, head, validation)
     dense_features.require_labelled(settings, bool(confusion.any()), len(validation), "validation")
     dense_features.write_strip(settings, job, rows)
@@ -89,12 +90,14 @@ def list_splits(settings: LinearSegmentationSettings, seed: int) -> tuple[list[E
     return training, dense_features.whole_batches(settings, validation, settings.batch_size)
 
 
-def train(settings: LinearSegmentationSettings, backbone: Backbone, examples: Sequence[Example], size: int, job: Job) -> nn.Linear:
+def train(
+    settings: LinearSegmentationSettings, backbone: Backbone, examples: Sequence[Example], size: int, state: State, job: Job
+) -> nn.Linear:
     """Train through all epochs, from the newest intact checkpoint if there is one."""
     torch.manual_seed(derive_seed(job.seed, "linear_segmentation"))
     head = nn.Linear(backbone.dim, settings.label_values).to(job.device)
     optimizer = torch.optim.SGD(head.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
-    state, done = State(job.state, {}), 0
+    done = 0
     if (content := state.newest(job.device)) is not None:
         head.load_state_dict(content["head"])
         optimizer.load_state_dict(content["optimizer"])
@@ -210,7 +213,8 @@ def score(
         if settings.scoring == "reduced":
             target = reduce_masks(mask[None], settings.mask_size)[0]
         else:
-            target = torch.from_numpy(read_labels(examples[number].mask, examples[number].rule).astype(np.int32)).to(mask.device)
+            labels = read_labels(examples[number].mask, examples[number].rule, examples[number].still)
+            target = torch.from_numpy(labels.astype(np.int32)).to(mask.device)
         return target, logits(head, maps[None], (target.shape[0], target.shape[1]))[0].argmax(0)
 
     return dense_features.score_predictions(features, examples, predict, "validation")

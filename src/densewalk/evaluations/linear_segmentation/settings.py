@@ -20,7 +20,8 @@ class LinearSegmentationSettings(BatchedValidationSettings):
     """
 
     TABLE: ClassVar[str] = "linear_segmentation"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    """2: images are turned as their EXIF says, 16-bit gray is scaled."""
     TITLE: ClassVar[str] = "Linear segmentation (frozen features)"
     PICTURES: ClassVar[str] = "image, ground truth and prediction of {run}"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)

@@ -1,13 +1,14 @@
 """The adapter to mmengine, mmcv, mmsegmentation and mmdetection, which nothing else imports.
 
     from densewalk.evaluations.mmlab.runner import run
-    metrics = run(experiment, job, inputs)
+    metrics = run(experiment, job, training_state(settings, backbone_path, job))
 
 An evaluation describes its model, data and optimizer in the toolboxes' own configuration dictionaries (experiment.py); `runner`
 trains and tests it under this project's rules: seeds per step and sample, state that resumes bit for bit, progress lines, signals.
 Missing parts of the toolboxes are registered in mmengine's root registries, where both find them:
 
     ops             replaces mmcv's compiled operators
+    images          ReadImage, this project's reader of images
     vit             DensewalkBackbone, this project's backbones
     optim           LayerDecayConstructor
     pyramid         SimplePyramid, LevelPyramid: feature pyramids from a plain ViT (imports mmdet)

@@ -12,7 +12,7 @@ from mmengine.registry import METRICS
 from pycocotools import mask as rle
 from torch import Tensor
 
-from densewalk.evaluations.mmlab import pyramid  # noqa: F401  registers the pyramids
+from densewalk.evaluations.mmlab import images, pyramid  # noqa: F401  registers the reader of images and the pyramids
 from densewalk.evaluations.mmlab.experiment import PREFIX
 
 log = logging.getLogger("densewalk")

@@ -8,9 +8,10 @@ those of the pretraining.
 
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from tempfile import TemporaryDirectory
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from densewalk.core import distributed
+from densewalk.core.files import sweep, temporary_name
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import Progress, log
 from densewalk.evaluations.common.base import Job
@@ -44,19 +46,18 @@ CURVE_EVERY = 10  # iterations between two points of the learning curve
 _numbers = itertools.count()
 
 
-def run(experiment: Experiment, job: Job, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Train from the newest intact checkpoint in `job.state`, if there is one, then test; return what the metric computes.
+def run(experiment: Experiment, job: Job, training: State) -> dict[str, Any]:
+    """Train from the newest intact checkpoint in `training`, if there is one, then test; return what the metric computes.
 
     The learning curve is kept in `job.out`.
-
-    Args:
-        inputs: fingerprints of all that the state depends on; state of other inputs is not used.
 
     Raises:
         Interrupted: a signal came; the state is saved.
         TrainingError: the loss is not finite.
     """
-    with State(job.state / "training", inputs) as state, deterministic(), warnings.catch_warnings(), TemporaryDirectory() as scratch:
+    sweep(Path(gettempdir()))
+    scratch_folder = TemporaryDirectory(prefix=f"{temporary_name('mmengine')}.")
+    with training as state, deterministic(), warnings.catch_warnings(), scratch_folder as scratch:
         # the toolboxes' advice on their own configuration
         warnings.filterwarnings("ignore", category=UserWarning, module=r"mm(engine|cv|seg|det)\.")
         with stop_signals() as stop:

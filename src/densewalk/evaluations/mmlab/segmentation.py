@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from densewalk.data.benchmarks.label_maps import read_labels
 from densewalk.data.benchmarks.label_rules import IGNORE, LabelRule
 from densewalk.evaluations.metrics.segmentation import Confusion
+from densewalk.evaluations.mmlab import images  # noqa: F401  registers the reader of images
 from densewalk.evaluations.mmlab.experiment import PREFIX
 
 
@@ -66,7 +67,7 @@ class LoadClasses(BaseTransform):
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Adds `gt_seg_map`, uint8."""
-        results["gt_seg_map"] = read_labels(Path(results["seg_map_path"]), self.rule)
+        results["gt_seg_map"] = read_labels(Path(results["seg_map_path"]), self.rule, Path(results["img_path"]))
         results["seg_fields"].append("gt_seg_map")
         return results
 

@@ -18,7 +18,8 @@ class OverclusterSettings(BatchedValidationSettings):
     """
 
     TABLE: ClassVar[str] = "overcluster"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    """2: images are turned as their EXIF says, 16-bit gray is scaled."""
     TITLE: ClassVar[str] = "Clusters of frozen features"
     PICTURES: ClassVar[str] = "image, ground truth and clusters of {run}, matched to classes"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=480)

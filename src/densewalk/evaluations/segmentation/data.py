@@ -6,7 +6,6 @@ from densewalk.core.errors import UserError
 from densewalk.data.benchmarks import label_maps
 from densewalk.data.benchmarks.label_maps import Example
 from densewalk.data.benchmarks.label_rules import NAMES
-from densewalk.data.images import EXTENSIONS
 from densewalk.evaluations.segmentation.recipes import SegmentationSettings
 from densewalk.evaluations.segmentation.settings import LayoutData
 
@@ -26,29 +25,18 @@ def check_data(settings: SegmentationSettings) -> tuple[list[Example], list[Exam
 
 
 def list_split(settings: SegmentationSettings, split: str) -> list[Example]:
-    """The pairs of one split as their layout lists them, without a look into the files."""
+    """The pairs of one split as their layout lists them; of the files only the headers are read."""
     root, rule = Path(settings.root), settings.rule
     if not isinstance(settings, LayoutData):
-        examples = label_maps.list_ade20k(root, split, rule)
-        return require_masks(examples, examples[0].image.parent)
+        return label_maps.list_ade20k(root, split, rule)
     if settings.layout == "folders":
         images, masks = root / (settings.images or "images") / split, root / (settings.masks or "annotations") / split
-        return require_masks(label_maps.list_folders(images, masks, rule), images)
+        return label_maps.list_folders(images, masks, rule)
     if settings.layout == "voc":
         return label_maps.list_voc(root, split, settings.masks or "SegmentationClass", rule)
     if settings.layout == "cityscapes":
         return label_maps.list_cityscapes(root, split, train_ids=rule)
     return label_maps.list_coco_stuff(root, split, rule)
-
-
-def require_masks(examples: list[Example], folder: Path) -> list[Example]:
-    """The examples; images of `folder` without a mask are refused: leaving them out would change the benchmark."""
-    images = {path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS}
-    alone = sorted(images - {example.image for example in examples})
-    if alone:
-        found = f"{len(alone)} images in {folder} have no mask, e.g. {alone[0].name}"
-        raise UserError(found, todo="complete annotations/ or remove the images")
-    return examples
 
 
 def class_names(settings: SegmentationSettings) -> list[str]:

@@ -23,10 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from densewalk.core.hashing import config_hash, file_sha256
 from densewalk.data.benchmarks.label_maps import Example, read_image
-from densewalk.data.images import read_mask
-from densewalk.evaluations.common.base import Job, Result
+from densewalk.data.image_files import read_mask
+from densewalk.evaluations.common.base import Job, Result, training_state
 from densewalk.evaluations.metrics.segmentation import iou, mean_iou, pixel_accuracy
 from densewalk.evaluations.segmentation.data import check_data, class_names
 from densewalk.evaluations.segmentation.experiment import experiment
@@ -43,8 +42,7 @@ def evaluate(settings: SegmentationSettings, backbone_path: Path, job: Job) -> R
     from densewalk.evaluations.mmlab import segmentation  # noqa: F401
     from densewalk.evaluations.mmlab.runner import run
 
-    inputs = {"backbone": file_sha256(backbone_path), "settings": config_hash([settings.model_dump(mode="json"), job.seed])}
-    found = run(experiment(settings, str(backbone_path), arch, training, validation), job, inputs)
+    found = run(experiment(settings, str(backbone_path), arch, training, validation), job, training_state(settings, backbone_path, job))
     names = class_names(settings)
     write_strip(job.out / "strip.png", settings, validation, found["shown"], names)
     return summarize(found["confusion"], names, len(validation))
@@ -72,6 +70,6 @@ def write_strip(path: Path, settings: SegmentationSettings, validation: list[Exa
     for example in validation:
         if str(example.image) in shown:
             prediction = values[shown[str(example.image)].numpy()]
-            rows.append(Row(example.image.stem, np.asarray(read_image(example)), read_mask(example.mask), prediction))
+            rows.append(Row(example.image.stem, np.asarray(read_image(example)), read_mask(example.mask, example.still), prediction))
     by_label = dict(zip(settings.rule.values, names, strict=True))
     write_segmentation_strip(path, rows, [by_label.get(v, "") for v in range(max(settings.rule.values) + 1)], ignore=settings.rule.ignored)

@@ -123,7 +123,7 @@ def training_pipeline(settings: SegmentationSettings) -> list[Config]:
     """Loading and augmentation."""
     scale = (settings.long_side or UNLIMITED, settings.short_side)
     return [
-        {"type": "LoadImageFromFile"},
+        {"type": "ReadImage"},
         {"type": "LoadClasses", "rule": settings.rule},
         {"type": "RandomResize", "scale": scale, "ratio_range": settings.scale_range, "keep_ratio": True},
         {"type": "RandomCrop", "crop_size": (settings.crop, settings.crop), "cat_max_ratio": 0.75},
@@ -135,7 +135,7 @@ def training_pipeline(settings: SegmentationSettings) -> list[Config]:
 
 def test_pipeline(settings: SegmentationSettings) -> list[Config]:
     """Loading; the mask keeps its own size."""
-    load, mask, pack = {"type": "LoadImageFromFile"}, {"type": "LoadClasses", "rule": settings.rule}, {"type": "PackSegInputs"}
+    load, mask, pack = {"type": "ReadImage"}, {"type": "LoadClasses", "rule": settings.rule}, {"type": "PackSegInputs"}
     if not settings.multi_scale:
         scale = (settings.long_side or UNLIMITED, settings.short_side)
         return [load, {"type": "Resize", "scale": scale, "keep_ratio": True}, mask, pack]

@@ -100,6 +100,12 @@ class LayoutData(SegmentationSettings):
         return sizes.IMAGES[self.layout][1] if self.layout in sizes.IMAGES else None
 
     @property
+    def data_paths(self) -> tuple[str, ...]:
+        """Images and masks; of a public data set, its root."""
+        own = (self.images or "images", self.masks or "annotations")
+        return tuple(f"{self.root}/{part}" for part in own) if self.layout == "folders" else (self.root,)
+
+    @property
     def rule(self) -> LabelRule:
         """The classes of a mask's pixels."""
         return class_rule(tuple(range(self.num_classes)), self.ignore) if self.num_classes is not None else CLASSES[self.layout]

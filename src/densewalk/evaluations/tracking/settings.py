@@ -15,7 +15,8 @@ class TrackingSettings(LabelPropagationSettings):
     """Single-object tracking: the first frame's box is propagated along frozen features. Our own protocol: nothing is published for it."""
 
     TABLE: ClassVar[str] = "tracking"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    """2: frames are in the order of their numbers."""
     TITLE: ClassVar[str] = "Box tracking"
     RECIPE: ClassVar[str] = "zero-shot box propagation (densewalk's own)"
     PICTURES: ClassVar[str] = "frames of {name}: the true box (blue) and the one that {run} tracks (orange)"

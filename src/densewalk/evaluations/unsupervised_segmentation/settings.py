@@ -20,7 +20,7 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
 
     TABLE: ClassVar[str] = "unsupervised_segmentation"
     VERSION: ClassVar[int] = 2
-    """2: a cluster does not count among its own neighbors, as released."""
+    """2: a cluster does not count among its own neighbors, as released; images are turned as their EXIF says, 16-bit gray is scaled."""
     TITLE: ClassVar[str] = "Unsupervised segmentation"
     PICTURES: ClassVar[str] = "image, ground truth and segments of {run}, matched to classes"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=32_000)

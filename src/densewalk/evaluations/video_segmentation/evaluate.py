@@ -30,6 +30,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import track
+from densewalk.data.benchmarks.paths import read_list
 from densewalk.data.benchmarks.video_objects import LabelledVideo, list_davis, list_youtube_vos
 from densewalk.data.images import normalize, read_rgb
 from densewalk.evaluations.common.base import Job, Result, fit_to_patches, require_finite
@@ -98,7 +99,10 @@ def find_clips(settings: VideoSegmentationSettings) -> list[Clip]:
         year, split = settings.year, settings.split or "val"
         sequences = list_davis(settings.root, year=year, split=split, resolution=settings.resolution, only=settings.sequences)
     else:
-        sequences = list_youtube_vos(settings.root, split=settings.split or "train", only=settings.sequences)
+        only = settings.sequences
+        if settings.sequence_list is not None:
+            only = read_list(Path(settings.root) / settings.sequence_list, todo="correct `sequence_list` or download it")
+        sequences = list_youtube_vos(settings.root, split=settings.split or "train", only=only)
     clips, offset = [], 0
     for sequence in sequences:
         numbers = list(range(len(sequence)))

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
+from densewalk.core.settings import is_null
 from densewalk.data.benchmarks import sizes
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 from densewalk.evaluations.common.settings import EvaluationSettings
@@ -16,7 +17,8 @@ class VideoSegmentationSettings(EvaluationSettings):
     """Clusters of frozen features against the objects of annotated videos (Time-Tuning, https://arxiv.org/abs/2308.11796, section 4)."""
 
     TABLE: ClassVar[str] = "video_segmentation"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    """2: frames are in the order of their numbers."""
     TITLE: ClassVar[str] = "Unsupervised video segmentation"
     RECIPE: ClassVar[str] = "unsupervised video segmentation"
     PICTURES: ClassVar[str] = "frames of {name}: the true objects above, clusters of {run} below"
@@ -39,7 +41,10 @@ class VideoSegmentationSettings(EvaluationSettings):
     resolution: str = "480p"
     """Layout `davis`: folder below JPEGImages and Annotations."""
     sequences: list[str] | None = Field(default=None, min_length=1)
-    """Only these sequences; all by default. (Time-Tuning scores YouTube-VOS on 695 training sequences.)"""
+    """Only these sequences; all by default."""
+    sequence_list: str | None = Field(default=None, exclude_if=is_null)
+    """Layout `youtube_vos`: text file below `root` with the names of the sequences to score, one a line. Time-Tuning scores 695 of the
+    training sequences and trains on the others."""
     clip_frames: Annotated[int | None, Shown(lambda s: f"clips of {s.frames}")] = Field(default=None, ge=1)
     """Frames of a clip; 16 for DAVIS and 4 for YouTube-VOS if not given. The rest of a video is a shorter clip."""
     size: Annotated[int, Shown("{} px")] = Field(default=224, ge=16)
@@ -59,10 +64,12 @@ class VideoSegmentationSettings(EvaluationSettings):
 
     @model_validator(mode="after")
     def fields_of_the_layout(self) -> Self:
-        """Refuse fields that would silently do nothing."""
-        unused = [name for name in ("year", "resolution") if name in self.model_fields_set]
+        """Refuse fields that would silently do nothing; a written specification has all of them, with their defaults."""
+        unused = [name for name in ("year", "resolution") if getattr(self, name) != type(self).model_fields[name].default]
         if self.layout == "youtube_vos" and unused:
             raise ValueError(f"layout youtube_vos has no {' and no '.join(unused)}: leave them out")
+        if self.sequence_list is not None and (self.layout != "youtube_vos" or self.sequences is not None):
+            raise ValueError("sequence_list: for layout youtube_vos, and not beside sequences; leave one of them out")
         return self
 
     @property

@@ -131,9 +131,12 @@ def stops_on_bad_batch(step: Step) -> Step:
             where = "no folder for diagnostics is set, the batch is lost"
             if self.diagnostics is not None:
                 path = self.diagnostics / f"failed-step-{number:08d}-process-{distributed.rank()}.pt"
-                with atomic_write(path) as temporary:
-                    torch.save({"step": number, "reason": str(error), "batch": batch}, temporary)
                 where = f"its batch is in {path}"
+                try:
+                    with atomic_write(path) as temporary:
+                        torch.save({"step": number, "reason": str(error), "batch": batch}, temporary)
+                except UserError as unwritten:  # which must not hide why the training ends
+                    where = str(unwritten)
             raise TrainingError(f"step {number}: {error}; {where}") from error
 
     return guarded

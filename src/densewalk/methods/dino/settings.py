@@ -7,8 +7,9 @@ from pydantic import Field
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference
 from densewalk.models.architecture import Architecture
+from densewalk.models.catalog import Labels
 from densewalk.models.work import LEARN, Work, kept, mlp, mlp_parameters, parameters, vit
-from densewalk.training.settings import PresetSettings
+from densewalk.training.settings import PresetSettings, epochs_in
 
 Share = Annotated[float, Field(gt=0, le=1)]
 # vit_micro_patch16 from scratch on a video of minutes (docs/small_video.md). Sinkhorn centering and a sharp teacher let a small batch
@@ -129,6 +130,13 @@ class DinoSettings(SelfDistillationSettings):
     def step_work(self, arch: Architecture) -> Work:
         """Two global views for both networks, the local ones for the student."""
         return self.views_work(arch, taught=2 * self.batch_size, whole=2 * self.batch_size, local=self.local_crops * self.batch_size)
+
+    @classmethod
+    def published_settings(cls, labels: Labels) -> dict[str, tuple[Any, ...]] | None:
+        """Its length alone: the release's 800 epochs, or the one in the label; DoRA's authors, who trained on videos, tell 100."""
+        usual = 800.0 if labels.pretraining_data.startswith("ImageNet") else 100.0
+        known = {"epochs": (epochs_in(labels.pretraining_data) or usual,), "steps": (None,)}
+        return known if (labels.method, labels.init) == ("DINO", "") else None
 
 
 SETTINGS = DinoSettings

@@ -9,7 +9,9 @@ from densewalk.core.settings import Difference, deviation, switch
 from densewalk.data.amounts import Amount
 from densewalk.methods.dino.settings import SMALL_VIDEO, SelfDistillationSettings
 from densewalk.models.architecture import Architecture
+from densewalk.models.catalog import Labels
 from densewalk.models.work import Work
+from densewalk.training.settings import epochs_in
 
 # a small network's scores differ by less than the recipe's epsilon of 0.05, which gives three times the same object
 _SMALL_CLIPS = {"frames": 4, "sinkhorn_epsilon": 0.003}
@@ -32,6 +34,8 @@ class DoraSettings(SelfDistillationSettings):
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "small_video": {**SMALL_VIDEO, **_SMALL_CLIPS, "batch_size": 4, "steps": 360, "lr": 5e-4 * 256 / 4, "warmup_epochs": 0.5},
     }
+
+    SAME_NUMBERS: ClassVar[tuple[str, ...]] = ("linear_sinkhorn", "unseeded_heads")
 
     batch_size: int = Field(default=48, ge=1)
     """Clips of one optimizer step over all processes together."""
@@ -77,6 +81,16 @@ class DoraSettings(SelfDistillationSettings):
         default=False, paper=False, released=True, source="utils.py:27-79,267", effect="no two runs see the same objects"
     )
     """Draw the heads from the system's entropy, differently in every process and run. Off in both modes: not reproducible."""
+
+    @classmethod
+    def published_settings(cls, labels: Labels) -> dict[str, tuple[Any, ...]] | None:
+        """The released code's for Walking Tours, with the batch of its V100 or A100 recipe; of other trainings the length alone."""
+        if (labels.method, labels.init) != ("DoRA", ""):
+            return None
+        epochs = epochs_in(labels.pretraining_data) or 100.0
+        if labels.arch == "ViT-S/16" and labels.pretraining_data.startswith("WT_"):
+            return {**cls(compat="released", epochs=epochs).all_settings(), "batch_size": (48, 128)}
+        return {"epochs": (epochs,), "steps": (None,)}
 
     def across_samples(self) -> str | None:
         """The release's threshold is a mean over the batch; heads from the system's entropy are drawn once for it."""

@@ -7,6 +7,7 @@ from pydantic import Field
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference, deviation
 from densewalk.models.architecture import Architecture
+from densewalk.models.catalog import Labels
 from densewalk.models.work import BACKWARD, Work, kept, mlp, mlp_parameters, parameters, tokens, vit
 from densewalk.training.settings import PresetSettings
 
@@ -14,6 +15,19 @@ _S14: dict[str, Any] = {"global_size": 518, "local_size": 98, "batch_size": 64, 
 _B14: dict[str, Any] = {**_S14, "batch_size": 16}
 _S16: dict[str, Any] = {"global_size": 224, "local_size": 96, "batch_size": 45, "epochs": 50, "backbone_lr": 1e-5, "queue": 0}
 _README: dict[str, Any] = {"local_size": 98, "batch_size": 6, "epochs": 50, "backbone_lr": 1e-6, "queue": 0}
+# (method, init, architecture) of published.csv -> the configuration of its training. None is released for iBOT and CrIBo, which are in
+# the paper's Tab. 3 only: they are taken to be trained as DINO there
+_PUBLISHED: dict[tuple[str, str, str], str] = {
+    ("NeCo", "DINOv2", "ViT-S/14"): "small/neco_dinov2",
+    ("NeCo", "DINOv2R", "ViT-S/14"): "small/neco_dinov2r_xr",
+    ("NeCo (registers kept)", "DINOv2R", "ViT-S/14"): "small/neco_dinov2r",
+    ("NeCo", "DINOv2", "ViT-B/14"): "base/neco_dinov2",
+    ("NeCo", "DINOv2R", "ViT-B/14"): "base/neco_dinov2r_xr",
+    ("NeCo (registers kept)", "DINOv2R", "ViT-B/14"): "base/neco_dinov2r",
+    ("NeCo", "Leopart", "ViT-S/16"): "small/neco_leopart",
+    ("NeCo", "TimeT", "ViT-S/16"): "small/neco_timetuning",
+    **{("NeCo", init, "ViT-S/16"): "small/neco_dino" for init in ("DINO", "iBOT", "CrIBo")},
+}
 
 
 class NecoSettings(PresetSettings):
@@ -43,6 +57,8 @@ class NecoSettings(PresetSettings):
         "neco_224x224": {**_README, "global_size": 224},
         "neco_518x518": {**_README, "global_size": 518},
     }
+
+    SAME_NUMBERS: ClassVar[tuple[str, ...]] = ("teacher_graph", "unused_patches")
 
     preset: str | None = None
     """A released model's configuration; keys given beside it win. The paper's NeCo is small/neco_dinov2r_xr."""
@@ -151,6 +167,12 @@ class NecoSettings(PresetSettings):
         if preset["global_size"] == 224 and preset["local_size"] == 96 and values.get("compat") == "released":
             preset["local_size"] = 98
         return preset
+
+    @classmethod
+    def published_settings(cls, labels: Labels) -> dict[str, tuple[Any, ...]] | None:
+        """Those of the released configuration, run by the released code."""
+        preset = _PUBLISHED.get((labels.method, labels.init, labels.arch))
+        return cls(preset=preset, compat="released").all_settings() if preset else None
 
     def across_samples(self) -> str | None:
         """References are drawn from the batch."""

@@ -8,6 +8,7 @@ from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference, deviation, switch
 from densewalk.data.amounts import Amount
 from densewalk.models.architecture import Architecture
+from densewalk.models.catalog import Labels
 from densewalk.models.work import BACKWARD, LEARN, Work, kept, mlp, mlp_parameters, parameters, tokens, vit
 from densewalk.training.settings import TrainingSettings
 
@@ -114,6 +115,13 @@ class TimeTuningSettings(TrainingSettings):
     """Standard deviation that red is normalized with."""
     swapped_momentum: bool | None = deviation(source="time_tuning.py:109-118", effect="the teacher is all but the student")
     """Take `momentum` as the share of the student."""
+
+    @classmethod
+    def published_settings(cls, labels: Labels) -> dict[str, tuple[Any, ...]] | None:
+        """The released code's on YouTube-VOS: 100 passes of 22 steps each, the last one of which has fewer than 128 clips."""
+        if (labels.method, labels.init, labels.arch) != ("TimeT", "DINO", "ViT-S/16"):
+            return None
+        return {**cls(compat="released").all_settings(), "epochs": (100.0, None), "steps": (None, 2200)}
 
     def across_samples(self) -> str | None:
         """Sinkhorn."""

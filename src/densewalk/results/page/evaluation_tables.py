@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from densewalk.core.metric import Metric
+from densewalk.core.provenance import Provenance
 from densewalk.results.missing import Output
 from densewalk.results.page.sections import class_charts
 from densewalk.results.page.view import EvaluationTable, Facts, Number, Row, Section
 from densewalk.results.plan import Plan
 from densewalk.results.records import ResultRecord
+from densewalk.results.stale import code_reasons
 from densewalk.results.tables import SUFFIXES, Hours, grouped, metrics_in, of_task, tidy_row, training_hours, wide_row
 
 # columns after the numbers, which come first so that a phone shows them; one that is the same in all rows stands above the table
@@ -22,8 +24,8 @@ ONCE = ("evaluation", "protocol", "protocol version", "dataset", "scored", "comm
 Wide = Mapping[str, Mapping[str, str]]  # run -> its row of the wide table
 
 
-def evaluation_sections(plan: Plan, records: Sequence[ResultRecord], missing: Sequence[Output]) -> list[Section]:
-    """A section for each table of the study."""
+def evaluation_sections(plan: Plan, records: Sequence[ResultRecord], missing: Sequence[Output], now: Provenance) -> list[Section]:
+    """A section for each table of the study. now: the code that results should have been made by."""
     hours, sections = training_hours(records), []
     for task in dict.fromkeys(e.table for e in plan.evaluations.values()):
         own = of_task(records, task)
@@ -32,27 +34,30 @@ def evaluation_sections(plan: Plan, records: Sequence[ResultRecord], missing: Se
         tables = []
         for name in names:
             label = f"{heading}, {name}" if len(names) > 1 else heading
-            tables.append(_table(name, label, plan, [r for r in own if r.evaluation == name], missing, hours))
+            tables.append(_table(name, label, plan, [r for r in own if r.evaluation == name], missing, hours, now))
         sections.append(Section(task, heading, tables))
     return sections
 
 
-def _table(name: str, label: str, plan: Plan, records: Sequence[ResultRecord], missing: Sequence[Output], hours: Hours) -> EvaluationTable:
+def _table(
+    name: str, label: str, plan: Plan, records: Sequence[ResultRecord], missing: Sequence[Output], hours: Hours, now: Provenance
+) -> EvaluationTable:
     """A row for each run of the plan, whether there is a result or not."""
     planned = plan.evaluations[name]
     groups, metrics = {run: group for (run, _), group in grouped(records).items()}, metrics_in(records)
     runs = [run for run in plan.runs if run in planned.runs]
     wide = {run: wide_row(groups[run], metrics) for run in runs if run in groups}
-    facts = {run: how_made(groups[run], hours) for run in wide}
+    facts = {run: how_made(groups[run], hours, plan.results) for run in wide}
     same, columns = constants(list(wide.values()))
     best = best_of(wide, metrics, planned.metrics)
     shared = [fact for fact in next(iter(facts.values()), []) if fact[0] in ONCE and all(fact in own for own in facts.values())]
     rows = []
     for run in runs:
         gap = _gap(run, name, missing, len(groups.get(run, [])), len(plan.runs[run].seeds))
+        other = any(code_reasons(record, now) for record in groups.get(run, []))
         numbers = [_number(wide[run], m, (run, m) in best) for m in metrics] if run in wide else []
         cells = [wide[run][c] for c in columns] if run in wide else []
-        rows.append(Row(f"how-{name}-{run}", run, gap, numbers, cells, [fact for fact in facts.get(run, []) if fact not in shared]))
+        rows.append(Row(f"how-{name}-{run}", run, gap, numbers, cells, [fact for fact in facts.get(run, []) if fact not in shared], other))
     return EvaluationTable(
         name=name,
         label=label,
@@ -104,7 +109,7 @@ def _number(row: Mapping[str, str], metric: str, best: bool) -> Number:
     return Number(row[metric], interval, published, delta, best)
 
 
-def how_made(group: Sequence[ResultRecord], hours: Hours) -> Facts:
+def how_made(group: Sequence[ResultRecord], hours: Hours, results: str) -> Facts:
     """Protocol, cost, provenance, published values and the command that makes the numbers again."""
     metrics = metrics_in(group)
     lines = {m: tidy_row(group[0], m, group, hours) for m in metrics}
@@ -122,5 +127,6 @@ def how_made(group: Sequence[ResultRecord], hours: Hours) -> Facts:
             facts.append((f"published {metric}", f"{line['published']} by {line['published_protocol']} [{line['published_source']}]"))
         if line["published_elsewhere"]:
             facts.append((f"{metric} by other protocols", f"{line['published_elsewhere']} (not comparable: no difference is given)"))
-    again = " ".join(f"results/{r.run}/s{r.seed}/{r.evaluation}.json" for r in group)
-    return [*facts, ("again", f"snakemake --cores all --force {again}")]
+    again = " ".join(f"{results}/{r.run}/s{r.seed}/{r.evaluation}.json" for r in group)
+    study = "" if results == "results" else " --configfile STUDY.yaml"
+    return [*facts, ("again", f"snakemake{study} --cores all --force {again}")]

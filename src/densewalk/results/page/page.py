@@ -8,15 +8,15 @@ through the functions that write the tables, so that page and tables cannot disa
 diagram and in the cells of the tables.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup, escape
 
 from densewalk import __version__
+from densewalk.core import provenance
 from densewalk.core.files import atomic_write
-from densewalk.core.provenance import commit
 from densewalk.results.missing import Output, survey
 from densewalk.results.page.charts import method_legend
 from densewalk.results.page.evaluation_tables import evaluation_sections
@@ -24,7 +24,8 @@ from densewalk.results.page.sections import all_methods, costs, curves, features
 from densewalk.results.page.study_graph import study_diagram
 from densewalk.results.page.view import Facts, Page
 from densewalk.results.plan import Plan, result_key
-from densewalk.results.records import read_results, read_run
+from densewalk.results.records import RunRecord, read_results, read_run
+from densewalk.results.stale import by_other_code
 from densewalk.results.tables import cost_table, tidy_table
 
 
@@ -53,29 +54,36 @@ def contents(plan: Plan, results: Path) -> Page:
     records = read_results([path for path in paths if path.is_file()])
     missing = [output for outputs in survey(plan, results) for output in outputs.missing]
     charts = costs(plan, records)
+    now, runs = provenance.current(), made_runs(plan, results)
     folders = {run: results / run / f"s{planned.seeds[0]}" for run, planned in plan.runs.items()}
     return Page(
         title=plan.study,
-        facts=headline(plan, results, len(records), len(paths)),
+        facts=headline(plan, runs, len(records), len(paths)),
         missing=missing,
+        stale=by_other_code(list(runs.values()), records, now),
         diagram=study_diagram(plan, incomplete(plan, missing)),
         legend=method_legend(all_methods(plan, records)) if charts else None,
         costs=charts,
-        sections=evaluation_sections(plan, records, missing),
+        sections=evaluation_sections(plan, records, missing, now),
         features=features(folders),
         training=training_images(plan, folders),
         predictions=predictions(plan, folders),
         curves=curves(plan, results),
         numbers={"all": tidy_table(records), "cost": cost_table(records)} if records else {},
         version=__version__,
-        commit=commit()[0][:12],
+        commit=now.commit[:12],
     )
 
 
-def headline(plan: Plan, results: Path, found: int, wanted: int) -> Facts:
+def made_runs(plan: Plan, results: Path) -> dict[tuple[str, int], RunRecord]:
+    """The records of all runs of the plan that are there, by run and seed."""
+    places = {(run, seed): results / run / f"s{seed}" / "run.json" for run, planned in plan.runs.items() for seed in planned.seeds}
+    return {place: read_run(path) for place, path in places.items() if path.is_file()}
+
+
+def headline(plan: Plan, runs: Mapping[tuple[str, int], RunRecord], found: int, wanted: int) -> Facts:
     """A few figures about the whole study. Of trainings, all that are done count, evaluated or not."""
-    done = [path for run, seed in plan.trainings() if (path := results / run / f"s{seed}" / "run.json").is_file()]
-    trainings = [training for path in done if (training := read_run(path).training)]
+    trainings = [training for place in plan.trainings() if place in runs and (training := runs[place].training)]
     gpu_hours = sum(t.gpu_hours or 0 for t in trainings)
     hours = sum(t.process_hours for t in trainings)
     return [

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import PIL.Image
 from markupsafe import Markup
 
-from densewalk.core.errors import UserError
+from densewalk.data.image_files import read_image
 from densewalk.results.page.charts import Point, class_values, cost_and_quality, learning_curves
 from densewalk.results.page.view import Chart, Features, Image, Predictions
 from densewalk.results.plan import Plan
@@ -178,13 +177,7 @@ def predictions(plan: Plan, folders: Mapping[str, Path]) -> list[Predictions]:
 
 def embed(title: str, path: Path, *, label: str = "", note: str = "") -> Image:
     """An image file as a data address, reduced to what a page can show."""
-    try:
-        with PIL.Image.open(path) as file:
-            image = file.convert("RGB")
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read as an image: {error}", todo=f"delete it, or {path.parent}.json, so that it is made again"
-        ) from error
+    image = read_image(path, todo=f"delete it, or {path.parent}.json, so that it is made again")
     if path.stat().st_size <= SMALL and image.width <= WIDTH and path.suffix == ".png":
         kind, content = "png", path.read_bytes()
     else:

@@ -45,7 +45,10 @@ class Number:
 
 @dataclass(frozen=True)
 class Row:
-    """A run in the table of an evaluation. gap: what is missing of it. how: its numbers were made; empty without numbers."""
+    """A run in the table of an evaluation. gap: what is missing of it. how: its numbers were made; empty without numbers.
+
+    other: by code or packages that are not those of the page.
+    """
 
     id: str
     run: str
@@ -53,6 +56,7 @@ class Row:
     numbers: Sequence[Number]
     cells: Sequence[str]
     how: Facts
+    other: bool
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything on the page, in its order. legend: of the charts of costs."""
+    """Everything on the page, in its order. legend: of the charts of costs. stale: reason -> what other code has made."""
 
     title: str
     facts: Facts
     missing: Sequence[Output]
+    stale: Mapping[str, Sequence[str]]
     diagram: Markup
     legend: Markup | None
     costs: Sequence[Chart]
