@@ -15,6 +15,7 @@ from densewalk.data.video import transcode as video
 from densewalk.data.video.clips import VideoClips
 from densewalk.data.video.encode import write_video
 from densewalk.data.video.survey import Survey, choose_key_frames
+from densewalk.data.video.timeline import Key
 from densewalk.data.video.transcode import transcode
 from densewalk.jobs import add_video as own_video
 from densewalk.jobs.add_video import Findings, count_clips, examine_video, format_study, make_study, name_video, sharpness
@@ -123,11 +124,11 @@ def test_without_enough_key_frames_all_frames_are_looked_at(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("keys", [[0, 10, 20, 30], [0, 3, 4, 12, 13, 25, 30], [5], [0, 1, 2, 30]])
 def test_every_even_stretch_has_the_key_frame_that_was_chosen_for_it(keys):
-    chosen, step = choose_key_frames(keys, range(keys[0], 40), 0.5)
+    chosen, step = choose_key_frames([Key(key, key) for key in keys], range(keys[0], 40), 0.5)
     gaps = [b - a for a, b in zip(keys, [*keys[1:], 40], strict=True)]
     assert step == pytest.approx(max(gaps) * 0.5, rel=0.05)
     start, length = keys[0], step / 0.5
-    for n, key in enumerate(chosen):
+    for n, key in enumerate(key.stamp for key in chosen):
         assert key == min(k for k in keys if k >= start + n * length)
         assert key < start + (n + 1) * length
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from densewalk.core.errors import UserError
 from densewalk.data.receipts import VideoReceipt, read_receipt
 from densewalk.data.settings import VideoSettings
-from densewalk.data.video import clips
+from densewalk.data.video import readers
 from densewalk.data.video.clips import ClipReader, VideoClips
 from densewalk.data.video.encode import write_video
 from densewalk.data.video.inspection import drop_short_runs, find_cuts, find_runs
@@ -27,23 +27,9 @@ from densewalk.data.video.probe import probe
 from densewalk.data.video.transcode import target_size, transcode
 from densewalk.jobs.prepare import prepare_video
 from tests.fixtures.helpers import shared
-from tests.fixtures.videos import LONG_GOP, encode
+from tests.fixtures.videos import HEIGHT, LONG_GOP, WIDTH, barcode, encode, numbers_in
 
-WIDTH, HEIGHT, FPS, TOTAL = 160, 120, 30, 300
-
-
-def barcode(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """4 x 4 blocks, dark or bright: the bits of `number`, on a gradient so that no picture is blank."""
-    bits = np.array([number >> b & 1 for b in range(16)]).reshape(4, 4)
-    blocks = np.kron(bits * 150 + 50, np.ones((height // 4, width // 4)))
-    return np.repeat((blocks + np.linspace(0, 50, width)).astype(np.uint8)[..., None], 3, axis=2)
-
-
-def numbers_in(frames: torch.Tensor) -> list[int]:
-    """The barcodes of frames [n, 3, height, width]."""
-    grey = frames.float().mean(dim=1)
-    cells = torch.nn.functional.adaptive_avg_pool2d(grey[:, None], (4, 4)).flatten(1)
-    return [int(sum(1 << b for b in range(16) if bright[b])) for bright in (cells > 150)]
+FPS, TOTAL = 30, 300
 
 
 @pytest.fixture(scope="module")
@@ -428,7 +414,7 @@ def test_readers_return_exactly_the_frames_asked_for(source, copy, reader, kind)
     assert numbers_in(frames) == ASKED
     assert numbers_in(clip_reader.read([298])) == [298]
     assert numbers_in(clip_reader.read([3, 5])) == [3, 5]  # the same GOP again, backwards
-    assert {"decord": "_DecordFile", "pyav": "_PyAVFile"}[reader] == type(clip_reader._file).__name__
+    assert {"decord": "DecordFile", "pyav": "FrameFile"}[reader] == type(clip_reader._file).__name__
 
 
 @settings(max_examples=20)
@@ -447,28 +433,31 @@ def _reader(path: Path, gop: int | None) -> ClipReader:
 
 def test_a_frame_costs_one_seek_or_none(source, copy, monkeypatch):
     tries = []
-    decode_to = clips._PyAVFile._decode_to
-    monkeypatch.setattr(clips._PyAVFile, "_decode_to", lambda self, wanted: tries.append(wanted) or decode_to(self, wanted))
+    decode_to = readers.FrameFile._decode_to
     for reader in (ClipReader(source, reader="pyav"), ClipReader(copy[0], gop=copy[1].gop)):
+        len(reader)  # opens and verifies the file
+        monkeypatch.setattr(readers.FrameFile, "_decode_to", lambda self, *wanted: tries.append(wanted) or decode_to(self, *wanted))
         reader.read([5, 7, 100, 249, 250, 251, 299])
         assert len(tries) == 7
         tries.clear()
+        monkeypatch.undo()
 
 
-def test_a_seek_that_lands_too_late_is_repeated_from_the_key_frame_before(source):
-    """As containers do that seek by decoding time."""
-    reader = ClipReader(source, reader="pyav")
-    reader.read([0])
-    file = reader._file
+def test_a_seek_that_lands_too_late_is_repeated_from_further_before(tmp_path):
+    """As containers do that have no exact index: here always ten frames behind the place asked for."""
+    path = encode(tmp_path / "a.mkv", map(barcode, range(TOTAL)), options={**LONG_GOP, "g": "50"})
+    reader = ClipReader(path, reader="pyav")
+    len(reader)
+    packets = reader._file.packets
 
     class Late:
-        decode, seek_to = file.container.decode, file.container.seek
+        demux, close, seek_to = packets.container.demux, packets.container.close, packets.container.seek
 
         def seek(self, stamp, stream):
-            self.seek_to(file.times[250] if stamp == file.times[100] else stamp, stream=stream)
+            self.seek_to(max(stamp, 0) + 333, stream=stream, backward=False)
 
-    file.container, file.keys = Late(), [file.times[0], file.times[100], file.times[250]]
-    assert numbers_in(reader.read([120, 260, 121])) == [120, 260, 121]
+    packets.container = Late()
+    assert numbers_in(reader.read([120, 260, 121, 3])) == [120, 260, 121, 3]
 
 
 def test_both_readers_see_the_same_pixels(source, copy):
@@ -496,7 +485,7 @@ def test_av1_is_read_by_pyav(tmp_path):
     path = encode(tmp_path / "av1.mp4", map(barcode, range(40)), codec="libsvtav1", options={"preset": "10", "crf": "30", "g": "20"})
     reader = ClipReader(path)
     assert numbers_in(reader.read([39, 0, 21, 19])) == [39, 0, 21, 19]
-    assert type(reader._file).__name__ == "_PyAVFile"
+    assert type(reader._file).__name__ == "FrameFile"
     with pytest.raises(decord.DECORDError):
         decord.VideoReader(str(path))  # the reason
     assert numbers_in(ClipReader(path, reader="decord").read([7])) == [7]
@@ -517,7 +506,7 @@ def test_pyav_takes_over_when_decord_fails_on_a_frame(source, monkeypatch, caplo
 
 
 def test_the_reader_can_be_chosen_by_environment(source, monkeypatch):
-    for name, kind in (("pyav", clips._PyAVFile), ("decord", clips._DecordFile)):
+    for name, kind in (("pyav", readers.FrameFile), ("decord", readers.DecordFile)):
         monkeypatch.setenv("DENSEWALK_VIDEO_READER", name)
         reader = ClipReader(source)
         reader.read([0])

@@ -14,8 +14,10 @@ from densewalk.core.progress import track
 from densewalk.data.settings import VideoSettings
 from densewalk.data.video.encode import RgbFrame
 from densewalk.data.video.inspection import CUT_CHANGE, FrameInspection
-from densewalk.data.video.probe import open_video, packet_times, probe, time_base, video_stream
-from densewalk.data.video.transcode import FramePipeline, Scaler, decode_frames, describe_oddities, target_size
+from densewalk.data.video.probe import probe_timeline
+from densewalk.data.video.seeking import PacketReader
+from densewalk.data.video.timeline import Key
+from densewalk.data.video.transcode import FramePipeline, Scaler, decode_packets, describe_oddities, target_size
 
 # a video of up to this many pixels is decoded whole: half an hour of 480p at 30 fps, a minute of 4K
 WHOLE_PIXELS = 3e10
@@ -47,17 +49,19 @@ class Survey:
 
     def __init__(self, settings: VideoSettings, *, whole: bool | None = None) -> None:
         path = Path(settings.source)
-        self.info = probe(path)
+        self.info, self.timeline = probe_timeline(path)
         self.settings, self.threads = settings, len(os.sched_getaffinity(0))
-        shown, keys = packet_times(path)
-        if len(shown) < self.info.frames - self.info.fps:
-            raise UserError(f"{path} is cut off: {len(shown)} of {self.info.frames} frames are there", todo="download it again")
-        with open_video(path) as container:
-            unit = float(time_base(video_stream(container, path)))
+        if self.info.missing_frames > self.info.fps:
+            stated = self.info.frames + self.info.missing_frames
+            raise UserError(f"{path} is cut off: {self.info.frames} of {stated} frames are there", todo="download it again")
+        shown, unit = self.timeline.shown, float(self.timeline.unit)
         self.intervals = tuple(float(q) * unit for q in np.quantile(np.diff(shown), [0.0, 0.5, 1.0])) if len(shown) > 1 else None
-        self.keys, self.step = choose_key_frames(keys, shown, unit)
+        self.keys, self.step = choose_key_frames(self.timeline.keys, shown, unit)
         pixels = self.info.frames * self.info.width * self.info.height
-        self.whole = whole if whole is not None else pixels <= WHOLE_PIXELS or self.step > MAX_STEP
+        self.whole = whole if whole is not None else pixels <= WHOLE_PIXELS
+        # key frames say where they are only if the stamps do
+        self.whole = self.whole or self.step > MAX_STEP or self.timeline.restarts > 0 or not self.timeline.ordered
+        self.whole = self.whole or not self._begins_with_itself(self.keys[-1])
         if self.whole:
             self.step = 1 / self.info.fps
         self.decoded = self.tried = 0
@@ -65,11 +69,18 @@ class Survey:
         self.cuts: list[float] = []
         self.problems: list[str] = []
 
+    def _begins_with_itself(self, key: Key) -> bool:
+        """Whether decoding from a key frame begins with it; else key frames only begin to refresh the image."""
+        reader = PacketReader(self.info.path)
+        frame = _first_from(reader, key)
+        reader.close()
+        return frame is not None and frame.pts == key.stamp
+
     def __iter__(self) -> Iterator[tuple[float, RgbFrame]]:
         return self._all() if self.whole else self._keys()
 
     def _all(self) -> Iterator[tuple[float, RgbFrame]]:
-        pipeline = FramePipeline(self.info, self.settings, self.threads, "look at all frames")
+        pipeline = FramePipeline(self.info, self.timeline, self.settings, self.threads, "look at all frames")
         every = max(1, self.info.frames // SAMPLES)
         reformatter = VideoReformatter()
         for number, frame in enumerate(pipeline.frames()):
@@ -83,65 +94,70 @@ class Survey:
 
     def _keys(self) -> Iterator[tuple[float, RgbFrame]]:
         size = target_size(self.info.width, self.info.height, self.settings.short_side)
-        scale, inspection = Scaler(*size, self.info.rotation, self.threads), FrameInspection(self.settings, 1 / self.step)
+        scale, inspection = Scaler(*size, self.info.orientation, self.threads), FrameInspection(self.settings, 1 / self.step)
         reformatter = VideoReformatter()
-        for number, (frame, intact) in enumerate(self._key_frames()):
+        self.problems += self.info.notes
+        times = []
+        for number, (seconds, frame, intact) in enumerate(self._key_frames()):
             if number == 0:
                 self.problems += describe_oddities(frame)
             scaled = scale(frame)
             inspection.add(scaled, intact)
-            yield number * self.step, reformatter.reformat(scaled, format="rgb24").to_ndarray()
+            times.append(seconds)
+            yield seconds, reformatter.reformat(scaled, format="rgb24").to_ndarray()
         usable, idle = inspection.usable()
-        self.usable = [(start * self.step, end * self.step) for start, end in usable]
+        edges = [*times, self.info.duration]
+        self.usable = [(edges[start], edges[end]) for start, end in usable]
         self.problems += idle
         self._find_cuts(np.array(inspection.change), scale)
 
-    def _key_frames(self) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """Yield each chosen key frame and True; if it does not decode, the last one and False."""
-        last = None
-        with open_video(self.info.path) as container:
-            stream = video_stream(container, self.info.path)
-            for key in track(self.keys, "look at key frames"):
-                try:
-                    container.seek(key, stream=stream)
-                    frame = next(decode_frames(container, stream), None)
-                except av.FFmpegError:
-                    frame = None
-                self.decoded, self.tried = self.decoded + (frame is not None), self.tried + 1
-                last = frame or last
-                if last is None:
-                    raise UserError(f"{self.info.path} does not decode at its beginning", todo="download it again")
-                yield last, frame is not None
+    def _key_frames(self) -> Iterator[tuple[float, av.VideoFrame, bool]]:
+        """Yield seconds from the first frame, each chosen key frame and True; if it does not decode, the last one and False."""
+        reader, last = PacketReader(self.info.path), None
+        for key in track(self.keys, "look at key frames"):
+            frame = _first_from(reader, key)
+            self.decoded, self.tried = self.decoded + (frame is not None), self.tried + 1
+            last = frame or last
+            if last is None:
+                raise UserError(f"{self.info.path} does not decode at its beginning", todo="download it again")
+            yield max(0.0, self.timeline.seconds(key.stamp)), last, frame is not None
+        reader.close()
 
     def _find_cuts(self, change: Float[np.ndarray, " frames"], scale: Scaler) -> None:
         """Find the cuts between the key frames that differ most, and say if more are possible."""
         likely = [int(i) for i in np.argsort(-change, kind="stable") if i > 0 and change[i] >= CUT_CHANGE]
-        with open_video(self.info.path) as container:
-            stream = video_stream(container, self.info.path)
-            for i in track(sorted(likely[:CUT_PLACES]), "look for cuts"):
-                seconds = float((self.keys[i - 1] - self.keys[0]) * time_base(stream))
-                inspection = FrameInspection(self.settings, self.info.fps)
-                container.seek(self.keys[i - 1], stream=stream)
-                for frame in decode_frames(container, stream):
-                    if frame is None or frame.pts is None or frame.pts > self.keys[i]:
-                        break
-                    inspection.add(scale(frame), intact=True)
-                self.cuts += [seconds + n / self.info.fps for n in inspection.cuts()]
+        reader = PacketReader(self.info.path)
+        for i in track(sorted(likely[:CUT_PLACES]), "look for cuts"):
+            inspection = FrameInspection(self.settings, self.info.fps)
+            seconds = self.timeline.seconds(self.keys[i - 1].stamp)
+            for frame in decode_packets(reader.packets(self.keys[i - 1])):
+                if frame is None or frame.pts is None or frame.pts > self.keys[i].stamp:
+                    break
+                inspection.add(scale(frame), intact=True)
+            self.cuts += [seconds + n / self.info.fps for n in inspection.cuts()]
+        reader.close()
         if (left := len(likely) - CUT_PLACES) > 0:
             self.problems.append(f"cuts were looked for at the {CUT_PLACES} likeliest places only, {left} more are possible")
 
 
-def choose_key_frames(keys: Sequence[int], shown: Sequence[int], unit: float) -> tuple[list[int], float]:
+def _first_from(reader: PacketReader, key: Key) -> av.VideoFrame | None:
+    """Decode the first frame from a key frame on, None if it is damaged. What is shown before the key frame needs what comes before."""
+    frames = decode_packets(reader.packets(key))
+    return next((frame for frame in frames if frame is None or frame.pts is None or frame.pts >= key.stamp), None)
+
+
+def choose_key_frames(keys: Sequence[Key], shown: Sequence[int], unit: float) -> tuple[list[Key], float]:
     """Choose the first key frame of each of the shortest even stretches that all have one.
 
     Also return a stretch's length in seconds. At most `SAMPLES` stretches.
 
-    for n: chosen[n] = min(key for key in keys if start + n * length <= key)
+    for n: chosen[n] = the first key frame at start + n * length or later
     """
     if not keys or not shown:
         return [], float("inf")
     end = shown[-1] + (shown[-1] - shown[0]) / max(1, len(shown) - 1)
-    length = max(float(np.diff([*keys, end]).max()), (end - keys[0]) / SAMPLES, 1.0)
-    stretch = ((np.asarray(keys) - keys[0]) // length).astype(int)
+    stamps = np.array([key.stamp for key in keys], np.int64)
+    length = max(float(np.diff([*stamps, end]).max()), (end - float(stamps[0])) / SAMPLES, 1.0)
+    stretch = ((stamps - stamps[0]) // length).astype(int)
     chosen = np.unique(stretch, return_index=True)[1]
     return [keys[i] for i in chosen], length * unit

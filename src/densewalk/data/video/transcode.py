@@ -11,9 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-from av.container import InputContainer
 from av.filter import Graph
-from av.video.stream import VideoStream
 
 from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write
@@ -23,18 +21,20 @@ from densewalk.data.receipts import VideoReceipt
 from densewalk.data.settings import VideoSettings
 from densewalk.data.video.encode import Encoder
 from densewalk.data.video.inspection import FrameInspection, Range
-from densewalk.data.video.probe import VideoInfo, open_video, probe, video_stream
+from densewalk.data.video.orientation import FILTERS, Orientation
+from densewalk.data.video.probe import VideoInfo, probe_timeline
+from densewalk.data.video.streams import open_video, video_stream
+from densewalk.data.video.timeline import MAX_JUMP, Timeline
 
-# a jump of the time stamps by more seconds than this is damage, not a variable frame rate
-MAX_JUMP = 10.0
+REPAIR = "download or repair it, or set skip_broken: true to leave such stretches out"
 
 
 def transcode(settings: VideoSettings, target: str | Path, *, threads: int | None = None) -> VideoReceipt:
     """Make the training copy of `settings.source` in one pass; it appears when complete.
 
     Frames are scaled to `settings.short_side` (never up, sides even), turned upright and encoded as H.264 with key frames at
-    multiples of `settings.gop`. The copy has a constant rate, the source's average or `settings.fps` if that is lower: its frame n
-    shows what the source shows n / rate seconds after its first frame, to the nearest source frame. A source of constant
+    multiples of `settings.gop`. The copy has a constant rate, the source's (`measure_pace`) or `settings.fps` if that is lower: its
+    frame n shows what the source shows n / rate seconds after its first frame, to the nearest source frame. A source of constant
     rate keeps frame n as frame n; one of variable rate has frames repeated and left out, and the receipt says how many.
 
     Args:
@@ -44,12 +44,14 @@ def transcode(settings: VideoSettings, target: str | Path, *, threads: int | Non
         UserError: no video, nothing usable in it, or a stretch that does not decode (unless `settings.skip_broken`).
     """
     source = Path(settings.source)
-    info = probe(source, samples=not settings.skip_broken)
+    info, timeline = probe_timeline(source, samples=not settings.skip_broken)
     if settings.usable_seconds and min(start for start, _ in settings.usable_seconds) >= info.duration:
         raise UserError(f"usable_seconds begin after the end of {source}", allowed=f"0 to {info.duration:.1f}")
+    if info.jump is not None and not settings.skip_broken:
+        raise UserError(f"{source} time stamps jump from {clock(info.jump)}", todo=REPAIR)
     stat = source.stat()
     with atomic_write(target) as temporary:
-        pipeline = FramePipeline(info, settings, threads, f"transcode {source.name}")
+        pipeline = FramePipeline(info, timeline, settings, threads, f"transcode {source.name}")
         with Encoder(temporary, *pipeline.size, pipeline.rate, settings.crf, settings.gop) as encoder:
             for frame in pipeline.frames():
                 encoder.write(frame)
@@ -99,15 +101,15 @@ class VideoContents:
 class FramePipeline:
     """All frames of a video as the training copy has them, and what is found on the way."""
 
-    def __init__(self, info: VideoInfo, settings: VideoSettings, threads: int | None, label: str) -> None:
+    def __init__(self, info: VideoInfo, timeline: Timeline, settings: VideoSettings, threads: int | None, label: str) -> None:
         threads = threads or len(os.sched_getaffinity(0))
         # frame rates are broadcast ones such as 30000/1001, or averages for which a millionth does not matter
         source_rate = Fraction(info.fps).limit_denominator(1001)
         self.rate = min(source_rate, Fraction(settings.fps or info.fps).limit_denominator(1001))
         self.size = target_size(info.width, info.height, settings.short_side)
-        self.decoder = _Decoder(info, settings.skip_broken, threads, label)
+        self.decoder = _Decoder(info, timeline, settings.skip_broken, threads, label)
         self.resampler = _Resampler(self.rate, source_rate)
-        self.scale = Scaler(*self.size, info.rotation, threads)
+        self.scale = Scaler(*self.size, info.orientation, threads)
         self.inspection = FrameInspection(settings, float(self.rate))
 
     def frames(self) -> Iterator[av.VideoFrame]:
@@ -133,10 +135,10 @@ def target_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 class _Decoder:
     """All frames of a file. Damage is an error, or is skipped and written down in `problems`."""
 
-    def __init__(self, info: VideoInfo, skip_broken: bool, threads: int, label: str) -> None:
-        self.info, self.skip_broken, self.threads, self.label = info, skip_broken, threads, label
+    def __init__(self, info: VideoInfo, timeline: Timeline, skip_broken: bool, threads: int, label: str) -> None:
+        self.info, self.timeline, self.skip_broken, self.threads, self.label = info, timeline, skip_broken, threads, label
         self.decoded = 0
-        self.problems: list[str] = []
+        self.problems = list(info.notes)
         self.step = 1 / info.fps
         self.at = -self.step  # seconds from the first frame to the last good one
         self.offset: float | None = None  # of the file's time stamps
@@ -144,47 +146,58 @@ class _Decoder:
 
     def frames(self) -> Iterator[tuple[float, av.VideoFrame, bool]]:
         """Yield seconds from the first frame, the frame, and whether none is missing before it."""
-        progress = Progress(self.label, self.info.frames)
+        stated = self.info.frames + self.info.missing_frames
+        progress = Progress(self.label, stated)
         with open_video(self.info.path) as container:
             stream = video_stream(container, self.info.path)
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = self.threads
-            for frame in decode_frames(container, stream):
+            for frame in decode_packets(container.demux(stream)):
                 if frame is None:
                     self._note_damage("does not decode")
                 else:
                     if progress.done == 0:
                         self.problems += describe_oddities(frame)
                     self.decoded += 1
-                    self._advance(frame)
+                    self._advance(self._stamp(frame, progress.done))
                     if self.broken:
                         self.problems[-1] += f" to {clock(self.at)}"
                     yield self.at, frame, not self.broken
                     self.broken = False
                 progress.advance(f"at {clock(max(self.at, 0))}")
         progress.close()
-        if (self.info.frames - progress.done) * self.step > 1:
-            self._note_damage(f"is cut off: {progress.done} of {self.info.frames} frames are there; missing")
+        if (stated - progress.done) * self.step > 1:
+            self._note_damage(f"is cut off: {progress.done} of {stated} frames are there; missing")
         if self.broken:
             self.problems[-1] += " to the end"
-        elif self.info.duration - self.at - self.step > 1:
-            self.problems.append(f"the video ends at {clock(self.at)}, though the file states {clock(self.info.duration)}")
+        elif (self.info.stated_duration or 0.0) - self.at - self.step > 1:
+            self.problems.append(f"the video ends at {clock(self.at)}, though the file states {clock(self.info.stated_duration or 0.0)}")
 
-    def _advance(self, frame: av.VideoFrame) -> None:
-        """Set `at`; a jump of the time stamps is damage, and time goes on from the frame before."""
+    def _stamp(self, frame: av.VideoFrame, number: int) -> float | None:
+        """Return the file's time of a frame, in seconds, if it states any."""
+        if self.timeline.ordered:
+            return frame.time
+        return float(self.timeline.shown[number] * self.timeline.unit) if number < len(self.timeline.shown) else None
+
+    def _advance(self, stamp: float | None) -> None:
+        """Set `at`. A jump of the time stamps is damage; after one, or where they start over, time goes on from the frame before."""
         expected = self.at + self.step
-        stamp = expected + (self.offset or 0.0) if frame.time is None else frame.time
+        if stamp is None:
+            stamp = expected + (self.offset or 0.0)
         if self.offset is None:
             self.offset = stamp
-        elif abs(stamp - self.offset - expected) > MAX_JUMP + self.step:
+        elif stamp - self.offset - expected > MAX_JUMP + self.step:
             self._note_damage("time stamps jump")
+            self.offset = stamp - expected
+        elif stamp - self.offset < self.at:
+            self.problems.append(f"time stamps start over at {clock(max(expected, 0.0))}: frames are in the order of the file")
             self.offset = stamp - expected
         self.at = stamp - self.offset
 
     def _note_damage(self, what: str) -> None:
         where = f"{what} from {clock(max(self.at, 0))}"
         if not self.skip_broken:
-            raise UserError(f"{self.info.path} {where}", todo="download or repair it, or set skip_broken: true to leave such stretches out")
+            raise UserError(f"{self.info.path} {where}", todo=REPAIR)
         if not self.broken:
             self.problems.append(where)
         self.broken = True
@@ -200,9 +213,9 @@ def describe_oddities(frame: av.VideoFrame) -> list[str]:
     return found
 
 
-def decode_frames(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | None]:
+def decode_packets(packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame | None]:
     """Yield the frames in order; None for one that does not decode or builds on such a one."""
-    packets, lost = container.demux(stream), False
+    lost = False
     frames: list[av.VideoFrame | None]
     while True:
         try:
@@ -254,9 +267,9 @@ class _Resampler:
 class Scaler:
     """Frames at one size, upright, in 8-bit 4:2:0 of limited range; repeated ones scaled once."""
 
-    def __init__(self, width: int, height: int, rotation: int, threads: int) -> None:
-        self.size = (height, width) if rotation % 180 else (width, height)
-        self.turns = {0: [], 90: [("transpose", "clock")], 180: [("hflip", ""), ("vflip", "")], 270: [("transpose", "cclock")]}[rotation]
+    def __init__(self, width: int, height: int, orientation: Orientation, threads: int) -> None:
+        self.size = (height, width) if orientation.swaps_sides else (width, height)
+        self.turns = FILTERS[orientation]
         self.threads = threads
         self.form: tuple[int, int, str] | None = None
         self.last: av.VideoFrame | None = None
