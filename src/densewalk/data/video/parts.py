@@ -18,6 +18,7 @@ from typing import Any
 import av
 import numpy as np
 
+from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write, read_json, write_json
 from densewalk.core.hashing import config_hash
 from densewalk.core.progress import log
@@ -104,6 +105,14 @@ class Parts:
     def remove(self) -> None:
         """Remove all of them."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> "Parts":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Nothing is left of a copy that is complete, or of a video that cannot be copied as it is."""
+        if kind is None or issubclass(kind, UserError):
+            self.remove()
 
 
 class PartEncoder:

@@ -7,6 +7,7 @@ an index and at most `gop` frames are decoded for it.
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -53,9 +54,10 @@ def transcode(settings: VideoSettings, target: str | Path, *, threads: int | Non
     if info.jump is not None and not settings.skip_broken:
         raise UserError(f"{source} time stamps jump from {clock(info.jump)}", todo=REPAIR)
     stat = source.stat()
-    with atomic_write(target) as temporary:
+    with ExitStack() as kept, atomic_write(target) as temporary:
         pipeline = FramePipeline(info, timeline, settings, threads, f"transcode {source.name}")
         parts = Parts(Path(target), pipeline.rate, settings.gop, [settings.model_dump(mode="json"), stat.st_size, stat.st_mtime_ns])
+        kept.enter_context(parts)
         with PartEncoder(parts, lambda path: Encoder(path, *pipeline.size, pipeline.rate, settings.crf, settings.gop)) as encoder:
             for number, frame in pipeline.numbered(parts.last_state()):
                 if encoder.is_at_end(number):
@@ -68,7 +70,6 @@ def transcode(settings: VideoSettings, target: str | Path, *, threads: int | Non
             reasons = "; ".join(contents.problems)
             raise UserError(f"nothing in {source} is usable: {reasons}", todo="correct usable_seconds or choose another video")
         sha256, size = file_sha256(temporary), temporary.stat().st_size
-    parts.remove()
     return VideoReceipt(
         name=Path(target).stem,
         path=str(target),
