@@ -9,7 +9,10 @@ from pydantic import Field, model_validator
 from densewalk.core.errors import UserError
 from densewalk.core.resources import Resources
 from densewalk.core.settings import MOST_STEPS, Epochs, Settings, Steps
+from densewalk.data.amounts import Amount
+from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
+from densewalk.models.work import LEARN, Work, kept, parameters, vit
 
 
 def epochs_in(label: str) -> float | None:
@@ -114,6 +117,18 @@ class TrainingSettings(Settings):
             found = f"{self.epochs:g} epochs of {per_epoch} steps are {total:,} steps"
             raise UserError(found, allowed=f"{MOST_STEPS:,}", todo="lower epochs")
         return total, per_epoch
+
+    # -- for `densewalk plan`: estimates, which a method gives that wants better ones ---------------------------------------------
+
+    def samples(self, amount: Amount) -> int:
+        """Samples of an epoch from a source: every frame or image."""
+        return amount.frames
+
+    def step_work(self, arch: Architecture) -> Work:
+        """The work of one optimizer step, over all processes: a student that learns from each sample at 224 px, and a teacher."""
+        images = self.batch_size
+        flops = images * vit(arch, 224) * (LEARN + 1)
+        return Work(flops, kept=images * kept(arch, 224), learnt=parameters(arch), fixed=parameters(arch))
 
 
 class PresetSettings(TrainingSettings):
