@@ -37,6 +37,7 @@ localrules:
 
 rule all:
     input:
+        records_wanted,
         "<results>/report.html",
         "<results>/tables/all.csv",
         "<results>/tables/cost.csv",

@@ -209,6 +209,7 @@ def features(args: argparse.Namespace) -> None:
 
 def tables(args: argparse.Namespace) -> None:
     """Write one table of result records as CSV, Markdown and LaTeX."""
+    from densewalk.results.changes import mark_written
     from densewalk.results.formats import write_formats
     from densewalk.results.plan import read_plan
     from densewalk.results.records import results_in
@@ -217,9 +218,11 @@ def tables(args: argparse.Namespace) -> None:
     if args.plan is not None and args.records:
         raise UserError("densewalk tables takes records, or --plan")
     given = [record for path in args.records for record in (results_in(path) if path.is_dir() else [path])]
-    records = given if args.plan is None else read_plan(args.plan).records(args.results, args.table)
-    write_table(records, args.table, args.out)
+    plan = None if args.plan is None else read_plan(args.plan)
+    write_table(given if plan is None else plan.records(args.results, args.table), args.table, args.out)
     write_formats(args.out)
+    if plan is not None:
+        mark_written(plan, args.results, args.table)
 
 
 def diff(args: argparse.Namespace) -> int:
@@ -235,6 +238,7 @@ def diff(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> None:
     """Write a study's tables, curves and images as one page, also while the study runs."""
+    from densewalk.results.changes import mark_written
     from densewalk.results.page.page import report as write_page
     from densewalk.results.plan import read_plan
     from densewalk.study.config import load_study
@@ -244,3 +248,5 @@ def report(args: argparse.Namespace) -> None:
     plan = load_study(args.config).plan() if args.config else read_plan(args.plan)
     results = args.results or Path(plan.results)
     write_page(plan, results, args.out or results / "report.html")
+    if args.out in (None, results / "report.html"):
+        mark_written(plan, results, "report")

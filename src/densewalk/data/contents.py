@@ -66,6 +66,11 @@ class Contents:
         self.known[name], self.changed = Known(stamps=stamps, sha256=found), True
         return found
 
+    def changed_since(self, path: str | Path, time: float) -> bool:
+        """True if a folder, or one below it, has got or lost files since a time in seconds since 1970."""
+        places = [Path(place) for place in self.known[str(path)].stamps] if self.of(path) else []
+        return any(place.stat().st_mtime > time for place in places)
+
     def save(self) -> None:
         """Write the file if anything new was read; where that is impossible, it is read again next time."""
         if not self.changed:

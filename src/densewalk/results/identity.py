@@ -10,7 +10,7 @@ from typing import Any
 from densewalk.core.hashing import config_hash
 
 LABELS = ("run", "evaluation", "labels")  # of a specification itself
-OF_SOURCE = ("source",)  # the path of a video or folder
+OF_SOURCE = ("source", "sequence_list")  # paths
 OF_CURATION = ("data", "backbone")  # names, which the specification beside it resolves
 
 Spec = Mapping[str, Any]

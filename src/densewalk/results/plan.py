@@ -10,6 +10,7 @@ from densewalk.core.hashing import config_hash
 from densewalk.core.metric import Metric
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import read_model
+from densewalk.visualization.settings import PictureSettings
 
 
 class PlannedRun(Settings):
@@ -64,6 +65,7 @@ class Generated(Settings):
 class Plan(Settings):
     """The study's runs and evaluations in its order. results: their folder. hashes: of each result, by
     `run/s0/evaluation`. backbones: by `run/s0`. data: paths of an evaluation's data, by its name.
+    pictures: with the names of all sources; None if nothing is drawn.
     """
 
     study: str
@@ -74,6 +76,7 @@ class Plan(Settings):
     backbones: dict[str, PlannedBackbone] = {}
     data: dict[str, list[str]] = {}
     generated: Generated | None = None
+    pictures: PictureSettings | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

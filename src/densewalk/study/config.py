@@ -7,7 +7,7 @@ may be another run, so chains such as DoRA -> Time-Tuning -> NeCo are configurat
 every start of every job.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -164,13 +164,17 @@ class Study(Settings):
             backbones={run_key(*job): self._planned_backbone(*job) for job in self.jobs()},
             data={name: list(e.settings.data_paths) for name, e in self.evaluations.items()},
             generated=self.synthetic and self.synthetic.planned,
+            pictures=self.pictures.model_copy(update={"sources": self._chosen_from(self.picture_sources())}),
         )
+
+    def _chosen_from(self, names: Sequence[str]) -> list[str]:
+        """Names of videos and folders: for a curation those that it chooses from."""
+        return [source for name in names for source in (self.curations[name].data if name in self.curations else [name])]
 
     def _planned_backbone(self, run: str, seed: int) -> PlannedBackbone:
         spec, r = self.run_spec(run, seed), self.runs[run]
         names = r.data if isinstance(r, TrainedRun) else []
-        chosen = [source for name in names for source in (self.curations[name].data if name in self.curations else [name])]
-        sources = [self._source(name) for name in chosen]
+        sources = [self._source(name) for name in self._chosen_from(names)]
         lists = {s.source: s.sequence_list for s in sources if isinstance(s, ImagesSettings) and s.sequence_list is not None}
         parent, init = None, None
         if isinstance(spec.init, RunBackbone):
