@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,10 +119,11 @@ def test_the_command_prints_the_table(study: Study, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "densewalk", "status", str(tmp_path / "config.yaml"), "--results", str(tmp_path)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert printed == table(list(status(study, tmp_path))) + "\n"
-    head, _, trained, *_, total = printed.splitlines()
-    assert head.split() == ["run", "seed", "state", "step", "loss", "left", "seen", "checkpoint", "GPU-h", "evaluations"]
-    assert trained.split() == ["dino", "0", "done", "6/6", "0.00", "0", "of", "1"]
-    assert total == "1 of 3 runs, 0 of 3 evaluations, 0.00 GPU-hours"
+    head, _, trained, *_, total, left = printed.splitlines()
+    assert head.split() == ["run", "seed", "state", "step", "loss", "left", "seen", "checkpoint", "GPU-h", "CPU-h", "evaluations"]
+    assert trained.split() == ["dino", "0", "done", "6/6", "0.00", "0.00", "0", "of", "1"]
+    assert total == "1 of 3 runs, 0 of 3 evaluations, 0.00 GPU-hours, 0.00 CPU-hours"
+    assert re.fullmatch(r"left: about 0:00:\d\d for 1 jobs one after another; 3 more, whose time no earlier job tells", left)
 
 
 def test_too_short_a_curve_tells_no_speed() -> None:

@@ -33,6 +33,24 @@ def status(args: argparse.Namespace) -> None:
     print(progress.table(list(progress.status(study, args.results or Path(study.results)))))
 
 
+def why(args: argparse.Namespace) -> None:
+    """Say which setting, input or version of a backbone or result differs from what the study wants now."""
+    from densewalk.study.config import load_study
+    from densewalk.study.why import why as explain
+
+    study = load_study(args.config)
+    print("\n".join(explain(study, args.output, args.results or Path(study.results))))
+
+
+def rename(args: argparse.Namespace) -> None:
+    """Move what a run, an evaluation or prepared data have left to the name that they have in the study now."""
+    from densewalk.study.config import load_study
+    from densewalk.study.rename import rename as move
+
+    study = load_study(args.config)
+    print("\n".join(move(study, args.old, args.new, args.results or Path(study.results))))
+
+
 def stale(args: argparse.Namespace) -> None:
     """List what other code, packages, files or data have made than there are now, with the reasons."""
     from densewalk.study.config import load_study

@@ -7,7 +7,6 @@ a run is built on decide; names, paths and times do not, nor does the code that 
 from collections.abc import Sequence
 from pathlib import Path
 
-from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write, read_json
 from densewalk.core.hashing import config_hash, file_sha256
 from densewalk.data.benchmarks.paths import read_list
@@ -27,13 +26,16 @@ Reasons = tuple[str, ...]
 class Changes:
     """What has changed since the outputs of a plan were made. Everything is looked at once.
 
+    A record that is damaged, or of another version of densewalk, is a UserError: nothing is made again on a suspicion.
+
     results: the folder that the plan's `results` is, from where we are.
     """
 
     def __init__(self, plan: Plan, results: Path) -> None:
         self.plan, self.results = plan, results
         self.contents = Contents(results / "specs" / "contents.json")
-        self._runs: dict[tuple[str, int], RunRecord | UserError | None] = {}
+        self._runs: dict[tuple[str, int], RunRecord | None] = {}
+        self._results: dict[str, ResultRecord | None] = {}
         self._reasons: dict[tuple[str, int], Reasons] = {}
 
     # -- backbones -------------------------------------------------------------------------------------------------------
@@ -53,9 +55,7 @@ class Changes:
         planned = self.plan.backbones.get(run_key(run, seed))
         if planned is None or not self.is_made(run, seed):
             return ()
-        record = self._record(run, seed)
-        if isinstance(record, UserError):
-            return (record.found,)
+        record = self.run_record(run, seed)
         assert record is not None
         found = [] if self._is_same(record, planned) else [OUTDATED]
         if planned.parent and self.is_made(*planned.parent) and self.of_run(*planned.parent):
@@ -64,14 +64,20 @@ class Changes:
             found.append(f"{generated[0]} is generated with other settings")
         return (*found, *self._changed_contents(record, planned))
 
-    def _record(self, run: str, seed: int) -> RunRecord | UserError | None:
+    def run_record(self, run: str, seed: int) -> RunRecord | None:
+        """The record of a backbone; None if it is not there."""
         if (run, seed) not in self._runs:
             path = self.results / run_key(run, seed) / "run.json"
-            try:
-                self._runs[run, seed] = read_run(path) if path.is_file() else None
-            except UserError as error:
-                self._runs[run, seed] = error
+            self._runs[run, seed] = read_run(path) if path.is_file() else None
         return self._runs[run, seed]
+
+    def result_record(self, run: str, seed: int, evaluation: str) -> ResultRecord | None:
+        """The record of a result; None if it is not there."""
+        key = result_key(run, seed, evaluation)
+        if key not in self._results:
+            path = self.results / f"{key}.json"
+            self._results[key] = read_result(path) if path.is_file() else None
+        return self._results[key]
 
     def _is_same(self, record: RunRecord, planned: PlannedBackbone) -> bool:
         """True if the specifications agree. Hashes of earlier versions had names in them, so these are made from the specification again."""
@@ -79,8 +85,8 @@ class Changes:
             return True
         init_hash = None
         if planned.parent is not None:
-            parent, wanted = self._record(*planned.parent), self.plan.backbones[run_key(*planned.parent)]
-            if isinstance(parent, RunRecord) and parent.config_hash == getattr(record.spec.init, "hash", None):
+            parent, wanted = self.run_record(*planned.parent), self.plan.backbones[run_key(*planned.parent)]
+            if parent is not None and parent.config_hash == getattr(record.spec.init, "hash", None):
                 init_hash = wanted.hash if self._is_same(parent, wanted) else None
         return identity(record.spec.model_dump(mode="json"), init_hash) == planned.hash
 
@@ -139,30 +145,25 @@ class Changes:
     def of_result(self, run: str, seed: int, evaluation: str) -> Reasons:
         """Why a result that is there is outdated; nothing if it is not, or is not there."""
         key = result_key(run, seed, evaluation)
-        path = self.results / f"{key}.json"
-        if not path.is_file():
+        record = self.result_record(run, seed, evaluation)
+        if record is None:
             return ()
-        try:
-            record = read_result(path)
-        except UserError as error:
-            return (error.found,)
         found = [] if self._is_same_result(record, key) else [OUTDATED]
         if self.of_run(run, seed):
             found.append("its backbone is outdated")
         backbone = self.results / run_key(run, seed) / "backbone.safetensors"
         if record.backbone_sha256 is not None and self.contents.of(backbone) not in (None, record.backbone_sha256):
             found.append(f"{backbone} is another one now")
-        return (*found, *self._generated_since(record, evaluation, path))
+        return (*found, *self._generated_since(record, evaluation, self.results / f"{key}.json"))
 
     def _is_same_result(self, record: ResultRecord, key: str) -> bool:
-        wanted, made, planned = self.plan.hashes[key], self._record(record.run, record.seed), None
+        wanted = self.plan.hashes[key]
         if record.config_hash == wanted:
             return True
-        planned = self.plan.backbones.get(run_key(record.run, record.seed))
-        known = isinstance(made, RunRecord) and planned is not None and made.config_hash == record.run_hash
-        if not record.spec or not known or planned is None or not isinstance(made, RunRecord) or not self._is_same(made, planned):
+        made, planned = self.run_record(record.run, record.seed), self.plan.backbones.get(run_key(record.run, record.seed))
+        if not record.spec or made is None or planned is None or made.config_hash != record.run_hash:
             return False
-        return identity(record.spec, planned.hash) == wanted
+        return self._is_same(made, planned) and identity(record.spec, planned.hash) == wanted
 
     def _generated_since(self, record: ResultRecord, evaluation: str, path: Path) -> list[str]:
         """The generated data of an evaluation are others than those of a result."""
@@ -181,10 +182,7 @@ class Changes:
         path, planned = self.results / run_key(run, seed) / "features.json", self.plan.backbones.get(run_key(run, seed))
         if not path.is_file() or planned is None or self.plan.pictures is None:
             return ()
-        try:
-            record = read_features(path)
-        except UserError as error:
-            return (error.found,)
+        record = read_features(path)
         found = ["its backbone is outdated"] if self.of_run(run, seed) else []
         if record.config_hash not in (None, drawing_hash(planned.hash, self.plan.pictures)):
             found.append("drawn with other settings")
