@@ -36,9 +36,7 @@ def is_forced(path, rule_name):
     asked = set(settings.forcerun) | (
         set(settings.targets) if settings.forcetargets else set()
     )
-    return settings.forceall or bool(
-        named & {os.path.normpath(name) for name in asked}
-    )
+    return settings.forceall or bool(named & {os.path.normpath(name) for name in asked})
 
 
 def is_settled(path, reasons, forced=False):

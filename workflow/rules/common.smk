@@ -13,6 +13,7 @@ from densewalk.core.resources import Resources as Asked
 from densewalk.core.typed_files import write_model
 from densewalk.study import registry
 from densewalk.study.config import parse_study
+from densewalk.study.upkeep.former import take_over_states
 
 try:
     STUDY = parse_study(config)
@@ -62,6 +63,7 @@ onstart:
         write_model(PLAN_FILE, PLAN)
         for spec in STUDY.specifications():
             spec.write(RESULTS)
+        take_over_states(STUDY, RESULTS)
     except UserError as error:  # a full disk, a file in a folder's place
         raise WorkflowError(str(error))
 

@@ -36,7 +36,7 @@ def status(args: argparse.Namespace) -> None:
 def why(args: argparse.Namespace) -> None:
     """Say which setting, input or version of a backbone or result differs from what the study wants now."""
     from densewalk.study.config import load_study
-    from densewalk.study.why import why as explain
+    from densewalk.study.upkeep.why import why as explain
 
     study = load_study(args.config)
     print("\n".join(explain(study, args.output, args.results or Path(study.results))))
@@ -45,7 +45,7 @@ def why(args: argparse.Namespace) -> None:
 def rename(args: argparse.Namespace) -> None:
     """Move what a run, an evaluation or prepared data have left to the name that they have in the study now."""
     from densewalk.study.config import load_study
-    from densewalk.study.rename import rename as move
+    from densewalk.study.upkeep.rename import rename as move
 
     study = load_study(args.config)
     print("\n".join(move(study, args.old, args.new, args.results or Path(study.results))))

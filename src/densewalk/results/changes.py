@@ -80,7 +80,7 @@ class Changes:
         return self._results[key]
 
     def _is_same(self, record: RunRecord, planned: PlannedBackbone) -> bool:
-        """True if the specifications agree. Hashes of earlier versions had names in them, so these are made from the specification again."""
+        """True if the specifications agree. Hashes of earlier versions had names in them: these are made anew from the specification."""
         if record.config_hash == planned.hash:
             return True
         init_hash = None

@@ -4,7 +4,7 @@ Two specifications with one identity train the same weights from the same conten
 contents themselves are compared apart, by their sha256 (data/contents.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from densewalk.core.hashing import config_hash
@@ -48,3 +48,14 @@ def _origin(origin: Spec, init_hash: str | None) -> dict[str, Any]:
 
 def _without(settings: Spec, keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in keys}
+
+
+def unequal(a: Any, b: Any, *, ignored: tuple[str, ...] = (), key: str = "") -> Iterator[str]:
+    """`key.of.the.value: before -> after` for every leaf of two nested dictionaries that is not the same."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in dict.fromkeys([*a, *b]):
+            if name not in ignored:
+                yield from unequal(a.get(name), b.get(name), ignored=ignored, key=f"{key}.{name}" if key else str(name))
+    elif a != b:
+        before, after = ("(none)" if value is None else value for value in (a, b))
+        yield f"{key}: {before} -> {after}"

@@ -163,7 +163,7 @@ class Study(Settings):
             hashes=hashes,
             backbones={run_key(*job): self._planned_backbone(*job) for job in self.jobs()},
             data={name: list(e.settings.data_paths) for name, e in self.evaluations.items()},
-            generated=self.synthetic and self.synthetic.planned,
+            generated=self.synthetic.planned if self.synthetic else None,
             pictures=self.pictures.model_copy(update={"sources": self._chosen_from(self.picture_sources())}),
         )
 

@@ -110,11 +110,15 @@ class Pace:
         """Seconds of each job that is to be done: of a training by its own steps, the run's other seeds, or the method's other runs."""
         if outputs.backbone.state != "there" and method != "none":
             known = self.trainings.get(outputs.backbone.run) or self.trainings.get(method)
-            yield left if left is not None else known and statistics.median(known)
+            yield left if left is not None else _median(known)
         for output in outputs.results:
             if output.state != "there":
                 known = self.evaluations.get(output.evaluation or "")
-                yield known and statistics.median(known)
+                yield _median(known)
+
+
+def _median(seconds: Sequence[float] | None) -> float | None:
+    return statistics.median(seconds) if seconds else None
 
 
 def _hours(records: Iterable[CostRecord | RunRecord | None]) -> tuple[float, float]:

@@ -49,7 +49,9 @@ class SourceImage:
 
 
 @torch.inference_mode()
-def draw_features(backbone: Backbone, before: Backbone | None, sources: Sequence[Source], settings: PictureSettings, out: Path, **marks: str) -> None:
+def draw_features(
+    backbone: Backbone, before: Backbone | None, sources: Sequence[Source], settings: PictureSettings, out: Path, **marks: str
+) -> None:
     """Draw the features of one backbone; `out` (JSON) is written last.
 
     Args:

@@ -8,7 +8,7 @@ that was interrupted is simply repeated.
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,11 @@ def rename(study: Study, old: str, new: str, results: Path) -> Iterator[str]:
     Raises:
         UserError: the study has no such name, or still has the old one; both have results; or a job or Snakemake is at work.
     """
-    kinds = {"run": study.runs, "evaluation": study.evaluations, "data": {**study.videos, **study.images, **study.curations}}
+    kinds: dict[str, Collection[str]] = {
+        "run": study.runs,
+        "evaluation": study.evaluations,
+        "data": {**study.videos, **study.images, **study.curations},
+    }
     kind = next((kind for kind, names in kinds.items() if new in names), None)
     if kind is None:
         raise UserError(f"{new} is no run, evaluation or data of the study", todo="change the name in the study first")

@@ -10,8 +10,7 @@ from typing import Any
 from densewalk.core import provenance
 from densewalk.core.errors import UserError
 from densewalk.results.changes import OUTDATED, Changes
-from densewalk.results.compare import unequal
-from densewalk.results.identity import what_decides
+from densewalk.results.identity import unequal, what_decides
 from densewalk.results.missing import Output, survey
 from densewalk.results.records import RunRecord
 from densewalk.results.stale import code_reasons
