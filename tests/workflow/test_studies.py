@@ -28,8 +28,9 @@ def folder(tmp_path):
 
 def test_a_study_given_by_name_is_read_alone_and_keeps_its_results_apart(folder):
     other = ("--configfile", str(folder / "studies" / "other.yaml"))
-    assert planned(folder, "all") == {"results/report.html", "results/tables/all.csv", "results/tables/cost.csv"}
-    assert planned(folder, "all", *other) == {f"studies/other/{name}" for name in ("report.html", "tables/all.csv", "tables/cost.csv")}
+    made = ("report.html", "tables/all.csv", "tables/cost.csv")
+    assert planned(folder, "all") == {"results/mine/s0/backbone.safetensors", *(f"results/{name}" for name in made)}
+    assert planned(folder, "all", *other) == {BACKBONE, *(f"studies/other/{name}" for name in made)}
     assert planned(folder, BACKBONE, *other) == {BACKBONE}
     assert snakemake(folder, "-n", BACKBONE.replace("other/other", "other/mine"), *other, check=False).returncode != 0, (
         "not mixed with config.yaml"

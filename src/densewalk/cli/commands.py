@@ -237,7 +237,7 @@ def tables(args: argparse.Namespace) -> None:
         raise UserError("densewalk tables takes records, or --plan")
     given = [record for path in args.records for record in (results_in(path) if path.is_dir() else [path])]
     plan = None if args.plan is None else read_plan(args.plan)
-    write_table(given if plan is None else plan.records(args.results, args.table), args.table, args.out)
+    write_table(given if plan is None else plan.records(args.results, args.table), args.table, args.out, plan)
     write_formats(args.out)
     if plan is not None:
         mark_written(plan, args.results, args.table)

@@ -10,6 +10,7 @@ from typing import Any
 from densewalk.core.hashing import config_hash
 
 LABELS = ("run", "evaluation", "labels")  # of a specification itself
+OF_EVALUATION = ("dataset",)  # the data's name in the tables
 OF_SOURCE = ("source", "sequence_list")  # paths
 OF_CURATION = ("data", "backbone")  # names, which the specification beside it resolves
 
@@ -32,8 +33,8 @@ def what_decides(spec: Spec, init_hash: str | None = None) -> dict[str, Any]:
         found |= {"backbone": _origin(found["backbone"], None), "settings": _without(found["settings"], OF_CURATION)}
     if "init" in found:
         found["init"] = _origin(found["init"], init_hash)
-    elif "run_hash" in found and init_hash is not None:
-        found["run_hash"] = init_hash
+    elif "run_hash" in found:
+        found |= {"run_hash": init_hash or found["run_hash"], "settings": _without(found["settings"], OF_EVALUATION)}
     if found.get("data") is not None:
         found["data"] = [what_decides(one) if "backbone" in one else _without(one, OF_SOURCE) for one in found["data"].values()]
     return found

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,8 @@ from densewalk.core.hashing import config_hash
 from densewalk.core.metric import Metric
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import read_model
+from densewalk.models.catalog import Labels
+from densewalk.results.records import ResultRecord
 from densewalk.visualization.settings import PictureSettings
 
 
@@ -62,10 +64,18 @@ class Generated(Settings):
     hash: str
 
 
+class DatasetName(Settings):
+    """How an evaluation's data are called in the tables, and the published protocol that this makes of its settings."""
+
+    dataset: str
+    published_protocol: str | None
+
+
 class Plan(Settings):
     """The study's runs and evaluations in its order. results: their folder. hashes: of each result, by
     `run/s0/evaluation`. backbones: by `run/s0`. data: paths of an evaluation's data, by its name.
-    pictures: with the names of all sources; None if nothing is drawn.
+    pictures: with the names of all sources; None if nothing is drawn. labels, datasets: names in the tables, of runs and of evaluations'
+    data, which are in no hash.
     """
 
     study: str
@@ -77,6 +87,8 @@ class Plan(Settings):
     data: dict[str, list[str]] = {}
     generated: Generated | None = None
     pictures: PictureSettings | None = None
+    labels: dict[str, Labels | None] = {}
+    datasets: dict[str, DatasetName] = {}
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -100,6 +112,15 @@ class Plan(Settings):
     def trainings(self) -> list[tuple[str, int]]:
         """Run and seed of everything that trains."""
         return [(name, seed) for name, run in self.runs.items() if run.method != "none" for seed in run.seeds]
+
+    def named(self, record: ResultRecord) -> ResultRecord:
+        """A record with the labels that the study gives it now."""
+        names: dict[str, Any] = {}
+        if record.run in self.labels:
+            names["labels"] = self.labels[record.run]
+        if record.evaluation in self.datasets:
+            names |= self.datasets[record.evaluation].model_dump()
+        return record.model_copy(update=names)
 
     def records(self, results: Path, table: str) -> list[Path]:
         """The records that a table is made of: all of them for `all` and `cost`."""

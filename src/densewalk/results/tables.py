@@ -21,6 +21,7 @@ from scipy.stats import t as student
 
 from densewalk.core.files import atomic_write
 from densewalk.core.quoting import for_csv, from_csv
+from densewalk.results.plan import Plan
 from densewalk.results.published import elsewhere, published
 from densewalk.results.records import ResultRecord, TrainingRecord, read_results
 
@@ -50,9 +51,13 @@ COST = (
 Hours = dict[tuple[str, int], tuple[tuple[str, int] | None, float]]
 
 
-def write_table(paths: Sequence[Path], table: str, out: Path) -> None:
-    """Write a table of result records as CSV: `all`, `cost`, or a task's, which without a record of the task is its header alone."""
-    records = read_results(paths)
+def write_table(paths: Sequence[Path], table: str, out: Path, plan: Plan | None = None) -> None:
+    """Write a table of result records as CSV: `all`, `cost`, or a task's, which without a record of the task is its header alone.
+
+    Args:
+        plan: gives the names of now; without it they are those that the records were made with.
+    """
+    records = [plan.named(record) if plan else record for record in read_results(paths)]
     whole = {"all": tidy_table, "cost": cost_table}
     write_csv(whole[table](records) if table in whole else wide_table(of_task(records, table)), out)
 

@@ -24,7 +24,7 @@ from densewalk.curation.settings import CurationSettings
 from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.models.catalog import Checkpoint, Labels
 from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
-from densewalk.results.plan import Generated, Plan, PlannedBackbone, PlannedEvaluation, PlannedRun, result_key, run_key
+from densewalk.results.plan import DatasetName, Generated, Plan, PlannedBackbone, PlannedEvaluation, PlannedRun, result_key, run_key
 from densewalk.study.checks import check_study
 from densewalk.study.public_checkpoints import with_public_checkpoints
 from densewalk.study.registry import TABLES, Evaluation, Run, Table
@@ -164,6 +164,11 @@ class Study(Settings):
             backbones={run_key(*job): self._planned_backbone(*job) for job in self.jobs()},
             data={name: list(e.settings.data_paths) for name, e in self.evaluations.items()},
             generated=self.synthetic.planned if self.synthetic else None,
+            labels={run: self.labels_of(run) for run in self.runs},
+            datasets={
+                name: DatasetName(dataset=e.settings.dataset, published_protocol=e.settings.published_protocol)
+                for name, e in self.evaluations.items()
+            },
             pictures=self.pictures.model_copy(update={"sources": self._chosen_from(self.picture_sources())}),
         )
 
