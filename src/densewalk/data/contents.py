@@ -52,6 +52,13 @@ class Contents:
             self.seen[name] = self._look(Path(path), name)
         return self.seen[name]
 
+    def look_again(self, path: str | Path) -> str | None:
+        """The same, for a folder without what is remembered: a file in it that was written over leaves no trace in the folders' times."""
+        if Path(path).is_dir():
+            self.known.pop(str(path), None)
+            self.seen.pop(str(path), None)
+        return self.of(path)
+
     def _look(self, path: Path, name: str) -> str | None:
         if not path.exists():
             return None

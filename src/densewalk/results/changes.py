@@ -100,6 +100,9 @@ class Changes:
             found.append(f"{path} has another content")
         now = self._contents_now(planned)
         changed = [source for source, a, b in zip(planned.sources, then.data, now, strict=False) if b is not None and a != b]
+        if any(self.contents.look_again(source) for source in changed):
+            now = self._contents_now(planned)
+            changed = [source for source, a, b in zip(planned.sources, then.data, now, strict=False) if b is not None and a != b]
         return [*found, *(f"{source} has another content" for source in dict.fromkeys(changed))]
 
     def _contents_now(self, planned: PlannedBackbone) -> list[str | None]:
@@ -263,6 +266,7 @@ class Changes:
             found.append(f"{generated[0]} is generated with other settings")
         then = receipt.contents or ()
         changed = [s for s, a in zip(sources, then, strict=False) if self.contents.of(s) not in (None, a)]
+        changed = [s for s, a in zip(sources, then, strict=False) if s in changed and self.contents.look_again(s) not in (None, a)]
         return (*found, *(f"{source} has another content" for source in changed))
 
 

@@ -107,7 +107,16 @@ class State:
                 log.info("%s is not used, since %s: the job begins anew", self.folder, reason)
             for path in sorted(left, key=lambda p: p.name != INPUTS):
                 _remove(path)
+        elif recorded is not None:
+            self._seal_again(config_hash(recorded))
         write_json(self.folder / INPUTS, self.inputs)
+
+    def _seal_again(self, former: str) -> None:
+        """Seal checkpoints by the inputs as they are recorded now, so that later changes of an earlier version's names do not count."""
+        for path in self._checkpoints():
+            seal = read_or_none(path.with_suffix(".json"), Seal)
+            if seal is not None and seal.inputs in (None, former):
+                write_model(path.with_suffix(".json"), seal.model_copy(update={"inputs": self.fingerprint}))
 
     def _recorded(self) -> dict[str, str] | None:
         """The recorded inputs; None if there is no record, or, with a warning, a damaged one."""
