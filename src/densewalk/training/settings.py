@@ -49,6 +49,10 @@ class TrainingSettings(Settings):
         changed = [name for name, facts in following if getattr(self, name) not in (None, facts.values[self.compat])]
         return " ".join([self.compat, *(f"{name}={json.dumps(getattr(self, name))}" for name in changed)])
 
+    def obstacle(self) -> str | None:
+        """Why a training with these settings cannot begin, as far as they alone tell; None where it can."""
+        return None
+
     def across_samples(self) -> str | None:
         """What in a step looks across the samples of a process's batch, in a few words; None where nothing does.
 
