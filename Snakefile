@@ -6,6 +6,9 @@ from snakemake.utils import min_version, validate
 min_version("9.27")
 
 
+include: "workflow/rules/config.smk"
+
+
 # not beside another study, with which Snakemake would mix it
 if not workflow.overwrite_configfiles:
 
@@ -44,3 +47,4 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/scheduler.smk"

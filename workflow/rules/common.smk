@@ -1,7 +1,6 @@
 # What the rules ask of the study. Torch-free: every job of a cluster run parses this file again.
 import json
 import os
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from densewalk.core.errors import UserError
+from densewalk.core.quoting import for_shell, for_snakemake
 from densewalk.core.resources import Resources as Asked
 from densewalk.core.typed_files import write_model
 from densewalk.data.receipts import VideoReceipt, read_receipt
@@ -22,7 +22,8 @@ except UserError as error:
     raise WorkflowError(str(error))
 
 # jobs use the Python that runs Snakemake, whether or not its environment is activated
-shell.prefix(f"export PATH={Path(sys.executable).parent}:$PATH; ")
+bin_folder = for_snakemake(for_shell(str(Path(sys.executable).parent)))
+shell.prefix(f"export PATH={bin_folder}:$PATH; ")
 
 # the driver outlives a controller that is away (see slurm/bin/sacct)
 if (patient := f"{workflow.basedir}/slurm/bin") not in (searched := os.get_exec_path()):
@@ -51,6 +52,10 @@ pathvars:
     results=STUDY.results,
 
 
+# the tables' records are in the plan: ten thousand of them are too long for a command line
+os.environ.update(DENSEWALK_PLAN=PLAN_FILE)
+
+
 onstart:
     try:
         write_model(PLAN_FILE, PLAN)
@@ -73,22 +78,14 @@ def evaluations_of(protocol):
     return [name for name, e in STUDY.evaluations.items() if e.protocol == protocol]
 
 
-# -- resources: of a job at the scale of the papers; a study on the CPU asks for no GPU and one thread ------------------
+# -- resources: of a job at the scale of the papers; what a scheduler is asked for then follows from scheduler.smk ----------
 
-ON_CPU = STUDY.execution.device == "cpu"
-
-
-def gpus(resources):
-    return 0 if ON_CPU else resources.gpu
-
-
-def threads_of(resources):
-    return 1 if ON_CPU else resources.threads
-
-
-def growing(mem_mb):
-    """Memory that grows with each attempt."""
-    return lambda wildcards, attempt: attempt * mem_mb
+gpus = STUDY.execution.gpus_of
+threads_of = STUDY.execution.cpus_of
+# 9 CPU hours for three hours of 4K in AV1
+TRANSCODING = Asked(gpu=0, threads=8, mem_mb=16_000, runtime=1440)
+CURATION = Asked(threads=8, mem_mb=32_000, runtime=240)
+FEATURES = Asked(threads=8, mem_mb=16_000, runtime=30)
 
 
 # -- data ----------------------------------------------------------------------------------------------------------------
@@ -198,7 +195,7 @@ def run_init(wildcards):
 
 def init_option(wildcards):
     init = run_spec(wildcards).init
-    return "" if init.kind == "random" else f"--init {shlex.quote(path_of(init))}"
+    return "" if init.kind == "random" else f"--init={for_shell(path_of(init))}"
 
 
 def run_data(wildcards):

@@ -20,7 +20,7 @@ rule table:
     conda:
         "../../envs/main.yaml"
     shell:
-        "densewalk tables --table {wildcards.table} --out {output.csv} {input} 2> {log}"
+        'densewalk tables --table {wildcards.table} --out {output.csv} --plan "$DENSEWALK_PLAN" --results results 2> {log}'
 
 
 rule features:
@@ -34,17 +34,18 @@ rule features:
         "<results>/logs/{run}/s{seed}/features.log",
     conda:
         "../../envs/main.yaml"
+    threads: threads_of(FEATURES)
     resources:
-        gpu=gpus(Asked()),
-        mem_mb=growing(16_000),
-        runtime=30,
+        gpu=gpus(FEATURES),
+        mem_mb=FEATURES.mem_mb,
+        runtime=FEATURES.runtime,
     params:
         spec=file_of(run_spec),
         init=init_option,
         settings=STUDY.pictures.model_dump_json(),
     shell:
         "densewalk features --spec {params.spec:q} {params.init} --backbone {input.backbone} --data {input.data}"
-        " --settings {params.settings:q} --out {output} --threads {threads} 2> {log}"
+        " --settings={params.settings:q} --out {output} --threads {threads} 2> {log}"
 
 
 rule report:

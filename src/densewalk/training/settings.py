@@ -8,8 +8,11 @@ from pydantic import Field, model_validator
 
 from densewalk.core.errors import UserError
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Settings
+from densewalk.core.settings import MOST_STEPS, Epochs, Settings, Steps
+from densewalk.data.amounts import Amount
+from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
+from densewalk.models.work import LEARN, Work, kept, parameters, vit
 
 
 def epochs_in(label: str) -> float | None:
@@ -37,10 +40,10 @@ class TrainingSettings(Settings):
     """`paper`: the method as published. `released`: the released code's known deviations, to the digit."""
     batch_size: int = Field(default=64, ge=1)
     """Samples of one optimizer step over all processes together."""
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: Epochs | None = None
     """Passes over the data. Exactly one of `epochs` and `steps`."""
-    steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps. Exactly one of `epochs` and `steps`."""
+    steps: Steps | None = None
+    """Optimizer steps, at most ten million. Exactly one of `epochs` and `steps`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -104,12 +107,28 @@ class TrainingSettings(Settings):
         """Optimizer steps in all and per epoch, for a data set of `samples` samples (incomplete batches are dropped).
 
         Raises:
-            UserError: one batch is larger than the data set.
+            UserError: one batch is larger than the data set, or the epochs have too many steps.
         """
         per_epoch = samples // self.batch_size
         if per_epoch == 0:
             raise UserError(f"batch_size {self.batch_size} is larger than the data set ({samples} samples)", todo="lower batch_size")
-        return (self.steps if self.steps is not None else max(1, round(self.epochs * per_epoch))), per_epoch  # type: ignore[operator]
+        total = self.steps if self.steps is not None else max(1, round(self.epochs * per_epoch))  # type: ignore[operator]
+        if total > MOST_STEPS:
+            found = f"{self.epochs:g} epochs of {per_epoch} steps are {total:,} steps"
+            raise UserError(found, allowed=f"{MOST_STEPS:,}", todo="lower epochs")
+        return total, per_epoch
+
+    # -- for `densewalk plan`: estimates, which a method gives that wants better ones ---------------------------------------------
+
+    def samples(self, amount: Amount) -> int:
+        """Samples of an epoch from a source: every frame or image."""
+        return amount.frames
+
+    def step_work(self, arch: Architecture) -> Work:
+        """The work of one optimizer step, over all processes: a student that learns from each sample at 224 px, and a teacher."""
+        images = self.batch_size
+        flops = images * vit(arch, 224) * (LEARN + 1)
+        return Work(flops, kept=images * kept(arch, 224), learnt=parameters(arch), fixed=parameters(arch))
 
 
 class PresetSettings(TrainingSettings):

@@ -7,8 +7,10 @@ from pydantic import model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Settings
+from densewalk.core.settings import PathText, Settings
 from densewalk.evaluations.common.protocol_name import protocol_name
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import Work
 
 
 class EvaluationSettings(Settings):
@@ -31,7 +33,7 @@ class EvaluationSettings(Settings):
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = None
     """Metric name -> its name in published.csv; None where all names are the same."""
 
-    root: str
+    root: PathText
     """Folder of the evaluation data, relative to the study's folder."""
     dataset: str
     """The data's name in the tables. Published values are shown only under the very same name."""
@@ -58,4 +60,8 @@ class EvaluationSettings(Settings):
     @property
     def published_protocol(self) -> str | None:
         """The name of this protocol in published.csv, or None where any setting that matters differs from the published one."""
+        return None
+
+    def work(self, arch: Architecture) -> Work | None:
+        """The work of one evaluation, for `densewalk plan`; None where nobody has said it."""
         return None

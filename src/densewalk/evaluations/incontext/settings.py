@@ -6,10 +6,12 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, deviation, switch
+from densewalk.core.settings import MOST_STEPS, Difference, Seed, Unique, deviation, switch
 from densewalk.data.benchmarks.label_rules import LABELS
 from densewalk.evaluations.common.label_map_settings import LabelledSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import Work, tokens, vit
 
 
 class IncontextSettings(LabelledSettings):
@@ -47,9 +49,9 @@ class IncontextSettings(LabelledSettings):
     memory_size: Annotated[int | None, Shown(lambda s: s.memory_name)] = Field(default=10_240_000, ge=1)
     """Patches in memory; where there are more, each image keeps an equal number, those with rare classes preferred.
     null: all."""
-    augmentation_epochs: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=2, ge=0)
+    augmentation_epochs: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=2, ge=0, le=MOST_STEPS)
     """Passes over the memory images with random colors and crops; 0: one pass over the images as they are."""
-    fraction_seeds: Annotated[list[int], Shown(lambda s: s.samples_name)] = Field(default=[42, 400, 783, 1293, 4019], min_length=1)
+    fraction_seeds: Annotated[list[Seed], Unique, Shown(lambda s: s.samples_name)] = Field(default=[42, 400, 783, 1293, 4019], min_length=1)
     """Below fraction 1: seeds of the random samples of memory images; the score is the mean over them."""
     memory_list: Annotated[str, Shown(lambda s: s.splits_name)] = "trainaug"
     """Layout `voc`: list in ImageSets/Segmentation with the memory images."""
@@ -79,6 +81,22 @@ class IncontextSettings(LabelledSettings):
         """Refuse images that are both memory and query."""
         self.require_disjoint("memory", "query")
         return self
+
+    def work(self, arch: Architecture) -> Work | None:
+        """The memory images once in each augmentation epoch, the queries once, and each query's patches with the whole memory.
+
+        Both for each of the samples.
+        """
+        memory = self.images_of("training", self.memory_every)
+        queries = self.images_of("validation", self.query_every, self.query_offset)
+        if memory is None or queries is None:
+            return None
+        samples = 1 if self.fraction == "1" else len(self.fraction_seeds)
+        views = memory / int(self.fraction.removeprefix("1/")) * max(1, self.augmentation_epochs)
+        patches = tokens(arch, self.input_size) - tokens(arch, 0)
+        stored = min(views * patches, self.memory_size or views * patches)
+        searched = 2.0 * queries * patches * stored * arch.dim
+        return Work(samples * ((views + queries) * vit(arch, self.input_size) + searched), fixed=stored * arch.dim)
 
     @property
     def memory_name(self) -> str:

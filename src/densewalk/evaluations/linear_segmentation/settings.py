@@ -6,9 +6,11 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import deviation
+from densewalk.core.settings import MOST_STEPS, deviation
 from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import Work, vit
 
 
 class LinearSegmentationSettings(BatchedValidationSettings):
@@ -36,7 +38,7 @@ class LinearSegmentationSettings(BatchedValidationSettings):
     """Layouts `masks` and `video`: every n-th labelled image (from the first on) is for training."""
     train_images: int | None = Field(default=None, ge=1)
     """Only so many training images, drawn by the seed (NeCo takes 11828 of COCO's)."""
-    epochs: int = Field(default=25, ge=1)
+    epochs: int = Field(default=25, ge=1, le=MOST_STEPS)
     """Passes over the training images."""
     drop_epoch: int = Field(default=20, ge=1)
     """From this epoch on the learning rate is a tenth."""
@@ -61,6 +63,15 @@ class LinearSegmentationSettings(BatchedValidationSettings):
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale {low:g} to {high:g} is no range within 0 to 1")
         return self
+
+    def work(self, arch: Architecture) -> Work | None:
+        """The training images through the frozen backbone in each epoch, and the validation images once."""
+        training = self.images_of("training", self.train_every)
+        validation = self.images_of("validation", self.val_every, self.val_offset)
+        if training is None or validation is None:
+            return None
+        seen = self.epochs * min(training, self.train_images or training) + validation
+        return Work(seen * vit(arch, self.input_size))
 
     @property
     def scoring_name(self) -> str:

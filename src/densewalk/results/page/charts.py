@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.rcsetup import cycler
 from matplotlib.transforms import Affine2D, Bbox
+from numpy.typing import NDArray
 
 from densewalk.training.progress_files import NOT_QUANTITIES
 
@@ -30,6 +31,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
+    "text.parse_math": False,
     "axes.prop_cycle": cycler(color=COLORS),
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -40,6 +42,8 @@ STYLE: Any = {
     "legend.frameon": False,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
+Margins = tuple[float, float, float, float]  # left, right, bottom, top in inches
+MARGINS = (0.72, 0.08, 0.45, 0.42)  # of a learning curve: to find out what its labels need takes as long as to draw it
 Curves = Mapping[str, Mapping[str, Sequence[float]]]  # seed -> quantity -> values, one of which is `step`
 
 
@@ -61,7 +65,7 @@ def learning_curves(run: str, curves: Curves) -> Markup | None:
     names = list(dict.fromkeys(n for points in curves.values() for n in points if n not in NOT_QUANTITIES))
     if not names:
         return None
-    figure, axes = _grid(len(names), width=2.9, height=2.2)
+    figure, axes = _grid(len(names), width=2.9, height=2.2, margins=MARGINS)
     for axis, name in zip(axes, names, strict=True):
         for seed, points in curves.items():
             if name in points:
@@ -109,11 +113,12 @@ def cost_and_quality(name: str, metric: str, points: Sequence[Point], device: st
     left, right = axis.get_xlim()
     axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= right])  # left of zero there is room for names, but no time
     axis.set(xlim=(left, right), xlabel=f"{device} {unit}, initial runs included", ylabel=metric)
-    _label_points(figure, axis, points)
+    _label_points(figure, axis, points[:NAMED])
     label = f"{name}: {metric} by {device} {unit}: " + "; ".join(f"{p.run} {p.hours:.3g} {unit}, {p.value:.2f}" for p in points)
     return _svg(figure, name=f"cost-{name}", label=label)
 
 
+NAMED = 60  # most points with their names
 OFFSETS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 2), (0, -2))
 """Places of a point's name: across and up, in steps of its own size. The first is taken that covers nothing."""
 
@@ -129,23 +134,26 @@ def _label_points(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
         return scale * x, scale * y
 
     ends = [[at(p.hours, p.value + sign * p.half) for sign in (-1, 1)] for p in points]
-    taken = [Bbox([[x - 5, low - 5], [x + 5, high + 5]]) for (x, low), (_, high) in ends]
+    taken = np.array([(x - 5, low - 5, x + 5, high + 5) for (x, low), (_, high) in ends])  # left, bottom, right, top
     for p in points:
         (x, y), width, height = at(p.hours, p.value), 4.9 * len(p.run), 9.0
         boxes = []
         for across, up in OFFSETS:
             center = (x + across * (width / 2 + 7), y + up * (height / 2 + 7 + (abs(up) > 1) * 6))
             boxes.append(Bbox.from_bounds(center[0] - width / 2, center[1] - height / 2, width, height))
-        box = min(boxes, key=lambda box: sum(_overlap(box, other) for other in taken) + box.width * box.height - _overlap(box, inside))
-        taken.append(box)
+        outside = [box.width * box.height - float(_overlap(box, np.array([inside.extents])).sum()) for box in boxes]
+        box = boxes[int(np.argmin([float(_overlap(box, taken).sum()) + out for box, out in zip(boxes, outside, strict=True)]))]
+        taken = np.vstack([taken, box.extents])
         offset = ((box.x0 + box.x1) / 2 - x, (box.y0 + box.y1) / 2 - y)
         axis.annotate(p.run, (p.hours, p.value), offset, textcoords="offset points", ha="center", va="center", fontsize=8)
 
 
-def _overlap(a: Bbox, b: Bbox) -> float:
-    """Area that two boxes share."""
-    shared = Bbox.intersection(a, b)
-    return shared.width * shared.height if shared else 0.0
+def _overlap(box: Bbox, others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Areas that a box shares with others, each left, bottom, right, top."""
+    left, bottom, right, top = box.extents
+    width = np.minimum(right, others[:, 2]) - np.maximum(left, others[:, 0])
+    height = np.minimum(top, others[:, 3]) - np.maximum(bottom, others[:, 1])
+    return np.clip(width, 0, None) * np.clip(height, 0, None)
 
 
 @mpl.rc_context(STYLE)
@@ -165,11 +173,22 @@ def class_values(title: str, classes: Sequence[str], runs: Mapping[str, Sequence
     return _svg(figure, name=f"classes-{title}", label=f"{title} of {len(classes)} classes for {', '.join(runs)}")
 
 
-def _grid(count: int, *, width: float, height: float, most: int = 4) -> tuple[Figure, Sequence[Axes]]:
-    """A figure of `count` axes in rows of at most `most`; sizes in inches, each."""
+def _grid(count: int, *, width: float, height: float, most: int = 4, margins: Margins | None = None) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of `count` axes in rows of at most `most`; sizes in inches, each. margins: of each, instead of what its labels need."""
     columns = min(count, most)
     rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows), layout=None if margins else "constrained")
+    if margins:
+        left, right, bottom, top = margins
+        inner = (width - left - right, height - bottom - top)
+        figure.subplots_adjust(
+            left=left / (width * columns),
+            right=1 - right / (width * columns),
+            bottom=bottom / (height * rows),
+            top=1 - top / (height * rows),
+            wspace=(left + right) / inner[0],
+            hspace=(bottom + top) / inner[1],
+        )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[count:]:
         axis.set_visible(False)
