@@ -5,7 +5,6 @@
 The first thing that is wrong is a UserError with the file, the entry and the key.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -341,7 +340,7 @@ def _require_fitting(path: Path, annotations: list[dict[str, Any]], objects: lis
     bad = [n for n, found in enumerate(objects) if not found.fits]
     if len(bad) > LOOSE * len(objects):
         which = {key: annotations[bad[0]][key] for key in ("id", "bbox")}
-        found = f"{path}: {len(bad)} of {len(objects)} boxes have an IoU below 0.5 with the bounds of their masks: annotations[{bad[0]}] {which}"
+        found = f"{path}: {len(bad)} of {len(objects)} boxes have an IoU below 0.5 with their masks: annotations[{bad[0]}] {which}"
         raise UserError(found, allowed=ORDER, todo="correct the file (are boxes or masks for images of another size?)")
 
 
