@@ -85,6 +85,10 @@ class TrainingSettings(Settings):
         free = {"preset", *self.SAME_NUMBERS, *without}
         return {name: (getattr(resolved, name),) for name in type(self).model_fields if name not in free}
 
+    def obstacle(self) -> str | None:
+        """Why a training with these settings cannot begin, as far as they alone tell; None where it can."""
+        return None
+
     def across_samples(self) -> str | None:
         """What in a step looks across the samples of a process's batch, in a few words; None where nothing does.
 
