@@ -108,7 +108,7 @@ def known_architecture(name: str) -> str:
 
 @lru_cache
 def timm_names() -> frozenset[str]:
-    """Names of timm's vision transformers, with and without the tag of their weights, read from its source: importing timm takes seconds."""
+    """Names of timm's vision transformers, with and without the tag of weights, read from its source: importing timm takes seconds."""
     package = importlib.util.find_spec("timm")
     if package is None or package.origin is None:
         return frozenset()
