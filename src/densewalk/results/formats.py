@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from densewalk.core.files import atomic_write
-from densewalk.results.tables import SUFFIXES, fixed, read_table
+from densewalk.results.significance import fixed
+from densewalk.results.tables import SUFFIXES, read_table
 
 NUMBER = r"([-+]?[\d.]+|–)?( [±(].*)?"  # a cell with a number, its interval and the published one
 
@@ -93,7 +94,7 @@ def _numbers(table: pd.DataFrame, columns: list[str]) -> list[str]:
     """Each row's mean with its interval and the published value, as far as they are known."""
     return [
         (mean or "–") + (f" ± {interval}" if interval else "") + (f" (published {published})" if published else "")
-        for mean, interval, published in table[columns].itertuples(index=False)
+        for mean, interval, published in table.reindex(columns=columns, fill_value="").itertuples(index=False)
     ]
 
 

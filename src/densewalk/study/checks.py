@@ -31,6 +31,7 @@ def check_study(study: "Study") -> None:
         _check_curation(study, f"curations.{name}", curation)
     for name in study.runs:
         _check_chain(study, [name])
+    _require_runs(study, "baseline", [study.baseline] if study.baseline else [])
     _check_accumulation(study)
     check_published_rows(study)
     unknown = sorted(set(study.pictures.sources or []) - set(names))

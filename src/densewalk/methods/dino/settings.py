@@ -1,9 +1,11 @@
 """Settings of DINO, and of what DoRA shares with it."""
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference
 from densewalk.models.catalog import Labels
@@ -84,6 +86,11 @@ class SelfDistillationSettings(PresetSettings):
     """Share of the image's area that a local crop covers, from and to."""
     local_crops: int = Field(default=8, ge=0)
     """Local crops of an image (DINO) or of each frame (DoRA)."""
+
+    def ceilings(self) -> dict[str, Ceiling]:
+        """The entropy of an even answer over all prototypes, of one target and of their mean: at it a target says nothing."""
+        even = Ceiling(math.log(self.out_dim), f"ln {self.out_dim}")
+        return {"teacher_entropy": even, "teacher_mean_entropy": even}
 
     def across_samples(self) -> str | None:
         """KoLeo and Sinkhorn centering; a moving mean centers the targets by earlier batches alone."""

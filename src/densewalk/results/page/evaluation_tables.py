@@ -105,8 +105,8 @@ def _gap(run: str, evaluation: str, missing: Sequence[Output], found: int, seeds
 
 
 def _number(row: Mapping[str, str], metric: str, best: bool) -> Number:
-    interval, published, _, delta = (row[metric + suffix] for suffix in SUFFIXES)
-    return Number(row[metric], interval, published, delta, best)
+    interval, published, _, published_delta = (row[metric + suffix] for suffix in SUFFIXES)
+    return Number(row[metric], interval, published, published_delta, best)
 
 
 def how_made(group: Sequence[ResultRecord], hours: Hours, results: str) -> Facts:
@@ -121,7 +121,7 @@ def how_made(group: Sequence[ResultRecord], hours: Hours, results: str) -> Facts
     facts = [(name.replace("_", " "), of_all_seeds(name)) for name in HOW if of_all_seeds(name)]
     facts.append(("scored", f"{of_all_seeds('n')} {of_all_seeds('unit')}"))
     facts += [(name.replace("_", " "), of_all_seeds(name)) for name in ("config_hash", "run_hash", "commit", "device", "versions")]
-    facts.append(("seeds", ", ".join(str(r.seed) for r in group)))
+    facts.append(("which seeds", ", ".join(str(r.seed) for r in group)))
     for metric, line in lines.items():
         if line["published"]:
             facts.append((f"published {metric}", f"{line['published']} by {line['published_protocol']} [{line['published_source']}]"))

@@ -17,7 +17,8 @@ from densewalk.results.page.charts import Point, class_values, cost_and_quality,
 from densewalk.results.page.view import Chart, Features, Image, Predictions
 from densewalk.results.plan import Plan
 from densewalk.results.records import ResultRecord
-from densewalk.results.tables import Hours, grouped, hours_with_init, mean_and_interval, training_hours
+from densewalk.results.significance import mean_and_interval
+from densewalk.results.tables import Hours, grouped, hours_with_init, training_hours
 from densewalk.training.progress_files import read_points
 from densewalk.visualization.record import DrawnImage, FeaturesRecord, read_features
 

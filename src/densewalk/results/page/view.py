@@ -39,7 +39,7 @@ class Number:
     mean: str
     interval: str
     published: str
-    delta: str
+    published_delta: str
     best: bool
 
 
