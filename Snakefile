@@ -6,6 +6,9 @@ from snakemake.utils import min_version, validate
 min_version("9.27")
 
 
+include: "workflow/rules/config.smk"
+
+
 # not beside another study, with which Snakemake would mix it
 if not workflow.overwrite_configfiles:
 

@@ -16,6 +16,8 @@ CLEAN = [
     "https://example.org/w.pth?download=1",
     "https://example.org/w.pth?id=1aB_c-&confirm=t#part",
     "https://example.org:8080/a%20b/w.pth?a=%2F&b=",
+    "https://example.org/w.pth?rlkey=w9q3&dl=1",  # which names the file
+    "https://[broken",
     "checkpoints/w.pth",
     "",
 ]
@@ -26,6 +28,7 @@ SECRET = {
     "https://example.org/w.pth?access_token=hunter2": "https://example.org/w.pth",
     "https://example.org/w.pth?X-Amz-Signature=hunter2&X-Amz-Credential=hunter2&versionId=3": "https://example.org/w.pth?versionId=3",
     "https://example.org/w.pth?Policy=hunter2&Signature=hunter2&Key-Pair-Id=hunter2": "https://example.org/w.pth",
+    "https://example.org/w.pth?access_key=hunter2&dl=1#token=hunter2": "https://example.org/w.pth?dl=1",
     "https://example.org/w.pth?sig=hunter2": "https://example.org/w.pth",
     "https://example.org/w.pth?PASSWORD=hunter2#api_key=hunter2": "https://example.org/w.pth",
     "https://example.org/w.pth?hunter2hunter2hunter2hunter2": "https://example.org/w.pth",

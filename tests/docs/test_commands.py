@@ -35,6 +35,7 @@ COMMANDS = {
     "densewalk diff before/results after/results": 1,
     "densewalk diff before/results after/results --csv changes.csv": 1,
     "densewalk tables --table davis --out davis.csv results": 0,
+    "densewalk tables --table all --out all.csv results": 0,
     "densewalk add-video data/lisbon.mp4": 0,
     "densewalk add-video data/lisbon.mp4 --out lisbon/config.yaml": 0,
     "densewalk add-video walk.mp4 --out study/config.yaml": 0,
@@ -82,6 +83,9 @@ TESTED = {
     "densewalk data voc": "jobs/test_fetch.py::test_a_set_is_downloaded_unpacked_and_counted",
     "densewalk train ... --gpus 2": "training/test_launch.py::test_one_node_is_torchrun",
     "snakemake --cores 8 all --forcerun $(cat results/stale.txt)": "workflow/test_stale.py::test_only_stale_outputs_are_made_again",
+    (
+        "densewalk tables --table all --out all.csv --plan results/specs/plan-HASH.json"
+    ): "workflow/test_workflow.py::test_one_rule_regenerates_one_table",
     "snakemake --report study.zip": "workflow/test_workflow.py::test_snakemake_s_own_report_is_made_without_a_network_and_has_captions",
     "python benchmarks/parity.py [FOLDER]": "benchmarks/test_parity.py::test_a_folder_with_other_cases_is_compared",
     "tensorboard --logdir results/state": "training/test_tensorboard.py::test_event_files_hold_the_points_of_the_curve",
@@ -98,6 +102,8 @@ NOT_RUN = {
     "snakemake --sdm conda --cores 8 all": "conda downloads the environment",
     '.venv/bin/pytest -m "not slow"': "these tests themselves",
     ".venv/bin/pytest tests/ops/test_soft_sort.py": "these tests themselves",
+    "DENSEWALK_FUZZ=20 .venv/bin/pytest tests/fuzz": "these tests themselves",
+    "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth": "torch's own program",
     "ln -s FOLDER benchmarks/frozen_real/data": "a folder of the reader's",
     "ln -s FOLDER benchmarks/davis_floor/data": "a folder of the reader's",
     "squeue --me -o '%i %T %k'": "needs a cluster",

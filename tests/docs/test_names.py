@@ -44,6 +44,7 @@ ELSEWHERE = {
     ),  # packages
     *("scancel", "tail -f", "cat", "ffmpeg -i walk.avi -crf 15 walk.mp4", ".venv"),  # programs and what make install makes
     *(".h264", ".h265", ".m2v"),  # raw streams
+    *("true", "1e-3", "$(...)", "<b>", "=1+1", "X-Amz-Signature"),  # what may stand in a study
     *("norm_mask", "layers", "blocks", "train", "IndexFlatIP", "Range", "If-Range", "nms", "roi_align", "gpus"),  # other code
     *("blackswan", "libby", "schoolgirls"),  # DAVIS
     *("M", "M ci95", "M published", "M published_source", "M delta", "_", "_over", "CPU s", "copied"),  # placeholders, columns of a page

@@ -165,7 +165,7 @@ def test_registers_can_be_dropped(tmp_path):
         ({}, "vit_nano_patch16_reg4", r"w.pth has the rotary positions of DINOv3, vit_nano_patch16_reg4 has none; to do: set arch"),
         ({}, "vit_nano_patch16_reg4_swiglu_rope", r"does not fit the network; missing: blocks.0.mlp.fc1_g.bias"),
         ({"rope_embed.periods": torch.ones(3)}, ARCHS[0], r"rotary periods \[1.0, 1.0, 1.0\]; allowed: 2 positive numbers"),
-        ({"rope_embed.periods": torch.tensor([1.0, torch.nan])}, ARCHS[0], "rotary periods"),
+        ({"rope_embed.periods": torch.tensor([1.0, torch.nan])}, ARCHS[0], "rope_embed.periods holds NaN or infinite numbers"),
         ({"blocks.1.attn.qkv.bias_mask": torch.ones(144)}, ARCHS[0], "blocks.1.attn.qkv.bias is not zero for the keys"),
     ],
 )

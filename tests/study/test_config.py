@@ -88,7 +88,7 @@ def test_every_key_is_described():
         (changed(runs__dora__data=["venice"]), "'venice' is no video, image folder or curation; allowed: walk, coco"),
         (changed(runs__dora__init="start"), "runs.dora.arch: give it exactly where init is random"),
         (changed(runs__start__arch=None), "runs.start.arch"),
-        (changed(runs__start__seeds=[1, 1]), "seed twice"),
+        (changed(runs__start__seeds=[1, 1]), "runs.start.none.seeds: 1 stands there twice"),
         (changed(runs__neco_dora__init="neco_dora"), "a circle, neco_dora -> neco_dora"),
         (changed(runs__neco_dora__seeds=[5], runs__dora__seeds=[0, 1]), "dora has no seed 5"),
         (changed(evaluations__davis__runs=["nobody"]), "evaluations.davis.runs: no such run: nobody"),

@@ -164,9 +164,10 @@ def test_the_version_of_a_method_is_in_the_hash_above_one(monkeypatch):
     assert "version" not in spec.model_dump(mode="json")
     evaluation = PARSED.evaluation_spec("dino", 0, "davis")
     monkeypatch.setattr(DinoSettings, "VERSION", 2)
-    later = PARSED.run_spec("dino", 0)
+    study = parse_study(STUDY)
+    later = study.run_spec("dino", 0)
     assert later.model_dump(mode="json") == {**spec.model_dump(mode="json"), "version": 2}
     assert later.hash != spec.hash
-    assert PARSED.run_spec("start", 0).method == "none"
-    assert PARSED.run_spec("start", 0).hash == spec.init.hash, "a baseline has none"
-    assert PARSED.evaluation_spec("dino", 0, "davis").run_hash == later.hash != evaluation.run_hash
+    assert study.run_spec("start", 0).method == "none"
+    assert study.run_spec("start", 0).hash == spec.init.hash, "a baseline has none"
+    assert study.evaluation_spec("dino", 0, "davis").run_hash == later.hash != evaluation.run_hash

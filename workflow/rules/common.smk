@@ -1,7 +1,6 @@
 # What the rules ask of the study. Torch-free: every job of a cluster run parses this file again.
 import json
 import os
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from densewalk.core.errors import UserError
+from densewalk.core.quoting import for_shell, for_snakemake
 from densewalk.core.resources import Resources as Asked
 from densewalk.core.typed_files import write_model
 from densewalk.data.receipts import VideoReceipt, read_receipt
@@ -22,7 +22,8 @@ except UserError as error:
     raise WorkflowError(str(error))
 
 # jobs use the Python that runs Snakemake, whether or not its environment is activated
-shell.prefix(f"export PATH={Path(sys.executable).parent}:$PATH; ")
+bin_folder = for_snakemake(for_shell(str(Path(sys.executable).parent)))
+shell.prefix(f"export PATH={bin_folder}:$PATH; ")
 
 # the driver outlives a controller that is away (see slurm/bin/sacct)
 if (patient := f"{workflow.basedir}/slurm/bin") not in (searched := os.get_exec_path()):
@@ -49,6 +50,10 @@ PLAN_FILE = f"{RESULTS}/specs/plan-{PLAN.hash}.json"
 
 pathvars:
     results=STUDY.results,
+
+
+# the tables' records are in the plan: ten thousand of them are too long for a command line
+os.environ.update(DENSEWALK_PLAN=PLAN_FILE)
 
 
 onstart:
@@ -198,7 +203,7 @@ def run_init(wildcards):
 
 def init_option(wildcards):
     init = run_spec(wildcards).init
-    return "" if init.kind == "random" else f"--init {shlex.quote(path_of(init))}"
+    return "" if init.kind == "random" else f"--init={for_shell(path_of(init))}"
 
 
 def run_data(wildcards):

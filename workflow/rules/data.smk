@@ -14,7 +14,7 @@ if STUDY.synthetic:
             settings=STUDY.synthetic.model_dump_json(exclude={"root"}),
             root=STUDY.synthetic.root,
         shell:
-            "densewalk generate --settings {params.settings:q} --root {params.root} 2> {log}"
+            "densewalk generate --settings={params.settings:q} --root={params.root:q} 2> {log}"
 
 
 rule prepare_video:
@@ -34,7 +34,7 @@ rule prepare_video:
         settings=settings_of("videos"),
         stamp=source_stamp,
     shell:
-        "densewalk prepare-video --settings {params.settings:q} --out {output.video} --receipt {output.receipt} 2> {log}"
+        "densewalk prepare-video --settings={params.settings:q} --out {output.video} --receipt {output.receipt} 2> {log}"
 
 
 rule check_images:
@@ -51,7 +51,7 @@ rule check_images:
     params:
         settings=settings_of("images"),
     shell:
-        "densewalk check-images --settings {params.settings:q} --receipt {output} 2> {log}"
+        "densewalk check-images --settings={params.settings:q} --receipt {output} 2> {log}"
 
 
 rule curate:
@@ -80,7 +80,7 @@ rule curate:
         spec=file_of(curation_spec),
         backbone=curation_backbone_path,
     shell:
-        "densewalk curate --spec {params.spec:q} --backbone {params.backbone:q} --data {input.data} --out {output.receipt}"
+        "densewalk curate --spec {params.spec:q} --backbone={params.backbone:q} --data {input.data} --out {output.receipt}"
         " --threads {threads} 2> {log}"
 
 
@@ -107,6 +107,6 @@ rule fetch:
     conda:
         "../../envs/main.yaml"
     params:
-        config=workflow.configfiles[-1],
+        config=lambda wildcards: workflow.configfiles[-1],
     shell:
-        "densewalk fetch --config {params.config:q} 2> {log}"
+        "densewalk fetch --config={params.config:q} 2> {log}"

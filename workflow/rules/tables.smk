@@ -16,11 +16,11 @@ rule table:
     log:
         "<results>/logs/tables/{table}.log",
     wildcard_constraints:
-        table=only(["all", "cost", *STUDY.task_tables]),
+        table=only(["gain", "all", "cost", *STUDY.task_tables]),
     conda:
         "../../envs/main.yaml"
     shell:
-        "densewalk tables --table {wildcards.table} --out {output.csv} {input} 2> {log}"
+        'densewalk tables --table {wildcards.table} --out {output.csv} --plan "$DENSEWALK_PLAN" 2> {log}'
 
 
 rule features:
@@ -44,13 +44,14 @@ rule features:
         settings=STUDY.pictures.model_dump_json(),
     shell:
         "densewalk features --spec {params.spec:q} {params.init} --backbone {input.backbone} --data {input.data}"
-        " --settings {params.settings:q} --out {output} --threads {threads} 2> {log}"
+        " --settings={params.settings:q} --out {output} --threads {threads} 2> {log}"
 
 
 rule report:
     input:
         collect(
-            "<results>/tables/{table}.csv", table=["all", "cost", *STUDY.task_tables]
+            "<results>/tables/{table}.csv",
+            table=["gain", "all", "cost", *STUDY.task_tables],
         ),
         features_wanted,
     output:

@@ -194,10 +194,15 @@ def features(args: argparse.Namespace) -> None:
 def tables(args: argparse.Namespace) -> None:
     """Write one table of result records as CSV, Markdown and LaTeX."""
     from densewalk.results.formats import write_formats
+    from densewalk.results.plan import read_plan
     from densewalk.results.records import results_in
     from densewalk.results.tables import write_table
 
-    write_table([record for path in args.records for record in (results_in(path) if path.is_dir() else [path])], args.table, args.out)
+    if args.plan is not None and args.records:
+        raise UserError("densewalk tables takes records, or --plan")
+    given = [record for path in args.records for record in (results_in(path) if path.is_dir() else [path])]
+    records = given if args.plan is None else read_plan(args.plan).records(args.results, args.table)
+    write_table(records, args.table, args.out)
     write_formats(args.out)
 
 

@@ -74,6 +74,8 @@ def _add_study_commands(command: Command) -> None:
     p = command("tables", "--out")
     p.add_argument("--table", required=True, help="a task's name, `all` for the tidy table, `cost`; --out is CSV, others come beside it")
     p.add_argument("records", type=Path, nargs="*", help="result records, or folders of results: all in them")
+    p.add_argument("--plan", type=Path, help="in their place, the plan that the workflow writes: all records of the table's evaluations")
+    p.add_argument("--results", type=Path, default=Path("results"), help="with --plan: folder of results (default: results, where you are)")
     p = command("diff", "before", "after")
     p.add_argument("--csv", type=Path, help="also write the changes to this file")
     p = command("report")

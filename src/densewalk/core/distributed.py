@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from densewalk.core.errors import UserError
+
 
 def rank() -> int:
     """This process's number, from 0."""
@@ -35,9 +37,11 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def local_device(name: str) -> torch.device:
-    """The device called `name`; `auto`: this process's GPU if there is one, else the CPU."""
+    """The device called `name`; `auto`: this process's GPU if there is one, else the CPU. UserError without a GPU for `cuda`."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    elif name == "cuda" and not torch.cuda.is_available():
+        raise UserError("execution.device is cuda, and there is no GPU that torch can use here", todo="set it to auto or cpu")
     return torch.device(name, int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)
 
 

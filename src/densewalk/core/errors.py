@@ -1,15 +1,17 @@
 """Errors that end a job without a traceback, and their exit status."""
 
+from densewalk.core.quoting import one_line
+
 
 class UserError(Exception):
-    """Bad input; the message says what was found, what is allowed and what to do."""
+    """Bad input; the message says in one line what was found, what is allowed and what to do."""
 
     exit_status = 2
 
     def __init__(self, found: str, *, allowed: str = "", todo: str = "") -> None:
         self.found, self.todo = found, todo
         parts = [found, f"allowed: {allowed}" if allowed else "", f"to do: {todo}" if todo else ""]
-        super().__init__("; ".join(part for part in parts if part))
+        super().__init__(one_line("; ".join(part for part in parts if part)))
 
 
 class TrainingError(Exception):

@@ -5,11 +5,16 @@ A default lives here and nowhere else; every field's docstring becomes its descr
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+MOST_STEPS = 10_000_000
+"""Most optimizer steps of a training: its schedules are tables with a value for each step, 80 MB each at this length."""
+MOST_NAME = 100
+"""Most letters of a name: a folder's name holds those of a run and an evaluation, and file systems end at 255 bytes."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,12 @@ def is_null(value: Any) -> bool:
 
 
 class Settings(BaseModel):
-    """Immutable, and strict about unknown keys: a typing error in a study must not go unnoticed."""
+    """Immutable, and strict about unknown keys: a typing error in a study must not go unnoticed.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    No number is infinite or NaN.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
 
     NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = ()
     """For docs/deviations.md, beside the switches."""
@@ -83,3 +91,62 @@ class Settings(BaseModel):
         """The same settings with every switch set that was null and follows another setting."""
         following = {name: facts for name, facts in self.switches().items() if facts.by and getattr(self, name) is None}
         return self.model_copy(update={name: facts.values[getattr(self, facts.by)] for name, facts in following.items()})  # type: ignore[arg-type]
+
+
+def truths_for_numbers(parsed: Any, written: Any, key: str = "") -> Iterator[str]:
+    """Name the numbers that were written as `true` or `yes`, which pydantic takes for 1.
+
+    Args:
+        parsed: a model, or a part of one. written: what it was made from.
+    """
+    if isinstance(written, bool):
+        if not isinstance(parsed, bool) and isinstance(parsed, int | float):
+            yield f"{key}: {str(written).lower()} (also yes, no, on, off) is no number"
+        return
+    pairs: Iterable[tuple[Any, Any, Any]] = ()
+    if isinstance(written, dict):
+        inside = dict(parsed) if isinstance(parsed, BaseModel) else parsed if isinstance(parsed, dict) else {}
+        pairs = ((name, inside[name], value) for name, value in written.items() if name in inside)
+    elif isinstance(written, list | tuple) and isinstance(parsed, list | tuple):
+        pairs = zip(range(len(written)), parsed, written, strict=False)
+    for name, part, value in pairs:
+        yield from truths_for_numbers(part, value, f"{key}.{name}" if key else str(name))
+
+
+# -- kinds of fields that several models share ---------------------------------------------------------------------------
+
+Item = TypeVar("Item", bound=Hashable)
+
+
+def distinct(values: Sequence[Item]) -> Sequence[Item]:
+    """The values; ValueError if one stands there twice."""
+    if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+        raise ValueError(f"{twice[0]!r} stands there twice")
+    return values
+
+
+def plain_path(text: str) -> str:
+    """A path; ValueError if no file system takes it."""
+    if not text:
+        raise ValueError("an empty path")
+    if len(text.encode()) > 4095 or any(len(part.encode()) > 255 for part in text.split("/")):
+        raise ValueError("too long for a file system, which takes 255 bytes for a name and 4095 for a path")
+    return text
+
+
+def workflow_path(text: str) -> str:
+    """A path that Snakemake gets as a file of a rule; ValueError if it would take a part of it for a wildcard."""
+    if "{" in text or "}" in text:
+        raise ValueError("a path with { or }, which Snakemake takes for a wildcard; rename the file or folder")
+    return plain_path(text)
+
+
+Unique = AfterValidator(distinct)
+"""For a list without repetitions: `Annotated[list[str], Unique]`."""
+PathText = Annotated[str, AfterValidator(plain_path)]
+WorkflowPath = Annotated[str, AfterValidator(workflow_path)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What every random generator takes."""
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Epochs = Annotated[float, Field(gt=0, le=MOST_STEPS)]
+"""Passes over the data; an epoch has at least one step."""

@@ -39,6 +39,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import clock, track
+from densewalk.core.quoting import for_csv
 from densewalk.curation.settings import CurationSettings, RetrievalSettings
 from densewalk.data.image_folder import ImageFolder
 from densewalk.data.images import normalize
@@ -286,8 +287,10 @@ def write_list(path: Path, pools: Sequence[Pool], choice: Choice, references: Im
     }
     if references is not None:
         columns |= {"reference": np.array(references.names)[choice.reference], "reference_similarity": choice.reference_similarity}
+    texts = ("source", "picture", "duplicate_of", "neighbour", "reference")
+    quoted = {name: [for_csv(cell) for cell in cells] if name in texts else cells for name, cells in columns.items()}
     with atomic_write(path) as temporary:
-        pd.DataFrame(columns).to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
+        pd.DataFrame(quoted).to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
 
 
 def draw_sheet(path: Path, pools: Sequence[Pool], choice: Choice, references: ImageFolder | None) -> None:

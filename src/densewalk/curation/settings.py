@@ -1,16 +1,16 @@
 """Settings of curations."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.core.settings import Settings
+from densewalk.core.settings import PathText, Seed, Settings, Unique
 
 
 class RetrievalSettings(Settings):
     """Keep what is like the images of a reference folder."""
 
-    source: str
+    source: PathText
     """The folder of reference images, relative to the study's folder."""
     by: Literal["samples", "clusters"] = "samples"
     """`samples`: the pool's nearest images of each reference. `clusters`: whole k-means clusters of the pool that references fall
@@ -27,11 +27,11 @@ class CurationSettings(Settings):
     """A pool of single images without near duplicates, or of those like a reference set (DINOv2, https://arxiv.org/abs/2304.07193,
     section 3), by the cosine similarity of a backbone's CLS tokens. Runs name it in their `data` like any other."""
 
-    data: list[str] = Field(min_length=1)
+    data: Annotated[list[str], Unique] = Field(min_length=1)
     """Videos and folders of images to choose from."""
     backbone: str
     """The name of the checkpoint or run that compares images; a public checkpoint's will do (`densewalk checkpoints` lists them)."""
-    seed: int | None = None
+    seed: Seed | None = None
     """The backbone's seed, if it is a run: by default its first; and the seed of k-means."""
     spacing_seconds: float = Field(default=1.0, gt=0)
     """Distance of the frames of a video that are looked at; only such frames are ever kept."""

@@ -4,13 +4,13 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.core.settings import Settings, is_null
+from densewalk.core.settings import PathText, Settings, is_null
 
 
 class VideoSettings(Settings):
     """One video file, and how its training copy is made."""
 
-    source: str
+    source: PathText
     """The video file, relative to the study's folder; any container and codec that FFmpeg reads."""
     short_side: int = Field(default=480, ge=32)
     """Short side of the training copy in pixels; a smaller video keeps its size."""
@@ -45,12 +45,12 @@ class VideoSettings(Settings):
 class ImagesSettings(Settings):
     """A folder of images."""
 
-    source: str
+    source: PathText
     """The folder, relative to the study's folder; its subfolders are searched."""
     layout: Literal["pictures", "sequences"] = "pictures"
     """`pictures`: unrelated images. `sequences`: one folder of numbered frames per video, as in DAVIS and YouTube-VOS, whose
     JPEGImages/480p and train/JPEGImages are such a `source`."""
-    sequence_list: str | None = None
+    sequence_list: PathText | None = None
     """Layout `sequences`: text file with the names of the sequences to use, one a line, e.g. DAVIS/ImageSets/2017/train.txt."""
     fps: float | None = Field(default=None, gt=0, exclude_if=is_null)
     """Layout `sequences`: frames a second, which no file says (DAVIS: 24; YouTube-VOS: 6); DoRA's clips need it."""

@@ -91,7 +91,7 @@ class Findings:
         """Describe the video in a few lines."""
         info, minutes = self.info, self.usable_seconds / 60
         turned = f", stored turned by {info.rotation} degrees" if info.rotation else ""
-        clips, with_cut = count_clips(self, clip_seconds(DoraSettings(epochs=1)))
+        clips, with_cut = count_clips(self, clip_seconds(DoraSettings(epochs=1, warmup_epochs=0)))
         moments = ", ".join([*map(clock, self.cuts[:8]), *(["..."] if len(self.cuts) > 8 else [])])
         lines = [
             f"{info.path}: {info.codec}, {info.width}x{info.height}, {info.pixel_format}, {info.fps:.3g} fps, {clock(info.duration)}"
@@ -213,7 +213,7 @@ def _draw_sheet(path: str | Path, findings: Findings, statistics: _FrameStatisti
 
 def find_warnings(findings: Findings) -> list[str]:
     """Return a sentence for all that would make a training fail or learn less."""
-    info, settings = findings.info, DoraSettings(epochs=1)
+    info, settings = findings.info, DoraSettings(epochs=1, warmup_epochs=0)
     span = clip_seconds(settings)
     clips, with_cut = count_clips(findings, span)
     top, bottom, left, right = findings.bars

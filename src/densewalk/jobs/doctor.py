@@ -29,7 +29,7 @@ from densewalk.data.receipts import SequencesReceipt
 from densewalk.data.settings import ImagesSettings
 from densewalk.data.video.probe import missing_codecs, probe
 from densewalk.models.catalog import Checkpoint, public_checkpoint, published
-from densewalk.models.loading import load
+from densewalk.models.loading import load, require_file
 from densewalk.study.config import Study
 from densewalk.study.registry import evaluation_module
 from densewalk.training.tensorboard import require_tensorboard
@@ -143,8 +143,7 @@ def _image_folder(settings: ImagesSettings) -> str:
 
 def _checkpoint(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
     path = Path(checkpoint.file)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist", todo=_how_to_get(name, checkpoint, config))
+    require_file(path, _how_to_get(name, checkpoint, config))
     if checkpoint.sha256 or receipt_path(path).exists():
         verify(path, sha256=checkpoint.sha256, url=checkpoint.url)
     return str(load(path, checkpoint.arch, key=checkpoint.key, interpolation=checkpoint.interpolation).report)

@@ -11,7 +11,7 @@ from densewalk.data.receipts import CuratedReceipt, read_receipt
 from densewalk.data.sources import Source
 from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import FeatureCache
-from densewalk.models.loading import create, load
+from densewalk.models.loading import create, load, require_file
 from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
 from densewalk.study.specs import RunSpec
 from densewalk.training.execution import Execution
@@ -37,10 +37,9 @@ def read_backbone(origin: CheckpointFile | RunBackbone, arch: str, file: Path) -
         UserError: the file is missing, has another checksum, or does not fit the architecture.
     """
     checkpoint = origin if isinstance(origin, CheckpointFile) else None
-    if not file.is_file():
-        url = checkpoint.url if checkpoint else None
-        todo = f"`densewalk fetch` where there is a network, or download {url}" if url else "put it there or correct `file`"
-        raise UserError(f"checkpoint {file} does not exist", todo=todo)
+    url = checkpoint.url if checkpoint else None
+    todo = f"`densewalk fetch` where there is a network, or download {url}" if url else "put it there or correct `file`"
+    require_file(file, todo)
     if checkpoint and checkpoint.sha256 and (found := file_sha256(file)) != checkpoint.sha256:
         raise UserError(f"{file} has sha256 {found}, expected {checkpoint.sha256}", todo="download it again")
     # the export of a run knows its architecture, which NeCo may have changed by dropping the registers

@@ -5,8 +5,16 @@ Patch 14 means DINOv2's family, except for MAE's `huge`: LayerScale, and positio
 have 224 px embeddings. `_rope` means DINOv3's family: LayerScale, and rotary positions in every attention instead of a table.
 """
 
+import difflib
+import importlib.util
+import re
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 Interpolation = Literal["offset", "antialias", "size"]
 # width, depth, heads
@@ -22,6 +30,13 @@ SIZES = {
     "huge20": (1280, 32, 20),  # DINOv3's
     "giant": (1536, 40, 24),  # DINOv2's
 }
+PATCHES = (8, 14, 16)
+FLAGS = ("_reg4", "_swiglu", "_rope")
+ALLOWED = (
+    "vit_{" + ",".join(SIZES) + "}_patch{8,14,16}, with _reg4 for four register tokens, _swiglu for gated MLPs, "
+    "_rope for DINOv3's rotary positions; or timm/ and a full name of timm's"
+)
+_NAME = re.compile(rf"vit_({'|'.join(SIZES)})_patch({'|'.join(map(str, PATCHES))})" + "".join(f"({flag})?" for flag in FLAGS))
 
 
 @dataclass(frozen=True)
@@ -45,3 +60,62 @@ class Architecture:
     def hidden(self) -> int:
         """Width of the MLPs' hidden layer; DINOv2's gated ones have two thirds of 4 widths."""
         return -(-(8 * self.dim // 3) // 8) * 8 if self.swiglu and not self.rope else 4 * self.dim
+
+
+def architecture_named(name: str) -> Architecture | None:
+    """The architecture of a name of this project's; None of any other name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    size, patch = match[1], int(match[2])
+    registers, swiglu, rope = (match[i] is not None for i in (3, 4, 5))
+    dinov2 = patch == 14 and size != "huge" and not rope
+    return Architecture(
+        name,
+        *SIZES[size],
+        patch=patch,
+        image=518 if dinov2 else 224,
+        registers=4 if registers else 0,
+        layer_scale=dinov2 or rope,
+        interpolation="antialias" if registers else "offset",
+        swiglu=size == "giant" or swiglu,
+        rope=rope,
+    )
+
+
+def known_architecture(name: str) -> str:
+    """The name, for a field of a study.
+
+    Raises:
+        ValueError: there is no architecture of this name; the message suggests the nearest ones.
+    """
+    if name.startswith("timm/"):
+        known, own = timm_names(), name.removeprefix("timm/")
+        # some models' tags are made by a loop, not written down: nothing is known of them
+        tags_unknown = own.partition(".")[0] in known and not any(n.startswith(own.partition(".")[0] + ".") for n in known)
+        if not known or own in known or tags_unknown:
+            return name
+        names: list[str] = [f"timm/{other}" for other in known]
+    else:
+        if architecture_named(name) is not None:
+            return name
+        flags = ["".join(chosen) for chosen in product(*(("", flag) for flag in FLAGS))]
+        names = [f"vit_{size}_patch{patch}{flag}" for size, patch, flag in product(SIZES, PATCHES, flags)]
+    near = " or ".join(difflib.get_close_matches(name, names, n=2))
+    raise ValueError(f"unknown architecture '{name}'" + (f", did you mean {near}?" if near else "") + f"; allowed: {ALLOWED}")
+
+
+@lru_cache
+def timm_names() -> frozenset[str]:
+    """Names of timm's models, with and without the tag of their weights, read from its source: importing timm takes seconds."""
+    package = importlib.util.find_spec("timm")
+    if package is None or package.origin is None:
+        return frozenset()
+    files = sorted((Path(package.origin).parent / "models").glob("*.py"))
+    text = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
+    functions = re.findall(r"^def (\w+)\(pretrained", text, re.MULTILINE)
+    tagged = re.findall(r"""^ +['"]([\w.-]+)['"] *:""", text, re.MULTILINE)
+    return frozenset(functions + tagged)
+
+
+ArchitectureName = Annotated[str, AfterValidator(known_architecture)]

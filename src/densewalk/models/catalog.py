@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.core.progress import columns
-from densewalk.core.settings import Settings
+from densewalk.core.settings import Settings, WorkflowPath
+from densewalk.models.architecture import ArchitectureName
 
 FOLDER = "checkpoints"  # where public files go, below the study's folder
 
@@ -36,9 +37,9 @@ class Labels(Settings):
 class Checkpoint(Settings):
     """A file with a backbone's weights, in timm's layout or that of any family in checkpoints.yaml."""
 
-    file: str
+    file: WorkflowPath
     """Path, relative to the study's folder."""
-    arch: str
+    arch: ArchitectureName
     """`vit_{tiny,small,base,large,huge,giant}_patch{8,14,16}[_reg4][_swiglu][_rope]`, or `timm/` and a name of timm's."""
     key: str | None = None
     """Which network of a training checkpoint, by a part of its name: `teacher`, `student`, `model` (the student in NeCo's and

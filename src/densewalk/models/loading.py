@@ -14,15 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from densewalk.core.errors import UserError
-from densewalk.models import dinov3
+from densewalk.core.quoting import one_line
 from densewalk.models.architecture import Architecture, Interpolation
 from densewalk.models.backbone import Backbone, LoadReport
+from densewalk.models.layouts import dinov3
+from densewalk.models.layouts.file_kinds import file_kind, folder_kind
+from densewalk.models.layouts.key_names import HEADS, WITHOUT_WRAPPERS, WRAPPERS, describe_changes, is_square, to_timm, without_wrappers
 from densewalk.models.timm_models import named_architecture
-
-# not the backbone's: classifiers, projection heads (NeCo, Leopart, DINOv2, Franca), prototypes (Leopart), embeddings of masked patches
-# (DINOv2, iBOT) and decoders (MAE)
-HEADS = {"head", "projection_head", "prototypes", "dino_head", "ibot_head", "rasa_head", "mask_token", "masked_embed"}
-HEADS |= {f"decoder_{part}" for part in ("embed", "blocks", "norm", "pred", "pos_embed")}
 
 
 def create(arch: str | Architecture, *, seed: int, drop_path: float = 0.0) -> Backbone:
@@ -49,11 +47,12 @@ def load(
         interpolation: the rule for positions, if it is neither the architecture's own nor in the file.
 
     Raises:
-        UserError: unreadable file, missing, extra or misshapen keys; the message lists them.
+        UserError: unreadable file, weights that are no finite numbers, missing, extra or misshapen keys; the message lists them.
     """
     path = Path(path)
     weights, metadata, report = read_weights(path, key)
     architecture = _file_architecture(path, metadata, arch)
+    _require_shapes(weights, architecture, path)
     rule = interpolation or metadata.get("interpolation")
     if rule is not None:
         if rule not in get_args(Interpolation):
@@ -64,11 +63,14 @@ def load(
     if dinov3.is_dinov3(weights) and not architecture.rope:
         todo = "set arch: vit_{size}_patch16_reg4_rope"
         raise UserError(f"{path} has the rotary positions of DINOv3, {architecture.name} has none", todo=todo)
-    changed = describe_changes(weights) + dinov3.describe_changes(weights)
+    changed = report.changed + describe_changes(weights) + dinov3.describe_changes(weights)
     if architecture.rope:
         architecture = replace(architecture, periods=dinov3.periods(weights, metadata, architecture.dim // architecture.heads, str(path)))
         weights = dinov3.to_timm(weights, str(path))
-    weights = to_timm(weights)
+    try:
+        weights = to_timm(weights)
+    except UserError as error:
+        raise UserError(f"checkpoint {path}: {error}") from error
     side = _table_side(weights, architecture)
     if side is not None and side * architecture.patch != architecture.image:
         usual = architecture.image // architecture.patch
@@ -99,7 +101,7 @@ def _table_side(weights: Mapping[str, Tensor], arch: Architecture) -> int | None
     if table is None or table.ndim != 3:
         return None
     patches = table.shape[1] - (0 if arch.registers else 1)
-    return math.isqrt(patches) if patches > 0 and math.isqrt(patches) ** 2 == patches else None
+    return math.isqrt(patches) if is_square(patches) else None
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
@@ -119,13 +121,12 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, source: s
 
 def _some(keys: list[str], most: int = 6) -> str:
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more
+    return ", ".join(one_line(key)[:120] for key in keys[:most]) + more
 
 
 def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, str], LoadReport]:
     """Read state dict, metadata and a report of a file's backbone; execute nothing in it."""
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist", todo="download it or correct the path")
+    require_file(path, todo="download it or correct the path")
     metadata: dict[str, str] = {}
     try:
         if _is_safetensors(path):
@@ -136,11 +137,33 @@ def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor],
             with torch.serialization.safe_globals([(_Inert, name) for name in INERT]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        foreign = re.search(r"GLOBAL (\S+)", str(error))  # torch's message advises to switch the safety off
-        why = f"it holds a {foreign[1]}, which is not known to be harmless" if foreign else (str(error) or "it is cut off").splitlines()[0]
-        raise UserError(f"checkpoint {path} cannot be read safely: {why}", todo="use a file of tensors only") from error
+        raise UserError(
+            f"checkpoint {path} cannot be read safely: {_why_unreadable(path, error)}", todo="use a file of tensors only"
+        ) from error
     weights, report = _one_network(content, path, key)
+    _require_numbers(weights, path)
     return weights, metadata, report
+
+
+def require_file(path: Path, todo: str) -> None:
+    """UserError if there is no file of this name; a folder is described."""
+    if path.is_dir():
+        raise UserError(f"checkpoint {path} is {folder_kind(path)}")
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist", todo=todo)
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """One sentence. torch's own words are not passed on: they advise to load what is not safe."""
+    if isinstance(error, PermissionError):
+        return "nobody has given you the right to read it"
+    if kind := file_kind(path):
+        return f"it is {kind}"
+    if foreign := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it holds a {foreign[1]}, which is not known to be harmless"
+    if _is_safetensors(path):
+        return f"it is no whole file of safetensors ({one_line(str(error))[:200]})"
+    return "it is cut off, damaged, or none of torch's"
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -183,7 +206,8 @@ def _one_network(content: Any, path: Path, key: str | None) -> tuple[dict[str, T
     if not isinstance(content, Mapping):
         raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a dictionary of tensors")
     try:
-        flat = dinov3.from_transformers(dict(_leaves(content)))
+        named = _flat(content)
+        flat = dinov3.from_transformers(without_wrappers(named, WRAPPERS))
     except UserError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error}") from error
     networks = sorted({k.removesuffix("cls_token") for k in flat if k.split(".")[-1] == "cls_token"})
@@ -195,10 +219,16 @@ def _one_network(content: Any, path: Path, key: str | None) -> tuple[dict[str, T
         raise UserError(f"checkpoint {path} holds several networks: {names}", todo="say with `key` which one, e.g. the part `teacher`")
     prefix = chosen[0] if chosen else ""
     own = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
+    try:
+        own = without_wrappers(own, {"module"})
+    except UserError as error:
+        raise UserError(f"checkpoint {path}: {error}") from error
     weights = {k: v for k, v in own.items() if k.split(".")[0] not in HEADS}
     others = [k for k in flat if not k.startswith(prefix)]
     dropped = Counter(_group(k, networks) for k in others) + Counter(k.split(".")[0] for k in own if k not in weights)
     report = LoadReport(str(path), prefix.removesuffix("."), len(weights), 0, dict(sorted(dropped.items())))
+    if any(not {"module", *WRAPPERS}.isdisjoint(k.removeprefix(prefix).split(".")) for k in named):
+        report.changed.append(WITHOUT_WRAPPERS)
     return weights, report
 
 
@@ -208,8 +238,18 @@ def _group(key: str, networks: list[str]) -> str:
     return named[0].removesuffix(".") if named else ".".join(key.split(".")[:2])
 
 
+def _flat(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The tensors of nested dictionaries under dotted names; UserError if nested endlessly, or if two have one name."""
+    flat: dict[str, Tensor] = {}
+    for name, value in _leaves(content):
+        if name in flat:
+            raise UserError(f"two tensors are called {name}", todo="leave one of them out of the file")
+        flat[name] = value
+    return flat
+
+
 def _leaves(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of nested dictionaries under dotted names; UserError if nested endlessly."""
+    """Names and tensors; UserError if nested endlessly."""
     if depth > 32:
         raise UserError("dictionaries in dictionaries without an end", todo="use a file of tensors only")
     for name, value in content.items():
@@ -219,41 +259,50 @@ def _leaves(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Ite
             yield from _leaves(value, f"{prefix}{name}.", depth + 1)
 
 
-# change, as reported -> pattern -> replacement
-RENAMED = {
-    "chunks of blocks renumbered": {r"^blocks\.\d+\.(\d+)\.": r"blocks.\1."},
-    "gated MLPs renamed": {r"\.mlp\.w12\.": ".mlp.fc1.", r"\.mlp\.w3\.": ".mlp.fc2."},
-    "OpenMMLab's names changed to timm's": {
-        r"^patch_embed\.projection\.": "patch_embed.proj.",
-        r"^layers\.": "blocks.",
-        r"\.ln([12])\.": r".norm\1.",
-        r"^ln1\.": "norm.",
-        r"\.ffn\.layers\.0\.0\.": ".mlp.fc1.",
-        r"\.ffn\.layers\.1\.": ".mlp.fc2.",
-        r"\.attn\.attn\.in_proj_": ".attn.qkv.",
-        r"\.attn\.attn\.out_proj\.": ".attn.proj.",
-    },
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _require_numbers(weights: Mapping[str, Tensor], path: Path) -> None:
+    """UserError for a tensor that is no plain array of finite floating-point numbers; those are cast to float32."""
+    for key, value in weights.items():
+        problem = None
+        if value.is_meta:
+            problem = "is a meta tensor, which has a shape and no numbers"
+        elif value.is_quantized:
+            problem = "is quantized"
+        elif value.layout != torch.strided:
+            problem = f"is sparse ({str(value.layout).removeprefix('torch.')})"
+        elif value.dtype not in FLOATS and not key.endswith(".bias_mask"):
+            problem = f"holds {str(value.dtype).removeprefix('torch.')}"
+        elif value.dtype in FLOATS and not value.to(torch.float32).isfinite().all():
+            problem = "holds NaN or infinite numbers" if not value.isfinite().all() else "holds numbers that are too large for float32"
+        if problem:
+            todo = "take the file of the weights in float32, float16 or bfloat16"
+            raise UserError(f"checkpoint {path}: {one_line(key)[:120]} {problem}", allowed="finite floating-point numbers", todo=todo)
+
+
+# what conversions take apart or add up: end of the key -> dimensions, last size in units of the network's width (0: any)
+SHAPES = {
+    "cls_token": (3, 1),
+    "pos_embed": (3, 1),
+    "register_tokens": (3, 1),
+    "storage_tokens": (3, 1),
+    "reg_token": (3, 1),
+    ".qkv.weight": (2, 1),
+    ".qkv.bias": (1, 3),
+    ".qkv.bias_mask": (1, 3),
+    "rope_embed.periods": (1, 0),
 }
-FOLDED = "CLS's position folded into the CLS token, as timm does where there are registers"
 
 
-def to_timm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename an official state dict to timm's keys; timm's own pass through unchanged.
-
-    DINO's, iBOT's, MAE's and MoCo-v3's keys are timm's. DINOv2's are, too, except in training files that number blocks as
-    `blocks.<chunk>.<i>`, gated MLPs, and registers: there CLS's own position is folded into the CLS token.
-    """
-    patterns = {pattern: replacement for pairs in RENAMED.values() for pattern, replacement in pairs.items()}
-    result = {dinov3.substitute(k, patterns): v for k, v in weights.items() if k != "mask_token"}
-    if "register_tokens" in result:
-        result["reg_token"] = result.pop("register_tokens")
-        table = result["pos_embed"]
-        if math.isqrt(table.shape[1] - 1) ** 2 == table.shape[1] - 1:  # CLS before a square of patches
-            result["cls_token"], result["pos_embed"] = result["cls_token"] + table[:, :1], table[:, 1:]
-    return result
-
-
-def describe_changes(weights: Mapping[str, Tensor]) -> list[str]:
-    """The changes that `to_timm` makes, in words."""
-    found = [change for change, patterns in RENAMED.items() if any(re.search(pattern, k) for pattern in patterns for k in weights)]
-    return found + [FOLDED] * ("register_tokens" in weights)
+def _require_shapes(weights: Mapping[str, Tensor], architecture: Architecture, path: Path) -> None:
+    """UserError for tensors that cannot be converted: `load_strictly` compares only what has been."""
+    wrong = []
+    for end, (dimensions, widths) in SHAPES.items():
+        for key, value in weights.items():
+            if key.endswith(end) and (value.ndim != dimensions or (widths and value.shape[-1] != widths * architecture.dim)):
+                shape = [*["any"] * (dimensions - 1), str(widths * architecture.dim) if widths else "any"]
+                wrong.append(f"{key} {tuple(value.shape)} instead of ({', '.join(shape)})")
+    if wrong:
+        found = f"{path} does not fit the network {architecture.name}; wrong shape: {_some(wrong)}"
+        raise UserError(found, todo="check `arch` and which file this is")

@@ -1,6 +1,5 @@
 """Architectures by their names and by timm's."""
 
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,37 +12,22 @@ from torch import nn
 
 from densewalk.core.errors import UserError
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
-from densewalk.models import dinov3
-from densewalk.models.architecture import SIZES, Architecture
+from densewalk.models.architecture import SIZES, Architecture, architecture_named, known_architecture
+from densewalk.models.layouts import dinov3
 from densewalk.models.vit import build_vit
-
-_NAME = re.compile(r"vit_(?P<size>[a-z]+\d*)_patch(?P<patch>8|14|16)(?P<reg>_reg4)?(?P<swiglu>_swiglu)?(?P<rope>_rope)?")
 
 
 def named_architecture(name: str) -> Architecture:
     """The architecture called `name` (architecture.py); UserError if there is none."""
     if name.startswith("timm/"):
         return _timm_architecture(name.removeprefix("timm/"))
-    match = _NAME.fullmatch(name)
-    if match is None or match["size"] not in SIZES:
-        raise UserError(
-            f"unknown architecture '{name}'",
-            allowed="vit_{" + ",".join(SIZES) + "}_patch{8,14,16}, with _reg4 for four register tokens, _swiglu for gated MLPs, "
-            "_rope for DINOv3's rotary positions; or timm/ and a full name of timm's",
-        )
-    rope = match["rope"] is not None
-    dinov2 = match["patch"] == "14" and match["size"] != "huge" and not rope
-    return Architecture(
-        name,
-        *SIZES[match["size"]],
-        patch=int(match["patch"]),
-        image=518 if dinov2 else 224,
-        registers=4 if match["reg"] else 0,
-        layer_scale=dinov2 or rope,
-        interpolation="antialias" if match["reg"] else "offset",
-        swiglu=match["size"] == "giant" or match["swiglu"] is not None,
-        rope=rope,
-    )
+    if (known := architecture_named(name)) is not None:
+        return known
+    try:
+        known_architecture(name)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    raise AssertionError(name)
 
 
 def architecture_without_registers(arch: Architecture) -> Architecture:

@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from densewalk.results.formats import for_latex, for_markdown
+from densewalk.core.quoting import for_csv, for_latex, for_markdown
 from densewalk.results.paper import Cell, PaperTable
 
 # characters that a column of a two-column paper holds (240 pt) by the size of its letters; a wider table goes over both columns
@@ -96,10 +96,10 @@ def comma_separated(table: PaperTable) -> str:
     heads = [f"{name}, {group}" if group else name for group, name in table.heads]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([text for head, both in zip(heads, with_interval, strict=True) for text in ([head, f"{head} ci95"] if both else [head])])
+    writer.writerow([for_csv(text) for head, both in zip(heads, with_interval, strict=True) for text in ([head, f"{head} ci95"] if both else [head])])
     for row in rows:
         cells = [("" if cell.text == "–" else cell.text, cell.interval) for cell in row]
-        writer.writerow([text for cell, both in zip(cells, with_interval, strict=True) for text in (cell if both else cell[:1])])
+        writer.writerow([for_csv(text) for cell, both in zip(cells, with_interval, strict=True) for text in (cell if both else cell[:1])])
     return buffer.getvalue()
 
 

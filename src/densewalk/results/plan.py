@@ -76,6 +76,11 @@ class Plan(Settings):
         """Run and seed of everything that trains."""
         return [(name, seed) for name, run in self.runs.items() if run.method != "none" for seed in run.seeds]
 
+    def records(self, results: Path, table: str) -> list[Path]:
+        """The records that a table is made of: all of them for `all`, `cost` and `gain`."""
+        wanted = {name for name, evaluation in self.evaluations.items() if table in ("all", "cost", "gain", evaluation.table)}
+        return [results / f"{result_key(*job)}.json" for job in self.jobs() if job[2] in wanted]
+
     def jobs(self) -> Iterator[tuple[str, int, str]]:
         """Run, seed and evaluation of every result."""
         return ((name, seed, e) for name, run in self.runs.items() for seed in run.seeds for e in self.evaluations_of(name))

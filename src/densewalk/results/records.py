@@ -5,7 +5,7 @@ results/{run}/s{seed}/{evaluation}.json    ResultRecord
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -176,8 +176,13 @@ def _require_place(path: Path, **names: str | int) -> None:
 def read_results(paths: Sequence[Path]) -> list[ResultRecord]:
     """Read records; they come in the order in which their runs and evaluations were given, seeds ascending."""
     records = [read_result(path) for path in paths]
-    runs, evaluations = [r.run for r in records], [r.evaluation for r in records]
-    return sorted(records, key=lambda r: (runs.index(r.run), evaluations.index(r.evaluation), r.seed))
+    runs, evaluations = _places(r.run for r in records), _places(r.evaluation for r in records)
+    return sorted(records, key=lambda r: (runs[r.run], evaluations[r.evaluation], r.seed))
+
+
+def _places(names: Iterable[str]) -> dict[str, int]:
+    """Name -> its place in the order in which the names first come."""
+    return {name: place for place, name in enumerate(dict.fromkeys(names))}
 
 
 def results_in(folder: Path) -> list[Path]:

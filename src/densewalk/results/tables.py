@@ -20,6 +20,7 @@ import pandas as pd
 
 from densewalk.core.files import atomic_write
 from densewalk.core.metric import floor_of
+from densewalk.core.quoting import for_csv, from_csv
 from densewalk.results.published import elsewhere, published
 from densewalk.results.records import ResultRecord, TrainingRecord, read_results
 from densewalk.results.significance import fixed, mean_and_interval
@@ -64,13 +65,14 @@ def of_task(records: Iterable[ResultRecord], task: str) -> list[ResultRecord]:
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table whose cells are text."""
+    quoted = table.map(for_csv).rename(columns=for_csv)
     with atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+        quoted.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a CSV table, all cells as text."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    return pd.read_csv(path, dtype=str, keep_default_na=False).map(from_csv).rename(columns=from_csv)
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from densewalk.study.config import Study
 
 OR_PUBLIC = "or what `densewalk checkpoints` lists"
+MOST_CHAIN = 100  # runs, each built on the one before
 RESERVED = {"cache", "data", "logs", "specs", "state", "tables", "random"}
 RESERVED_EVALUATIONS = {"run", "training", "features"}  # other files in the folder of a run and seed
 
@@ -29,8 +30,7 @@ def check_study(study: "Study") -> None:
         _check_run(study, f"runs.{name}", name, run)
     for name, curation in study.curations.items():
         _check_curation(study, f"curations.{name}", curation)
-    for name in study.runs:
-        _check_chain(study, [name])
+    _check_chains(study)
     _require_runs(study, "baseline", [study.baseline] if study.baseline else [])
     _check_accumulation(study)
     check_published_rows(study)
@@ -56,8 +56,6 @@ def _check_run(study: "Study", where: str, name: str, run: BaseRun) -> None:
         raise ValueError(f"{where}.init: '{run.init}' is neither a checkpoint nor a run; allowed: {', '.join(inits)}, {OR_PUBLIC}")
     if (run.init == "random") != (run.arch is not None):
         raise ValueError(f"{where}.arch: give it exactly where init is random (init: {run.init}, arch: {run.arch})")
-    if len(set(run.seeds)) != len(run.seeds):
-        raise ValueError(f"{where}.seeds: {run.seeds} has a seed twice")
     sources = [*study.videos, *study.images, *study.curations]
     for source in run.data if isinstance(run, TrainedRun) else []:
         if source not in sources:
@@ -72,9 +70,9 @@ def _check_run(study: "Study", where: str, name: str, run: BaseRun) -> None:
 def _check_curation(study: "Study", where: str, curation: CurationSettings) -> None:
     images = [*study.videos, *(name for name, folder in study.images.items() if folder.layout == "pictures")]
     unknown = [name for name in curation.data if name not in images]
-    if unknown or len(set(curation.data)) < len(curation.data):
-        found = f"'{unknown[0]}' is neither a video nor a folder of images" if unknown else "a name stands there twice"
-        raise ValueError(f"{where}.data: {found}; allowed: {', '.join(images) or 'none yet'}")
+    if unknown:
+        allowed = ", ".join(images) or "none yet"
+        raise ValueError(f"{where}.data: '{unknown[0]}' is neither a video nor a folder of images; allowed: {allowed}")
     backbones = [*study.checkpoints, *study.runs]
     if curation.backbone not in backbones:
         found = f"'{curation.backbone}' is neither a checkpoint nor a run"
@@ -84,15 +82,28 @@ def _check_curation(study: "Study", where: str, curation: CurationSettings) -> N
         raise ValueError(f"{where}.seed: {curation.backbone} has no seed {curation.seed} (it has {seeds})")
 
 
-def _check_chain(study: "Study", chain: list[str]) -> None:
+def _check_chains(study: "Study") -> None:
     """Require that no run is built on itself, by its initial backbone or by those that its data were chosen with."""
-    run = study.runs[chain[-1]]
-    chosen_with = [study.curations[n].backbone for n in getattr(run, "data", []) if n in study.curations]
-    for name in [run.init, *chosen_with]:
-        if name in chain:
-            raise ValueError(f"runs.{name}: a circle, {' -> '.join([*chain[chain.index(name) :], name])}")
-        if name in study.runs:
-            _check_chain(study, [*chain, name])
+    lengths: dict[str, int] = {}  # of the longest chain that ends in a run
+
+    def length(chain: list[str]) -> int:
+        name = chain[-1]
+        if len(chain) > MOST_CHAIN:
+            raise ValueError(f"runs.{chain[0]}: it is built on a chain of more than {MOST_CHAIN} runs")
+        if name not in lengths:
+            run = study.runs[name]
+            chosen_with = [study.curations[n].backbone for n in getattr(run, "data", []) if n in study.curations]
+            built_on = [other for other in (run.init, *chosen_with) if other in study.runs]
+            for other in built_on:
+                if other in chain:
+                    raise ValueError(f"runs.{other}: a circle, {' -> '.join([*chain[chain.index(other) :], other])}")
+            lengths[name] = 1 + max((length([*chain, other]) for other in built_on), default=0)
+        if lengths[name] > MOST_CHAIN:
+            raise ValueError(f"runs.{name}: it is built on a chain of more than {MOST_CHAIN} runs")
+        return lengths[name]
+
+    for name in study.runs:
+        length([name])
 
 
 def _check_accumulation(study: "Study") -> None:

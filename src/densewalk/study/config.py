@@ -8,14 +8,16 @@ every start of every job.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from densewalk.core.config_file import not_plain, read_config
 from densewalk.core.errors import UserError
-from densewalk.core.settings import Settings
+from densewalk.core.settings import Settings, Unique, WorkflowPath, truths_for_numbers
 from densewalk.core.typed_files import complaints
 from densewalk.curation.settings import CurationSettings
 from densewalk.data.settings import ImagesSettings, VideoSettings
@@ -36,7 +38,7 @@ from densewalk.visualization.settings import PictureSettings
 class Synthetic(SyntheticSettings):
     """A generated city walk that takes the place of downloaded data."""
 
-    root: str
+    root: WorkflowPath
     """Folder it is written to; sources and evaluation roots below it wait for it."""
 
 
@@ -63,7 +65,7 @@ class Study(Settings):
     """Columns of the tables."""
     baseline: Name | None = None
     """The run that every other run is compared with in gain.csv and on the page, besides its own start; none by default."""
-    tables: list[Table] | None = None
+    tables: Annotated[list[Table], Unique] | None = None
     """Tables to make; by default one for each task that has an evaluation."""
     pictures: PictureSettings = PictureSettings()
     """Images of every run's features on the page; they change no number."""
@@ -162,6 +164,16 @@ class Study(Settings):
 
     def run_spec(self, run: str, seed: int) -> RunSpec:
         """All that determines the run's backbone, with the hashes of what it is built on."""
+        if (run, seed) not in self._run_specs:
+            self._run_specs[run, seed] = self._make_run_spec(run, seed)
+        return self._run_specs[run, seed]
+
+    @cached_property
+    def _run_specs(self) -> dict[tuple[str, int], RunSpec]:
+        """Those that were asked for: every evaluation of a run, and every run built on it, asks again."""
+        return {}
+
+    def _make_run_spec(self, run: str, seed: int) -> RunSpec:
         r = self.runs[run]
         init = RandomWeights() if r.init == "random" else self._backbone(r.init, seed)
         trained: dict[str, Any] = {}
@@ -211,10 +223,15 @@ def parse_study(config: dict[str, Any], source: str = "config.yaml") -> Study:
     Raises:
         UserError: the first few things that are wrong, each with its key.
     """
+    if problems := list(islice(not_plain(config), 5)):
+        raise UserError(f"{source}: " + "; ".join(problems))
     try:
-        return Study.model_validate(config)
+        study = Study.model_validate(config)
     except ValidationError as error:
         raise UserError(f"{source}: " + "; ".join(complaints(error))) from error
+    if problems := list(islice(truths_for_numbers(study, {**config, "runs": expand_sweeps(config["runs"])}), 5)):
+        raise UserError(f"{source}: " + "; ".join(problems))
+    return study
 
 
 def load_study(path: str | Path) -> Study:
@@ -223,15 +240,7 @@ def load_study(path: str | Path) -> Study:
     Raises:
         UserError: no such file, not YAML, or not a study.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
-    return parse_study(content if isinstance(content, dict) else {}, str(path))
+    return parse_study(read_config(path), str(path))
 
 
 def json_schema() -> dict[str, Any]:

@@ -4,12 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from densewalk.core.settings import Settings
+from densewalk.core.settings import MOST_NAME, Seed, Settings, Unique
 from densewalk.evaluations.common.settings import EvaluationSettings
+from densewalk.models.architecture import ArchitectureName
 from densewalk.models.catalog import Labels
 from densewalk.training.settings import TrainingSettings
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=MOST_NAME)]
 
 
 class BaseRun(Settings):
@@ -20,9 +21,9 @@ class BaseRun(Settings):
     init: str = "random"
     """`random`, a checkpoint's name, another run's name, a public checkpoint's (`densewalk checkpoints` lists them), or
     `timm/` and the full name of a vision transformer of timm's, e.g. timm/vit_small_patch16_224.dino."""
-    arch: str | None = None
+    arch: ArchitectureName | None = None
     """Architecture, for `init: random` only; otherwise it is the one of the initial backbone."""
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: Annotated[list[Seed], Unique] = Field(default=[0], min_length=1)
     """One repetition each. A run built on another takes the other's backbone of the same seed, or its only one."""
     labels: Labels | None = None
     """Names in the published tables."""
@@ -37,7 +38,7 @@ class Baseline(BaseRun):
 class TrainedRun(BaseRun):
     """A run that trains."""
 
-    data: list[str] = Field(min_length=1)
+    data: Annotated[list[str], Unique] = Field(min_length=1)
     """Names of videos, image folders or curations."""
     settings: TrainingSettings
     sweep: dict[Name, Annotated[dict[str, Any], Field(min_length=1)]] = {}
@@ -50,6 +51,6 @@ class BaseEvaluation(Settings):
 
     protocol: str
     """One of the protocols of `densewalk.evaluations`."""
-    runs: list[str] | None = None
+    runs: Annotated[list[str], Unique] | None = None
     """Only these runs; all by default."""
     settings: EvaluationSettings

@@ -4,6 +4,7 @@ A changed setting changes the hash of the run, of its evaluations and of the run
 (`execution`) is not in it.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -38,7 +39,7 @@ class Specification(Settings):
 
     OF: ClassVar[str]
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Twelve digits that say whether two jobs have the same outcome."""
         return config_hash(self.model_dump(mode="json"))

@@ -4,13 +4,13 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from densewalk.core.settings import Settings
+from densewalk.core.settings import Seed, Settings
 
 
 class SyntheticSettings(Settings):
     """One seed gives one data set, byte for byte. The defaults are the demo's: half a minute of work for one core."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """The video, the photographs and the sequences are different walks, all derived from this number."""
     seconds: float = Field(default=64.0, gt=0)
     """Length of the walk's video."""

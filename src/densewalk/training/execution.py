@@ -12,9 +12,9 @@ Parts = Annotated[int, Field(ge=1)]
 class Execution(Settings):
     """Machine matters, the same for every job of a study."""
 
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda`."""
-    workers: int = Field(default=4, ge=0)
+    workers: int = Field(default=4, ge=0, le=1024)
     """Data-loading processes per training process; 0 loads in the process itself."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Autocast precision of training. Recorded with every result; the losses are computed in float32 either way."""

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from densewalk.core.errors import UserError
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Settings
+from densewalk.core.settings import MOST_STEPS, Epochs, Settings, Steps
 from densewalk.models.catalog import Labels
 
 
@@ -40,10 +40,10 @@ class TrainingSettings(Settings):
     """`paper`: the method as published. `released`: the released code's known deviations, to the digit."""
     batch_size: int = Field(default=64, ge=1)
     """Samples of one optimizer step over all processes together."""
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: Epochs | None = None
     """Passes over the data. Exactly one of `epochs` and `steps`."""
-    steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps. Exactly one of `epochs` and `steps`."""
+    steps: Steps | None = None
+    """Optimizer steps, at most ten million. Exactly one of `epochs` and `steps`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -111,12 +111,16 @@ class TrainingSettings(Settings):
         """Optimizer steps in all and per epoch, for a data set of `samples` samples (incomplete batches are dropped).
 
         Raises:
-            UserError: one batch is larger than the data set.
+            UserError: one batch is larger than the data set, or the epochs have too many steps.
         """
         per_epoch = samples // self.batch_size
         if per_epoch == 0:
             raise UserError(f"batch_size {self.batch_size} is larger than the data set ({samples} samples)", todo="lower batch_size")
-        return (self.steps if self.steps is not None else max(1, round(self.epochs * per_epoch))), per_epoch  # type: ignore[operator]
+        total = self.steps if self.steps is not None else max(1, round(self.epochs * per_epoch))  # type: ignore[operator]
+        if total > MOST_STEPS:
+            found = f"{self.epochs:g} epochs of {per_epoch} steps are {total:,} steps"
+            raise UserError(found, allowed=f"{MOST_STEPS:,}", todo="lower epochs")
+        return total, per_epoch
 
 
 class PresetSettings(TrainingSettings):

@@ -1,14 +1,16 @@
 """Settings of the images that are drawn of every backbone's features."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from densewalk.core.settings import Settings
+from densewalk.core.settings import Settings, Unique
 
 
 class PictureSettings(Settings):
     """The same few images for every run, so that backbones can be compared by eye. They change no number."""
 
-    sources: list[str] | None = None
+    sources: Annotated[list[str], Unique] | None = None
     """Names of videos or image folders; all by default."""
     images: int = Field(default=4, ge=0, le=12)
     """Images shown, evenly spread over the sources and within them; 0 draws none."""

@@ -48,6 +48,11 @@ class Wanted:
     size: int | None = None
 
     @property
+    def shown(self) -> str:
+        """The address for messages and receipts."""
+        return without_secrets(self.url or "")
+
+    @property
     def part(self) -> Path:
         """The file with what has come so far."""
         return self.target.with_name(f".{self.target.name}.part")
@@ -60,8 +65,13 @@ class Wanted:
     def describe(self, path: Path) -> dict[str, Any]:
         """Make the receipt of a file."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        url = self.url and without_secrets(self.url)
-        return {"url": url, "sha256": file_sha256(path), "bytes": path.stat().st_size, "date": now, "name": self.target.name}
+        return {
+            "url": self.url and self.shown,
+            "sha256": file_sha256(path),
+            "bytes": path.stat().st_size,
+            "date": now,
+            "name": self.target.name,
+        }
 
     def mismatch(self, path: Path, found: dict[str, Any]) -> str | None:
         """Say how a file and its receipt differ from what is known."""
@@ -103,7 +113,7 @@ def fetch(url: str, target: str | Path, *, sha256: str | None = None, md5: str |
         if problem := wanted.mismatch(wanted.part, receipt):
             wanted.part.unlink()
             wanted.mark.unlink(missing_ok=True)
-            found = f"{url}: {problem}; the download was thrown away"
+            found = f"{wanted.shown}: {problem}; the download was thrown away"
             raise UserError(found, todo="try again; if it comes again, the file on the server has changed")
         write_json(receipt_path(wanted.target), receipt)
         wanted.part.rename(wanted.target)
@@ -172,12 +182,14 @@ def _transfer(url: str, wanted: Wanted, file: IO[bytes]) -> None:
             failures = 1 if file.tell() > before else failures + 1
             if failures > len(PAUSES):
                 kept = f"; {file.tell()} bytes are kept" if file.tell() else ""
-                found = f"{url} cannot be downloaded: {_reason(error)}{kept}"
+                found = f"{wanted.shown} cannot be downloaded: {_reason(error, wanted)}{kept}"
                 raise UserError(found, todo="try again later: it goes on from there") from error
-            log.warning("%s: cut after %d bytes (%s), going on in %g s", url, file.tell(), _reason(error), PAUSES[failures - 1])
+            log.warning(
+                "%s: cut after %d bytes (%s), going on in %g s", wanted.shown, file.tell(), _reason(error, wanted), PAUSES[failures - 1]
+            )
             time.sleep(PAUSES[failures - 1])
         except requests.RequestException as error:
-            raise UserError(f"{url} cannot be downloaded: {_reason(error)}", todo="correct the address") from error
+            raise UserError(f"{wanted.shown} cannot be downloaded: {_reason(error, wanted)}", todo="correct the address") from error
         except OSError as error:
             raise UserError(f"{wanted.part} cannot be written: {error.strerror}", todo="make room: it goes on from there") from error
 
@@ -185,7 +197,7 @@ def _transfer(url: str, wanted: Wanted, file: IO[bytes]) -> None:
 def _request(url: str, wanted: Wanted, file: IO[bytes]) -> None:
     """Append what is missing, or all if the server does not resume or has another version."""
     mark = read_json(wanted.mark) if wanted.mark.exists() else {}
-    if mark.get("url") != without_secrets(url) or not mark.get("version"):
+    if mark.get("url") != wanted.shown or not mark.get("version"):
         file.truncate(0)  # of another address, or of a server that does not say which version it was
     file.seek(0, 2)
     headers = {"Accept-Encoding": "identity"}
@@ -198,7 +210,7 @@ def _request(url: str, wanted: Wanted, file: IO[bytes]) -> None:
         if answer.status_code == 416 or (answer.status_code == 206 and not where.startswith(f"bytes {file.tell()}-")):
             file.truncate(0)  # what is there is longer than the file, or something else than was asked for came
             raise requests.ConnectionError("the server does not go on where the file was cut")
-        _require_file(answer, url, wanted.target)
+        _require_file(answer, wanted.shown, wanted.target)
         if answer.status_code != 206:
             file.truncate(0)
             file.seek(0)
@@ -206,14 +218,16 @@ def _request(url: str, wanted: Wanted, file: IO[bytes]) -> None:
         version = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             version = ""  # ranges would count other bytes than those that are kept
-        write_json(wanted.mark, {"url": without_secrets(url), "version": version})
+        write_json(wanted.mark, {"url": wanted.shown, "version": version})
         _receive(answer, wanted, file)
 
 
 def _require_file(answer: requests.Response, url: str, target: Path) -> None:
     """Refuse what is not the file: an error, or a page that asks a person something."""
     if url.startswith("https:") and not answer.url.startswith("https:"):
-        raise UserError(f"{url} leads to {answer.url}, which anybody on the way may change", todo="look where the file has moved to")
+        raise UserError(
+            f"{url} leads to {without_secrets(answer.url)}, which anybody on the way may change", todo="look where the file has moved to"
+        )
     if answer.status_code >= 500 or answer.status_code == 429:
         raise requests.ConnectionError(f"the server answered {answer.status_code} {answer.reason}")
     if answer.status_code in (401, 403):
@@ -227,7 +241,7 @@ def _require_file(answer: requests.Response, url: str, target: Path) -> None:
 def _receive(answer: requests.Response, wanted: Wanted, file: IO[bytes]) -> None:
     start, coming = file.tell(), int(answer.headers.get("Content-Length", 0))
     if wanted.size is not None and start + coming > wanted.size:
-        raise UserError(f"{wanted.url} has {start + coming} bytes instead of {wanted.size}", todo="look whether the file was replaced")
+        raise UserError(f"{wanted.shown} has {start + coming} bytes instead of {wanted.size}", todo="look whether the file was replaced")
     free = shutil.disk_usage(wanted.target.parent).free
     if coming > free:
         raise UserError(f"{wanted.target.parent} has {free} bytes free, {coming} are needed", todo="make room")
@@ -238,10 +252,10 @@ def _receive(answer: requests.Response, wanted: Wanted, file: IO[bytes]) -> None
     progress.close()
 
 
-def _reason(error: Exception) -> str:
-    """The innermost cause, in one line."""
+def _reason(error: Exception, wanted: Wanted) -> str:
+    """The innermost cause, in one line, without what is confidential in the address."""
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
     reason = getattr(error, "reason", None) or error
     text = str(reason.args[0] if isinstance(reason, Exception) and len(reason.args) > 1 else reason)
-    return (text or type(error).__name__).splitlines()[0]
+    return (text.replace(wanted.url or " ", wanted.shown or " ") or type(error).__name__).splitlines()[0]

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import switch
+from densewalk.core.settings import MOST_STEPS, switch
 from densewalk.evaluations.common.presets import PresetSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 
@@ -44,9 +44,9 @@ class CocoSettings(PresetSettings):
     """A published recipe, for ViT-S or ViT-B; other keys that are given win over its values."""
     head: Annotated[Literal["cascade", "maskrcnn"], Shown(lambda s: HEADS[s.head])] = "cascade"
     """The detector."""
-    epochs: Annotated[float, Shown(lambda s: s.length)] = Field(default=12.0, gt=0)
+    epochs: Annotated[float, Shown(lambda s: s.length)] = Field(default=12.0, gt=0, le=MOST_STEPS)
     """Passes over the training images."""
-    iterations: Annotated[int | None, SHOWN_BY_ANOTHER] = Field(default=None, ge=1)
+    iterations: Annotated[int | None, SHOWN_BY_ANOTHER] = Field(default=None, ge=1, le=MOST_STEPS)
     """Optimizer steps; if given, `epochs` counts for nothing."""
     batch_size: Annotated[int, Shown("batch {}")] = Field(default=32, ge=1)
     """Images of one optimizer step. With b instead of the preset's B, the learning rate is multiplied by b / B and warmup by B / b,

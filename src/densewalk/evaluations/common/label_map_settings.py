@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from densewalk.core.settings import deviation
+from densewalk.core.settings import PathText, deviation
 from densewalk.data.benchmarks.label_rules import LABELS, LabelRule, identity_rule
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 from densewalk.evaluations.common.settings import EvaluationSettings
@@ -21,9 +21,9 @@ class LabelledSettings(EvaluationSettings):
     """`ade20k`: ADEChallengeData2016. `voc`: VOCdevkit/VOC2012. `cityscapes`: leftImg8bit and gtFine. `coco_things`, `coco_stuff`:
     COCO 2017 with its panoptic annotations, joined to 12 and 15 supercategories. `masks`: a folder of images and one of masks with
     equal names. `video`: a video and a folder of masks named by frame number, 00000.png for the first frame."""
-    images: str | None = None
+    images: PathText | None = None
     """Layout `masks`: folder of the images below `root`. Layout `video`: the video file below `root`."""
-    masks: str | None = None
+    masks: PathText | None = None
     """Folder of the masks below `root` (layouts `masks` and `video`); layout `voc`: folder of the masks inside VOC2012,
     SegmentationClass if not given."""
     num_classes: Annotated[int | None, SHOWN_BY_ANOTHER] = Field(default=None, ge=2)

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Settings
+from densewalk.core.settings import PathText, Settings
 from densewalk.evaluations.common.protocol_name import protocol_name
 
 
@@ -28,7 +28,7 @@ class EvaluationSettings(Settings):
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = None
     """Metric name -> its name in published.csv; None where all names are the same."""
 
-    root: str
+    root: PathText
     """Folder of the evaluation data, relative to the study's folder."""
     dataset: str
     """The data's name in the tables. Published values are shown only under the very same name."""

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, deviation, switch
+from densewalk.core.settings import MOST_STEPS, Difference, Seed, Unique, deviation, switch
 from densewalk.data.benchmarks.label_rules import LABELS
 from densewalk.evaluations.common.label_map_settings import LabelledSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
@@ -47,9 +47,9 @@ class IncontextSettings(LabelledSettings):
     memory_size: Annotated[int | None, Shown(lambda s: s.memory_name)] = Field(default=10_240_000, ge=1)
     """Patches in memory; where there are more, each image keeps an equal number, those with rare classes preferred.
     null: all."""
-    augmentation_epochs: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=2, ge=0)
+    augmentation_epochs: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=2, ge=0, le=MOST_STEPS)
     """Passes over the memory images with random colors and crops; 0: one pass over the images as they are."""
-    fraction_seeds: Annotated[list[int], Shown(lambda s: s.samples_name)] = Field(default=[42, 400, 783, 1293, 4019], min_length=1)
+    fraction_seeds: Annotated[list[Seed], Unique, Shown(lambda s: s.samples_name)] = Field(default=[42, 400, 783, 1293, 4019], min_length=1)
     """Below fraction 1: seeds of the random samples of memory images; the score is the mean over them."""
     memory_list: Annotated[str, Shown(lambda s: s.splits_name)] = "trainaug"
     """Layout `voc`: list in ImageSets/Segmentation with the memory images."""

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import switch
+from densewalk.core.settings import Steps, switch
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.evaluations.common.settings import EvaluationSettings
 
@@ -51,9 +51,9 @@ class LinearSettings(EvaluationSettings):
     """A classifier each: learning rate for a batch of 256, scaled linearly."""
     batch_size: Annotated[Count | None, Shown(lambda s: s.probe_name)] = switch(by="recipe", dino=1024, dora=2048, dinov2=128)
     """Images of one step; the last incomplete batch of a pass is dropped."""
-    epochs: Annotated[Count | None, SHOWN_BY_ANOTHER] = switch(by="recipe", dino=100, dora=100, dinov2=10)
+    epochs: Annotated[Steps | None, SHOWN_BY_ANOTHER] = switch(by="recipe", dino=100, dora=100, dinov2=10)
     """The classifiers are scored after each."""
-    epoch_steps: Annotated[Count | None, SHOWN_BY_ANOTHER] = switch(by="recipe", dino=None, dora=None, dinov2=1250)
+    epoch_steps: Annotated[Steps | None, SHOWN_BY_ANOTHER] = switch(by="recipe", dino=None, dora=None, dinov2=1250)
     """Steps of an epoch; one pass over the training images for `dino` and `dora`."""
     decay: Literal["epoch", "step"] | None = switch(by="recipe", dino="epoch", dora="epoch", dinov2="step")
     """Whether the learning rate follows its half cosine to 0 once an epoch or at every step."""

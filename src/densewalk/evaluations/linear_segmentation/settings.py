@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import deviation
+from densewalk.core.settings import MOST_STEPS, deviation
 from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 
@@ -36,7 +36,7 @@ class LinearSegmentationSettings(BatchedValidationSettings):
     """Layouts `masks` and `video`: every n-th labelled image (from the first on) is for training."""
     train_images: int | None = Field(default=None, ge=1)
     """Only so many training images, drawn by the seed (NeCo takes 11828 of COCO's)."""
-    epochs: int = Field(default=25, ge=1)
+    epochs: int = Field(default=25, ge=1, le=MOST_STEPS)
     """Passes over the training images."""
     drop_epoch: int = Field(default=20, ge=1)
     """From this epoch on the learning rate is a tenth."""

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference
+from densewalk.core.settings import MOST_STEPS, Difference
 from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings
 from densewalk.evaluations.common.protocol_name import Shown, is_published
 
@@ -31,13 +31,13 @@ class OverclusterSettings(BatchedValidationSettings):
     clusters: Annotated[int | None, Shown(lambda s: s.recipe, "first")] = Field(default=None, ge=2)
     """Number of clusters, each of which takes the class of most of its pixels (published: 300 and 500); null: as many as classes,
     matched one to one."""
-    repeats: int = Field(default=5, ge=1)
+    repeats: int = Field(default=5, ge=1, le=MOST_STEPS)
     """k-means runs with seeds of their own, over which the score is averaged."""
     components: int = Field(default=50, ge=1)
     """Principal components that are kept of the standardized features."""
-    iterations: int = Field(default=100, ge=1)
+    iterations: int = Field(default=100, ge=1, le=MOST_STEPS)
     """Most k-means iterations."""
-    restarts: int = Field(default=5, ge=1)
+    restarts: int = Field(default=5, ge=1, le=MOST_STEPS)
     """Starts of each k-means run, of which the best is taken."""
 
     @property

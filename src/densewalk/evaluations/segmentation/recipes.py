@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import switch
+from densewalk.core.settings import MOST_STEPS, switch
 from densewalk.data.benchmarks.label_rules import LabelRule
 from densewalk.evaluations.common.presets import PresetSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
@@ -24,7 +24,7 @@ class SegmentationSettings(PresetSettings):
 
     preset: str
     """A published recipe; other keys that are given win over its values."""
-    iterations: Annotated[int, Shown("{} it")] = Field(default=40_000, ge=1)
+    iterations: Annotated[int, Shown("{} it")] = Field(default=40_000, ge=1, le=MOST_STEPS)
     """Optimizer steps."""
     batch_size: Annotated[int, Shown("batch {}")] = Field(default=16, ge=1)
     """Images of one optimizer step. With b instead of the preset's B, the learning rate is multiplied by b / B and iterations and
@@ -157,7 +157,7 @@ class UpernetSettings(SegmentationSettings):
 
     preset: Literal["small_160k", "small_80k", "small_40k", "base_160k", "base_80k", "base_40k"] = "small_160k"
     """A recipe, for ViT-S or ViT-B; other keys that are given win over its values."""
-    iterations: int = Field(default=160_000, ge=1)
+    iterations: int = Field(default=160_000, ge=1, le=MOST_STEPS)
     """Optimizer steps."""
     learning_rate: float = Field(default=3e-5, gt=0)
     """AdamW's, at the end of the warm-up, for the heads; layers below have less, see `layer_decay`."""

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, deviation
+from densewalk.core.settings import MOST_STEPS, Difference, deviation
 from densewalk.evaluations.common.label_map_settings import ValidationSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 
@@ -53,9 +53,9 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
     0.07 for ViT-B/8)."""
     communities: int | None = Field(default=None, ge=1)
     """Communities to aim at; null: as many as there are foreground classes."""
-    repeats: int = Field(default=5, ge=1)
+    repeats: int = Field(default=5, ge=1, le=MOST_STEPS)
     """k-means runs with seeds of their own, over which `mIoU_cbfe` is averaged."""
-    community_repeats: int = Field(default=10, ge=1)
+    community_repeats: int = Field(default=10, ge=1, le=MOST_STEPS)
     """Runs of k-means and community detection with seeds of their own, over which `mIoU` is averaged."""
     mistyped_angle: bool | None = deviation(
         source="fully_unsup_seg.py (angles)", effect="a neighbor two up and one left for one up and left at distance 2", omit_null=True
@@ -63,9 +63,9 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
     """Look for neighbors at 4/3 pi instead of 5/4 pi, of eight angles."""
     components: int = Field(default=50, ge=1)
     """Principal components that are kept of the standardized features."""
-    iterations: int = Field(default=100, ge=1)
+    iterations: int = Field(default=100, ge=1, le=MOST_STEPS)
     """Most k-means iterations."""
-    restarts: int = Field(default=5, ge=1)
+    restarts: int = Field(default=5, ge=1, le=MOST_STEPS)
     """Starts of each k-means run, of which the best is taken."""
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
-from densewalk.core.settings import is_null
+from densewalk.core.settings import MOST_STEPS, is_null
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 from densewalk.evaluations.common.settings import EvaluationSettings
 
@@ -54,9 +54,9 @@ class VideoSegmentationSettings(EvaluationSettings):
     """Clusters of a frame or a clip where there are more than labels."""
     dataset_clusters: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=200, ge=1)
     """Clusters of the whole data set where there are more than labels."""
-    iterations: int = Field(default=50, ge=1)
+    iterations: int = Field(default=50, ge=1, le=MOST_STEPS)
     """Most k-means iterations."""
-    restarts: int = Field(default=5, ge=1)
+    restarts: int = Field(default=5, ge=1, le=MOST_STEPS)
     """k-means runs, of which the best is taken."""
 
     @model_validator(mode="after")

@@ -1,13 +1,13 @@
 """Settings of DINO, and of what DoRA shares with it."""
 
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference
+from densewalk.core.settings import Difference, Epochs
 from densewalk.models.catalog import Labels
 from densewalk.training.settings import PresetSettings, epochs_in
 
@@ -26,7 +26,7 @@ _SHARPER_TEACHER = {"teacher_temperature": 0.01, "teacher_temperature_start": 0.
 class SelfDistillationSettings(PresetSettings):
     """A student that learns an exponential-moving-average teacher's prototype distribution (DINO, DoRA)."""
 
-    epochs: float | None = Field(default=100, gt=0)
+    epochs: Epochs | None = 100
     """Passes over the data. Exactly one of `epochs` and `steps`."""
 
     out_dim: int = Field(default=65536, ge=2)
@@ -86,6 +86,13 @@ class SelfDistillationSettings(PresetSettings):
     """Share of the image's area that a local crop covers, from and to."""
     local_crops: int = Field(default=8, ge=0)
     """Local crops of an image (DINO) or of each frame (DoRA)."""
+
+    @model_validator(mode="after")
+    def warm_up_ends(self) -> Self:
+        """A warm-up that is longer than the training would never reach the learning rate."""
+        if self.epochs is not None and self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} are more than epochs {self.epochs}")
+        return self
 
     def ceilings(self) -> dict[str, Ceiling]:
         """The entropy of an even answer over all prototypes, of one target and of their mean: at it a target says nothing."""

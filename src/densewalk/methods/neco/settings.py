@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, deviation
+from densewalk.core.settings import Difference, Epochs, deviation
 from densewalk.models.catalog import Labels
 from densewalk.training.settings import PresetSettings
 
@@ -62,7 +62,7 @@ class NecoSettings(PresetSettings):
     """A released model's configuration; keys given beside it win. The paper's NeCo is small/neco_dinov2r_xr."""
     batch_size: int = Field(default=64, ge=1)
     """Images of one optimizer step over all processes together."""
-    epochs: float | None = Field(default=25, gt=0)
+    epochs: Epochs | None = 25
     """Passes over the data. Exactly one of `epochs` and `steps`."""
 
     global_size: int = Field(default=518, ge=16)

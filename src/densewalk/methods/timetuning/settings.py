@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, deviation, switch
+from densewalk.core.settings import Difference, Epochs, deviation, switch
 from densewalk.models.catalog import Labels
 from densewalk.training.settings import TrainingSettings
 
@@ -38,7 +38,7 @@ class TimeTuningSettings(TrainingSettings):
     a teacher on consecutive frames and assigns all of them together."""
     batch_size: int = Field(default=128, ge=1)
     """Clips of one optimizer step over all processes together."""
-    epochs: float | None = Field(default=100, gt=0)
+    epochs: Epochs | None = 100
     """Passes over the videos: one clip of each; 800 if not given for `variant: simplified`. Exactly one of `epochs` and `steps`."""
 
     frames: int = Field(default=4, ge=2)

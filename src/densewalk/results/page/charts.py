@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.rcsetup import cycler
 from matplotlib.transforms import Affine2D, Bbox
+from numpy.typing import NDArray
 
 from densewalk.training.progress_files import NOT_QUANTITIES
 
@@ -30,6 +31,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
+    "text.parse_math": False,
     "axes.prop_cycle": cycler(color=COLORS),
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -109,11 +111,12 @@ def cost_and_quality(name: str, metric: str, points: Sequence[Point], device: st
     left, right = axis.get_xlim()
     axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= right])  # left of zero there is room for names, but no time
     axis.set(xlim=(left, right), xlabel=f"{device} {unit}, initial runs included", ylabel=metric)
-    _label_points(figure, axis, points)
+    _label_points(figure, axis, points[:NAMED])
     label = f"{name}: {metric} by {device} {unit}: " + "; ".join(f"{p.run} {p.hours:.3g} {unit}, {p.value:.2f}" for p in points)
     return _svg(figure, name=f"cost-{name}", label=label)
 
 
+NAMED = 60  # most points with their names
 OFFSETS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 2), (0, -2))
 """Places of a point's name: across and up, in steps of its own size. The first is taken that covers nothing."""
 
@@ -129,23 +132,26 @@ def _label_points(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
         return scale * x, scale * y
 
     ends = [[at(p.hours, p.value + sign * p.half) for sign in (-1, 1)] for p in points]
-    taken = [Bbox([[x - 5, low - 5], [x + 5, high + 5]]) for (x, low), (_, high) in ends]
+    taken = np.array([(x - 5, low - 5, x + 5, high + 5) for (x, low), (_, high) in ends])  # left, bottom, right, top
     for p in points:
         (x, y), width, height = at(p.hours, p.value), 4.9 * len(p.run), 9.0
         boxes = []
         for across, up in OFFSETS:
             center = (x + across * (width / 2 + 7), y + up * (height / 2 + 7 + (abs(up) > 1) * 6))
             boxes.append(Bbox.from_bounds(center[0] - width / 2, center[1] - height / 2, width, height))
-        box = min(boxes, key=lambda box: sum(_overlap(box, other) for other in taken) + box.width * box.height - _overlap(box, inside))
-        taken.append(box)
+        outside = [box.width * box.height - float(_overlap(box, np.array([inside.extents])).sum()) for box in boxes]
+        box = boxes[int(np.argmin([float(_overlap(box, taken).sum()) + out for box, out in zip(boxes, outside, strict=True)]))]
+        taken = np.vstack([taken, box.extents])
         offset = ((box.x0 + box.x1) / 2 - x, (box.y0 + box.y1) / 2 - y)
         axis.annotate(p.run, (p.hours, p.value), offset, textcoords="offset points", ha="center", va="center", fontsize=8)
 
 
-def _overlap(a: Bbox, b: Bbox) -> float:
-    """Area that two boxes share."""
-    shared = Bbox.intersection(a, b)
-    return shared.width * shared.height if shared else 0.0
+def _overlap(box: Bbox, others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Areas that a box shares with others, each left, bottom, right, top."""
+    left, bottom, right, top = box.extents
+    width = np.minimum(right, others[:, 2]) - np.maximum(left, others[:, 0])
+    height = np.minimum(top, others[:, 3]) - np.maximum(bottom, others[:, 1])
+    return np.clip(width, 0, None) * np.clip(height, 0, None)
 
 
 @mpl.rc_context(STYLE)

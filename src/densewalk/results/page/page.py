@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup, escape
 
 from densewalk import __version__
@@ -22,11 +23,13 @@ from densewalk.results.page.charts import method_legend
 from densewalk.results.page.evaluation_tables import evaluation_sections
 from densewalk.results.page.sections import all_methods, costs, curves, features, predictions, training_images
 from densewalk.results.page.study_graph import study_diagram
-from densewalk.results.page.view import Facts, Page
+from densewalk.results.page.view import Facts, NumberTable, Page
 from densewalk.results.plan import Plan, result_key
 from densewalk.results.records import RunRecord, read_results, read_run
 from densewalk.results.stale import by_other_code
 from densewalk.results.tables import cost_table, tidy_table
+
+LINES = 5000  # most of a whole table that the page shows: a browser takes long for more
 
 
 def report(plan: Plan, results: Path, out: Path) -> None:
@@ -69,10 +72,14 @@ def contents(plan: Plan, results: Path) -> Page:
         training=training_images(plan, folders),
         predictions=predictions(plan, folders),
         curves=curves(plan, results),
-        numbers={"all": tidy_table(records), "cost": cost_table(records)} if records else {},
+        numbers=[_numbers("all", tidy_table(records)), _numbers("cost", cost_table(records))] if records else [],
         version=__version__,
         commit=now.commit[:12],
     )
+
+
+def _numbers(name: str, table: pd.DataFrame) -> NumberTable:
+    return NumberTable(f"{name}.csv", len(table), table.head(LINES))
 
 
 def made_runs(plan: Plan, results: Path) -> dict[tuple[str, int], RunRecord]:

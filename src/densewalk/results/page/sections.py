@@ -13,7 +13,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from densewalk.data.image_files import read_image
-from densewalk.results.page.charts import Point, class_values, cost_and_quality, learning_curves
+from densewalk.results.page.charts import NAMED, Point, class_values, cost_and_quality, learning_curves
 from densewalk.results.page.view import Chart, Features, Image, Predictions
 from densewalk.results.plan import Plan
 from densewalk.results.records import ResultRecord
@@ -40,7 +40,8 @@ def costs(plan: Plan, records: Sequence[ResultRecord]) -> list[Chart]:
         points = [p for run, group in own.items() if (p := _point(run, group, hours, plan)) is not None]
         if len(points) > 1:
             metric = next(iter(own[points[0].run][0].metrics))
-            charts.append(Chart(f"{evaluation}: {metric}", cost_and_quality(evaluation, metric, points, device, methods)))
+            note = f"The first {NAMED} of {len(points)} runs are named." if len(points) > NAMED else ""
+            charts.append(Chart(f"{evaluation}: {metric}", cost_and_quality(evaluation, metric, points, device, methods), note))
     return charts
 
 

@@ -105,6 +105,15 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class NumberTable:
+    """A whole table, as `results/tables` has it. lines: of the file; shown: the first of them."""
+
+    name: str
+    lines: int
+    shown: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class Page:
     """Everything on the page, in its order. legend: of the charts of costs. stale: reason -> what other code has made."""
 
@@ -120,6 +129,6 @@ class Page:
     training: Sequence[Image]
     predictions: Sequence[Predictions]
     curves: Sequence[Chart]
-    numbers: Mapping[str, pd.DataFrame]
+    numbers: Sequence[NumberTable]
     version: str
     commit: str

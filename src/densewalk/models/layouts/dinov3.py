@@ -54,6 +54,8 @@ def from_transformers(flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for kind in ("weight", "bias"):
             query, key, value = (renamed.pop(f"{block}.attention.{part}_proj.{kind}", None) for part in "qkv")
             if query is not None and value is not None:
+                if len({part.shape for part in (query, key, value) if part is not None}) > 1:
+                    raise UserError(f"{block}.attention: query, key and value have different shapes ({kind})")
                 renamed[f"{block}.attn.qkv.{kind}"] = torch.cat([query, torch.zeros_like(query) if key is None else key, value])
     return renamed
 
