@@ -19,6 +19,8 @@ rule table:
         table=only(["gain", "all", "cost", *STUDY.task_tables]),
     conda:
         "../../envs/main.yaml"
+    params:
+        baseline=lambda wildcards: wildcards.table == "gain" and STUDY.baseline or "",
     shell:
         'densewalk tables --table {wildcards.table} --out {output.csv} --plan "$DENSEWALK_PLAN" 2> {log}'
 

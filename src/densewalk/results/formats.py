@@ -67,6 +67,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a table that a reader compares."""
     if metrics_of(table):
         return condensed(table)
+    if "beyond_interval" in table.columns:
+        return gained(table)
     return summary(table) if {"metric", "mean"} <= set(table.columns) else table
 
 
@@ -81,6 +83,13 @@ def condensed(table: pd.DataFrame) -> pd.DataFrame:
     shown = [c for c in ("run", "method", "init", "arch", "compat", "evaluation", "dataset", "seeds") if c not in constant]
     numbers = {m: _numbers(table, [m, *(m + suffix for suffix in SUFFIXES[:2])]) for m in metrics_of(table)}
     return table[shown].assign(**numbers)
+
+
+def gained(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of gain.csv that a reader compares."""
+    shown = table[["run", "kind", "evaluation", "metric", "value", "against", "reference"]]
+    difference = [d + (f" ± {half}" if half else "") for d, half in zip(table["difference"], table["ci95"], strict=True)]
+    return shown.assign(difference=difference, beyond_interval=table["beyond_interval"], seeds=table["seeds"])
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

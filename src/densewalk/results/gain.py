@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from densewalk.core.errors import UserError
 from densewalk.core.metric import Metric, floor_of
 from densewalk.results.records import ResultRecord, read_results
 from densewalk.results.significance import Better, Paired, fixed, is_random_start, mean_and_interval, paired
@@ -48,9 +49,13 @@ class Gain:
     paired: Paired | None = None
 
     @property
-    def is_gain(self) -> bool:
-        """True where the run is better than its reference by more than the interval."""
-        return self.paired is not None and self.paired.is_better(self.better)
+    def beyond(self) -> str:
+        """`gain` or `loss` where the difference is larger than its interval, else `no`; empty where one seed, or none, tells nothing."""
+        if self.paired is None or self.better is None or math.isnan(self.paired.half):
+            return ""
+        if self.paired.is_better(self.better):
+            return "gain"
+        return "loss" if self.paired.is_better("lower" if self.better == "higher" else "higher") else "no"
 
     @property
     def by_seed(self) -> str:
@@ -61,7 +66,11 @@ class Gain:
 
 def write_gain(paths: Sequence[Path], out: Path, metrics: Metrics, baseline: str | None = None) -> None:
     """Write gain.csv. metrics: of each table, by name."""
-    write_csv(gain_table(read_results(paths), metrics, baseline), out)
+    records = read_results(paths)
+    runs = dict.fromkeys(record.run for record in records)
+    if baseline is not None and records and baseline not in runs:
+        raise UserError(f"baseline: no result of a run '{baseline}'", allowed=", ".join(runs))
+    write_csv(gain_table(records, metrics, baseline), out)
 
 
 def gain_table(records: Sequence[ResultRecord], metrics: Metrics, baseline: str | None) -> pd.DataFrame:
@@ -72,7 +81,6 @@ def gain_table(records: Sequence[ResultRecord], metrics: Metrics, baseline: str 
 
 def _row(gain: Gain) -> dict[str, str]:
     found = gain.paired
-    known = found is not None and len(found.seeds) > 1 and not math.isnan(found.mean)
     return {
         **{name: getattr(gain, name) for name in ("run", "kind", "evaluation", "dataset", "metric", "against")},
         "better": gain.better or "",
@@ -81,7 +89,7 @@ def _row(gain: Gain) -> dict[str, str]:
         "reference_value": fixed(found.reference) if found else "",
         "difference": fixed(found.mean, sign=True) if found else "",
         "ci95": fixed(found.half) if found else "",
-        "beyond_interval": str(gain.is_gain).lower() if known else "",
+        "beyond_interval": gain.beyond,
         "seeds": str(len(found.seeds)) if found else "",
         "by_seed": gain.by_seed,
     }

@@ -95,7 +95,8 @@ def _pivoted(groups: Mapping[str, Groups], places: Mapping[str, str], columns: S
     runs = list(dict.fromkeys(run for of_runs in groups.values() for run in of_runs))
     shown = display_names({run: next(of_runs[run][0] for of_runs in groups.values() if run in of_runs) for run in runs})
     values = {e: _cells(of_runs, names, metrics) for e, of_runs in groups.items()}
-    rows, below = [], []
+    rows: list[list[Cell]] = []
+    below: list[list[Cell]] = []
     for run in runs:
         own = [record for of_runs in groups.values() for record in of_runs.get(run, [])]
         is_floor = is_random_start(own[0])
@@ -113,7 +114,9 @@ def _listed(groups: Mapping[str, Groups], _places: Mapping[str, str], columns: S
     """A row for each run and evaluation."""
     names = [c for c in columns if c not in FACTS]
     first = {run: group[0] for of_runs in groups.values() for run, group in of_runs.items()}
-    shown, rows, below = display_names(first), [], []
+    shown = display_names(first)
+    rows: list[list[Cell]] = []
+    below: list[list[Cell]] = []
     for of_runs in groups.values():
         values = _cells(of_runs, names, metrics)
         for run, group in of_runs.items():

@@ -64,7 +64,7 @@ def _latex_cell(cell: Cell) -> str:
 
 def table_width(table: PaperTable) -> float:
     """The width of a table in characters: of each column its widest cell, and the gaps."""
-    widths = [len(name) for _, name in table.heads]
+    widths = [float(len(name)) for _, name in table.heads]
     for row in [*table.rows, *table.floors]:
         widths = [max(width, _width(cell)) for width, cell in zip(widths, row, strict=True)]
     return sum(widths) + GAP * (len(widths) - 1)
@@ -91,15 +91,15 @@ def markdown(table: PaperTable) -> str:
 
 def comma_separated(table: PaperTable) -> str:
     """A CSV whose intervals are columns of their own; a number that is not known is an empty cell."""
-    rows = [*table.rows, *table.floors]
-    with_interval = [any(row[i].interval for row in rows) for i in range(len(table.heads))]
     heads = [f"{name}, {group}" if group else name for group, name in table.heads]
+    rows = [[("" if cell.text == "–" else cell.text, cell.interval) for cell in row] for row in [*table.rows, *table.floors]]
+    lines = [[(head, f"{head} ci95") for head in heads], *rows]
+    with_interval = [any(row[i][1] for row in rows) for i in range(len(heads))]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([for_csv(text) for head, both in zip(heads, with_interval, strict=True) for text in ([head, f"{head} ci95"] if both else [head])])
-    for row in rows:
-        cells = [("" if cell.text == "–" else cell.text, cell.interval) for cell in row]
-        writer.writerow([for_csv(text) for cell, both in zip(cells, with_interval, strict=True) for text in (cell if both else cell[:1])])
+    for line in lines:
+        cells = [text for cell, both in zip(line, with_interval, strict=True) for text in (cell if both else cell[:1])]
+        writer.writerow([for_csv(text) for text in cells])
     return buffer.getvalue()
 
 

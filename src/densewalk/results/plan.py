@@ -76,6 +76,13 @@ class Plan(Settings):
         """Run and seed of everything that trains."""
         return [(name, seed) for name, run in self.runs.items() if run.method != "none" for seed in run.seeds]
 
+    def metrics_of_tables(self) -> dict[str, dict[str, Metric]]:
+        """Table -> the metrics of all its evaluations."""
+        found: dict[str, dict[str, Metric]] = {}
+        for evaluation in self.evaluations.values():
+            found.setdefault(evaluation.table, {}).update(evaluation.metrics)
+        return found
+
     def records(self, results: Path, table: str) -> list[Path]:
         """The records that a table is made of: all of them for `all`, `cost` and `gain`."""
         wanted = {name for name, evaluation in self.evaluations.items() if table in ("all", "cost", "gain", evaluation.table)}

@@ -32,7 +32,8 @@ class Published:
 def published(record: ResultRecord, metric: str) -> Published | None:
     """The published value of the same data set, protocol, metric and model; None where any of them differs or is not known.
 
-    The data set is the same where its name is, and what was scored is what the benchmark holds (benchmarks.py). The record's `labels` name the model as published.csv does; `published_metrics` names metrics that are called otherwise there.
+    The data set is the same where its name is, and where what was scored is what the benchmark holds (benchmarks.py). The record's
+    `labels` name the model as published.csv does; `published_metrics` names metrics that are called otherwise there.
     """
     row = _of_model(record, metric).get(record.published_protocol or "")
     return None if row is None else Published(float(row["value"]), row["protocol"], row["source"])

@@ -43,8 +43,9 @@ TIDY = (
     *(f"training_{name}" for name in COST_OF_JOB),
 )
 COST = (
-    *("run", "method", "init", "arch", "seed", "training_device", "processes", "training_steps", "samples_seen", "samples_unit", "training_seconds"),
-    *("training_gpu_hours", "training_hours", "training_hours_with_init", "evaluation_seconds", "evaluation_peak_rss_mib"),
+    *("run", "method", "init", "arch", "seed", "training_device", "processes", "training_steps", "samples_seen", "samples_unit"),
+    *("training_seconds", "training_gpu_hours", "training_hours", "training_hours_with_init"),
+    *("evaluation_seconds", "evaluation_peak_rss_mib"),
 )
 
 # (run, seed) -> the run and seed that it is built on (None for none), and hours of its own training
@@ -92,7 +93,7 @@ def metrics_in(records: Iterable[ResultRecord]) -> list[str]:
 
 
 def wide_table(records: Sequence[ResultRecord]) -> pd.DataFrame:
-    """One row per run and evaluation; columns per metric: mean, 95 % interval and, where there is any, published value, source, difference."""
+    """One row per run and evaluation; for each metric mean, 95 % interval and, where there are any, published values."""
     metrics = metrics_in(records)
     columns = [*LEADING, *(f"{m}{suffix}" for m in metrics for suffix in ("", *SUFFIXES)), *TRAILING]
     rows = [wide_row(group, metrics) for group in grouped(records).values()]
