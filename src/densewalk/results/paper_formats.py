@@ -9,9 +9,9 @@ from densewalk.core.quoting import for_csv, for_latex, for_markdown
 from densewalk.results.paper import Cell, PaperTable
 
 # characters that a column of a two-column paper holds (240 pt) by the size of its letters; a wider table goes over both columns
-SIZES = ((r"\small", 50), (r"\footnotesize", 57))
+SIZES = ((r"\small", 51), (r"\footnotesize", 58))
 WIDEST = (r"\small", 106)
-GAP = 1.6  # characters between two columns of 4 pt on either side
+GAP = 1.9  # characters between two columns of 4 pt on either side
 
 
 def latex(table: PaperTable) -> str:
@@ -59,7 +59,7 @@ def _latex_row(row: Sequence[Cell]) -> str:
 
 def _latex_cell(cell: Cell) -> str:
     text = f"\\textbf{{{for_latex(cell.text)}}}" if cell.best else for_latex(cell.text)
-    return text + (f" {{\\scriptsize$\\pm$ {cell.interval}}}" if cell.interval else "")
+    return text + (f"$_{{\\pm {cell.interval}}}$" if cell.interval else "")
 
 
 def table_width(table: PaperTable) -> float:
@@ -71,8 +71,8 @@ def table_width(table: PaperTable) -> float:
 
 
 def _width(cell: Cell) -> float:
-    """An interval has smaller letters."""
-    return len(cell.text) + (0.8 * (len(cell.interval) + 3) if cell.interval else 0)
+    """An interval is a subscript, with smaller letters."""
+    return len(cell.text) + (0.75 * (len(cell.interval) + 1) if cell.interval else 0)
 
 
 def markdown(table: PaperTable) -> str:

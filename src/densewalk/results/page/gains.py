@@ -32,13 +32,13 @@ def _rows(plan: Plan, own: Sequence[Gain], columns: Sequence[str]) -> list[GainR
     runs = [run for run in plan.runs if any((run, "run", column) in found for column in columns)]
     floors = list(dict.fromkeys(gain.run for gain in own if gain.kind == "floor" and gain.evaluation in columns))
     return [
-        GainRow(name, kind == "floor", [_cell(found.get((name, kind, column))) for column in columns])
+        GainRow(name, kind == "floor", [_cell(found.get((name, kind, column)), plan) for column in columns])
         for kind, names in (("run", runs), ("floor", floors))
         for name in names
     ]
 
 
-def _cell(gain: Gain | None) -> GainCell:
+def _cell(gain: Gain | None, plan: Plan) -> GainCell:
     if gain is None:
         return GainCell("")
     if gain.kind == "floor":
@@ -48,5 +48,8 @@ def _cell(gain: Gain | None) -> GainCell:
     found = gain.paired
     if found is None or not found.seeds:
         return GainCell("", note=f"no seed of {gain.reference}")
-    values = f"{fixed(found.reference)} ({gain.reference})"
-    return GainCell(fixed(found.mean, sign=True), fixed(found.half), gain.beyond == "gain", values, gain.by_seed)
+    source = f" ({gain.reference})" if gain.against == "start" else ""
+    planned, there = len(plan.runs[gain.run].seeds), len(found.seeds)
+    seeds = ", one seed" if there == planned == 1 else f", {there} of {planned} seeds" if there < planned else ""
+    note = f"from {fixed(found.reference)}{source}{seeds}" if found.reference == found.reference else "no value"
+    return GainCell(fixed(found.mean, sign=True), fixed(found.half), gain.beyond == "gain", note, gain.by_seed)
