@@ -1,10 +1,13 @@
 """The command line: `python -m densewalk`, or the command `densewalk`."""
 
+import argparse
 import logging
 import os
 import sys
+from contextlib import nullcontext
 
 from densewalk.cli.parser import parser
+from densewalk.core import memory
 from densewalk.core.errors import Interrupted, TrainingError, UserError
 from densewalk.core.machine import machine_fault
 from densewalk.core.progress import log, start_logging
@@ -15,6 +18,16 @@ def main(argv: list[str] | None = None) -> int:
     start_logging()
     logging.raiseExceptions = False  # a line that the full disk of a log file does not take is no error of the job
     args = parser().parse_args(argv)
+    # of a job's processes, the first one watches
+    watched = memory.watched() if args.is_job and "WORLD_SIZE" not in os.environ else nullcontext(lambda: None)
+    with watched as ends_for_another_reason:
+        status = run(args)
+        ends_for_another_reason()
+    return status
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the parsed command."""
     try:
         return args.command(args) or 0
     except (UserError, TrainingError, Interrupted) as error:

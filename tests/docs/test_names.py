@@ -42,7 +42,8 @@ ELSEWHERE = {
         "opencv-python-headless",
         "pkg_resources",
     ),  # packages
-    *("scancel", "tail -f", "cat", "ffmpeg -i walk.avi -crf 15 walk.mp4", ".venv"),  # programs and what make install makes
+    *("scancel", "tail -f", "cat", "ffmpeg -i walk.avi -crf 15 walk.mp4", ".venv", "sinfo -o %m"),  # programs and what make install makes
+    *("oom_kill", "exceeded memory limit", "MemoryError", "can't allocate memory"),  # words in logs
     *(".h264", ".h265", ".m2v"),  # raw streams
     *("true", "1e-3", "$(...)", "<b>", "=1+1", "X-Amz-Signature"),  # what may stand in a study
     *("norm_mask", "layers", "blocks", "train", "IndexFlatIP", "Range", "If-Range", "nms", "roi_align", "gpus"),  # other code

@@ -8,7 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from densewalk.core.errors import UserError
-from densewalk.core.quoting import for_shell, for_snakemake
+from densewalk.core.text.quoting import for_shell, for_snakemake
 from densewalk.core.resources import Resources as Asked
 from densewalk.core.typed_files import write_model
 from densewalk.data.receipts import VideoReceipt, read_receipt
@@ -78,22 +78,14 @@ def evaluations_of(protocol):
     return [name for name, e in STUDY.evaluations.items() if e.protocol == protocol]
 
 
-# -- resources: of a job at the scale of the papers; a study on the CPU asks for no GPU and one thread ------------------
+# -- resources: of a job at the scale of the papers; what a scheduler is asked for then follows from scheduler.smk ----------
 
-ON_CPU = STUDY.execution.device == "cpu"
-
-
-def gpus(resources):
-    return 0 if ON_CPU else resources.gpu
-
-
-def threads_of(resources):
-    return 1 if ON_CPU else resources.threads
-
-
-def growing(mem_mb):
-    """Memory that grows with each attempt."""
-    return lambda wildcards, attempt: attempt * mem_mb
+gpus = STUDY.execution.gpus_of
+threads_of = STUDY.execution.cpus_of
+# 9 CPU hours for three hours of 4K in AV1
+TRANSCODING = Asked(gpu=0, threads=8, mem_mb=16_000, runtime=1440)
+CURATION = Asked(threads=8, mem_mb=32_000, runtime=240)
+FEATURES = Asked(threads=8, mem_mb=16_000, runtime=30)
 
 
 # -- data ----------------------------------------------------------------------------------------------------------------

@@ -29,7 +29,10 @@ rule prepare_video:
         name=only(STUDY.videos),
     conda:
         "../../envs/main.yaml"
-    threads: threads_of(Asked())
+    threads: threads_of(TRANSCODING)
+    resources:
+        mem_mb=TRANSCODING.mem_mb,
+        runtime=TRANSCODING.runtime,
     params:
         settings=settings_of("videos"),
         stamp=source_stamp,
@@ -71,11 +74,11 @@ rule curate:
         name=only(STUDY.curations),
     conda:
         "../../envs/main.yaml"
-    threads: threads_of(Asked())
+    threads: threads_of(CURATION)
     resources:
-        gpu=gpus(Asked()),
-        mem_mb=growing(32_000),
-        runtime=240,
+        gpu=gpus(CURATION),
+        mem_mb=CURATION.mem_mb,
+        runtime=CURATION.runtime,
     params:
         spec=file_of(curation_spec),
         backbone=curation_backbone_path,

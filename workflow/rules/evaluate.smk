@@ -21,7 +21,7 @@ for protocol, settings in registry.evaluations().items():
         threads: threads_of(settings.RESOURCES)
         resources:
             gpu=gpus(settings.RESOURCES),
-            mem_mb=growing(settings.RESOURCES.mem_mb),
+            mem_mb=settings.RESOURCES.mem_mb,
             runtime=settings.RESOURCES.runtime,
         params:
             spec=file_of(evaluation_spec),

@@ -36,10 +36,11 @@ rule features:
         "<results>/logs/{run}/s{seed}/features.log",
     conda:
         "../../envs/main.yaml"
+    threads: threads_of(FEATURES)
     resources:
-        gpu=gpus(Asked()),
-        mem_mb=growing(16_000),
-        runtime=30,
+        gpu=gpus(FEATURES),
+        mem_mb=FEATURES.mem_mb,
+        runtime=FEATURES.runtime,
     params:
         spec=file_of(run_spec),
         init=init_option,

@@ -27,7 +27,7 @@ for method, asked in METHODS.items():
         resources:
             gpu=gpus(asked),
             nodes=1,
-            mem_mb=growing(asked.mem_mb),
+            mem_mb=asked.mem_mb,
             runtime=asked.runtime,
         params:
             spec=file_of(run_spec),

@@ -8,8 +8,12 @@ import json
 import os
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from densewalk.core.errors import UserError
+
+if TYPE_CHECKING:
+    from densewalk.training.execution import Execution
 
 
 def check(args: argparse.Namespace) -> None:
@@ -48,6 +52,19 @@ def stale(args: argparse.Namespace) -> None:
     file = "" if args.config == Path("config.yaml") else f" --configfile {shlex.quote(str(args.config))}"
     targets = shlex.quote(str(write_targets(found, results)))
     print(f"to make exactly these again: snakemake --cores all all{file} --forcerun $(cat {targets})")
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Estimate a study before anything is queued: jobs, GPU-hours, memory, disk, and what dominates."""
+    from densewalk.study import estimate_text
+    from densewalk.study.config import load_study
+    from densewalk.study.estimate import Assumed, estimate
+    from densewalk.study.gpus import gpu_named
+
+    gpu, study = gpu_named(args.gpu), load_study(args.config)
+    assumed = Assumed(args.hours, args.fps, args.images, args.utilization)
+    results = args.results or Path(study.results)
+    print(estimate_text.text(study, estimate(study, gpu, results, assumed), results, args.gpu))
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -139,15 +156,21 @@ def check_images(args: argparse.Namespace) -> None:
     prepare_images(ImagesSettings.model_validate(args.settings), args.receipt)
 
 
-def curate(args: argparse.Namespace) -> None:
-    """Choose frames and images to train on."""
+def _with_cpus(args: argparse.Namespace) -> "Execution":
+    """Give torch the threads of this process; how to run within the job's CPUs."""
     import torch
 
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, (args.threads or 1) // processes))
+    return args.execution if args.threads is None else args.execution.within(args.threads, processes)
+
+
+def curate(args: argparse.Namespace) -> None:
+    """Choose frames and images to train on."""
     from densewalk.jobs.curate import curate as choose
     from densewalk.study.specs import CurationSpec, read_spec
 
-    torch.set_num_threads(args.threads)
-    choose(read_spec(args.spec, CurationSpec), args.backbone, args.data, args.out, args.execution)
+    choose(read_spec(args.spec, CurationSpec), args.backbone, args.data, args.out, _with_cpus(args))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -156,13 +179,11 @@ def train(args: argparse.Namespace) -> None:
     from densewalk.training.launch import become_processes, claim_gpus
 
     spec = read_spec(args.spec, RunSpec)
-    become_processes(claim_gpus(args.gpus, args.execution.device), args.nodes, args.threads)
-    import torch
+    become_processes(claim_gpus(args.gpus, args.execution.device), args.nodes, args.threads or 1)
 
     from densewalk.jobs.train import make_backbone
 
-    torch.set_num_threads(max(1, args.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    make_backbone(spec, args.init, args.data, args.state, args.out, args.execution)
+    make_backbone(spec, args.init, args.data, args.state, args.out, _with_cpus(args))
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -172,23 +193,18 @@ def evaluate(args: argparse.Namespace) -> None:
 
     spec = read_spec(args.spec, EvaluationSpec)
     claim_gpus(args.gpus, args.execution.device)
-    import torch
 
     from densewalk.jobs.evaluate import evaluate as evaluate_backbone
 
-    torch.set_num_threads(args.threads)
-    evaluate_backbone(spec, args.backbone, args.state, args.out, args.execution)
+    evaluate_backbone(spec, args.backbone, args.state, args.out, _with_cpus(args))
 
 
 def features(args: argparse.Namespace) -> None:
     """Draw one backbone's features."""
-    import torch
-
     from densewalk.jobs.features import features as draw
     from densewalk.study.specs import RunSpec, read_spec
 
-    torch.set_num_threads(args.threads)
-    draw(read_spec(args.spec, RunSpec), args.init, args.backbone, args.data, args.settings, args.out, args.execution.device)
+    draw(read_spec(args.spec, RunSpec), args.init, args.backbone, args.data, args.settings, args.out, _with_cpus(args).device)
 
 
 def tables(args: argparse.Namespace) -> None:

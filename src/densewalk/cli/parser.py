@@ -2,6 +2,7 @@
 
 densewalk check config.yaml                        # what is wrong with a study, without starting anything
 densewalk status config.yaml                       # how far it is, when it ends, what it has cost
+densewalk plan config.yaml --gpu h100               # jobs, GPU-hours, memory, disk, before anything is queued
 densewalk stale config.yaml                        # what other code or data have made than there are now, and why
 densewalk doctor --config config.yaml              # machine, data and checkpoints, before a GPU is asked for
 densewalk data coco                                # download, unpack and check a data set, or say how to get it
@@ -19,6 +20,7 @@ densewalk diff results_before results_after        # which numbers changed, and 
 
 import argparse
 import inspect
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +32,7 @@ from densewalk.cli import commands
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import complaints
 from densewalk.data.settings import ImagesSettings, VideoSettings
+from densewalk.study.gpus import GPUS
 from densewalk.synthetic.settings import SyntheticSettings
 from densewalk.training.execution import Execution
 from densewalk.visualization.settings import PictureSettings
@@ -51,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
         for path in paths:
             required: dict[str, Any] = {"required": True} if path.startswith("--") else {}
             p.add_argument(path, type=Path, **required)
+        p.set_defaults(is_job=False)
         return p
 
     _add_study_commands(command)
@@ -63,6 +67,13 @@ def _add_study_commands(command: Command) -> None:
     """Look at a study and at its results."""
     command("check", "config")
     p = command("status", "config")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
+    p = command("plan", "config")
+    p.add_argument("--gpu", default="a100", help="whose peak and memory are taken: " + ", ".join(GPUS) + " (default: a100)")
+    p.add_argument("--utilization", type=_share, help="share of the peak that is reached (default: 0.3 in bfloat16, 0.6 in float32)")
+    p.add_argument("--hours", type=_positive, default=1.5, help="length of a video that is not prepared yet (default: 1.5)")
+    p.add_argument("--fps", type=_positive, default=30.0, help="its frames a second (default: 30)")
+    p.add_argument("--images", type=int, default=100_000, help="images of a folder that is not checked yet (default: 100000)")
     p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
     p = command("stale", "config")
     p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
@@ -123,24 +134,45 @@ def _add_data_commands(command: Command) -> None:
 
 def _add_job_commands(command: Command) -> None:
     """What the workflow's rules call."""
-    p = command("generate", "--root")
+
+    def job(name: str, *paths: str) -> argparse.ArgumentParser:
+        p = command(name, *paths)
+        p.set_defaults(is_job=True)
+        return p
+
+    p = job("generate", "--root")
     p.add_argument("--settings", type=_json(SyntheticSettings), required=True)
-    p = command("prepare-video", "--out", "--receipt")
+    p = job("prepare-video", "--out", "--receipt")
     p.add_argument("--settings", type=_json(VideoSettings), required=True)
-    p = command("check-images", "--receipt")
+    p = job("check-images", "--receipt")
     p.add_argument("--settings", type=_json(ImagesSettings), required=True)
 
-    p = command("curate", "--backbone", "--out")
+    p = job("curate", "--backbone", "--out")
     p.add_argument("--data", type=Path, nargs="+", required=True, metavar="RECEIPT")
     _job_options(p)
-    p = command("train", "--out")
+    p = job("train", "--out")
     p.add_argument("--nodes", type=int, default=1, help="of the Slurm job; each runs a process per GPU that Slurm gives it")
     _job_options(p, "--init", "--data", "--state")
-    p = command("evaluate", "--backbone", "--out")
+    p = job("evaluate", "--backbone", "--out")
     _job_options(p, "--state")
-    p = command("features", "--backbone", "--out")
+    p = job("features", "--backbone", "--out")
     p.add_argument("--settings", type=_json(PictureSettings), required=True)
     _job_options(p, "--init", "--data")
+
+
+def _positive(text: str) -> float:
+    """A finite number above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _share(text: str) -> float:
+    """A number above 0, at most 1."""
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share: give a number above 0, at most 1")
+    return float(text)
 
 
 def _job_options(p: argparse.ArgumentParser, *more: str) -> None:
@@ -158,7 +190,12 @@ def _job_options(p: argparse.ArgumentParser, *more: str) -> None:
         default=os.environ.get("DENSEWALK_EXECUTION", "{}"),
         help="how to run, as JSON (default: $DENSEWALK_EXECUTION, which the workflow sets)",
     )
-    p.add_argument("--threads", type=int, default=1, help="CPU threads of torch, shared by the processes of a node")
+    p.add_argument(
+        "--threads",
+        type=int,
+        help="CPUs of the job, shared by the processes of a node: threads of torch, and as many data-loading processes at most (default: "
+        "one thread, and as many of these as the study says)",
+    )
     p.add_argument("--gpus", type=int, default=0, help="GPUs of this machine to take; a training runs a process on each")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from densewalk.core.errors import UserError
-from densewalk.core.quoting import one_line
+from densewalk.core.text.quoting import one_line
 
 MOST_SHOWN = 40  # letters of a key or text in a message
 MOST_VALUES = 1_000_000  # of a file after its aliases are resolved; a few lines of them can stand for billions

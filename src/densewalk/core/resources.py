@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Resources:
     """Of a job at the scale of the papers; a profile's `set-resources` and `set-threads` override it.
 
-    mem_mb: of the first attempt, n times as much for the n-th. runtime: minutes.
+    threads: CPUs. mem_mb: of the first attempt; more after a lack of memory (workflow/rules/scheduler.smk). runtime: minutes.
     """
 
     gpu: int = 1

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from densewalk.core.errors import UserError
-from densewalk.core.quoting import one_line
+from densewalk.core.text.quoting import one_line
 from densewalk.models.architecture import Architecture, Interpolation
 from densewalk.models.backbone import Backbone, LoadReport
 from densewalk.models.layouts import dinov3

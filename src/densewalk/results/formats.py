@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from densewalk.core.files import atomic_write
-from densewalk.core.quoting import for_latex, for_latex_label, for_markdown, for_markdown_code
+from densewalk.core.text.quoting import for_latex, for_latex_label, for_markdown, for_markdown_code
 from densewalk.results.significance import fixed
 from densewalk.results.tables import SUFFIXES, read_table
 

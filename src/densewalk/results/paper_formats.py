@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from densewalk.core.quoting import for_csv, for_latex, for_markdown
+from densewalk.core.text.quoting import for_csv, for_latex, for_markdown
 from densewalk.results.paper import Cell, PaperTable
 
 # characters that a column of a two-column paper holds (240 pt) by the size of its letters; a wider table goes over both columns

@@ -20,7 +20,7 @@ import pandas as pd
 
 from densewalk.core.files import atomic_write
 from densewalk.core.metric import floor_of
-from densewalk.core.quoting import for_csv, from_csv
+from densewalk.core.text.quoting import for_csv, from_csv
 from densewalk.results.published import elsewhere, published
 from densewalk.results.records import ResultRecord, TrainingRecord, read_results
 from densewalk.results.significance import fixed, mean_and_interval

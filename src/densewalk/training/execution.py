@@ -1,9 +1,10 @@
 """How jobs are run. Nothing here enters a hash: changing it reruns nothing."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
+from densewalk.core.resources import Resources
 from densewalk.core.settings import Settings
 
 Parts = Annotated[int, Field(ge=1)]
@@ -15,7 +16,8 @@ class Execution(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda`."""
     workers: int = Field(default=4, ge=0, le=1024)
-    """Data-loading processes per training process; 0 loads in the process itself."""
+    """Data-loading processes per training process, or of an evaluation; 0 loads in the process itself. A job asks for a CPU for each of
+    them, and starts no more than it has CPUs."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Autocast precision of training. Recorded with every result; the losses are computed in float32 either way."""
     gradient_checkpointing: bool = False
@@ -39,3 +41,15 @@ class Execution(Settings):
     def parts_of(self, run: str) -> int:
         """In how many parts a training process of this run passes its share of the batch."""
         return self.accumulate.get(run, 1) if isinstance(self.accumulate, dict) else self.accumulate
+
+    def gpus_of(self, resources: Resources) -> int:
+        """GPUs that a job asks for: none for a study on the CPU."""
+        return 0 if self.device == "cpu" else resources.gpu
+
+    def cpus_of(self, resources: Resources) -> int:
+        """CPUs that a job asks for: a study on the CPU one, any other what its kind does, and one for each data-loading process."""
+        return 1 if self.device == "cpu" else max(resources.threads, self.workers * resources.gpu)
+
+    def within(self, cpus: int, processes: int = 1) -> Self:
+        """The same with no more data-loading processes than CPUs of a node, which its training processes share."""
+        return self.model_copy(update={"workers": min(self.workers, max(1, cpus // processes))})

@@ -10,7 +10,10 @@ from densewalk.core.errors import UserError
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
 from densewalk.core.settings import MOST_STEPS, Epochs, Settings, Steps
+from densewalk.data.amounts import Amount
+from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
+from densewalk.models.work import LEARN, Work, kept, parameters, vit
 
 
 def epochs_in(label: str) -> float | None:
@@ -89,6 +92,10 @@ class TrainingSettings(Settings):
         free = {"preset", *self.SAME_NUMBERS, *without}
         return {name: (getattr(resolved, name),) for name in type(self).model_fields if name not in free}
 
+    def obstacle(self) -> str | None:
+        """Why a training with these settings cannot begin, as far as they alone tell; None where it can."""
+        return None
+
     def across_samples(self) -> str | None:
         """What in a step looks across the samples of a process's batch, in a few words; None where nothing does.
 
@@ -121,6 +128,18 @@ class TrainingSettings(Settings):
             found = f"{self.epochs:g} epochs of {per_epoch} steps are {total:,} steps"
             raise UserError(found, allowed=f"{MOST_STEPS:,}", todo="lower epochs")
         return total, per_epoch
+
+    # -- for `densewalk plan`: estimates, which a method gives that wants better ones ---------------------------------------------
+
+    def samples(self, amount: Amount) -> int:
+        """Samples of an epoch from a source: every frame or image."""
+        return amount.frames
+
+    def step_work(self, arch: Architecture) -> Work:
+        """The work of one optimizer step, over all processes: a student that learns from each sample at 224 px, and a teacher."""
+        images = self.batch_size
+        flops = images * vit(arch, 224) * (LEARN + 1)
+        return Work(flops, kept=images * kept(arch, 224), learnt=parameters(arch), fixed=parameters(arch))
 
 
 class PresetSettings(TrainingSettings):

@@ -45,6 +45,17 @@ class FrameInspection:
         self.intact.append(intact)
         self.last = cells
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return everything that was found so far."""
+        lists = {"spread": self.spread, "change": self.change, "still_since": self.still_since, "intact": self.intact}
+        return {name: np.array(values) for name, values in lists.items()} | {"last": self.last, "still": self.still}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from what `arrays` returned."""
+        self.spread, self.change = arrays["spread"].tolist(), arrays["change"].tolist()
+        self.still_since, self.intact = arrays["still_since"].tolist(), arrays["intact"].tolist()
+        self.last, self.still = arrays["last"], arrays["still"]
+
     def usable(self) -> tuple[list[Range], list[str]]:
         """Return the usable ranges, and a sentence for each blank and frozen part."""
         blank = drop_short_runs(np.array(self.spread) < self.settings.blank_spread, self.settings.min_blank_seconds * self.fps)

@@ -5,10 +5,13 @@ an index and at most `gop` frames are decoded for it.
 """
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 from av.filter import Graph
@@ -22,7 +25,9 @@ from densewalk.data.settings import VideoSettings
 from densewalk.data.video.encode import Encoder
 from densewalk.data.video.inspection import FrameInspection, Range
 from densewalk.data.video.orientation import FILTERS, Orientation
+from densewalk.data.video.parts import DecoderState, PartEncoder, Parts, State
 from densewalk.data.video.probe import VideoInfo, probe_timeline
+from densewalk.data.video.seeking import PacketReader
 from densewalk.data.video.streams import open_video, video_stream
 from densewalk.data.video.timeline import MAX_JUMP, Timeline
 
@@ -30,7 +35,7 @@ REPAIR = "download or repair it, or set skip_broken: true to leave such stretche
 
 
 def transcode(settings: VideoSettings, target: str | Path, *, threads: int | None = None) -> VideoReceipt:
-    """Make the training copy of `settings.source` in one pass; it appears when complete.
+    """Make the training copy of `settings.source` in one pass; it appears when complete. A pass that was stopped goes on (parts.py).
 
     Frames are scaled to `settings.short_side` (never up, sides even), turned upright and encoded as H.264 with key frames at
     multiples of `settings.gop`. The copy has a constant rate, the source's (`measure_pace`) or `settings.fps` if that is lower: its
@@ -50,30 +55,53 @@ def transcode(settings: VideoSettings, target: str | Path, *, threads: int | Non
     if info.jump is not None and not settings.skip_broken:
         raise UserError(f"{source} time stamps jump from {clock(info.jump)}", todo=REPAIR)
     stat = source.stat()
-    with atomic_write(target) as temporary:
+    with ExitStack() as kept, atomic_write(target) as temporary:
         pipeline = FramePipeline(info, timeline, settings, threads, f"transcode {source.name}")
-        with Encoder(temporary, *pipeline.size, pipeline.rate, settings.crf, settings.gop) as encoder:
-            for frame in pipeline.frames():
-                encoder.write(frame)
+        parts = Parts(Path(target), pipeline.rate, settings.gop, [settings.model_dump(mode="json"), stat.st_size, stat.st_mtime_ns])
+        kept.enter_context(parts)
+        with PartEncoder(parts, lambda path: Encoder(path, *pipeline.size, pipeline.rate, settings.crf, settings.gop)) as encoder:
+            for number, frame in pipeline.numbered(parts.last_state()):
+                if encoder.is_at_end(number):
+                    encoder.finish_part(pipeline.state())
+                encoder.write(number, frame)
+                pipeline.inspect(frame)
+        parts.join(temporary)
         contents = pipeline.contents()
         if not contents.usable:
             reasons = "; ".join(contents.problems)
             raise UserError(f"nothing in {source} is usable: {reasons}", todo="correct usable_seconds or choose another video")
-        sha256, size = file_sha256(temporary), temporary.stat().st_size
+        copy = CopiedFile(Path(target), *pipeline.size, file_sha256(temporary), temporary.stat().st_size)
+    return describe_copy(settings, stat, info, copy, contents)
+
+
+class CopiedFile(NamedTuple):
+    """A training copy: where it lies, its size in pixels, its checksum and its length."""
+
+    path: Path
+    width: int
+    height: int
+    sha256: str
+    bytes: int
+
+
+def describe_copy(
+    settings: VideoSettings, stat: os.stat_result, info: VideoInfo, copy: CopiedFile, contents: "VideoContents"
+) -> VideoReceipt:
+    """Make the receipt of a training copy. stat: of the source, before it was read."""
     return VideoReceipt(
-        name=Path(target).stem,
-        path=str(target),
+        name=copy.path.stem,
+        path=str(copy.path),
         source=settings.source,
         source_stamp=f"{stat.st_size} bytes, {stat.st_mtime_ns}",
-        source_sha256=file_sha256(source),
+        source_sha256=file_sha256(settings.source),
         source_codec=info.codec,
         source_width=info.width,
         source_height=info.height,
         source_fps=info.fps,
         source_frames=info.frames,
         codec="h264",
-        width=pipeline.size[0],
-        height=pipeline.size[1],
+        width=copy.width,
+        height=copy.height,
         gop=settings.gop,
         fps=contents.fps,
         frames=contents.frames,
@@ -81,8 +109,8 @@ def transcode(settings: VideoSettings, target: str | Path, *, threads: int | Non
         usable=tuple(contents.usable),
         cuts=tuple(contents.cuts),
         problems=tuple(contents.problems),
-        sha256=sha256,
-        bytes=size,
+        sha256=copy.sha256,
+        bytes=copy.bytes,
         settings=settings,
     )
 
@@ -114,10 +142,28 @@ class FramePipeline:
 
     def frames(self) -> Iterator[av.VideoFrame]:
         """Yield frame n, which shows the moment n / rate."""
-        for frame, intact in self.resampler.resample(self.decoder.frames()):
-            scaled = self.scale(frame)
-            self.inspection.add(scaled, intact)
-            yield scaled
+        for _, frame in self.numbered():
+            self.inspect(frame)
+            yield frame
+
+    def numbered(self, state: State | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yield number and frame, from a state on if there is one; each is to be inspected before the next is asked for."""
+        if state is not None:
+            self.resampler.count, self.resampler.repeated, self.resampler.left_out = state.resampler
+            self.inspection.restore(state.arrays)
+        for frame, intact in self.resampler.resample(self.decoder.frames(state.decoder if state else None)):
+            if self.resampler.count >= len(self.inspection):
+                self.frame, self.intact = frame, intact
+                yield self.resampler.count, self.scale(frame)
+
+    def inspect(self, frame: av.VideoFrame) -> None:
+        """Look at the frame that was yielded."""
+        self.inspection.add(frame, self.intact)
+
+    def state(self) -> State | None:
+        """The state before the frame that was yielded last; None where a decoder cannot go on from it."""
+        decoder = self.decoder.state_before(self.frame)
+        return None if decoder is None else State(decoder, self.resampler.before, self.inspection.arrays())
 
     def contents(self) -> VideoContents:
         """Return what has been found, after the last frame."""
@@ -142,29 +188,30 @@ class _Decoder:
         self.step = 1 / info.fps
         self.at = -self.step  # seconds from the first frame to the last good one
         self.offset: float | None = None  # of the file's time stamps
-        self.broken = False
+        self.broken = self.damaged = False
+        self.states: deque[tuple[av.VideoFrame, DecoderState]] = deque(maxlen=2)  # before the frames that were yielded last
 
-    def frames(self) -> Iterator[tuple[float, av.VideoFrame, bool]]:
-        """Yield seconds from the first frame, the frame, and whether none is missing before it."""
+    def frames(self, state: DecoderState | None = None) -> Iterator[tuple[float, av.VideoFrame, bool]]:
+        """Yield seconds from the first frame, the frame, and whether none is missing before it; from a state on if there is one."""
         stated = self.info.frames + self.info.missing_frames
-        progress = Progress(self.label, stated)
-        with open_video(self.info.path) as container:
-            stream = video_stream(container, self.info.path)
-            stream.thread_type = "AUTO"
-            stream.codec_context.thread_count = self.threads
-            for frame in decode_packets(container.demux(stream)):
-                if frame is None:
-                    self._note_damage("does not decode")
-                else:
-                    if progress.done == 0:
-                        self.problems += describe_oddities(frame)
-                    self.decoded += 1
-                    self._advance(self._stamp(frame, progress.done))
-                    if self.broken:
-                        self.problems[-1] += f" to {clock(self.at)}"
-                    yield self.at, frame, not self.broken
-                    self.broken = False
-                progress.advance(f"at {clock(max(self.at, 0))}")
+        if state is not None:
+            self.decoded, self.at, self.offset, self.problems = state.seen, state.at, state.offset, [*state.problems]
+        progress = Progress(self.label, stated, done=self.decoded)
+        for frame in self._frames_of_file() if state is None or state.stamp is None else self._frames_from(state.stamp):
+            before = DecoderState(None if frame is None else frame.pts, progress.done, self.at, self.offset, tuple(self.problems))
+            if frame is None:
+                self._note_damage("does not decode")
+            else:
+                if progress.done == 0:
+                    self.problems += describe_oddities(frame)
+                self.decoded += 1
+                self._advance(self._stamp(frame, progress.done))
+                if self.broken:
+                    self.problems[-1] += f" to {clock(self.at)}"
+                self.states.append((frame, before))
+                yield self.at, frame, not self.broken
+                self.broken = False
+            progress.advance(f"at {clock(max(self.at, 0))}")
         progress.close()
         if (stated - progress.done) * self.step > 1:
             self._note_damage(f"is cut off: {progress.done} of {stated} frames are there; missing")
@@ -172,6 +219,35 @@ class _Decoder:
             self.problems[-1] += " to the end"
         elif (self.info.stated_duration or 0.0) - self.at - self.step > 1:
             self.problems.append(f"the video ends at {clock(self.at)}, though the file states {clock(self.info.stated_duration or 0.0)}")
+
+    def _frames_of_file(self) -> Iterator[av.VideoFrame | None]:
+        """All frames; None for what does not decode."""
+        with open_video(self.info.path) as container:
+            stream = video_stream(container, self.info.path)
+            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = self.threads
+            yield from decode_packets(container.demux(stream))
+
+    def _frames_from(self, stamp: int) -> Iterator[av.VideoFrame | None]:
+        """The frames from the one with this stamp on, decoded from the key frame before it."""
+        key = max((key for key in self.timeline.keys if key.stamp <= stamp), key=lambda key: key.stamp)
+        reader = PacketReader(self.info.path, self.threads)
+        found = False
+        for frame in decode_packets(reader.packets(key)):
+            found = found or (frame is not None and frame.pts == stamp)
+            if found:
+                yield frame
+        reader.close()
+        if not found:
+            raise UserError(f"{self.info.path} has changed: its frame at {stamp} is gone", todo="remove the folder of its parts")
+
+    def state_before(self, frame: av.VideoFrame) -> "DecoderState | None":
+        """The state in which a frame came next; None unless frames are found by their stamps and nothing was damaged before."""
+        timeline = self.timeline
+        found_by_stamp = timeline.ordered and timeline.closed and timeline.doubt is None and not timeline.restarts
+        state = next(state for yielded, state in self.states if yielded is frame)
+        known = state.stamp is not None and any(key.stamp <= state.stamp for key in timeline.keys)
+        return state if found_by_stamp and known and not self.damaged else None
 
     def _stamp(self, frame: av.VideoFrame, number: int) -> float | None:
         """Return the file's time of a frame, in seconds, if it states any."""
@@ -200,7 +276,7 @@ class _Decoder:
             raise UserError(f"{self.info.path} {where}", todo=REPAIR)
         if not self.broken:
             self.problems.append(where)
-        self.broken = True
+        self.broken = self.damaged = True
 
 
 def describe_oddities(frame: av.VideoFrame) -> list[str]:
@@ -236,6 +312,7 @@ class _Resampler:
     def __init__(self, rate: Fraction, source_rate: Fraction) -> None:
         self.rate, self.source_rate = rate, source_rate
         self.count = self.repeated = self.left_out = 0
+        self.before = (0, 0, 0)  # count, repeated and left out, when the present frame came
 
     def resample(self, frames: Iterable[tuple[float, av.VideoFrame, bool]]) -> Iterator[tuple[av.VideoFrame, bool]]:
         """Yield each frame, and False where one is missing."""
@@ -250,6 +327,7 @@ class _Resampler:
 
     def _repeat(self, frame: av.VideoFrame, until: float, intact: bool) -> Iterator[tuple[av.VideoFrame, bool]]:
         first = self.count
+        self.before = (first, self.repeated, self.left_out)
         while self.count / self.rate < until:
             yield frame, intact or self.count == first
             self.count += 1

@@ -7,8 +7,11 @@ from pydantic import Field, model_validator
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import MOST_STEPS, switch
+from densewalk.data.benchmarks import sizes
 from densewalk.evaluations.common.presets import PresetSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import LEARN, Work, conv, kept, mlp, parameters, vit
 
 HEADS = {"cascade": "Cascade Mask R-CNN (iBOT)", "maskrcnn": "Mask R-CNN, simple feature pyramid"}
 
@@ -102,6 +105,27 @@ class CocoSettings(PresetSettings):
     def total_iterations(self, images: int) -> int:
         """Optimizer steps for a training set of so many images."""
         return self.iterations or max(1, round(self.epochs * images / self.batch_size))
+
+    def work(self, arch: Architecture) -> Work | None:
+        """The training images through backbone and detector, forward and backward, and the test images; images of 4 : 3."""
+        if self.dataset != "COCO":
+            return None
+        training, validation = sizes.IMAGES["coco"]
+        sides = [(short, min(self.long_side, short * 4 // 3)) for short in (*self.short_sides, self.test_short_side)]
+        forward = [vit(arch, *side) + self.head_flops(*side) for side in sides]
+        mean = sum(forward[:-1]) / len(self.short_sides)
+        flops = self.total_iterations(training) * self.batch_size * LEARN * mean + validation * forward[-1]
+        short, long = sides[-2]
+        values = self.batch_size * (kept(arch, short, long) + short * long / 16 * 12 * self.channels)
+        return Work(flops, kept=values, learnt=parameters(arch) + 25e6, bfloat16=True)
+
+    def head_flops(self, height: int, width: int) -> float:
+        """Operations of pyramid, proposals and region heads on one image; a quarter of the regions have a mask."""
+        c, stages = self.channels, 3 if self.head == "cascade" else 1
+        dense = sum(2 * conv(height * width / stride**2, c, c, 3) for stride in (4, 8, 16, 32, 64))
+        box = mlp([49 * c, 1024, *([1024] if stages == 1 else [])]) + (4 * conv(49, c, c, 3) if stages == 3 else 0.0)
+        mask = 4 * conv(196, c, c, 3) + conv(784, c, c)
+        return dense + stages * self.rois_per_image * (box + mask / 4)
 
     @property
     def length(self) -> str:

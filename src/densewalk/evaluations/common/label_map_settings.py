@@ -1,14 +1,18 @@
 """Settings of evaluations on images with label maps: the layouts, and which images are scored."""
 
 from math import gcd
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from densewalk.core.settings import PathText, deviation
+from densewalk.data.benchmarks import sizes
 from densewalk.data.benchmarks.label_rules import LABELS, LabelRule, identity_rule
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 from densewalk.evaluations.common.settings import EvaluationSettings
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import Work, vit
 
 # other names in `data/benchmarks/label_rules.py`, where `coco_stuff` has 171 classes
 SUPERCATEGORIES = {"coco_things": "coco_things_12", "coco_stuff": "coco_stuff_15"}
@@ -73,6 +77,13 @@ class LabelledSettings(EvaluationSettings):
         """The labels of a mask's pixels: their values."""
         return identity_rule(self.label_values, self.ignored)
 
+    def images_of(self, split: Literal["training", "validation"], every: int, offset: int = 0) -> int | None:
+        """Images of a split: of a public data set as published, of a folder every so many of its masks; None where they are not there."""
+        if self.layout in sizes.IMAGES:
+            return sizes.IMAGES[self.layout][split == "validation"]
+        masks = sizes.files_in(Path(self.root) / (self.masks or ""))
+        return None if masks is None else len(range(offset, masks, every))
+
     def require_disjoint(self, train: str, val: str) -> None:
         """Refuse `train_every`, `val_every` and `val_offset` that put an image into both splits.
 
@@ -109,6 +120,11 @@ class ValidationSettings(LabelledSettings):
         source="PredsmIoU of NeCo's code", effect="ADE20K's empty class costs 1/151", omit_null=True
     )
     """Count a class that occurs nowhere as 0 in the mean, instead of leaving it out."""
+
+    def work(self, arch: Architecture) -> Work | None:
+        """One pass over the scored images; what is clustered on their features is not counted."""
+        images = self.images_of("validation", self.val_every, self.val_offset)
+        return None if images is None else Work(images * vit(arch, self.input_size))
 
 
 class BatchedValidationSettings(ValidationSettings):

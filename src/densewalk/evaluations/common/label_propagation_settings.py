@@ -6,6 +6,8 @@ from pydantic import Field, field_validator
 
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 from densewalk.evaluations.common.settings import EvaluationSettings
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import Work, vit
 
 
 class LabelPropagationSettings(EvaluationSettings):
@@ -32,6 +34,22 @@ class LabelPropagationSettings(EvaluationSettings):
     def _no_window(cls, radius: int | None) -> int | None:
         """0 and null are one protocol: one hash and one name."""
         return radius or None
+
+    @property
+    def frames(self) -> int | None:
+        """Frames of the data; None where they are not published."""
+        return None
+
+    def work(self, arch: Architecture) -> Work | None:
+        """Each frame once, and each of its patches with those within the radius in the first frame and the context."""
+        if self.frames is None or self.sequences:
+            return None
+        height, width = self.short_side, self.short_side * 16 // 9 // self.multiple * self.multiple
+        rows, columns = height // arch.patch, width // arch.patch
+        reach = max(rows, columns) if self.radius is None else 2 * self.radius + 1
+        window = min(rows, reach) * min(columns, reach)
+        propagated = 2.0 * rows * columns * window * (1 + self.context) * arch.dim
+        return Work(self.frames * (vit(arch, height, width) + propagated))
 
     @property
     def subset(self) -> str:

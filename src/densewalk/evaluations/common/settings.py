@@ -6,6 +6,8 @@ from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import PathText, Settings
 from densewalk.evaluations.common.protocol_name import protocol_name
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import Work
 
 
 class EvaluationSettings(Settings):
@@ -46,4 +48,8 @@ class EvaluationSettings(Settings):
     @property
     def published_protocol(self) -> str | None:
         """The name of this protocol in published.csv, or None where any setting that matters differs from the published one."""
+        return None
+
+    def work(self, arch: Architecture) -> Work | None:
+        """The work of one evaluation, for `densewalk plan`; None where nobody has said it."""
         return None

@@ -7,6 +7,7 @@ from pydantic import Field
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import deviation, switch
+from densewalk.data.benchmarks import sizes
 from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 
@@ -59,6 +60,11 @@ class DavisSettings(LabelPropagationSettings):
     """Give an object that the reduced first mask would lose the patch that it covers most."""
     constant_channel_wins: bool | None = deviation(source="eval_video_segmentation.py (norm_mask)", effect="NaN wins the argmax everywhere")
     """Let a channel with one value everywhere become 0 / 0 when channels are stretched."""
+
+    @property
+    def frames(self) -> int | None:
+        """Of the official lists."""
+        return sizes.DAVIS.get((self.year, self.split))
 
     @property
     def published_protocol(self) -> str | None:

@@ -5,8 +5,11 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
+from densewalk.data.benchmarks import sizes
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.evaluations.common.settings import EvaluationSettings
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import Work, vit
 
 # the data sets of LOST's table: name -> settings that choose their images
 PUBLISHED_DATA: dict[str, dict[str, object]] = {
@@ -55,6 +58,14 @@ class DiscoverySettings(EvaluationSettings):
         if extra:
             raise ValueError(f"layout {self.layout} has no {', '.join(extra)}: leave them out")
         return self
+
+    def work(self, arch: Architecture) -> Work | None:
+        """One pass over images of about 500 x 375 px, and the products of their patches' keys."""
+        images = sizes.DISCOVERY.get(self.dataset)
+        if images is None:
+            return None
+        patches = (500 // arch.patch) * (375 // arch.patch)
+        return Work(images * (vit(arch, 375, 500) + 2.0 * patches**2 * arch.dim))
 
     @property
     def method_name(self) -> str:

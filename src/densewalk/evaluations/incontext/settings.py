@@ -10,6 +10,8 @@ from densewalk.core.settings import MOST_STEPS, Difference, Seed, Unique, deviat
 from densewalk.data.benchmarks.label_rules import LABELS
 from densewalk.evaluations.common.label_map_settings import LabelledSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import Work, tokens, vit
 
 
 class IncontextSettings(LabelledSettings):
@@ -79,6 +81,22 @@ class IncontextSettings(LabelledSettings):
         """Refuse images that are both memory and query."""
         self.require_disjoint("memory", "query")
         return self
+
+    def work(self, arch: Architecture) -> Work | None:
+        """The memory images once in each augmentation epoch, the queries once, and each query's patches with the whole memory.
+
+        Both for each of the samples.
+        """
+        memory = self.images_of("training", self.memory_every)
+        queries = self.images_of("validation", self.query_every, self.query_offset)
+        if memory is None or queries is None:
+            return None
+        samples = 1 if self.fraction == "1" else len(self.fraction_seeds)
+        views = memory / int(self.fraction.removeprefix("1/")) * max(1, self.augmentation_epochs)
+        patches = tokens(arch, self.input_size) - tokens(arch, 0)
+        stored = min(views * patches, self.memory_size or views * patches)
+        searched = 2.0 * queries * patches * stored * arch.dim
+        return Work(samples * ((views + queries) * vit(arch, self.input_size) + searched), fixed=stored * arch.dim)
 
     @property
     def memory_name(self) -> str:

@@ -6,8 +6,11 @@ from pydantic import Field
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
+from densewalk.data.benchmarks import sizes
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.evaluations.common.settings import EvaluationSettings
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import Work, vit
 
 # the numbers of neighbors that DINO and DINOv2 report
 NEIGHBORS = (10, 20, 100, 200)
@@ -40,6 +43,13 @@ class KnnSettings(EvaluationSettings):
     """Side of the center crop in pixels, a multiple of the patch size."""
     temperature: Annotated[float, Shown(lambda s: f"{WEIGHTS[s.recipe]}(cosine / {s.temperature:g})")] = Field(default=0.07, gt=0)
     """Of the neighbors' weights."""
+
+    def work(self, arch: Architecture) -> Work | None:
+        """ImageNet's images once each, and the products of both splits' features."""
+        if not self.dataset.startswith("ImageNet"):
+            return None
+        training, validation = sizes.IMAGES["imagenet"]
+        return Work((training + validation) * vit(arch, self.size, cls_only=True) + 2.0 * training * validation * arch.dim)
 
     @property
     def data_paths(self) -> tuple[str, ...]:

@@ -7,8 +7,11 @@ from pydantic import Field
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Steps, switch
+from densewalk.data.benchmarks import sizes
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.evaluations.common.settings import EvaluationSettings
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import Work, vit
 
 Count = Annotated[int, Field(ge=1)]
 GRID = [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1]
@@ -72,6 +75,15 @@ class LinearSettings(EvaluationSettings):
         usual: tuple[list[int], list[bool]] = ([1, 4], [False, True]) if self.recipe == "dinov2" else ([1 if wide else 4], [wide])
         blocks, pools = self.blocks or usual[0], self.average_pool or usual[1]
         return [(count, pool) for count in blocks for pool in pools]
+
+    def work(self, arch: Architecture) -> Work | None:
+        """Every training image through the frozen backbone in each epoch, as its crop differs, and the validation images after it."""
+        recipe = self.resolved()
+        if not self.dataset.startswith("ImageNet") or recipe.epochs is None or recipe.batch_size is None:
+            return None
+        training, validation = sizes.IMAGES["imagenet"]
+        seen = recipe.epoch_steps * recipe.batch_size if recipe.epoch_steps else training
+        return Work(recipe.epochs * (seen + validation) * vit(arch, self.size))
 
     @property
     def probe_name(self) -> str:

@@ -9,6 +9,8 @@ from densewalk.core.resources import Resources
 from densewalk.core.settings import MOST_STEPS, deviation
 from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import Work, vit
 
 
 class LinearSegmentationSettings(BatchedValidationSettings):
@@ -61,6 +63,15 @@ class LinearSegmentationSettings(BatchedValidationSettings):
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale {low:g} to {high:g} is no range within 0 to 1")
         return self
+
+    def work(self, arch: Architecture) -> Work | None:
+        """The training images through the frozen backbone in each epoch, and the validation images once."""
+        training = self.images_of("training", self.train_every)
+        validation = self.images_of("validation", self.val_every, self.val_offset)
+        if training is None or validation is None:
+            return None
+        seen = self.epochs * min(training, self.train_images or training) + validation
+        return Work(seen * vit(arch, self.input_size))
 
     @property
     def scoring_name(self) -> str:

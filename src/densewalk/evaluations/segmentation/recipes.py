@@ -10,6 +10,10 @@ from densewalk.core.settings import MOST_STEPS, switch
 from densewalk.data.benchmarks.label_rules import LabelRule
 from densewalk.evaluations.common.presets import PresetSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import LEARN, Work, conv, kept, parameters, vit
+
+ASPECT = 4 / 3  # of a usual image, for estimates
 
 
 class SegmentationSettings(PresetSettings):
@@ -71,6 +75,24 @@ class SegmentationSettings(PresetSettings):
         raise NotImplementedError(f"{type(self).__name__} has no label rule")
 
     @property
+    def test_images(self) -> int | None:
+        """Images of the test, for estimates; None where they are not published."""
+        return None
+
+    def test_work(self, arch: Architecture) -> float:
+        """Operations of the backbone on one test image, as windows or as a whole."""
+        sides = [max(self.crop, round(ratio * self.short_side)) for ratio in self.test_ratios] if self.multi_scale else [self.short_side]
+        sizes = [(side, round(side * ASPECT)) for side in sides]
+        if not self.slide:
+            return (1 + self.multi_scale) * sum(vit(arch, *size) for size in sizes)
+        windows = sum(self.windows(height) * self.windows(width) for height, width in sizes)
+        return (1 + self.multi_scale) * windows * vit(arch, self.crop)
+
+    def windows(self, side: int) -> int:
+        """Windows along a side of a test image."""
+        return 1 + max(0, -(-(side - self.crop) // self.stride))
+
+    @property
     def stride(self) -> int:
         """Step of the test windows in pixels."""
         return self.window_step or self.crop * 2 // 3
@@ -125,6 +147,13 @@ class LinearSettings(SegmentationSettings):
     11 of 12)."""
     batch_norm: Annotated[bool, SHOWN_BY_ANOTHER] = True
     """Normalize the maps before the convolution."""
+
+    def work(self, arch: Architecture) -> Work | None:
+        """The training crops through the frozen backbone, and the test images."""
+        if self.test_images is None:
+            return None
+        flops = self.iterations * self.batch_size * vit(arch, self.crop) + self.test_images * self.test_work(arch)
+        return Work(flops, bfloat16=True)
 
     @property
     def head_name(self) -> str:
@@ -188,3 +217,22 @@ class UpernetSettings(SegmentationSettings):
     """`multi_scale`: the short side is this times `short_side`, but never below `crop`; the long side has no limit."""
     gradient_checkpointing: bool = False
     """Recompute blocks in the backward pass: less memory, more time, the same numbers."""
+
+    def work(self, arch: Architecture) -> Work | None:
+        """The training crops through backbone and head, forward and backward, and the test images."""
+        if self.test_images is None:
+            return None
+        forward, tests = vit(arch, self.crop) + self.head_flops(arch), self.test_work(arch) / vit(arch, self.crop)
+        flops = self.iterations * self.batch_size * LEARN * forward + self.test_images * tests * forward
+        finest, width = (4 * self.crop // 16) ** 2, self.channels or arch.dim
+        values = self.batch_size * (kept(arch, self.crop) + finest * 12 * width)
+        return Work(flops, kept=values, learnt=parameters(arch) + 9 * width * (8 * width + 4 * arch.dim), bfloat16=True)
+
+    def head_flops(self, arch: Architecture) -> float:
+        """Operations of the pyramid, UPerNet and the auxiliary head on one crop. The pyramid's strides are 4, 8, 16 and 32."""
+        dim, width, classes = arch.dim, self.channels or arch.dim, len(self.rule.values)
+        fine, middle, coarse, last = ((self.crop // stride) ** 2 for stride in (4, 8, 16, 32))
+        pyramid = conv(fine + 2 * middle, dim, dim)  # transposed convolutions of 2 x 2, each input pixel in one place
+        lateral = conv(fine + middle + coarse, dim, width) + conv(last, dim + 4 * width, width, 3)
+        joined = conv(fine + middle + coarse, width, width, 3) + conv(fine, 4 * width, width, 3) + conv(fine, width, classes)
+        return pyramid + lateral + joined + conv(coarse, dim, self.auxiliary_channels, 3)

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from densewalk.data.benchmarks import sizes
 from densewalk.data.benchmarks.label_rules import CLASSES, LabelRule, class_rule
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.evaluations.segmentation.recipes import LinearSettings, SegmentationSettings, UpernetSettings
@@ -28,6 +29,11 @@ class Ade20kData(SegmentationSettings):
 
     classes: int = Field(default=150, ge=2, le=254)
     """Number of classes: masks hold 0 for `other`, which is ignored, and 1 to `classes`."""
+
+    @property
+    def test_images(self) -> int | None:
+        """Of ADE20K."""
+        return sizes.IMAGES["ade20k"][1] if self.dataset == "ADE20K" else None
 
     @property
     def rule(self) -> LabelRule:
@@ -87,6 +93,11 @@ class LayoutData(SegmentationSettings):
         if extra:
             raise ValueError(f"layout {self.layout} knows its own {', '.join(extra)}: leave them out")
         return self
+
+    @property
+    def test_images(self) -> int | None:
+        """Of a public data set."""
+        return sizes.IMAGES[self.layout][1] if self.layout in sizes.IMAGES else None
 
     @property
     def data_paths(self) -> tuple[str, ...]:

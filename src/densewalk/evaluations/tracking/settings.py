@@ -6,6 +6,7 @@ from pydantic import Field
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
+from densewalk.data.benchmarks import sizes
 from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 
@@ -34,6 +35,11 @@ class TrackingSettings(LabelPropagationSettings):
     around the object's pixels without the outermost `tail` of them on each side, extended to where a filled box would end."""
     tail: Annotated[float, SHOWN_BY_ANOTHER] = Field(default=0.05, ge=0, lt=0.5)
     """`quantile`: share of the object's pixels that may lie outside the box on each of its sides."""
+
+    @property
+    def frames(self) -> int | None:
+        """Of GOT-10k."""
+        return sizes.GOT10K.get(self.split)
 
     @property
     def box_rule(self) -> str:

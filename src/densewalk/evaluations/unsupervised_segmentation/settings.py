@@ -9,6 +9,8 @@ from densewalk.core.resources import Resources
 from densewalk.core.settings import MOST_STEPS, Difference, deviation
 from densewalk.evaluations.common.label_map_settings import ValidationSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import Work, vit
 
 WITH_BACKGROUND = ("voc", "masks", "video")
 
@@ -67,6 +69,13 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
     """Most k-means iterations."""
     restarts: int = Field(default=5, ge=1, le=MOST_STEPS)
     """Starts of each k-means run, of which the best is taken."""
+
+    def work(self, arch: Architecture) -> Work | None:
+        """One pass over the scored images, and over those that choose the threshold; what is clustered is not counted."""
+        scored, choosing = super().work(arch), self.images_of("training", self.train_every)
+        if scored is None or choosing is None:
+            return None
+        return Work(scored.flops + (choosing * vit(arch, self.input_size) if self.threshold is None else 0.0))
 
     @model_validator(mode="after")
     def background_is_a_class(self) -> Self:

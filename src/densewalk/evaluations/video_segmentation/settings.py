@@ -6,8 +6,11 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.settings import MOST_STEPS, is_null
+from densewalk.data.benchmarks import sizes
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
 from densewalk.evaluations.common.settings import EvaluationSettings
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import Work, vit
 
 
 class VideoSegmentationSettings(EvaluationSettings):
@@ -73,6 +76,12 @@ class VideoSegmentationSettings(EvaluationSettings):
     def frames(self) -> int:
         """Frames of a clip."""
         return self.clip_frames or {"davis": 16, "youtube_vos": 4}[self.layout]
+
+    def work(self, arch: Architecture) -> Work | None:
+        """One pass over all frames; what is clustered on their features is not counted."""
+        davis = sizes.DAVIS.get((self.year, self.split or "val"))
+        frames = davis if self.layout == "davis" else sizes.YOUTUBE_VOS_TRAIN
+        return None if frames is None else Work(frames * vit(arch, self.size))
 
     @property
     def list_name(self) -> str:

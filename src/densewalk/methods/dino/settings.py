@@ -1,14 +1,16 @@
 """Settings of DINO, and of what DoRA shares with it."""
 
 import math
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference, Epochs
+from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
+from densewalk.models.work import LEARN, Work, kept, mlp, mlp_parameters, parameters, vit
 from densewalk.training.settings import PresetSettings, epochs_in
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -87,12 +89,11 @@ class SelfDistillationSettings(PresetSettings):
     local_crops: int = Field(default=8, ge=0)
     """Local crops of an image (DINO) or of each frame (DoRA)."""
 
-    @model_validator(mode="after")
-    def warm_up_ends(self) -> Self:
+    def obstacle(self) -> str | None:
         """A warm-up that is longer than the training would never reach the learning rate."""
         if self.epochs is not None and self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} are more than epochs {self.epochs}")
-        return self
+            return f"warmup_epochs {self.warmup_epochs} are more than epochs {self.epochs}"
+        return None
 
     def ceilings(self) -> dict[str, Ceiling]:
         """The entropy of an even answer over all prototypes, of one target and of their mean: at it a target says nothing."""
@@ -104,6 +105,22 @@ class SelfDistillationSettings(PresetSettings):
         if self.koleo_weight:
             return "koleo_weight spreads the images of a batch apart"
         return "centering: sinkhorn shares the prototypes out among the whole batch" if self.centering == "sinkhorn" else None
+
+    @property
+    def head_widths(self) -> list[int]:
+        """Widths of the head's layers behind the backbone."""
+        return [self.head_hidden, self.head_hidden, self.head_bottleneck, self.out_dim]
+
+    def views_work(self, arch: Architecture, *, taught: int, whole: int, local: int) -> Work:
+        """The work of a step on so many images: of the teacher, and of the student in the size of global and of local views."""
+        widths = [arch.dim, *self.head_widths]
+        teacher = taught * (vit(arch, self.global_size, cls_only=True) + mlp(widths))
+        sizes = ((whole, self.global_size), (local, self.local_size))
+        student = sum(n * (vit(arch, size, cls_only=True) + mlp(widths)) for n, size in sizes)
+        in_head = 2 * (whole + local) * sum(self.head_widths)
+        both = parameters(arch) + mlp_parameters(widths)
+        in_blocks = sum(n * kept(arch, size) for n, size in sizes)
+        return Work(teacher + LEARN * student, kept=in_blocks + in_head, learnt=both, fixed=both)
 
 
 class DinoSettings(SelfDistillationSettings):
@@ -122,6 +139,10 @@ class DinoSettings(SelfDistillationSettings):
 
     batch_size: int = Field(default=512, ge=1)
     """Images of one optimizer step over all processes together."""
+
+    def step_work(self, arch: Architecture) -> Work:
+        """Two global views for both networks, the local ones for the student."""
+        return self.views_work(arch, taught=2 * self.batch_size, whole=2 * self.batch_size, local=self.local_crops * self.batch_size)
 
     @classmethod
     def published_settings(cls, labels: Labels) -> dict[str, tuple[Any, ...]] | None:

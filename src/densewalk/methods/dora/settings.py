@@ -6,8 +6,11 @@ from pydantic import Field, model_validator
 
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference, deviation, switch
+from densewalk.data.amounts import Amount
 from densewalk.methods.dino.settings import SMALL_VIDEO, SelfDistillationSettings
+from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
+from densewalk.models.work import Work
 from densewalk.training.settings import epochs_in
 
 # a small network's scores differ by less than the recipe's epsilon of 0.05, which gives three times the same object
@@ -98,6 +101,19 @@ class DoraSettings(SelfDistillationSettings):
         if resolved.hard_masks and resolved.batch_threshold:
             return "batch_threshold compares masks with their mean over the batch"
         return super().across_samples()
+
+    def samples(self, amount: Amount) -> int:
+        """A clip for each frame of a video that is not too close to its end."""
+        span = (self.frames - 1) * max(1, round(self.spacing_seconds * amount.fps))
+        return max(0, amount.frames - amount.parts * span)
+
+    def step_work(self, arch: Architecture) -> Work:
+        """The teacher sees each frame of each global view, the student each of them once for each object, and the local crops."""
+        resolved = self.resolved()
+        frames = self.batch_size * self.frames
+        views = frames * (resolved.global_views or 1)
+        crops = self.local_crops - bool(resolved.skip_first_local_crop)
+        return self.views_work(arch, taught=views, whole=self.objects * views, local=crops * frames)
 
     @model_validator(mode="after")
     def some_local_crop_is_used(self) -> Self:

@@ -6,7 +6,9 @@ from pydantic import Field
 
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference, Epochs, deviation
+from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
+from densewalk.models.work import BACKWARD, Work, kept, mlp, mlp_parameters, parameters, tokens, vit
 from densewalk.training.settings import PresetSettings
 
 _S14: dict[str, Any] = {"global_size": 518, "local_size": 98, "batch_size": 64, "epochs": 25, "backbone_lr": 1e-5, "queue": 8192}
@@ -175,6 +177,20 @@ class NecoSettings(PresetSettings):
     def across_samples(self) -> str | None:
         """References are drawn from the batch."""
         return "NeCo draws its references from the patches of the whole batch"
+
+    def step_work(self, arch: Architecture) -> Work:
+        """Both networks see the global crops, the student the local ones too; the head sees every patch."""
+        blocks = self.trainable_blocks or arch.depth
+        widths = [arch.dim, self.head_hidden, self.head_hidden, self.head_out]
+        flops = values = 0.0
+        for crops, size, taught in ((self.global_crops, self.global_size, 1), (self.local_crops, self.local_size, 0)):
+            images, patches = crops * self.batch_size, tokens(arch, size) - tokens(arch, 0)
+            forward = vit(arch, size) + patches * mlp(widths)
+            learning = vit(arch, size, blocks=blocks) + patches * mlp(widths)
+            flops += images * ((1 + taught) * forward + BACKWARD * learning)
+            values += images * (kept(arch, size, blocks=blocks) + 2 * patches * sum(widths[1:]))
+        both = parameters(arch) + mlp_parameters(widths)
+        return Work(flops, kept=values, learnt=both, fixed=both)
 
 
 SETTINGS = NecoSettings

@@ -6,7 +6,10 @@ from pydantic import Field, field_validator, model_validator
 
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference, Epochs, deviation, switch
+from densewalk.data.amounts import Amount
+from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
+from densewalk.models.work import BACKWARD, LEARN, Work, kept, mlp, mlp_parameters, parameters, tokens, vit
 from densewalk.training.settings import TrainingSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -124,6 +127,25 @@ class TimeTuningSettings(TrainingSettings):
     def across_samples(self) -> str | None:
         """Sinkhorn."""
         return "Time-Tuning's Sinkhorn shares the prototypes out among the patches of the whole batch"
+
+    def samples(self, amount: Amount) -> int:
+        """A clip of each sequence, of each stretch of a video file, or of each image."""
+        if amount.kind == "video":
+            return max(amount.parts, round(amount.seconds / self.segment_seconds))
+        return amount.parts if amount.kind == "sequences" else amount.frames
+
+    def step_work(self, arch: Architecture) -> Work:
+        """The frozen blocks see each frame once, the others too, of which the last frame's learn; the teacher assigns the first frame."""
+        resolved, clips, blocks = self.resolved(), self.batch_size, self.trainable_blocks
+        widths, patches = [arch.dim, *self.head_widths], tokens(arch, self.size) - tokens(arch, 0)
+        head = patches * (mlp(widths) + 2 * self.head_widths[-1] * self.prototypes)
+        last = vit(arch, self.size, blocks=blocks)
+        assigned = self.frames if resolved.assigned_frames == "all" else 1
+        teacher = assigned * (head + (last if resolved.teacher else 0))
+        flops = clips * (self.frames * vit(arch, self.size) + BACKWARD * last + LEARN * head + teacher)
+        values = clips * (kept(arch, self.size, blocks=blocks) + 2 * patches * sum([*self.head_widths, self.prototypes]))
+        learnt = parameters(arch, blocks) + mlp_parameters(widths)
+        return Work(flops, kept=values, learnt=learnt, fixed=2 * parameters(arch) - parameters(arch, blocks))
 
     @field_validator("radius")
     @classmethod

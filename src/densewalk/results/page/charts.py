@@ -44,6 +44,8 @@ STYLE: Any = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
 SMALL: Any = {"textcoords": "offset points", "fontsize": 8}
+Margins = tuple[float, float, float, float]  # left, right, bottom, top in inches
+MARGINS = (0.72, 0.08, 0.45, 0.42)  # of a learning curve: to find out what its labels need takes as long as to draw it
 Curves = Mapping[str, Mapping[str, Sequence[float]]]  # seed -> quantity -> values, one of which is `step`
 
 
@@ -69,7 +71,7 @@ def learning_curves(run: str, curves: Curves, ceilings: Mapping[str, Ceiling]) -
     names = list(dict.fromkeys(n for points in curves.values() for n in points if n not in NOT_QUANTITIES))
     if not names:
         return None
-    figure, axes = _grid(len(names), width=2.9, height=2.2)
+    figure, axes = _grid(len(names), width=2.9, height=2.2, margins=MARGINS)
     for axis, name in zip(axes, names, strict=True):
         for seed, points in curves.items():
             if name in points:
@@ -186,11 +188,22 @@ def class_values(title: str, classes: Sequence[str], runs: Mapping[str, Sequence
     return _svg(figure, name=f"classes-{title}", label=f"{title} of {len(classes)} classes for {', '.join(runs)}")
 
 
-def _grid(count: int, *, width: float, height: float, most: int = 4) -> tuple[Figure, Sequence[Axes]]:
-    """A figure of `count` axes in rows of at most `most`; sizes in inches, each."""
+def _grid(count: int, *, width: float, height: float, most: int = 4, margins: Margins | None = None) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of `count` axes in rows of at most `most`; sizes in inches, each. margins: of each, instead of what its labels need."""
     columns = min(count, most)
     rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows), layout=None if margins else "constrained")
+    if margins:
+        left, right, bottom, top = margins
+        inner = (width - left - right, height - bottom - top)
+        figure.subplots_adjust(
+            left=left / (width * columns),
+            right=1 - right / (width * columns),
+            bottom=bottom / (height * rows),
+            top=1 - top / (height * rows),
+            wspace=(left + right) / inner[0],
+            hspace=(bottom + top) / inner[1],
+        )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[count:]:
         axis.set_visible(False)

@@ -1,0 +1,263 @@
+"""What a study costs before anything is queued: jobs, GPU-hours, memory and disk, from the settings alone. Free of torch.
+
+Counted are products of matrices on the GPU (models/work.py; each method's and evaluation's settings say theirs). Not counted are
+reading, augmentation, clustering, metrics and optimizers, nor the time in a queue.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from densewalk.core.errors import UserError
+from densewalk.data.amounts import Amount
+from densewalk.data.benchmarks import sizes
+from densewalk.data.receipts import CuratedReceipt, ImagesReceipt, Receipt, SequencesReceipt, VideoReceipt, read_receipt
+from densewalk.models.architecture import SIZES, Architecture, architecture_named
+from densewalk.models.work import KEPT_WIDTHS, Work, parameters
+from densewalk.study.config import Study
+from densewalk.study.gpus import Gpu
+from densewalk.study.runs import TrainedRun
+
+UTILIZATION = {"bfloat16": 0.3, "float32": 0.6}  # of a GPU's peak, assumed
+BYTES_OF_VALUE = {"bfloat16": 2.6, "float32": 4.0}  # that the backward pass reads; some stay float32 under autocast
+WITH_OPTIMIZER = 16  # bytes of a learnt parameter: itself, its gradient, two moments of AdamW
+CHECKPOINTS = 2  # that a training keeps
+BITS_OF_PIXEL = 0.2  # of a training copy with its short groups of pictures
+CONTEXT = 1.5e9  # bytes that CUDA and its libraries take on a GPU
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What is taken for data that are not there yet, and share of a GPU's peak that is reached (None: `UTILIZATION`)."""
+
+    hours: float = 1.5
+    fps: float = 30.0
+    images: int = 100_000
+    utilization: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Jobs of one kind: run and its seeds, or evaluation of a run. gpu_hours: of all seeds; gigabytes: on one GPU, None where unknown."""
+
+    rule: str
+    table: str
+    name: str
+    count: int
+    gpus: int
+    steps: int | None
+    flops: float | None
+    gpu_hours: float | None
+    gigabytes: float | None
+
+
+@dataclass
+class Estimate:
+    """A study's cost, and what was assumed on the way."""
+
+    gpu: Gpu
+    utilization: dict[str, float]
+    precision: str
+    jobs: list[Job] = field(default_factory=list)
+    disk: dict[str, float] = field(default_factory=dict)  # what -> bytes
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Remember something that a reader must know, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def gpu_hours(self, flops: float, precision: str) -> float:
+        """Hours of one GPU."""
+        return flops / (getattr(self.gpu, precision) * 1e12 * self.utilization[precision]) / 3600
+
+
+def estimate(study: Study, gpu: Gpu, results: Path, assumed: Assumed) -> Estimate:
+    """The cost of a whole study, whatever of it is done."""
+    utilization = dict(UTILIZATION) if assumed.utilization is None else dict.fromkeys(UTILIZATION, assumed.utilization)
+    found = Estimate(gpu, utilization, study.execution.precision)
+    amounts = _Amounts(study, results, assumed, found)
+    found.jobs += _other_jobs(study)
+    for name in study.runs:
+        found.jobs += _runs(study, name, amounts, found)
+    for name in study.evaluations:
+        found.jobs += _evaluations(study, name, found)
+    _disk(study, amounts, found)
+    return found
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+class _Amounts:
+    """The amount of each source: of its receipt, of its folder, of a public data set, or assumed."""
+
+    def __init__(self, study: Study, results: Path, assumed: Assumed, found: Estimate) -> None:
+        self.study, self.results, self.assumed, self.found = study, results, assumed, found
+        self.receipts: dict[str, Receipt | None] = {}
+
+    def receipt(self, name: str) -> Receipt | None:
+        """A source's receipt, if it was prepared."""
+        path = self.results / "data" / f"{name}.json"
+        if name not in self.receipts:
+            self.receipts[name] = read_receipt(path) if path.is_file() else None
+        return self.receipts[name]
+
+    def of(self, name: str) -> list[Amount]:
+        """A source's, or those that a curation chooses from."""
+        receipt = self.receipt(name)
+        if name in self.study.curations:
+            if isinstance(receipt, CuratedReceipt):
+                return [Amount("images", receipt.kept)]
+            self.found.note(f"curation {name}: it has not chosen yet, all of its sources are counted")
+            return [amount for source in self.study.curations[name].data for amount in self.of(source)]
+        return [self._video(name, receipt) if name in self.study.videos else self._images(name, receipt)]
+
+    def _video(self, name: str, receipt: Receipt | None) -> Amount:
+        if isinstance(receipt, VideoReceipt):
+            usable = sum(end - start for start, end in receipt.usable)
+            return Amount("video", usable, receipt.fps, len(receipt.usable))
+        fps = self.study.videos[name].fps or self.assumed.fps
+        seconds = self.assumed.hours * 3600
+        if ranges := self.study.videos[name].usable_seconds:
+            seconds = sum(end - start for start, end in ranges)
+        length = f"{seconds / 3600:.2g} hours of {fps:g} frames a second"
+        self.found.note(f"video {name}: not prepared yet, {length} are assumed (--hours, --fps)")
+        return Amount("video", round(seconds * fps), fps)
+
+    def _images(self, name: str, receipt: Receipt | None) -> Amount:
+        settings = self.study.images[name]
+        kind, fps = ("sequences" if settings.layout == "sequences" else "images"), settings.fps or 1.0
+        if isinstance(receipt, SequencesReceipt):
+            frames = receipt.files if receipt.chosen is None else receipt.sequences * (receipt.shortest + receipt.longest) // 2
+            return Amount("sequences", frames, fps, receipt.sequences)
+        if isinstance(receipt, ImagesReceipt):
+            return Amount("images", receipt.files)
+        count = sizes.images_below(settings.source)
+        if count is None:
+            count = self.assumed.images
+            self.found.note(f"images {name}: not checked yet, {count} are assumed (--images)")
+        return Amount(kind, count, fps, sizes.YOUTUBE_VOS_SEQUENCES if kind == "sequences" else 1)  # type: ignore[arg-type]
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+
+def architecture(study: Study, run: str, found: Estimate) -> Architecture | None:
+    """A run's architecture, timm's by the size in its name; None where that does not tell."""
+    name = study.arch_of(run)
+    if known := architecture_named(name):
+        return known
+    parts = name.removeprefix("timm/").split(".")[0].split("_")
+    size = next((part for part in parts if part in SIZES), None)
+    patch = next((part for part in parts if part.startswith("patch")), None)
+    known = architecture_named(f"vit_{size}_{patch}")
+    if known is None:
+        found.note(f"{name}: its shape is not in its name; its runs and their evaluations are not counted")
+    return known
+
+
+def _runs(study: Study, name: str, amounts: _Amounts, found: Estimate) -> Iterator[Job]:
+    run = study.runs[name]
+    arch = architecture(study, name, found)
+    if not isinstance(run, TrainedRun):
+        yield Job("baseline", "trainings", name, len(run.seeds), 0, None, 0.0, 0.0, None)
+        return
+    settings, gpus = run.settings, study.execution.gpus_of(run.settings.RESOURCES)
+    rule = f"train_{run.method}"
+    samples = sum(settings.samples(amount) for source in run.data for amount in amounts.of(source))
+    try:
+        steps, _ = settings.total_steps(samples)
+    except UserError as error:
+        found.note(f"run {name}: {error}")
+        steps = settings.steps or 0
+    if arch is None:
+        yield Job(rule, "trainings", name, len(run.seeds), gpus, steps, None, None, None)
+        return
+    step = settings.step_work(arch)
+    flops = steps * step.flops
+    yield Job(
+        rule,
+        "trainings",
+        name,
+        len(run.seeds),
+        gpus,
+        steps,
+        flops * len(run.seeds),
+        found.gpu_hours(flops, found.precision) * len(run.seeds),
+        _gigabytes(step, found.precision, max(1, gpus), study.execution.parts_of(name), study.execution.gradient_checkpointing, arch),
+    )
+
+
+def _gigabytes(work: Work, precision: str, gpus: int, parts: int, recomputed: bool, arch: Architecture) -> float:
+    """Memory of one GPU: parameters, and what the backward pass reads of its share of the batch."""
+    kept = work.kept / gpus / parts
+    if recomputed:  # of a block its input alone, and one whole block at a time
+        kept *= 1 / KEPT_WIDTHS + 1 / arch.depth
+    return (CONTEXT + WITH_OPTIMIZER * work.learnt + 4 * work.fixed + BYTES_OF_VALUE[precision] * kept) / 1e9
+
+
+def _evaluations(study: Study, name: str, found: Estimate) -> Iterator[Job]:
+    evaluation = study.evaluations[name]
+    settings, rule = evaluation.settings, f"evaluate_{evaluation.protocol}"
+    gpus = study.execution.gpus_of(settings.RESOURCES)
+    for run in study.runs:
+        if evaluation.runs is not None and run not in evaluation.runs:
+            continue
+        count, arch = len(study.runs[run].seeds), architecture(study, run, found)
+        work = None if arch is None else settings.work(arch)
+        if arch is None or work is None:
+            if arch is not None:
+                found.note(f"evaluation {name}: its work is not known, it is not counted")
+            yield Job(rule, settings.TABLE, f"{name} of {run}", count, gpus, None, None, None, None)
+            continue
+        precision = "bfloat16" if work.bfloat16 else "float32"
+        hours = found.gpu_hours(work.flops, precision) * count
+        memory = _gigabytes(work, precision, 1, 1, getattr(settings, "gradient_checkpointing", False), arch) if work.learnt else None
+        yield Job(rule, settings.TABLE, f"{name} of {run}", count, gpus, None, work.flops * count, hours, memory)
+
+
+def _other_jobs(study: Study) -> Iterator[Job]:
+    """Jobs whose work is not on a GPU, or is nothing."""
+    tables = len(study.task_tables) + 2
+    counts = {
+        "generate": int(study.synthetic is not None),
+        "prepare_video": len(study.videos),
+        "check_images": len(study.images),
+        "curate": len(study.curations),
+        "features": len(study.runs) if study.picture_sources() else 0,
+        "table": tables,
+        "report": 1,
+    }
+    return (Job(rule, "data, pictures and tables", rule, count, 0, None, 0.0, 0.0, None) for rule, count in counts.items() if count)
+
+
+# -- disk --------------------------------------------------------------------------------------------------------------
+
+
+def _disk(study: Study, amounts: _Amounts, found: Estimate) -> None:
+    copies = 0.0
+    for name, video in study.videos.items():
+        receipt = amounts.receipt(name)
+        if isinstance(receipt, VideoReceipt):
+            copies += receipt.bytes
+        else:
+            copies += sum(a.frames for a in amounts.of(name)) * video.short_side**2 * 16 / 9 * BITS_OF_PIXEL / 8
+    backbones = states = 0.0
+    for name, run in study.runs.items():
+        if (arch := architecture(study, name, found)) is None:
+            continue
+        backbones += 4 * parameters(arch) * len(run.seeds)
+        if isinstance(run, TrainedRun):
+            work = run.settings.step_work(arch)
+            states += CHECKPOINTS * (12 * work.learnt + 4 * work.fixed) * len(run.seeds)
+        for evaluation in study.evaluations.values():
+            if evaluation.runs is None or name in evaluation.runs:
+                head = evaluation.settings.work(arch)
+                states += CHECKPOINTS * 12 * head.learnt * len(run.seeds) if head else 0.0
+    found.disk = {
+        "training copies of videos": copies,
+        "states of trainings and heads (results/state)": states,
+        "backbones": backbones,
+        "shared features (execution.cache_gib)": study.execution.cache_gib * 2**30,
+    }

@@ -1,0 +1,126 @@
+"""What a study costs before anything is queued."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from densewalk.__main__ import main
+from densewalk.data.amounts import Amount
+from densewalk.evaluations.common.settings import EvaluationSettings
+from densewalk.methods.dora.settings import DoraSettings
+from densewalk.methods.timetuning.settings import TimeTuningSettings
+from densewalk.models.architecture import architecture_named
+from densewalk.models.work import vit
+from densewalk.study.config import parse_study
+from densewalk.study.estimate import Assumed, estimate
+from densewalk.study.gpus import GPUS
+from densewalk.study.registry import evaluations
+from tests.fixtures.studies import REPOSITORY, TINY, write_study
+
+SMALL = {"method": "dino", "init": "random", "arch": "vit_small_patch16", "data": ["walk"]}
+
+
+def cost(*, precision="float32", execution=None, gpu="a100", utilization=None, **settings):
+    """The only job of a study with one training that has GPU-hours."""
+    study = copy.deepcopy(TINY)
+    study["runs"] = {"dino": {**SMALL, "settings": {"steps": 1000, "batch_size": 64, **settings}}}
+    study["evaluations"] = {}
+    study["execution"] = {"precision": precision, **(execution or {})}
+    found = estimate(parse_study(study), GPUS[gpu], Path("results"), Assumed(utilization=utilization))
+    (job,) = [job for job in found.jobs if job.rule == "train_dino"]
+    return job
+
+
+def test_hours_follow_steps_precision_gpu_and_utilization():
+    hours = cost().gpu_hours
+    assert hours == pytest.approx(cost().flops / (19.5e12 * 0.6) / 3600)
+    assert cost(steps=3000).gpu_hours == pytest.approx(3 * hours)
+    assert cost(precision="bfloat16", utilization=0.5).gpu_hours == pytest.approx(cost().flops / (312e12 * 0.5) / 3600)
+    assert cost(gpu="h100").gpu_hours == pytest.approx(hours * 19.5 / 67)
+
+
+def test_memory_falls_with_parts_and_recomputed_blocks():
+    whole = cost().gigabytes
+    parts = cost(execution={"accumulate": 4}).gigabytes
+    recomputed = cost(execution={"gradient_checkpointing": True}).gigabytes
+    assert recomputed < parts < whole
+    assert cost(precision="bfloat16").gigabytes < whole
+
+
+def test_epochs_are_counted_by_the_length_that_is_assumed():
+    assert cost(steps=None, epochs=2, warmup_epochs=0, batch_size=64).steps == 2 * (90 * 60 * 30 // 64)
+
+
+@pytest.mark.parametrize(
+    ("settings", "amount", "samples"),
+    [
+        (DoraSettings(frames=8, spacing_seconds=1.0), Amount("video", 9000, 30.0, 2), 9000 - 2 * 7 * 30),
+        (TimeTuningSettings(segment_seconds=5), Amount("video", 9000, 30.0), 60),
+        (TimeTuningSettings(), Amount("sequences", 94_588, 6.0, 3471), 3471),
+        (TimeTuningSettings(), Amount("images", 500), 500),
+    ],
+)
+def test_a_method_says_what_a_sample_is(settings, amount, samples):
+    assert settings.samples(amount) == samples
+
+
+EXAMPLES = {
+    "davis": {"root": "d", "dataset": "DAVIS-2017"},
+    "tracking": {"root": "d", "dataset": "GOT-10k"},
+    "video_segmentation": {"root": "d", "dataset": "DAVIS-2017", "layout": "davis"},
+    "incontext": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
+    "knn": {"root": "d", "dataset": "ImageNet-1k"},
+    "linear": {"root": "d", "dataset": "ImageNet-1k"},
+    "linear_segmentation": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
+    "overcluster": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
+    "unsupervised_segmentation": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
+    "discovery": {"root": "d", "dataset": "VOC12", "layout": "voc"},
+    "ade20k_linear": {"root": "d", "dataset": "ADE20K"},
+    "ade20k_upernet": {"root": "d", "dataset": "ADE20K"},
+    "segmentation_linear": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
+    "segmentation_upernet": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
+    "coco": {"root": "d", "dataset": "COCO"},
+}
+
+
+@pytest.mark.parametrize("protocol", evaluations())
+def test_each_evaluation_tells_its_work_on_public_data(protocol):
+    """More than a hundred images, each at least once; an evaluation of a larger network is more work."""
+    small, base = (architecture_named(f"vit_{size}_patch16") for size in ("small", "base"))
+    settings = evaluations()[protocol].model_validate(EXAMPLES[protocol])
+    assert 100 * vit(small, 112) < settings.work(small).flops < settings.work(base).flops
+
+
+def test_an_evaluation_that_tells_nothing_is_named():
+    assert EvaluationSettings(root="d", dataset="d").work(architecture_named("vit_small_patch16")) is None
+    found = estimate(parse_study(TINY), GPUS["a100"], Path("results"), Assumed())
+    assert any("evaluation davis: its work is not known" in note for note in found.notes) is False
+    assert any("evaluation incontext: its work is not known" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_224.dino", "vit_base_patch14_dinov2.lvd142m", "vit_small_patch16_dinov3.lvd1689m"])
+def test_the_shape_of_a_network_of_timms_is_in_its_name(name):
+    study = {**TINY, "runs": {"theirs": {"method": "none", "init": f"timm/{name}"}}, "evaluations": {"davis": TINY["evaluations"]["davis"]}}
+    found = estimate(parse_study(study), GPUS["a100"], Path("results"), Assumed())
+    assert [job.flops is not None for job in found.jobs if job.rule == "evaluate_davis"] == [True]
+
+
+def test_the_command_needs_no_torch_and_little_time(tmp_path):
+    write_study(tmp_path, TINY)
+    program = "import sys; from densewalk.__main__ import main; main(['plan', 'config.yaml']); sys.exit('torch' in sys.modules)"
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    after = os.times()
+    assert done.returncode == 0, done.stderr
+    assert (after.children_user - before.children_user) + (after.children_system - before.children_system) < 1.2
+    for line in ("train_dora", "evaluate_davis", "GPU-hours", "training copies of videos", "video walk: not prepared yet"):
+        assert line in done.stdout
+
+
+def test_an_unknown_gpu_is_one_line(capsys, caplog):
+    assert main(["plan", str(REPOSITORY / "config.yaml"), "--gpu", "gtx"]) == 2
+    assert "--gpu gtx is not known; allowed: v100" in caplog.text + capsys.readouterr().err
