@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
+from densewalk.__main__ import main
 from densewalk.core.errors import UserError
 from densewalk.core.metric import Metric, floor_of
 from densewalk.results.gain import COLUMNS, gain_table, gains, write_gain
@@ -148,6 +149,19 @@ def test_a_baseline_without_results_is_refused(tmp_path):
         write_gain([path], tmp_path / "gain.csv", METRICS, "walc")
     write_gain([], tmp_path / "gain.csv", METRICS, "walc")
     assert read_table(tmp_path / "gain.csv").empty
+
+
+def test_the_command_writes_it(tmp_path, monkeypatch):
+    for one in study():
+        path = tmp_path / "results" / one.run.replace("start", "random_start") / f"s{one.seed}" / "incontext_voc.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({**one.model_dump(mode="json"), "run": one.run.replace("start", "random_start")}))
+    monkeypatch.chdir(tmp_path)
+    assert main(["tables", "--table", "gain", "--out", "gain.csv", "--baseline", "random_start", "results"]) == 0
+    table = read_table(tmp_path / "gain.csv").set_index(["run", "against"])
+    assert table.loc[("neco", "baseline"), "by_seed"] == "seed 0: +4.00; seed 1: +4.40; seed 2: +4.10"
+    assert "| neco | run | incontext_voc | mIoU | 34.17 | baseline | random_start | +4.17 ± 0.52 |" in (tmp_path / "gain.md").read_text()
+    assert (tmp_path / "gain.tex").is_file()
 
 
 def test_the_best_must_be_better_than_every_other_by_more_than_the_interval():

@@ -178,7 +178,7 @@ def test_two_evaluations_of_one_data_set_need_a_choice(records):
     assert paper_table(records, ["run", "J"], "evaluation", None, METRICS).heads[1:] == [("davis_DAVI", "J"), ("davis_MOSE", "J")]
 
 
-def test_the_command_prints_a_table_or_writes_it(records, tmp_path, monkeypatch, capsys, caplog):
+def test_it_is_printed_or_written(records, tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(tmp_path)
     assert main(["tables", "--columns", "run,J,F", "--pivot", "dataset", "--format", "latex"]) == 0
     text = capsys.readouterr().out

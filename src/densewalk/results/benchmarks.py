@@ -9,6 +9,7 @@ published values in the tables.
 import hashlib
 from dataclasses import dataclass
 
+from densewalk.data.benchmarks.sizes import DISCOVERY, IMAGES
 from densewalk.results.records import ResultRecord
 
 
@@ -20,20 +21,20 @@ class Benchmark:
     names: str | None = None
 
 
+VALIDATION = {name: validation for name, (_, validation) in IMAGES.items()}
+VOC = VALIDATION["voc"]
 # PascalVOC, two counts: `compat: released` leaves out the last incomplete batch, of 128 or 32 images
 BENCHMARKS = {
     ("davis", "DAVIS-2017"): Benchmark((61,), "e1645e2050bbe05871aa41863e99cf5865afabbe7b9e9537911981fb2fcd6fd2"),
-    ("classification", "ImageNet-1k"): Benchmark((50_000,)),
-    ("ade20k", "ADE20K"): Benchmark((2000,)),
-    ("incontext", "PascalVOC"): Benchmark((1449,)),
-    ("incontext", "ADE20K"): Benchmark((2000,)),
-    ("linear_segmentation", "PascalVOC"): Benchmark((1449, 1408)),
-    ("linear_segmentation", "ADE20K"): Benchmark((2000,)),
-    ("overcluster", "PascalVOC"): Benchmark((1449, 1440)),
-    ("coco", "COCO"): Benchmark((5000,)),
-    ("discovery", "VOC07"): Benchmark((5011,)),
-    ("discovery", "VOC12"): Benchmark((11_540,)),
-    ("discovery", "COCO20k"): Benchmark((19_817,)),
+    ("classification", "ImageNet-1k"): Benchmark((VALIDATION["imagenet"],)),
+    ("ade20k", "ADE20K"): Benchmark((VALIDATION["ade20k"],)),
+    ("incontext", "PascalVOC"): Benchmark((VOC,)),
+    ("incontext", "ADE20K"): Benchmark((VALIDATION["ade20k"],)),
+    ("linear_segmentation", "PascalVOC"): Benchmark((VOC, VOC // 128 * 128)),
+    ("linear_segmentation", "ADE20K"): Benchmark((VALIDATION["ade20k"],)),
+    ("overcluster", "PascalVOC"): Benchmark((VOC, VOC // 32 * 32)),
+    ("coco", "COCO"): Benchmark((VALIDATION["coco"],)),
+    **{("discovery", name): Benchmark((images,)) for name, images in DISCOVERY.items()},
 }
 
 
