@@ -7,15 +7,7 @@ from densewalk.evaluations.davis.settings import DavisSettings
 from densewalk.results.benchmarks import BENCHMARKS, is_benchmark
 from densewalk.results.published import elsewhere, published, published_numbers
 from densewalk.study.registry import evaluations
-from tests.fixtures.records import DINO, record, typed
-
-# from https://davischallenge.org, the validation list of 2017
-DAVIS_VAL = [
-    *("bike-packing", "blackswan", "bmx-trees", "breakdance", "camel", "car-roundabout", "car-shadow", "cows", "dance-twirl", "dog"),
-    *("dogs-jump", "drift-chicane", "drift-straight", "goat", "gold-fish", "horsejump-high", "india", "judo", "kite-surf", "lab-coat"),
-    *("libby", "loading", "mbike-trick", "motocross-jump", "paragliding-launch", "parkour", "pigs", "scooter-black", "shooting"),
-    "soapbox",
-]
+from tests.fixtures.records import DAVIS_VAL, DINO, record, typed
 
 
 def davis(n, sequences):

@@ -172,6 +172,18 @@ def test_no_difference_where_the_seeds_do_not_share_a_protocol(tmp_path):
     assert read_table(tmp_path / "a.csv").iloc[0]["mIoU_hungarian published_delta"] == "-0.70"
 
 
+def test_a_floor_has_no_interval(tmp_path):
+    paths = []
+    for seed in (0, 1):
+        paths.append(tmp_path / f"{seed}.json")
+        paths[-1].write_text(json.dumps(record("r", seed, {"J": 30.0 + seed, "J_copied": 17.5})))
+    write_table(paths, "incontext", tmp_path / "a.csv")
+    row = read_table(tmp_path / "a.csv").iloc[0]
+    assert (row["J ci95"], row["J_copied"], row["J_copied ci95"]) == ("6.35", "17.50", "")
+    write_formats(tmp_path / "a.csv")
+    assert "| 30.50 ± 6.35 | 17.50 |" in (tmp_path / "a.md").read_text()
+
+
 def test_seeds_of_two_configurations_are_told_apart(tmp_path):
     paths = []
     for seed, protocol in ((0, "448 px"), (1, "512 px")):

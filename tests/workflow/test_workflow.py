@@ -50,7 +50,7 @@ def test_the_study_runs_whole(finished):
     assert "dora, training: objects" in (results / "report.html").read_text()
     record = json.loads((results / "dora" / "s0" / "davis.json").read_text())
     assert record["training"]["steps"] == 2
-    assert record["training"]["samples_seen"] == 4
+    assert (record["training"]["samples_seen"], record["training"]["samples_unit"]) == (4, "clips")
     run = json.loads((results / "neco_dora" / "s0" / "run.json").read_text())
     assert run["spec"]["init"]["name"] == "dora"
     assert len((results / "dora" / "s0" / "metrics.jsonl").read_text().splitlines()) >= 1
