@@ -19,7 +19,7 @@ test: install
 	$(BIN)/pytest -n $(CORES) -m "not slurm"
 
 test-slurm: install
-	$(BIN)/pytest tests/workflow/test_slurm.py -rs --durations=3
+	$(BIN)/pytest tests/workflow/test_slurm*.py -rs --durations=3
 
 lint: install
 	$(BIN)/ruff format --check .

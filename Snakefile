@@ -39,6 +39,7 @@ rule all:
     input:
         records_wanted,
         "<results>/report.html",
+        "<results>/tables/gain.csv",
         "<results>/tables/all.csv",
         "<results>/tables/cost.csv",
         collect("<results>/tables/{table}.csv", table=STUDY.task_tables),

@@ -176,6 +176,12 @@ def test_frames_are_in_the_order_of_their_numbers(numbers):
     assert found == sorted(number for number, _ in numbers)
 
 
+@pytest.mark.parametrize("names", ["one.jpg two.jpg", "-1.jpg 1.jpg", "frame_1.jpg Frame_2.jpg", "8.jpg a.jpg", "1.jpg cover.jpg"])
+def test_frames_that_numbers_do_not_order_are_refused(names):
+    with pytest.raises(UserError, match="x has frames whose names differ in more than a number"):
+        frames_in_order(names.split(), "x")
+
+
 @pytest.mark.parametrize("other", ["1.png", "01.jpg", "1.JPG"])
 def test_two_frames_of_one_number_are_refused(tmp_path, other):
     save(tmp_path / "a/1.jpg")

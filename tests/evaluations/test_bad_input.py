@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from densewalk.core.errors import UserError
@@ -318,12 +317,12 @@ def test_a_class_folder_that_is_missing_or_empty(name, split, data, tmp_path):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("value", [3e38, -3e38])
 def test_features_that_are_no_numbers(name, value, data, tmp_path):
-    """The picture and the backbone are named, and no number is written."""
+    """The picture and the backbone are named, and no number is written. Weights that are no numbers are refused when they are loaded."""
     root = data(name)
     sick = load(write_backbone(tmp_path / "good.safetensors"))
-    for parameter in (sick.vit.norm.weight, sick.vit.blocks[-1].attn.qkv.bias):
+    for parameter in (sick.vit.norm.weight, sick.vit.blocks[-1].attn.qkv.weight, sick.vit.blocks[-1].attn.qkv.bias):
         parameter.data[:] = value
     export_backbone(sick, tmp_path / "sick.safetensors", run="r", config_hash="0")
     with pytest.raises(UserError, match="not finite") as error:

@@ -109,3 +109,25 @@ def test_a_result_says_what_it_was_made_from(tmp_path, monkeypatch):
     assert [attempt.until for attempt in first.made] == [int(max(spec.state(tmp_path / "results").rglob("step-*.pt")).stem[5:])]
     change_labels(tmp_path / "data", "masks/*.png")
     assert record().data != first.data
+
+
+@pytest.mark.parametrize(
+    ("protocol", "settings"),
+    [
+        ("linear_segmentation", {**MASKS, "masks": "/elsewhere/masks"}),
+        ("linear_segmentation", {**MASKS, "images": "../images"}),
+        ("overcluster", {"layout": "voc", "masks": "/elsewhere"}),
+        ("segmentation_linear", {"layout": "folders", "training": "a", "validation": "../b", "num_classes": 3}),
+        ("linear", {"training": "/elsewhere/train"}),
+        ("knn", {"validation": "x/../../val"}),
+        ("discovery", {"layout": "coco", "annotations": "/elsewhere/a.json"}),
+        ("discovery", {"layout": "coco", "ids": ".lists/ids.txt"}),
+        ("tracking", {"split": "/elsewhere"}),
+        ("davis", {"resolution": "../480p"}),
+        ("video_segmentation", {"layout": "youtube_vos", "sequence_list": "/elsewhere/list.txt"}),
+    ],
+)
+def test_files_that_a_fingerprint_would_not_see_are_refused(protocol, settings):
+    """Corrected labels in them would be scored by the old head."""
+    with pytest.raises(ValueError, match="does not lie below root, or is hidden"):
+        parse_evaluation(protocol, {"root": "data", "dataset": "toy", **settings})

@@ -182,6 +182,7 @@ TENSORS = {
     "inf": (altered(QKV, WEIGHTS[QKV] + torch.inf), f"{QKV} holds NaN or infinite numbers"),
     "too large": (altered(NORM, WEIGHTS[NORM].double() * 1e300), "norm.weight holds numbers that are too large for float32"),
     "sparse": (altered(QKV, WEIGHTS[QKV].to_sparse()), f"{QKV} is sparse (sparse_coo)"),
+    "nested": (altered(QKV, torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])), f"{QKV} is a nested tensor"),
     "sparse rows": (altered(QKV, WEIGHTS[QKV].to_sparse_csr()), f"{QKV} is sparse (sparse_csr)"),
     "meta": (altered(QKV, WEIGHTS[QKV].to("meta")), f"{QKV} is a meta tensor"),
     "quantized": (altered(QKV, torch.quantize_per_tensor(WEIGHTS[QKV], 0.1, 0, torch.qint8)), f"{QKV} is quantized"),

@@ -15,7 +15,7 @@ from densewalk.study.config import load_study
 from tests.fixtures.studies import TINY, planned, write_study
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
-PAGE = {"results/report.html", *(f"results/tables/{table}.csv" for table in ("all", "cost", "davis", "incontext"))}
+PAGE = {"results/report.html", *(f"results/tables/{table}.csv" for table in ("gain", "all", "cost", "davis", "incontext"))}
 TRAINED = {
     f"results/{run}/s0/{name}"
     for run in ("dora", "neco_dora")

@@ -8,7 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from densewalk.core.errors import UserError
-from densewalk.core.quoting import for_shell, for_snakemake
+from densewalk.core.text.quoting import for_shell, for_snakemake
 from densewalk.core.resources import Resources as Asked
 from densewalk.core.typed_files import write_model
 from densewalk.study import registry
@@ -262,7 +262,7 @@ def table_records(wildcards):
         f"{RESULTS}/{run}/s{seed}/{evaluation}.json"
         for run, seed, evaluation in STUDY.evaluation_jobs()
         if wildcards.table
-        in ("all", "cost", STUDY.evaluations[evaluation].settings.TABLE)
+        in ("all", "cost", "gain", STUDY.evaluations[evaluation].settings.TABLE)
     ]
 
 

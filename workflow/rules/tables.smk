@@ -16,7 +16,7 @@ rule table:
     log:
         "<results>/logs/tables/{table}.log",
     wildcard_constraints:
-        table=only(["all", "cost", *STUDY.task_tables]),
+        table=only(["gain", "all", "cost", *STUDY.task_tables]),
     conda:
         "../../envs/main.yaml"
     params:
@@ -56,7 +56,8 @@ rule features:
 rule report:
     input:
         collect(
-            "<results>/tables/{table}.csv", table=["all", "cost", *STUDY.task_tables]
+            "<results>/tables/{table}.csv",
+            table=["gain", "all", "cost", *STUDY.task_tables],
         ),
         page_features,
     output:

@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 from densewalk.core.errors import UserError
-from densewalk.core.quoting import one_line
+from densewalk.core.text.quoting import one_line
 
 MOST_SHOWN = 40  # letters of a key or text in a message
 MOST_VALUES = 1_000_000  # of a file after its aliases are resolved; a few lines of them can stand for billions
 NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*|[0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|\.(inf|nan))", re.IGNORECASE)
 # what PyYAML's constructors raise beside its own errors, for instance for a date in month 13 or a number of 5,000 digits
 BROKEN = (yaml.YAMLError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 
@@ -53,6 +54,7 @@ def _parsed(text: str, path: str | Path) -> Any:
             if twice := next(_repeated_keys(node), None):
                 raise UserError(f"{path} has a key twice: {twice}", todo="remove one of them")
             _require_size(node, path)
+            _require_decimals(node, path)
             return loader.construct_document(node)
         finally:
             loader.dispose()
@@ -119,6 +121,25 @@ def _require_size(node: yaml.Node, path: str | Path) -> None:
 
     if size(node) > MOST_VALUES:
         raise UserError(f"{path} holds {size(node):.3g} values, aliases resolved", allowed=f"{MOST_VALUES:,}")
+
+
+def _require_decimals(node: yaml.Node, path: str | Path) -> None:
+    """Refuse 010 (8 to YAML, 10 to people), 1:30 (90), 0x10 and 0b1."""
+    seen, waiting = set(), [node]
+    while waiting:
+        current = waiting.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, yaml.SequenceNode):
+            waiting += current.value
+        elif isinstance(current, yaml.MappingNode):
+            waiting += [part for pair in current.value for part in pair]
+        elif current.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float") and current.value and not DECIMAL.fullmatch(current.value):
+            found = (
+                f"{path}, line {current.start_mark.line + 1}: YAML takes {current.value[:MOST_SHOWN]!r} for another number than it shows"
+            )
+            raise UserError(found, allowed="decimal numbers, such as 10, 0.5 or 1.0e-3", todo="write it so, or in quotes if it is a text")
 
 
 def not_plain(value: Any, key: str = "") -> Iterator[str]:

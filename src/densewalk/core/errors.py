@@ -1,6 +1,6 @@
 """Errors that end a job without a traceback, and their exit status."""
 
-from densewalk.core.quoting import one_line
+from densewalk.core.text.quoting import one_line
 
 
 class UserError(Exception):

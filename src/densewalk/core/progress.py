@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from densewalk.core.urls import redacted
+from densewalk.core.text.urls import redacted
 
 log = logging.getLogger("densewalk")
 T = TypeVar("T")

@@ -39,7 +39,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import clock, track
-from densewalk.core.quoting import for_csv
+from densewalk.core.text.quoting import for_csv
 from densewalk.curation.settings import CurationSettings, RetrievalSettings
 from densewalk.data.image_folder import ImageFolder
 from densewalk.data.images import normalize

@@ -104,10 +104,14 @@ def frames_in_order(names: Iterable[str], folder: str | Path) -> list[str]:
     """Sort the files of a sequence by number.
 
     Raises:
-        UserError: two files have one number, such as 1.jpg and 01.jpg, or 1.jpg and 1.png.
+        UserError: two files have one number, such as 1.jpg and 01.jpg, or 1.jpg and 1.png; or names differ in more than numbers, as
+            a.jpg and b.jpg, or -1.jpg and 1.jpg: their order would be a guess.
     """
     ordered = sorted((by_number(os.path.splitext(name)[0]), name) for name in names)
     for (number, one), (next_number, other) in pairwise(ordered):
+        if number[::2] != next_number[::2]:
+            found = f"{folder} has frames whose names differ in more than a number: {one} and {other}"
+            raise UserError(found, allowed="names such as 00000.jpg or frame_9.jpg", todo="number them, or move what is no frame away")
         if number == next_number:
             raise UserError(f"{folder} has two frames of one number: {one} and {other}", todo="remove one of them")
     return [name for _, name in ordered]

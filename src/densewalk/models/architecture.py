@@ -36,6 +36,7 @@ ALLOWED = (
     "vit_{" + ",".join(SIZES) + "}_patch{8,14,16}, with _reg4 for four register tokens, _swiglu for gated MLPs, "
     "_rope for DINOv3's rotary positions; or timm/ and a full name of timm's"
 )
+TIMM_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")  # that have plain vision transformers, or DINOv3's
 _NAME = re.compile(rf"vit_({'|'.join(SIZES)})_patch({'|'.join(map(str, PATCHES))})" + "".join(f"({flag})?" for flag in FLAGS))
 
 
@@ -107,11 +108,12 @@ def known_architecture(name: str) -> str:
 
 @lru_cache
 def timm_names() -> frozenset[str]:
-    """Names of timm's models, with and without the tag of their weights, read from its source: importing timm takes seconds."""
+    """Names of timm's vision transformers, with and without the tag of weights, read from its source: importing timm takes seconds."""
     package = importlib.util.find_spec("timm")
     if package is None or package.origin is None:
         return frozenset()
-    files = sorted((Path(package.origin).parent / "models").glob("*.py"))
+    found = (Path(package.origin).parent / "models" / f"{name}.py" for name in TIMM_MODULES)
+    files = [path for path in found if path.is_file()]
     text = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
     functions = re.findall(r"^def (\w+)\(pretrained", text, re.MULTILINE)
     tagged = re.findall(r"""^ +['"]([\w.-]+)['"] *:""", text, re.MULTILINE)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from densewalk.core.errors import UserError
-from densewalk.core.quoting import one_line
+from densewalk.core.text.quoting import one_line
 from densewalk.models.architecture import Architecture, Interpolation
 from densewalk.models.backbone import Backbone, LoadReport
 from densewalk.models.layouts import dinov3
@@ -270,6 +270,8 @@ def _require_numbers(weights: Mapping[str, Tensor], path: Path) -> None:
             problem = "is a meta tensor, which has a shape and no numbers"
         elif value.is_quantized:
             problem = "is quantized"
+        elif value.is_nested:
+            problem = "is a nested tensor"
         elif value.layout != torch.strided:
             problem = f"is sparse ({str(value.layout).removeprefix('torch.')})"
         elif value.dtype not in FLOATS and not key.endswith(".bias_mask"):

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from densewalk.core.settings import Settings, is_null
-from densewalk.core.urls import without_secrets
+from densewalk.core.text.urls import without_secrets
 
 
 class RandomWeights(Settings):

@@ -200,7 +200,7 @@ class Changes:
     def of_table(self, name: str) -> Reasons:
         """Why a table, or the page (`report`), is outdated although its records are not: it was written for another plan."""
         mark = written_for(self.results, name)
-        return () if mark.is_file() and mark.read_text().strip() == self.plan.hash else ("written for another plan",)
+        return () if mark.is_file() and mark.read_text().strip() == self.plan.hash_of_table(name) else ("written for another plan",)
 
     # -- data ------------------------------------------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ def written_for(results: Path, name: str) -> Path:
 def mark_written(plan: Plan, results: Path, name: str) -> None:
     """Say that a table, or the page (`report`), is written for this plan."""
     with atomic_write(written_for(results, name)) as temporary:
-        temporary.write_text(f"{plan.hash}\n")
+        temporary.write_text(f"{plan.hash_of_table(name)}\n")
 
 
 def names_in(path: str) -> list[str] | None:

@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from densewalk.core.hashing import config_hash
-from densewalk.core.metric import Metric
+from densewalk.core.metric import Ceiling, Metric
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import read_model
 from densewalk.models.catalog import Labels
@@ -16,7 +16,7 @@ from densewalk.visualization.settings import PictureSettings
 
 
 class PlannedRun(Settings):
-    """A row of the tables. captions: of the images of its training, by file name without its end."""
+    """A row of the tables. captions: of the images of its training, by file name without its end. ceilings: of its learning curves."""
 
     method: str
     init: str
@@ -24,6 +24,7 @@ class PlannedRun(Settings):
     data: list[str]
     seeds: list[int] = Field(min_length=1)
     captions: dict[str, str] = {}
+    ceilings: dict[str, Ceiling] = {}
 
 
 class PlannedEvaluation(Settings):
@@ -73,15 +74,16 @@ class DatasetName(Settings):
 
 class Plan(Settings):
     """The study's runs and evaluations in its order. results: their folder. hashes: of each result, by
-    `run/s0/evaluation`. backbones: by `run/s0`. data: paths of an evaluation's data, by its name.
-    pictures: with the names of all sources; None if nothing is drawn. labels, datasets: names in the tables, of runs and of evaluations'
-    data, which are in no hash.
+    `run/s0/evaluation`. baseline: the run that the others are compared with, if the study names one. backbones: by `run/s0`. data: paths
+    of an evaluation's data, by its name. pictures: with the names of all sources; None if nothing is drawn. labels, datasets: names in the
+    tables, of runs and of evaluations' data, which are in no hash.
     """
 
     study: str
     results: str = "results"
     runs: dict[str, PlannedRun]
     evaluations: dict[str, PlannedEvaluation]
+    baseline: str | None = None
     hashes: dict[str, str]
     backbones: dict[str, PlannedBackbone] = {}
     data: dict[str, list[str]] = {}
@@ -96,6 +98,8 @@ class Plan(Settings):
         for name, evaluation in self.evaluations.items():
             if unknown := sorted(set(evaluation.runs) - self.runs.keys()):
                 raise ValueError(f"evaluations.{name}.runs: no such run: {unknown[0]}")
+        if self.baseline is not None and self.baseline not in self.runs:
+            raise ValueError(f"baseline: no such run: {self.baseline}")
         if lacking := [key for job in self.jobs() if (key := result_key(*job)) not in self.hashes]:
             raise ValueError(f"hashes: none for {lacking[0]}")
         return self
@@ -122,9 +126,23 @@ class Plan(Settings):
             names |= self.datasets[record.evaluation].model_dump()
         return record.model_copy(update=names)
 
+    def hash_of_table(self, name: str) -> str:
+        """Twelve digits of what a table is made of beside the records themselves; of `report`, the page, the whole plan's."""
+        if name == "report":
+            return self.hash
+        names = {key: self.model_dump(mode="json", include={key})[key] for key in ("labels", "datasets")}
+        return config_hash([[str(path) for path in self.records(Path(), name)], names, self.baseline if name == "gain" else None])
+
+    def metrics_of_tables(self) -> dict[str, dict[str, Metric]]:
+        """Table -> the metrics of all its evaluations."""
+        found: dict[str, dict[str, Metric]] = {}
+        for evaluation in self.evaluations.values():
+            found.setdefault(evaluation.table, {}).update(evaluation.metrics)
+        return found
+
     def records(self, results: Path, table: str) -> list[Path]:
-        """The records that a table is made of: all of them for `all` and `cost`."""
-        wanted = {name for name, evaluation in self.evaluations.items() if table in ("all", "cost", evaluation.table)}
+        """The records that a table is made of: all of them for `all`, `cost` and `gain`."""
+        wanted = {name for name, evaluation in self.evaluations.items() if table in ("all", "cost", "gain", evaluation.table)}
         return [results / f"{result_key(*job)}.json" for job in self.jobs() if job[2] in wanted]
 
     def jobs(self) -> Iterator[tuple[str, int, str]]:

@@ -5,7 +5,7 @@ results/{run}/s{seed}/{evaluation}.json    ResultRecord
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -36,11 +36,13 @@ class TrainingRecord(CostRecord):
     """What a training was.
 
     device, processes, execution: of the attempt that made the last step; the latter says how it was run, which changes no hash.
-    made: who made the steps, in order, whenever the weights were exported. Empty in records of earlier versions.
+    made: who made the steps, in order, whenever the weights were exported. samples_unit: what the samples are. Both are empty in
+    records of earlier versions.
     """
 
     steps: int = Field(ge=1)
     samples_seen: int = Field(ge=1)
+    samples_unit: str = ""
     processes: int = Field(ge=1)
     device: str
     execution: dict[str, Any]
@@ -156,6 +158,9 @@ class ResultRecord(Provenance, CostRecord):
         return self
 
 
+Named = Callable[[ResultRecord], ResultRecord]
+
+
 def read_run(path: Path) -> RunRecord:
     """Read the record of a run; a UserError names file and key of what is missing, broken or another run's."""
     record = read_model(path, RunRecord, "record of a run", AGAIN)
@@ -183,9 +188,13 @@ def _require_place(path: Path, **names: str | int) -> None:
             )
 
 
-def read_results(paths: Sequence[Path]) -> list[ResultRecord]:
-    """Read records; they come in the order in which their runs and evaluations were given, seeds ascending."""
-    records = [read_result(path) for path in paths]
+def read_results(paths: Sequence[Path], named: Named | None = None) -> list[ResultRecord]:
+    """Read records; they come in the order in which their runs and evaluations were given, seeds ascending.
+
+    Args:
+        named: gives a record the labels that the study has now (`Plan.named`); without it they are those that it was made with.
+    """
+    records = [named(record) if named else record for record in map(read_result, paths)]
     runs, evaluations = _places(r.run for r in records), _places(r.evaluation for r in records)
     return sorted(records, key=lambda r: (runs[r.run], evaluations[r.evaluation], r.seed))
 

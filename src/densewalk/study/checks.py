@@ -31,6 +31,7 @@ def check_study(study: "Study") -> None:
     for name, curation in study.curations.items():
         _check_curation(study, f"curations.{name}", curation)
     _check_chains(study)
+    _require_runs(study, "baseline", [study.baseline] if study.baseline else [])
     _check_accumulation(study)
     check_published_rows(study)
     unknown = sorted(set(study.pictures.sources or []) - set(names))
@@ -55,6 +56,8 @@ def _check_run(study: "Study", where: str, name: str, run: BaseRun) -> None:
         raise ValueError(f"{where}.init: '{run.init}' is neither a checkpoint nor a run; allowed: {', '.join(inits)}, {OR_PUBLIC}")
     if (run.init == "random") != (run.arch is not None):
         raise ValueError(f"{where}.arch: give it exactly where init is random (init: {run.init}, arch: {run.arch})")
+    if isinstance(run, TrainedRun) and (obstacle := run.settings.obstacle()):
+        raise ValueError(f"{where}.settings: {obstacle}")
     sources = [*study.videos, *study.images, *study.curations]
     for source in run.data if isinstance(run, TrainedRun) else []:
         if source not in sources:

@@ -69,6 +69,8 @@ class Study(Settings):
     """Rows of the tables."""
     evaluations: dict[Name, Evaluation] = {}
     """Columns of the tables."""
+    baseline: Name | None = None
+    """The run that every other run is compared with in gain.csv and on the page, besides its own start; none by default."""
     tables: Annotated[list[Table], Unique] | None = None
     """Tables to make; by default one for each task that has an evaluation."""
     pictures: PictureSettings = PictureSettings()
@@ -140,6 +142,7 @@ class Study(Settings):
                 data=r.data if isinstance(r, TrainedRun) else [],
                 seeds=r.seeds,
                 captions=r.settings.PICTURES if isinstance(r, TrainedRun) else {},
+                ceilings=r.settings.ceilings() if isinstance(r, TrainedRun) else {},
             )
             for name, r in self.runs.items()
         }
@@ -160,6 +163,7 @@ class Study(Settings):
             results=self.results,
             runs=runs,
             evaluations=evaluations,
+            baseline=self.baseline,
             hashes=hashes,
             backbones={run_key(*job): self._planned_backbone(*job) for job in self.jobs()},
             data={name: list(e.settings.data_paths) for name, e in self.evaluations.items()},

@@ -141,6 +141,11 @@ def corners_of(annotation):
     return [x, y, x + width, y + height]
 
 
+def half_of(annotation):
+    x, y, width, height = annotation["bbox"]
+    return [x, y, width / 2, height / 2]
+
+
 NAN = float("nan")
 X, Y, W, H = BOXES[1]
 WRONG = {
@@ -150,6 +155,8 @@ WRONG = {
     "width a text": (image(width="60"), r"width is '60'; allowed: a whole number, not text"),
     "width a fraction": (image(width=60.0), "width is 60.0"),
     "width 0": (image(width=0), "width is 0"),
+    "area of 400 digits": (entry(area=10**400), "area"),
+    "polygon of 400 digits": (entry(segmentation=[[1, 1, 10**400, 1, 5, 5]]), "polygon"),
     "image id a text": (image(id="7"), r"images\[0\] \(id '7'\): id is '7'; allowed: a whole number, not text"),
     "image id true": (image(id=True), "id is True"),
     "image id huge": (image(id=2**64), "id is 18446744073709551616"),
@@ -221,6 +228,13 @@ WRONG = {
     "iscrowd 2": (entry(iscrowd=2), "iscrowd is 2"),
     "iscrowd a text": (entry(iscrowd="0"), "iscrowd is '0'"),
     "ignored by the training alone": (entry(ignore=1), "training would leave the object out"),
+    "area of more than the image": (entry(area=1e11), r"area is 100000000000.0, more than the image of 60x40"),
+    "area beyond float": (entry(area=10**400), "area is 1000"),
+    "bbox beyond float": (entry(bbox=[10**400, 2, 3, 4]), r"bbox is \[1000"),
+    "polygon beyond float": (entry(segmentation=[[10**400, 2, 3, 4, 5, 6]]), "has the polygon"),
+    "polygon that leaves the image": (entry(segmentation=[[10, 5, 1e9, 5, 30, 20, 10, 20]]), r"reaches from 10, 5 to 1e\+09, 20"),
+    "boxes of half the size": (every(bbox=half_of), "IoU below 0.5 with their masks"),
+    "objects twice": (lambda c: c["annotations"].extend([{**a, "id": a["id"] + 9} for a in c["annotations"]]), "4 of 8 objects are there"),
 }  # fmt: skip
 
 
@@ -244,6 +258,8 @@ def test_what_is_wrong_is_named_with_file_and_entry(write, name):
         (b"\xef\xbb\xbf{}", "not JSON"),
         (b"\xff\xfe{\x00", "not JSON"),
         (b"[" * 100_000, "not JSON"),
+        (b'{"images": [], "images": []}', "not JSON: the key 'images' is there twice"),
+        (b'{"annotations": [{"id": 1, "category_id": 1, "category_id": 2}]}', "the key 'category_id' is there twice"),
         (b"[]", r"it holds \[\]"),
         (b"null", "it holds None"),
         (b"{}", "it has no images"),

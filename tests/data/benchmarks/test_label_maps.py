@@ -1,5 +1,7 @@
 """Layouts of labelled images that need a renumbering, and bad ones."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -50,6 +52,19 @@ def test_real_panoptic_masks():
         found = set().union(*(np.unique(read_example(e)[1]).tolist() for e in examples))
         assert len(found) > 6
         assert found <= {*range(count), 255}
+
+
+@pytest.mark.parametrize("segments", [{5: 3}, {}])
+def test_a_panoptic_mask_with_segments_that_no_annotation_names(tmp_path, segments):
+    """The PNG of another image: its pixels would all be passed over."""
+    write_panoptic(tmp_path, "val2017", {5: 3, 9: 3}, CATEGORIES)
+    path = tmp_path / "annotations/panoptic_val2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["segments_info"] = [{"id": i, "category_id": c} for i, c in segments.items()]
+    path.write_text(json.dumps(content))
+    (example,) = list_coco_panoptic(tmp_path, "val2017", "coco_things_12")
+    with pytest.raises(UserError, match=r"7\.png holds the segment [59], which its annotation does not name"):
+        read_example(example)
 
 
 def test_panoptic_annotations_that_are_others(tmp_path):

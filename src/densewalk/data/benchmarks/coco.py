@@ -5,14 +5,13 @@
 The first thing that is wrong is a UserError with the file, the entry and the key.
 """
 
-import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from densewalk.core.errors import UserError
+from densewalk.core.files import parse_json
 from densewalk.data.benchmarks.paths import require_inside
 from densewalk.data.benchmarks.run_lengths import Bounds, runs_bounds, runs_of
 from densewalk.data.file_lists import find_files
@@ -21,6 +20,9 @@ from densewalk.data.image_files import EXTENSIONS, read_header, require_upright_
 LARGEST = 2**53  # id that the metric, which keeps them as float64, can tell from others
 CLOSE = 1.5  # pixels by which a box may differ from the bounds of its mask
 ORDER = "x, y, width, height in pixels from the upper left corner"
+LARGEST_SIZE = 1e12  # of a number: more than any pixel or area
+TWICE = 0.01  # part of the objects that may be there twice: COCO has a few
+LOOSE = 0.05  # part of the boxes that may have an IoU below 0.5 with the bounds of their masks
 LEFT_OUT = 0.01  # part of the objects that may be too small to train on: COCO has a few
 
 
@@ -35,12 +37,13 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class CocoObject:
-    """An object; box: x, y, width, height in pixels."""
+    """An object; box: x, y, width, height in pixels. fits: it has an IoU of 0.5 or more with its mask's bounds, if there is a mask."""
 
     image: int
     category: int | None
     box: Bounds
     crowd: bool
+    fits: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,10 @@ def read_instances(path: str | Path, pictures: str | Path | None = None, *, mask
     objects = [_object(entry, images, categories, masks=masks) for entry in entries(path, "annotations", content["annotations"])]
     _require_unique(entries(path, "annotations", content["annotations"]), needed=masks)
     _require_pixels(path, objects)
+    _require_once(path, content["annotations"], objects)
     if masks:
         _require_trainable(path, content["annotations"])
+        _require_fitting(path, content["annotations"], objects)
     return Instances(path, images, objects, categories)
 
 
@@ -136,7 +141,7 @@ class Entry:
 def read_content(path: Path, parts: Sequence[str]) -> dict[str, Any]:
     """Read an annotation file of COCO as JSON with these lists."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist", todo="correct `root` or download the data") from error
     except OSError as error:
@@ -224,11 +229,13 @@ def _object(entry: Entry, images: dict[int, CocoImage], categories: dict[int, st
     category = entry.whole("category_id", 0) if masks or "category_id" in entry.values else None
     if categories and category is not None and category not in categories:
         entry.fail("category_id", f"{category} is the id of no category")
+    bounds = None
     if masks:
-        _check_area(entry)
-        bounds = _mask_bounds(entry, image)
+        assert image.size is not None
+        _check_area(entry, image.size)
+        bounds = _mask_bounds(entry, image.size)
         _check_fit(entry, box, bounds)
-    return CocoObject(image.id, category, box, bool(crowd))
+    return CocoObject(image.id, category, box, bool(crowd), bounds is None or _overlap(box, bounds) >= 0.5)
 
 
 def _box(entry: Entry, size: tuple[int, int] | None) -> Bounds:
@@ -238,30 +245,38 @@ def _box(entry: Entry, size: tuple[int, int] | None) -> Bounds:
     x, y, width, height = box
     if width < 0 or height < 0:
         entry.fail("bbox", f"is {brief(box)}", f"no negative width or height: {ORDER}")
-    if size is not None:
-        slack = [2 + side / 50 for side in size]
-        outside = x < -slack[0] or y < -slack[1] or x + width > size[0] + slack[0] or y + height > size[1] + slack[1]
-        if outside or x >= size[0] + slack[0] or y >= size[1] + slack[1]:
-            corners = "; are these two corners?" if 0 <= x <= width <= size[0] + 1 and 0 <= y <= height <= size[1] + 1 else ""
-            entry.fail("bbox", f"{brief(box)} leaves the image of {size[0]}x{size[1]}", ORDER + corners)
+    if size is not None and _leaves((x, y, x + width, y + height), size):
+        corners = "; are these two corners?" if 0 <= x <= width <= size[0] + 1 and 0 <= y <= height <= size[1] + 1 else ""
+        entry.fail("bbox", f"{brief(box)} leaves the image of {size[0]}x{size[1]}", ORDER + corners)
     return x, y, width, height
 
 
-def _check_area(entry: Entry) -> None:
+def _leaves(corners: Bounds, size: tuple[int, int]) -> bool:
+    """Say whether something leaves the image by more than two pixels and a fiftieth of its side."""
+    slack = [2 + side / 50 for side in size]
+    return min(corners[0] + slack[0], corners[1] + slack[1]) < 0 or corners[2] > size[0] + slack[0] or corners[3] > size[1] + slack[1]
+
+
+def _check_area(entry: Entry, size: tuple[int, int]) -> None:
     area = entry.get("area", "the object's area in pixels")
+    if is_number(area) and area > (size[0] + 1) * (size[1] + 1) * 1.1:  # the metric leaves out objects above its largest area
+        entry.fail("area", f"is {brief(area)}, more than the image of {size[0]}x{size[1]}", "the object's area in pixels")
     if not is_number(area) or area < 0:
         entry.fail("area", f"is {brief(area)}", "the object's area in pixels")
     if entry.values.get("ignore"):
         entry.fail("ignore", f"is {brief(entry.values['ignore'])}: training would leave the object out, the metric would not", "iscrowd: 1")
 
 
-def _mask_bounds(entry: Entry, image: CocoImage) -> Bounds | None:
+def _mask_bounds(entry: Entry, size: tuple[int, int]) -> Bounds | None:
     """Check a segmentation; x0, y0, x1, y1 of it, None if it is empty."""
     mask = entry.get("segmentation", "polygons or run lengths")
     if isinstance(mask, list):
-        return _polygon_bounds(entry, mask)
-    assert image.size is not None
-    width, height = image.size
+        bounds = _polygon_bounds(entry, mask)
+        if _leaves(bounds, size):
+            found = f"reaches from {bounds[0]:g}, {bounds[1]:g} to {bounds[2]:g}, {bounds[3]:g} in an image of {size[0]}x{size[1]}"
+            entry.fail("segmentation", found, "corners x, y in pixels")
+        return bounds
+    width, height = size
     if not isinstance(mask, dict) or not {"size", "counts"} <= mask.keys():
         entry.fail("segmentation", f"is {brief(mask)}", "a list of polygons, or run lengths with size and counts")
     if mask["size"] != [height, width] or not all(type(side) is int for side in mask["size"]):
@@ -311,6 +326,39 @@ def _close(one: Bounds, other: Bounds) -> bool:
     return all(abs(a - b) <= CLOSE for a, b in zip(one, other, strict=True))
 
 
+def _overlap(box: Bounds, bounds: Bounds) -> float:
+    """IoU of x, y, width, height and x0, y0, x1, y1."""
+    x, y, width, height = box
+    left, top, right, bottom = bounds
+    inner = max(0, min(x + width, right) - max(x, left)) * max(0, min(y + height, bottom) - max(y, top))
+    union = width * height + (right - left) * (bottom - top) - inner
+    return inner / union if union > 0 else 1.0
+
+
+def _require_fitting(path: Path, annotations: list[dict[str, Any]], objects: list[CocoObject]) -> None:
+    """Refuse a file of which many boxes do not fit their masks: one of the two is for images of another size."""
+    bad = [n for n, found in enumerate(objects) if not found.fits]
+    if len(bad) > LOOSE * len(objects):
+        which = {key: annotations[bad[0]][key] for key in ("id", "bbox")}
+        found = f"{path}: {len(bad)} of {len(objects)} boxes have an IoU below 0.5 with their masks: annotations[{bad[0]}] {which}"
+        raise UserError(found, allowed=ORDER, todo="correct the file (are boxes or masks for images of another size?)")
+
+
+def _require_once(path: Path, annotations: list[dict[str, Any]], objects: list[CocoObject]) -> None:
+    """Refuse a file of which many objects are there twice, as after joining files: the metric would count each as missed once."""
+    seen: set[int] = set()
+    twice = []
+    for number, one in enumerate(objects):
+        key = hash((one.image, one.category, one.box))
+        if key in seen:
+            twice.append(number)
+        seen.add(key)
+    if len(twice) > TWICE * len(objects):
+        first = annotations[twice[0]].get("id")
+        found = f"{path}: {len(twice)} of {len(objects)} objects are there twice: annotations[{twice[0]}] (id {first!r})"
+        raise UserError(f"{found} has image, category and bbox of another", todo="remove the copies")
+
+
 def _require_pixels(path: Path, objects: list[CocoObject]) -> None:
     """Refuse a file whose boxes are parts of the image."""
     if objects and all(max(o.box) <= 1 for o in objects):
@@ -331,10 +379,15 @@ def _require_trainable(path: Path, annotations: list[dict[str, Any]]) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Say whether a value is a finite number, and no truth value."""
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    """Say whether a value is a finite number that float64 can hold, and no truth value."""
+    return type(value) in (int, float) and -LARGEST_SIZE < value < LARGEST_SIZE  # type: ignore[operator]
 
 
 def _all_numbers(values: list[Any]) -> bool:
     """Say whether a long list holds finite numbers alone, as fast as Python can."""
-    return set(map(type, values)) <= {int, float} and math.isfinite(sum(values))
+    return (
+        set(map(type, values)) <= {int, float}
+        and abs(sum(values)) < LARGEST_SIZE
+        and min(values) > -LARGEST_SIZE
+        and max(values) < LARGEST_SIZE
+    )

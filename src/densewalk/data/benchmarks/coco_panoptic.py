@@ -65,7 +65,7 @@ def _segments(entry: Entry, images: dict[int, CocoImage], categories: dict[int, 
     part = f"annotations[{entry.number}].segments_info"
     pairs: dict[int, int] = {}
     for segment in entries(entry.path, part, entry.get("segments_info", "a list of segments")):
-        number, category = segment.whole("id", 0, 2**24 - 1), segment.whole("category_id", 0)
+        number, category = segment.whole("id", 1, 2**24 - 1), segment.whole("category_id", 0)
         if category not in categories:
             segment.fail("category_id", f"{category} is the id of no category")
         if number in pairs:

@@ -103,8 +103,9 @@ def list_coco_panoptic(root: str | Path, name: str, layout: Literal["coco_things
     check_pictures([segments.image for segments in found], images, path)
     examples = []
     for segments in found:
-        pairs = tuple((number, labels[category]) for number, category in segments.pairs if category in labels)
-        examples.append(Example(images / segments.image.name, masks / segments.mask, LabelRule(pairs, others=IGNORE, colors=True)))
+        pairs = tuple((number, labels.get(category, IGNORE)) for number, category in segments.pairs)
+        # a segment that the file does not name is an error: the PNG is another image's, or another version's
+        examples.append(Example(images / segments.image.name, masks / segments.mask, LabelRule(((0, IGNORE), *pairs), 0, colors=True)))
         if not examples[-1].mask.is_file():
             raise UserError(f"{path} names {examples[-1].mask}, which does not exist", todo="download it")
     return _checked(sorted(examples, key=lambda e: e.image), path)
@@ -221,21 +222,25 @@ def read_labels(path: Path, rule: LabelRule, image: Path | None = None) -> Integ
     Raises:
         UserError: unreadable, another kind of file than the rule is for, or a pixel value that the rule does not know.
     """
-    values = read_color_numbers(path, image) if rule.colors else read_mask(path, image)
+    stored = read_color_numbers(path, image) if rule.colors else read_mask(path, image)
     known, meant = np.array(rule.pairs, dtype=np.int64).reshape(-1, 2).T
     last = known.max(initial=0) + 1
-    if values.dtype.itemsize <= 2:  # a table of all 8 or 16 bit values
-        last = max(last, np.iinfo(values.dtype).max)
+    values = stored
+    if stored.dtype.itemsize <= 2:  # a table of all 8 or 16 bit values
+        last = max(last, np.iinfo(stored.dtype).max)
     else:  # the last entry is for all that lies outside: value -1 leads there, too
-        values = values.clip(-1, last)
+        values = stored.clip(-1, last)
     table = np.full(last + 1, UNKNOWN if rule.others is None else rule.others, np.int32)
     table[known] = meant
     labels = table[values]
+    if (labels == UNKNOWN).any() and rule.colors:
+        found = f"mask {path} holds the segment {stored[labels == UNKNOWN][0]}, which its annotation does not name"
+        raise UserError(found, todo="look whether PNGs and annotation file belong together")
     if (labels == UNKNOWN).any():
         scored = rule.values
         besides = "" if rule.ignored is None else f", and {rule.ignored} for pixels that are not scored"
         raise UserError(
-            f"mask {path} holds label {values[labels == UNKNOWN][0]}",
+            f"mask {path} holds label {stored[labels == UNKNOWN][0]}",
             allowed=f"{scored[0]} to {scored[-1]} ({len(scored)} classes){besides}",
             todo="correct the number of classes or `ignore`, or look whether the masks are those of this layout",
         )

@@ -29,7 +29,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.files import read_json, write_json
 from densewalk.core.hashing import file_sha256
 from densewalk.core.progress import Progress, log
-from densewalk.core.urls import without_secrets
+from densewalk.core.text.urls import without_secrets
 
 PAUSES = (1.0, 4.0, 15.0, 30.0, 60.0)  # seconds before another try, as long as nothing new comes
 TIMEOUT = (20.0, 60.0)  # seconds for the connection, and between two pieces

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 from av.filter import Graph
@@ -69,21 +70,38 @@ def transcode(settings: VideoSettings, target: str | Path, *, threads: int | Non
         if not contents.usable:
             reasons = "; ".join(contents.problems)
             raise UserError(f"nothing in {source} is usable: {reasons}", todo="correct usable_seconds or choose another video")
-        sha256, size = file_sha256(temporary), temporary.stat().st_size
+        copy = CopiedFile(Path(target), *pipeline.size, file_sha256(temporary), temporary.stat().st_size)
+    return describe_copy(settings, stat, info, copy, contents)
+
+
+class CopiedFile(NamedTuple):
+    """A training copy: where it lies, its size in pixels, its checksum and its length."""
+
+    path: Path
+    width: int
+    height: int
+    sha256: str
+    bytes: int
+
+
+def describe_copy(
+    settings: VideoSettings, stat: os.stat_result, info: VideoInfo, copy: CopiedFile, contents: "VideoContents"
+) -> VideoReceipt:
+    """Make the receipt of a training copy. stat: of the source, before it was read."""
     return VideoReceipt(
-        name=Path(target).stem,
-        path=str(target),
+        name=copy.path.stem,
+        path=str(copy.path),
         source=settings.source,
         source_stamp=f"{stat.st_size} bytes, {stat.st_mtime_ns}",
-        source_sha256=file_sha256(source),
+        source_sha256=file_sha256(settings.source),
         source_codec=info.codec,
         source_width=info.width,
         source_height=info.height,
         source_fps=info.fps,
         source_frames=info.frames,
         codec="h264",
-        width=pipeline.size[0],
-        height=pipeline.size[1],
+        width=copy.width,
+        height=copy.height,
         gop=settings.gop,
         fps=contents.fps,
         frames=contents.frames,
@@ -91,8 +109,8 @@ def transcode(settings: VideoSettings, target: str | Path, *, threads: int | Non
         usable=tuple(contents.usable),
         cuts=tuple(contents.cuts),
         problems=tuple(contents.problems),
-        sha256=sha256,
-        bytes=size,
+        sha256=copy.sha256,
+        bytes=copy.bytes,
         settings=settings,
     )
 

@@ -1,6 +1,9 @@
 """Settings that all evaluations share."""
 
-from typing import ClassVar
+from pathlib import PurePath
+from typing import ClassVar, Self
+
+from pydantic import model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
@@ -34,6 +37,15 @@ class EvaluationSettings(Settings):
     """Folder of the evaluation data, relative to the study's folder."""
     dataset: str
     """The data's name in the tables. Published values are shown only under the very same name."""
+
+    @model_validator(mode="after")
+    def parts_are_below_root(self) -> Self:
+        """Refuse names of files and folders that lead out of `root`, or are hidden: `data_paths` would not see their changes."""
+        for name, value in self:
+            parts = PurePath(value).parts if isinstance(value, str) and name not in ("root", "dataset") else ()
+            if any(part == "/" or part.startswith(".") for part in parts):
+                raise ValueError(f"{name}: {value!r} does not lie below root, or is hidden; choose a `root` above it, or link it there")
+        return self
 
     @property
     def data_paths(self) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """Settings of DINO, and of what DoRA shares with it."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+import math
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference, Epochs
 from densewalk.models.architecture import Architecture
@@ -87,12 +89,16 @@ class SelfDistillationSettings(PresetSettings):
     local_crops: int = Field(default=8, ge=0)
     """Local crops of an image (DINO) or of each frame (DoRA)."""
 
-    @model_validator(mode="after")
-    def warm_up_ends(self) -> Self:
+    def obstacle(self) -> str | None:
         """A warm-up that is longer than the training would never reach the learning rate."""
         if self.epochs is not None and self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} are more than epochs {self.epochs}")
-        return self
+            return f"warmup_epochs {self.warmup_epochs} are more than epochs {self.epochs}"
+        return None
+
+    def ceilings(self) -> dict[str, Ceiling]:
+        """The entropy of an even answer over all prototypes, of one target and of their mean: at it a target says nothing."""
+        even = Ceiling(math.log(self.out_dim), f"ln {self.out_dim}")
+        return {"teacher_entropy": even, "teacher_mean_entropy": even}
 
     def across_samples(self) -> str | None:
         """KoLeo and Sinkhorn centering; a moving mean centers the targets by earlier batches alone."""

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from densewalk.core.progress import start_logging
-from densewalk.core.urls import redacted, without_secrets
+from densewalk.core.text.urls import redacted, without_secrets
 from densewalk.models.origin import CheckpointFile
 from densewalk.study.config import parse_study
 

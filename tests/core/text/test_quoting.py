@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from snakemake.utils import format as snakemake_format
 
-from densewalk.core.quoting import (
+from densewalk.core.text.quoting import (
     for_csv,
     for_latex,
     for_latex_label,
