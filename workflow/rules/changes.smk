@@ -8,7 +8,10 @@ import functools
 
 from densewalk.results.changes import Changes
 
-CHANGES = Changes(PLAN, RESULTS)
+try:
+    CHANGES = Changes(PLAN, RESULTS)
+except UserError as error:  # a damaged cache
+    raise WorkflowError(str(error))
 DECIDES = workflow.is_main_process  # a job that the driver started is simply run
 if DECIDES:
     atexit.register(CHANGES.contents.save)

@@ -19,11 +19,8 @@ rule table:
         table=only(["gain", "all", "cost", *STUDY.task_tables]),
     conda:
         "../../envs/main.yaml"
-    params:
-        results=STUDY.results,
     shell:
-        'densewalk tables --table {wildcards.table} --out {output.csv} --plan "$DENSEWALK_PLAN"'
-        " --results {params.results:q} 2> {log}"
+        'densewalk tables --table {wildcards.table} --out {output.csv} --plan "$DENSEWALK_PLAN" 2> {log}'
 
 
 rule features:
