@@ -348,14 +348,14 @@ def _require_once(path: Path, annotations: list[dict[str, Any]], objects: list[C
     """Refuse a file of which many objects are there twice, as after joining files: the metric would count each as missed once."""
     seen: set[int] = set()
     twice = []
-    for number, found in enumerate(objects):
-        key = hash((found.image, found.category, found.box))
+    for number, one in enumerate(objects):
+        key = hash((one.image, one.category, one.box))
         if key in seen:
             twice.append(number)
         seen.add(key)
     if len(twice) > TWICE * len(objects):
-        one = annotations[twice[0]]
-        found = f"{path}: {len(twice)} of {len(objects)} objects are there twice: annotations[{twice[0]}] (id {one.get('id')!r})"
+        which = f"annotations[{twice[0]}] (id {annotations[twice[0]].get('id')!r})"
+        found = f"{path}: {len(twice)} of {len(objects)} objects are there twice: {which}"
         raise UserError(f"{found} has image, category and bbox of another", todo="remove the copies")
 
 
