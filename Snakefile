@@ -38,6 +38,7 @@ localrules:
 rule all:
     input:
         "<results>/report.html",
+        "<results>/tables/gain.csv",
         "<results>/tables/all.csv",
         "<results>/tables/cost.csv",
         collect("<results>/tables/{table}.csv", table=STUDY.task_tables),

@@ -36,6 +36,7 @@ COMMANDS = {
     "densewalk diff before/results after/results": 1,
     "densewalk diff before/results after/results --csv changes.csv": 1,
     "densewalk tables --table davis --out davis.csv results": 0,
+    "densewalk tables --table gain --out gain.csv results": 0,
     "densewalk tables --table all --out all.csv results": 0,
     "densewalk add-video data/lisbon.mp4": 0,
     "densewalk add-video data/lisbon.mp4 --out lisbon/config.yaml": 0,
@@ -77,6 +78,8 @@ RECIPES = (
 )
 
 TESTED = {
+    "densewalk tables --table gain --out gain.csv --baseline random_start results": "results/test_gain.py::test_the_command_writes_it",
+    "densewalk tables --columns run,J,F --pivot dataset --format latex": "results/test_paper.py::test_it_is_printed_or_written",
     "densewalk doctor --config config.yaml": "jobs/test_doctor.py::test_checkpoints_are_checked_and_loaded_and_nothing_in_them_is_executed",
     "densewalk doctor --config studies/dora.yaml": "jobs/test_doctor.py::test_a_study_of_the_papers_is_examined_for_exactly_what_it_needs",
     "densewalk fetch --config config.yaml": "data/test_download.py::test_the_command_fetches_what_can_be_fetched_and_says_what_not",

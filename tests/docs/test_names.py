@@ -48,7 +48,17 @@ ELSEWHERE = {
     *("true", "1e-3", "$(...)", "<b>", "=1+1", "X-Amz-Signature"),  # what may stand in a study
     *("norm_mask", "layers", "blocks", "train", "IndexFlatIP", "Range", "If-Range", "nms", "roi_align", "gpus"),  # other code
     *("blackswan", "libby", "schoolgirls"),  # DAVIS
-    *("M", "M ci95", "M published", "M published_source", "M delta", "_", "_over", "CPU s", "copied"),  # placeholders, columns of a page
+    *(
+        "M",
+        "M ci95",
+        "M published",
+        "M published_source",
+        "M published_delta",
+        "_",
+        "_over",
+        "CPU s",
+        "copied",
+    ),  # placeholders, columns of a page
 }
 
 

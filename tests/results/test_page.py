@@ -2,18 +2,22 @@
 
 import copy
 import json
+import math
 import re
 from html.parser import HTMLParser
 from importlib.resources import files
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from densewalk.core import provenance
 from densewalk.core.files import write_json
-from densewalk.core.metric import Metric
+from densewalk.core.metric import Ceiling, Metric
 from densewalk.core.provenance import Provenance
+from densewalk.methods.dino.losses import teacher_entropies
+from densewalk.methods.dora.settings import DoraSettings
 from densewalk.results.page.charts import COLORS, Point, cost_and_quality
 from densewalk.results.page.evaluation_tables import best_of
 from densewalk.results.page.page import duration, report
@@ -71,6 +75,38 @@ def page(tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
     write_study(results)
     return write_page(results)
+
+
+def test_an_axis_does_not_stretch_hundredths():
+    for values, span in (((30.0, 30.05), 1.5), ((30.0, 40.0), 8)):
+        points = [Point(f"run{i}", "dora", float(i), value, 0.01, None) for i, value in enumerate(values)]
+        svg = cost_and_quality("e", "mIoU", points, "GPU", ["dora"])
+        axis = svg[svg.index('id="cost_e-matplotlib.axis_2"') :]
+        ticks = [float(tick) for tick in re.findall(r">(\d+\.?\d*)</text>", axis)]
+        assert max(ticks) - min(ticks) >= span
+
+
+def test_a_ceiling_is_drawn_and_a_rising_loss_is_said(tmp_path):
+    write_study(tmp_path)
+    plan = copy.deepcopy(PLAN)
+    assert "ends higher" not in write_page(tmp_path, plan).text
+    plan["runs"]["walk"]["ceilings"] = {"teacher_entropy": {"value": 11.09, "text": "ln 65536"}}
+    lines = [{"step": s, "time": 0.0, "loss": 1 + s / 10, "teacher_entropy": 7.0} for s in range(20)]
+    (tmp_path / "walk/s1/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_page(tmp_path, plan)
+    assert "ln 65536" in page.text
+    assert "teacher_entropy is at most ln 65536" in page.source
+    assert "Dashed: the largest value that is possible." in page.text
+    assert "The loss ends higher than it began: walk, seed 1 (1.15 to 2.75)." in page.text
+    assert page.text.count("ends higher than it began") == 1
+
+
+def test_entropies_of_self_distillation_have_a_ceiling():
+    ceilings = DoraSettings(steps=1, out_dim=1024).ceilings()
+    assert ceilings["teacher_entropy"] == Ceiling(math.log(1024), "ln 1024")
+    even = torch.full((2, 1024), 1 / 1024)
+    for name, value in teacher_entropies(even).items():
+        assert float(value) == pytest.approx(ceilings[name].value)
 
 
 def test_everything_is_on_the_page(page):
@@ -222,8 +258,11 @@ def evaluation_of(page):
     [(Metric("%"), {"b"}), (Metric("% lost", better="lower"), {"a"}), (Metric("% of copying", "a floor", better=None), set())],
 )
 def test_the_best_of_a_column_goes_by_its_direction(metric, best):
-    wide = {"a": {"m": "1.00", "n": "2.00", "o": ""}, "b": {"m": "3.00", "n": "2.00", "o": "5.00"}, "c": {"m": "", "n": "2.00", "o": ""}}
-    assert best_of(wide, ["m", "n", "o"], {"m": metric}) == {(run, "m") for run in best}, "where all are equal, none is best"
+    values = {"a": {"m": 1.0, "n": 2.0}, "b": {"m": 3.0, "n": 2.0, "o": 5.0}, "c": {"m": None, "n": 2.0}}
+    groups = {run: [typed(record(run, seed, of_run, init=run)) for seed in (0, 1)] for run, of_run in values.items()}
+    assert best_of(groups, ["m", "n", "o"], {"m": metric}) == {(run, "m") for run in best}, "where all are equal, none is best"
+    alone = {run: group[:1] for run, group in groups.items()}
+    assert best_of(alone, ["m"], {"m": metric}) == set(), "nothing is called the best on one seed"
 
 
 @pytest.mark.parametrize(("hours", "text"), [(0.0432, "2.59 min"), (0.999, "59.9 min"), (1.0, "1 h"), (31.42, "31.4 h"), (0.0, "0 min")])

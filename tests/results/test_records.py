@@ -242,6 +242,8 @@ PROGRESS = {
         "no step": ('{"loss": 1.0, "time": 1.0}\n', 'no points of a learning curve and are left out, e.g. {"loss"'),
         "no time": ('{"step": 1, "loss": 1.0}\n', 'no points of a learning curve and are left out, e.g. {"step": 1'),
         "text for a number": ('{"step": 1, "time": "noon", "loss": 1.0}\n', "no points of a learning curve"),
+        "time that is none": ('{"step": 1, "time": NaN, "loss": 1.0}\n', "no points of a learning curve"),
+        "more digits than 64 bits": (f'{{"step": 1, "time": 1.0, "loss": {10**400}}}\n', "no points of a learning curve"),
         "step before": ('{"step": 5, "time": 1.0}\n{"step": 5, "time": 2.0}\n', "no points of a learning curve"),
     },
 }

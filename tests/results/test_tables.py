@@ -48,15 +48,15 @@ def records(tmp_path):
 
 GOLDEN_HEAD = (
     "run,method,init,arch,compat,pretraining_data,evaluation,dataset,protocol,protocol_version,seeds,n,unit,"
-    "mIoU,mIoU ci95,mIoU published,mIoU published_source,mIoU delta,"
-    "mIoU_hungarian,mIoU_hungarian ci95,mIoU_hungarian published,mIoU_hungarian published_source,mIoU_hungarian delta,"
-    "training_steps,samples_seen,method_version,config_hash,commit\n"
+    "mIoU,mIoU ci95,"
+    "mIoU_hungarian,mIoU_hungarian ci95,mIoU_hungarian published,mIoU_hungarian published_source,mIoU_hungarian published_delta,"
+    "training_steps,samples_seen,samples_unit,method_version,config_hash,commit\n"
 )
 GOLDEN = (
     GOLDEN_HEAD + 'walk,dora,random,vit_small_patch16,paper,,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,2,1449,images,'
-    "40.50,6.35,,,,43.00,12.71,,,,100,6400,1,000000000000 000000000001,0123456789ab+dirty 0123456789ab\n"
+    "40.50,6.35,43.00,12.71,,,,100,6400,clips,1,000000000000; 000000000001,0123456789ab+dirty; 0123456789ab\n"
     'dino_s16,none,dino_s16,vit_small_patch16,,ImageNet-1k,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,1,1449,images,'
-    "46.12,,,,,48.46,,48.70,NeCo paper via DIP paper Tab. 1,-0.24,,,1,000000000000,0123456789ab\n"
+    "46.12,,48.46,,48.70,NeCo paper via DIP paper Tab. 1,-0.24,,,,1,000000000000,0123456789ab\n"
 )
 
 
@@ -95,11 +95,16 @@ def test_golden_tidy_table(records, tmp_path):
     assert lines[0] == ",".join(TIDY)
     assert lines[1] == (
         'walk,dora,random,vit_small_patch16,paper,,incontext,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,'
-        "mIoU,0,40.000000,40.50,6.35,2,1449,images,,,,,,100,6400,0.0334,0.0334,cuda:0,1,"
+        "mIoU,0,40.000000,40.50,6.35,2,1449,images,,,,,,100,6400,clips,0.0334,0.0334,cuda:0,1,"
         "000000000000,000000000000,0123456789abcdef0123456789abcdef,true,python=3.11.7 torch=2.14.1,cpu,12.3,,813,,,60.0,0.5000,900,,"
     )
     matched = read_table(tmp_path / "all.csv").iloc[5]
-    assert matched[["metric", "published", "published_protocol", "delta"]].tolist() == ["mIoU_hungarian", "48.70", PROTOCOL, "-0.24"]
+    assert matched[["metric", "published", "published_protocol", "published_delta"]].tolist() == [
+        "mIoU_hungarian",
+        "48.70",
+        PROTOCOL,
+        "-0.24",
+    ]
     assert matched["published_source"] == "NeCo paper via DIP paper Tab. 1"
     assert ",J&F,0,,,,1," in lines[7]  # no value is an empty cell
     assert len(lines) == 9
@@ -110,9 +115,9 @@ def test_golden_cost_table(records, tmp_path):
     write_table(records, "cost", tmp_path / "cost.csv")
     assert (tmp_path / "cost.csv").read_text().splitlines() == [
         ",".join(COST),
-        "walk,dora,random,vit_small_patch16,0,cuda:0,2,100,6400,60.0,0.5000,0.0334,0.0334,12.3,813",
-        "walk,dora,random,vit_small_patch16,1,cuda:0,2,100,6400,60.0,0.5000,0.0334,0.0334,12.3,813",
-        "dino_s16,none,dino_s16,vit_small_patch16,0,,,,,,,,0.0000,24.7,813",
+        "walk,dora,random,vit_small_patch16,0,cuda:0,2,100,6400,clips,60.0,0.5000,0.0334,0.0334,12.3,813",
+        "walk,dora,random,vit_small_patch16,1,cuda:0,2,100,6400,clips,60.0,0.5000,0.0334,0.0334,12.3,813",
+        "dino_s16,none,dino_s16,vit_small_patch16,0,,,,,,,,,0.0000,24.7,813",
     ]
 
 
@@ -159,12 +164,24 @@ def test_no_difference_where_the_seeds_do_not_share_a_protocol(tmp_path):
         write_table(paths, "incontext", tmp_path / "a.csv")
         row = read_table(tmp_path / "a.csv").iloc[0]
         assert row["mIoU_hungarian"] == "48.00"
-        assert (row["mIoU_hungarian published"], row["mIoU_hungarian delta"]) == ("", "")
+        assert not [column for column in row.index if "published" in column], "nothing is published: no empty columns"
     same = record("r", 0, {"mIoU_hungarian": 48.0}, labels=DINO)
     paths[0].write_text(json.dumps(same))
     paths[1].write_text(json.dumps({**same, "seed": 1}))
     write_table(paths, "incontext", tmp_path / "a.csv")
-    assert read_table(tmp_path / "a.csv").iloc[0]["mIoU_hungarian delta"] == "-0.70"
+    assert read_table(tmp_path / "a.csv").iloc[0]["mIoU_hungarian published_delta"] == "-0.70"
+
+
+def test_a_floor_has_no_interval(tmp_path):
+    paths = []
+    for seed in (0, 1):
+        paths.append(tmp_path / f"{seed}.json")
+        paths[-1].write_text(json.dumps(record("r", seed, {"J": 30.0 + seed, "J_copied": 17.5})))
+    write_table(paths, "incontext", tmp_path / "a.csv")
+    row = read_table(tmp_path / "a.csv").iloc[0]
+    assert (row["J ci95"], row["J_copied"], row["J_copied ci95"]) == ("6.35", "17.50", "")
+    write_formats(tmp_path / "a.csv")
+    assert "| 30.50 ± 6.35 | 17.50 |" in (tmp_path / "a.md").read_text()
 
 
 def test_seeds_of_two_configurations_are_told_apart(tmp_path):
@@ -173,7 +190,7 @@ def test_seeds_of_two_configurations_are_told_apart(tmp_path):
         paths.append(tmp_path / f"{seed}.json")
         paths[-1].write_text(json.dumps(record("r", seed, {"mIoU": 1.0}, protocol=protocol)))
     write_table(paths, "incontext", tmp_path / "a.csv")
-    assert read_table(tmp_path / "a.csv").iloc[0]["protocol"] == "448 px 512 px"
+    assert read_table(tmp_path / "a.csv").iloc[0]["protocol"] == "448 px; 512 px"
 
 
 def test_gpu_hours_for_people_are_the_mean_over_seeds(tmp_path):

@@ -92,6 +92,7 @@ def test_every_key_is_described():
         (changed(runs__neco_dora__init="neco_dora"), "a circle, neco_dora -> neco_dora"),
         (changed(runs__neco_dora__seeds=[5], runs__dora__seeds=[0, 1]), "dora has no seed 5"),
         (changed(evaluations__davis__runs=["nobody"]), "evaluations.davis.runs: no such run: nobody"),
+        (changed(baseline="strat"), "baseline: no such run: strat; allowed: start, dora, neco_dora"),
         (changed(images={"walk": {"source": "x"}}), "used twice as a name: walk"),
         (changed(evaluations__davis__protocol="davos"), "davos"),
         (changed(runs__state=TINY["runs"]["start"]), "the name 'state' is taken"),

@@ -13,7 +13,7 @@ from densewalk.data.settings import ImagesSettings
 from densewalk.results.published import is_published, published
 from densewalk.study.config import Study, load_study
 from densewalk.study.runs import TrainedRun
-from tests.fixtures.records import record, typed
+from tests.fixtures.records import of_whole_benchmark, record, typed
 from tests.fixtures.studies import REPOSITORY, planned
 
 STUDIES = ("config", "studies/dora", "studies/neco", "studies/timetuning")
@@ -254,7 +254,7 @@ def test_a_row_of_a_study_shows_its_own_published_value_alone(studies, case):
     written = record(
         *(run, 0, {metric: 1.0}),
         labels=None if labels is None else labels.model_dump(),
-        dataset=settings.dataset,
+        **of_whole_benchmark(settings.TABLE, settings.dataset),
         published_protocol=settings.published_protocol,
         published_metrics=settings.PUBLISHED_METRICS,
     )

@@ -15,9 +15,13 @@ SNAKEFILE = f"""
 import os
 from pathlib import Path
 
+rule all:
+    input: "one.done"
+
 rule job:
-    output: "done"
-    log: "job.log"
+    output: "{{run}}.done"
+    log: "{{run}}.log"
+    wildcard_constraints: run="one|two"
     resources: mem_mb=100
     shell: "exec 2> {{log}}; echo {{resources.mem_mb}} >> asked; n=$(wc -l < asked); cat end-$n >&2 && exit 1; touch {{output}}"
 

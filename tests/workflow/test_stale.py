@@ -14,7 +14,7 @@ from tests.fixtures.official import official_weights
 from tests.fixtures.studies import TINY, planned, snakemake, write_study
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
-PAGE = {"results/report.html", *(f"results/tables/{table}.csv" for table in ("all", "cost", "davis"))}
+PAGE = {"results/report.html", *(f"results/tables/{table}.csv" for table in ("gain", "all", "cost", "davis"))}
 
 
 def save_weights(folder, seed, time=None):

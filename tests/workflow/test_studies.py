@@ -14,6 +14,7 @@ pytestmark = pytest.mark.workflow
 BASELINE = {"method": "none", "init": "random", "arch": "vit_nano_patch16"}
 MINE = {"study": "Mine", "runs": {"mine": BASELINE}, "execution": {"device": "cpu"}}
 OTHER = {"study": "Other", "results": "studies/other", "runs": {"other": BASELINE}, "execution": {"device": "cpu"}}
+PAGE = ("report.html", *(f"tables/{table}.csv" for table in ("gain", "all", "cost")))
 BACKBONE = "studies/other/other/s0/backbone.safetensors"
 
 
@@ -28,8 +29,8 @@ def folder(tmp_path):
 
 def test_a_study_given_by_name_is_read_alone_and_keeps_its_results_apart(folder):
     other = ("--configfile", str(folder / "studies" / "other.yaml"))
-    assert planned(folder, "all") == {"results/report.html", "results/tables/all.csv", "results/tables/cost.csv"}
-    assert planned(folder, "all", *other) == {f"studies/other/{name}" for name in ("report.html", "tables/all.csv", "tables/cost.csv")}
+    assert planned(folder, "all") == {f"results/{name}" for name in PAGE}
+    assert planned(folder, "all", *other) == {f"studies/other/{name}" for name in PAGE}
     assert planned(folder, BACKBONE, *other) == {BACKBONE}
     assert snakemake(folder, "-n", BACKBONE.replace("other/other", "other/mine"), *other, check=False).returncode != 0, (
         "not mixed with config.yaml"
@@ -51,6 +52,10 @@ def test_a_study_of_a_file_of_its_own_runs_whole(folder, monkeypatch, capsys):
     spec = load_study(folder / "studies" / "other.yaml").run_spec("other", 0)
     assert spec.path(results).is_file()
     assert planned(folder, "all", BACKBONE, *other) == set(), "nothing is to be done again"
+    named = {**OTHER, "baseline": "other"}
+    (folder / "studies" / "other.yaml").write_text(yaml.safe_dump(named))
+    again = {"studies/other/report.html", "studies/other/tables/gain.csv"}
+    assert planned(folder, "all", BACKBONE, *other) == again, "another baseline changes no other table"
     monkeypatch.chdir(folder)
     os.remove(results / "report.html")
     assert not main(["status", "studies/other.yaml"])

@@ -50,7 +50,7 @@ def test_the_study_runs_whole(finished):
     assert "dora, training: objects" in (results / "report.html").read_text()
     record = json.loads((results / "dora" / "s0" / "davis.json").read_text())
     assert record["training"]["steps"] == 2
-    assert record["training"]["samples_seen"] == 4
+    assert (record["training"]["samples_seen"], record["training"]["samples_unit"]) == (4, "clips")
     run = json.loads((results / "neco_dora" / "s0" / "run.json").read_text())
     assert run["spec"]["init"]["name"] == "dora"
     assert len((results / "dora" / "s0" / "metrics.jsonl").read_text().splitlines()) >= 1
@@ -67,7 +67,7 @@ def test_snakemake_s_own_report_is_made_without_a_network_and_has_captions(study
     with zipfile.ZipFile(tmp_path / "report.zip") as archive:
         page = archive.read("report/report.html").decode()
         inside = {Path(name).name for name in archive.namelist()}
-    assert {"report.html", "all.csv", "cost.csv", "davis.csv", "incontext.csv"} <= inside
+    assert {"report.html", "gain.csv", "all.csv", "cost.csv", "davis.csv", "incontext.csv"} <= inside
     for caption in ("one table per task, each row a run", "Table <cite>davis</cite> of Tiny study", "The page of Tiny study"):
         assert caption in page
     loaded = re.findall(r"""<(?:script|link|img)[^>]*(?:src|href)=["']([^"']+)""", page)
@@ -89,7 +89,7 @@ def test_a_changed_hyperparameter_reruns_its_descendants_only(study):
         "results/neco_dora/s0/backbone.safetensors",
         *(f"results/{run}/s0/{evaluation}.json" for run in ("dora", "neco_dora") for evaluation in ("davis", "incontext")),
         *(f"results/{run}/s0/features.json" for run in ("dora", "neco_dora")),
-        *(f"results/tables/{table}.csv" for table in ("davis", "incontext", "all", "cost")),
+        *(f"results/tables/{table}.csv" for table in ("davis", "incontext", "gain", "all", "cost")),
         "results/report.html",
     }
 

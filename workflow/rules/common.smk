@@ -232,7 +232,7 @@ def table_records(wildcards):
         f"{RESULTS}/{run}/s{seed}/{evaluation}.json"
         for run, seed, evaluation in STUDY.evaluation_jobs()
         if wildcards.table
-        in ("all", "cost", STUDY.evaluations[evaluation].settings.TABLE)
+        in ("all", "cost", "gain", STUDY.evaluations[evaluation].settings.TABLE)
     ]
 
 

@@ -6,6 +6,7 @@
 #   cpu_partition  where jobs without a GPU go
 from functools import partial
 
+from snakemake.io import apply_wildcards
 from snakemake.logging import logger
 
 from densewalk.core.memory import MemoryOfJobs
@@ -20,7 +21,7 @@ def value_of(resource, wildcards, given):
 
 def logs_of(job_rule, wildcards):
     """The logs that an attempt leaves: its own and Slurm's, which keeps those of failed jobs."""
-    own = [Path(str(log).format(**dict(wildcards.items()))) for log in job_rule.log]
+    own = [Path(apply_wildcards(log, wildcards)) for log in job_rule.log]
     folder = getattr(workflow.executor_settings, "logdir", None)
     folder = Path(folder or ".snakemake/slurm_logs") / f"rule_{job_rule.name}"
     slurm = (folder / "_".join(wildcards).replace("/", "_")).glob("*.log")

@@ -16,11 +16,13 @@ rule table:
     log:
         "<results>/logs/tables/{table}.log",
     wildcard_constraints:
-        table=only(["all", "cost", *STUDY.task_tables]),
+        table=only(["gain", "all", "cost", *STUDY.task_tables]),
     conda:
         "../../envs/main.yaml"
+    params:
+        baseline=lambda wildcards: wildcards.table == "gain" and STUDY.baseline or "",
     shell:
-        'densewalk tables --table {wildcards.table} --out {output.csv} --plan "$DENSEWALK_PLAN" --results results 2> {log}'
+        'densewalk tables --table {wildcards.table} --out {output.csv} --plan "$DENSEWALK_PLAN" 2> {log}'
 
 
 rule features:
@@ -51,7 +53,8 @@ rule features:
 rule report:
     input:
         collect(
-            "<results>/tables/{table}.csv", table=["all", "cost", *STUDY.task_tables]
+            "<results>/tables/{table}.csv",
+            table=["gain", "all", "cost", *STUDY.task_tables],
         ),
         features_wanted,
     output:

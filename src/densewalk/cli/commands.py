@@ -208,17 +208,38 @@ def features(args: argparse.Namespace) -> None:
 
 
 def tables(args: argparse.Namespace) -> None:
-    """Write one table of result records as CSV, Markdown and LaTeX."""
-    from densewalk.results.formats import write_formats
+    """Write a table of result records as CSV, Markdown and LaTeX, or with --columns a table for a paper."""
     from densewalk.results.plan import read_plan
     from densewalk.results.records import results_in
-    from densewalk.results.tables import write_table
+    from densewalk.study.registry import metrics_of_tables
 
     if args.plan is not None and args.records:
         raise UserError("densewalk tables takes records, or --plan")
-    given = [record for path in args.records for record in (results_in(path) if path.is_dir() else [path])]
-    records = given if args.plan is None else read_plan(args.plan).records(args.results, args.table)
-    write_table(records, args.table, args.out)
+    plan = read_plan(args.plan) if args.plan else None
+    given = [record for path in args.records or [Path("results")] for record in (results_in(path) if path.is_dir() else [path])]
+    records = plan.records(args.results or Path(plan.results), args.table or "all") if plan else given
+    if args.columns is not None:
+        from densewalk.core.files import atomic_write
+        from densewalk.results.paper import paper_table
+        from densewalk.results.paper_formats import FORMATS
+
+        text = FORMATS[args.format or "markdown"](paper_table(records, args.columns, args.pivot, args.table, metrics_of_tables()))
+        if args.out is None:
+            print(text, end="")
+            return
+        with atomic_write(args.out) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        return
+    if args.table is None or args.out is None or args.pivot or args.format:
+        raise UserError("densewalk tables needs --table and --out, or --columns, which alone may have --pivot and --format")
+    from densewalk.results.formats import write_formats
+    from densewalk.results.gain import write_gain
+    from densewalk.results.tables import write_table
+
+    if args.table == "gain":
+        write_gain(records, args.out, metrics_of_tables(), args.baseline or (plan.baseline if plan else None))
+    else:
+        write_table(records, args.table, args.out)
     write_formats(args.out)
 
 

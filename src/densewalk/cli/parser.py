@@ -13,6 +13,7 @@ densewalk add-video walk.mp4 --out study.yaml      # what is usable in it, a con
 densewalk train --spec FILE --state DIR --out DIR [--init FILE] [--data RECEIPT ...]
 densewalk evaluate --spec FILE --backbone FILE --state DIR --out FILE
 densewalk tables --table NAME --out FILE results   # result records -> CSV, Markdown, LaTeX
+densewalk tables --columns run,J,F --format latex  # a table for a paper
 densewalk report config.yaml                       # the page, also of an unfinished study
 densewalk diff results_before results_after        # which numbers changed, and why
 """
@@ -82,11 +83,7 @@ def _add_study_commands(command: Command) -> None:
     p.add_argument("--slurm", action="store_true", help="also look for Slurm's commands")
     command("schema")
     command("deviations")
-    p = command("tables", "--out")
-    p.add_argument("--table", required=True, help="a task's name, `all` for the tidy table, `cost`; --out is CSV, others come beside it")
-    p.add_argument("records", type=Path, nargs="*", help="result records, or folders of results: all in them")
-    p.add_argument("--plan", type=Path, help="in their place, the plan that the workflow writes: all records of the table's evaluations")
-    p.add_argument("--results", type=Path, default=Path("results"), help="with --plan: folder of results (default: results, where you are)")
+    _add_tables(command)
     p = command("diff", "before", "after")
     p.add_argument("--csv", type=Path, help="also write the changes to this file")
     p = command("report")
@@ -94,6 +91,24 @@ def _add_study_commands(command: Command) -> None:
     p.add_argument("--plan", type=Path, help="the plan that the workflow writes, in its place")
     p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
     p.add_argument("--out", type=Path, help="default: report.html in the folder of results")
+
+
+def _add_tables(command: Command) -> None:
+    """Tables of result records."""
+    p = command("tables")
+    p.add_argument("records", type=Path, nargs="*", help="result records, or folders of results: all in them (default: results)")
+    p.add_argument("--table", help="a task's name, `all` for the tidy table, `cost`, `gain`; with --columns: only this task's evaluations")
+    p.add_argument("--out", type=Path, help="a CSV, Markdown and LaTeX come beside it; with --columns: the file (default: print it)")
+    p.add_argument("--plan", type=Path, help="in their place, the workflow's plan: all records of the table's evaluations")
+    p.add_argument("--results", type=Path, help="with --plan: folder of results (default: the plan's, from where you are)")
+    p.add_argument("--baseline", help="table `gain`: the run that the others are compared with (default: the plan's `baseline`, if any)")
+    p.add_argument("--columns", type=_names, help="a table for a paper: its columns, e.g. run,J,F, from the wide tables")
+    p.add_argument("--pivot", choices=("dataset", "evaluation"), help="with --columns: a group of columns for each of these")
+    p.add_argument("--format", choices=("latex", "markdown", "csv"), help="with --columns: (default: markdown)")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _add_data_commands(command: Command) -> None:

@@ -86,6 +86,7 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
             training = TrainingRecord(
                 steps=trained.steps,
                 samples_seen=trained.samples,
+                samples_unit=spec.settings.SAMPLES if spec.settings else "",
                 **trained.cost.record(),  # type: ignore[arg-type]
                 **latest.model_dump(include={"device", "processes", "execution"}),
                 made=held.made,

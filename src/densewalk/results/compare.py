@@ -22,7 +22,8 @@ import pandas as pd
 from densewalk.core.errors import UserError
 from densewalk.models.origin import RunBackbone
 from densewalk.results.records import ResultRecord, RunRecord, read_results, read_run, results_in
-from densewalk.results.tables import fixed, write_csv
+from densewalk.results.significance import fixed
+from densewalk.results.tables import write_csv
 
 COLUMNS = ("change", "run", "seed", "evaluation", "metric", "before", "after", "difference", "why")
 UNKNOWN = "nothing that the records tell: has the data, or a checkpoint's file, changed?"

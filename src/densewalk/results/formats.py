@@ -12,7 +12,8 @@ import pandas as pd
 
 from densewalk.core.files import atomic_write
 from densewalk.core.text.quoting import for_latex, for_latex_label, for_markdown, for_markdown_code
-from densewalk.results.tables import SUFFIXES, fixed, read_table
+from densewalk.results.significance import fixed
+from densewalk.results.tables import SUFFIXES, read_table
 
 NUMBER = r"([-+]?[\d.]+|–)?( [±(].*)?"  # a cell with a number, its interval and the published one
 
@@ -66,6 +67,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a table that a reader compares."""
     if metrics_of(table):
         return condensed(table)
+    if "beyond_interval" in table.columns:
+        return gained(table)
     return summary(table) if {"metric", "mean"} <= set(table.columns) else table
 
 
@@ -82,6 +85,13 @@ def condensed(table: pd.DataFrame) -> pd.DataFrame:
     return table[shown].assign(**numbers)
 
 
+def gained(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of gain.csv that a reader compares."""
+    shown = table[["run", "kind", "evaluation", "metric", "value", "against", "reference"]]
+    difference = [d + (f" ± {half}" if half else "") for d, half in zip(table["difference"], table["ci95"], strict=True)]
+    return shown.assign(difference=difference, beyond_interval=table["beyond_interval"], seeds=table["seeds"])
+
+
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """The tidy table without its seeds: one line per run, evaluation and metric; GPU-hours are the mean over the seeds."""
     keys = ["run", "method", "init", "arch", "compat", "evaluation", "metric", "seeds"]
@@ -94,7 +104,7 @@ def _numbers(table: pd.DataFrame, columns: list[str]) -> list[str]:
     """Each row's mean with its interval and the published value, as far as they are known."""
     return [
         (mean or "–") + (f" ± {interval}" if interval else "") + (f" (published {published})" if published else "")
-        for mean, interval, published in table[columns].itertuples(index=False)
+        for mean, interval, published in table.reindex(columns=columns, fill_value="").itertuples(index=False)
     ]
 
 

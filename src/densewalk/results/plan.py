@@ -7,13 +7,13 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from densewalk.core.hashing import config_hash
-from densewalk.core.metric import Metric
+from densewalk.core.metric import Ceiling, Metric
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import read_model
 
 
 class PlannedRun(Settings):
-    """A row of the tables. captions: of the images of its training, by file name without its end."""
+    """A row of the tables. captions: of the images of its training, by file name without its end. ceilings: of its learning curves."""
 
     method: str
     init: str
@@ -21,6 +21,7 @@ class PlannedRun(Settings):
     data: list[str]
     seeds: list[int] = Field(min_length=1)
     captions: dict[str, str] = {}
+    ceilings: dict[str, Ceiling] = {}
 
 
 class PlannedEvaluation(Settings):
@@ -40,13 +41,14 @@ class PlannedEvaluation(Settings):
 
 class Plan(Settings):
     """The study's runs and evaluations in its order. results: their folder. hashes: of each result, by
-    `run/s0/evaluation`.
+    `run/s0/evaluation`. baseline: the run that the others are compared with, if the study names one.
     """
 
     study: str
     results: str = "results"
     runs: dict[str, PlannedRun]
     evaluations: dict[str, PlannedEvaluation]
+    baseline: str | None = None
     hashes: dict[str, str]
 
     @model_validator(mode="after")
@@ -55,6 +57,8 @@ class Plan(Settings):
         for name, evaluation in self.evaluations.items():
             if unknown := sorted(set(evaluation.runs) - self.runs.keys()):
                 raise ValueError(f"evaluations.{name}.runs: no such run: {unknown[0]}")
+        if self.baseline is not None and self.baseline not in self.runs:
+            raise ValueError(f"baseline: no such run: {self.baseline}")
         if lacking := [key for job in self.jobs() if (key := result_key(*job)) not in self.hashes]:
             raise ValueError(f"hashes: none for {lacking[0]}")
         return self
@@ -72,9 +76,16 @@ class Plan(Settings):
         """Run and seed of everything that trains."""
         return [(name, seed) for name, run in self.runs.items() if run.method != "none" for seed in run.seeds]
 
+    def metrics_of_tables(self) -> dict[str, dict[str, Metric]]:
+        """Table -> the metrics of all its evaluations."""
+        found: dict[str, dict[str, Metric]] = {}
+        for evaluation in self.evaluations.values():
+            found.setdefault(evaluation.table, {}).update(evaluation.metrics)
+        return found
+
     def records(self, results: Path, table: str) -> list[Path]:
-        """The records that a table is made of: all of them for `all` and `cost`."""
-        wanted = {name for name, evaluation in self.evaluations.items() if table in ("all", "cost", evaluation.table)}
+        """The records that a table is made of: all of them for `all`, `cost` and `gain`."""
+        wanted = {name for name, evaluation in self.evaluations.items() if table in ("all", "cost", "gain", evaluation.table)}
         return [results / f"{result_key(*job)}.json" for job in self.jobs() if job[2] in wanted]
 
     def jobs(self) -> Iterator[tuple[str, int, str]]:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from densewalk.models.catalog import Labels
+from densewalk.results.benchmarks import is_benchmark
 from densewalk.results.records import ResultRecord
 
 MODEL = ("method", "init", "arch", "pretraining_data")
@@ -31,7 +32,8 @@ class Published:
 def published(record: ResultRecord, metric: str) -> Published | None:
     """The published value of the same data set, protocol, metric and model; None where any of them differs or is not known.
 
-    The record's `labels` name the model as published.csv does; `published_metrics` names metrics that are called otherwise there.
+    The data set is the same where its name is, and where what was scored is what the benchmark holds (benchmarks.py). The record's
+    `labels` name the model as published.csv does; `published_metrics` names metrics that are called otherwise there.
     """
     row = _of_model(record, metric).get(record.published_protocol or "")
     return None if row is None else Published(float(row["value"]), row["protocol"], row["source"])
@@ -76,7 +78,7 @@ def _model(labels: Labels) -> tuple[str, ...]:
 
 def _of_model(record: ResultRecord, metric: str) -> dict[str, Row]:
     """The rows of published.csv with the record's model, data set and metric, by protocol."""
-    if record.labels is None:
+    if record.labels is None or not is_benchmark(record):
         return {}
     # without a table of other names, names are the same; with one, a metric outside it has no published counterpart
     name = metric if record.published_metrics is None else record.published_metrics.get(metric)

@@ -36,11 +36,13 @@ class TrainingRecord(CostRecord):
     """What a training was.
 
     device, processes, execution: of the attempt that made the last step; the latter says how it was run, which changes no hash.
-    made: who made the steps, in order, whenever the weights were exported. Empty in records of earlier versions.
+    made: who made the steps, in order, whenever the weights were exported. samples_unit: what the samples are. Both are empty in
+    records of earlier versions.
     """
 
     steps: int = Field(ge=1)
     samples_seen: int = Field(ge=1)
+    samples_unit: str = ""
     processes: int = Field(ge=1)
     device: str
     execution: dict[str, Any]

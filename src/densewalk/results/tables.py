@@ -17,33 +17,35 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy.stats import t as student
 
 from densewalk.core.files import atomic_write
+from densewalk.core.metric import floor_of
 from densewalk.core.text.quoting import for_csv, from_csv
 from densewalk.results.published import elsewhere, published
 from densewalk.results.records import ResultRecord, TrainingRecord, read_results
+from densewalk.results.significance import fixed, mean_and_interval
 
 # what a reader may rely on: columns before and after those of the metrics
 LEADING = (
     *("run", "method", "init", "arch", "compat", "pretraining_data", "evaluation", "dataset", "protocol", "protocol_version"),
     *("seeds", "n", "unit"),
 )
-TRAILING = ("training_steps", "samples_seen", "method_version", "config_hash", "commit")
-SUFFIXES = (" ci95", " published", " published_source", " delta")  # of a metric's columns after the first
+TRAILING = ("training_steps", "samples_seen", "samples_unit", "method_version", "config_hash", "commit")
+SUFFIXES = (" ci95", " published", " published_source", " published_delta")  # of a metric's columns after the first
 COST_OF_JOB = {"seconds": 1, "gpu_hours": 4, "peak_rss_mib": 0, "peak_gpu_mib": 0, "energy_wh": 2}  # and their decimals
 TIDY = (
     *("run", "method", "init", "arch", "compat", "pretraining_data", "task", "evaluation", "dataset", "protocol", "protocol_version"),
     *("metric", "seed", "value", "mean", "ci95", "seeds", "n", "unit"),
-    *("published", "published_protocol", "published_source", "delta", "published_elsewhere"),
-    *("training_steps", "samples_seen", "training_hours", "training_hours_with_init", "training_device"),
+    *("published", "published_protocol", "published_source", "published_delta", "published_elsewhere"),
+    *("training_steps", "samples_seen", "samples_unit", "training_hours", "training_hours_with_init", "training_device"),
     *("method_version", "config_hash", "run_hash", "commit", "dirty", "versions", "device"),
     *COST_OF_JOB,
     *(f"training_{name}" for name in COST_OF_JOB),
 )
 COST = (
-    *("run", "method", "init", "arch", "seed", "training_device", "processes", "training_steps", "samples_seen", "training_seconds"),
-    *("training_gpu_hours", "training_hours", "training_hours_with_init", "evaluation_seconds", "evaluation_peak_rss_mib"),
+    *("run", "method", "init", "arch", "seed", "training_device", "processes", "training_steps", "samples_seen", "samples_unit"),
+    *("training_seconds", "training_gpu_hours", "training_hours", "training_hours_with_init"),
+    *("evaluation_seconds", "evaluation_peak_rss_mib"),
 )
 
 # (run, seed) -> the run and seed that it is built on (None for none), and hours of its own training
@@ -91,10 +93,12 @@ def metrics_in(records: Iterable[ResultRecord]) -> list[str]:
 
 
 def wide_table(records: Sequence[ResultRecord]) -> pd.DataFrame:
-    """One row per run and evaluation, five columns per metric: mean, 95 % interval, published value, its source, difference."""
+    """One row per run and evaluation; for each metric mean, 95 % interval and, where there are any, published values."""
     metrics = metrics_in(records)
     columns = [*LEADING, *(f"{m}{suffix}" for m in metrics for suffix in ("", *SUFFIXES)), *TRAILING]
-    return pd.DataFrame([wide_row(group, metrics) for group in grouped(records).values()], columns=columns, dtype=str).fillna("")
+    rows = [wide_row(group, metrics) for group in grouped(records).values()]
+    empty = {f"{m}{suffix}" for m in metrics for suffix in SUFFIXES[1:] if not any(row[f"{m}{suffix}"] for row in rows)}
+    return pd.DataFrame(rows, columns=[c for c in columns if c not in empty], dtype=str).fillna("")
 
 
 def wide_row(group: Sequence[ResultRecord], metrics: Sequence[str]) -> dict[str, str]:
@@ -106,6 +110,7 @@ def wide_row(group: Sequence[ResultRecord], metrics: Sequence[str]) -> dict[str,
         "n": _same(r.n for r in group),
         "training_steps": _same(_of(t, "steps") for t in trainings),
         "samples_seen": _same(_of(t, "samples_seen") for t in trainings),
+        "samples_unit": _same(_of(t, "samples_unit") for t in trainings),
         "method_version": _same(r.method_version for r in group),
         "config_hash": _same(r.config_hash for r in group),
         "commit": _same(r.code for r in group),
@@ -133,11 +138,11 @@ def metric_cells(group: Sequence[ResultRecord], metric: str) -> dict[str, str]:
     found = found if all(other == found for other in others) and len({r.protocol for r in group}) == 1 else None
     return {
         "mean": fixed(mean),
-        "ci95": fixed(half),
+        "ci95": "" if floor_of(metric) else fixed(half),
         "published": "" if found is None else fixed(found.value),
         "published_protocol": "" if found is None else found.protocol,
         "published_source": "" if found is None else found.source,
-        "delta": "" if found is None else fixed(_minus(mean, found.value), sign=True),
+        "published_delta": "" if found is None else fixed(_minus(mean, found.value), sign=True),
     }
 
 
@@ -222,6 +227,7 @@ def training_cells(record: ResultRecord, hours: Hours) -> dict[str, str]:
     return {
         "training_steps": _of(training, "steps"),
         "samples_seen": _of(training, "samples_seen"),
+        "samples_unit": _of(training, "samples_unit"),
         "training_device": _of(training, "device"),
         "training_gpu_hours": _of(training, "gpu_hours", 4),
         "training_hours": fixed(hours[key][1], 4) if training else "",
@@ -230,28 +236,6 @@ def training_cells(record: ResultRecord, hours: Hours) -> dict[str, str]:
 
 
 # -- statistics and cells --------------------------------------------------------------------------------------------
-
-
-def mean_and_interval(values: Sequence[float | None]) -> tuple[float, float]:
-    """Mean over seeds, and the half-width of its 95 % confidence interval, t(0.975, n - 1) s / sqrt(n), Student's t.
-
-    NaN for the mean if any seed has no value (a mean over the lucky seeds would mislead), for the half-width of one seed.
-    """
-    numbers = [math.nan if v is None else v for v in values]
-    n = len(numbers)
-    mean = sum(numbers) / n
-    if n == 1:
-        return mean, math.nan
-    deviation = math.sqrt(sum((v - mean) ** 2 for v in numbers) / (n - 1))
-    return mean, float(student.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
-
-
-def fixed(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
-    """A fixed number of decimals, the same everywhere; empty for None and NaN; never a negative zero."""
-    if value is None or math.isnan(value):
-        return ""
-    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    return text.replace("-", "+" if sign else "") if float(text) == 0 else text
 
 
 def _minus(value: float, published_value: float) -> float:
@@ -268,5 +252,5 @@ def _of(training: TrainingRecord | None, name: str, digits: int | None = None) -
 
 
 def _same(values: Iterable[Any]) -> str:
-    """The values' common text, or all different ones in order."""
-    return " ".join(dict.fromkeys(str(v) for v in values))
+    """The values' common text, or a list of all different ones in order, which nobody takes for one value."""
+    return "; ".join(dict.fromkeys(str(v) for v in values))

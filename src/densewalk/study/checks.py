@@ -31,6 +31,7 @@ def check_study(study: "Study") -> None:
     for name, curation in study.curations.items():
         _check_curation(study, f"curations.{name}", curation)
     _check_chains(study)
+    _require_runs(study, "baseline", [study.baseline] if study.baseline else [])
     _check_accumulation(study)
     check_published_rows(study)
     unknown = sorted(set(study.pictures.sources or []) - set(names))

@@ -63,6 +63,8 @@ class Study(Settings):
     """Rows of the tables."""
     evaluations: dict[Name, Evaluation] = {}
     """Columns of the tables."""
+    baseline: Name | None = None
+    """The run that every other run is compared with in gain.csv and on the page, besides its own start; none by default."""
     tables: Annotated[list[Table], Unique] | None = None
     """Tables to make; by default one for each task that has an evaluation."""
     pictures: PictureSettings = PictureSettings()
@@ -134,6 +136,7 @@ class Study(Settings):
                 data=r.data if isinstance(r, TrainedRun) else [],
                 seeds=r.seeds,
                 captions=r.settings.PICTURES if isinstance(r, TrainedRun) else {},
+                ceilings=r.settings.ceilings() if isinstance(r, TrainedRun) else {},
             )
             for name, r in self.runs.items()
         }
@@ -149,7 +152,7 @@ class Study(Settings):
             for name, e in self.evaluations.items()
         }
         hashes = {result_key(*job): self.evaluation_spec(*job).hash for job in self.evaluation_jobs()}
-        return Plan(study=self.study, results=self.results, runs=runs, evaluations=evaluations, hashes=hashes)
+        return Plan(study=self.study, results=self.results, runs=runs, evaluations=evaluations, baseline=self.baseline, hashes=hashes)
 
     # -- specifications ----------------------------------------------------------------------------------------------
 

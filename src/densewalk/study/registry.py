@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, create_model
 
 import densewalk.evaluations
 import densewalk.methods
+from densewalk.core.metric import Metric
 from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.study.runs import BaseEvaluation, Baseline, BaseRun, TrainedRun
 from densewalk.training.settings import TrainingSettings
@@ -44,6 +45,14 @@ def methods() -> dict[str, type[TrainingSettings]]:
 def evaluations() -> dict[str, type[EvaluationSettings]]:
     """Protocol -> its settings, in the order of the folders' names."""
     return {name: settings for _, name, settings in _protocols()}
+
+
+def metrics_of_tables() -> dict[str, dict[str, Metric]]:
+    """Table -> the metrics of all its evaluations."""
+    found: dict[str, dict[str, Metric]] = {}
+    for settings in evaluations().values():
+        found.setdefault(settings.TABLE, {}).update(settings.METRICS)
+    return found
 
 
 def _protocols() -> Iterator[tuple[str, str, type[EvaluationSettings]]]:

@@ -13,6 +13,7 @@ what can be made again or done without is passed over with a warning.
 
 import errno
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -153,10 +154,11 @@ def _parsed(line: str) -> Any:
 
 
 def _is_point(value: Any, after: int) -> bool:
-    """A point has a time and a step beyond the one before; it holds numbers only."""
-    if not isinstance(value, dict) or "time" not in value or type(value.get("step")) is not int or value["step"] <= after:
+    """A point has a time and a step beyond the one before; it holds numbers only, whole ones of at most 64 bits."""
+    if not isinstance(value, dict) or type(value.get("step")) is not int or value["step"] <= after:
         return False
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in value.values())
+    numbers = all(type(v) is float or (type(v) is int and abs(v) < 2**63) for v in value.values())
+    return numbers and math.isfinite(value.get("time", math.nan))
 
 
 def append_point(path: Path, point: Point) -> None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from densewalk.core.errors import UserError
+from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
 from densewalk.core.settings import MOST_STEPS, Epochs, Settings, Steps
 from densewalk.data.amounts import Amount
@@ -31,6 +32,8 @@ class TrainingSettings(Settings):
     """Raise it when a change of the method's code changes what is learnt, in whatever setting; say why beside it."""
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     """What a job asks a scheduler for."""
+    SAMPLES: ClassVar[Literal["images", "clips"]] = "images"
+    """What a batch is made of, and what `samples_seen` counts."""
     PICTURES: ClassVar[dict[str, str]] = {}
     """Captions of what `Method.pictures` draws, by file name without its end."""
     SAME_NUMBERS: ClassVar[tuple[str, ...]] = ()
@@ -59,6 +62,10 @@ class TrainingSettings(Settings):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"set exactly one of epochs and steps (epochs={self.epochs}, steps={self.steps})")
         return self
+
+    def ceilings(self) -> dict[str, Ceiling]:
+        """Logged quantity -> the largest value that it can have, where that is known."""
+        return {}
 
     @property
     def deviations(self) -> str:

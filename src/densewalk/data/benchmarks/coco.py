@@ -385,4 +385,9 @@ def is_number(value: object) -> bool:
 
 def _all_numbers(values: list[Any]) -> bool:
     """Say whether a long list holds finite numbers alone, as fast as Python can."""
-    return set(map(type, values)) <= {int, float} and -LARGEST_SIZE < sum(values) < LARGEST_SIZE
+    return (
+        set(map(type, values)) <= {int, float}
+        and abs(sum(values)) < LARGEST_SIZE
+        and min(values) > -LARGEST_SIZE
+        and max(values) < LARGEST_SIZE
+    )

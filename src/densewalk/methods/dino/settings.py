@@ -1,9 +1,11 @@
 """Settings of DINO, and of what DoRA shares with it."""
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference, Epochs
 from densewalk.models.architecture import Architecture
@@ -92,6 +94,11 @@ class SelfDistillationSettings(PresetSettings):
         if self.epochs is not None and self.warmup_epochs > self.epochs:
             return f"warmup_epochs {self.warmup_epochs} are more than epochs {self.epochs}"
         return None
+
+    def ceilings(self) -> dict[str, Ceiling]:
+        """The entropy of an even answer over all prototypes, of one target and of their mean: at it a target says nothing."""
+        even = Ceiling(math.log(self.out_dim), f"ln {self.out_dim}")
+        return {"teacher_entropy": even, "teacher_mean_entropy": even}
 
     def across_samples(self) -> str | None:
         """KoLeo and Sinkhorn centering; a moving mean centers the targets by earlier batches alone."""

@@ -1,6 +1,6 @@
 """Settings of DoRA."""
 
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,7 @@ class DoraSettings(SelfDistillationSettings):
     The released code is https://github.com/shashankvkt/DoRA_ICLR24 at commit 0508b2c.
     """
 
+    SAMPLES: ClassVar[Literal["images", "clips"]] = "clips"
     RESOURCES: ClassVar[Resources] = Resources(gpu=4, threads=32, mem_mb=128_000, runtime=2880)
     PICTURES: ClassVar[dict[str, str]] = {
         "objects": "Objects that the first attention heads discover in a clip's first frame, tracked through it; a color is an object. "

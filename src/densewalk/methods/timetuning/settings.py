@@ -23,6 +23,7 @@ class TimeTuningSettings(TrainingSettings):
 
     VERSION: ClassVar[int] = 2
     """2: the queue takes a batch before the assignment, not after it, as released."""
+    SAMPLES: ClassVar[Literal["images", "clips"]] = "clips"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     PICTURES: ClassVar[dict[str, str]] = {
         "prototypes": "Prototypes of the first frame's patches as assigned, and as propagated to the later frames; a color is a prototype."

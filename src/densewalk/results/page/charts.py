@@ -20,6 +20,7 @@ from matplotlib.rcsetup import cycler
 from matplotlib.transforms import Affine2D, Bbox
 from numpy.typing import NDArray
 
+from densewalk.core.metric import Ceiling
 from densewalk.training.progress_files import NOT_QUANTITIES
 
 INK = "#010203"  # stands for the text's color, which is only known when the page is shown
@@ -42,6 +43,7 @@ STYLE: Any = {
     "legend.frameon": False,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
+SMALL: Any = {"textcoords": "offset points", "fontsize": 8}
 Margins = tuple[float, float, float, float]  # left, right, bottom, top in inches
 MARGINS = (0.72, 0.08, 0.45, 0.42)  # of a learning curve: to find out what its labels need takes as long as to draw it
 Curves = Mapping[str, Mapping[str, Sequence[float]]]  # seed -> quantity -> values, one of which is `step`
@@ -60,8 +62,12 @@ class Point:
 
 
 @mpl.rc_context(STYLE)
-def learning_curves(run: str, curves: Curves) -> Markup | None:
-    """Draw the logged quantities over a run's steps, a panel each, one line per seed; None if nothing was logged."""
+def learning_curves(run: str, curves: Curves, ceilings: Mapping[str, Ceiling]) -> Markup | None:
+    """Draw the logged quantities over a run's steps, a panel each, one line per seed; None if nothing was logged.
+
+    Args:
+        ceilings: quantity -> its largest possible value, a dashed line.
+    """
     names = list(dict.fromkeys(n for points in curves.values() for n in points if n not in NOT_QUANTITIES))
     if not names:
         return None
@@ -70,10 +76,15 @@ def learning_curves(run: str, curves: Curves) -> Markup | None:
         for seed, points in curves.items():
             if name in points:
                 axis.plot(points["step"], points[name], linewidth=1.3, label=seed)
+        if name in ceilings:
+            top = ceilings[name].value
+            axis.axhline(top, linestyle="--", linewidth=1, color=INK)
+            axis.annotate(ceilings[name].text, (1, top), (0, -3), xycoords=("axes fraction", "data"), ha="right", va="top", **SMALL)
         axis.set(title=name, xlabel="step")
     if len(curves) > 1:
         axes[0].legend(fontsize=8)
     label = f"Learning curves of {run}: {', '.join(names)} by optimizer step; seeds {', '.join(curves)}"
+    label += "".join(f"; {name} is at most {ceilings[name].text}" for name in names if name in ceilings)
     return _svg(figure, name=f"curve-{run}", label=label)
 
 
@@ -110,6 +121,9 @@ def cost_and_quality(name: str, metric: str, points: Sequence[Point], device: st
             axis.annotate("", (p.hours, p.value), places[p.after], arrowprops=arrow)
         axis.errorbar(p.hours, p.value, yerr=p.half or None, capsize=3, markersize=7, **marker_style(p.method, methods))
     axis.margins(x=0.2, y=0.16)
+    low, high = axis.get_ylim()
+    if (lacking := SPAN - (high - low)) > 0:
+        axis.set_ylim(low - lacking / 2, high + lacking / 2)
     left, right = axis.get_xlim()
     axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= right])  # left of zero there is room for names, but no time
     axis.set(xlim=(left, right), xlabel=f"{device} {unit}, initial runs included", ylabel=metric)
@@ -118,6 +132,7 @@ def cost_and_quality(name: str, metric: str, points: Sequence[Point], device: st
     return _svg(figure, name=f"cost-{name}", label=label)
 
 
+SPAN = 2.0  # least of the axis of a metric, in its unit: hundredths of a percent shall not look like a difference
 NAMED = 60  # most points with their names
 OFFSETS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 2), (0, -2))
 """Places of a point's name: across and up, in steps of its own size. The first is taken that covers nothing."""

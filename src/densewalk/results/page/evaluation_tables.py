@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from densewalk.core.metric import Metric
 from densewalk.core.provenance import Provenance
+from densewalk.results.gain import Groups
 from densewalk.results.missing import Output
 from densewalk.results.page.sections import class_charts
 from densewalk.results.page.view import EvaluationTable, Facts, Number, Row, Section
 from densewalk.results.plan import Plan
 from densewalk.results.records import ResultRecord
+from densewalk.results.significance import best_runs
 from densewalk.results.stale import code_reasons
 from densewalk.results.tables import SUFFIXES, Hours, grouped, metrics_in, of_task, tidy_row, training_hours, wide_row
 
@@ -21,7 +23,6 @@ HOW = (
 )
 # of a row's facts, those that are told once if they are the same for all rows
 ONCE = ("evaluation", "protocol", "protocol version", "dataset", "scored", "commit", "device", "versions")
-Wide = Mapping[str, Mapping[str, str]]  # run -> its row of the wide table
 
 
 def evaluation_sections(plan: Plan, records: Sequence[ResultRecord], missing: Sequence[Output], now: Provenance) -> list[Section]:
@@ -49,7 +50,7 @@ def _table(
     wide = {run: wide_row(groups[run], metrics) for run in runs if run in groups}
     facts = {run: how_made(groups[run], hours, plan.results) for run in wide}
     same, columns = constants(list(wide.values()))
-    best = best_of(wide, metrics, planned.metrics)
+    best = best_of({run: groups[run] for run in wide}, metrics, planned.metrics)
     shared = [fact for fact in next(iter(facts.values()), []) if fact[0] in ONCE and all(fact in own for own in facts.values())]
     rows = []
     for run in runs:
@@ -79,16 +80,9 @@ def constants(rows: Sequence[Mapping[str, str]]) -> tuple[Facts, list[str]]:
     return same, [c for c in COLUMNS if len(values[c]) > 1]
 
 
-def best_of(wide: Wide, metrics: Sequence[str], described: Mapping[str, Metric]) -> set[tuple[str, str]]:
-    """Run and metric of the best printed value of each column in which runs differ, but for floors, which are nobody's."""
-    best = set()
-    for metric in metrics:
-        values = {run: float(row[metric]) for run, row in wide.items() if row[metric]}
-        better = described[metric].better if metric in described else "higher"
-        if len(set(values.values())) > 1 and better:
-            best_value = (min if better == "lower" else max)(values.values())
-            best |= {(run, metric) for run, value in values.items() if value == best_value}
-    return best
+def best_of(groups: Groups, metrics: Sequence[str], described: Mapping[str, Metric]) -> set[tuple[str, str]]:
+    """Run and metric of the numbers that are better than all others of their column: see `best_runs`. Floors are nobody's."""
+    return {(run, m) for m in metrics for run in best_runs(groups, m, described[m].better if m in described else "higher")}
 
 
 def _gap(run: str, evaluation: str, missing: Sequence[Output], found: int, seeds: int) -> str:
@@ -105,8 +99,8 @@ def _gap(run: str, evaluation: str, missing: Sequence[Output], found: int, seeds
 
 
 def _number(row: Mapping[str, str], metric: str, best: bool) -> Number:
-    interval, published, _, delta = (row[metric + suffix] for suffix in SUFFIXES)
-    return Number(row[metric], interval, published, delta, best)
+    interval, published, _, published_delta = (row[metric + suffix] for suffix in SUFFIXES)
+    return Number(row[metric], interval, published, published_delta, best)
 
 
 def how_made(group: Sequence[ResultRecord], hours: Hours, results: str) -> Facts:
@@ -121,7 +115,7 @@ def how_made(group: Sequence[ResultRecord], hours: Hours, results: str) -> Facts
     facts = [(name.replace("_", " "), of_all_seeds(name)) for name in HOW if of_all_seeds(name)]
     facts.append(("scored", f"{of_all_seeds('n')} {of_all_seeds('unit')}"))
     facts += [(name.replace("_", " "), of_all_seeds(name)) for name in ("config_hash", "run_hash", "commit", "device", "versions")]
-    facts.append(("seeds", ", ".join(str(r.seed) for r in group)))
+    facts.append(("which seeds", ", ".join(str(r.seed) for r in group)))
     for metric, line in lines.items():
         if line["published"]:
             facts.append((f"published {metric}", f"{line['published']} by {line['published_protocol']} [{line['published_source']}]"))

@@ -18,14 +18,16 @@ from markupsafe import Markup, escape
 from densewalk import __version__
 from densewalk.core import provenance
 from densewalk.core.files import atomic_write
+from densewalk.results.gain import gain_table
 from densewalk.results.missing import Output, survey
 from densewalk.results.page.charts import method_legend
 from densewalk.results.page.evaluation_tables import evaluation_sections
-from densewalk.results.page.sections import all_methods, costs, curves, features, predictions, training_images
+from densewalk.results.page.gains import gain_sections
+from densewalk.results.page.sections import all_methods, costs, curves, features, predictions, read_curves, rising_losses, training_images
 from densewalk.results.page.study_graph import study_diagram
 from densewalk.results.page.view import Facts, NumberTable, Page
 from densewalk.results.plan import Plan, result_key
-from densewalk.results.records import RunRecord, read_results, read_run
+from densewalk.results.records import ResultRecord, RunRecord, read_results, read_run
 from densewalk.results.stale import by_other_code
 from densewalk.results.tables import cost_table, tidy_table
 
@@ -58,6 +60,7 @@ def contents(plan: Plan, results: Path) -> Page:
     missing = [output for outputs in survey(plan, results) for output in outputs.missing]
     charts = costs(plan, records)
     now, runs = provenance.current(), made_runs(plan, results)
+    logged = read_curves(plan, results)
     folders = {run: results / run / f"s{planned.seeds[0]}" for run, planned in plan.runs.items()}
     return Page(
         title=plan.study,
@@ -71,11 +74,19 @@ def contents(plan: Plan, results: Path) -> Page:
         features=features(folders),
         training=training_images(plan, folders),
         predictions=predictions(plan, folders),
-        curves=curves(plan, results),
-        numbers=[_numbers("all", tidy_table(records)), _numbers("cost", cost_table(records))] if records else [],
+        gains=gain_sections(plan, records),
+        rising=rising_losses(logged),
+        curves=curves(plan, logged),
+        numbers=[_numbers(name, table) for name, table in whole_tables(plan, records).items()] if records else [],
         version=__version__,
         commit=now.commit[:12],
     )
+
+
+def whole_tables(plan: Plan, records: Sequence[ResultRecord]) -> dict[str, pd.DataFrame]:
+    """The tables of all evaluations, by their files' names."""
+    gain = gain_table(records, plan.metrics_of_tables(), plan.baseline)
+    return {"gain": gain, "all": tidy_table(records), "cost": cost_table(records)}
 
 
 def _numbers(name: str, table: pd.DataFrame) -> NumberTable:

@@ -5,11 +5,13 @@ Images are of each run's first seed. Of an evaluation with many images the first
 
 import base64
 import io
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 
 from densewalk.data.image_files import read_image
@@ -17,13 +19,15 @@ from densewalk.results.page.charts import NAMED, Point, class_values, cost_and_q
 from densewalk.results.page.view import Chart, Features, Image, Predictions
 from densewalk.results.plan import Plan
 from densewalk.results.records import ResultRecord
-from densewalk.results.tables import Hours, grouped, hours_with_init, mean_and_interval, training_hours
+from densewalk.results.significance import mean_and_interval
+from densewalk.results.tables import Hours, grouped, hours_with_init, training_hours
 from densewalk.training.progress_files import read_points
 from densewalk.visualization.record import DrawnImage, FeaturesRecord, read_features
 
 WIDTH = 1600  # pixels of the widest image on the page
 SMALL = 30_000  # bytes up to which a file is shown as it is
 OF_EVALUATION = 3  # images of each evaluation and run
+Curve = Mapping[str, Sequence[float]]  # quantity -> values, one of which is `step`
 CLASSES, RUNS = 40, 6  # most that a chart of classes shows
 
 
@@ -86,15 +90,40 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def curves(plan: Plan, results: Path) -> list[Chart]:
-    """The learning curves of each run, as far as they have come."""
+def read_curves(plan: Plan, results: Path) -> dict[str, dict[int, Curve]]:
+    """The learning curves of each run by seed, as far as they have come."""
+    paths = {run: {seed: curve_file(results, run, seed) for seed in planned.seeds} for run, planned in plan.runs.items()}
+    return {run: {seed: read_curve(path) for seed, path in of_seeds.items() if path} for run, of_seeds in paths.items()}
+
+
+def curves(plan: Plan, found: Mapping[str, Mapping[int, Curve]]) -> list[Chart]:
+    """The charts of the learning curves."""
     charts = []
-    for run, planned in plan.runs.items():
-        paths = {f"s{seed}": path for seed in planned.seeds if (path := curve_file(results, run, seed))}
-        if svg := learning_curves(run, {seed: read_curve(path) for seed, path in paths.items()}):
-            seeds = f", {len(paths)} of {len(planned.seeds)} seeds" if len(planned.seeds) > 1 else ""
-            charts.append(Chart(run, svg, f"By optimizer step{seeds}."))
+    for run, of_seeds in found.items():
+        planned = plan.runs[run]
+        if svg := learning_curves(run, {f"s{seed}": curve for seed, curve in of_seeds.items()}, planned.ceilings):
+            seeds = f", {len(of_seeds)} of {len(planned.seeds)} seeds" if len(planned.seeds) > 1 else ""
+            limited = any(name in curve for curve in of_seeds.values() for name in planned.ceilings)
+            note = f"By optimizer step{seeds}." + (" Dashed: the largest value that is possible." if limited else "")
+            charts.append(Chart(run, svg, note))
     return charts
+
+
+def rising_losses(found: Mapping[str, Mapping[int, Curve]]) -> list[str]:
+    """The runs and seeds whose loss ends higher than it began, with both values."""
+    ends = {f"{run}, seed {seed}": rise(curve.get("loss", [])) for run, of_seeds in found.items() for seed, curve in of_seeds.items()}
+    return [f"{name} ({values[0]:.3g} to {values[1]:.3g})" for name, values in ends.items() if values]
+
+
+def rise(losses: Sequence[float]) -> tuple[float, float] | None:
+    """Means of the first and of the last fifth of a curve, if it rises by more than two standard errors of their difference."""
+    known = np.array([loss for loss in losses if np.isfinite(loss)])
+    part = len(known) // 5
+    if part < 2:
+        return None
+    first, last = known[:part], known[-part:]
+    error = math.sqrt((first.var(ddof=1) + last.var(ddof=1)) / part)
+    return (float(first.mean()), float(last.mean())) if last.mean() - first.mean() > 2 * error else None
 
 
 def curve_file(results: Path, run: str, seed: int) -> Path | None:

@@ -12,6 +12,36 @@ Facts = Sequence[tuple[str, str]]  # name and value
 
 
 @dataclass(frozen=True)
+class GainCell:
+    """A run's difference in one evaluation, or a floor's value. seeds: differences by seed; empty text for what there is not."""
+
+    text: str
+    interval: str = ""
+    best: bool = False
+    note: str = ""
+    seeds: str = ""
+
+
+@dataclass(frozen=True)
+class GainRow:
+    """A run, or a floor."""
+
+    run: str
+    is_floor: bool
+    cells: Sequence[GainCell]
+
+
+@dataclass(frozen=True)
+class GainTable:
+    """Differences to each run's start, or to the baseline. columns: evaluation and metric."""
+
+    heading: str
+    text: str
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[GainRow]
+
+
+@dataclass(frozen=True)
 class Chart:
     """A chart with its heading; note: stands below it."""
 
@@ -39,7 +69,7 @@ class Number:
     mean: str
     interval: str
     published: str
-    delta: str
+    published_delta: str
     best: bool
 
 
@@ -115,7 +145,8 @@ class NumberTable:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything on the page, in its order. legend: of the charts of costs. stale: reason -> what other code has made."""
+    """Everything on the page, in its order. legend: of the charts of costs. stale: reason -> what other code has made. rising:
+    losses that end higher than they began."""
 
     title: str
     facts: Facts
@@ -123,6 +154,8 @@ class Page:
     stale: Mapping[str, Sequence[str]]
     diagram: Markup
     legend: Markup | None
+    gains: Sequence[GainTable]
+    rising: Sequence[str]
     costs: Sequence[Chart]
     sections: Sequence[Section]
     features: Features | None

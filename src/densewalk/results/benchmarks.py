@@ -1,0 +1,56 @@
+"""What the benchmarks of the published numbers hold: a data set's name alone makes no published value comparable. Free of torch.
+
+    BENCHMARKS["davis", "DAVIS-2017"]       by table and name of the data
+
+The count of what was scored must be the benchmark's, and where names are known, so must they be. A benchmark that is not here has no
+published values in the tables.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from densewalk.data.benchmarks.sizes import DISCOVERY, IMAGES
+from densewalk.results.records import ResultRecord
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """units: of the list, and what the released code scores of it if that is less. names: sha256 of the sorted names, a line each."""
+
+    units: tuple[int, ...]
+    names: str | None = None
+
+
+VALIDATION = {name: validation for name, (_, validation) in IMAGES.items()}
+VOC = VALIDATION["voc"]
+# PascalVOC, two counts: `compat: released` leaves out the last incomplete batch, of 128 or 32 images
+BENCHMARKS = {
+    ("davis", "DAVIS-2017"): Benchmark((61,), "e1645e2050bbe05871aa41863e99cf5865afabbe7b9e9537911981fb2fcd6fd2"),
+    ("classification", "ImageNet-1k"): Benchmark((VALIDATION["imagenet"],)),
+    ("ade20k", "ADE20K"): Benchmark((VALIDATION["ade20k"],)),
+    ("incontext", "PascalVOC"): Benchmark((VOC,)),
+    ("incontext", "ADE20K"): Benchmark((VALIDATION["ade20k"],)),
+    ("linear_segmentation", "PascalVOC"): Benchmark((VOC, VOC // 128 * 128)),
+    ("linear_segmentation", "ADE20K"): Benchmark((VALIDATION["ade20k"],)),
+    ("overcluster", "PascalVOC"): Benchmark((VOC, VOC // 32 * 32)),
+    ("coco", "COCO"): Benchmark((VALIDATION["coco"],)),
+    **{("discovery", name): Benchmark((images,)) for name, images in DISCOVERY.items()},
+}
+
+
+def is_benchmark(record: ResultRecord) -> bool:
+    """True where a record scored the whole list of the benchmark that its data is named after."""
+    known = BENCHMARKS.get((record.task, record.dataset))
+    if known is None or listed(record) not in known.units:
+        return False
+    return known.names is None or known.names == names_sha256(record)
+
+
+def listed(record: ResultRecord) -> int:
+    """Units of the list: those that were scored, and images that have no object to score."""
+    return record.n + int(record.details.get("images_without_object", 0))
+
+
+def names_sha256(record: ResultRecord) -> str:
+    """The sha256 of the sorted names of the sequences, a line each."""
+    return hashlib.sha256("\n".join(sorted(record.details.get("sequences", {}))).encode()).hexdigest()

@@ -1,0 +1,190 @@
+"""Tables for a paper: columns, groups, names, bold, floors, width, and what is refused."""
+
+import csv
+import json
+import re
+
+import pytest
+
+from densewalk.__main__ import main
+from densewalk.core.errors import UserError
+from densewalk.core.metric import Metric
+from densewalk.results.paper import display_names, paper_table
+from densewalk.results.paper_formats import comma_separated, latex, markdown, table_width
+from tests.fixtures.records import DINO, TRAINED, record, typed
+
+METRICS = {"davis": {name: Metric("%") for name in ("J", "F")}, "incontext": {"mIoU": Metric("%")}}
+START = {"init": "random", "init_kind": "random"}
+DORA = {"method": "DoRA", "init": "", "arch": "ViT-S/16", "pretraining_data": "WT_Venice"}
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Two data sets of DAVIS' layout and one other evaluation; random weights, a trained run and a checkpoint."""
+    runs = {
+        "start": (START, (20.0, 21.0)),
+        "dora": ({**START, "method": "dora", "labels": DORA, "training": TRAINED}, (40.0, 41.5)),
+        "dino_s16": ({"labels": DINO}, (30.0,)),
+    }
+    content = []
+    for run, (made, values) in runs.items():
+        for seed, value in enumerate(values):
+            for dataset, more in (("DAVIS-2017", 0.0), ("MOSE_1", 5.0)):
+                metrics = {"J": value + more, "F": value - 1, "J_copied": 17.5 + more}
+                content.append(record(run, seed, metrics, **made, task="davis", evaluation=f"davis_{dataset[:4]}", dataset=dataset))
+            content.append(record(run, seed, {"mIoU": value}, **made))
+    paths = []
+    for one in content:
+        paths.append(tmp_path / "results" / one["run"] / f"s{one['seed']}" / f"{one['evaluation']}.json")
+        paths[-1].parent.mkdir(parents=True, exist_ok=True)
+        paths[-1].write_text(json.dumps(one))
+    return paths
+
+
+GOLDEN_LATEX = r"""\begin{table}[t]
+\centering
+\caption{CAPTION}
+\footnotesize
+\setlength{\tabcolsep}{4pt}
+\begin{tabular}{@{}lrrrr@{}}
+\toprule
+ & \multicolumn{2}{c}{DAVIS-2017} & \multicolumn{2}{c}{MOSE\_1} \\
+\cmidrule(lr){2-3} \cmidrule(lr){4-5}
+run & J & F & J & F \\
+\midrule
+DoRA & \textbf{40.75}$_{\pm 9.53}$ & \textbf{39.75}$_{\pm 9.53}$ & \textbf{45.75}$_{\pm 9.53}$ & \textbf{39.75}$_{\pm 9.53}$ \\
+DINO & 30.00 & 29.00 & 35.00 & 29.00 \\
+\midrule
+start (floor) & 20.50 & 19.50 & 25.50 & 19.50 \\
+copying (floor) & 17.50 & -- & 22.50 & -- \\
+\bottomrule
+\end{tabular}
+\end{table}
+"""
+
+
+def test_golden_latex(records):
+    text = latex(paper_table(records, ["run", "J", "F"], "dataset", None, METRICS))
+    caption = re.search(r"\\caption\{(.*)\}", text)[1]
+    assert text.replace(caption, "CAPTION") == GOLDEN_LATEX
+    assert "half-width of its 95 \\% interval (Student's t)" in caption
+    assert "Bold: better than every other row by more than the 95 \\% interval of the paired difference over seeds." in caption
+    assert "Floors are no result of a training and have no interval." in caption
+    assert "davis\\_MOSE on MOSE\\_1: dense NN, fraction 1, 512 px." in caption
+
+
+def check_structure(text):
+    """What a TeX engine would stumble over: groups, environments, and rows with as many cells as the table has columns."""
+    assert text.count("{") == text.count("}")
+    assert re.findall(r"\\begin\{(\w+\*?)\}", text) == re.findall(r"\\end\{(\w+\*?)\}", text)[::-1]
+    columns = len(re.search(r"\\begin\{tabular\}\{@\{\}([lr]+)@\{\}\}", text)[1])
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    for line in (line for line in body.splitlines() if line.endswith(r"\\")):
+        spans = [int(n) for n in re.findall(r"\\multicolumn\{(\d+)\}", line)]
+        assert len(re.split(r"(?<!\\)&", line)) + sum(spans) - len(spans) == columns
+    assert not re.search(r"(?<!\\)[%#]", text)
+    assert text.isascii()
+
+
+@pytest.mark.parametrize(
+    ("columns", "pivot"),
+    [
+        (["run", "J", "F"], "dataset"),
+        (["run", "seeds", "samples_seen", "J"], "evaluation"),
+        (["run", "dataset", "J", "J_copied"], None),
+        (["run", "method", "arch", "compat", "pretraining_data", "protocol", "dataset", "J"], None),
+    ],
+)
+def test_every_latex_table_is_well_formed(records, columns, pivot):
+    check_structure(latex(paper_table(records, columns, pivot, None, METRICS)))
+
+
+def test_a_wide_table_goes_over_both_columns(records):
+    narrow = paper_table(records, ["run", "mIoU"], None, "incontext", METRICS)
+    wide = paper_table(records, ["run", "method", "arch", "protocol", "mIoU"], None, "incontext", METRICS)
+    assert table_width(narrow) < 50 < table_width(wide)
+    assert latex(narrow).startswith("\\begin{table}[t]")
+    assert "\\small\n" in latex(narrow)
+    assert latex(wide).startswith("\\begin{table*}[t]")
+
+
+def test_markdown_and_csv_hold_the_same_numbers(records):
+    table = paper_table(records, ["run", "samples_seen", "mIoU"], None, "incontext", METRICS)
+    assert markdown(table).splitlines()[:5] == [
+        "| run | samples_seen | mIoU |",
+        "| --- | ---: | ---: |",
+        "| DoRA | 6400 clips | **40.75** ± 9.53 |",
+        "| DINO |  | 30.00 |",
+        "| start (floor) |  | 20.50 |",
+    ]
+    assert list(csv.reader(comma_separated(table).splitlines())) == [
+        ["run", "samples_seen", "mIoU", "mIoU ci95"],
+        ["DoRA", "6400 clips", "40.75", "9.53"],
+        ["DINO", "", "30.00", ""],
+        ["start (floor)", "", "20.50", ""],
+    ]
+
+
+def test_a_list_is_no_number_and_is_left_aligned(records):
+    table = paper_table(records, ["run", "seeds", "config_hash", "mIoU"], None, "incontext", METRICS)
+    assert table.numeric == [False, True, False, True]
+    assert table.rows[0][2].text == "000000000000; 000000000001"
+
+
+def test_names_are_the_labels_and_tell_runs_apart():
+    made = {
+        "a": {**DORA, "init": "DINO"},
+        "b": DORA,
+        "c": {**DINO, "arch": "ViT-B/16"},
+        "d": DINO,
+        "e": {**DINO, "pretraining_data": "COCO"},
+        "f": {**DINO, "pretraining_data": "COCO"},
+    }
+    first = {run: typed(record(run, 0, {"m": 1.0}, labels=labels)) for run, labels in made.items()}
+    assert display_names({**first, "plain": typed(record("plain", 0, {"m": 1.0}))}) == {
+        "a": "DoRA from DINO",
+        "b": "DoRA",
+        "c": "DINO, ViT-B/16",
+        "d": "DINO, ViT-S/16, ImageNet-1k",
+        "e": "DINO, ViT-S/16, COCO, e",
+        "f": "DINO, ViT-S/16, COCO, f",
+        "plain": "plain",
+    }
+
+
+@pytest.mark.parametrize(
+    ("columns", "pivot", "message"),
+    [
+        (["run", "IoU"], None, "--columns: IoU is neither a fact of the wide tables nor a metric.*allowed: run, method"),
+        (["run", "J", "mIoU"], None, "no record has all of J, mIoU"),
+        (["run", "J"], None, "--columns: rows of davis_DAVI, davis_MOSE could not be told apart.*--pivot dataset"),
+        (["run", "seeds"], "dataset", None),
+    ],
+)
+def test_what_a_reader_could_not_understand_is_refused(records, columns, pivot, message):
+    if message is None:
+        assert paper_table(records, columns, pivot, None, METRICS).rows
+        return
+    with pytest.raises(UserError, match=message):
+        paper_table(records, columns, pivot, None, METRICS)
+
+
+def test_two_evaluations_of_one_data_set_need_a_choice(records):
+    for path in records:
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "dataset": "DAVIS-2017"}))
+    with pytest.raises(UserError, match="--pivot dataset: davis_DAVI, davis_MOSE have the same dataset"):
+        paper_table(records, ["run", "J"], "dataset", None, METRICS)
+    assert paper_table(records, ["run", "J"], "evaluation", None, METRICS).heads[1:] == [("davis_DAVI", "J"), ("davis_MOSE", "J")]
+
+
+def test_it_is_printed_or_written(records, tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(tmp_path)
+    assert main(["tables", "--columns", "run,J,F", "--pivot", "dataset", "--format", "latex"]) == 0
+    text = capsys.readouterr().out
+    check_structure(text)
+    assert main(["tables", "--columns", "run,J,F", "--pivot", "dataset", "--format", "latex", "--out", "a.tex", "results"]) == 0
+    assert (tmp_path / "a.tex").read_text() == text
+    assert main(["tables", "--pivot", "dataset", "--table", "davis", "--out", "a.csv"]) == 2
+    assert "needs --table and --out, or --columns" in caplog.text
+    assert main(["tables", "--table", "davis"]) == 2
