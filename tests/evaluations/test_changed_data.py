@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from densewalk.core.errors import UserError
 from densewalk.evaluations.common.base import Job
 from densewalk.jobs import evaluate as evaluate_job
 from densewalk.jobs import train as train_job
@@ -131,3 +133,17 @@ def test_files_that_a_fingerprint_would_not_see_are_refused(protocol, settings):
     """Corrected labels in them would be scored by the old head."""
     with pytest.raises(ValueError, match="does not lie below root, or is hidden"):
         parse_evaluation(protocol, {"root": "data", "dataset": "toy", **settings})
+
+
+@pytest.mark.parametrize("protocol", ["ade20k_linear", "coco", "linear"])
+def test_a_validation_split_that_is_a_link_to_the_training_is_refused(tmp_path, protocol):
+    write, settings, _ = CASES[protocol]
+    write(tmp_path)
+    for folder in [f for name in ("validation", "val2017", "val") for f in tmp_path.rglob(name) if f.is_dir()]:
+        shutil.rmtree(folder)
+        folder.symlink_to({"validation": "training", "val2017": "train2017", "val": "train"}[folder.name])
+    if protocol == "coco":
+        shutil.copy(tmp_path / "annotations/instances_train2017.json", tmp_path / "annotations/instances_val2017.json")
+    parsed = parse_evaluation(protocol, {"dataset": "toy", **settings, "root": str(tmp_path)})
+    with pytest.raises(UserError, match="is in the training and in the validation split"):
+        evaluation_module(protocol).describe_data(parsed)

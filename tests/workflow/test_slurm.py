@@ -290,25 +290,29 @@ def resumed_at(folder: Path, name: str) -> int | None:
 
 
 class SmallDisk:
-    """A folder on a disk of its own that is all but full; `full` is false where none can be mounted."""
+    """A folder on a disk of its own that is all but full of another folder's file; `full` is false where none can be mounted."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.disk = folder, folder.with_name("disk")
 
     def __enter__(self) -> "SmallDisk":
         self.folder.mkdir(parents=True)
-        self.full = run("mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(self.folder), check=False).returncode == 0
+        self.disk.mkdir()
+        self.full = run("mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(self.disk), check=False).returncode == 0
         if self.full:
-            (self.folder / "ballast").write_bytes(bytes(5_000_000))
+            (self.disk / "ballast").write_bytes(bytes(5_000_000))
+            (self.disk / "state").mkdir()
+            run("mount", "--bind", str(self.disk / "state"), str(self.folder))
         return self
 
     def make_room(self) -> None:
-        (self.folder / "ballast").unlink()
-        run("mount", "-o", "remount,size=200m", str(self.folder))
+        (self.disk / "ballast").unlink()
+        run("mount", "-o", "remount,size=200m", str(self.disk))
         self.full = False
 
     def __exit__(self, *_: object) -> None:
-        run("umount", "--lazy", str(self.folder), check=False)
+        for mounted in (self.folder, self.disk):
+            run("umount", "--lazy", str(mounted), check=False)
 
 
 # -- what must hold --------------------------------------------------------------------------------------------------

@@ -22,6 +22,10 @@ CLEAN = [
     "",
 ]
 SECRET = {
+    "https://example.org/w.pth;sig=hunter2": "https://example.org/w.pth",
+    "https://example.org/w.pth;sig=hunter2;v=2": "https://example.org/w.pth;v=2",
+    "https://me:hun/hunter2@example.org/w.pth": "https://example.org/w.pth",
+    "https://me:hun#hunter2@example.org/w.pth": "https://example.org/w.pth",
     "https://me:hunter2@example.org/w.pth": "https://example.org/w.pth",
     "https://hunter2@example.org:80/w.pth": "https://example.org:80/w.pth",
     "https://example.org/w.pth?token=hunter2&download=1": "https://example.org/w.pth?download=1",

@@ -9,6 +9,7 @@ SECRET = re.compile(
     r"|^(sig|key|auth|authorization|policy|jwt|code|sid|user|username|login|hmac|__gda__|x-amz-.*|x-goog-.*|awsaccesskeyid)$",
     re.IGNORECASE,
 )
+PARAMETER = re.compile(r";([^;=/]*)=[^;/]*")  # of a path: /file;name=value
 LONG = 20  # characters of a part without a value that is taken for a token
 ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>]*[^\s'\"<>:.,;)]", re.IGNORECASE)
 
@@ -17,18 +18,25 @@ def without_secrets(url: str) -> str:
     """The address without user, password and the values of secret parts; one without any comes back as it is."""
     try:
         parts = urlsplit(url)
-    except ValueError:
-        return url
+        _ = parts.port
+    except ValueError:  # no address: a password with / or # in it reads as a host with a strange port
+        scheme, mark, rest = url.partition("://")
+        return f"{scheme}://{rest.rpartition('@')[2]}" if mark else url
     host = parts.netloc.rpartition("@")[2]
-    query, fragment = _stripped(parts.query), _stripped(parts.fragment)
-    if (host, query, fragment) == (parts.netloc, parts.query, parts.fragment):
+    path, query, fragment = PARAMETER.sub(_kept_parameter, parts.path), _stripped(parts.query), _stripped(parts.fragment)
+    if (host, path, query, fragment) == (parts.netloc, parts.path, parts.query, parts.fragment):
         return url
-    return urlunsplit((parts.scheme, host, parts.path, query, fragment))
+    return urlunsplit((parts.scheme, host, path, query, fragment))
 
 
 def redacted(text: str) -> str:
     """A text in which every address is without secrets."""
     return ADDRESS.sub(lambda found: without_secrets(found[0]), text)
+
+
+def _kept_parameter(found: re.Match[str]) -> str:
+    """A parameter of a path, unless it is secret by its name."""
+    return "" if SECRET.search(found[1]) else found[0]
 
 
 def _stripped(query: str) -> str:

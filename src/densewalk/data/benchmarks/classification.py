@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densewalk.core.errors import UserError
-from densewalk.data.benchmarks.paths import existing_folder, subfolders
+from densewalk.data.benchmarks.paths import existing_folder, require_apart, subfolders
 from densewalk.data.image_files import EXTENSIONS
 from densewalk.data.image_folder import find_images
 
@@ -36,6 +36,7 @@ def list_imagenet(root: str | Path, training: str = "train", validation: str = "
             found = f"class folder {folder} does not exist, but {other} does ({len(missing)} such classes)"
             raise UserError(found, todo="sort the images of both splits into folders of the same classes")
     first, second = (_list_split(folder, names) for folder, names in zip(folders, classes, strict=True))
+    require_apart(first.paths, second.paths)
     return first, second
 
 

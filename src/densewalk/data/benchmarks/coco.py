@@ -354,8 +354,8 @@ def _require_once(path: Path, annotations: list[dict[str, Any]], objects: list[C
             twice.append(number)
         seen.add(key)
     if len(twice) > TWICE * len(objects):
-        first = annotations[twice[0]].get("id")
-        found = f"{path}: {len(twice)} of {len(objects)} objects are there twice: annotations[{twice[0]}] (id {first!r})"
+        which = f"annotations[{twice[0]}] (id {annotations[twice[0]].get('id')!r})"
+        found = f"{path}: {len(twice)} of {len(objects)} objects are there twice: {which}"
         raise UserError(f"{found} has image, category and bbox of another", todo="remove the copies")
 
 

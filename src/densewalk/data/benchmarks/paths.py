@@ -1,6 +1,7 @@
 """Files and folders of benchmarks. What is missing or no text is a UserError that names it."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from densewalk.core.errors import UserError
@@ -42,6 +43,27 @@ def subfolders(path: Path) -> list[str]:
             raise UserError(f"{path / name} is a link to {seen[real]}", todo="remove the link")
         seen[real] = name
     return names
+
+
+def require_apart(training: Iterable[str | Path], validation: Iterable[str | Path]) -> None:
+    """Require that no file is in both splits, also not by a link from one folder to the other.
+
+    Raises:
+        UserError: the first file that is.
+    """
+    real: dict[str, str] = {}
+
+    def identity(path: str | Path) -> tuple[str, str]:
+        folder, name = os.path.split(path)
+        if folder not in real:
+            real[folder] = os.path.realpath(folder)
+        return real[folder], name
+
+    first = set(map(identity, training))
+    if both := next((path for path in validation if identity(path) in first), None):
+        raise UserError(
+            f"{both} is in the training and in the validation split", todo="correct the splits, or remove the link between them"
+        )
 
 
 def read_text(path: Path) -> str:

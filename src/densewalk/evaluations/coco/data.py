@@ -5,7 +5,7 @@ from pathlib import Path
 
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.coco import read_instances
-from densewalk.data.benchmarks.paths import existing_folder
+from densewalk.data.benchmarks.paths import existing_folder, require_apart
 from densewalk.evaluations.coco.settings import CocoSettings
 
 SMALLEST = 32  # least side of a training image in pixels
@@ -26,6 +26,7 @@ def check_data(settings: CocoSettings) -> tuple[Split, Split]:
     """The training and the validation split."""
     root = Path(settings.root)
     training, validation = (check_split(root / f"annotations/instances_{name}.json", root / name) for name in ("train2017", "val2017"))
+    require_apart([training.images / "*"], [validation.images / "*"])
     if training.categories != validation.categories:
         # the position in this list is the detector's label
         raise UserError(

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from densewalk.core.errors import UserError
 from densewalk.data.benchmarks import label_maps
 from densewalk.data.benchmarks.label_maps import Example
 from densewalk.data.benchmarks.label_rules import NAMES
+from densewalk.data.benchmarks.paths import require_apart
 from densewalk.evaluations.segmentation.recipes import SegmentationSettings
 from densewalk.evaluations.segmentation.settings import LayoutData
 
@@ -16,8 +16,7 @@ def check_data(settings: SegmentationSettings) -> tuple[list[Example], list[Exam
     """The training and validation pairs."""
     splits = settings.splits if isinstance(settings, LayoutData) else ("training", "validation")
     training, validation = (list_split(settings, split) for split in splits)
-    if both := {example.image for example in training} & {example.image for example in validation}:
-        raise UserError(f"{min(both)} is in the training and in the validation split", todo="correct `training` and `validation`")
+    require_apart(*([example.image for example in split] for split in (training, validation)))
     for examples in (training, validation):
         for example in examples[:: max(1, len(examples) // CHECKED)]:
             label_maps.read_example(example)
