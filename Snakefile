@@ -37,6 +37,7 @@ localrules:
 
 rule all:
     input:
+        records_wanted,
         "<results>/report.html",
         "<results>/tables/gain.csv",
         "<results>/tables/all.csv",

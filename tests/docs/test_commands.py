@@ -31,6 +31,7 @@ COMMANDS = {
     "densewalk status config.yaml": 0,
     "densewalk plan config.yaml --gpu h100": 0,
     "densewalk report config.yaml": 0,
+    "densewalk why results/dora/s0/davis.json": 0,
     "densewalk stale config.yaml": 0,
     "densewalk stale config.yaml --rerun": 0,
     "densewalk diff before/results after/results": 1,
@@ -90,6 +91,7 @@ TESTED = {
     (
         "densewalk tables --table all --out all.csv --plan results/specs/plan-HASH.json"
     ): "workflow/test_workflow.py::test_one_rule_regenerates_one_table",
+    "densewalk rename config.yaml OLD NEW": "workflow/test_changes.py::test_renamed_runs_evaluations_and_videos_keep_their_results",
     "snakemake --report study.zip": "workflow/test_workflow.py::test_snakemake_s_own_report_is_made_without_a_network_and_has_captions",
     "python benchmarks/parity.py [FOLDER]": "benchmarks/test_parity.py::test_a_folder_with_other_cases_is_compared",
     "tensorboard --logdir results/state": "training/test_tensorboard.py::test_event_files_hold_the_points_of_the_curve",

@@ -144,7 +144,7 @@ def test_undamaged_files_are_read(folder, capsys):
     assert read_run(out / "run.json").model_dump(mode="json", exclude_unset=True) == RUN
     for command in commands(folder, "tables", "diff", "status", "report"):
         assert main(command) == 0
-    assert "1 of 2 runs" in capsys.readouterr().out
+    assert "dino   0     outdated" in capsys.readouterr().out, "by the hash in its record"
 
 
 def test_records_from_before_methods_had_versions_are_of_version_one(folder):

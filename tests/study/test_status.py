@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,17 @@ import pytest
 import yaml
 from PIL import Image
 
+from densewalk.core.hashing import config_hash
 from densewalk.data.settings import ImagesSettings
 from densewalk.jobs import train as train_job
 from densewalk.jobs.prepare import prepare_images
 from densewalk.study.config import Study, parse_study
 from densewalk.study.specs import RunSpec
 from densewalk.study.status import Status, seconds_per_step, status, table
+from densewalk.study.upkeep.former import take_over_states
 from densewalk.training.execution import Execution
+from densewalk.training.progress_files import HOLDER
+from densewalk.training.state import State
 from tests.fixtures.records import record
 
 STUDY = {
@@ -118,12 +123,53 @@ def test_the_command_prints_the_table(study: Study, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "densewalk", "status", str(tmp_path / "config.yaml"), "--results", str(tmp_path)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert printed == table(list(status(study, tmp_path))) + "\n"
-    head, _, trained, *_, total = printed.splitlines()
-    assert head.split() == ["run", "seed", "state", "step", "loss", "left", "seen", "checkpoint", "GPU-h", "evaluations"]
-    assert trained.split() == ["dino", "0", "done", "6/6", "0.00", "0", "of", "1"]
-    assert total == "1 of 3 runs, 0 of 3 evaluations, 0.00 GPU-hours"
+    head, _, trained, *_, total, left = printed.splitlines()
+    assert head.split() == ["run", "seed", "state", "step", "loss", "left", "seen", "checkpoint", "GPU-h", "CPU-h", "evaluations"]
+    assert trained.split() == ["dino", "0", "done", "6/6", "0.00", "0.00", "0", "of", "1"]
+    assert total == "1 of 3 runs, 0 of 3 evaluations, 0.00 GPU-hours, 0.00 CPU-hours"
+    assert re.fullmatch(r"left: about 0:00:\d\d for 1 jobs one after another; 3 more, whose time no earlier job tells", left)
 
 
 def test_too_short_a_curve_tells_no_speed() -> None:
     assert seconds_per_step([]) is None
     assert seconds_per_step([{"step": 0, "time": 1.0}]) is None
+
+
+def test_what_somebody_works_on_is_running_and_a_dead_process_works_on_nothing(study: Study, tmp_path: Path) -> None:
+    folder = state_of(tmp_path, study.run_spec("dino", 1))
+    with State(folder, {"weights": "a"}):
+        row = list(status(study, tmp_path))[2]
+        assert row.state == "running"
+        (text,) = row.running
+        assert text == f"dino, seed 1: the training is running (by process {os.getpid()} on {os.uname().nodename})"
+        assert f"now: {text}" in table([row])
+    assert list(status(study, tmp_path))[2].state == "waiting", "it has ended"
+    (folder / HOLDER).write_text(f"process 4194304 on {os.uname().nodename}")  # above the largest number of a process
+    assert list(status(study, tmp_path))[2].state == "waiting", "it was killed"
+    (folder / HOLDER).write_text("process 7 on node12, Slurm job 31")
+    assert list(status(study, tmp_path))[2].running == ("dino, seed 1: the training is running (by process 7 on node12, Slurm job 31)",)
+    for path in folder.iterdir():
+        os.utime(path, (1, 1))
+    assert list(status(study, tmp_path))[2].state == "waiting", "no sign of life from another machine"
+
+
+def test_a_deleted_record_is_missing_and_other_contents_are_outdated(study: Study, tmp_path: Path) -> None:
+    write_result(study, tmp_path)
+    Image.fromarray(np.zeros((40, 40, 3), dtype=np.uint8)).save(tmp_path / "pets" / "another.png")
+    moved = parse_study({**STUDY, "images": {"pets": {"source": str(tmp_path / "pets")}}})
+    row = list(status(moved, tmp_path))[1]
+    assert (row.state, row.problems) == ("outdated", ", 1 outdated"), "an image more"
+    (tmp_path / "pets" / "another.png").unlink()
+    assert list(status(moved, tmp_path))[1].state == "done"
+    (tmp_path / "dino" / "s0" / "run.json").unlink()
+    assert list(status(moved, tmp_path))[1].state != "done"
+
+
+def test_states_of_earlier_versions_are_taken_over(study: Study, tmp_path: Path) -> None:
+    spec = study.run_spec("dino", 1)
+    before = tmp_path / "state" / f"dino-s1-{config_hash(spec.model_dump(mode='json'))}"
+    before.mkdir(parents=True)
+    (before / "step-00000001.pt").touch()
+    take_over_states(study, tmp_path)
+    assert (spec.state(tmp_path) / "step-00000001.pt").is_file()
+    assert not before.exists()

@@ -105,6 +105,12 @@ def test_a_state_of_an_earlier_version_is_resumed_if_its_record_matches(tmp_path
     with State(tmp_path / "same", {"weights": "a", "folder images": "b"}, newer=frozenset({"folder images"})) as state:
         assert state.newest()["step"] == 2
         assert [attempt.commit for attempt in state.made] == ["unknown"]
+    old_state(tmp_path / "named", {"results/dora/s0/backbone.safetensors": "a"})
+    former = {"results/dora/s0/backbone.safetensors": "a", "folder images": "b"}
+    with State(tmp_path / "named", {"initial backbone": "a"}, former=former, newer=frozenset({"folder images"})) as state:
+        assert state.newest()["step"] == 2, "by path, as earlier versions recorded inputs"
+    with State(tmp_path / "named", {"initial backbone": "a"}, former={"results/walker/s0/backbone.safetensors": "a"}) as state:
+        assert state.newest()["step"] == 2, "and again, whatever the path is now"
     as_before(tmp_path / "other", {"weights": "a"})
     assert content_of(tmp_path / "other", {"weights": "a", "data": "b"}) is None, "of an evaluation whose data nobody recorded"
     as_before(tmp_path / "none", {"weights": "a"})

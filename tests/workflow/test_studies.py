@@ -29,8 +29,8 @@ def folder(tmp_path):
 
 def test_a_study_given_by_name_is_read_alone_and_keeps_its_results_apart(folder):
     other = ("--configfile", str(folder / "studies" / "other.yaml"))
-    assert planned(folder, "all") == {f"results/{name}" for name in PAGE}
-    assert planned(folder, "all", *other) == {f"studies/other/{name}" for name in PAGE}
+    assert planned(folder, "all") == {"results/mine/s0/backbone.safetensors", *(f"results/{name}" for name in PAGE)}
+    assert planned(folder, "all", *other) == {BACKBONE, *(f"studies/other/{name}" for name in PAGE)}
     assert planned(folder, BACKBONE, *other) == {BACKBONE}
     assert snakemake(folder, "-n", BACKBONE.replace("other/other", "other/mine"), *other, check=False).returncode != 0, (
         "not mixed with config.yaml"

@@ -11,10 +11,9 @@ from densewalk.core.errors import UserError
 from densewalk.core.text.quoting import for_shell, for_snakemake
 from densewalk.core.resources import Resources as Asked
 from densewalk.core.typed_files import write_model
-from densewalk.data.receipts import VideoReceipt, read_receipt
-from densewalk.results.stale import checkpoint_content
 from densewalk.study import registry
 from densewalk.study.config import parse_study
+from densewalk.study.upkeep.former import take_over_states
 
 try:
     STUDY = parse_study(config)
@@ -56,11 +55,15 @@ pathvars:
 os.environ.update(DENSEWALK_PLAN=PLAN_FILE)
 
 
+include: "changes.smk"
+
+
 onstart:
     try:
         write_model(PLAN_FILE, PLAN)
         for spec in STUDY.specifications():
             spec.write(RESULTS)
+        take_over_states(STUDY, RESULTS)
     except UserError as error:  # a full disk, a file in a folder's place
         raise WorkflowError(str(error))
 
@@ -102,29 +105,22 @@ def generated(path):
     return [f"{STUDY.synthetic.root}/receipt.json"] if inside else []
 
 
+def generator_needs(wildcards):
+    """Nothing; but it is asked before the generator runs, which other settings make run again."""
+    is_settled(f"{STUDY.synthetic.root}/receipt.json", CHANGES.of_generated())
+    return []
+
+
+@one_line_errors
 def video_needs(wildcards):
-    return generated(STUDY.videos[wildcards.name].source)
+    name = wildcards.name
+    return [] if video_is_settled(name) else generated(STUDY.videos[name].source)
 
 
+@one_line_errors
 def images_need(wildcards):
-    return generated(STUDY.images[wildcards.name].source)
-
-
-def source_stamp(wildcards):
-    """Size and time of a video file. One that was removed after its transcoding keeps the stamp of then, so that freeing
-    the disk of a 100 GB original reruns nothing, while replacing it reruns everything made from it.
-    """
-    source = Path(STUDY.videos[wildcards.name].source)
-    path = RESULTS / f"data/{wildcards.name}.json"
-    if source.is_file():
-        return f"{source.stat().st_size} bytes, {source.stat().st_mtime_ns}"
-    if not path.is_file():
-        return "none"
-    try:
-        receipt = read_receipt(path)
-    except UserError as error:
-        raise WorkflowError(str(error))
-    return receipt.source_stamp if isinstance(receipt, VideoReceipt) else "none"
+    name = wildcards.name
+    return [] if images_are_settled(name) else generated(STUDY.images[name].source)
 
 
 def receipts(names):
@@ -149,8 +145,7 @@ def evaluation_spec(wildcards):
 
 
 def file_of(spec):
-    """A rule's parameter: the file's name holds the hash, so that a changed setting reruns what depends on it. Text, because
-    Snakemake does not remember other kinds of parameters."""
+    """A rule's parameter: the job's specification."""
     return lambda wildcards: str(spec(wildcards).path(RESULTS))
 
 
@@ -172,25 +167,9 @@ def waits_for(origin):
     return [] if origin.kind == "random" else path_of(origin)
 
 
-class Forgotten:
-    """The value of a parameter that Snakemake does not remember."""
-
-
-def init_content(wildcards):
-    """The sha256 of the checkpoint that a run starts from: another file in its place reruns it, even one with an older time."""
-    init = run_spec(wildcards).init
-    if init.kind != "checkpoint":
-        return Forgotten()
-    record = RESULTS / wildcards.run / f"s{wildcards.seed}" / "run.json"
-    return checkpoint_content(init.file, record) or Forgotten()
-
-
+@one_line_errors
 def run_init(wildcards):
-    """A checkpoint whose content is remembered is not older or newer than anything: its content decides."""
-    found = waits_for(run_spec(wildcards).init)
-    return (
-        ancient(found) if found and isinstance(init_content(wildcards), str) else found
-    )
+    return [] if run_is_settled(wildcards) else waits_for(run_spec(wildcards).init)
 
 
 def init_option(wildcards):
@@ -198,42 +177,112 @@ def init_option(wildcards):
     return "" if init.kind == "random" else f"--init={for_shell(path_of(init))}"
 
 
-def run_data(wildcards):
+def run_receipts(wildcards):
     return receipts(run_spec(wildcards).data or [])
 
 
+@one_line_errors
+def run_data(wildcards):
+    return [] if run_is_settled(wildcards) else run_receipts(wildcards)
+
+
+@one_line_errors
 def curation_backbone(wildcards):
-    return waits_for(curation_spec(wildcards).backbone)
+    settled = curation_is_settled(wildcards.name)
+    return [] if settled else waits_for(curation_spec(wildcards).backbone)
 
 
 def curation_backbone_path(wildcards):
     return path_of(curation_spec(wildcards).backbone)
 
 
-def curation_data(wildcards):
+def curation_receipts(wildcards):
     return receipts(STUDY.curations[wildcards.name].data)
 
 
+@one_line_errors
+def curation_data(wildcards):
+    settled = curation_is_settled(wildcards.name)
+    return [] if settled else curation_receipts(wildcards)
+
+
+@one_line_errors
 def curation_references(wildcards):
     retrieve = STUDY.curations[wildcards.name].retrieve
-    return generated(retrieve.source) if retrieve else []
+    if retrieve is None or curation_is_settled(wildcards.name):
+        return []
+    return generated(retrieve.source)
 
 
+def backbone_path(wildcards):
+    return backbone_of(wildcards.run, wildcards.seed)
+
+
+@one_line_errors
+def evaluation_backbone(wildcards):
+    return [] if result_is_settled(wildcards) else backbone_path(wildcards)
+
+
+@one_line_errors
 def evaluation_data(wildcards):
+    if result_is_settled(wildcards):
+        return []
     return generated(STUDY.evaluations[wildcards.evaluation].settings.root)
+
+
+def features_receipts(wildcards):
+    return receipts(STUDY.picture_sources())
+
+
+@one_line_errors
+def features_backbone(wildcards):
+    return [] if features_are_settled(wildcards) else backbone_path(wildcards)
+
+
+@one_line_errors
+def features_init(wildcards):
+    settled = features_are_settled(wildcards)
+    return [] if settled else waits_for(run_spec(wildcards).init)
+
+
+@one_line_errors
+def features_data(wildcards):
+    return [] if features_are_settled(wildcards) else features_receipts(wildcards)
 
 
 # -- tables --------------------------------------------------------------------------------------------------------------
 
 
+@one_line_errors
 def table_records(wildcards):
     """The result records a table is made of, in the study's order."""
+    table = wildcards.table
+    is_written_for_this_plan(table, f"{RESULTS}/tables/{table}.csv")
     return [
         f"{RESULTS}/{run}/s{seed}/{evaluation}.json"
         for run, seed, evaluation in STUDY.evaluation_jobs()
         if wildcards.table
         in ("all", "cost", "gain", STUDY.evaluations[evaluation].settings.TABLE)
     ]
+
+
+def page_features(wildcards):
+    is_written_for_this_plan("report", f"{RESULTS}/report.html")
+    return features_wanted
+
+
+# all that a study has: not the tables alone, since these stay when a record is deleted
+records_wanted = [
+    *(
+        f"{RESULTS}/{run}/s{seed}/{name}"
+        for run, seed in STUDY.jobs()
+        for name in ("backbone.safetensors", "run.json")
+    ),
+    *(
+        f"{RESULTS}/{run}/s{seed}/{evaluation}.json"
+        for run, seed, evaluation in STUDY.evaluation_jobs()
+    ),
+]
 
 
 # pictures of each run's first seed

@@ -4,6 +4,8 @@
 if STUDY.synthetic:
 
     rule generate:
+        input:
+            generator_needs,
         output:
             f"{STUDY.synthetic.root}/receipt.json",
         log:
@@ -35,7 +37,6 @@ rule prepare_video:
         runtime=TRANSCODING.runtime,
     params:
         settings=settings_of("videos"),
-        stamp=source_stamp,
     shell:
         "densewalk prepare-video --settings={params.settings:q} --out {output.video} --receipt {output.receipt} 2> {log}"
 
@@ -82,8 +83,9 @@ rule curate:
     params:
         spec=file_of(curation_spec),
         backbone=curation_backbone_path,
+        data=curation_receipts,
     shell:
-        "densewalk curate --spec {params.spec:q} --backbone={params.backbone:q} --data {input.data} --out {output.receipt}"
+        "densewalk curate --spec {params.spec:q} --backbone={params.backbone:q} --data {params.data:q} --out {output.receipt}"
         " --threads {threads} 2> {log}"
 
 

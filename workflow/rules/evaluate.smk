@@ -6,7 +6,7 @@ for protocol, settings in registry.evaluations().items():
         name:
             f"evaluate_{protocol}"
         input:
-            backbone="<results>/{run}/s{seed}/backbone.safetensors",
+            backbone=evaluation_backbone,
             data=evaluation_data,
         output:
             "<results>/{run}/s{seed}/{evaluation}.json",
@@ -25,7 +25,8 @@ for protocol, settings in registry.evaluations().items():
             runtime=settings.RESOURCES.runtime,
         params:
             spec=file_of(evaluation_spec),
+            backbone=backbone_path,
             state=state_of(evaluation_spec),
         shell:
-            "densewalk evaluate --spec {params.spec:q} --backbone {input.backbone} --state {params.state} --out {output}"
+            "densewalk evaluate --spec {params.spec:q} --backbone {params.backbone:q} --state {params.state} --out {output}"
             " --threads {threads} --gpus {resources.gpu} 2> {log}"

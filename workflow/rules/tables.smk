@@ -19,17 +19,15 @@ rule table:
         table=only(["gain", "all", "cost", *STUDY.task_tables]),
     conda:
         "../../envs/main.yaml"
-    params:
-        baseline=lambda wildcards: wildcards.table == "gain" and STUDY.baseline or "",
     shell:
         'densewalk tables --table {wildcards.table} --out {output.csv} --plan "$DENSEWALK_PLAN" 2> {log}'
 
 
 rule features:
     input:
-        backbone="<results>/{run}/s{seed}/backbone.safetensors",
-        init=run_init,
-        data=collect("<results>/data/{name}.json", name=STUDY.picture_sources()),
+        backbone=features_backbone,
+        init=features_init,
+        data=features_data,
     output:
         "<results>/{run}/s{seed}/features.json",
     log:
@@ -44,9 +42,11 @@ rule features:
     params:
         spec=file_of(run_spec),
         init=init_option,
+        backbone=backbone_path,
+        data=features_receipts,
         settings=STUDY.pictures.model_dump_json(),
     shell:
-        "densewalk features --spec {params.spec:q} {params.init} --backbone {input.backbone} --data {input.data}"
+        "densewalk features --spec {params.spec:q} {params.init} --backbone {params.backbone:q} --data {params.data:q}"
         " --settings={params.settings:q} --out {output} --threads {threads} 2> {log}"
 
 
@@ -56,7 +56,7 @@ rule report:
             "<results>/tables/{table}.csv",
             table=["gain", "all", "cost", *STUDY.task_tables],
         ),
-        features_wanted,
+        page_features,
     output:
         report("<results>/report.html", caption="../report/page.rst", category="Page"),
     log:

@@ -32,9 +32,9 @@ for method, asked in METHODS.items():
         params:
             spec=file_of(run_spec),
             init=init_option,
-            content=init_content,
+            data=run_receipts,
             state=state_of(run_spec),
             out=subpath(output.backbone, parent=True),
         shell:
-            "densewalk train --spec {params.spec:q} {params.init} --data {input.data} --state {params.state} --out {params.out}"
+            "densewalk train --spec {params.spec:q} {params.init} --data {params.data:q} --state {params.state} --out {params.out}"
             " --threads {threads} --gpus {resources.gpu} --nodes {resources.nodes} 2> {log}"

@@ -33,6 +33,24 @@ def status(args: argparse.Namespace) -> None:
     print(progress.table(list(progress.status(study, args.results or Path(study.results)))))
 
 
+def why(args: argparse.Namespace) -> None:
+    """Say which setting, input or version of a backbone or result differs from what the study wants now."""
+    from densewalk.study.config import load_study
+    from densewalk.study.upkeep.why import why as explain
+
+    study = load_study(args.config)
+    print("\n".join(explain(study, args.output, args.results or Path(study.results))))
+
+
+def rename(args: argparse.Namespace) -> None:
+    """Move what a run, an evaluation or prepared data have left to the name that they have in the study now."""
+    from densewalk.study.config import load_study
+    from densewalk.study.upkeep.rename import rename as move
+
+    study = load_study(args.config)
+    print("\n".join(move(study, args.old, args.new, args.results or Path(study.results))))
+
+
 def stale(args: argparse.Namespace) -> None:
     """List what other code, packages, files or data have made than there are now, with the reasons."""
     from densewalk.study.config import load_study
@@ -216,14 +234,16 @@ def tables(args: argparse.Namespace) -> None:
     if args.plan is not None and args.records:
         raise UserError("densewalk tables takes records, or --plan")
     plan = read_plan(args.plan) if args.plan else None
+    results = args.results or Path(plan.results if plan else "results")
     given = [record for path in args.records or [Path("results")] for record in (results_in(path) if path.is_dir() else [path])]
-    records = plan.records(args.results or Path(plan.results), args.table or "all") if plan else given
+    records, named = (plan.records(results, args.table or "all"), plan.named) if plan else (given, None)
     if args.columns is not None:
         from densewalk.core.files import atomic_write
         from densewalk.results.paper import paper_table
         from densewalk.results.paper_formats import FORMATS
 
-        text = FORMATS[args.format or "markdown"](paper_table(records, args.columns, args.pivot, args.table, metrics_of_tables()))
+        table = paper_table(records, args.columns, args.pivot, args.table, metrics_of_tables(), named)
+        text = FORMATS[args.format or "markdown"](table)
         if args.out is None:
             print(text, end="")
             return
@@ -232,15 +252,18 @@ def tables(args: argparse.Namespace) -> None:
         return
     if args.table is None or args.out is None or args.pivot or args.format:
         raise UserError("densewalk tables needs --table and --out, or --columns, which alone may have --pivot and --format")
+    from densewalk.results.changes import mark_written
     from densewalk.results.formats import write_formats
     from densewalk.results.gain import write_gain
     from densewalk.results.tables import write_table
 
     if args.table == "gain":
-        write_gain(records, args.out, metrics_of_tables(), args.baseline or (plan.baseline if plan else None))
+        write_gain(records, args.out, metrics_of_tables(), args.baseline or (plan.baseline if plan else None), named)
     else:
-        write_table(records, args.table, args.out)
+        write_table(records, args.table, args.out, named)
     write_formats(args.out)
+    if plan is not None:
+        mark_written(plan, results, args.table)
 
 
 def diff(args: argparse.Namespace) -> int:
@@ -256,6 +279,7 @@ def diff(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> None:
     """Write a study's tables, curves and images as one page, also while the study runs."""
+    from densewalk.results.changes import mark_written
     from densewalk.results.page.page import report as write_page
     from densewalk.results.plan import read_plan
     from densewalk.study.config import load_study
@@ -265,3 +289,5 @@ def report(args: argparse.Namespace) -> None:
     plan = load_study(args.config).plan() if args.config else read_plan(args.plan)
     results = args.results or Path(plan.results)
     write_page(plan, results, args.out or results / "report.html")
+    if args.out in (None, results / "report.html"):
+        mark_written(plan, results, "report")

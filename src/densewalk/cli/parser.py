@@ -3,6 +3,8 @@
 densewalk check config.yaml                        # what is wrong with a study, without starting anything
 densewalk status config.yaml                       # how far it is, when it ends, what it has cost
 densewalk plan config.yaml --gpu h100               # jobs, GPU-hours, memory, disk, before anything is queued
+densewalk why results/dora/s0/davis.json           # which setting, input or version differs from what the study wants now
+densewalk rename config.yaml OLD NEW               # after a name was changed in the study: move what is there
 densewalk stale config.yaml                        # what other code or data have made than there are now, and why
 densewalk doctor --config config.yaml              # machine, data and checkpoints, before a GPU is asked for
 densewalk data coco                                # download, unpack and check a data set, or say how to get it
@@ -74,6 +76,13 @@ def _add_study_commands(command: Command) -> None:
     p.add_argument("--hours", type=_positive, default=1.5, help="length of a video that is not prepared yet (default: 1.5)")
     p.add_argument("--fps", type=_positive, default=30.0, help="its frames a second (default: 30)")
     p.add_argument("--images", type=int, default=100_000, help="images of a folder that is not checked yet (default: 100000)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
+    p = command("why", "output")
+    p.add_argument("--config", type=Path, default=Path("config.yaml"), help="the study (default: config.yaml)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
+    p = command("rename", "config")
+    p.add_argument("old", help="the name that the run, evaluation, video, image folder or curation had")
+    p.add_argument("new", help="the name that it has in the study now")
     p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
     p = command("stale", "config")
     p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")

@@ -85,7 +85,7 @@ def _remove_abandoned(path: Path, host: str | None, pid: int) -> None:
     """Remove a temporary file or folder whose process has died."""
     with suppress(OSError):
         status = path.lstat()
-        alive = _is_alive(pid, status.st_mtime) if host == _host() else time.time() - status.st_mtime < ABANDONED
+        alive = is_alive(pid, status.st_mtime) if host == _host() else time.time() - status.st_mtime < ABANDONED
         if alive:
             return
         if path.is_dir() and not path.is_symlink():
@@ -95,7 +95,7 @@ def _remove_abandoned(path: Path, host: str | None, pid: int) -> None:
         log.info("removed %s, which a process that has died left half written (%.1f MiB)", path, status.st_size / 2**20)
 
 
-def _is_alive(pid: int, written: float) -> bool:
+def is_alive(pid: int, written: float) -> bool:
     """True if the process exists and began before `written` (seconds since 1970): numbers are given again, often in containers."""
     try:
         os.kill(pid, 0)

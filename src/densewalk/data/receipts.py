@@ -163,6 +163,10 @@ class CuratedReceipt(_Receipt):
     """Quantiles of the cosine similarity of each image to the one most similar to it."""
     sources: dict[str, Annotated[VideoReceipt | ImagesReceipt, Field(discriminator="kind")]]
     """By name, each with its `kept`."""
+    config_hash: Annotated[str | None, Field(exclude_if=lambda found: found is None)] = None
+    """Of the curation's specification; None in receipts of earlier versions."""
+    contents: Annotated[tuple[str, ...] | None, Field(exclude_if=lambda found: found is None)] = None
+    """Of the sources, as data/contents.py has them; None in receipts of earlier versions."""
 
     @model_validator(mode="after")
     def counts_agree(self) -> Self:

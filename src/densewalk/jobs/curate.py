@@ -10,6 +10,7 @@ from densewalk.core import distributed
 from densewalk.core.hashing import file_sha256
 from densewalk.core.machine import usable_workers
 from densewalk.curation.select import curate as choose
+from densewalk.data.contents import contents_of
 from densewalk.data.receipts import write_receipt
 from densewalk.jobs.inputs import feature_cache, read_backbone, read_data
 from densewalk.models.origin import CheckpointFile
@@ -29,4 +30,5 @@ def curate(spec: CurationSpec, backbone: Path, receipts: Sequence[Path], out: Pa
     key = spec.backbone.key if isinstance(spec.backbone, CheckpointFile) else None
     cls = feature_cache(execution).wrap(network.cls, f"cls {file_sha256(backbone)} {key}")
     receipt = choose(spec.settings, sources, network, cls, out, workers=usable_workers(execution.workers))
-    write_receipt(out, receipt)
+    contents = tuple(content for source in sources for content in contents_of(source.receipt))
+    write_receipt(out, receipt.model_copy(update={"config_hash": spec.hash, "contents": contents}))

@@ -14,18 +14,19 @@ from torch.utils.data import Dataset
 
 from densewalk.core import distributed, provenance
 from densewalk.core.errors import UserError
-from densewalk.core.hashing import file_sha256, file_stamp
+from densewalk.core.hashing import config_hash, file_sha256, file_stamp
 from densewalk.core.progress import log
 from densewalk.core.provenance import UNKNOWN, Provenance
 from densewalk.core.typed_files import write_model
+from densewalk.data.contents import contents_of
 from densewalk.data.fingerprint import fingerprint
-from densewalk.data.receipts import VideoReceipt
+from densewalk.data.receipts import VideoReceipt, read_receipt
 from densewalk.data.sources import Source
 from densewalk.jobs.inputs import initial_backbone, read_data
 from densewalk.models.backbone import Backbone
 from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.export import export_backbone, write_card
-from densewalk.results.records import FileRecord, MadeRun, RunRecord, TrainingRecord
+from densewalk.results.records import FileRecord, InputContents, MadeRun, RunRecord, TrainingRecord
 from densewalk.study.registry import method_class
 from densewalk.study.specs import RunSpec
 from densewalk.training import learning_curve, loop
@@ -41,16 +42,24 @@ class Inputs:
     """What a run was made from.
 
     files: the initial backbone and the receipts, by path. data: fingerprints of the folders of images, by path. code: of this process.
-    loaded: what was taken from the initial backbone's file.
+    loaded: what was taken from the initial backbone's file. contents: of the initial backbone and of the data. choices: what curations
+    keep of these.
     """
 
     files: dict[str, FileRecord]
     data: dict[str, str]
     code: Provenance
     loaded: str | None
+    contents: InputContents
+    choices: dict[str, str]
 
     def fingerprints(self) -> dict[str, str]:
-        """Name -> fingerprint of all that the training's state depends on."""
+        """Name -> fingerprint of all that the training's state depends on: contents, whatever their files are called."""
+        init = {} if self.contents.init is None else {"initial backbone": self.contents.init}
+        return init | {f"data {number}": content for number, content in enumerate(self.contents.data)} | self.choices
+
+    def former_fingerprints(self) -> dict[str, str]:
+        """The same as earlier versions recorded it, by path."""
         return {path: file.sha256 for path, file in self.files.items()} | {f"folder {name}": value for name, value in self.data.items()}
 
 
@@ -62,21 +71,23 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
         state: folder of the resumable state. out: folder of the results.
     """
     files = read_files([init] if init and init.is_file() else [])
+    of_init = files[str(init)].sha256 if str(init) in files else None
     backbone = initial_backbone(spec, init)
     loaded = str(backbone.report) if backbone.report else None
     if spec.settings is None:
-        export_run(backbone, spec, out, None, Inputs(files, {}, provenance.current(), loaded))
+        export_run(backbone, spec, out, None, Inputs(files, {}, provenance.current(), loaded, InputContents(init=of_init, data=[]), {}))
         return
     if execution.tensorboard:
         require_tensorboard()
     sources = read_data(receipts, spec.data or {})
     files = read_files(receipts) | files
-    inputs = Inputs(files, folder_fingerprints(sources), provenance.current(), loaded)
+    contents = InputContents(init=of_init, data=[content for path in receipts for content in contents_of(read_receipt(path))])
+    inputs = Inputs(files, folder_fingerprints(sources), provenance.current(), loaded, contents, choices(sources))
     device = distributed.local_device(execution.device)
     with distributed.process_group(device):
         how = How(device=str(device), processes=distributed.world_size(), execution=execution.model_dump(mode="json"))
-        fingerprints, newer = inputs.fingerprints(), frozenset(f"folder {name}" for name in inputs.data)
-        held = State(state, fingerprints, how=how, newer=newer)
+        former, newer = inputs.former_fingerprints(), frozenset(f"folder {name}" for name in inputs.data)
+        held = State(state, inputs.fingerprints(), how=how, former=former, newer=newer)
         if distributed.rank() > 0:
             train(spec, backbone, sources, held, execution, device)
             return
@@ -99,6 +110,12 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
 def read_files(paths: Sequence[Path]) -> dict[str, FileRecord]:
     """The records of files that are about to be read."""
     return {str(path): FileRecord(sha256=file_sha256(path), stamp=file_stamp(path)) for path in paths}
+
+
+def choices(sources: Sequence[Source]) -> dict[str, str]:
+    """Fingerprints of what curations keep."""
+    kept = {number: getattr(source.receipt, "kept", None) for number, source in enumerate(sources)}
+    return {f"kept {number}": config_hash(chosen) for number, chosen in kept.items() if chosen is not None}
 
 
 def folder_fingerprints(sources: Sequence[Source]) -> dict[str, str]:
@@ -167,6 +184,7 @@ def export_run(backbone: Backbone, spec: RunSpec, out: Path, training: TrainingR
         loaded=inputs.loaded,
         files=inputs.files,
         data=inputs.data,
+        contents=inputs.contents,
         exported=None if (maker.code, maker.versions) == (inputs.code.code, inputs.code.versions) else inputs.code,
         **code,
     )

@@ -15,12 +15,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from densewalk.core.errors import UserError
 from densewalk.models.origin import RunBackbone
+from densewalk.results.identity import unequal
 from densewalk.results.records import ResultRecord, RunRecord, read_results, read_run, results_in
 from densewalk.results.significance import fixed
 from densewalk.results.tables import write_csv
@@ -141,17 +141,6 @@ def _facts(a: ResultRecord | RunRecord, b: ResultRecord | RunRecord) -> Iterator
     yield from (f"versions: {text}" for text in unequal(a.versions, b.versions))
     trained = [{name: getattr(r.training, name, None) for name in ("device", "processes")} for r in (a, b)]
     yield from (f"training: {text}" for text in unequal(*trained))
-
-
-def unequal(a: Any, b: Any, *, ignored: tuple[str, ...] = (), key: str = "") -> Iterator[str]:
-    """`key.of.the.value: before -> after` for every leaf of two nested dictionaries that is not the same."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for name in dict.fromkeys([*a, *b]):
-            if name not in ignored:
-                yield from unequal(a.get(name), b.get(name), ignored=ignored, key=f"{key}.{name}" if key else str(name))
-    elif a != b:
-        before, after = ("(none)" if value is None else value for value in (a, b))
-        yield f"{key}: {before} -> {after}"
 
 
 def text(found: Comparison) -> str:

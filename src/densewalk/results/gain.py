@@ -17,7 +17,7 @@ import pandas as pd
 
 from densewalk.core.errors import UserError
 from densewalk.core.metric import Metric, floor_of
-from densewalk.results.records import ResultRecord, read_results
+from densewalk.results.records import Named, ResultRecord, read_results
 from densewalk.results.significance import Better, Paired, fixed, is_random_start, mean_and_interval, paired
 from densewalk.results.tables import grouped, metrics_in, write_csv
 
@@ -64,9 +64,9 @@ class Gain:
         return "; ".join(f"seed {seed}: {fixed(difference, sign=True) or 'no value'}" for seed, difference in pairs)
 
 
-def write_gain(paths: Sequence[Path], out: Path, metrics: Metrics, baseline: str | None = None) -> None:
-    """Write gain.csv. metrics: of each table, by name."""
-    records = read_results(paths)
+def write_gain(paths: Sequence[Path], out: Path, metrics: Metrics, baseline: str | None = None, named: Named | None = None) -> None:
+    """Write gain.csv. metrics: of each table, by name. named: see `read_results`."""
+    records = read_results(paths, named)
     runs = dict.fromkeys(record.run for record in records)
     if baseline is not None and records and baseline not in runs:
         raise UserError(f"baseline: no result of a run '{baseline}'", allowed=", ".join(runs))

@@ -1,22 +1,24 @@
 """What a folder of results holds of a study: what is there, outdated or missing, and why as far as logs tell. Free of torch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from densewalk.results.plan import Plan, result_key
-from densewalk.results.records import read_result
+from densewalk.results.changes import Changes
+from densewalk.results.plan import Plan, result_key, run_key, state_folder
+from densewalk.results.records import ResultRecord, RunRecord
+from densewalk.training.progress_files import holder
 
-State = Literal["there", "outdated", "failed", "not finished", "not started", "waits"]
+State = Literal["there", "outdated", "running", "failed", "not finished", "not started", "waits"]
 
 
 @dataclass(frozen=True)
 class Output:
     """A backbone (evaluation: None) or a result of the plan.
 
-    state: `outdated` is a result of another configuration than the study's is now, `not finished` one whose log has no error,
-    `waits` one that needs another output first.
+    state: `outdated` is what would be made otherwise today (results/changes.py), `running` what somebody works on now, `not finished`
+    one whose log has no error, `waits` one that needs another output first. record: of what is there.
     """
 
     run: str
@@ -25,6 +27,7 @@ class Output:
     state: State
     why: str = ""
     log: str = ""
+    record: RunRecord | ResultRecord | None = field(default=None, compare=False, repr=False)
 
     @property
     def text(self) -> str:
@@ -44,45 +47,51 @@ class RunOutputs:
     @property
     def missing(self) -> list[Output]:
         """What a reader of the results must be told: nobody misses the backbone where all results are there."""
-        outdated = [result for result in self.results if result.state == "outdated"]
+        outdated = [output for output in (self.backbone, *self.results) if output.state == "outdated"]
         absent = [result for result in self.results if result.state not in ("there", "outdated")]
-        if self.backbone.state != "there" and (absent or not self.results):
+        if self.backbone.state not in ("there", "outdated") and (absent or not self.results):
             absent = [self.backbone]
         return outdated + absent
 
 
 def survey(plan: Plan, results: Path) -> Iterator[RunOutputs]:
     """Look for everything of the plan in a folder of results."""
+    changes = Changes(plan, results)
     for run, planned in plan.runs.items():
         for seed in planned.seeds:
-            backbone = _backbone(plan, results, run, seed)
-            yield RunOutputs(backbone, [_result(plan, results, backbone, name) for name in plan.evaluations_of(run)])
+            backbone = _backbone(changes, run, seed)
+            yield RunOutputs(backbone, [_result(changes, backbone, name) for name in plan.evaluations_of(run)])
+    changes.contents.save()
 
 
-def _backbone(plan: Plan, results: Path, run: str, seed: int) -> Output:
-    if (results / run / f"s{seed}" / "backbone.safetensors").is_file():
-        return Output(run, seed, None, "there")
+def _backbone(changes: Changes, run: str, seed: int) -> Output:
+    plan, results = changes.plan, changes.results
+    planned = plan.backbones.get(run_key(run, seed))
+    if planned and (who := holder(state_folder(results, planned.hash, run, seed))):
+        return Output(run, seed, None, "running", f"by {who}")
+    if changes.is_made(run, seed) if planned else (results / run_key(run, seed) / "backbone.safetensors").is_file():
+        reasons = changes.of_run(run, seed)
+        return Output(run, seed, None, "outdated" if reasons else "there", "; ".join(reasons), record=changes.run_record(run, seed))
     init = plan.runs[run].init
     if init in plan.runs:
         seeds = plan.runs[init].seeds
         init_seed = seed if seed in seeds else seeds[0]
-        if not (results / init / f"s{init_seed}" / "backbone.safetensors").is_file():
+        if not (results / run_key(init, init_seed) / "backbone.safetensors").is_file():
             return Output(run, seed, None, "waits", f"for {init}, seed {init_seed}")
-    return Output(run, seed, None, *_by_log(results / "logs" / run / f"s{seed}" / "train.log"))
+    return Output(run, seed, None, *_by_log(results / "logs" / run_key(run, seed) / "train.log"))
 
 
-def _result(plan: Plan, results: Path, backbone: Output, evaluation: str) -> Output:
+def _result(changes: Changes, backbone: Output, evaluation: str) -> Output:
     run, seed = backbone.run, backbone.seed
     key = result_key(run, seed, evaluation)
-    path = results / f"{key}.json"
-    if path.is_file():
-        if read_result(path).config_hash == plan.hashes[key]:
-            return Output(run, seed, evaluation, "there")
-        why = "made by another configuration than the study's is now; Snakemake will make it again"
-        return Output(run, seed, evaluation, "outdated", why)
-    if backbone.state != "there":
+    if who := holder(state_folder(changes.results, changes.plan.hashes[key], run, seed, evaluation)):
+        return Output(run, seed, evaluation, "running", f"by {who}")
+    if record := changes.result_record(run, seed, evaluation):
+        reasons = changes.of_result(run, seed, evaluation)
+        return Output(run, seed, evaluation, "outdated" if reasons else "there", "; ".join(reasons), record=record)
+    if backbone.state not in ("there", "outdated"):
         return Output(run, seed, evaluation, "waits", "for the training")
-    return Output(run, seed, evaluation, *_by_log(results / "logs" / f"{key}.log"))
+    return Output(run, seed, evaluation, *_by_log(changes.results / "logs" / f"{key}.log"))
 
 
 def _by_log(log: Path) -> tuple[State, str, str]:

@@ -15,7 +15,7 @@ from typing import Literal
 from densewalk.core.errors import UserError
 from densewalk.core.metric import floor_of
 from densewalk.results.gain import Groups, Metrics, floors
-from densewalk.results.records import ResultRecord, read_results
+from densewalk.results.records import Named, ResultRecord, read_results
 from densewalk.results.significance import best_runs, is_random_start
 from densewalk.results.tables import LEADING, TRAILING, grouped, metrics_in, wide_row
 
@@ -44,16 +44,19 @@ class PaperTable:
     numeric: list[bool] = field(default_factory=list)
 
 
-def paper_table(paths: Sequence[Path], columns: Sequence[str], pivot: Pivot | None, task: str | None, metrics: Metrics) -> PaperTable:
+def paper_table(
+    paths: Sequence[Path], columns: Sequence[str], pivot: Pivot | None, task: str | None, metrics: Metrics, named: Named | None = None
+) -> PaperTable:
     """Make the table of some records.
 
     Args:
         columns: facts of the wide tables and metrics. pivot: a group of columns for each of these. task: only this table's evaluations.
+        named: see `read_results`.
 
     Raises:
         UserError: an unknown column, no record that has all the metrics, or two evaluations for one place of the table.
     """
-    records = [r for r in read_results(paths) if task is None or r.task == task]
+    records = [r for r in read_results(paths, named) if task is None or r.task == task]
     names = [c for c in columns if c not in FACTS]
     records = _with_metrics(records, names)
     places = {r.evaluation: getattr(r, pivot) if pivot else "" for r in records}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,9 @@ from densewalk.core.hashing import config_hash
 from densewalk.core.metric import Ceiling, Metric
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import read_model
+from densewalk.models.catalog import Labels
+from densewalk.results.records import ResultRecord
+from densewalk.visualization.settings import PictureSettings
 
 
 class PlannedRun(Settings):
@@ -39,9 +42,41 @@ class PlannedEvaluation(Settings):
         return self.pictures.replace("{run}", run).replace("{name}", name)
 
 
+class PlannedBackbone(Settings):
+    """What a backbone is made from.
+
+    hash: of its specification. init: file of the initial backbone, None for random weights. parent: run and seed whose backbone that
+    is, if it is one's. receipts: names of the data. sources: their videos and folders; of a curation, those that it chooses from.
+    lists: text files with the names of the sequences in use, by their folder.
+    """
+
+    hash: str
+    init: str | None
+    parent: tuple[str, int] | None = None
+    receipts: list[str] = []
+    sources: list[str] = []
+    lists: dict[str, str] = {}
+
+
+class Generated(Settings):
+    """Data that the study generates: folder, and hash of the settings."""
+
+    root: str
+    hash: str
+
+
+class DatasetName(Settings):
+    """How an evaluation's data are called in the tables, and the published protocol that this makes of its settings."""
+
+    dataset: str
+    published_protocol: str | None
+
+
 class Plan(Settings):
     """The study's runs and evaluations in its order. results: their folder. hashes: of each result, by
-    `run/s0/evaluation`. baseline: the run that the others are compared with, if the study names one.
+    `run/s0/evaluation`. baseline: the run that the others are compared with, if the study names one. backbones: by `run/s0`. data: paths
+    of an evaluation's data, by its name. pictures: with the names of all sources; None if nothing is drawn. labels, datasets: names in the
+    tables, of runs and of evaluations' data, which are in no hash.
     """
 
     study: str
@@ -50,6 +85,12 @@ class Plan(Settings):
     evaluations: dict[str, PlannedEvaluation]
     baseline: str | None = None
     hashes: dict[str, str]
+    backbones: dict[str, PlannedBackbone] = {}
+    data: dict[str, list[str]] = {}
+    generated: Generated | None = None
+    pictures: PictureSettings | None = None
+    labels: dict[str, Labels | None] = {}
+    datasets: dict[str, DatasetName] = {}
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -76,6 +117,22 @@ class Plan(Settings):
         """Run and seed of everything that trains."""
         return [(name, seed) for name, run in self.runs.items() if run.method != "none" for seed in run.seeds]
 
+    def named(self, record: ResultRecord) -> ResultRecord:
+        """A record with the labels that the study gives it now."""
+        names: dict[str, Any] = {}
+        if record.run in self.labels:
+            names["labels"] = self.labels[record.run]
+        if record.evaluation in self.datasets:
+            names |= self.datasets[record.evaluation].model_dump()
+        return record.model_copy(update=names)
+
+    def hash_of_table(self, name: str) -> str:
+        """Twelve digits of what a table is made of beside the records themselves; of `report`, the page, the whole plan's."""
+        if name == "report":
+            return self.hash
+        names = {key: self.model_dump(mode="json", include={key})[key] for key in ("labels", "datasets")}
+        return config_hash([[str(path) for path in self.records(Path(), name)], names, self.baseline if name == "gain" else None])
+
     def metrics_of_tables(self) -> dict[str, dict[str, Metric]]:
         """Table -> the metrics of all its evaluations."""
         found: dict[str, dict[str, Metric]] = {}
@@ -91,6 +148,17 @@ class Plan(Settings):
     def jobs(self) -> Iterator[tuple[str, int, str]]:
         """Run, seed and evaluation of every result."""
         return ((name, seed, e) for name, run in self.runs.items() for seed in run.seeds for e in self.evaluations_of(name))
+
+
+def run_key(run: str, seed: int) -> str:
+    """The name of a run's backbone in a plan, and its folder below the folder of results."""
+    return f"{run}/s{seed}"
+
+
+def state_folder(results: Path, spec_hash: str, run: str, seed: int, evaluation: str | None = None) -> Path:
+    """Folder of a job's resumable state: a changed job starts from the beginning, an interrupted one resumes."""
+    names = [run, f"s{seed}", *([] if evaluation is None else [evaluation]), spec_hash]
+    return results / "state" / "-".join(names)
 
 
 def result_key(run: str, seed: int, evaluation: str) -> str:

@@ -5,7 +5,7 @@ results/{run}/s{seed}/{evaluation}.json    ResultRecord
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -54,6 +54,16 @@ class TrainingRecord(CostRecord):
         return self.seconds * self.processes / 3600
 
 
+class InputContents(Settings):
+    """What a run was made from, by content: the initial backbone's sha256 (None for random weights), and those of its data in order.
+
+    Of a video it is the original's sha256, of a folder that of all names and sizes (data/contents.py).
+    """
+
+    init: str | None
+    data: list[str]
+
+
 class MadeRun(Settings):
     """The specification that a run was made by (study/specs.py), as it was then: what else it says is kept unread."""
 
@@ -72,7 +82,8 @@ class RunRecord(Provenance):
     training: None for a baseline. loaded: what was taken from the initial backbone's file. files: that were read, by path: the
     initial backbone and the receipts. data: fingerprints of the folders of images that were trained on, by path. exported: by which
     code the weights were written where it was another; None where it is the same. version: of the method's code, 1 where an older
-    record does not say. Records of earlier versions lack the last four.
+    record does not say. contents: of what it was made from; with the specification, all that decides whether it is outdated. Records of
+    earlier versions lack these.
     """
 
     config_hash: Hash
@@ -85,6 +96,7 @@ class RunRecord(Provenance):
     files: dict[str, FileRecord] = {}
     data: dict[str, str] = {}
     exported: Provenance | None = None
+    contents: InputContents | None = None
 
 
 class ResultRecord(Provenance, CostRecord):
@@ -146,6 +158,9 @@ class ResultRecord(Provenance, CostRecord):
         return self
 
 
+Named = Callable[[ResultRecord], ResultRecord]
+
+
 def read_run(path: Path) -> RunRecord:
     """Read the record of a run; a UserError names file and key of what is missing, broken or another run's."""
     record = read_model(path, RunRecord, "record of a run", AGAIN)
@@ -173,9 +188,13 @@ def _require_place(path: Path, **names: str | int) -> None:
             )
 
 
-def read_results(paths: Sequence[Path]) -> list[ResultRecord]:
-    """Read records; they come in the order in which their runs and evaluations were given, seeds ascending."""
-    records = [read_result(path) for path in paths]
+def read_results(paths: Sequence[Path], named: Named | None = None) -> list[ResultRecord]:
+    """Read records; they come in the order in which their runs and evaluations were given, seeds ascending.
+
+    Args:
+        named: gives a record the labels that the study has now (`Plan.named`); without it they are those that it was made with.
+    """
+    records = [named(record) if named else record for record in map(read_result, paths)]
     runs, evaluations = _places(r.run for r in records), _places(r.evaluation for r in records)
     return sorted(records, key=lambda r: (runs[r.run], evaluations[r.evaluation], r.seed))
 

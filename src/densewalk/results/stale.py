@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from densewalk.core.errors import UserError
 from densewalk.core.hashing import file_sha256, file_stamp
 from densewalk.core.provenance import UNKNOWN, Provenance
-from densewalk.results.records import FileRecord, ResultRecord, RunRecord, read_run
+from densewalk.results.records import FileRecord, ResultRecord, RunRecord
 
 
 @dataclass(frozen=True)
@@ -59,24 +58,6 @@ def current_sha256(path: Path, known: FileRecord | None) -> str:
 @cache
 def _sha256(path: Path, _stamp: str) -> str:
     return file_sha256(path)
-
-
-def checkpoint_content(file: str, run_json: Path) -> str | None:
-    """What the workflow remembers of the checkpoint that a run starts from: its sha256, so that content decides and not its time.
-
-    None where it shall remember nothing: the file is not there yet, or the run was made by a version that did not record it. Of a
-    file that was removed after it was read, the recorded one.
-    """
-    try:
-        record = read_run(run_json) if run_json.is_file() else None
-    except UserError:
-        record = None
-    known = record.files.get(str(Path(file))) if record else None
-    if record is not None and known is None:
-        return None
-    if not Path(file).is_file():
-        return known.sha256 if known else None
-    return current_sha256(Path(file), known)
 
 
 def by_other_code(runs: Sequence[RunRecord], results: Sequence[ResultRecord], now: Provenance) -> dict[str, list[str]]:

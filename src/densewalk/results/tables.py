@@ -22,7 +22,7 @@ from densewalk.core.files import atomic_write
 from densewalk.core.metric import floor_of
 from densewalk.core.text.quoting import for_csv, from_csv
 from densewalk.results.published import elsewhere, published
-from densewalk.results.records import ResultRecord, TrainingRecord, read_results
+from densewalk.results.records import Named, ResultRecord, TrainingRecord, read_results
 from densewalk.results.significance import fixed, mean_and_interval
 
 # what a reader may rely on: columns before and after those of the metrics
@@ -52,9 +52,13 @@ COST = (
 Hours = dict[tuple[str, int], tuple[tuple[str, int] | None, float]]
 
 
-def write_table(paths: Sequence[Path], table: str, out: Path) -> None:
-    """Write a table of result records as CSV: `all`, `cost`, or a task's, which without a record of the task is its header alone."""
-    records = read_results(paths)
+def write_table(paths: Sequence[Path], table: str, out: Path, named: Named | None = None) -> None:
+    """Write a table of result records as CSV: `all`, `cost`, or a task's, which without a record of the task is its header alone.
+
+    Args:
+        named: see `read_results`.
+    """
+    records = read_results(paths, named)
     whole = {"all": tidy_table, "cost": cost_table}
     write_csv(whole[table](records) if table in whole else wide_table(of_task(records, table)), out)
 

@@ -7,7 +7,7 @@ may be another run, so chains such as DoRA -> Time-Tuning -> NeCo are configurat
 every start of every job.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -17,13 +17,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from densewalk.core.config_file import not_plain, read_config
 from densewalk.core.errors import UserError
+from densewalk.core.hashing import config_hash
 from densewalk.core.settings import Settings, Unique, WorkflowPath, truths_for_numbers
 from densewalk.core.typed_files import complaints
 from densewalk.curation.settings import CurationSettings
 from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.models.catalog import Checkpoint, Labels
 from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
-from densewalk.results.plan import Plan, PlannedEvaluation, PlannedRun, result_key
+from densewalk.results.plan import DatasetName, Generated, Plan, PlannedBackbone, PlannedEvaluation, PlannedRun, result_key, run_key
 from densewalk.study.checks import check_study
 from densewalk.study.public_checkpoints import with_public_checkpoints
 from densewalk.study.registry import TABLES, Evaluation, Run, Table
@@ -40,6 +41,11 @@ class Synthetic(SyntheticSettings):
 
     root: WorkflowPath
     """Folder it is written to; sources and evaluation roots below it wait for it."""
+
+    @property
+    def planned(self) -> Generated:
+        """For the plan."""
+        return Generated(root=self.root, hash=config_hash(self.model_dump(mode="json", exclude={"root"})))
 
 
 class Study(Settings):
@@ -152,7 +158,40 @@ class Study(Settings):
             for name, e in self.evaluations.items()
         }
         hashes = {result_key(*job): self.evaluation_spec(*job).hash for job in self.evaluation_jobs()}
-        return Plan(study=self.study, results=self.results, runs=runs, evaluations=evaluations, baseline=self.baseline, hashes=hashes)
+        return Plan(
+            study=self.study,
+            results=self.results,
+            runs=runs,
+            evaluations=evaluations,
+            baseline=self.baseline,
+            hashes=hashes,
+            backbones={run_key(*job): self._planned_backbone(*job) for job in self.jobs()},
+            data={name: list(e.settings.data_paths) for name, e in self.evaluations.items()},
+            generated=self.synthetic.planned if self.synthetic else None,
+            labels={run: self.labels_of(run) for run in self.runs},
+            datasets={
+                name: DatasetName(dataset=e.settings.dataset, published_protocol=e.settings.published_protocol)
+                for name, e in self.evaluations.items()
+            },
+            pictures=self.pictures.model_copy(update={"sources": self._chosen_from(self.picture_sources())}),
+        )
+
+    def _chosen_from(self, names: Sequence[str]) -> list[str]:
+        """Names of videos and folders: for a curation those that it chooses from."""
+        return [source for name in names for source in (self.curations[name].data if name in self.curations else [name])]
+
+    def _planned_backbone(self, run: str, seed: int) -> PlannedBackbone:
+        spec, r = self.run_spec(run, seed), self.runs[run]
+        names = r.data if isinstance(r, TrainedRun) else []
+        sources = [self._source(name) for name in self._chosen_from(names)]
+        lists = {s.source: s.sequence_list for s in sources if isinstance(s, ImagesSettings) and s.sequence_list is not None}
+        parent, init = None, None
+        if isinstance(spec.init, RunBackbone):
+            parent = (spec.init.name, spec.init.seed)
+            init = f"{self.results}/{run_key(*parent)}/backbone.safetensors"
+        elif isinstance(spec.init, CheckpointFile):
+            init = spec.init.file
+        return PlannedBackbone(hash=spec.hash, init=init, parent=parent, receipts=names, sources=[s.source for s in sources], lists=lists)
 
     # -- specifications ----------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
-"""What a job must know, as one file: results/specs/{hash}.json. The hash is the job's identity. Free of torch.
+"""What a job must know, as one file: results/specs/{hash of all of it}.json. Free of torch.
 
-A changed setting changes the hash of the run, of its evaluations and of the runs built on it, and of nothing else. How jobs are run
-(`execution`) is not in it.
+`Specification.hash` is the job's identity: names and paths are not in it (results/identity.py). A changed setting changes the hash of
+the run, of its evaluations and of the runs built on it, and of nothing else. How jobs are run (`execution`) is not in it.
 """
 
 from functools import cached_property
@@ -20,6 +20,8 @@ from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.models.catalog import Labels
 from densewalk.models.origin import CheckpointFile, Origin, RunBackbone
+from densewalk.results.identity import identity
+from densewalk.results.plan import state_folder
 from densewalk.study.registry import evaluations, methods
 from densewalk.training.settings import TrainingSettings
 
@@ -41,12 +43,12 @@ class Specification(Settings):
 
     @cached_property
     def hash(self) -> str:
-        """Twelve digits that say whether two jobs have the same outcome."""
-        return config_hash(self.model_dump(mode="json"))
+        """Twelve digits that say whether two jobs have the same outcome from the same contents."""
+        return identity(self.model_dump(mode="json"))
 
     def path(self, results: Path) -> Path:
-        """The file below a folder of results."""
-        return results / "specs" / f"{self.hash}.json"
+        """The file below a folder of results: its name is the hash of all that it holds, names and paths too."""
+        return results / "specs" / f"{config_hash(self.model_dump(mode='json'))}.json"
 
     def write(self, results: Path) -> None:
         """Write the file, unless it is there: its name says what is in it."""
@@ -96,7 +98,7 @@ class RunSpec(Specification):
 
     def state(self, results: Path) -> Path:
         """Folder of the resumable state: a changed run starts from the beginning, an interrupted one resumes."""
-        return results / "state" / f"{self.run}-s{self.seed}-{self.hash}"
+        return state_folder(results, self.hash, self.run, self.seed)
 
 
 class EvaluationSpec(Specification):
@@ -125,7 +127,7 @@ class EvaluationSpec(Specification):
 
     def state(self, results: Path) -> Path:
         """Folder of the resumable state."""
-        return results / "state" / f"{self.run}-s{self.seed}-{self.evaluation}-{self.hash}"
+        return state_folder(results, self.hash, self.run, self.seed, self.evaluation)
 
 
 Spec = TypeVar("Spec", bound=Specification)

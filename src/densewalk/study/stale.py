@@ -10,14 +10,12 @@ from pathlib import Path
 from densewalk.core import provenance
 from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write
-from densewalk.core.hashing import file_sha256
 from densewalk.core.provenance import Provenance
 from densewalk.data.fingerprint import Fingerprint, fingerprint
-from densewalk.results.records import ResultRecord, read_result, read_run
+from densewalk.results.changes import Changes
+from densewalk.results.records import ResultRecord
 from densewalk.results.stale import Stale, code_reasons, file_reasons
 from densewalk.study.config import Study
-
-OUTDATED = "made by another configuration than the study's is now; Snakemake makes it again by itself"
 
 
 def find_stale(study: Study, results: Path, now: Provenance | None = None) -> Iterator[Stale]:
@@ -26,47 +24,53 @@ def find_stale(study: Study, results: Path, now: Provenance | None = None) -> It
     Args:
         now: the code to compare with; this one if it is not given.
     """
-    code = now or provenance.current()
+    code, changes = now or provenance.current(), Changes(study.plan(), results)
     data: dict[tuple[str, ...], Fingerprint] = {}
     for run, seed in study.jobs():
         folder = results / run / f"s{seed}"
-        if (folder / "run.json").is_file() and (reasons := _of_run(study, run, seed, folder, code)):
-            yield Stale(run, seed, None, folder / "backbone.safetensors", tuple(reasons))
+        if (folder / "run.json").is_file() and (reasons := _of_run(changes, run, seed, code)):
+            yield Stale(run, seed, None, folder / "backbone.safetensors", reasons)
         for name in [e for r, s, e in study.evaluation_jobs() if (r, s) == (run, seed) and (folder / f"{e}.json").is_file()]:
-            if reasons := _of_result(study, run, seed, name, folder, code, data):
-                yield Stale(run, seed, name, folder / f"{name}.json", tuple(reasons))
+            if reasons := _of_result(changes, run, seed, name, code, study.evaluations[name].settings.data_paths, data):
+                yield Stale(run, seed, name, folder / f"{name}.json", reasons)
+    changes.contents.save()
 
 
-def _of_run(study: Study, run: str, seed: int, folder: Path, now: Provenance) -> list[str]:
+def _of_run(changes: Changes, run: str, seed: int, now: Provenance) -> tuple[str, ...]:
     try:
-        record = read_run(folder / "run.json")
+        record = changes.run_record(run, seed)
+        outdated = changes.of_run(run, seed)
     except UserError as error:
-        return [error.found]
-    outdated = [OUTDATED] if record.config_hash != study.run_spec(run, seed).hash else []
-    return [*outdated, *code_reasons(record, now), *file_reasons(record)]
+        return (error.found,)
+    assert record is not None
+    return tuple(dict.fromkeys([*outdated, *code_reasons(record, now), *([] if record.contents else file_reasons(record))]))
 
 
 def _of_result(
-    study: Study, run: str, seed: int, name: str, folder: Path, now: Provenance, data: dict[tuple[str, ...], Fingerprint]
-) -> list[str]:
+    changes: Changes,
+    run: str,
+    seed: int,
+    name: str,
+    now: Provenance,
+    paths: tuple[str, ...],
+    data: dict[tuple[str, ...], Fingerprint],
+) -> tuple[str, ...]:
     try:
-        record = read_result(folder / f"{name}.json")
+        record = changes.result_record(run, seed, name)
+        outdated = changes.of_result(run, seed, name)
     except UserError as error:
-        return [error.found]
-    outdated = [OUTDATED] if record.config_hash != study.evaluation_spec(run, seed, name).hash else []
-    return [*outdated, *code_reasons(record, now), *_changed(record, folder, study.evaluations[name].settings.data_paths, data)]
+        return (error.found,)
+    assert record is not None
+    return (*outdated, *code_reasons(record, now), *_changed_data(record, paths, data))
 
 
-def _changed(record: ResultRecord, folder: Path, paths: tuple[str, ...], data: dict[tuple[str, ...], Fingerprint]) -> Iterator[str]:
-    """The evaluation's data or its backbone are others than those of the record."""
+def _changed_data(record: ResultRecord, paths: tuple[str, ...], data: dict[tuple[str, ...], Fingerprint]) -> Iterator[str]:
+    """The evaluation's data are others than those of the record."""
     if record.data is not None and any(Path(path).exists() for path in paths):
         if paths not in data:
             data[paths] = fingerprint(paths)
         if data[paths] != record.data:
             yield f"the data in {', '.join(paths)} have changed: {record.data.files} files then, {data[paths].files} now"
-    backbone = folder / "backbone.safetensors"
-    if record.backbone_sha256 is not None and backbone.is_file() and file_sha256(backbone) != record.backbone_sha256:
-        yield f"{backbone} is another one now"
 
 
 def states_of(study: Study, stale: list[Stale], results: Path) -> list[Path]:

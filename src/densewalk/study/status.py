@@ -2,28 +2,30 @@
 
     densewalk status config.yaml
 
-    run           seed  state     step           loss    left     seen        checkpoint  GPU-h  evaluations
-    dora_venice      0  done      40000/40000                                               31.20  3 of 4, 1 failed
-    neco_dora        0  started   1200/5000      2.3412  1:05:20  0:00:12 ago       1180   0.41  0 of 4
-    neco_dora        1  waiting                                                              0.00  0 of 4
+    run           seed  state     step           loss    left     seen        checkpoint  GPU-h  CPU-h  evaluations
+    dora_venice      0  done      40000/40000                                               31.20   0.00  3 of 4, 1 failed
+    neco_dora        0  running   1200/5000      2.3412  1:05:20  0:00:12 ago       1180   0.41   0.00  0 of 4
+    neco_dora        1  waiting                                                              0.00   0.00  0 of 4
 
-`left` goes by the median time of the latest steps, whatever was before an interruption; `seen` is the age of the latest sign of
-life. A job that Slurm has killed looks like one between two signs: `squeue` knows better.
+What is done, outdated, running or missing is decided where the workflow and the page ask, too: results/missing.py. `left` goes by the
+median time of the latest steps, whatever was before an interruption; `seen` is the age of the latest sign of life. Hours are those of a
+run and its evaluations: of GPUs, and of processes that had none. A job that Slurm has killed looks like one between two signs: `squeue`
+knows better.
 """
 
 import statistics
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 from densewalk.core.progress import clock, columns
-from densewalk.results.missing import survey
-from densewalk.results.records import TrainingRecord, read_run
+from densewalk.results.missing import RunOutputs, survey
+from densewalk.results.records import ResultRecord, RunRecord, TrainingRecord
 from densewalk.study.config import Study
-from densewalk.training.progress_files import PLAN, Point, TrainingPlan, newest_seal, read_or_none, read_points
+from densewalk.training.progress_files import PLAN, CostRecord, Point, TrainingPlan, newest_seal, read_or_none, read_points
 
 LATEST = 50  # points of the learning curve that `left` goes by
 
@@ -32,14 +34,15 @@ LATEST = 50  # points of the learning curve that `left` goes by
 class Status:
     """One run with one seed.
 
-    problems: how many of its results are outdated or have failed. total: steps in all, None before the training has started.
-    left: seconds. seen: seconds since the latest sign of life. checkpoint: step of the newest one. gpu_hours: spent, of a training
-    that is not done by the time of its steps.
+    problems: how many of its results are outdated, have failed or are running. total: steps in all, None before the training has started.
+    left: seconds. seen: seconds since the latest sign of life. checkpoint: step of the newest one. gpu_hours, cpu_hours: spent, of a
+    training that is not done by the time of its steps. running: what is worked on now, and by whom. to_do: seconds of each job that is
+    to be done, None where no earlier job tells.
     """
 
     run: str
     seed: int
-    state: str  # waiting, started, failed, done
+    state: str  # waiting, started, running, failed, outdated, done
     evaluations: tuple[int, int]  # done, of how many
     step: int | None = None
     total: int | None = None
@@ -49,6 +52,9 @@ class Status:
     checkpoint: int | None = None
     gpu_hours: float = 0.0
     problems: str = ""
+    cpu_hours: float = field(default=0.0, compare=False)
+    running: tuple[str, ...] = ()
+    to_do: tuple[float | None, ...] = field(default=(), compare=False)
 
 
 def status(study: Study, results: Path, now: float | None = None) -> Iterator[Status]:
@@ -58,26 +64,76 @@ def status(study: Study, results: Path, now: float | None = None) -> Iterator[St
         results: the study's folder of results. now: the time, in seconds since 1970.
     """
     now = time.time() if now is None else now
-    for outputs in survey(study.plan(), results):
-        run, seed = outputs.backbone.run, outputs.backbone.seed
-        found = Counter(result.state for result in outputs.results)
+    found = list(survey(study.plan(), results))
+    pace = Pace(found)
+    for outputs in found:
+        backbone, run, seed = outputs.backbone, outputs.backbone.run, outputs.backbone.seed
+        count = Counter(result.state for result in outputs.results)
+        state = {"there": "done", "outdated": "outdated", "failed": "failed", "running": "running"}.get(backbone.state, "waiting")
+        gpu, cpu = _hours([output.record for output in outputs.results])
         row = Status(
             run,
             seed,
-            "failed" if outputs.backbone.state == "failed" else "waiting",
-            (found["there"], len(outputs.results)),
-            problems="".join(f", {found[state]} {state}" for state in ("failed", "outdated") if found[state]),
+            state,
+            (count["there"], len(outputs.results)),
+            problems="".join(f", {count[state]} {state}" for state in ("failed", "outdated", "running") if count[state]),
+            running=tuple(output.text for output in (backbone, *outputs.results) if output.state == "running"),
         )
-        if outputs.backbone.state == "there":
-            yield _done(row, read_run(results / run / f"s{seed}" / "run.json").training)
+        if backbone.state in ("there", "outdated"):
+            training = backbone.record.training if isinstance(backbone.record, RunRecord) else None
+            row = _done(row, training)
         else:
-            yield _unfinished(row, study.run_spec(run, seed).state(results), now)
+            row = _unfinished(row, study.run_spec(run, seed).state(results), now)
+        yield replace(
+            row,
+            gpu_hours=row.gpu_hours + gpu,
+            cpu_hours=row.cpu_hours + cpu,
+            to_do=tuple(pace.to_do(outputs, row.left, study.runs[run].method)),
+        )
+
+
+class Pace:
+    """How long jobs have taken that are done, as a guess for those that are not."""
+
+    def __init__(self, found: Sequence[RunOutputs]) -> None:
+        self.trainings: dict[str, list[float]] = defaultdict(list)
+        self.evaluations: dict[str, list[float]] = defaultdict(list)
+        for outputs in found:
+            if isinstance(outputs.backbone.record, RunRecord) and (training := outputs.backbone.record.training):
+                for name in (outputs.backbone.run, outputs.backbone.record.spec.method):
+                    self.trainings[name].append(training.seconds)
+            for output in outputs.results:
+                if isinstance(output.record, ResultRecord):
+                    self.evaluations[output.record.evaluation].append(output.record.seconds)
+
+    def to_do(self, outputs: RunOutputs, left: float | None, method: str) -> Iterator[float | None]:
+        """Seconds of each job that is to be done: of a training by its own steps, the run's other seeds, or the method's other runs."""
+        if outputs.backbone.state != "there" and method != "none":
+            known = self.trainings.get(outputs.backbone.run) or self.trainings.get(method)
+            yield left if left is not None else _median(known)
+        for output in outputs.results:
+            if output.state != "there":
+                known = self.evaluations.get(output.evaluation or "")
+                yield _median(known)
+
+
+def _median(seconds: Sequence[float] | None) -> float | None:
+    return statistics.median(seconds) if seconds else None
+
+
+def _hours(records: Iterable[CostRecord | RunRecord | None]) -> tuple[float, float]:
+    """Hours of GPUs, and of processes without one."""
+    costs = [record for record in records if isinstance(record, CostRecord)]
+    gpu = sum(cost.gpu_hours or 0.0 for cost in costs)
+    return gpu, sum(cost.seconds / 3600 for cost in costs if not cost.gpu_hours)
 
 
 def _done(row: Status, training: TrainingRecord | None) -> Status:
     if training is None:
-        return replace(row, state="done")
-    return replace(row, state="done", step=training.steps, total=training.steps, gpu_hours=training.gpu_hours or 0.0)
+        return row
+    gpu = training.gpu_hours or 0.0
+    cpu = 0.0 if gpu else training.process_hours
+    return replace(row, step=training.steps, total=training.steps, gpu_hours=gpu, cpu_hours=cpu)
 
 
 def _unfinished(row: Status, state: Path, now: float) -> Status:
@@ -90,17 +146,19 @@ def _unfinished(row: Status, state: Path, now: float) -> Status:
     checkpoint = seal.step if seal else None
     step = max(curve[-1]["step"] + 1 if curve else 0, checkpoint or 0)
     pace = seconds_per_step(curve[-LATEST:])
+    hours = step * (seconds_per_step(curve) or 0.0) / 3600
     signs = [path.stat().st_mtime for path in (plan, state / "metrics.jsonl", *seals[-1:]) if path.is_file()]
     return replace(
         row,
-        state="failed" if row.state == "failed" else "started",
+        state=row.state if row.state in ("failed", "running") else "started",
         step=step,
         total=planned.steps if planned else None,
         loss=curve[-1].get("loss") if curve else None,
         left=None if pace is None or planned is None else pace * (planned.steps - step),
         seen=max(0.0, now - max(signs)),
         checkpoint=checkpoint,
-        gpu_hours=step * (seconds_per_step(curve) or 0.0) * (planned.gpus if planned else 0) / 3600,
+        gpu_hours=hours * (planned.gpus if planned else 0),
+        cpu_hours=0.0 if planned and planned.gpus else hours,
     )
 
 
@@ -112,11 +170,24 @@ def seconds_per_step(curve: Sequence[Point]) -> float | None:
 
 def table(rows: Sequence[Status]) -> str:
     """The rows as text, and their sum."""
-    heads = ("run", "seed", "state", "step", "loss", "left", "seen", "checkpoint", "GPU-h", "evaluations")
-    done, hours = sum(row.state == "done" for row in rows), sum(row.gpu_hours for row in rows)
+    heads = ("run", "seed", "state", "step", "loss", "left", "seen", "checkpoint", "GPU-h", "CPU-h", "evaluations")
+    done, gpu, cpu = sum(row.state == "done" for row in rows), sum(row.gpu_hours for row in rows), sum(row.cpu_hours for row in rows)
     evaluated, wanted = (sum(row.evaluations[i] for row in rows) for i in (0, 1))
-    total = f"{done} of {len(rows)} runs, {evaluated} of {wanted} evaluations, {hours:.2f} GPU-hours"
-    return f"{columns(heads, map(_cells, rows))}\n{total}"
+    total = f"{done} of {len(rows)} runs, {evaluated} of {wanted} evaluations, {gpu:.2f} GPU-hours, {cpu:.2f} CPU-hours"
+    return "\n".join([columns(heads, map(_cells, rows)), total, *_outlook(rows)])
+
+
+def _outlook(rows: Sequence[Status]) -> Iterator[str]:
+    """What is left to do, and what of it is worked on now."""
+    jobs = [seconds for row in rows for seconds in row.to_do]
+    known = [seconds for seconds in jobs if seconds is not None]
+    if known:
+        others = f"; {len(jobs) - len(known)} more, whose time no earlier job tells" if len(jobs) > len(known) else ""
+        yield f"left: about {clock(sum(known))} for {len(known)} jobs one after another{others}"
+    elif jobs:
+        yield f"left: {len(jobs)} jobs, whose time no earlier job tells"
+    running = [text for row in rows for text in row.running]
+    yield from (f"now: {text}" for text in running)
 
 
 def _cells(row: Status) -> tuple[str, ...]:
@@ -130,5 +201,6 @@ def _cells(row: Status) -> tuple[str, ...]:
         f"{clock(row.seen)} ago" if row.seen is not None else "",
         str(row.checkpoint) if row.checkpoint is not None else "",
         f"{row.gpu_hours:.2f}",
+        f"{row.cpu_hours:.2f}",
         f"{row.evaluations[0]} of {row.evaluations[1]}{row.problems}",
     )

@@ -15,6 +15,8 @@ import errno
 import json
 import math
 import os
+import re
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +24,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from densewalk.core.errors import UserError
+from densewalk.core.files import ABANDONED, is_alive
 from densewalk.core.progress import log
 from densewalk.core.provenance import UNKNOWN, Provenance
 from densewalk.core.settings import Settings
@@ -29,6 +32,7 @@ from densewalk.core.typed_files import Model, read_model
 
 NotNegative = Annotated[float, Field(ge=0)]
 PLAN = "plan.json"
+HOLDER = ".holder"  # who works in the folder
 
 
 class TrainingPlan(Settings):
@@ -78,6 +82,22 @@ def joined(earlier: Sequence[Attempt], latest: Attempt) -> tuple[Attempt, ...]:
     """The attempts up to the latest one; one that continues in the same way is not listed again."""
     before = earlier[:-1] if earlier and earlier[-1].same_maker(latest) else earlier
     return (*before, latest)
+
+
+def holder(state: Path) -> str | None:
+    """Who works in a state folder now; None if nobody does.
+
+    A process of this machine is looked for. One of another machine is believed while the folder is younger than an hour.
+    """
+    path = state / HOLDER
+    try:
+        text, written = path.read_text(), path.stat().st_mtime
+    except OSError:
+        return None
+    found = re.match(r"process (\d+) on ([^,]+)", text)
+    if found and found[2] == os.uname().nodename:
+        return text if is_alive(int(found[1]), written) else None
+    return text if time.time() - max(p.stat().st_mtime for p in state.iterdir()) < ABANDONED else None
 
 
 def newest_seal(state: Path) -> Seal | None:

@@ -28,11 +28,11 @@ from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write, read_json, write_json
 from densewalk.core.hashing import config_hash, file_sha256
 from densewalk.core.typed_files import write_model
-from densewalk.training.progress_files import Attempt, How, Seal, joined, read_or_none
+from densewalk.training.progress_files import HOLDER, Attempt, How, Seal, joined, read_or_none
 
 log = logging.getLogger("densewalk")
 INPUTS = "inputs.json"
-OWN = (".lock", ".holder")
+OWN = (".lock", HOLDER)
 
 
 class StateBusy(UserError):
@@ -43,21 +43,30 @@ class State:
     """The resumable state of one job; a context manager that holds the folder's lock.
 
     inputs: name -> fingerprint of everything that the state depends on. State from other inputs is removed.
-    newer: names of inputs that states of earlier versions do not record; one without them is resumed all the same.
+    former: the same inputs as earlier versions recorded them, so that their states are resumed, too; newer: names in it that still earlier
+    ones do not record.
     how: steps are made from now on, for the record of who made the weights.
     """
 
     def __init__(
-        self, folder: str | Path, inputs: Mapping[str, str], *, keep: int = 2, how: How | None = None, newer: frozenset[str] = frozenset()
+        self,
+        folder: str | Path,
+        inputs: Mapping[str, str],
+        *,
+        keep: int = 2,
+        how: How | None = None,
+        former: Mapping[str, str] | None = None,
+        newer: frozenset[str] = frozenset(),
     ) -> None:
         self.folder, self.inputs, self.keep, self.how, self.newer = Path(folder), dict(inputs), keep, how or How(), newer
+        self.former = self.inputs if former is None else dict(former)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / ".lock", timeout=0)
         self.made: tuple[Attempt, ...] = ()
         self.code = provenance.record()  # as the process begins: files may change while it runs
 
     def __enter__(self) -> "State":
-        holder = self.folder / ".holder"
+        holder = self.folder / HOLDER
         try:
             self.lock.acquire()
         except Timeout as error:
@@ -78,6 +87,7 @@ class State:
         return self
 
     def __exit__(self, *_: object) -> None:
+        (self.folder / HOLDER).unlink(missing_ok=True)
         self.lock.release()
 
     @property
@@ -97,7 +107,16 @@ class State:
                 log.info("%s is not used, since %s: the job begins anew", self.folder, reason)
             for path in sorted(left, key=lambda p: p.name != INPUTS):
                 _remove(path)
+        elif recorded is not None:
+            self._seal_again(config_hash(recorded))
         write_json(self.folder / INPUTS, self.inputs)
+
+    def _seal_again(self, former: str) -> None:
+        """Seal checkpoints by the inputs as they are recorded now, so that later changes of an earlier version's names do not count."""
+        for path in self._checkpoints():
+            seal = read_or_none(path.with_suffix(".json"), Seal)
+            if seal is not None and seal.inputs in (None, former):
+                write_model(path.with_suffix(".json"), seal.model_copy(update={"inputs": self.fingerprint}))
 
     def _recorded(self) -> dict[str, str] | None:
         """The recorded inputs; None if there is no record, or, with a warning, a damaged one."""
@@ -116,11 +135,14 @@ class State:
 
     def _continues(self, recorded: Mapping[str, str] | None) -> bool:
         """True if the record is this job's, perhaps by a version that recorded less."""
-        return recorded is not None and recorded == {k: v for k, v in self.inputs.items() if k in recorded or k not in self.newer}
+        if recorded is None:
+            return False
+        return recorded == self.inputs or recorded == {k: v for k, v in self.former.items() if k in recorded or k not in self.newer}
 
     def _has_own_checkpoint(self) -> bool:
         seals = (read_or_none(path.with_suffix(".json"), Seal) for path in self._checkpoints())
-        return any(seal is not None and seal.inputs == self.fingerprint for seal in seals)
+        own = (self.fingerprint, config_hash(self.former))
+        return any(seal is not None and seal.inputs in own for seal in seals)
 
     def save(self, step: int, content: Mapping[str, Any]) -> None:
         """Write a checkpoint and its seal, remove the oldest; UserError if the disk is full."""
@@ -145,7 +167,7 @@ class State:
 
     def newest(self, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:
         """The newest intact checkpoint that was made from these inputs, or None; `made` says by whom."""
-        accepted = {self.fingerprint, *([None] if self._continues(self._recorded()) else [])}
+        accepted = {self.fingerprint, config_hash(self.former), *([None] if self._continues(self._recorded()) else [])}
         for path in self._checkpoints():
             seal = _seal_of(path)
             if seal is None:

@@ -49,11 +49,13 @@ class SourceImage:
 
 
 @torch.inference_mode()
-def draw_features(backbone: Backbone, before: Backbone | None, sources: Sequence[Source], settings: PictureSettings, out: Path) -> None:
+def draw_features(
+    backbone: Backbone, before: Backbone | None, sources: Sequence[Source], settings: PictureSettings, out: Path, **marks: str
+) -> None:
     """Draw the features of one backbone; `out` (JSON) is written last.
 
     Args:
-        before: what it was trained from; None for a backbone that was taken over as it is.
+        before: what it was trained from; None for a backbone that was taken over as it is. marks: of the record, see FeaturesRecord.
     """
     folder, drawn = out.with_suffix(""), []
     for i, image in enumerate(select_images(sources, settings.images, settings, backbone.patch)):
@@ -68,7 +70,7 @@ def draw_features(backbone: Backbone, before: Backbone | None, sources: Sequence
     if before is not None:
         searched = list(select_images(sources, settings.searched, settings, backbone.patch))
         draw_nearest(folder / "nearest.png", before, backbone, searched)
-    write_model(out, FeaturesRecord(images=drawn, heads=backbone.arch.heads, nearest=before is not None))
+    write_model(out, FeaturesRecord(images=drawn, heads=backbone.arch.heads, nearest=before is not None, **marks))
 
 
 def select_images(sources: Sequence[Source], count: int, settings: PictureSettings, patch: int) -> Iterator[SourceImage]:

@@ -5,8 +5,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from densewalk.core.settings import Settings
+from densewalk.core.hashing import config_hash
+from densewalk.core.settings import Settings, is_null
 from densewalk.core.typed_files import read_model
+from densewalk.visualization.settings import PictureSettings
 
 
 class DrawnImage(Settings):
@@ -18,11 +20,21 @@ class DrawnImage(Settings):
 
 
 class FeaturesRecord(Settings):
-    """The drawn images in order. heads: of the attention. nearest: patches before and after training are drawn, too."""
+    """The drawn images in order. heads: of the attention. nearest: patches before and after training are drawn, too.
+
+    config_hash: see `drawing_hash`; backbone_sha256: of the file that was drawn. None in records of earlier versions.
+    """
 
     images: list[DrawnImage]
     heads: int = Field(ge=1)
     nearest: bool
+    config_hash: str | None = Field(default=None, exclude_if=is_null)
+    backbone_sha256: str | None = Field(default=None, exclude_if=is_null)
+
+
+def drawing_hash(run_hash: str, settings: PictureSettings) -> str:
+    """Hash of what decides the images of a run's features, but for the sources' names."""
+    return config_hash([run_hash, settings.model_dump(mode="json", exclude={"sources"})])
 
 
 def read_features(path: Path) -> FeaturesRecord:

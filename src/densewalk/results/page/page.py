@@ -56,7 +56,7 @@ def breakable(name: str) -> Markup:
 def contents(plan: Plan, results: Path) -> Page:
     """Gather everything on the page."""
     paths = [results / f"{result_key(*job)}.json" for job in plan.jobs()]
-    records = read_results([path for path in paths if path.is_file()])
+    records = read_results([path for path in paths if path.is_file()], plan.named)
     missing = [output for outputs in survey(plan, results) for output in outputs.missing]
     charts = costs(plan, records)
     now, runs = provenance.current(), made_runs(plan, results)

@@ -1,0 +1,85 @@
+"""Say why an output would be made again, or why it is not there.
+
+densewalk why results/dora/s0/davis.json
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from densewalk.core import provenance
+from densewalk.core.errors import UserError
+from densewalk.results.changes import OUTDATED, Changes
+from densewalk.results.identity import unequal, what_decides
+from densewalk.results.missing import Output, survey
+from densewalk.results.records import RunRecord
+from densewalk.results.stale import code_reasons
+from densewalk.study.config import Study
+
+
+def why(study: Study, path: Path, results: Path) -> Iterator[str]:
+    """Yield lines on one output of a study: its state, each setting, input or version that differs, and which code made it.
+
+    Raises:
+        UserError: the path is no backbone, run record or result of the study.
+    """
+    output, folder = _output(study, path, results), results
+    yield f"{path}: {_state(output)}"
+    changes, run, seed = Changes(study.plan(), folder), output.run, output.seed
+    wanted_run = study.run_spec(run, seed)
+    made_run = changes.run_record(run, seed)
+    if output.evaluation is not None and (record := changes.result_record(run, seed, output.evaluation)):
+        wanted = study.evaluation_spec(run, seed, output.evaluation).model_dump(mode="json")
+        yield from _differences("", record.spec, wanted, "run_hash")
+        yield from (f"    {reason}" for reason in changes.of_result(run, seed, output.evaluation) if reason != OUTDATED)
+        if changes.of_run(run, seed) and made_run:
+            yield from _of_run(changes, study, made_run, wanted_run.model_dump(mode="json"), "the run: ")
+        yield from (f"    {reason} (reruns nothing)" for reason in code_reasons(record, provenance.current()))
+    elif output.evaluation is None and made_run:
+        yield from _of_run(changes, study, made_run, wanted_run.model_dump(mode="json"), "")
+        yield from (f"    {reason} (reruns nothing)" for reason in code_reasons(made_run, provenance.current()))
+    changes.contents.save()
+
+
+def _of_run(changes: Changes, study: Study, record: RunRecord, wanted: Mapping[str, Any], where: str) -> Iterator[str]:
+    """How a run differs, back to the first one of the chain that differs by itself."""
+    run, seed = record.spec.run, record.spec.seed
+    yield from _differences(where, record.spec.model_dump(mode="json"), wanted, "hash")
+    yield from (f"    {where}{reason}" for reason in changes.of_run(run, seed) if reason != OUTDATED)
+    parent = changes.plan.backbones[f"{run}/s{seed}"].parent
+    if parent and changes.of_run(*parent) and (made := changes.run_record(*parent)):
+        yield from _of_run(changes, study, made, study.run_spec(*parent).model_dump(mode="json"), f"{parent[0]}: ")
+
+
+def _differences(where: str, made: Mapping[str, Any], wanted: Mapping[str, Any], hashes: str) -> Iterator[str]:
+    """Each setting that decides and differs."""
+    if not made:
+        yield f"    {where}its record does not say with which settings it was made"
+        return
+    then, now = (_keyed(what_decides(spec)) for spec in (made, wanted))
+    yield from (f"    {where}{text}" for text in unequal(then, now, ignored=(hashes,)))
+
+
+def _keyed(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Data by their place, so that single settings are compared."""
+    return {key: dict(enumerate(value)) if key == "data" and value else value for key, value in spec.items()}
+
+
+def _output(study: Study, path: Path, results: Path) -> Output:
+    """What the study knows of a path."""
+    outputs = [output for found in survey(study.plan(), results) for output in (found.backbone, *found.results)]
+    for output in outputs:
+        names = ("run.json", "backbone.safetensors") if output.evaluation is None else (f"{output.evaluation}.json",)
+        if path.resolve() in [(results / output.run / f"s{output.seed}" / name).resolve() for name in names]:
+            return output
+    raise UserError(
+        f"{path} is no output of this study",
+        allowed=f"{results}/RUN/sSEED/EVALUATION.json or {results}/RUN/sSEED/run.json",
+        todo="after a name was changed in the study: densewalk rename",
+    )
+
+
+def _state(output: Output) -> str:
+    if output.state == "there":
+        return "up to date"
+    return f"{output.state}{f' ({output.why})' if output.why and output.state != 'outdated' else ''}"
