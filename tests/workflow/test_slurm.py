@@ -179,9 +179,13 @@ class Story:
         os.kill(process, signal.SIGKILL)
 
     def hear_warning(self) -> None:
-        """Note what the warned job has said, before its next attempt begins a new log."""
-        if "warned" in self.held and "warned" not in self.survived.said and (state := state_of_job(self.held["warned"][1])) != "RUNNING":
-            self.survived.said |= {"warned": said(self.folder, "warned"), "end of warned": state}
+        """Note how the warned job ends, and all that it has said by then, before its next attempt begins a new log."""
+        if "warned" not in self.held or "warned" in self.survived.said or (state := state_of_job(self.held["warned"][1])) == "RUNNING":
+            return
+        self.survived.said.setdefault("end of warned", state)
+        log = said(self.folder, "warned")
+        if state != "COMPLETING" or "the state is saved" in log:
+            self.survived.said["warned"] = log
 
     def free_disk(self) -> None:
         """Make room as soon as the job has said that there is none."""

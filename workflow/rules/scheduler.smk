@@ -24,7 +24,7 @@ def logs_of(job_rule, wildcards):
     own = [Path(apply_wildcards(log, wildcards)) for log in job_rule.log]
     folder = getattr(workflow.executor_settings, "logdir", None)
     folder = Path(folder or ".snakemake/slurm_logs") / f"rule_{job_rule.name}"
-    slurm = (folder / "_".join(wildcards).replace("/", "_")).glob("*.log")
+    slurm = (folder / "_".join(wildcards).replace(os.sep, "_")).glob("*.log")
     return own + sorted(slurm, key=os.path.getmtime)[-1:]
 
 
