@@ -9,8 +9,8 @@ import pytest
 from densewalk.__main__ import main
 from densewalk.core.errors import UserError
 from densewalk.core.metric import Metric
-from densewalk.results.paper import display_names, paper_table
-from densewalk.results.paper_formats import comma_separated, latex, markdown, table_width
+from densewalk.results.paper.formats import comma_separated, latex, markdown, table_width
+from densewalk.results.paper.tables import display_names, paper_table
 from tests.fixtures.records import DINO, TRAINED, record, typed
 
 METRICS = {"davis": {name: Metric("%") for name in ("J", "F")}, "incontext": {"mIoU": Metric("%")}}

@@ -239,8 +239,8 @@ def tables(args: argparse.Namespace) -> None:
     records, named = (plan.records(results, args.table or "all"), plan.named) if plan else (given, None)
     if args.columns is not None:
         from densewalk.core.files import atomic_write
-        from densewalk.results.paper import paper_table
-        from densewalk.results.paper_formats import FORMATS
+        from densewalk.results.paper.formats import FORMATS
+        from densewalk.results.paper.tables import paper_table
 
         table = paper_table(records, args.columns, args.pivot, args.table, metrics_of_tables(), named)
         text = FORMATS[args.format or "markdown"](table)

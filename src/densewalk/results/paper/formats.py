@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from densewalk.core.text.quoting import for_csv, for_latex, for_markdown
-from densewalk.results.paper import Cell, PaperTable
+from densewalk.results.paper.tables import Cell, PaperTable
 
 # characters that a column of a two-column paper holds (240 pt) by the size of its letters; a wider table goes over both columns
 SIZES = ((r"\small", 51), (r"\footnotesize", 58))
