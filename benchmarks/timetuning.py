@@ -8,7 +8,7 @@ passes the backbone twice for each, once for attention maps that nothing uses: 6
 Measured with its code on another two-core machine: 5.41 s a step, against 1.04 s for a prototype of the schedule used here.
 
 The plain forwarder goes clip by clip with a dense float64 [sources, targets] matrix. Matching has two plain forms: the confusion
-matrix pixel by pixel, and counting the pixels of every pair of class and cluster anew, as the release does.
+matrix pixel by pixel, and counting the pixels of every pair of class and cluster again, as the release does.
 """
 
 import argparse

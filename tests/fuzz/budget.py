@@ -1,6 +1,6 @@
 """How much is tried: the same examples every time, or more and others by DENSEWALK_FUZZ (docs/testing.md).
 
-DENSEWALK_FUZZ=20 pytest tests/fuzz      twenty times as many examples, drawn anew; a failure prints how to repeat it
+DENSEWALK_FUZZ=20 pytest tests/fuzz      twenty times as many examples, drawn again; a failure prints how to repeat it
 """
 
 import os

@@ -117,7 +117,7 @@ def test_a_record_holds_the_sha256_of_every_file_that_was_read_and_no_secret(her
     assert "hunter2" not in everything
 
 
-def test_another_checkpoint_or_other_images_train_anew(here):
+def test_another_checkpoint_or_other_images_train_again(here):
     first, _, weights = make(here)
     save_weights(here / "w.pth", 1)
     second, _, other = make(here)
@@ -129,7 +129,7 @@ def test_another_checkpoint_or_other_images_train_anew(here):
     assert third.data != second.data
 
 
-def test_stale_lists_what_other_code_or_files_made_and_lets_it_begin_anew(here, monkeypatch):
+def test_stale_lists_what_other_code_or_files_made_and_lets_it_start_again(here, monkeypatch):
     results = here / "results"
     for run in ("base", "dino"):
         make(here, run)
@@ -143,7 +143,7 @@ def test_stale_lists_what_other_code_or_files_made_and_lets_it_begin_anew(here, 
     for folder in states_of(study(), found, results):
         forget(folder)
     record, *_ = make(here)
-    assert [made.commit[0] for made in record.training.made] == ["b"], "it began anew"
+    assert [made.commit[0] for made in record.training.made] == ["b"], "it started from the beginning"
     make(here, "base")
     assert list(find_stale(study(), results)) == []
     save_weights(here / "w.pth", 1)

@@ -86,7 +86,7 @@ def _add_study_commands(command: Command) -> None:
     p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
     p = command("stale", "config")
     p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
-    p.add_argument("--rerun", action="store_true", help="let the stale ones begin anew, and list them in RESULTS/stale.txt")
+    p.add_argument("--rerun", action="store_true", help="let the stale ones start from the beginning, and list them in RESULTS/stale.txt")
     p = command("doctor")
     p.add_argument("--config", type=Path, help="also look at this study's data and checkpoints, from the folder where you are")
     p.add_argument("--slurm", action="store_true", help="also look for Slurm's commands")

@@ -60,7 +60,7 @@ class Changes:
         found = [] if self._is_same(record, planned) else [OUTDATED]
         if planned.parent and self.is_made(*planned.parent) and self.of_run(*planned.parent):
             found.append(f"{planned.parent[0]}, seed {planned.parent[1]}, which it is built on, is outdated")
-        if generated := [source for source in planned.sources if self.is_generated_anew(source)]:
+        if generated := [source for source in planned.sources if self.is_generated_again(source)]:
             found.append(f"{generated[0]} is generated with other settings")
         return (*found, *self._changed_contents(record, planned))
 
@@ -80,7 +80,7 @@ class Changes:
         return self._results[key]
 
     def _is_same(self, record: RunRecord, planned: PlannedBackbone) -> bool:
-        """True if the specifications agree. Hashes of earlier versions had names in them: these are made anew from the specification."""
+        """True if the specifications agree. Hashes of earlier versions had names in them: these are made again from the specification."""
         if record.config_hash == planned.hash:
             return True
         init_hash = None
@@ -93,7 +93,7 @@ class Changes:
     def _changed_contents(self, record: RunRecord, planned: PlannedBackbone) -> list[str]:
         then, found = self._contents_then(record, planned), []
         if then is None:
-            return [f"the receipts in {self.results / 'data'} were made anew since, and its record does not say from what it was made"]
+            return [f"the receipts in {self.results / 'data'} were made again since, and its record does not say from what it was made"]
         init = None if planned.parent is None else str(self.results / run_key(*planned.parent) / "backbone.safetensors")
         path = init or planned.init
         if path is not None and then.init is not None and self.contents.of(path) not in (None, then.init):
@@ -173,7 +173,7 @@ class Changes:
         paths = [p for p in self.plan.data.get(evaluation, []) if self._is_generated(p)]
         if not paths or self.plan.generated is None:
             return []
-        if any(self.is_generated_anew(p) for p in paths):
+        if any(self.is_generated_again(p) for p in paths):
             return [f"{paths[0]} is generated with other settings"]
         receipt = Path(self.plan.generated.root) / "receipt.json"
         if not receipt.is_file() or receipt.stat().st_mtime_ns <= path.stat().st_mtime_ns or record.data is None:
@@ -207,7 +207,7 @@ class Changes:
     def _is_generated(self, path: str) -> bool:
         return self.plan.generated is not None and Path(path).is_relative_to(self.plan.generated.root)
 
-    def is_generated_anew(self, path: str) -> bool:
+    def is_generated_again(self, path: str) -> bool:
         """True if a path lies in the generated folder, which was made with other settings."""
         return self._is_generated(path) and bool(self.of_generated())
 
@@ -230,7 +230,7 @@ class Changes:
         found = [] if (self.results / "data" / f"{name}.mp4").is_file() else ["the copy is not there"]
         if receipt.settings.model_dump(exclude={"source"}) != settings.model_dump(exclude={"source"}):
             found.append("made with other settings")
-        if self.is_generated_anew(settings.source):
+        if self.is_generated_again(settings.source):
             found.append(f"{settings.source} is generated with other settings")
         if self.contents.of(settings.source) not in (None, receipt.source_sha256):
             found.append(f"{settings.source} has another content")
@@ -247,7 +247,7 @@ class Changes:
         chosen = names_in(settings.sequence_list) if settings.sequence_list else None
         if isinstance(receipt, SequencesReceipt) and chosen is not None and tuple(chosen) != receipt.chosen:
             return (f"{settings.sequence_list} has another content",)
-        if self.is_generated_anew(settings.source):
+        if self.is_generated_again(settings.source):
             return (f"{settings.source} is generated with other settings",)
         made = (self.results / "data" / f"{name}.json").stat().st_mtime
         return (f"{settings.source} has changed since",) if self.contents.changed_since(settings.source, made) else ()
@@ -262,7 +262,7 @@ class Changes:
         found = [OUTDATED] if receipt.config_hash not in (None, spec_hash) else []
         if parent is not None and self.is_made(*parent) and self.of_run(*parent):
             found.append(f"{parent[0]}, seed {parent[1]}, which compares the images, is outdated")
-        if generated := [source for source in sources if self.is_generated_anew(source)]:
+        if generated := [source for source in sources if self.is_generated_again(source)]:
             found.append(f"{generated[0]} is generated with other settings")
         then = receipt.contents or ()
         changed = [s for s, a in zip(sources, then, strict=False) if self.contents.of(s) not in (None, a)]

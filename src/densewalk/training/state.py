@@ -104,7 +104,7 @@ class State:
             left = [path for path in self.folder.iterdir() if path.name not in OWN]
             if left:
                 reason = "its record of inputs is missing or damaged" if recorded is None else "its inputs have changed"
-                log.info("%s is not used, since %s: the job begins anew", self.folder, reason)
+                log.info("%s is not used, since %s: the job starts from the beginning", self.folder, reason)
             for path in sorted(left, key=lambda p: p.name != INPUTS):
                 _remove(path)
         elif recorded is not None:
@@ -184,8 +184,8 @@ class State:
 
 
 def forget(folder: Path) -> None:
-    """Remove what a state folder holds, so that its job begins anew; StateBusy if somebody works in it."""
-    with State(folder, {"begin": "anew"}):
+    """Remove what a state folder holds, so that its job starts from the beginning; StateBusy if somebody works in it."""
+    with State(folder, {"start": "again"}):
         pass
 
 
