@@ -180,12 +180,10 @@ class Story:
 
     def hear_warning(self) -> None:
         """Note how the warned job ends, and all that it has said by then, before its next attempt begins a new log."""
-        if "warned" not in self.held or "warned" in self.survived.said or (state := state_of_job(self.held["warned"][1])) == "RUNNING":
-            return
-        self.survived.said.setdefault("end of warned", state)
-        log = said(self.folder, "warned")
-        if state != "COMPLETING" or "the state is saved" in log:
-            self.survived.said["warned"] = log
+        if "warned" in self.held and "warned" not in self.survived.said:
+            state = state_of_job(self.held["warned"][1])
+            if state not in ("RUNNING", "SIGNALING", ""):  # the second while the signal is on its way
+                self.survived.said |= {"warned": said(self.folder, "warned"), "end of warned": state}
 
     def free_disk(self) -> None:
         """Make room as soon as the job has said that there is none."""
