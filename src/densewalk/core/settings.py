@@ -108,7 +108,7 @@ def truths_for_numbers(parsed: Any, written: Any, key: str = "") -> Iterator[str
         inside = dict(parsed) if isinstance(parsed, BaseModel) else parsed if isinstance(parsed, dict) else {}
         pairs = ((name, inside[name], value) for name, value in written.items() if name in inside)
     elif isinstance(written, list | tuple) and isinstance(parsed, list | tuple):
-        pairs = zip(range(len(written)), parsed, written, strict=False)
+        pairs = zip(range(len(written)), parsed, written, strict=False)  # a validator may have changed the length
     for name, part, value in pairs:
         yield from truths_for_numbers(part, value, f"{key}.{name}" if key else str(name))
 

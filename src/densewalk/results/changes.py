@@ -99,6 +99,7 @@ class Changes:
         if path is not None and then.init is not None and self.contents.of(path) not in (None, then.init):
             found.append(f"{path} has another content")
         now = self._contents_now(planned)
+        # not strict: a record of an earlier version may know no contents, and then nothing is said of them
         changed = [source for source, a, b in zip(planned.sources, then.data, now, strict=False) if b is not None and a != b]
         if any(self.contents.look_again(source) for source in changed):
             now = self._contents_now(planned)
@@ -264,7 +265,7 @@ class Changes:
             found.append(f"{parent[0]}, seed {parent[1]}, which compares the images, is outdated")
         if generated := [source for source in sources if self.is_generated_again(source)]:
             found.append(f"{generated[0]} is generated with other settings")
-        then = receipt.contents or ()
+        then = receipt.contents or ()  # receipts of earlier versions have none: not strict below
         changed = [s for s, a in zip(sources, then, strict=False) if self.contents.of(s) not in (None, a)]
         changed = [s for s, a in zip(sources, then, strict=False) if s in changed and self.contents.look_again(s) not in (None, a)]
         return (*found, *(f"{source} has another content" for source in changed))
