@@ -16,8 +16,9 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, Shaped
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from densewalk.evidence import matching
 
 
 class Confusion:
@@ -90,17 +91,12 @@ def pixel_accuracy(confusion: Int[Tensor, "classes classes"]) -> float:
 
 def hungarian(confusion: Int[Tensor, "classes clusters"]) -> Int[Tensor, " clusters"]:
     """The class of each cluster in the one-to-one matching of largest total IoU; -1 for a cluster that found none."""
-    overlap = confusion.double()
-    union = overlap.sum(1, keepdim=True) + overlap.sum(0, keepdim=True) - overlap
-    rows, columns = linear_sum_assignment((overlap / union.clamp(min=1)).numpy(), maximize=True)
-    assignment = torch.full((confusion.shape[1],), -1)
-    assignment[torch.from_numpy(columns)] = torch.from_numpy(rows)
-    return assignment
+    return torch.from_numpy(matching.hungarian(confusion.numpy()))
 
 
 def many_to_one(confusion: Int[Tensor, "classes clusters"]) -> Int[Tensor, " clusters"]:
     """The class of each cluster by greatest precision: the class that most of the cluster's pixels belong to; -1 if it has none."""
-    return torch.where(confusion.sum(0) > 0, confusion.argmax(0), -1)
+    return torch.from_numpy(matching.many_to_one(confusion.numpy()))
 
 
 def reassign(

@@ -1,0 +1,60 @@
+"""COCO's average precision of any multiset of images, from detections that were matched once. Free of torch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from densewalk.evidence.statistics import Scores, Statistic, Weights
+
+RECALLS = np.linspace(0, 1, 101)
+
+
+@dataclass(frozen=True)
+class AveragePrecision(Statistic):
+    """AP: precision at 101 recalls, its envelope from the right, mean over IoU thresholds and over the classes that have objects.
+
+        for each class and IoU threshold t:
+            sort detections by score, descending; leave out those that are ignored at t
+            precision[k] = tp[:k].sum() / k, recall[k] = tp[:k].sum() / objects
+            AP = mean over r in 0, .01 .. 1 of max precision[k] with recall[k] >= r; 0 where no recall reaches r
+
+    image, category, score, tp, ignored: of each detection, at most 100 of an image and class; the matching of one image does not depend on
+    others. objects: that count (no crowds) of each image and class. An image that is drawn twice is two images: its detections stand
+    next to each other in the order by score, so that weights in the running sums do the same as copies.
+    """
+
+    KIND = "average_precision"
+    number: int
+    image: Int[np.ndarray, " detections"]
+    category: Int[np.ndarray, " detections"]
+    score_of_detection: Float[np.ndarray, " detections"]
+    tp: Bool[np.ndarray, "detections thresholds"]
+    ignored: Bool[np.ndarray, "detections thresholds"]
+    objects: Int[np.ndarray, "images categories"]
+    scale: float = 100.0
+
+    @property
+    def units(self) -> int:
+        """The number of images."""
+        return self.number
+
+    def of_weights(self, weights: Weights) -> Scores:
+        """The AP of each multiset of images; NaN where it has no object at all."""
+        from densewalk.evidence.average_precision_kernel import add_class
+
+        totals = weights @ self.objects.astype(np.float64)  # [resamples, categories]
+        sums = np.zeros(len(weights))
+        order = np.argsort(-self.score_of_detection, kind="stable")
+        for category in range(self.objects.shape[1]):
+            rows = order[self.category[order] == category]
+            add_class(weights, self.image[rows], self.tp[rows], self.ignored[rows], totals[:, category], RECALLS, sums)
+        counted = (totals > 0).sum(1)
+        with np.errstate(invalid="ignore"):
+            return self.scale * sums / np.where(counted > 0, counted, np.nan)
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Options and arrays, for a file."""
+        names = ("image", "category", "score_of_detection", "tp", "ignored", "objects")
+        return {"number": self.number, "scale": self.scale}, {k: getattr(self, k) for k in names}

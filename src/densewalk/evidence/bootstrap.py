@@ -1,0 +1,169 @@
+"""Paired bootstrap of a difference between two rows over their common test units. Free of torch.
+
+    found = paired_bootstrap([a], [b], owner=video_of_each_object, seed=1)
+    found.difference, found.low, found.high, found.p
+
+Test units are drawn with replacement once for each resample, and both rows are scored on the same draw. The interval covers the choice of
+test units only: neither training seeds nor the start of a probe. Several statistics a row are its training seeds: their mean is compared.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from densewalk.evidence.statistics import Scores, Statistic, Weights
+
+RESAMPLES = 9_999
+BLOCK_BYTES = 64 * 2**20
+MOST_UNITS_FOR_BCA = 5_000  # the jackknife scores as many sets as there are units
+FEW_CLUSTERS = 20
+MOST_CHANGED = 0.05  # of the resamples may lack a class before it is said
+NORMAL = NormalDist()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference B - A, and the interval that the choice of test units gives it.
+
+    low, high: of the interval at `confidence`, by `method` (BCa or percentile). p: two-sided. units, clusters: drawn from, clusters None where
+    units are drawn one by one. notes: what a reader must know. replicates: the difference on each resample.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    confidence: float
+    method: str
+    units: int
+    clusters: int | None
+    notes: tuple[str, ...]
+    replicates: Scores
+
+    @property
+    def beyond(self) -> bool:
+        """The interval does not hold 0."""
+        return self.low > 0 or self.high < 0
+
+
+def paired_bootstrap(
+    a: Sequence[Statistic],
+    b: Sequence[Statistic],
+    *,
+    owner: Int[np.ndarray, " units"] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = 0.95,
+    method: str = "auto",
+) -> Difference:
+    """Compare two rows on the same units.
+
+    Args:
+        a, b: one statistic for each training seed of the row; the mean of their scores is the row's.
+        owner: number of the cluster (video) that each unit belongs to, from 0; whole clusters are drawn.
+        method: `BCa`, `percentile`, or `auto`: BCa up to 5,000 units or clusters.
+    """
+    units = _common_units([*a, *b])
+    owner = np.arange(units) if owner is None else np.asarray(owner)
+    drawn = int(owner.max()) + 1
+    clustered = drawn < units
+    row = _difference(a, b)
+    counts = draw_counts(drawn, resamples, seed)
+    replicates = np.concatenate([row(block[:, owner]) for block in _blocks(counts, units)])
+    found = float(row(np.ones((1, units)))[0])
+    notes = [*_missing_classes([*a, *b], counts, owner, units)]
+    if clustered and drawn < FEW_CLUSTERS:
+        notes.append(f"{drawn} clusters are few: the interval is optimistic")
+    use_bca = method == "BCa" or (method == "auto" and drawn <= MOST_UNITS_FOR_BCA)
+    quantiles = None
+    if use_bca:
+        quantiles = bca_quantiles(replicates, found, jackknife(row, owner), confidence)
+        if quantiles is None:
+            notes.append("the difference lies outside all resamples: percentile interval")
+    low, high = np.nanquantile(replicates, percentile_quantiles(confidence) if quantiles is None else quantiles)
+    name = "percentile" if quantiles is None else "BCa"
+    p = two_sided_p(replicates)
+    return Difference(found, float(low), float(high), p, confidence, name, units, drawn if clustered else None, tuple(notes), replicates)
+
+
+def _common_units(statistics: Sequence[Statistic]) -> int:
+    numbers = {s.units for s in statistics}
+    if len(numbers) != 1:
+        raise ValueError(f"statistics of {sorted(numbers)} units: rows are compared on the same units")
+    return numbers.pop()
+
+
+def _difference(a: Sequence[Statistic], b: Sequence[Statistic]) -> Callable[[Weights], Scores]:
+    def row(weights: Weights) -> Scores:
+        return np.mean([s.of_weights(weights) for s in b], axis=0) - np.mean([s.of_weights(weights) for s in a], axis=0)
+
+    return row
+
+
+def draw_counts(number: int, resamples: int, seed: int) -> Int[np.ndarray, "resamples number"]:
+    """How often each of `number` units is drawn in each resample of `number` draws with replacement."""
+    return np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples).astype(np.int32)
+
+
+def counts_of(indices: Int[np.ndarray, "resamples draws"], number: int) -> Int[np.ndarray, "resamples number"]:
+    """How often each unit occurs in each row of drawn indices."""
+    rows = np.arange(len(indices))[:, None] * number
+    return np.bincount((rows + indices).ravel(), minlength=len(indices) * number).reshape(-1, number)
+
+
+def _blocks(counts: Int[np.ndarray, "resamples number"], units: int) -> Iterator[Float[np.ndarray, "block number"]]:
+    size = max(1, BLOCK_BYTES // (8 * units))
+    for start in range(0, len(counts), size):
+        yield counts[start : start + size].astype(np.float64)
+
+
+def _missing_classes(statistics: Sequence[Statistic], counts: np.ndarray, owner: np.ndarray, units: int) -> Iterator[str]:
+    changed = np.concatenate([np.any([s.changed_classes(block[:, owner]) for s in statistics], axis=0) for block in _blocks(counts, units)])
+    if changed.mean() > MOST_CHANGED:
+        yield f"{changed.mean():.0%} of the resamples lack a class that the whole set has"
+
+
+def jackknife(row: Callable[[Weights], Scores], owner: Int[np.ndarray, " units"]) -> Scores:
+    """The difference without each unit, or without each cluster."""
+    drawn = int(owner.max()) + 1
+    size = max(1, BLOCK_BYTES // (8 * len(owner)))
+    parts = [np.arange(start, min(start + size, drawn)) for start in range(0, drawn, size)]
+    return np.concatenate([row((owner != part[:, None]).astype(np.float64)) for part in parts])
+
+
+def percentile_quantiles(confidence: float) -> tuple[float, float]:
+    """The two quantiles of the percentile interval."""
+    return (1 - confidence) / 2, (1 + confidence) / 2
+
+
+def bias_and_acceleration(replicates: Scores, found: float, left_out: Scores) -> tuple[float, float]:
+    """z0 = Phi^-1((#{T* < T} + #{T* = T} / 2) / R) and a = sum d^3 / (6 (sum d^2)^1.5), d = mean(jackknife) - jackknife.
+
+    z0 is infinite where T lies outside all T*.
+    """
+    share = ((replicates < found).sum() + 0.5 * (replicates == found).sum()) / len(replicates)
+    bias = NORMAL.inv_cdf(share) if 0 < share < 1 else float(np.copysign(np.inf, share - 0.5))
+    d = left_out.mean() - left_out
+    squares = (d**2).sum()
+    return bias, float((d**3).sum() / (6 * squares**1.5)) if squares > 0 else 0.0
+
+
+def bca_quantiles(replicates: Scores, found: float, left_out: Scores, confidence: float) -> tuple[float, float] | None:
+    """Quantiles Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the BCa interval; None where z0 is infinite.
+
+    Source: Efron, Better bootstrap confidence intervals, 1987.
+    """
+    z0, a = bias_and_acceleration(replicates, found, left_out)
+    if np.isinf(z0):
+        return None
+    low, high = (NORMAL.cdf(z0 + (z0 + z) / (1 - a * (z0 + z))) for z in map(NORMAL.inv_cdf, percentile_quantiles(confidence)))
+    return low, high
+
+
+def two_sided_p(replicates: Scores) -> float:
+    """min(1, 2 min((1 + #{T* <= 0}) / (R + 1), (1 + #{T* >= 0}) / (R + 1)))."""
+    n = len(replicates)
+    return min(1.0, 2 * min(1 + int((replicates <= 0).sum()), 1 + int((replicates >= 0).sum())) / (n + 1))
