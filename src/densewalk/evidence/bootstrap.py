@@ -28,8 +28,8 @@ NORMAL = NormalDist()
 class Difference:
     """A difference B - A, and the interval that the choice of test units gives it.
 
-    low, high: of the interval at `confidence`, by `method` (BCa or percentile). p: two-sided. units, clusters: drawn from, clusters None where
-    units are drawn one by one. notes: what a reader must know. replicates: the difference on each resample.
+    low, high: of the interval at `confidence`, by `method` (BCa or percentile). p: two-sided. units, clusters: drawn from;
+    clusters is None where units are drawn one by one. notes: what a reader must know. replicates: the difference on each resample.
     """
 
     difference: float
