@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from densewalk.core.errors import UserError
 from densewalk.curation import select as curation
-from densewalk.curation.select import choose, curate, group_duplicates, retrieve
+from densewalk.curation.select import Groups, choose, curate, group_duplicates, retrieve
 from densewalk.curation.settings import CurationSettings, RetrievalSettings
 from densewalk.data.check_images import check_images
 from densewalk.data.image_folder import open_image_folder
@@ -102,6 +102,17 @@ def test_a_chain_is_one_group_though_its_ends_differ():
     first, _, _ = group_duplicates(x, float(np.cos(np.deg2rad(21))))
     assert first.tolist() == [0] * 9 + [9]
     assert float(x[0] @ x[1]) < 0
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=6), max_size=8))
+def test_joined_groups_are_those_of_a_union_find(steps):
+    groups, named = Groups(20), list(range(20))
+    for pairs in steps:
+        groups.join(*np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
+        for i, j in pairs:
+            first, other = sorted((named[i], named[j]))
+            named = [first if name == other else name for name in named]
+        assert groups.first().tolist() == named
 
 
 def test_no_threshold_joins_nothing_and_a_pool_of_one_has_no_neighbor():

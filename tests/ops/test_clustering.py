@@ -110,3 +110,13 @@ def test_spherical_kmeans_goes_by_the_angle_alone():
 
 def test_spherical_kmeans_of_fewer_points_than_clusters():
     assert spherical_kmeans(torch.eye(3), 5, seed=0).shape == (3, 3)
+
+
+def test_one_eigendecomposition_serves_all_images(monkeypatch):
+    x = torch.randn(200, 12, generator=torch.Generator().manual_seed(0))
+    fitted, calls, eigh = PrincipalComponents(x), [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: calls.append(matrix) or eigh(matrix))
+    project = fitted.projection(4)
+    parts = torch.cat([project(part) for part in x.split(7)])
+    assert len(calls) == 1
+    torch.testing.assert_close(parts, fitted.project(x, 4))

@@ -145,7 +145,7 @@ def group_duplicates(
     Args:
         threshold: None joins nothing.
     """
-    group, neighbor, similarity = np.arange(len(x)), np.full(len(x), -1), np.full(len(x), -2.0, np.float32)
+    groups, neighbor, similarity = Groups(len(x)), np.full(len(x), -1), np.full(len(x), -2.0, np.float32)
     for rows, columns in ((r, c) for r in range(0, len(x), TILE) for c in range(r, len(x), TILE)):
         tile = linear(x[rows : rows + TILE], x[columns : columns + TILE])  # on or above the diagonal
         if rows == columns:
@@ -157,23 +157,42 @@ def group_duplicates(
             similarity[at : at + len(value)][better], neighbor[at : at + len(value)][better] = value[better], index[better]
         if threshold is not None:
             i, j = (tile >= threshold).nonzero().T.cpu().numpy()
-            group = join_groups(group, i + rows, j + columns)
-    return group, neighbor, similarity
+            groups.join(i + rows, j + columns)
+    return groups.first(), neighbor, similarity
 
 
-def join_groups(
-    group: Int[np.ndarray, " images"], i: Int[np.ndarray, " pairs"], j: Int[np.ndarray, " pairs"]
-) -> Int[np.ndarray, " images"]:
-    """Join the groups of the images i and j of each pair; a group is named by its first image."""
-    a, b = group[i], group[j]
-    apart = a != b
-    if not apart.any():
-        return group
-    pairs = coo_matrix((np.ones(apart.sum(), bool), (a[apart], b[apart])), shape=(len(group), len(group)))
-    count, component = connected_components(pairs, directed=False)
-    first = np.full(count, len(group))
-    np.minimum.at(first, component, np.arange(len(group)))
-    return first[component[group]]
+class Groups:
+    """Which images belong together: a forest in which each image points to an earlier one of its group, the first one to itself.
+
+    A join touches the images of its pairs alone, so that the work is linear in the pairs, however many images there are.
+    """
+
+    def __init__(self, images: int) -> None:
+        self.parent = np.arange(images)
+
+    def join(self, i: Int[np.ndarray, " pairs"], j: Int[np.ndarray, " pairs"]) -> None:
+        """Join the groups of the images i and j of each pair."""
+        a, b = self._first_of(i), self._first_of(j)
+        apart = a != b
+        firsts, numbers = np.unique(np.concatenate([a[apart], b[apart]]), return_inverse=True)
+        if not len(firsts):
+            return
+        pairs = coo_matrix((np.ones(apart.sum(), bool), tuple(numbers.reshape(2, -1))), shape=(len(firsts), len(firsts)))
+        count, component = connected_components(pairs, directed=False)
+        smallest = np.full(count, len(self.parent))
+        np.minimum.at(smallest, component, firsts)
+        self.parent[firsts] = smallest[component]
+
+    def first(self) -> Int[np.ndarray, " images"]:
+        """The first image of each one's group."""
+        return self._first_of(np.arange(len(self.parent)))
+
+    def _first_of(self, images: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"]:
+        found = self.parent[images]
+        while np.any((above := self.parent[found]) != found):
+            found = above
+        self.parent[images] = found  # shortens the way for the next call
+        return found
 
 
 def retrieve(

@@ -5,6 +5,8 @@ centers = kmeans(x, 21, seed=0)
 labels = nearest_center(x, centers)
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -36,13 +38,29 @@ class PrincipalComponents:
 
     def project(self, x: Float[Tensor, "*points dim"], components: int) -> Float[Tensor, "*points kept"]:
         """The points' first `components` coordinates; dimensions without variance are ignored."""
+        return self.projection(components)(x)
+
+    def projection(self, components: int) -> "Projection":
+        """The map to the first `components` coordinates, of the points added so far: one eigendecomposition for any number of calls."""
         mean = self.sum / self.count
         covariance = self.products / self.count - torch.outer(mean, mean)
         deviation = covariance.diagonal().clamp(min=0).sqrt()
         scale = torch.where(deviation > 1e-9 * deviation.max(), 1 / deviation, 0.0)
         _, vectors = torch.linalg.eigh(covariance * scale * scale[:, None])
         axes = (scale[:, None] * vectors.flip(1)[:, :components]).float()
-        return (x - (self.origin + mean).float()) @ axes
+        return Projection((self.origin + mean).float(), axes)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """x -> (x - mean) axes."""
+
+    mean: Float[Tensor, " dim"]
+    axes: Float[Tensor, "dim kept"]
+
+    def __call__(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points kept"]:
+        """Project points."""
+        return (x - self.mean) @ self.axes
 
 
 def kmeans(

@@ -27,5 +27,6 @@ def project_features(
     ignored = features.settings.ignored
     require_labelled(features.settings, ignored is None or any(bool((mask != ignored).any()) for mask in masks), len(masks), split)
     again = features.maps(examples, f"{split} 2/2")
-    points = [fitted.project(maps[: len(maps) - extra].permute(1, 2, 0).cpu(), components) for maps, _, _ in again]
+    project = fitted.projection(components)
+    points = [project(maps[: len(maps) - extra].permute(1, 2, 0).cpu()) for maps, _, _ in again]
     return torch.stack(points), torch.stack(rest), torch.stack(masks)
