@@ -185,10 +185,12 @@ def _with_cpus(args: argparse.Namespace) -> "Execution":
 
 def curate(args: argparse.Namespace) -> None:
     """Choose frames and images to train on."""
+    from densewalk.data.storage.staging import staging
     from densewalk.jobs.curate import curate as choose
     from densewalk.study.specs import CurationSpec, read_spec
 
-    choose(read_spec(args.spec, CurationSpec), args.backbone, args.data, args.out, _with_cpus(args))
+    with staging(args.execution.stage):
+        choose(read_spec(args.spec, CurationSpec), args.backbone, args.data, args.out, _with_cpus(args))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -199,9 +201,11 @@ def train(args: argparse.Namespace) -> None:
     spec = read_spec(args.spec, RunSpec)
     become_processes(claim_gpus(args.gpus, args.execution.device), args.nodes, args.threads or 1)
 
+    from densewalk.data.storage.staging import staging
     from densewalk.jobs.train import make_backbone
 
-    make_backbone(spec, args.init, args.data, args.state, args.out, _with_cpus(args))
+    with staging(args.execution.stage):
+        make_backbone(spec, args.init, args.data, args.state, args.out, _with_cpus(args))
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -212,9 +216,11 @@ def evaluate(args: argparse.Namespace) -> None:
     spec = read_spec(args.spec, EvaluationSpec)
     claim_gpus(args.gpus, args.execution.device)
 
+    from densewalk.data.storage.staging import staging
     from densewalk.jobs.evaluate import evaluate as evaluate_backbone
 
-    evaluate_backbone(spec, args.backbone, args.state, args.out, _with_cpus(args))
+    with staging(args.execution.stage):
+        evaluate_backbone(spec, args.backbone, args.state, args.out, _with_cpus(args))
 
 
 def features(args: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """The sha256 of files and folders, which are not read again while size, time and place on the disk are the same. Free of torch.
 
     contents = Contents(results / "specs" / "contents.json")
-    contents.of("walk.mp4")                 # sha256 of a file; of a folder, of all names and sizes below it; None if it is not there
+    contents.of("walk.mp4")     # sha256 of a file; of a folder or an archive, of all names and sizes below it; None if it is not there
     contents.save()
 
 The file is a cache: it enters no hash, and may be deleted. A file that was only touched, copied or moved is read once more.
@@ -20,6 +20,8 @@ from densewalk.core.settings import Settings
 from densewalk.core.typed_files import read_model
 from densewalk.data.fingerprint import fingerprint
 from densewalk.data.receipts import CuratedReceipt, Receipt, SequencesReceipt, VideoReceipt
+from densewalk.data.storage.archives import is_archive, split_archive
+from densewalk.data.storage.places import is_folder, resolve
 
 
 class Known(Settings):
@@ -60,8 +62,9 @@ class Contents:
         return self.of(path)
 
     def _look(self, path: Path, name: str) -> str | None:
-        if not path.exists():
-            return None
+        place = resolve(path)
+        if is_archive(place) or not path.exists():
+            return self._look_into_archive(place, name) if is_folder(place) else None
         known = self.known.get(name)
         if known is not None and all(stamp == _stamp(Path(place)) for place, stamp in known.stamps.items()):
             return known.sha256
@@ -72,6 +75,16 @@ class Contents:
             stamps, found = {name: _stamp(path) or ""}, file_sha256(path)
         self.known[name], self.changed = Known(stamps=stamps, sha256=found), True
         return found
+
+    def _look_into_archive(self, place: Path, name: str) -> str:
+        """The content of the folder that an archive was made of: names and sizes, by the archive's own list."""
+        found = split_archive(place)
+        assert found is not None
+        archive = str(found[0].path)
+        known, stamp = self.known.get(name), _stamp(Path(archive)) or ""
+        if known is None or known.stamps != {archive: stamp}:
+            self.known[name], self.changed = Known(stamps={archive: stamp}, sha256=folder_content(place)), True
+        return self.known[name].sha256
 
     def changed_since(self, path: str | Path, time: float) -> bool:
         """True if a folder, or one below it, has got or lost files since a time in seconds since 1970."""

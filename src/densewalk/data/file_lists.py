@@ -8,6 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from densewalk.core.errors import UserError
+from densewalk.data.storage.members import require_plain_name
+from densewalk.data.storage.places import members_below
 
 log = logging.getLogger("densewalk")
 
@@ -15,8 +17,8 @@ log = logging.getLogger("densewalk")
 def find_files(root: str | Path, extensions: Collection[str], *, below: bool = True) -> list[str]:
     """List the files with these extensions (in any case) below a folder, as sorted paths relative to it.
 
-    Links are followed; a folder that is reached twice, as by `ln -s . latest`, is listed once, under its own name. Hidden files and
-    folders are passed over.
+    A tar or zip archive is a folder, too (data/storage). Links are followed; a folder that is reached twice, as by `ln -s . latest`, is
+    listed once, under its own name. Hidden files and folders are passed over.
 
     Args:
         below: also in folders inside it.
@@ -24,6 +26,9 @@ def find_files(root: str | Path, extensions: Collection[str], *, below: bool = T
     Raises:
         UserError: a folder that cannot be listed, a name that is no text, or a link to nothing, a pipe or a device in a file's place.
     """
+    if (members := members_below(root)) is not None:
+        ends = tuple(extensions)
+        return [name for name, _ in members if name.lower().endswith(ends) and (below or "/" not in name)]
     root = os.fspath(root)
     found: list[str] = []
     real: list[str] = [""]
@@ -79,12 +84,6 @@ def _is(kind: Callable[[], bool]) -> bool:
         return kind()
     except OSError:
         return False
-
-
-def require_plain_name(name: str, where: str | Path) -> None:
-    """Refuse a file name with control characters or bytes that are no text: lists, tables and receipts could not hold it."""
-    if not name.isprintable():
-        raise UserError(f"{where} has a file named {name!a}", allowed="names of printable characters", todo="rename it")
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

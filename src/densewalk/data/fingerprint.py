@@ -14,6 +14,7 @@ from pathlib import Path
 
 from densewalk.core.errors import UserError
 from densewalk.core.settings import Settings
+from densewalk.data.storage.places import members_below, resolve
 
 # never labels: known by size and time
 MEDIA = frozenset(
@@ -61,7 +62,8 @@ def fingerprint(paths: Sequence[str | Path], *, sizes_only: bool = False) -> Fin
     """Fingerprint all files below folders, and single files. Hidden ones, and this study's own results, are not data.
 
     Args:
-        sizes_only: look at names and sizes alone, which copying does not change.
+        sizes_only: look at names and sizes alone, which copying does not change. An archive then has the fingerprint of the folder that it
+            was made of; else it is one file, known by size and time.
 
     Raises:
         UserError: a file or folder cannot be read.
@@ -77,6 +79,11 @@ def fingerprint(paths: Sequence[str | Path], *, sizes_only: bool = False) -> Fin
 
 def _described(path: Path, outside: set[str], sizes_only: bool) -> Iterator[tuple[bytes, bytes, int]]:
     """Yield every file's path below `path`, what is known of it, and its size; in the order of their paths."""
+    path = resolve(path)
+    if sizes_only and (members := members_below(path)) is not None:
+        for name, size in sorted(members, key=_as_in_folders):
+            yield os.fsencode(name), b"%d 0" % size, size
+        return
     try:
         if path.is_file():
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -104,6 +111,12 @@ def _described(path: Path, outside: set[str], sizes_only: bool) -> Iterator[tupl
                 os.close(folder)
     except OSError as error:
         raise UserError(f"{error.filename or path} cannot be read: {error.strerror}", todo="make the evaluation's data readable") from error
+
+
+def _as_in_folders(member: tuple[str, int]) -> list[tuple[bool, str]]:
+    """Sorting key of an archive's file, for the order in which folders are gone through: a folder's files, then the folders in it."""
+    *folders, name = member[0].split("/")
+    return [*((True, folder) for folder in folders), (False, name)]
 
 
 def _listed(folder: Path) -> tuple[list[str], list[str]]:

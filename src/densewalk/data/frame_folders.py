@@ -31,16 +31,17 @@ class FrameFolders:
     """
 
     def __init__(self, root: str | Path, *, only: Collection[str] | None = None) -> None:
-        self.root = Path(root)
+        images = ImageFolder(root)
+        self.root = images.root
         folders: dict[str, list[str]] = {}
-        for name in ImageFolder(root).names:
+        for name in images.names:
             folders.setdefault(os.path.dirname(name), []).append(name)
         _require_no_masks(self.root, folders)
         missing = sorted(set(only or ()) - folders.keys())
         if missing:
             raise UserError(f"{root} has no sequence {missing[0]} ({len(missing)} of {len(only or ())} listed ones are missing)")
         self.names = sorted(folders if only is None else only)
-        self.sequences = [[os.path.join(root, name) for name in frames_in_order(folders[folder], root)] for folder in self.names]
+        self.sequences = [[os.path.join(self.root, name) for name in frames_in_order(folders[folder], root)] for folder in self.names]
 
     def __len__(self) -> int:
         return len(self.sequences)

@@ -8,6 +8,7 @@ Rules, for training, every evaluation, strips and the page alike (docs/data_layo
 Everything that is wrong with a file is a UserError that names it.
 """
 
+import io
 import os
 import stat
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from jaxtyping import Int64, Integer
 from PIL import Image
 
 from densewalk.core.errors import UserError
+from densewalk.data.storage.archives import split_archive
+from densewalk.data.storage.places import open_file
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TODO = "download it again or remove it"
@@ -200,11 +203,14 @@ def _by(size: tuple[int, int]) -> str:
 
 
 def _open(path: str | Path, todo: str = TODO) -> Image.Image:
-    """Open a regular file that holds one still image."""
+    """Open a regular file that holds one still image, also one in an archive."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would wait for ever
+        if inside := split_archive(path):
+            image = Image.open(io.BytesIO(inside[0].read(inside[1])))
+        elif stat.S_ISREG(os.stat(path).st_mode):
+            image = Image.open(path)
+        else:  # a FIFO would wait for ever
             raise UserError(f"{path} is no file", todo="remove it")
-        image = Image.open(path)
         # cameras write MPO: the picture, then previews
         several = image.format != "MPO" and getattr(image, "is_animated", False)
     except FileNotFoundError as error:
@@ -249,7 +255,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _has_late_text(path: str | Path) -> bool:
     """Say whether a PNG has metadata behind its pixels, where a header alone does not show them."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         file.seek(8)
         behind = False
         while len(start := file.read(8)) == 8:

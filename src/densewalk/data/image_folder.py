@@ -13,10 +13,11 @@ from densewalk.data.file_lists import find_files
 from densewalk.data.image_files import EXTENSIONS
 from densewalk.data.images import read_rgb
 from densewalk.data.receipts import ImagesReceipt
+from densewalk.data.storage.places import advice_on_archives, is_folder, resolve
 
 
 class ImageFolder(Dataset[Tensor]):
-    """All images below a folder, sorted by path; `[i]` is uint8 [3, height, width] RGB.
+    """All images below a folder or in a tar or zip archive, sorted by path; `[i]` is uint8 [3, height, width] RGB.
 
     Raises:
         UserError: no such folder, or no image in it; later, an image that cannot be read.
@@ -57,8 +58,11 @@ def hash_names(names: Sequence[str]) -> str:
 
 
 def _existing(root: Path) -> Path:
-    if root.is_dir():
-        return root
+    place = resolve(root)
+    if is_folder(place):
+        return place
+    if advice := advice_on_archives(root):
+        raise UserError(f"folder {root} does not exist", todo=advice)
     parent = next(parent for parent in root.absolute().parents if parent.is_dir())
     found = sorted(p.name for p in parent.iterdir() if p.is_dir())[:8]
     raise UserError(

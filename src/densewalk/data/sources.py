@@ -6,9 +6,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from densewalk.core.errors import UserError
+from densewalk.core.progress import log
 from densewalk.data.frame_folders import FrameClips, FrameFolders
 from densewalk.data.image_folder import open_image_folder
 from densewalk.data.receipts import ImagesReceipt, SequencesReceipt, VideoReceipt
+from densewalk.data.storage.places import archive_of
+from densewalk.data.storage.staging import is_staging, local_copy
 from densewalk.data.video.clips import VideoClips
 
 
@@ -23,6 +26,19 @@ class Source:
     def kind(self) -> str:
         """`video`, `images` or `sequences`."""
         return self.receipt.kind
+
+
+def stage_source(source: Source) -> None:
+    """Copy a training copy or an archive to the node's own disk if the job is to; a folder of files is read where it lies.
+
+    For a training on several GPUs: before its processes meet, since a copy may take longer than they wait for each other.
+    """
+    if isinstance(source.receipt, VideoReceipt):
+        local_copy(source.receipt.path, source.receipt.sha256)
+    elif found := archive_of(source.receipt.path):
+        local_copy(found[0].path)
+    elif is_staging():
+        log.info("%s is a folder of %d files, which is not copied: make it an archive", source.receipt.path, source.receipt.files)
 
 
 def open_images(source: Source) -> "Dataset[Tensor]":

@@ -21,7 +21,7 @@ from densewalk.core.typed_files import write_model
 from densewalk.data.contents import contents_of
 from densewalk.data.fingerprint import fingerprint
 from densewalk.data.receipts import VideoReceipt, read_receipt
-from densewalk.data.sources import Source
+from densewalk.data.sources import Source, stage_source
 from densewalk.jobs.inputs import initial_backbone, read_data
 from densewalk.models.backbone import Backbone
 from densewalk.models.blocks import CompiledBlocks
@@ -83,6 +83,8 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
     files = read_files(receipts) | files
     contents = InputContents(init=of_init, data=[content for path in receipts for content in contents_of(read_receipt(path))])
     inputs = Inputs(files, folder_fingerprints(sources), provenance.current(), loaded, contents, choices(sources))
+    for source in sources:
+        stage_source(source)
     device = distributed.local_device(execution.device)
     with distributed.process_group(device):
         how = How(device=str(device), processes=distributed.world_size(), execution=execution.model_dump(mode="json"))

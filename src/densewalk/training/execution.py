@@ -1,13 +1,24 @@
 """How jobs are run. Nothing here enters a hash: changing it reruns nothing."""
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Settings
 
 Parts = Annotated[int, Field(ge=1)]
+VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})", re.ASCII)
+
+
+def _stage(folder: str) -> str:
+    """A folder, absolute or beginning with a variable; ValueError for what only a shell would understand."""
+    if not folder.startswith(("/", "$")):
+        raise ValueError(f"{folder!r} is no absolute path, and does not begin with a variable such as $TMPDIR")
+    if not folder.isprintable() or any(sign in VARIABLE.sub("", folder) for sign in "$`{}*?~"):
+        raise ValueError(f"{folder!r} holds more than names and variables; allowed: $NAME and ${{NAME}}")
+    return folder
 
 
 class Execution(Settings):
@@ -35,6 +46,10 @@ class Execution(Settings):
     """Steps between two points of the learning curve."""
     tensorboard: bool = False
     """Write the learning curves as TensorBoard's event files, too, next to each metrics.jsonl: `tensorboard --logdir results/state`."""
+    stage: Annotated[str, AfterValidator(_stage)] | None = None
+    """Folder on the disk of the node where a job runs, e.g. $TMPDIR: training copies of videos and archives of images are copied there
+    once per node, and read there. Variables ($NAME, ${NAME}) are those of the job. Where a copy cannot be made, the data are read where
+    they lie. null copies nothing."""
     cache_gib: float = Field(default=20.0, ge=0)
     """Size that the folder of shared features may have (results/cache, or $DENSEWALK_CACHE); 0 keeps none."""
 

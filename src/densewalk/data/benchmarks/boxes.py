@@ -22,6 +22,7 @@ from densewalk.data.benchmarks.coco import Instances, check_pictures, read_insta
 from densewalk.data.benchmarks.paths import choose_names, descend, existing_file, existing_folder, read_list, read_text, subfolders
 from densewalk.data.file_lists import find_files, frames_in_order
 from densewalk.data.image_files import EXTENSIONS, read_header, require_upright_labels
+from densewalk.data.storage.places import is_file
 
 Boxes = Float[np.ndarray, "boxes 4"]
 
@@ -159,7 +160,7 @@ def read_tracks(root: str | Path, split: str = "val", only: Sequence[str] | None
         only: names to choose from the list.
     """
     folder = existing_folder(Path(root) / split, "GOT-10k's folder")
-    where = folder / "list.txt" if (folder / "list.txt").is_file() else folder
+    where = folder / "list.txt" if is_file(folder / "list.txt") else folder
     names = subfolders(folder) if where == folder else read_list(where, todo="download it again")
     return [_read_track(existing_folder(folder / name)) for name in choose_names(names, only, where)]
 
@@ -172,7 +173,7 @@ def _read_track(folder: Path) -> Track:
     boxes[:, 2:] += boxes[:, :2]
     visible = np.ones(len(frames), dtype=bool)
     for name in ("cover.label", "absence.label"):
-        if (folder / name).is_file():
+        if is_file(folder / name):
             values = _read_rows(folder / name, len(frames), columns=1)[:, 0]
             visible &= values > 0 if name == "cover.label" else values == 0
             _require_label(values, folder / name, most=8 if name == "cover.label" else 1)

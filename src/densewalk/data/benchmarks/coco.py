@@ -16,6 +16,7 @@ from densewalk.data.benchmarks.paths import require_inside
 from densewalk.data.benchmarks.run_lengths import Bounds, runs_bounds, runs_of
 from densewalk.data.file_lists import find_files
 from densewalk.data.image_files import EXTENSIONS, read_header, require_upright_labels
+from densewalk.data.storage.places import is_file
 
 LARGEST = 2**53  # id that the metric, which keeps them as float64, can tell from others
 CLOSE = 1.5  # pixels by which a box may differ from the bounds of its mask
@@ -91,7 +92,7 @@ def check_pictures(found: Iterable[CocoImage], folder: str | Path, where: str | 
     """
     folder, found = Path(folder), list(found)
     there = set(find_files(folder, EXTENSIONS))
-    missing = [image.name for image in found if image.name not in there and not (folder / image.name).is_file()]
+    missing = [image.name for image in found if image.name not in there and not is_file(folder / image.name)]
     if missing:
         found_missing = f"{where} lists {len(missing)} images that are not in {folder}: {folder / missing[0]} does not exist"
         raise UserError(found_missing, todo="download them")

@@ -26,6 +26,7 @@ from densewalk.data.benchmarks.paths import descend, existing_folder, read_list,
 from densewalk.data.file_lists import by_key, find_files, frames_in_order, pair_keys
 from densewalk.data.image_files import EXTENSIONS, read_color_numbers, read_mask, require_fit
 from densewalk.data.image_files import read_image as read_image_file
+from densewalk.data.storage.places import is_file, is_folder, resolve
 from densewalk.data.video.clips import ClipReader
 
 MASKS = (".png",)
@@ -67,9 +68,10 @@ def list_voc(root: str | Path, name: str, masks: str, rule: LabelRule) -> list[E
     base = existing_folder(descend(root, "VOCdevkit", "VOC2012"), "Pascal VOC's folder VOC2012")
     path = base / "ImageSets" / "Segmentation" / f"{name}.txt"
     stems = read_list(path, todo="download it or name another list")
-    examples = [Example(base / "JPEGImages" / f"{stem}.jpg", base / masks / f"{stem}.png", rule) for stem in stems]
+    images, labels = resolve(base / "JPEGImages"), resolve(base / masks)
+    examples = [Example(images / f"{stem}.jpg", labels / f"{stem}.png", rule) for stem in stems]
     for file in (file for example in examples for file in (example.image, example.mask)):
-        if not file.is_file():
+        if not is_file(file):
             found = f"{path} lists {file.stem}, but {file} does not exist"
             raise UserError(found, todo="the masks of `trainaug` are a download of their own")
     return _checked(examples, path)
@@ -106,7 +108,7 @@ def list_coco_panoptic(root: str | Path, name: str, layout: Literal["coco_things
         pairs = tuple((number, labels.get(category, IGNORE)) for number, category in segments.pairs)
         # a segment that the file does not name is an error: the PNG is another image's, or another version's
         examples.append(Example(images / segments.image.name, masks / segments.mask, LabelRule(((0, IGNORE), *pairs), 0, colors=True)))
-        if not examples[-1].mask.is_file():
+        if not is_file(examples[-1].mask):
             raise UserError(f"{path} names {examples[-1].mask}, which does not exist", todo="download it")
     return _checked(sorted(examples, key=lambda e: e.image), path)
 
@@ -117,9 +119,9 @@ def list_coco_stuff(root: str | Path, split: str, rule: LabelRule) -> list[Examp
     Files beside them that mmsegmentation's converter wrote (NAME_labelTrainIds.png) are passed over: their labels are others.
     """
     images = descend(root, "images") / split
-    images = existing_folder(images if images.is_dir() else Path(root) / split)
+    images = existing_folder(images if is_folder(images) else Path(root) / split)
     masks = Path(root) / "stuffthingmaps" / split
-    masks = masks if masks.is_dir() else Path(root) / "annotations" / split
+    masks = masks if is_folder(masks) else Path(root) / "annotations" / split
     return _list_pairs(images, existing_folder(masks), rule, passed_over="_labelTrainIds", todo="download stuffthingmaps_trainval2017.zip")
 
 
@@ -179,7 +181,7 @@ def load_class_names(root: str | Path, layout: str, label_values: int, given: Se
     if layout in NAMES:
         return list(NAMES[layout])
     table = descend(root, "ADEChallengeData2016") / "objectInfo150.txt"
-    if layout == "ade20k" and table.is_file():
+    if layout == "ade20k" and is_file(table):
         rows = [line.split("\t") for line in read_text(table).splitlines()[1:]]
         return ["other", *(row[-1].split(",")[0].strip() for row in rows)]
     return [f"class {i}" for i in range(label_values)]

@@ -1,32 +1,37 @@
 """Files and folders of benchmarks. What is missing or no text is a UserError that names it."""
 
+import io
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from densewalk.core.errors import UserError
+from densewalk.data.storage.places import advice_on_archives, is_file, is_folder, members_below, open_file, resolve
 
 
 def descend(root: str | Path, *names: str) -> Path:
     """Go down into those of these folders that are there: users name one of them."""
     path = Path(root)
     for name in names:
-        path = path / name if (path / name).is_dir() else path
+        path = below if is_folder(below := resolve(path / name)) else path
     return path
 
 
 def existing_folder(path: Path, what: str = "folder", *, allowed: str = "") -> Path:
-    """Return the path if it is a folder."""
-    if not path.is_dir():
-        raise UserError(f"{what} {path} does not exist", allowed=allowed, todo="correct `root` or download the data")
-    return path
+    """Return the path if it is a folder, or that of the archive in its place."""
+    place = resolve(path)
+    if not is_folder(place):
+        todo = advice_on_archives(path) or "correct `root` or download the data"
+        raise UserError(f"{what} {path} does not exist", allowed=allowed, todo=todo)
+    return place
 
 
 def existing_file(path: Path) -> Path:
-    """Return the path if it is a file."""
-    if not path.is_file():
+    """Return the path if it is a file, or that into the archive which holds it."""
+    place = resolve(path)
+    if not is_file(place):
         raise UserError(f"{path} does not exist", todo="correct `root` or download the data")
-    return path
+    return place
 
 
 def subfolders(path: Path) -> list[str]:
@@ -35,6 +40,8 @@ def subfolders(path: Path) -> list[str]:
     Raises:
         UserError: one of them is a link to a folder above it, or two are the same folder: it would be counted twice.
     """
+    if (members := members_below(path)) is not None:
+        return sorted({name.split("/")[0] for name, _ in members if "/" in name})
     names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     seen = dict.fromkeys((path.resolve(), *path.resolve().parents), "a folder above it")
     for name in names:
@@ -69,7 +76,8 @@ def require_apart(training: Iterable[str | Path], validation: Iterable[str | Pat
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8; a byte order mark is no part of it."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open_file(path) as file:
+            return io.TextIOWrapper(file, encoding="utf-8-sig").read()
     except (OSError, UnicodeDecodeError) as error:
         why = "is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else f"cannot be read: {error.strerror}"
         raise UserError(f"{path} {why}", todo="download it again") from error
@@ -81,8 +89,8 @@ def read_list(path: str | Path, *, todo: str) -> list[str]:
     Raises:
         UserError: no such list (named with those that are there), no name in it, a name twice, or one that leads out of the folder.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = resolve(path)
+    if not is_file(path):
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt")))
         raise UserError(f"list {path} does not exist", allowed=there, todo=todo)
     lines = [(number, line.strip()) for number, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from densewalk.data.storage.places import members_below
+
 # training and validation images
 IMAGES = {
     "voc": (10_582, 1_449),  # trainaug and val
@@ -31,10 +33,12 @@ FOLDERS = {
 
 def files_in(folder: Path) -> int | None:
     """Files of a folder, not of its subfolders; None if there is none."""
+    if (members := members_below(folder)) is not None:
+        return sum("/" not in name for name, _ in members)
     return sum(1 for entry in folder.iterdir() if entry.is_file()) if folder.is_dir() else None
 
 
 def images_below(source: str) -> int | None:
     """Images of a folder of a public data set, by the end of its path; None of any other."""
-    path = Path(source).as_posix()
+    path = Path(source).as_posix().removesuffix(".tar").removesuffix(".zip")
     return next((count for end, count in FOLDERS.items() if path.endswith(end)), None)

@@ -6,39 +6,23 @@ unpack("downloads/VOCtrainval_11-May-2012.tar", "data")
 import filecmp
 import os
 import shutil
-import stat
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from lzma import LZMAError
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from densewalk.core.errors import UserError
 from densewalk.core.files import sweep, temporary_name
 from densewalk.core.progress import log
+from densewalk.data.storage.members import REFUSE, Member, require_harmless, tar_member, zip_member
 
 LARGEST = 500 * 2**30  # bytes that an archive may unpack to
 # the libraries' own errors; zipfile raises the last two for a method or an encryption that it does not know
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError)
-REFUSE, AGAIN = "do not use this archive", "remove it and fetch it again"
-
-
-@dataclass(frozen=True)
-class Member:
-    """One entry. kind: `file`, `folder`, or what else it is."""
-
-    name: str
-    kind: str
-    size: int
-
-    @property
-    def wanted(self) -> bool:
-        """False for what macOS adds."""
-        return PurePosixPath(self.name).parts[:1] != ("__MACOSX",)
+AGAIN = "remove it and fetch it again"
 
 
 def unpack(archive: str | Path, folder: str | Path, *, largest: int = LARGEST) -> list[Path]:
@@ -80,27 +64,20 @@ def _extract(archive: Path, folder: Path, largest: int) -> None:
             infos = content.infolist()
             if min((info.header_offset for info in infos), default=0) > 0:
                 raise zipfile.BadZipFile("it does not begin with its first file")  # cut behind an archive inside the archive
-            members = [Member(info.filename, _kind_in_zip(info), info.file_size) for info in infos]
-            _require_harmless(members, archive, largest, folder)
+            members = [zip_member(info) for info in infos]
+            require_harmless(members, archive)
+            _require_room(members, archive, largest, folder)
             content.extractall(folder, [member.name for member in members if member.wanted])
         return
     with tarfile.open(archive) as tar:
         entries = tar.getmembers()
         _require_end(tar, archive)
-        members = [Member(entry.name, _kind_in_tar(entry), entry.size) for entry in entries]
-        _require_harmless(members, archive, largest, folder)
+        members = [tar_member(entry) for entry in entries]
+        require_harmless(members, archive)
+        _require_room(members, archive, largest, folder)
         tar.extractall(folder, [entry for entry, member in zip(entries, members, strict=True) if member.wanted], filter="data")
         while tar.fileobj is not None and tar.fileobj.read(1 << 20):  # a compressed stream has its checksum at its end
             pass
-
-
-def _kind_in_zip(info: zipfile.ZipInfo) -> str:
-    regular = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
-    return "folder" if info.is_dir() else "file" if regular else "link or device"
-
-
-def _kind_in_tar(info: tarfile.TarInfo) -> str:
-    return "folder" if info.isdir() else "file" if info.isreg() else "link" if info.islnk() or info.issym() else "device"
 
 
 def _require_end(tar: tarfile.TarFile, archive: Path) -> None:
@@ -112,21 +89,7 @@ def _require_end(tar: tarfile.TarFile, archive: Path) -> None:
             raise UserError(f"{archive} cannot be unpacked: its end is missing", todo=AGAIN)
 
 
-def _require_harmless(members: Sequence[Member], archive: Path, largest: int, folder: Path) -> None:
-    """Check all that can be known from the list of entries, before one is written."""
-    for member in members:
-        path = PurePosixPath(member.name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
-            raise UserError(f"{archive} holds {member.name!r}, which lies outside", todo=REFUSE)
-        if member.kind not in ("file", "folder"):
-            raise UserError(f"{archive} holds {member.name!r}, a {member.kind}", allowed="files and folders", todo=REFUSE)
-    names = Counter(os.path.normpath(m.name) for m in members if m.kind == "file")
-    above = {str(parent) for m in members for parent in PurePosixPath(os.path.normpath(m.name)).parents}
-    above |= {os.path.normpath(m.name) for m in members if m.kind == "folder"}
-    if both := sorted(above & names.keys()):
-        raise UserError(f"{archive} holds {both[0]!r} as a file and as a folder", todo=REFUSE)
-    if (twice := names.most_common(1)) and twice[0][1] > 1:
-        raise UserError(f"{archive} holds {twice[0][0]!r} twice", todo=REFUSE)
+def _require_room(members: Sequence[Member], archive: Path, largest: int, folder: Path) -> None:
     total, free = sum(m.size for m in members), shutil.disk_usage(folder).free
     if total > largest:
         raise UserError(f"{archive} unpacks to {total} bytes", allowed=f"at most {largest}", todo=REFUSE)

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from densewalk.core.errors import UserError
 from densewalk.data.receipts import VideoReceipt
+from densewalk.data.storage.staging import local_copy
 from densewalk.data.video.readers import DECORD_ERRORS, DecordFile, FrameFile, open_copy, open_verified
 
 log = logging.getLogger("densewalk")
@@ -102,7 +103,8 @@ class VideoClips(Dataset[Tensor]):
     """
 
     def __init__(self, receipt: VideoReceipt, frames: int, spacing_seconds: float) -> None:
-        path, self.fps, self.total_frames, self.frames = Path(receipt.path), receipt.fps, receipt.frames, frames
+        path = local_copy(receipt.path, receipt.sha256)
+        self.fps, self.total_frames, self.frames = receipt.fps, receipt.frames, frames
         if not path.is_file():
             raise UserError(f"video {path} does not exist", todo="delete its receipt, so that both are made again")
         if path.stat().st_size != receipt.bytes:
