@@ -120,3 +120,12 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path, caplog):
     dense = Counting()
     assert torch.equal(FeatureCache(tmp_path / "file" / "cache", 2**20).wrap(dense, "a")(pictures()), F.avg_pool2d(pictures(), 4))
     assert "not kept" in caplog.text
+
+
+def test_what_nobody_will_read_is_not_written_but_found(tmp_path):
+    cache, dense = FeatureCache(tmp_path, 2**20), Counting()
+    cache.wrap(dense, "a", keep=False)(pictures())
+    assert not entries(tmp_path)
+    cache.wrap(dense, "a")(pictures())
+    cache.wrap(dense, "a", keep=False)(pictures())
+    assert dense.calls == 2

@@ -214,6 +214,20 @@ def curation_references(wildcards):
     return generated(retrieve.source)
 
 
+def is_result(run, seed, evaluation):
+    return os.path.isfile(f"{RESULTS}/{run}/s{seed}/{evaluation}.json")
+
+
+def features_option(wildcards):
+    """The features that this job may find, and those that it keeps for jobs without a result so far."""
+    shared = STUDY.shared_features(
+        wildcards.run, int(wildcards.seed), wildcards.evaluation
+    )
+    kept = [name for name in shared if not all(is_result(*j) for j in shared[name])]
+    read = f"--read-features {' '.join(shared)}" if shared else ""
+    return f"{read} --keep-features {' '.join(kept)}" if kept else read
+
+
 def backbone_path(wildcards):
     return backbone_of(wildcards.run, wildcards.seed)
 

@@ -27,6 +27,7 @@ for protocol, settings in registry.evaluations().items():
             spec=file_of(evaluation_spec),
             backbone=backbone_path,
             state=state_of(evaluation_spec),
+            features=features_option,
         shell:
             "densewalk evaluate --spec {params.spec:q} --backbone {params.backbone:q} --state {params.state} --out {output}"
-            " --threads {threads} --gpus {resources.gpu} 2> {log}"
+            " {params.features} --threads {threads} --gpus {resources.gpu} 2> {log}"

@@ -220,7 +220,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from densewalk.jobs.evaluate import evaluate as evaluate_backbone
 
     with staging(args.execution.stage):
-        evaluate_backbone(spec, args.backbone, args.state, args.out, _with_cpus(args))
+        evaluate_backbone(spec, args.backbone, args.state, args.out, _with_cpus(args), read=args.read_features, keep=args.keep_features)
 
 
 def features(args: argparse.Namespace) -> None:

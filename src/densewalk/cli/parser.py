@@ -163,6 +163,8 @@ def _add_job_commands(command: Command) -> None:
     p.add_argument("--nodes", type=int, default=1, help="of the Slurm job; each runs a process per GPU that Slurm gives it")
     _job_options(p, "--init", "--data", "--state")
     p = job("evaluate", "--backbone", "--out")
+    p.add_argument("--read-features", nargs="*", default=[], metavar="SPLIT", help="look for features of these images in the cache")
+    p.add_argument("--keep-features", nargs="*", default=[], metavar="SPLIT", help="write those that are not there: another job reads them")
     _job_options(p, "--state")
     p = job("features", "--backbone", "--out")
     p.add_argument("--settings", type=_json(PictureSettings), required=True)

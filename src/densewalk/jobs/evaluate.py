@@ -4,8 +4,9 @@ results/{run}/s{seed}/{evaluation}.json, {evaluation}/...
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 from densewalk.core import distributed, provenance
 from densewalk.core.hashing import file_sha256
@@ -16,7 +17,7 @@ from densewalk.data.fingerprint import fingerprint
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.jobs.inputs import feature_cache
 from densewalk.models.origin import RunBackbone
-from densewalk.results.records import ResultRecord, read_run
+from densewalk.results.records import ResultRecord, RunRecord, read_run
 from densewalk.study.registry import evaluation_module
 from densewalk.study.specs import EvaluationSpec
 from densewalk.training.cost import metered
@@ -26,13 +27,29 @@ from densewalk.training.state import State
 from densewalk.training.tensorboard import require_tensorboard
 
 
-def evaluate(spec: EvaluationSpec, backbone: Path, state: Path, out: Path, execution: Execution) -> None:
-    """Evaluate one backbone by one protocol; `state` is the folder of the resumable state, `out` the result record."""
+def evaluate(
+    spec: EvaluationSpec,
+    backbone: Path,
+    state: Path,
+    out: Path,
+    execution: Execution,
+    *,
+    read: Collection[str] = (),
+    keep: Collection[str] = (),
+) -> None:
+    """Evaluate one backbone by one protocol.
+
+    Args:
+        state: folder of the resumable state. out: the result record. read: splits whose features another job may have kept. keep: splits
+            whose features another job will read. What this evaluation itself reads more than once is kept in any case.
+    """
+    again = {split for split, found in spec.settings.feature_reads().items() if found.passes > 1}
     if execution.tensorboard:
         require_tensorboard()
     made = read_run(backbone.with_name("run.json"))
     device, sha256 = distributed.local_device(execution.device), file_sha256(backbone)
     made_by, data = provenance.current(), fingerprint(spec.settings.data_paths)
+    uses = {"read": {*read, *keep, *again}, "keep": {*keep, *again}}
     with State(state, {"backbone": sha256}), metered(state / "cost.json", device) as meter:
         job = Job(
             out.with_suffix(""),
@@ -41,23 +58,37 @@ def evaluate(spec: EvaluationSpec, backbone: Path, state: Path, out: Path, execu
             str(device),
             usable_workers(execution.workers),
             feature_cache(execution),
-            execution.tensorboard,
-            data.sha256,
+            tensorboard=execution.tensorboard,
+            data=data.sha256,
+            **uses,
         )
         result = evaluation_module(spec.protocol).evaluate(spec.settings, backbone, job)
         head = newest_seal(state / "training")
-    settings, init = spec.settings, made.spec.init
-    require_metrics(result, settings.METRICS)
-    found = ResultRecord(
+    require_metrics(result, spec.settings.METRICS)
+    attempts = head.attempts if head else ()
+    facts = meter.total().record() | made_by.model_dump()
+    found = make_record(spec, made, result, device=str(device), data=data, backbone_sha256=sha256, made=attempts, **facts)
+    write_model(out, found)
+    log.info("%s", ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.items()))
+
+
+def make_record(spec: EvaluationSpec, run: RunRecord, result: Result, **facts: Any) -> ResultRecord:
+    """The record of a result.
+
+    Args:
+        run: of the backbone. facts: on how the result came about, by the record's fields.
+    """
+    settings, init = spec.settings, run.spec.init
+    return ResultRecord(
         run=spec.run,
         seed=spec.seed,
-        method=made.spec.method,
+        method=run.spec.method,
         init=init.name,
         init_kind=init.kind,
         init_seed=init.seed if isinstance(init, RunBackbone) else None,
-        arch=made.arch,
-        compat=made.compat,
-        method_version=made.version,
+        arch=run.arch,
+        compat=run.compat,
+        method_version=run.version,
         labels=spec.labels,
         task=settings.TABLE,
         evaluation=spec.evaluation,
@@ -72,17 +103,10 @@ def evaluate(spec: EvaluationSpec, backbone: Path, state: Path, out: Path, execu
         details=result.details,
         config_hash=spec.hash,
         run_hash=spec.run_hash,
-        device=str(device),
-        **meter.total().record(),  # type: ignore[arg-type]
-        training=made.training,
+        training=run.training,
         spec=spec.model_dump(mode="json"),
-        data=data,
-        backbone_sha256=sha256,
-        made=head.attempts if head else (),
-        **made_by.model_dump(),
+        **facts,
     )
-    write_model(out, found)
-    log.info("%s", ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.items()))
 
 
 def require_metrics(result: Result, promised: Iterable[str]) -> None:

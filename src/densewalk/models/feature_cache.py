@@ -7,7 +7,8 @@
     results/cache/{2 digits}/{62 digits}.safetensors        with the checksum of its content
 
 An entry is one batch, read or computed as a whole: a hit is bit for bit what a miss was. Its name is a hash of everything that its
-features depend on: the backbone file, the normalized pixels, and device, threads and version of torch, which change the last bits.
+features depend on: the backbone file, the normalized pixels, and device, threads (of a CPU) and version of torch, which change the last
+bits. Which features are kept follows from the study: those that a job reads twice, or that another one will read.
 Several jobs may use a folder at once: entries appear atomically, and one that another job removes is a miss.
 """
 
@@ -41,8 +42,12 @@ class FeatureCache:
     folder: Path
     limit: int
 
-    def wrap(self, dense: Dense, backbone: str) -> Dense:
-        """`dense` with this cache; `backbone` is a fingerprint of what it depends on but images."""
+    def wrap(self, dense: Dense, backbone: str, *, keep: bool = True) -> Dense:
+        """`dense` with this cache.
+
+        Args:
+            backbone: a fingerprint of what it depends on but images. keep: write what is not there; False where nobody will read it.
+        """
         if not self.limit:
             return dense
 
@@ -51,7 +56,8 @@ class FeatureCache:
             maps = read_entry(path)
             if maps is None:
                 maps = dense(images)
-                self.write(path, maps)
+                if keep:
+                    self.write(path, maps)
             return maps.to(images.device)
 
         return cached
@@ -59,7 +65,8 @@ class FeatureCache:
     def path(self, images: Float[Tensor, "batch 3 height width"], backbone: str) -> Path:
         """The entry of a batch."""
         pixels = hashlib.sha256(images.detach().cpu().contiguous().numpy().data).hexdigest()
-        maker = [str(torch.__version__), images.device.type, torch.get_num_threads(), str(images.dtype), list(images.shape)]
+        threads = torch.get_num_threads() if images.device.type == "cpu" else 0
+        maker = [str(torch.__version__), images.device.type, threads, str(images.dtype), list(images.shape)]
         name = hashlib.sha256(f"{VERSION} {backbone} {pixels} {config_hash(maker)}".encode()).hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.safetensors"
 

@@ -125,6 +125,22 @@ class Study(Settings):
                 if e.runs is None or name in e.runs:
                     yield name, seed, evaluation
 
+    @cached_property
+    def _feature_readers(self) -> dict[tuple[str, str], list[tuple[str, int, str]]]:
+        """By backbone and features: the evaluation jobs that read them."""
+        found: dict[tuple[str, str], list[tuple[str, int, str]]] = {}
+        for run, seed, evaluation in self.evaluation_jobs():
+            for read in self.evaluations[evaluation].settings.feature_reads().values():
+                found.setdefault((self.run_spec(run, seed).hash, read.key), []).append((run, seed, evaluation))
+        return found
+
+    def shared_features(self, run: str, seed: int, evaluation: str) -> dict[str, list[tuple[str, int, str]]]:
+        """The splits of an evaluation job whose features other jobs read, too, and these jobs."""
+        job, backbone = (run, seed, evaluation), self.run_spec(run, seed).hash
+        reads = self.evaluations[evaluation].settings.feature_reads()
+        others = {split: [other for other in self._feature_readers[backbone, read.key] if other != job] for split, read in reads.items()}
+        return {split: jobs for split, jobs in others.items() if jobs}
+
     def picture_sources(self) -> list[str]:
         """The data of which images are shown; empty if none are."""
         if self.pictures.images == 0:

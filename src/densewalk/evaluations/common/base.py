@@ -3,7 +3,7 @@
 result = evaluate(settings, backbone_path, job)         # UserError: data are missing or damaged; the message names the file
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ class Job:
     """The place and means of one evaluation; none of it but the seed changes a number.
 
     out: folder for images and predictions beside the result. state: folder for resumable state, kept after a failure.
-    cache: features that evaluations share. tensorboard: write event files of what is trained, too. data: fingerprint of the
+    cache: features that evaluations share. read, keep: the splits whose features are looked up there, and those whose features are
+    written there; None: all. tensorboard: write event files of what is trained, too. data: fingerprint of the
     evaluation's files, which is computed where it is needed if it is not given.
     """
 
@@ -35,12 +36,16 @@ class Job:
     device: str = "cpu"
     workers: int = 0
     cache: FeatureCache | None = None
+    read: Collection[str] | None = None
+    keep: Collection[str] | None = None
     tensorboard: bool = False
     data: str = ""
 
-    def cached(self, dense: Dense, backbone_path: Path, kind: str = "") -> Dense:
+    def cached(self, dense: Dense, backbone_path: Path, split: str, kind: str = "") -> Dense:
         """Share what `dense` computes with all evaluations of the same backbone file; `kind` names it if it is not `Backbone.dense`."""
-        return dense if self.cache is None else self.cache.wrap(dense, file_sha256(backbone_path) + kind)
+        if self.cache is None or (self.read is not None and split not in self.read):
+            return dense
+        return self.cache.wrap(dense, file_sha256(backbone_path) + kind, keep=self.keep is None or split in self.keep)
 
 
 @dataclass(frozen=True)

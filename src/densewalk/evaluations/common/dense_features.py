@@ -115,7 +115,8 @@ class SquareImages(Dataset[tuple[Tensor, Tensor, int]]):
 class DenseFeatures:
     """Patch features of square labelled images.
 
-    compute: the features of a batch. backbone: the file that they are of. size: side of the images in pixels.
+    compute: the features of a batch. backbone: the file that they are of. size: side of the images in pixels. kind: name of the features
+    in the cache if they are not `Backbone.dense`; None keeps none there.
     """
 
     settings: LabelledSettings
@@ -123,15 +124,21 @@ class DenseFeatures:
     backbone: Path
     size: int
     job: Job
+    kind: str | None = ""
 
     def maps(
         self, examples: Sequence[Example], label: str, transform: Transform | None = None
     ) -> Iterator[tuple[Float[Tensor, "dim rows columns"], Integer[Tensor, "size size"], int]]:
-        """Features, mask and number of each example; `label` goes with the progress."""
+        """Features, mask and number of each example.
+
+        Args:
+            label: for the progress, beginning with the split: `queries`, `validation 1/2`.
+        """
+        compute = self.compute if self.kind is None else self.job.cached(self.compute, self.backbone, label.split()[0], self.kind)
         data = SquareImages(examples, transform or partial(resize_and_normalize, size=self.size))
         for images, masks, numbers in track(DataLoader(data, batch_size=BATCH, num_workers=self.job.workers), label):
             with torch.inference_mode():
-                maps = self.compute(images.to(self.job.device))
+                maps = compute(images.to(self.job.device))
             require_finite(maps, [examples[i] for i in numbers.tolist()], self.backbone)
             yield from zip(maps, masks.to(self.job.device), numbers.tolist(), strict=True)
 
@@ -140,7 +147,7 @@ def load_features(settings: LabelledSettings, input_size: int, backbone_path: Pa
     """A frozen backbone, and its features of images of `input_size`, rounded down to whole patches."""
     backbone = load(backbone_path).eval().requires_grad_(False).to(job.device)
     size = fit_to_patches(input_size, backbone.patch)
-    return backbone, DenseFeatures(settings, job.cached(backbone.dense, backbone_path), backbone_path, size, job)
+    return backbone, DenseFeatures(settings, backbone.dense, backbone_path, size, job)
 
 
 def resize_and_normalize(image: Image.Image, mask: Tensor, _number: int, *, size: int) -> tuple[Tensor, Tensor]:

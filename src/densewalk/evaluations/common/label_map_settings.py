@@ -1,16 +1,18 @@
 """Settings of evaluations on images with label maps: the layouts, and which images are scored."""
 
+from collections.abc import Sequence
 from math import gcd
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from densewalk.core.hashing import config_hash
 from densewalk.core.settings import PathText, deviation
 from densewalk.data.benchmarks import sizes
 from densewalk.data.benchmarks.label_rules import LABELS, LabelRule, identity_rule
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
-from densewalk.evaluations.common.settings import EvaluationSettings
+from densewalk.evaluations.common.settings import EvaluationSettings, FeatureRead
 from densewalk.models.architecture import Architecture
 from densewalk.models.work import Work, vit
 
@@ -84,6 +86,19 @@ class LabelledSettings(EvaluationSettings):
         masks = sizes.files_in(Path(self.root) / (self.masks or ""))
         return None if masks is None else len(range(offset, masks, every))
 
+    def feature_read(
+        self, split: Literal["training", "validation"], name: str, every: int, offset: int = 0, *, passes: int = 1, more: Sequence[Any] = ()
+    ) -> FeatureRead:
+        """The features of a split's images at `input_size`: equal for evaluations that list the same images and prepare them alike.
+
+        Args:
+            name: list of layout `voc`. every, offset: of layouts `masks` and `video`. more: what else the features depend on.
+        """
+        chosen = {"voc": name, "masks": [every, offset], "video": [every, offset]}.get(self.layout, split)
+        folders = [self.images, self.masks] if self.layout in ("masks", "video") else []
+        images = [self.root, self.layout, folders, chosen, self.input_size, *more]  # type: ignore[attr-defined]
+        return FeatureRead(config_hash(images), passes)
+
     def require_disjoint(self, train: str, val: str) -> None:
         """Refuse `train_every`, `val_every` and `val_offset` that put an image into both splits.
 
@@ -120,6 +135,10 @@ class ValidationSettings(LabelledSettings):
         source="PredsmIoU of NeCo's code", effect="ADE20K's empty class costs 1/151", omit_null=True
     )
     """Count a class that occurs nowhere as 0 in the mean, instead of leaving it out."""
+
+    def feature_reads(self) -> dict[str, FeatureRead]:
+        """The validation images, once."""
+        return {"validation": self.feature_read("validation", self.val_list, self.val_every, self.val_offset)}
 
     def work(self, arch: Architecture) -> Work | None:
         """One pass over the scored images; what is clustered on their features is not counted."""

@@ -1,5 +1,6 @@
 """Settings that all evaluations share."""
 
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import ClassVar, Self
 
@@ -11,6 +12,17 @@ from densewalk.core.settings import PathText, Settings
 from densewalk.evaluations.common.protocol_name import protocol_name
 from densewalk.models.architecture import Architecture
 from densewalk.models.work import Work
+
+
+@dataclass(frozen=True)
+class FeatureRead:
+    """Features of some images, as an evaluation reads them from the cache.
+
+    key: equal for evaluations that read the same features of the same backbone. passes: how often one evaluation reads them.
+    """
+
+    key: str
+    passes: int = 1
 
 
 class EvaluationSettings(Settings):
@@ -61,6 +73,10 @@ class EvaluationSettings(Settings):
     def published_protocol(self) -> str | None:
         """The name of this protocol in published.csv, or None where any setting that matters differs from the published one."""
         return None
+
+    def feature_reads(self) -> dict[str, FeatureRead]:
+        """The features that another evaluation of the same backbone could share, by split; none by default."""
+        return {}
 
     def work(self, arch: Architecture) -> Work | None:
         """The work of one evaluation, for `densewalk plan`; None where nobody has said it."""

@@ -50,7 +50,7 @@ def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Resu
     memory_set, query_set = list_splits(settings)
     backbone, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
     # no augmented image is seen twice
-    of_memory = replace(features, compute=backbone.dense) if settings.augmentation_epochs else features
+    of_memory = replace(features, kind=None) if settings.augmentation_epochs else features
     found = []
     for seed, examples in sample_memory(settings, memory_set):
         memory = build_memory(settings, of_memory, examples, backbone.patch, seed)

@@ -10,6 +10,7 @@ from densewalk.core.settings import MOST_STEPS, Difference, Seed, Unique, deviat
 from densewalk.data.benchmarks.label_rules import LABELS
 from densewalk.evaluations.common.label_map_settings import LabelledSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
+from densewalk.evaluations.common.settings import FeatureRead
 from densewalk.models.architecture import Architecture
 from densewalk.models.work import Work, tokens, vit
 
@@ -97,6 +98,16 @@ class IncontextSettings(LabelledSettings):
         stored = min(views * patches, self.memory_size or views * patches)
         searched = 2.0 * queries * patches * stored * arch.dim
         return Work(samples * ((views + queries) * vit(arch, self.input_size) + searched), fixed=stored * arch.dim)
+
+    def feature_reads(self) -> dict[str, FeatureRead]:
+        """The queries, once for each sample of the memory; the memory where it is not augmented."""
+        normalized = [] if self.compat == "paper" and self.blue_std is None else [self.resolved().blue_std]
+        sampled, samples = ([], 1) if self.fraction == "1" else ([self.fraction, self.fraction_seeds], len(self.fraction_seeds))
+        queries = (self.query_list, self.query_every, self.query_offset)
+        reads = {"queries": self.feature_read("validation", *queries, passes=samples, more=normalized)}
+        if not self.augmentation_epochs:
+            reads["memory"] = self.feature_read("training", self.memory_list, self.memory_every, more=[*normalized, *sampled])
+        return reads
 
     @property
     def memory_name(self) -> str:

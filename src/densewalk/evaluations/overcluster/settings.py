@@ -9,6 +9,7 @@ from densewalk.core.resources import Resources
 from densewalk.core.settings import MOST_STEPS, Difference
 from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings
 from densewalk.evaluations.common.protocol_name import Shown, is_published
+from densewalk.evaluations.common.settings import FeatureRead
 
 
 class OverclusterSettings(BatchedValidationSettings):
@@ -39,6 +40,10 @@ class OverclusterSettings(BatchedValidationSettings):
     """Most k-means iterations."""
     restarts: int = Field(default=5, ge=1, le=MOST_STEPS)
     """Starts of each k-means run, of which the best is taken."""
+
+    def feature_reads(self) -> dict[str, FeatureRead]:
+        """The validation images: once for the principal components, once to project them."""
+        return {"validation": self.feature_read("validation", self.val_list, self.val_every, self.val_offset, passes=2)}
 
     @property
     def recipe(self) -> str:

@@ -53,7 +53,7 @@ def evaluate(settings: Settings, backbone_path: Path, job: Job) -> Result:
             f"input_size {settings.input_size} has fewer than {SMALLEST} patches of {backbone.patch} px in a row",
             todo=f"raise it to {SMALLEST * backbone.patch} at least",
         )
-    features = replace(features, compute=job.cached(cbfe.with_attention(backbone), backbone_path, "attention"))
+    features = replace(features, compute=cbfe.with_attention(backbone), kind=settings.FEATURES)
     threshold = settings.threshold
     if threshold is None:
         threshold = cbfe.choose_threshold(settings, cbfe.read_split(settings, features, training, "training"), job.seed)

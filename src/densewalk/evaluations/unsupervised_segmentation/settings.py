@@ -9,6 +9,7 @@ from densewalk.core.resources import Resources
 from densewalk.core.settings import MOST_STEPS, Difference, deviation
 from densewalk.evaluations.common.label_map_settings import ValidationSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
+from densewalk.evaluations.common.settings import FeatureRead
 from densewalk.models.architecture import Architecture
 from densewalk.models.work import Work, vit
 
@@ -24,6 +25,8 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
     TITLE: ClassVar[str] = "Unsupervised segmentation"
     PICTURES: ClassVar[str] = "image, ground truth and segments of {run}, matched to classes"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=32_000)
+    FEATURES: ClassVar[str] = "attention"
+    """Name of the features in the cache: the attention is one dimension more."""
     METRICS: ClassVar[dict[str, Metric]] = {
         "mIoU": Metric("% after community detection"),
         "mIoU_cbfe": Metric("% of the extracted foreground's k-means"),
@@ -34,6 +37,14 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
         Difference("settings tuned on training masks by 300 trials", "Leopart's fixed settings", "NeCo's fully_unsup_seg.py"),
         Difference("attention masks read from files", "the evaluated backbone's own attention", "NeCo's fully_unsup_seg.py"),
     )
+
+    def feature_reads(self) -> dict[str, FeatureRead]:
+        """Both splits: once for the principal components, once to project them."""
+        more, reads = [self.FEATURES], {}
+        if self.threshold is None:
+            reads["training"] = self.feature_read("training", self.train_list, self.train_every, passes=2, more=more)
+        validation = self.feature_read("validation", self.val_list, self.val_every, self.val_offset, passes=2, more=more)
+        return reads | {"validation": validation}
 
     background: int = Field(default=0, ge=0)
     """Label of the background; all other labels are foreground."""
