@@ -34,6 +34,7 @@ from densewalk.models.architecture import Architecture
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create, load
 from densewalk.models.timm_models import named_architecture
+from densewalk.ops.deterministic import deterministic_kernels
 from densewalk.training.sampler import Item
 from tests.fixtures.mmdata import backbone_file
 from tests.fixtures.official import official_maps, official_weights
@@ -482,7 +483,7 @@ def test_samples_depend_on_their_item_alone():
 
 def test_determinism_ends_with_its_block():
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
-    with runner.deterministic():
+    with deterministic_kernels(None, torch.device("cpu")):
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic) == before

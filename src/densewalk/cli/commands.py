@@ -209,12 +209,14 @@ def train(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Evaluate one backbone by one protocol."""
+    """Evaluate one backbone by one protocol; what is trained on batches, in as many processes as asked for."""
     from densewalk.study.specs import EvaluationSpec, read_spec
-    from densewalk.training.launch import claim_gpus
+    from densewalk.training.launch import become_processes, claim_gpus
 
     spec = read_spec(args.spec, EvaluationSpec)
-    claim_gpus(args.gpus, args.execution.device)
+    processes = claim_gpus(args.gpus, args.execution.device)
+    if spec.settings.PROCESSES:
+        become_processes(processes, 1, args.threads or 1)
 
     from densewalk.data.storage.staging import staging
     from densewalk.jobs.evaluate import evaluate as evaluate_backbone

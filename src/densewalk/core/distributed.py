@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,16 @@ def gathered(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.stack(parts)
+
+
+def gathered_objects(x: Any) -> list[Any]:
+    """What each process gives, of any kind, in process 0; nothing in the others. It goes from CPU to CPU, whatever the GPUs do."""
+    if world_size() == 1:
+        return [x]
+    group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+    parts = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(x, parts, group=group)
+    return parts or []
 
 
 def any_process(flag: bool, device: torch.device) -> bool:

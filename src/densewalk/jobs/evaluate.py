@@ -5,10 +5,12 @@ results/{run}/s{seed}/{evaluation}.json, {evaluation}/...
 
 import math
 from collections.abc import Collection, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from densewalk.core import distributed, provenance
+from densewalk.core.errors import UserError
 from densewalk.core.hashing import file_sha256
 from densewalk.core.machine import usable_workers
 from densewalk.core.progress import log
@@ -50,26 +52,41 @@ def evaluate(
     device, sha256 = distributed.local_device(execution.device), file_sha256(backbone)
     made_by, data = provenance.current(), fingerprint(spec.settings.data_paths)
     uses = {"read": {*read, *keep, *again}, "keep": {*keep, *again}}
-    with State(state, {"backbone": sha256}), metered(state / "cost.json", device) as meter:
-        job = Job(
-            out.with_suffix(""),
-            state,
-            spec.seed,
-            str(device),
-            usable_workers(execution.workers),
-            feature_cache(execution),
-            tensorboard=execution.tensorboard,
-            data=data.sha256,
-            **uses,
-        )
-        result = evaluation_module(spec.protocol).evaluate(spec.settings, backbone, job)
-        head = newest_seal(state / "training")
+    with distributed.process_group(device):
+        first, held = distributed.rank() == 0, State(state, {"backbone": sha256})
+        with held if first else nullcontext(), metered(state / "cost.json", device) as meter:
+            job = Job(
+                out.with_suffix(""),
+                state,
+                spec.seed,
+                str(device),
+                usable_workers(execution.workers),
+                feature_cache(execution),
+                tensorboard=execution.tensorboard,
+                data=data.sha256,
+                parts=parts_of(spec, execution),
+                deterministic=execution.deterministic,
+                **uses,
+            )
+            result = evaluation_module(spec.protocol).evaluate(spec.settings, backbone, job)
+        cost = meter.total()
+    if not first:
+        return
+    head = newest_seal(state / "training")
     require_metrics(result, spec.settings.METRICS)
     attempts = head.attempts if head else ()
-    facts = meter.total().record() | made_by.model_dump()
+    facts = cost.record() | made_by.model_dump()
     found = make_record(spec, made, result, device=str(device), data=data, backbone_sha256=sha256, made=attempts, **facts)
     write_model(out, found)
     log.info("%s", ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.items()))
+
+
+def parts_of(spec: EvaluationSpec, execution: Execution) -> int:
+    """In how many parts a process passes its share of a batch; UserError if it does not split so."""
+    parts = execution.accumulate_evaluations.get(spec.evaluation, 1)
+    if obstacle := spec.settings.obstacle_to_parts(parts, distributed.world_size()):
+        raise UserError(obstacle, todo="correct execution.accumulate_evaluations or the number of GPUs")
+    return parts
 
 
 def make_record(spec: EvaluationSpec, run: RunRecord, result: Result, **facts: Any) -> ResultRecord:

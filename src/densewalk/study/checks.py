@@ -115,3 +115,8 @@ def _check_accumulation(study: "Study") -> None:
     for name, run in study.runs.items():
         if isinstance(run, TrainedRun) and (obstacle := run.settings.obstacle_to_parts(study.execution.parts_of(name))):
             raise ValueError(f"execution.accumulate: run '{name}': {obstacle}; to do: give accumulate by run, for those that allow it")
+    for name, count in study.execution.accumulate_evaluations.items():
+        if name not in study.evaluations:
+            raise ValueError(f"execution.accumulate_evaluations: no such evaluation: {name}; allowed: {', '.join(study.evaluations)}")
+        if obstacle := study.evaluations[name].settings.obstacle_to_parts(count):
+            raise ValueError(f"execution.accumulate_evaluations: evaluation '{name}': {obstacle}")

@@ -16,7 +16,7 @@ import pynvml as nvml
 import torch
 
 from densewalk.core import distributed
-from densewalk.core.errors import UserError
+from densewalk.core.errors import Interrupted, UserError
 from densewalk.core.files import write_json
 from densewalk.core.progress import log
 from densewalk.training.progress_files import CostRecord, read_or_none
@@ -92,12 +92,18 @@ class Meter:
 
 @contextmanager
 def metered(path: Path, device: torch.device) -> Iterator[Meter]:
-    """A meter whose measurement is kept even if the block fails or a signal ends it."""
+    """A meter whose measurement is kept even if the block fails or a signal ends it.
+
+    Of several processes, one that fails alone cannot add up what the others have cost.
+    """
     meter = Meter(path, device)
     try:
         yield meter
-    finally:
-        meter.try_keep()
+    except BaseException as error:
+        if distributed.world_size() == 1 or isinstance(error, Interrupted):  # a signal ends all of them
+            meter.try_keep()
+        raise
+    meter.try_keep()
 
 
 def cost_before(path: Path) -> Cost | None:

@@ -36,6 +36,11 @@ class Execution(Settings):
     accumulate: Parts | dict[str, Parts] = 1
     """Parts in which a training process passes its share of the batch, one after the other, for one update: less memory, the same
     gradient. A number for all runs, or numbers by run (`{dora_venice: 4}`). Refused where a step looks across the samples of its batch."""
+    accumulate_evaluations: dict[str, Parts] = {}
+    """The same for evaluations that train on batches, by name (`{coco: 4}`). Refused where batch normalization looks across the batch."""
+    deterministic: bool | None = None
+    """Deterministic kernels while something is trained. By default on a CPU, where a resumed training equals an uninterrupted one bit for
+    bit, and not on a GPU, where torch then replaces bilinear upsampling by something slow that needs many times the memory."""
     compile: bool = False
     """Compile the backbones' blocks with torch.compile. Where that fails, a line in the log says so and they run as they are."""
     checkpoint_minutes: float = Field(default=10.0, ge=0)

@@ -9,7 +9,9 @@ pyramid from the last map, Mask R-CNN's standard heads. Both: AdamW with layer d
 12 epochs, images of 480 to 800 px, test at 800 px, the 100 best detections per image.
 
 Deliberate deviations: position embeddings are interpolated for each batch from the file's grid (iBOT resamples them to 800 x 1008
-px when it loads, and again for each batch). Batch normalization sees the whole batch in one process. Arithmetic is bfloat16 on
+px when it loads, and again for each batch). Batch normalization sees the batches of all processes, as published. Losses are means over the
+regions of a process's share of the batch, and images are padded to the largest of it, as in the released code: one process, two and parts
+differ by that. Arithmetic is bfloat16 on
 CUDA (fp16 in iBOT), of boxes and pyramid float32. For patch 14 the levels' strides are 3.5 to 56; anchors keep their sizes.
 
     job.out/detections_val2017_{bbox,segm}.json     in COCO's result format, which its evaluation servers take
@@ -19,6 +21,7 @@ import json
 import math
 from pathlib import Path
 
+from densewalk.core import distributed
 from densewalk.core.files import atomic_write
 from densewalk.data.file_lists import find_files
 from densewalk.data.image_files import EXTENSIONS, read_image
@@ -38,6 +41,8 @@ def evaluate(settings: CocoSettings, backbone_path: Path, job: Job) -> Result:
     from densewalk.evaluations.mmlab.runner import run
 
     found = run(experiment(settings, str(backbone_path), arch, training, validation), job, training_state(settings, backbone_path, job))
+    if distributed.rank() > 0:  # process 0 has the predictions of all, and writes them
+        return Result({}, n=validation.count, unit="images")
     for kind, records in (("bbox", found.pop("boxes")), ("segm", found.pop("masks"))):
         with atomic_write(job.out / f"detections_val2017_{kind}.json") as temporary:
             temporary.write_text(json.dumps(records, separators=(",", ":")))

@@ -119,6 +119,11 @@ class CocoSettings(PresetSettings):
         values = self.batch_size * (kept(arch, short, long) + short * long / 16 * 12 * self.channels)
         return Work(flops, kept=values, learnt=parameters(arch) + 25e6, bfloat16=True)
 
+    @property
+    def normalizes_batches(self) -> bool:
+        """Cascade's pyramid and box heads do; those of Mask R-CNN normalize each position, or nothing."""
+        return self.head == "cascade"
+
     def head_flops(self, height: int, width: int) -> float:
         """Operations of pyramid, proposals and region heads on one image; a quarter of the regions have a mask."""
         c, stages = self.channels, 3 if self.head == "cascade" else 1

@@ -11,6 +11,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from densewalk.core import distributed
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import config_hash, file_sha256
 from densewalk.data.fingerprint import fingerprint
@@ -27,7 +28,8 @@ class Job:
     out: folder for images and predictions beside the result. state: folder for resumable state, kept after a failure.
     cache: features that evaluations share. read, keep: the splits whose features are looked up there, and those whose features are
     written there; None: all. tensorboard: write event files of what is trained, too. data: fingerprint of the
-    evaluation's files, which is computed where it is needed if it is not given.
+    evaluation's files, which is computed where it is needed if it is not given. parts: in how many a process passes its share of a batch.
+    deterministic: `execution.deterministic`.
     """
 
     out: Path
@@ -40,6 +42,8 @@ class Job:
     keep: Collection[str] | None = None
     tensorboard: bool = False
     data: str = ""
+    parts: int = 1
+    deterministic: bool | None = None
 
     def cached(self, dense: Dense, backbone_path: Path, split: str, kind: str = "") -> Dense:
         """Share what `dense` computes with all evaluations of the same backbone file; `kind` names it if it is not `Backbone.dense`."""
@@ -65,7 +69,7 @@ def training_state(settings: EvaluationSettings, backbone: Path, job: Job) -> St
         "settings": config_hash([settings.model_dump(mode="json"), job.seed]),
         "data": job.data or fingerprint(settings.data_paths).sha256,
     }
-    return State(job.state / "training", inputs, how=How(device=job.device))
+    return State(job.state / "training", inputs, how=How(device=job.device, processes=distributed.world_size()))
 
 
 def require_finite(features: Float[Tensor, " batch *dims"], names: Sequence[Any], backbone: str | Path) -> None:

@@ -18,6 +18,27 @@ class PresetSettings(EvaluationSettings):
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]]
     """Name of a published recipe -> the values that differ from the defaults."""
+    PROCESSES: ClassVar[bool] = True
+
+    @property
+    def normalizes_batches(self) -> bool:
+        """True if batch normalization looks across the images of a batch."""
+        raise NotImplementedError(f"{type(self).__name__} does not say whether it has batch normalization")
+
+    def obstacle_to_parts(self, parts: int, processes: int = 1) -> str | None:
+        """Why each of the processes cannot pass its share of the batch in this many equal parts; None where it can."""
+        size: int = getattr(self, "batch_size")  # noqa: B009  a field of every subclass
+        if size % processes:
+            return f"batch_size {size} cannot be shared evenly by {processes} processes"
+        if size // processes % parts:
+            shares = f" shared by {processes} processes" if processes > 1 else ""
+            return f"batch_size {size}{shares} does not split into {parts} equal parts"
+        if parts > 1 and self.normalizes_batches:
+            return (
+                "batch normalization looks across the batch, and would learn something else from parts: use more GPUs, whose processes "
+                "normalize together, gradient_checkpointing, or a smaller batch_size, which is another protocol"
+            )
+        return None
 
     @model_validator(mode="before")
     @classmethod

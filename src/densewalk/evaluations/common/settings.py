@@ -45,6 +45,9 @@ class EvaluationSettings(Settings):
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = None
     """Metric name -> its name in published.csv; None where all names are the same."""
 
+    PROCESSES: ClassVar[bool] = False
+    """The processes of a job, one on each of its GPUs, share the work; otherwise one process works on one GPU."""
+
     root: PathText
     """Folder of the evaluation data, relative to the study's folder."""
     dataset: str
@@ -77,6 +80,10 @@ class EvaluationSettings(Settings):
     def feature_reads(self) -> dict[str, FeatureRead]:
         """The features that another evaluation of the same backbone could share, by split; none by default."""
         return {}
+
+    def obstacle_to_parts(self, parts: int, processes: int = 1) -> str | None:
+        """Why each of the processes cannot pass its share of a batch in this many equal parts; None where it can."""
+        return None if parts == 1 else f"{type(self).__name__} trains nothing on batches that could be passed in parts"
 
     def work(self, arch: Architecture) -> Work | None:
         """The work of one evaluation, for `densewalk plan`; None where nobody has said it."""

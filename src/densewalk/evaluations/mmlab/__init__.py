@@ -8,6 +8,7 @@ trains and tests it under this project's rules: seeds per step and sample, state
 Missing parts of the toolboxes are registered in mmengine's root registries, where both find them:
 
     ops             replaces mmcv's compiled operators
+    processes       SharedTrainLoop, shared batch normalization, GatheredMetric
     images          ReadImage, this project's reader of images
     vit             DensewalkBackbone, this project's backbones
     optim           LayerDecayConstructor

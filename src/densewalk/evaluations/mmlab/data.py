@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from densewalk.core import distributed
+from densewalk.core.errors import UserError
 from densewalk.core.hashing import derive_seed
 from densewalk.training.sampler import Item
 
@@ -37,28 +39,35 @@ class ItemStream(Sampler[Item]):
     """An endless stream of items: one permutation after the other, epoch e's drawn from (seed, e).
 
     Args:
+        batch_size: images of an update, over all processes; each of them takes its share, the `rank`-th of `processes` equal parts.
         groups: one label per image; every `batch_size` consecutive items then have the same label, e.g. portrait or landscape,
             which saves padding. An image waits until its group fills a batch.
 
     Raises:
+        UserError: the processes cannot share a batch evenly.
         ValueError: there is no image, so that the stream would not begin.
     """
 
     def __init__(self, length: int, seed: int, *, batch_size: int = 1, groups: Sequence[bool] | None = None) -> None:
+        world = distributed.world_size()
+        if batch_size % world:
+            raise UserError(f"batch_size {batch_size} cannot be shared evenly by {world} processes", todo="use a number of GPUs that divides it")
         if length == 0:
             raise ValueError("no training image is left: of COCO's, those below 32 px and those without an object do not count")
         self.length, self.seed, self.batch_size, self.groups = length, seed, batch_size, groups
+        self.share, self.rank = batch_size // world, distributed.rank()
         self.first = 0
 
     def __len__(self) -> int:
         return self.length
 
     def skip(self, items: int) -> None:
-        """Begin with item number `items` of the stream: mmengine calls this to resume without reading passed images again."""
+        """Begin with item number `items` of this process: mmengine calls this to resume without reading passed images again."""
         self.first = items
 
     def __iter__(self) -> Iterator[Item]:
-        for epoch, index in islice(self._order(), self.first, None):
+        own = (item for at, item in enumerate(self._order()) if at % self.batch_size // self.share == self.rank)
+        for epoch, index in islice(own, self.first, None):
             yield Item(index=index, seed=derive_seed(self.seed, "sample", epoch, index))
 
     def _order(self) -> Iterator[tuple[int, int]]:

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from jaxtyping import Bool
-from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from pycocotools import mask as rle
 from torch import Tensor
 
 from densewalk.evaluations.mmlab import images, pyramid  # noqa: F401  registers the reader of images and the pyramids
 from densewalk.evaluations.mmlab.experiment import PREFIX
+from densewalk.evaluations.mmlab.processes import GatheredMetric
 
 log = logging.getLogger("densewalk")
 STATISTICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 
 @METRICS.register_module()
-class CocoScore(BaseMetric):
+class CocoScore(GatheredMetric):
     """COCO's AP of boxes and masks, at most 100 detections per image.
 
     Args:

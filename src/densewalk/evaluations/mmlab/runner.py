@@ -3,13 +3,12 @@
 mmengine's loops, schedulers and optimizer wrappers do the work. Ours are: randomness is a function of (seed, step) and
 (seed, sample); the state is `densewalk.training.state.State`, which holds tensors and plain values only (mmengine's own checkpoints
 pickle objects, and its loader falls back to executing them); signals save and stop; progress and the learning curve look like
-those of the pretraining.
+those of the pretraining. Several processes share every batch and the test images (processes.py); process 0 alone writes.
 """
 
 import itertools
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
@@ -24,6 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from densewalk.core import distributed
+from densewalk.core.errors import UserError
 from densewalk.core.files import sweep, temporary_name
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import Progress, log
@@ -35,6 +35,8 @@ from densewalk.evaluations.mmlab import (
 )
 from densewalk.evaluations.mmlab.data import ItemStream, SeededDataset, seed_everything
 from densewalk.evaluations.mmlab.experiment import PREFIX, Config, Experiment
+from densewalk.evaluations.mmlab.processes import share_batch_norm
+from densewalk.ops.deterministic import deterministic_kernels
 from densewalk.training.learning_curve import LearningCurve, copy_learning_curve, require_finite_loss
 from densewalk.training.signals import StopRequest, stop_signals
 from densewalk.training.state import State
@@ -49,7 +51,7 @@ _numbers = itertools.count()
 def run(experiment: Experiment, job: Job, training: State) -> dict[str, Any]:
     """Train from the newest intact checkpoint in `training`, if there is one, then test; return what the metric computes.
 
-    The learning curve is kept in `job.out`.
+    The learning curve is kept in `job.out`. Of several processes, the first one gets what the metric computes, the others nothing.
 
     Raises:
         Interrupted: a signal came; the state is saved.
@@ -57,31 +59,20 @@ def run(experiment: Experiment, job: Job, training: State) -> dict[str, Any]:
     """
     sweep(Path(gettempdir()))
     scratch_folder = TemporaryDirectory(prefix=f"{temporary_name('mmengine')}.")
-    with training as state, deterministic(), warnings.catch_warnings(), scratch_folder as scratch:
+    device, first = distributed.local_device(job.device), distributed.rank() == 0
+    kernels = deterministic_kernels(job.deterministic, device)
+    with training if first else nullcontext(training) as state, kernels, warnings.catch_warnings(), scratch_folder as scratch:
         # the toolboxes' advice on their own configuration
         warnings.filterwarnings("ignore", category=UserWarning, module=r"mm(engine|cv|seg|det)\.")
         with stop_signals() as stop:
             runner = StatefulRunner(experiment, job, state, stop, scratch)
             runner.train()
-        copy_learning_curve(state.folder, job.out, tensorboard=job.tensorboard)
+        if first:
+            copy_learning_curve(state.folder, job.out, tensorboard=job.tensorboard)
         if experiment.test_model is not None:
             runner.model = MODELS.build(experiment.test_model | {"segmentor": runner.model})
         found = runner.test()
     return {name.removeprefix(f"{PREFIX}/"): value for name, value in found.items()}
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    """Deterministic kernels for the length of the block; operators that have none (some on CUDA) say so in a warning."""
-    mode, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn = torch.backends.cudnn.deterministic
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(mode, warn_only=warn)
-        torch.backends.cudnn.deterministic = cudnn
 
 
 class StatefulRunner(Runner):
@@ -94,13 +85,13 @@ class StatefulRunner(Runner):
 
     def __init__(self, experiment: Experiment, job: Job, state: State, stop: StopRequest, scratch: str) -> None:
         self.state, self.device = state, distributed.local_device(job.device)
-        saver = PeriodicSaver(state, stop, experiment.iterations, seconds=SAVE_SECONDS, unit="iteration")
+        saver = PeriodicSaver(state, stop, experiment.iterations, seconds=SAVE_SECONDS, unit="iteration", device=self.device)
         training, test = loaders(experiment, job)
         super().__init__(
             model=ConfigDict(experiment.model),
             work_dir=scratch,
             train_dataloader=training,
-            train_cfg={"type": "IterBasedTrainLoop", "max_iters": experiment.iterations},
+            train_cfg={"type": "SharedTrainLoop", "max_iters": experiment.iterations, "parts": job.parts},
             optim_wrapper=precision(self.device) | experiment.optimizer,
             param_scheduler=experiment.schedules,
             test_dataloader=test,
@@ -121,15 +112,19 @@ class StatefulRunner(Runner):
         return model
 
     def wrap_model(self, _config: Config | None, model: nn.Module) -> nn.Module:
-        """Put the model on the job's device; mmengine would take a GPU wherever there is one."""
-        return model.to(self.device)
+        """Put the model on the job's device; mmengine would take a GPU wherever there is one, and average gradients by DDP."""
+        return share_batch_norm(model, self.device).to(self.device)
 
     def load_or_resume(self) -> None:
         """Resume from the state, once everything that has a state is built."""
         if self._has_loaded:
             return
         self._has_loaded = True
+        distributed.any_process(False, self.device)  # process 0 has sorted out the folder before the others read it
         content = self.state.newest(map_location=self.device)
+        steps = distributed.gathered(torch.tensor(content["step"] if content else 0, device=self.device))
+        if (steps != steps[0]).any():
+            raise UserError(f"the processes find checkpoints of different steps {steps.tolist()} in {self.state.folder}", todo="start again")
         if content is None:
             return
         self.model.load_state_dict(content["model"])
@@ -164,8 +159,10 @@ def loaders(experiment: Experiment, job: Job) -> tuple["DataLoader[Any]", "DataL
     shapes = [training.get_data_info(i) for i in range(len(training))] if experiment.group_by_aspect else None
     portrait = [s["width"] < s["height"] for s in shapes] if shapes else None
     stream = ItemStream(len(training), job.seed, batch_size=experiment.batch_size, groups=portrait)
-    batches: DataLoader[Any] = DataLoader(SeededDataset(training), experiment.batch_size, sampler=stream, drop_last=True, **options)  # type: ignore[arg-type]
-    return batches, DataLoader(test, 1, shuffle=False, **options)  # type: ignore[arg-type]
+    batches: DataLoader[Any] = DataLoader(SeededDataset(training), stream.share, sampler=stream, drop_last=True, **options)  # type: ignore[arg-type]
+    # each image in one process, without padding to equal shares
+    own = range(distributed.rank(), len(test), distributed.world_size())
+    return batches, DataLoader(test, 1, sampler=own, **options)  # type: ignore[arg-type]
 
 
 class JobHook(Hook):
@@ -179,13 +176,15 @@ class JobHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Write what the optimizer does to each parameter, and begin or continue the curve."""
-        optim.write_table(runner.model, runner.optim_wrapper.optimizer, self.job.out / TABLE)
+        if distributed.rank() == 0:
+            optim.write_table(runner.model, runner.optim_wrapper.optimizer, self.job.out / TABLE)
         self.progress = Progress("train", runner.max_iters, done=runner.iter)
         self.curve = LearningCurve(self.state.folder / CURVE, runner.iter, every=CURVE_EVERY, tensorboard=self.job.tensorboard)
 
     def before_train_iter(self, runner: Runner, **_: Any) -> None:
-        """Make drop path, dropout and sampled regions depend on (seed, iteration) alone; loading draws from the same generators."""
-        seed_everything(derive_seed(self.job.seed, "step", runner.iter))
+        """Make drop path, dropout and sampled regions depend on (seed, iteration, process); loading draws from the same generators."""
+        others = (distributed.rank(),) if distributed.rank() else ()
+        seed_everything(derive_seed(self.job.seed, "step", runner.iter, *others))
 
     def after_train_iter(self, runner: Runner, outputs: dict[str, torch.Tensor], **_: Any) -> None:
         """Note an iteration; `outputs` are its losses."""

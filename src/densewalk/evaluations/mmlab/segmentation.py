@@ -7,25 +7,25 @@ from typing import Any
 import torch
 from jaxtyping import Float, Integer
 from mmcv.transforms import BaseTransform
-from mmengine.evaluator import BaseMetric
 from mmengine.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from mmseg.datasets import BaseSegDataset
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
+from densewalk.core import distributed
 from densewalk.data.benchmarks.label_maps import read_labels
 from densewalk.data.benchmarks.label_rules import IGNORE, LabelRule
 from densewalk.evaluations.metrics.segmentation import Confusion
 from densewalk.evaluations.mmlab import images  # noqa: F401  registers the reader of images
 from densewalk.evaluations.mmlab.experiment import PREFIX
+from densewalk.evaluations.mmlab.processes import GatheredMetric
 
 
 @MODELS.register_module()
 class LinearHead(BaseDecodeHead):
     """A 1x1 convolution on the maps (concatenated, with `input_transform: resize_concat`), with or without batch normalization.
 
-    With: DINOv2, https://arxiv.org/abs/2304.07193, section 7.4, which normalizes over all its processes; so does one process with all
-    images. Without: iBOT, https://arxiv.org/abs/2111.07832.
+    With: DINOv2, https://arxiv.org/abs/2304.07193, section 7.4, which normalizes over all its processes, as is done here. Without: iBOT, https://arxiv.org/abs/2111.07832.
     """
 
     def __init__(self, *, batch_norm: bool, **kwargs: Any) -> None:
@@ -104,7 +104,7 @@ class AveragedViews(nn.Module):
 
 
 @METRICS.register_module()
-class SegmentationScore(BaseMetric):
+class SegmentationScore(GatheredMetric):
     """The confusion matrix of the whole test set, in exact counts, and the first few predictions.
 
     mmsegmentation's own metric adds up float32 histograms and rounds to two decimals; otherwise the numbers are the same.
@@ -127,6 +127,13 @@ class SegmentationScore(BaseMetric):
             kept = len(self.results) < self.shown
             self.results.append((sample["img_path"], prediction.cpu().to(torch.uint8)) if kept else None)
 
+    def evaluate(self, size: int) -> dict[str, Any]:
+        """The values for all processes' images."""
+        if counts := distributed.gathered_objects(self.confusion.matrix):
+            self.confusion.matrix = torch.stack(counts).sum(0)
+        return super().evaluate(size)
+
     def compute_metrics(self, results: list[tuple[str, Integer[Tensor, "height width"]] | None]) -> dict[str, Any]:
         """The matrix, rows ground truth, and the kept predictions by image path."""
-        return {"confusion": self.confusion.matrix, "shown": dict(r for r in results if r is not None)}
+        kept = [r for r in results if r is not None]
+        return {"confusion": self.confusion.matrix, "shown": dict(kept[: self.shown])}

@@ -12,8 +12,7 @@ more mirrored; the softmax of the logits, at the image's own size, is averaged o
 https://arxiv.org/abs/2012.15840). Equal sizes are computed once and count as often as they are named.
 
 Deliberate deviations: the learning rate is that of mmsegmentation 0.x, in which the published results were made (decay from
-the first iteration, multiplied by the warm-up; 1.x starts the decay after the warm-up, 1 % more). One process has the whole
-batch, so that batch normalization needs no synchronization. Counts are exact integers. An image whose sides are no multiples
+the first iteration, multiplied by the warm-up; 1.x starts the decay after the warm-up, 1 % more). Counts are exact integers. An image whose sides are no multiples
 of the patch is padded evenly on both ends (DINOv2's rule), for UPerNet too. Arithmetic is bfloat16 on CUDA (fp16 in iBOT).
 """
 
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from densewalk.core import distributed
 from densewalk.data.benchmarks.label_maps import Example, read_image
 from densewalk.data.image_files import read_mask
 from densewalk.evaluations.common.base import Job, Result, training_state
@@ -43,6 +43,8 @@ def evaluate(settings: SegmentationSettings, backbone_path: Path, job: Job) -> R
     from densewalk.evaluations.mmlab.runner import run
 
     found = run(experiment(settings, str(backbone_path), arch, training, validation), job, training_state(settings, backbone_path, job))
+    if distributed.rank() > 0:  # process 0 has the predictions of all, and writes them
+        return Result({}, n=len(validation), unit="images")
     names = class_names(settings)
     write_strip(job.out / "strip.png", settings, validation, found["shown"], names)
     return summarize(found["confusion"], names, len(validation))

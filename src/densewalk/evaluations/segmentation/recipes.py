@@ -156,6 +156,11 @@ class LinearSettings(SegmentationSettings):
         return Work(flops, bfloat16=True)
 
     @property
+    def normalizes_batches(self) -> bool:
+        """As said by `batch_norm`."""
+        return self.batch_norm
+
+    @property
     def head_name(self) -> str:
         """The head and its input."""
         source = {"spread": "4 spread layers", 1: "last layer"}.get(self.layers, f"last {self.layers} layers")
@@ -227,6 +232,11 @@ class UpernetSettings(SegmentationSettings):
         finest, width = (4 * self.crop // 16) ** 2, self.channels or arch.dim
         values = self.batch_size * (kept(arch, self.crop) + finest * 12 * width)
         return Work(flops, kept=values, learnt=parameters(arch) + 9 * width * (8 * width + 4 * arch.dim), bfloat16=True)
+
+    @property
+    def normalizes_batches(self) -> bool:
+        """After every convolution."""
+        return True
 
     def head_flops(self, arch: Architecture) -> float:
         """Operations of the pyramid, UPerNet and the auxiliary head on one crop. The pyramid's strides are 4, 8, 16 and 32."""
