@@ -20,12 +20,14 @@ KEPT_WIDTHS = 16
 class Work:
     """The work of a job or of one of its steps.
 
-    flops: operations on the GPU. kept: values that a backward pass reads, of all samples together. learnt, fixed: parameters with an
+    flops: operations on the GPU. kept: values that a backward pass reads, of all samples together; outside: those of them that are not of
+    a backbone's blocks, which are therefore not computed again with gradient checkpointing. learnt, fixed: parameters with an
     optimizer's state, and without one. bfloat16: it computes in bfloat16 whatever a study says.
     """
 
     flops: float | int
     kept: float | int = 0
+    outside: float | int = 0
     learnt: float | int = 0
     fixed: float | int = 0
     bfloat16: bool = False

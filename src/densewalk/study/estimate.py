@@ -12,18 +12,17 @@ from densewalk.core.errors import UserError
 from densewalk.data.amounts import Amount
 from densewalk.data.benchmarks import sizes
 from densewalk.data.receipts import CuratedReceipt, ImagesReceipt, Receipt, SequencesReceipt, VideoReceipt, read_receipt
+from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.models.architecture import SIZES, Architecture, architecture_named
-from densewalk.models.work import KEPT_WIDTHS, Work, parameters
+from densewalk.models.work import Work, parameters
 from densewalk.study.config import Study
-from densewalk.study.gpus import Gpu
+from densewalk.study.gpus import Gpu, Share, fits, gigabytes, ways_to_fit
 from densewalk.study.runs import TrainedRun
+from densewalk.training.settings import TrainingSettings
 
 UTILIZATION = {"bfloat16": 0.3, "float32": 0.6}  # of a GPU's peak, assumed
-BYTES_OF_VALUE = {"bfloat16": 2.6, "float32": 4.0}  # that the backward pass reads; some stay float32 under autocast
-WITH_OPTIMIZER = 16  # bytes of a learnt parameter: itself, its gradient, two moments of AdamW
 CHECKPOINTS = 2  # that a training keeps
 BITS_OF_PIXEL = 0.2  # of a training copy with its short groups of pictures
-CONTEXT = 1.5e9  # bytes that CUDA and its libraries take on a GPU
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,10 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Job:
-    """Jobs of one kind: run and its seeds, or evaluation of a run. gpu_hours: of all seeds; gigabytes: on one GPU, None where unknown."""
+    """Jobs of one kind: run and its seeds, or evaluation of a run. gpu_hours: of all seeds; gigabytes: on one GPU, None where unknown.
+
+    ways: if that is more than the GPU has, single changes that help, and the gigabytes that are then needed.
+    """
 
     rule: str
     table: str
@@ -49,6 +51,7 @@ class Job:
     flops: float | None
     gpu_hours: float | None
     gigabytes: float | None
+    ways: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass
@@ -176,6 +179,7 @@ def _runs(study: Study, name: str, amounts: _Amounts, found: Estimate) -> Iterat
         return
     step = settings.step_work(arch)
     flops = steps * step.flops
+    share = Share(max(1, gpus), study.execution.parts_of(name), study.execution.gradient_checkpointing)
     yield Job(
         rule,
         "trainings",
@@ -185,16 +189,25 @@ def _runs(study: Study, name: str, amounts: _Amounts, found: Estimate) -> Iterat
         steps,
         flops * len(run.seeds),
         found.gpu_hours(flops, found.precision) * len(run.seeds),
-        _gigabytes(step, found.precision, max(1, gpus), study.execution.parts_of(name), study.execution.gradient_checkpointing, arch),
+        *_memory(step, found.precision, share, arch, settings, found.gpu),
     )
 
 
-def _gigabytes(work: Work, precision: str, gpus: int, parts: int, recomputed: bool, arch: Architecture) -> float:
-    """Memory of one GPU: parameters, and what the backward pass reads of its share of the batch."""
-    kept = work.kept / gpus / parts
-    if recomputed:  # of a block its input alone, and one whole block at a time
-        kept *= 1 / KEPT_WIDTHS + 1 / arch.depth
-    return (CONTEXT + WITH_OPTIMIZER * work.learnt + 4 * work.fixed + BYTES_OF_VALUE[precision] * kept) / 1e9
+def _memory(
+    work: Work, precision: str, share: Share, arch: Architecture, settings: TrainingSettings | EvaluationSettings, gpu: Gpu
+) -> tuple[float, tuple[tuple[str, float], ...]]:
+    """Gigabytes on one GPU, and if it has not so many, what helps."""
+
+    def memory(other: Share) -> float:
+        return gigabytes(work, precision, other, arch)
+
+    def obstacle(parts: int, processes: int) -> str | None:
+        if getattr(settings, "batch_size", 1) % processes:
+            return "unequal shares"
+        return settings.obstacle_to_parts(parts, processes)
+
+    needed = memory(share)
+    return needed, () if fits(needed, gpu) else tuple(ways_to_fit(memory, share, gpu, obstacle))
 
 
 def _evaluations(study: Study, name: str, found: Estimate) -> Iterator[Job]:
@@ -213,8 +226,13 @@ def _evaluations(study: Study, name: str, found: Estimate) -> Iterator[Job]:
             continue
         precision = "bfloat16" if work.bfloat16 else "float32"
         hours = found.gpu_hours(work.flops, precision) * count
-        memory = _gigabytes(work, precision, 1, 1, getattr(settings, "gradient_checkpointing", False), arch) if work.learnt else None
-        yield Job(rule, settings.TABLE, f"{name} of {run}", count, gpus, None, work.flops * count, hours, memory)
+        share = Share(
+            max(1, gpus) if settings.PROCESSES else 1,
+            study.execution.accumulate_evaluations.get(name, 1),
+            getattr(settings, "gradient_checkpointing", False),
+        )
+        memory = _memory(work, precision, share, arch, settings, found.gpu) if work.learnt else (None, ())
+        yield Job(rule, settings.TABLE, f"{name} of {run}", count, gpus, None, work.flops * count, hours, *memory)
 
 
 def _other_jobs(study: Study) -> Iterator[Job]:

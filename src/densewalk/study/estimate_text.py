@@ -9,6 +9,7 @@ from densewalk.results.missing import Output, survey
 from densewalk.results.plan import Plan
 from densewalk.study.config import Study
 from densewalk.study.estimate import CHECKPOINTS, Estimate, Job
+from densewalk.study.gpus import fits, smallest
 
 LARGEST = 8  # jobs that are listed as what dominates
 DATA = "not counted: reading, augmentation, clustering, metrics, optimizers; waiting in a queue"
@@ -80,10 +81,14 @@ def _trainings(found: Estimate) -> str:
             continue
         each = (job.gpu_hours or 0.0) / job.count
         wall = each / max(1, job.gpus)
-        fits = "" if job.gigabytes <= found.gpu.gigabytes else f"more than {found.gpu.gigabytes:g}: gradient_checkpointing, accumulate"
+        least = smallest(job.gigabytes)
+        fits_in = "none" if least is None else f"{least:g} GB"
+        ways = ", or ".join(f"{name} ({_number(memory)} GB)" for name, memory in job.ways)
+        todo = "" if fits(job.gigabytes, found.gpu) else f"too much for {found.gpu.gigabytes:g} GB; fits {ways or 'with smaller batches only'}"
         steps = "" if job.steps is None else str(job.steps)
-        rows.append((job.name, str(job.count), str(job.gpus), steps, _number(each), _number(wall), _number(job.gigabytes), fits))
-    return columns(("learns", "jobs", "GPUs", "steps", "GPU-hours each", "hours", "GB a GPU", ""), rows) if rows else ""
+        rows.append((job.name, str(job.count), str(job.gpus), steps, _number(each), _number(wall), _number(job.gigabytes), fits_in, todo))
+    head = ("learns", "jobs", "GPUs", "steps", "GPU-hours each", "hours", "GB a GPU", "fits a GPU of", "")
+    return columns(head, rows) if rows else ""
 
 
 def _largest(jobs: Sequence[Job], hours: float) -> str:

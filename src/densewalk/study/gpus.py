@@ -1,8 +1,17 @@
-"""GPUs that a plan may be made for, from their makers' data sheets: dense products, without sparsity."""
+"""GPUs that a plan may be made for, from their makers' data sheets: dense products, without sparsity; and what fits into their memory."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from densewalk.core.errors import UserError
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import KEPT_WIDTHS, Work
+
+BYTES_OF_VALUE = {"bfloat16": 2.6, "float32": 4.0}  # that the backward pass reads; some stay float32 under autocast
+WITH_OPTIMIZER = 16  # bytes of a learnt parameter: itself, its gradient, two moments of AdamW
+CONTEXT = 1.5e9  # bytes that CUDA and its libraries take on a GPU
+USABLE = 0.9  # of a GPU's memory: the rest is lost between blocks of different sizes
+MOST_PROCESSES = 16  # that are proposed
 
 
 @dataclass(frozen=True)
@@ -33,3 +42,49 @@ def gpu_named(name: str) -> Gpu:
     if name.lower() not in GPUS:
         raise UserError(f"--gpu {name} is not known", allowed=", ".join(GPUS))
     return GPUS[name.lower()]
+
+
+@dataclass(frozen=True)
+class Share:
+    """How a training's batch is divided, and whether blocks are computed again."""
+
+    processes: int = 1
+    parts: int = 1
+    recomputed: bool = False
+
+
+def gigabytes(work: Work, precision: str, share: Share, arch: Architecture) -> float:
+    """Memory of one GPU: parameters, and what the backward pass reads of one part of a process's share of the batch."""
+    blocks = float(work.kept - work.outside)
+    if share.recomputed:  # of a block its input alone, and one whole block at a time
+        blocks *= 1 / KEPT_WIDTHS + 1 / arch.depth
+    kept = (blocks + work.outside) / share.processes / share.parts
+    return (CONTEXT + WITH_OPTIMIZER * work.learnt + 4 * work.fixed + BYTES_OF_VALUE[precision] * kept) / 1e9
+
+
+def fits(memory: float, gpu: Gpu) -> bool:
+    """True if so many gigabytes can be had on a GPU."""
+    return memory <= USABLE * gpu.gigabytes
+
+
+def smallest(memory: float) -> float | None:
+    """Gigabytes of the smallest listed GPU that has room; None if no GPU has."""
+    return min((gpu.gigabytes for gpu in GPUS.values() if fits(memory, gpu)), default=None)
+
+
+def ways_to_fit(
+    memory: Callable[[Share], float], share: Share, gpu: Gpu, obstacle: Callable[[int, int], str | None]
+) -> Iterator[tuple[str, float]]:
+    """Each single change that makes a training fit into a GPU, with the gigabytes that are left of it.
+
+    Args:
+        obstacle: why the batch cannot be passed in so many parts by so many processes, or None.
+    """
+    candidates = [] if share.recomputed else [[("gradient_checkpointing", replace(share, recomputed=True))]]
+    powers = [2**i for i in range(1, MOST_PROCESSES.bit_length())]
+    parts = [(f"in {n} parts", replace(share, parts=n)) for n in powers if n > share.parts and not obstacle(n, share.processes)]
+    more = [(f"gpu={n}", replace(share, processes=n)) for n in powers if n > share.processes and not obstacle(share.parts, n)]
+    for group in [*candidates, parts, more]:
+        found = next(((name, memory(other)) for name, other in group if fits(memory(other), gpu)), None)
+        if found is not None:
+            yield found

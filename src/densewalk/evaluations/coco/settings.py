@@ -115,9 +115,21 @@ class CocoSettings(PresetSettings):
         forward = [vit(arch, *side) + self.head_flops(*side) for side in sides]
         mean = sum(forward[:-1]) / len(self.short_sides)
         flops = self.total_iterations(training) * self.batch_size * LEARN * mean + validation * forward[-1]
-        short, long = sides[-2]
-        values = self.batch_size * (kept(arch, short, long) + short * long / 16 * 12 * self.channels)
-        return Work(flops, kept=values, learnt=parameters(arch) + 25e6, bfloat16=True)
+        # the largest images, to which a batch is padded
+        short, long = max(self.short_sides), self.long_side
+        heads = self.batch_size * self.head_values(short, long)
+        values = self.batch_size * kept(arch, short, long) + heads
+        return Work(flops, kept=values, outside=heads, learnt=parameters(arch) + 25e6, bfloat16=True)
+
+    def head_values(self, height: int, width: int) -> float:
+        """Values that the backward pass reads of one image's pyramid, proposals and regions, a quarter of which have a mask.
+
+        Measured on fake tensors (benchmarks/memory.py): 6 values for each channel of the finest level, 8 for each of a region's 7 x 7
+        in Cascade's box heads, 7.1 for each of its 14 x 14 in a mask head.
+        """
+        c, stages = self.channels, 3 if self.head == "cascade" else 1
+        box = 49 * (8 if self.head == "cascade" else 1) * c + 1024
+        return height * width / 16 * 6 * c + stages * self.rois_per_image * (box + 196 * 7.1 * c / 4)
 
     @property
     def normalizes_batches(self) -> bool:

@@ -230,8 +230,10 @@ class UpernetSettings(SegmentationSettings):
         forward, tests = vit(arch, self.crop) + self.head_flops(arch), self.test_work(arch) / vit(arch, self.crop)
         flops = self.iterations * self.batch_size * LEARN * forward + self.test_images * tests * forward
         finest, width = (4 * self.crop // 16) ** 2, self.channels or arch.dim
-        values = self.batch_size * (kept(arch, self.crop) + finest * 12 * width)
-        return Work(flops, kept=values, learnt=parameters(arch) + 9 * width * (8 * width + 4 * arch.dim), bfloat16=True)
+        # measured on fake tensors (benchmarks/memory.py): maps of the heads, and two heads' logits at the crop's size in float32
+        heads = self.batch_size * (finest * 13.5 * width + 2 * 1.55 * len(self.rule.values) * self.crop**2)
+        values = self.batch_size * kept(arch, self.crop) + heads
+        return Work(flops, kept=values, outside=heads, learnt=parameters(arch) + 9 * width * (8 * width + 4 * arch.dim), bfloat16=True)
 
     @property
     def normalizes_batches(self) -> bool:
