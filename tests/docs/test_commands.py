@@ -87,6 +87,7 @@ TESTED = {
     "densewalk data coco": "jobs/test_fetch.py::test_every_set_s_own_check_and_folder_lead_to_its_command",
     "densewalk data voc": "jobs/test_fetch.py::test_a_set_is_downloaded_unpacked_and_counted",
     "densewalk train ... --gpus 2": "training/test_launch.py::test_one_node_is_torchrun",
+    "densewalk evaluate ... --gpus 2": "evaluations/test_mmlab_processes.py::test_a_job_in_two_processes_writes_one_record",
     "snakemake --cores 8 all --forcerun $(cat results/stale.txt)": "workflow/test_stale.py::test_only_stale_outputs_are_made_again",
     (
         "densewalk tables --table all --out all.csv --plan results/specs/plan-HASH.json"

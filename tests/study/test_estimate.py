@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from densewalk.__main__ import main
+from densewalk.core.errors import UserError
 from densewalk.data.amounts import Amount
 from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.methods.dora.settings import DoraSettings
@@ -17,7 +18,7 @@ from densewalk.models.architecture import architecture_named
 from densewalk.models.work import vit
 from densewalk.study.config import parse_study
 from densewalk.study.estimate import Assumed, estimate
-from densewalk.study.gpus import GPUS
+from densewalk.study.gpus import GPUS, smallest
 from densewalk.study.registry import evaluations
 from tests.fixtures.studies import REPOSITORY, TINY, write_study
 
@@ -124,3 +125,41 @@ def test_the_command_needs_no_torch_and_little_time(tmp_path):
 def test_an_unknown_gpu_is_one_line(capsys, caplog):
     assert main(["plan", str(REPOSITORY / "config.yaml"), "--gpu", "gtx"]) == 2
     assert "--gpu gtx is not known; allowed: v100" in caplog.text + capsys.readouterr().err
+
+
+def evaluated(gpu, *, head="cascade", protocol="coco", **execution):
+    """The job of an evaluation that trains, of a study with one baseline."""
+    study = copy.deepcopy(TINY)
+    study["runs"] = {"start": {"method": "none", "init": "random", "arch": "vit_small_patch16"}}
+    data = {"coco": {"root": "d", "dataset": "COCO", "head": head}, "ade20k_upernet": {"root": "d", "dataset": "ADE20K"}}[protocol]
+    study["evaluations"] = {"heads": {"protocol": protocol, "settings": data}}
+    study["execution"] = execution
+    found = estimate(parse_study(study), GPUS[gpu], Path("results"), Assumed())
+    (job,) = [job for job in found.jobs if job.rule == f"evaluate_{protocol}"]
+    return job
+
+
+def test_a_plan_says_what_helps_where_a_detector_does_not_fit():
+    """Published: 32 images of up to 800 x 1333 px; an audit on fake tensors estimates 65 to 95 GB with what is lost between blocks."""
+    assert 55 < evaluated("a100").gigabytes < 72
+    assert evaluated("a100").ways == ()
+    ways = dict(evaluated("a6000").ways)
+    assert ways.keys() == {"gradient_checkpointing", "gpu=2"}, "parts would change batch normalization"
+    assert all(memory < 0.9 * 48 for memory in ways.values())
+    assert dict(evaluated("rtx3090").ways).keys() == {"gpu=4"}
+    plain = dict(evaluated("rtx3090", head="maskrcnn").ways)
+    assert plain.keys() == {"in 4 parts", "gpu=4"}
+    assert evaluated("rtx3090", head="maskrcnn", accumulate_evaluations={"heads": 4}).gigabytes == pytest.approx(plain["in 4 parts"])
+
+
+def test_the_smallest_gpu_that_has_room_is_named():
+    assert [smallest(memory) for memory in (21.0, 22.0, 60.0, 130.0, 500.0)] == [24, 32, 80, 192, None]
+
+
+def test_parts_of_an_evaluation_are_refused_where_they_change_it():
+    with pytest.raises(
+        UserError, match=r"execution.accumulate_evaluations: evaluation 'heads': batch normalization looks across the batch"
+    ):
+        evaluated("a100", accumulate_evaluations={"heads": 2})
+    with pytest.raises(UserError, match=r"execution.accumulate_evaluations: no such evaluation: head; allowed: heads"):
+        evaluated("a100", head="maskrcnn", accumulate_evaluations={"head": 2})

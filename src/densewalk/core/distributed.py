@@ -72,7 +72,7 @@ def gathered_objects(x: Any) -> list[Any]:
         return [x]
     group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
     parts = [None] * world_size() if rank() == 0 else None
-    dist.gather_object(x, parts, group=group)
+    dist.gather_object(x, parts, group=group)  # type: ignore[arg-type]
     return parts or []
 
 

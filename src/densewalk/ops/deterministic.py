@@ -28,14 +28,15 @@ def deterministic_kernels(asked: bool | None, device: torch.device) -> Iterator[
     """
     on = is_deterministic(asked, device)
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn, fill = torch.backends.cudnn.deterministic, deterministic.fill_uninitialized_memory
+    cudnn, fill = torch.backends.cudnn.deterministic, deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     if on and device.type == "cuda":
         os.environ.setdefault(*CUBLAS)
     torch.use_deterministic_algorithms(on, warn_only=True)
     torch.backends.cudnn.deterministic = on
-    deterministic.fill_uninitialized_memory = False  # it would write every new tensor once more
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it would write every new tensor once more
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.deterministic, deterministic.fill_uninitialized_memory = cudnn, fill
+        torch.backends.cudnn.deterministic = cudnn
+        deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

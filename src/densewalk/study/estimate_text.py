@@ -84,7 +84,8 @@ def _trainings(found: Estimate) -> str:
         least = smallest(job.gigabytes)
         fits_in = "none" if least is None else f"{least:g} GB"
         ways = ", or ".join(f"{name} ({_number(memory)} GB)" for name, memory in job.ways)
-        todo = "" if fits(job.gigabytes, found.gpu) else f"too much for {found.gpu.gigabytes:g} GB; fits {ways or 'with smaller batches only'}"
+        advice = f"too much for {found.gpu.gigabytes:g} GB; fits {ways or 'with a smaller batch only'}"
+        todo = "" if fits(job.gigabytes, found.gpu) else advice
         steps = "" if job.steps is None else str(job.steps)
         rows.append((job.name, str(job.count), str(job.gpus), steps, _number(each), _number(wall), _number(job.gigabytes), fits_in, todo))
     head = ("learns", "jobs", "GPUs", "steps", "GPU-hours each", "hours", "GB a GPU", "fits a GPU of", "")

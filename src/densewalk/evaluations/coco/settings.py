@@ -124,12 +124,12 @@ class CocoSettings(PresetSettings):
     def head_values(self, height: int, width: int) -> float:
         """Values that the backward pass reads of one image's pyramid, proposals and regions, a quarter of which have a mask.
 
-        Measured on fake tensors (benchmarks/memory.py): 6 values for each channel of the finest level, 8 for each of a region's 7 x 7
-        in Cascade's box heads, 7.1 for each of its 14 x 14 in a mask head.
+        Measured on fake tensors (tests/evaluations/test_mmlab_cuda.py): for each channel and position of the finest level 6 values, with
+        the simple pyramid's norms 9; for each of a region's 7 x 7 in Cascade's box heads 8, for each of its 14 x 14 in a mask head 7.1.
         """
-        c, stages = self.channels, 3 if self.head == "cascade" else 1
-        box = 49 * (8 if self.head == "cascade" else 1) * c + 1024
-        return height * width / 16 * 6 * c + stages * self.rois_per_image * (box + 196 * 7.1 * c / 4)
+        c, cascade = self.channels, self.head == "cascade"
+        stages, level, box = (3, 6, 49 * 8 * c) if cascade else (1, 9, 49 * c)
+        return height * width / 16 * level * c + stages * self.rois_per_image * (box + 196 * 7.1 * c / 4)
 
     @property
     def normalizes_batches(self) -> bool:

@@ -51,7 +51,9 @@ class ItemStream(Sampler[Item]):
     def __init__(self, length: int, seed: int, *, batch_size: int = 1, groups: Sequence[bool] | None = None) -> None:
         world = distributed.world_size()
         if batch_size % world:
-            raise UserError(f"batch_size {batch_size} cannot be shared evenly by {world} processes", todo="use a number of GPUs that divides it")
+            raise UserError(
+                f"batch_size {batch_size} cannot be shared evenly by {world} processes", todo="use a number of GPUs that divides it"
+            )
         if length == 0:
             raise ValueError("no training image is left: of COCO's, those below 32 px and those without an object do not count")
         self.length, self.seed, self.batch_size, self.groups = length, seed, batch_size, groups

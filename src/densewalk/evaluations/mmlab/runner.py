@@ -124,7 +124,9 @@ class StatefulRunner(Runner):
         content = self.state.newest(map_location=self.device)
         steps = distributed.gathered(torch.tensor(content["step"] if content else 0, device=self.device))
         if (steps != steps[0]).any():
-            raise UserError(f"the processes find checkpoints of different steps {steps.tolist()} in {self.state.folder}", todo="start again")
+            raise UserError(
+                f"the processes find checkpoints of different steps {steps.tolist()} in {self.state.folder}", todo="start again"
+            )
         if content is None:
             return
         self.model.load_state_dict(content["model"])

@@ -12,8 +12,9 @@ more mirrored; the softmax of the logits, at the image's own size, is averaged o
 https://arxiv.org/abs/2012.15840). Equal sizes are computed once and count as often as they are named.
 
 Deliberate deviations: the learning rate is that of mmsegmentation 0.x, in which the published results were made (decay from
-the first iteration, multiplied by the warm-up; 1.x starts the decay after the warm-up, 1 % more). Counts are exact integers. An image whose sides are no multiples
-of the patch is padded evenly on both ends (DINOv2's rule), for UPerNet too. Arithmetic is bfloat16 on CUDA (fp16 in iBOT).
+the first iteration, multiplied by the warm-up; 1.x starts the decay after the warm-up, 1 % more). Counts are exact
+integers. An image whose sides are no multiples of the patch is padded evenly on both ends (DINOv2's rule), for UPerNet too.
+Arithmetic is bfloat16 on CUDA (fp16 in iBOT).
 """
 
 import math

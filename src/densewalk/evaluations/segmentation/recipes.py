@@ -230,7 +230,7 @@ class UpernetSettings(SegmentationSettings):
         forward, tests = vit(arch, self.crop) + self.head_flops(arch), self.test_work(arch) / vit(arch, self.crop)
         flops = self.iterations * self.batch_size * LEARN * forward + self.test_images * tests * forward
         finest, width = (4 * self.crop // 16) ** 2, self.channels or arch.dim
-        # measured on fake tensors (benchmarks/memory.py): maps of the heads, and two heads' logits at the crop's size in float32
+        # measured on fake tensors (tests/evaluations/test_mmlab_cuda.py): maps of the heads, and the logits of both at the crop's size
         heads = self.batch_size * (finest * 13.5 * width + 2 * 1.55 * len(self.rule.values) * self.crop**2)
         values = self.batch_size * kept(arch, self.crop) + heads
         return Work(flops, kept=values, outside=heads, learnt=parameters(arch) + 9 * width * (8 * width + 4 * arch.dim), bfloat16=True)
