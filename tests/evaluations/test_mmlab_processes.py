@@ -146,7 +146,7 @@ def test_only_what_is_trained_on_batches_becomes_processes(place, monkeypatch):
     became = []
     monkeypatch.chdir(place)
     monkeypatch.setattr(launch, "become_processes", lambda *arguments: became.append(arguments))
-    monkeypatch.setattr(evaluate_job, "evaluate", lambda *_: None)
+    monkeypatch.setattr(evaluate_job, "evaluate", lambda *_, **__: None)
     given = ["--backbone", "b", "--state", "s", "--out", "o", "--gpus", "3", "--threads", "8", "--spec"]
     args = parser().parse_args(["evaluate", *given, "spec.json"])
     args.execution = Execution(device="cpu")
