@@ -26,6 +26,7 @@ from densewalk.jobs.inputs import initial_backbone, read_data
 from densewalk.models.backbone import Backbone
 from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.export import export_backbone, write_card
+from densewalk.ops.deterministic import deterministic_kernels
 from densewalk.results.records import FileRecord, InputContents, MadeRun, RunRecord, TrainingRecord
 from densewalk.study.registry import method_class
 from densewalk.study.specs import RunSpec
@@ -149,16 +150,17 @@ def train(
         if isinstance(part, Backbone):
             part.gradient_checkpointing = execution.gradient_checkpointing
             part.run_blocks = compiled or part.run_blocks
-    trained = loop.train(
-        method,
-        data,
-        batch_size=settings.batch_size,
-        seed=spec.seed,
-        state=state,
-        execution=execution,
-        device=device,
-        parts=parts,
-    )
+    with deterministic_kernels(execution.deterministic, device):
+        trained = loop.train(
+            method,
+            data,
+            batch_size=settings.batch_size,
+            seed=spec.seed,
+            state=state,
+            execution=execution,
+            device=device,
+            parts=parts,
+        )
     return method, data, trained
 
 

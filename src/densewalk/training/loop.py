@@ -21,7 +21,6 @@ from densewalk.core.hashing import derive_seed
 from densewalk.core.machine import usable_workers
 from densewalk.core.progress import Progress
 from densewalk.ops.cpu.memory import trim_heap
-from densewalk.ops.deterministic import deterministic_kernels
 from densewalk.training.cost import Cost, Meter
 from densewalk.training.execution import Execution
 from densewalk.training.learning_curve import LearningCurve, require_finite_loss
@@ -81,7 +80,7 @@ def train(
     saved = time.monotonic()
     curve = LearningCurve(state.folder / "metrics.jsonl", done, every=execution.metrics_every, tensorboard=execution.tensorboard)
 
-    with deterministic_kernels(execution.deterministic, device), stop_signals() as stop, closing(curve):
+    with stop_signals() as stop, closing(curve):
         for step, batch in enumerate(loader, start=done):
             loss, logs = one_step(method, optimizer, split(batch, parts), step, seed, execution, device)
             curve.add(step, loss, logs, optimizer)
