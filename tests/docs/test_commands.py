@@ -88,6 +88,7 @@ TESTED = {
     "densewalk data voc": "jobs/test_fetch.py::test_a_set_is_downloaded_unpacked_and_counted",
     "densewalk train ... --gpus 2": "training/test_launch.py::test_one_node_is_torchrun",
     "densewalk evaluate ... --gpus 2": "evaluations/test_mmlab_processes.py::test_a_job_in_two_processes_writes_one_record",
+    "densewalk evaluate ... --gpus 4": "jobs/test_evaluate_processes.py::test_the_command_starts_two_processes_whose_result_is_that_of_one",
     "snakemake --cores 8 all --forcerun $(cat results/stale.txt)": "workflow/test_stale.py::test_only_stale_outputs_are_made_again",
     (
         "densewalk tables --table all --out all.csv --plan results/specs/plan-HASH.json"

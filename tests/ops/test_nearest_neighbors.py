@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from densewalk.ops.nearest_neighbors import largest, nearest
+from densewalk.ops import nearest_neighbors
+from densewalk.ops.nearest_neighbors import largest, merge, nearest
 
 
 @pytest.mark.parametrize("columns", [5, 30, 64, 1000, 1023, 1024, 4097])
@@ -25,3 +26,31 @@ def test_nearest_equals_sorting(entries):
     order = (queries[::50] @ memory.T).argsort(dim=1, descending=True)[:, :30]
     torch.testing.assert_close(values[::50], (queries[::50] @ memory.T).gather(1, order))
     assert (index[::50] == order).float().mean() > 0.999  # a tie in float32 may fall either way
+
+
+@pytest.mark.parametrize("columns", [6, 40, 1000, 4097])
+@pytest.mark.parametrize("k", [1, 7, 30])
+def test_of_equal_values_the_first_columns_are_taken(columns, k):
+    x = torch.randint(9, (20, columns), generator=torch.Generator().manual_seed(columns)).float()
+    x[0] = 3
+    values, index = largest(x, k)
+    for row, own_values, own_index in zip(x.tolist(), values.tolist(), index.tolist(), strict=True):
+        expected = sorted(range(columns), key=lambda j, row=row: -row[j])[:k]
+        assert own_index == expected
+        assert own_values == [row[j] for j in expected]
+
+
+@pytest.mark.parametrize("sizes", [(64, 64, 22), (64, 86), (0, 128, 0, 22)])
+def test_parts_of_a_memory_merged_equal_one_search_also_where_similarities_are_equal(monkeypatch, sizes):
+    monkeypatch.setattr(nearest_neighbors, "TILE", 64)
+    rng = torch.Generator().manual_seed(0)
+    memory = torch.randint(-1, 2, (150, 3), generator=rng).float()  # 27 different entries
+    queries = torch.randint(-1, 2, (40, 3), generator=rng).float()
+    whole = nearest(memory, queries, 30)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    parts = [nearest(part, queries, 30) for part in memory.split(sizes)]
+    merged = merge([(values, index + start) for (values, index), start in zip(parts, starts, strict=True)], 30)
+    assert torch.equal(merged[0], whole[0])
+    assert torch.equal(merged[1], whole[1])
+    for q, own in zip(queries, whole[1].tolist(), strict=True):
+        assert own == sorted(range(150), key=lambda j, q=q: -float(q @ memory[j]))[:30]

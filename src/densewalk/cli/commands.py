@@ -209,14 +209,16 @@ def train(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Evaluate one backbone by one protocol; what is trained on batches, in as many processes as asked for."""
+    """Evaluate one backbone by one protocol, in as many processes as asked for where they can share the work."""
+    from densewalk.core.progress import log
     from densewalk.study.specs import EvaluationSpec, read_spec
     from densewalk.training.launch import become_processes, claim_gpus
 
-    spec = read_spec(args.spec, EvaluationSpec)
-    processes = claim_gpus(args.gpus, args.execution.device)
-    if spec.settings.PROCESSES:
-        become_processes(processes, 1, args.threads or 1)
+    spec, gpus = read_spec(args.spec, EvaluationSpec), args.gpus
+    if gpus > 1 and not spec.settings.PROCESSES:
+        log.info("%s runs in one process instead of %d: several cannot share its work", spec.protocol, gpus)
+        gpus = 1
+    become_processes(claim_gpus(gpus, args.execution.device), 1, args.threads or 1)
 
     from densewalk.data.storage.staging import staging
     from densewalk.jobs.evaluate import evaluate as evaluate_backbone

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -23,14 +24,17 @@ def world_size() -> int:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started (nccl on CUDA, gloo elsewhere) inside the block."""
+def process_group(device: torch.device, *, patience: timedelta | None = None) -> Iterator[None]:
+    """Join the processes that torchrun started inside the block: nccl for tensors on CUDA, gloo for all others.
+
+    patience: how long a process waits for the others before it fails; None: as torch has it.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=patience)
     try:
         yield
     finally:
@@ -66,19 +70,72 @@ def gathered(x: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
-def gathered_objects(x: Any) -> list[Any]:
-    """What each process gives, of any kind, in process 0; nothing in the others. It goes from CPU to CPU, whatever the GPUs do."""
-    if world_size() == 1:
-        return [x]
-    group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
-    parts = [None] * world_size() if rank() == 0 else None
-    dist.gather_object(x, parts, group=group)  # type: ignore[arg-type]
-    return parts or []
+def local_part(x: Tensor) -> Tensor:
+    """What this process holds of a sharded tensor (training/processes/sharding.py); any other as it is."""
+    return x.to_local() if hasattr(x, "to_local") else x
+
+
+def norms(tensors: list[Tensor]) -> list[Tensor]:
+    """The 2-norm of each; all processes must call it with the same ones, which may be sharded."""
+    if not any(hasattr(x, "to_local") for x in tensors):
+        return list(torch._foreach_norm(tensors))
+    return [torch.linalg.vector_norm(x).full_tensor() if hasattr(x, "to_local") else x.norm() for x in tensors]
+
+
+@torch.no_grad()
+def clip_together(params: Iterable[nn.Parameter], most: float) -> None:
+    """Scale all gradients by one factor if the norm of all together exceeds `most`; all processes must call it."""
+    learned = [p for p in params if p.grad is not None]
+    gradients = [p.grad for p in learned if p.grad is not None]
+    if not any(hasattr(x, "to_local") for x in gradients):
+        nn.utils.clip_grad_norm_(learned, most, foreach=True)
+        return
+    factor = (most / (torch.stack(norms(gradients)).norm() + 1e-6)).clamp(max=1)
+    torch._foreach_mul_([local_part(x) for x in gradients], factor)
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
     """True in all processes if the flag is set in at least one."""
     return bool(gathered(torch.tensor(float(flag), device=device)).any()) if world_size() > 1 else flag
+
+
+def all_objects(x: Any) -> list[Any]:
+    """The `x` of all processes, in their order; for what is small."""
+    if world_size() == 1:
+        return [x]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, x)
+    return found
+
+
+def gathered_objects(x: Any) -> list[Any]:
+    """The `x` of all processes, in their order, in process 0; nothing in the others."""
+    if world_size() == 1:
+        return [x]
+    found: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(x, found)
+    return found or []
+
+
+@torch.no_grad()
+def all_sum(x: Tensor) -> Tensor:
+    """Sum of `x` over the processes; all must call it with the same shape."""
+    if world_size() == 1:
+        return x
+    x = x.detach().clone()
+    dist.all_reduce(x)
+    return x
+
+
+@torch.no_grad()
+def gathered_rows(x: Tensor) -> list[Tensor]:
+    """The `x` [rows, *rest] of all processes, in their order, each with rows of its own number; all must have one `rest`."""
+    if world_size() == 1:
+        return [x]
+    counts = gathered(torch.tensor(len(x), device=x.device)).tolist()
+    padded = x.new_zeros(max(counts), *x.shape[1:])
+    padded[: len(x)] = x
+    return [part[:count] for part, count in zip(gathered(padded), counts, strict=True)]
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ results/{run}/s{seed}/{evaluation}.json, {evaluation}/...
 import math
 from collections.abc import Collection, Iterable
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from densewalk.training.execution import Execution
 from densewalk.training.progress_files import newest_seal
 from densewalk.training.state import State
 from densewalk.training.tensorboard import require_tensorboard
+
+PATIENCE = timedelta(days=1)  # one process clusters or searches on the CPU while the others wait; one that ends is noticed at once
 
 
 def evaluate(
@@ -52,7 +55,7 @@ def evaluate(
     device, sha256 = distributed.local_device(execution.device), file_sha256(backbone)
     made_by, data = provenance.current(), fingerprint(spec.settings.data_paths)
     uses = {"read": {*read, *keep, *again}, "keep": {*keep, *again}}
-    with distributed.process_group(device):
+    with distributed.process_group(device, patience=PATIENCE):
         first, held = distributed.rank() == 0, State(state, {"backbone": sha256})
         with held if first else nullcontext(), metered(state / "cost.json", device) as meter:
             job = Job(

@@ -161,7 +161,7 @@ def train(
             device=device,
             parts=parts,
         )
-    return method, data, trained
+    return trained.method, data, trained
 
 
 def draw_images(method: Method, data: "Dataset[Any]", folder: Path) -> None:

@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from densewalk.core.distributed import local_part
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -21,4 +23,4 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
     sources: list[Tensor] = list(student.parameters())
     if len(targets) != len(sources):
         raise ValueError(f"teacher has {len(targets)} parameters, student {len(sources)}: they must be the same network")
-    torch._foreach_lerp_(targets, sources, 1 - momentum)
+    torch._foreach_lerp_([*map(local_part, targets)], [*map(local_part, sources)], 1 - momentum)

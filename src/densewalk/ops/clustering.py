@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Float64, Int, Shaped
 from sklearn.cluster import KMeans, kmeans_plusplus
 from torch import Tensor
 from torch.nn import functional as F
 
 POINTS = 256  # per cluster, that k-means uses (faiss's rule)
+Sums = tuple[int, Float64[Tensor, " dim"], Float64[Tensor, "dim dim"]]  # number, sum, and sum of the products of points less the origin
 
 
 class PrincipalComponents:
@@ -27,14 +28,26 @@ class PrincipalComponents:
 
     def add(self, x: Float[Tensor, "points dim"]) -> None:
         """Add points."""
-        x = x.double()
         if not self.count:
-            self.origin = x.mean(dim=0)  # keeps the sums small: less cancels below
-            self.sum, self.products = torch.zeros_like(self.origin), torch.zeros_like(x.T @ x)
-        x = x - self.origin
-        self.count += len(x)
-        self.sum += x.sum(dim=0)
-        self.products += x.T @ x
+            self.begin(x.double().mean(dim=0))
+        self.add_sums(self.sums_of(x))
+
+    def begin(self, origin: Float64[Tensor, " dim"]) -> None:
+        """Choose the origin: a point among the points keeps the sums small, so that less cancels in `project`."""
+        self.origin = origin
+        self.sum, self.products = torch.zeros_like(origin), torch.outer(origin, origin).zero_()
+
+    def sums_of(self, x: Float[Tensor, "points dim"]) -> Sums:
+        """The sums over some points, which another process may add to its own."""
+        x = x.double() - self.origin
+        return len(x), x.sum(dim=0), x.T @ x
+
+    def add_sums(self, sums: Sums) -> None:
+        """Add points by their sums; the order decides about the last bits."""
+        count, total, products = sums
+        self.count += count
+        self.sum += total
+        self.products += products
 
     def project(self, x: Float[Tensor, "*points dim"], components: int) -> Float[Tensor, "*points kept"]:
         """The points' first `components` coordinates; dimensions without variance are ignored."""

@@ -1,7 +1,11 @@
 """Exact nearest neighbors of many vectors among many others, in little memory.
 
 similarity, index = nearest(memory, queries, k=30)        # by inner product: the cosine if both are normalized
+
+The memory may be spread over several processes: `nearest` in each part, then `merge`.
 """
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -10,12 +14,11 @@ from torch import Tensor
 from densewalk.ops.cpu.linear import linear
 
 BLOCK, TILE = 1_024, 16_384  # queries and memory entries at once: 64 MiB of similarities
+Found = tuple[Float[Tensor, "queries k"], Int[Tensor, "queries k"]]
 
 
-def nearest(
-    memory: Float[Tensor, "entries dim"], queries: Float[Tensor, "queries dim"], k: int
-) -> tuple[Float[Tensor, "queries k"], Int[Tensor, "queries k"]]:
-    """The `k` largest inner products of each query, descending, and their memory entries.
+def nearest(memory: Float[Tensor, "entries dim"], queries: Float[Tensor, "queries dim"], k: int) -> Found:
+    """The `k` largest inner products of each query, descending, and their memory entries; of equal ones the earlier entry comes first.
 
     for q in queries:
         best = sorted(range(len(memory)), key=lambda j: -q @ memory[j])[:k]
@@ -24,23 +27,49 @@ def nearest(
     return torch.cat([values for values, _ in blocks]), torch.cat([index for _, index in blocks])
 
 
-def _nearest_of_block(memory: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    values = queries.new_empty(len(queries), 0)
-    index = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+def _nearest_of_block(memory: Tensor, queries: Tensor, k: int) -> Found:
+    found = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     for start in range(0, len(memory), TILE):
-        tile_values, tile_index = largest(linear(queries, memory[start : start + TILE]), k)
-        values, index = torch.cat([values, tile_values], 1), torch.cat([index, tile_index + start], 1)
-        values, order = values.topk(min(k, values.shape[1]))
-        index = index.gather(1, order)
-    return values, index
+        values, index = largest(linear(queries, memory[start : start + TILE]), k)
+        found = merge([found, (values, index + start)], k)
+    return found
+
+
+def merge(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> Found:
+    """The nearest in all parts of a memory, from the nearest in each; the parts come in the order of their entries.
+
+    Similarities are compared, nothing is computed: the result is exactly that of one search, equal similarities included.
+    """
+    values, order = torch.cat([values for values, _ in parts], 1).sort(dim=1, descending=True, stable=True)
+    index = torch.cat([index for _, index in parts], 1)
+    return values[:, :k], index.gather(1, order[:, :k])
 
 
 def largest(x: Float[Tensor, "rows columns"], k: int, group: int = 32) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
-    """`x.topk(k)` for long rows: sorts only the k groups of columns with the largest maxima."""
+    """The k largest of each long row, descending, and their columns; of equal ones the first columns, which `topk` does not promise.
+
+    Sorts only the groups of columns with the largest maxima. One value more than k is looked at: where it equals the last one, some of
+    the values equal to it may not have been among those that were sorted.
+    """
     columns = x.shape[1]
-    groups = columns // group
+    if columns <= k:
+        values, index = x.sort(dim=1, descending=True, stable=True)
+        return values, index
+    values, index = _topk(x, k + 1, group)
+    tied = (values[:, 1:] == values[:, :-1]).any(1).nonzero()[:, 0]
+    values, index = values[:, :k], index[:, :k]
+    if len(tied):
+        first = _first_of_equal(x[tied], values[tied, k - 1 :], k)
+        _, order = x[tied].gather(1, first).sort(dim=1, descending=True, stable=True)  # the values stay as they are
+        index[tied] = first.gather(1, order)
+    return values, index
+
+
+def _topk(x: Tensor, k: int, group: int) -> tuple[Tensor, Tensor]:
+    """`x.topk(k)` but for the choice among equal values."""
+    groups = x.shape[1] // group
     if groups <= k:
-        values, index = x.topk(min(k, columns))
+        values, index = x.topk(k)
         return values, index
     head = x[:, : groups * group].unflatten(1, (groups, group))
     best = head.amax(2).topk(k).indices
@@ -48,3 +77,10 @@ def largest(x: Float[Tensor, "rows columns"], k: int, group: int = 32) -> tuple[
     values, order = torch.cat([inside, x[:, groups * group :]], 1).topk(k)
     in_head = best.gather(1, (order // group).clamp(max=k - 1)) * group + order % group
     return values, torch.where(order < k * group, in_head, order - k * group + groups * group)
+
+
+def _first_of_equal(x: Tensor, last: Float[Tensor, "rows 1"], k: int) -> Int[Tensor, "rows k"]:
+    """Ascending columns of the k largest values of each row: those above `last`, the k-th, and the first ones of those equal to it."""
+    above, equal = x > last, x == last
+    chosen = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
+    return chosen.nonzero()[:, 1].view(len(x), k)

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Settings
@@ -41,6 +41,9 @@ class Execution(Settings):
     deterministic: bool | None = None
     """Deterministic kernels while something is trained. By default on a CPU, where a resumed training equals an uninterrupted one bit for
     bit, and not on a GPU, where torch then replaces bilinear upsampling by something slow that needs many times the memory."""
+    shard: bool = False
+    """Each training process holds a part of the blocks' weights, gradients and optimizer states (FSDP2), of students and teachers: for
+    ViT-L and larger networks. Checkpoints are those of an unsharded training. Not together with `compile`."""
     compile: bool = False
     """Compile the backbones' blocks with torch.compile. Where that fails, a line in the log says so and they run as they are."""
     checkpoint_minutes: float = Field(default=10.0, ge=0)
@@ -57,6 +60,13 @@ class Execution(Settings):
     they lie. null copies nothing."""
     cache_gib: float = Field(default=20.0, ge=0)
     """Size that the folder of shared features may have (results/cache, or $DENSEWALK_CACHE); 0 keeps none."""
+
+    @model_validator(mode="after")
+    def sharded_blocks_are_not_compiled(self) -> Self:
+        """Refuse `shard` together with `compile`."""
+        if self.shard and self.compile:
+            raise ValueError("shard and compile cannot be combined; set one of them to false")
+        return self
 
     def parts_of(self, run: str) -> int:
         """In how many parts a training process of this run passes its share of the batch."""

@@ -6,12 +6,12 @@ step, and gives bit for bit what an uninterrupted training gives.
 
 import logging
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torch.utils.data import DataLoader, Dataset
 
@@ -26,6 +26,16 @@ from densewalk.training.execution import Execution
 from densewalk.training.learning_curve import LearningCurve, require_finite_loss
 from densewalk.training.method import Method
 from densewalk.training.optimizer import load_state_without_schedules, make_optimizer, set_schedules, state_without_schedules
+from densewalk.training.processes.gradients import GradientAverager
+from densewalk.training.processes.sharding import (
+    fill,
+    give_gradients,
+    load_whole_state,
+    optimizer_state_here,
+    shard,
+    whole_optimizer_state,
+    whole_state,
+)
 from densewalk.training.sampler import StepSampler
 from densewalk.training.signals import leave_signals_to_parent, stop_signals
 from densewalk.training.state import State
@@ -35,8 +45,9 @@ log = logging.getLogger("densewalk")
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: steps, samples seen, the cost of this and all earlier attempts."""
+    """A finished training: the method, whole; steps, samples seen, the cost of this and all earlier attempts."""
 
+    method: Method
     steps: int
     samples: int
     cost: Cost
@@ -66,7 +77,10 @@ def train(
     """
     meter = Meter(state.folder / "cost.json", device)
     method.to(device).train()
+    plain = shard(method, device) if execution.shard and distributed.world_size() > 1 else None
     optimizer = make_optimizer(method)
+    # FSDP2 sends within the backward pass, too: the order of both would depend on the pass
+    averager = GradientAverager(learned_parameters(method, optimizer), during_backward=plain is None)
     done = resume(method, optimizer, state, device)
     sampler = StepSampler(len(data), batch_size, seed, done, method.total_steps)  # type: ignore[arg-type]
     loader = DataLoader(
@@ -82,7 +96,7 @@ def train(
 
     with stop_signals() as stop, closing(curve):
         for step, batch in enumerate(loader, start=done):
-            loss, logs = one_step(method, optimizer, split(batch, parts), step, seed, execution, device)
+            loss, logs = one_step(method, optimizer, split(batch, parts), step, seed, execution, device, averager)
             curve.add(step, loss, logs, optimizer)
             progress.advance(f"loss {curve.latest_loss:.4f}")
             stopping = distributed.any_process(stop.requested, device)
@@ -97,30 +111,44 @@ def train(
                     f"stopped by a signal after step {step + 1} of {method.total_steps}; the state is saved in {state.folder}"
                 )
     progress.close()
-    return Trained(method.total_steps, method.total_steps * batch_size, meter.keep())
+    return Trained(fill(plain, method) if plain else method, method.total_steps, method.total_steps * batch_size, meter.keep())
 
 
 def one_step(
-    method: Method, optimizer: torch.optim.Optimizer, parts: list[Any], step: int, seed: int, execution: Execution, device: torch.device
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    parts: list[Any],
+    step: int,
+    seed: int,
+    execution: Execution,
+    device: torch.device,
+    averager: GradientAverager | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Schedules, loss, gradients averaged over parts of the batch and processes, update."""
+    """Schedules, loss, gradients averaged over parts of the batch and processes (by `averager`, if there are several), update."""
     set_schedules(optimizer, step)
     # stochastic depth may differ between parts and processes; the method's own draws are for the whole batch and must not
     torch.manual_seed(derive_seed(seed, "step", step, distributed.rank()))
     optimizer.zero_grad(set_to_none=True)
     results = []
-    for part in parts:
+    for number, part in enumerate(parts, start=1):
         generator = torch.Generator(device=device).manual_seed(derive_seed(seed, "draws", step))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=execution.precision == "bfloat16"):
             loss, logs = method.step(tree_map_only(Tensor, lambda x: x.to(device, non_blocking=True), part), step, generator)
         trim_heap(device)  # a step needs the most memory here
-        (loss / len(parts)).backward()
+        with averager if averager and number == len(parts) else nullcontext():
+            (loss / len(parts)).backward()
         results.append((loss.detach(), logs))
-    distributed.average_gradients(p for group in optimizer.param_groups for p in group["params"])
     method.after_backward(step)
+    give_gradients(optimizer)
     optimizer.step()
     method.after_update(step)
     return mean_of([loss for loss, _ in results]), {name: mean_of([logs[name] for _, logs in results]) for name in results[0][1]}
+
+
+def learned_parameters(method: Method, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The optimizer's parameters in the order of the network."""
+    learned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [p for p in method.parameters() if id(p) in learned]
 
 
 def mean_of(scalars: list[Tensor]) -> Tensor:
@@ -141,8 +169,13 @@ def split(batch: Any, parts: int) -> list[Any]:
 
 def save(method: Method, optimizer: torch.optim.Optimizer, state: State, step: int) -> None:
     """Write the state after `step` steps; process 0 does."""
+    content = {
+        "step": step,
+        "method": whole_state(method),
+        "optimizer": whole_optimizer_state(optimizer, state_without_schedules(optimizer)),
+    }
     if distributed.rank() == 0:
-        state.save(step, {"step": step, "method": method.state_dict(), "optimizer": state_without_schedules(optimizer)})
+        state.save(step, content)
 
 
 def resume(method: Method, optimizer: torch.optim.Optimizer, state: State, device: torch.device) -> int:
@@ -150,7 +183,7 @@ def resume(method: Method, optimizer: torch.optim.Optimizer, state: State, devic
     content = state.newest(map_location=device)
     if content is None:
         return 0
-    method.load_state_dict(content["method"])
-    load_state_without_schedules(optimizer, content["optimizer"])
+    load_whole_state(method, content["method"])
+    load_state_without_schedules(optimizer, optimizer_state_here(optimizer, content["optimizer"]))
     log.info("resuming after step %d", content["step"])
     return content["step"]

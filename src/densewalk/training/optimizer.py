@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from densewalk.training.method import Method
+from densewalk.training.processes.sharding import parameter_here
 
 
 def make_optimizer(method: Method) -> torch.optim.AdamW:
@@ -15,7 +16,8 @@ def make_optimizer(method: Method) -> torch.optim.AdamW:
             if len(schedule) < method.total_steps:
                 raise ValueError(f"{label} of group '{group.name}' has {len(schedule)} values for {method.total_steps} steps")
         if group.params:
-            groups.append({"params": group.params, "name": group.name, "schedules": (group.lr, group.weight_decay), **group.extra})
+            params = [*map(parameter_here, group.params)]
+            groups.append({"params": params, "name": group.name, "schedules": (group.lr, group.weight_decay), **group.extra})
     return torch.optim.AdamW(groups, lr=0.0, fused=True)
 
 

@@ -28,7 +28,8 @@ from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write, read_json, write_json
 from densewalk.core.hashing import config_hash, file_sha256
 from densewalk.core.typed_files import write_model
-from densewalk.training.progress_files import HOLDER, Attempt, How, Seal, joined, read_or_none
+from densewalk.training.processes.agreement import newest_common_step
+from densewalk.training.progress_files import HOLDER, Attempt, How, Seal, joined, read_or_none, read_progress
 
 log = logging.getLogger("densewalk")
 INPUTS = "inputs.json"
@@ -146,7 +147,7 @@ class State:
 
     def save(self, step: int, content: Mapping[str, Any]) -> None:
         """Write a checkpoint and its seal, remove the oldest; UserError if the disk is full."""
-        path = self.folder / f"step-{step:08d}.pt"
+        path = self._checkpoint(step)
         made = joined(self.made, Attempt(until=step, **self.how.model_dump(), **self.code))
         try:
             with atomic_write(path) as temporary:
@@ -166,18 +167,37 @@ class State:
             old.with_suffix(".json").unlink(missing_ok=True)
 
     def newest(self, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """The newest intact checkpoint that was made from these inputs, or None; `made` says by whom."""
+        """The newest intact checkpoint that was made from these inputs, or None; `made` says by whom.
+
+        Of several processes, all call it, and all get the newest one that each of them can read.
+
+        Raises:
+            UserError: some of the processes can read checkpoints, but all of them none.
+        """
+        step = newest_common_step(self._newest_step, self.folder)
+        if step is None:
+            return None
+        path = self._checkpoint(step)
+        self.made = read_progress(path.with_suffix(".json"), Seal).attempts
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+    def _newest_step(self, most: int | None) -> int | None:
+        """Step of the newest checkpoint, not above `most`, that is intact and was made from these inputs."""
         accepted = {self.fingerprint, config_hash(self.former), *([None] if self._continues(self._recorded()) else [])}
         for path in self._checkpoints():
+            if most is not None and path.name > self._checkpoint(most).name:
+                continue
             seal = _seal_of(path)
             if seal is None:
                 log.warning("%s is damaged or incomplete: falling back to the checkpoint before it", path)
             elif seal.inputs not in accepted:
                 log.warning("%s was made from other inputs: it is not used", path)
             else:
-                self.made = seal.attempts
-                return torch.load(path, map_location=map_location, weights_only=True)
+                return int(path.stem.removeprefix("step-"))
         return None
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.pt"
 
     def _checkpoints(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.pt"), reverse=True)

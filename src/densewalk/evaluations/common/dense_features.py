@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from torchvision.transforms import functional as TF
 
+from densewalk.core import distributed
 from densewalk.core.errors import UserError
 from densewalk.core.progress import track
 from densewalk.data.benchmarks import label_maps
@@ -23,6 +24,7 @@ from densewalk.data.benchmarks.label_maps import Example
 from densewalk.data.images import normalize
 from densewalk.evaluations.common.base import Job, fit_to_patches, require_finite
 from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings, LabelledSettings, ValidationSettings
+from densewalk.evaluations.common.shares import batches_of, in_order, own_batches
 from densewalk.evaluations.metrics.segmentation import Confusion
 from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
@@ -33,6 +35,7 @@ BATCH = 8  # images per forward pass
 SHOWN = 4  # images in `strip.png`
 # image, mask [height, width] and number of an example -> normalized image [3, size, size], mask [size, size]
 Transform = Callable[[Image.Image, Tensor, int], tuple[Tensor, Tensor]]
+Described = tuple[Float[Tensor, "dim rows columns"], Integer[Tensor, "size size"], int]  # features, mask and number of an example
 
 
 def list_split(
@@ -126,21 +129,30 @@ class DenseFeatures:
     job: Job
     kind: str | None = ""
 
-    def maps(
-        self, examples: Sequence[Example], label: str, transform: Transform | None = None
-    ) -> Iterator[tuple[Float[Tensor, "dim rows columns"], Integer[Tensor, "size size"], int]]:
-        """Features, mask and number of each example.
+    def batches(
+        self, examples: Sequence[Example], label: str, transform: Transform | None = None, batches: list[list[int]] | None = None
+    ) -> Iterator[list[Described]]:
+        """Features, masks and numbers of the examples of each batch.
 
         Args:
             label: for the progress, beginning with the split: `queries`, `validation 1/2`.
+            batches: of the numbers of examples; those of all examples that are this process's if None.
         """
         compute = self.compute if self.kind is None else self.job.cached(self.compute, self.backbone, label.split()[0], self.kind)
+        own = own_batches(batches_of(len(examples), BATCH)) if batches is None else batches
         data = SquareImages(examples, transform or partial(resize_and_normalize, size=self.size))
-        for images, masks, numbers in track(DataLoader(data, batch_size=BATCH, num_workers=self.job.workers), label):
+        for images, masks, numbers in track(DataLoader(data, batch_sampler=own, num_workers=self.job.workers), label):
             with torch.inference_mode():
                 maps = compute(images.to(self.job.device))
             require_finite(maps, [examples[i] for i in numbers.tolist()], self.backbone)
-            yield from zip(maps, masks.to(self.job.device), numbers.tolist(), strict=True)
+            yield list(zip(maps, masks.to(self.job.device), numbers.tolist(), strict=True))
+
+    def maps(
+        self, examples: Sequence[Example], label: str, transform: Transform | None = None, batches: list[list[int]] | None = None
+    ) -> Iterator[Described]:
+        """The same, one by one."""
+        for batch in self.batches(examples, label, transform, batches):
+            yield from batch
 
 
 def load_features(settings: LabelledSettings, input_size: int, backbone_path: Path, job: Job) -> tuple[Backbone, DenseFeatures]:
@@ -175,20 +187,26 @@ def score_predictions(
     predict: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
     label: str,
     transform: Transform | None = None,
+    idle: Callable[[], None] = lambda: None,
 ) -> tuple[Int[Tensor, "classes classes"], list[Row]]:
-    """Confusion matrix of all examples, and rows for the strip.
+    """Confusion matrix of all examples, and rows for the strip; the processes share the examples.
 
     Args:
         predict: target and prediction, given features, mask and number of an example.
+        idle: called in its place in a process that has fewer examples than another.
     """
     confusion = Confusion(features.settings.label_values, ignore=features.settings.ignored)
-    rows, shown = [], shown_numbers(len(examples))
+    rows, shown = {}, shown_numbers(len(examples))
+    left = max(distributed.all_objects(sum(map(len, own_batches(batches_of(len(examples), BATCH))))))
     for maps, mask, i in features.maps(examples, label, transform):
         target, prediction = predict(maps, mask, i)
         confusion.add(target, prediction)
+        left -= 1
         if i in shown:
-            rows.append(strip_row(examples[i], target, prediction))
-    return confusion.matrix, rows
+            rows[i] = strip_row(examples[i], target, prediction)
+    for _ in range(left):
+        idle()
+    return distributed.all_sum(confusion.matrix), in_order(rows)
 
 
 def label_names(settings: LabelledSettings) -> list[str]:
@@ -216,5 +234,7 @@ def strip_row(example: Example, target: Integer[Tensor, "h w"], prediction: Inte
 
 
 def write_strip(settings: LabelledSettings, job: Job, rows: Sequence[Row]) -> None:
-    """Write `strip.png`: some images, their labels, and the predicted labels."""
+    """Write `strip.png`: some images, their labels, and the predicted labels; process 0 does."""
+    if distributed.rank() > 0:
+        return
     write_segmentation_strip(job.out / "strip.png", rows, label_names(settings), settings.ignored)

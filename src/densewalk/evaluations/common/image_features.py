@@ -15,6 +15,7 @@ from densewalk.data.benchmarks.classification import ClassifiedImages, list_imag
 from densewalk.data.image_files import read_image
 from densewalk.data.images import normalize
 from densewalk.evaluations.common.base import Job, require_finite
+from densewalk.evaluations.common.shares import batches_of
 from densewalk.models.backbone import Backbone
 from densewalk.training.signals import leave_signals_to_parent
 
@@ -47,10 +48,14 @@ def center_crop(image: Image.Image, resize: int, size: int) -> Float[Tensor, "3 
 
 
 def crop_features(
-    compute: Callable[[Tensor], Tensor], crops: CenterCrops, job: Job, label: str, backbone: str
+    compute: Callable[[Tensor], Tensor], crops: CenterCrops, job: Job, label: str, backbone: str, batches: list[list[int]] | None = None
 ) -> Iterator[tuple[Float[Tensor, " batch *dims"], Int[Tensor, " batch"]]]:
-    """Features and classes, batch by batch in the split's order; `label` goes with the progress, `backbone` with an error."""
-    loader = DataLoader(crops, batch_size=BATCH, num_workers=job.workers, worker_init_fn=leave_signals_to_parent)
+    """Features and classes, batch by batch in the split's order; `label` goes with the progress, `backbone` with an error.
+
+    batches: the numbers of each batch's images; those of all images if None.
+    """
+    own = batches_of(len(crops), BATCH) if batches is None else batches
+    loader = DataLoader(crops, batch_sampler=own, num_workers=job.workers, worker_init_fn=leave_signals_to_parent)
     for images, classes, numbers in track(loader, label):
         with torch.inference_mode():
             features = compute(images.to(job.device))

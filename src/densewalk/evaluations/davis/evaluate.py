@@ -34,11 +34,14 @@ from densewalk.core.progress import Progress
 from densewalk.data.benchmarks.video_objects import VOID, LabelledVideo, Masks, list_davis, write_labels
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.label_propagation import Propagation, reduce_mask, resize_labels
+from densewalk.evaluations.common.shares import owned, shared_map
 from densewalk.evaluations.davis.settings import DavisSettings
 from densewalk.evaluations.metrics.davis import MOST_AT_ONCE, jf, jf_pairs, statistics
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import load
 from densewalk.visualization.strips import write_strip
+
+Scores = Float[np.ndarray, "objects 2 3"]
 
 
 def evaluate(settings: DavisSettings, backbone_path: Path, job: Job) -> Result:
@@ -46,16 +49,18 @@ def evaluate(settings: DavisSettings, backbone_path: Path, job: Job) -> Result:
     settings = settings.resolved()
     sequences = find_sequences(settings)
     backbone = load(backbone_path).eval().to(job.device)
-    progress = Progress("davis", sum(len(s) for s in sequences))
-    scores, floors = {}, {}
-    for sequence in sequences:
+    progress = Progress("davis", sum(len(sequences[i]) for i in owned([*map(len, sequences)])))
+
+    def segment_and_score(sequence: LabelledVideo) -> tuple[Scores, Scores]:
         prediction = segment(backbone, sequence, settings, job.seed, progress)
         write_labels(job.out / sequence.name, prediction)
         write_strip(job.out / f"{sequence.name}.png", sequence, [sequence.truth(), prediction])
-        scores[sequence.name] = score(sequence, prediction, settings)
-        floors[sequence.name] = score(sequence, np.broadcast_to(prediction[0], prediction.shape), settings)
+        return score(sequence, prediction, settings), score(sequence, np.broadcast_to(prediction[0], prediction.shape), settings)
+
+    found = shared_map(segment_and_score, sequences, cost=len)
     progress.close()
-    return summarize(scores, floors)
+    names = [sequence.name for sequence in sequences]
+    return summarize(*(dict(zip(names, scores, strict=True)) for scores in zip(*found, strict=True)))
 
 
 def describe_data(settings: DavisSettings) -> dict[str, int]:

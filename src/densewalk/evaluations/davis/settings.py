@@ -19,6 +19,7 @@ class DavisSettings(LabelPropagationSettings):
     """
 
     TABLE: ClassVar[str] = "davis"
+    PROCESSES: ClassVar[bool] = True
     VERSION: ClassVar[int] = 3
     """3: unsupervised, empty proposals are added where there are fewer than objects; frames are in the order of their numbers."""
     TITLE: ClassVar[str] = "Video object segmentation (DAVIS)"

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
+from densewalk.core import distributed
 from densewalk.core.errors import UserError
 from densewalk.core.files import write_json
 from densewalk.core.progress import track
@@ -35,6 +36,7 @@ from densewalk.data.benchmarks.boxes import BoxedImage, clip, iou, read_coco_box
 from densewalk.data.image_files import read_image
 from densewalk.data.images import normalize
 from densewalk.evaluations.common.base import Job, Result, require_finite
+from densewalk.evaluations.common.shares import in_order, owned
 from densewalk.evaluations.discovery.settings import DiscoverySettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import load
@@ -54,9 +56,12 @@ def evaluate(settings: DiscoverySettings, backbone_path: Path, job: Job) -> Resu
     backbone = load(backbone_path).eval().to(job.device)
     if settings.method == "attention" and settings.head >= backbone.arch.heads:
         raise UserError(f"head {settings.head}, but the backbone has {backbone.arch.heads}", allowed=f"0 to {backbone.arch.heads - 1}")
-    found = np.stack(list(discover(backbone, examples, settings, job)))
+    mine = owned([1] * len(examples))
+    boxes = discover(backbone, [examples[i] for i in mine], settings, job)
+    found = np.stack(in_order(dict(zip(mine, boxes, strict=True))))
     overlaps = np.array([iou(box, example.boxes).max() for box, example in zip(found, examples, strict=True)])
-    write_predictions(job.out, examples, found, overlaps)
+    if distributed.rank() == 0:
+        write_predictions(job.out, examples, found, overlaps)
     details = {"images_without_object": len(everything) - len(examples), "mean_IoU": 100 * float(overlaps.mean())}
     return Result(metrics={"CorLoc": 100 * float((overlaps >= CORRECT).mean())}, n=len(examples), unit="images", details=details)
 

@@ -23,6 +23,7 @@ class DiscoverySettings(EvaluationSettings):
     """One box in each image, found without any training, against the boxes of all its objects."""
 
     TABLE: ClassVar[str] = "discovery"
+    PROCESSES: ClassVar[bool] = True
     VERSION: ClassVar[int] = 2
     """2: images are turned as their EXIF says, 16-bit gray is scaled."""
     TITLE: ClassVar[str] = "Object discovery (CorLoc)"

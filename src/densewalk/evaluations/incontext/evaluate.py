@@ -35,8 +35,9 @@ from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.data.benchmarks.label_maps import Example
 from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result
-from densewalk.evaluations.common.dense_features import DenseFeatures, list_split
-from densewalk.evaluations.incontext.retrieval import Memory, Store, choose_patches, patch_labels, retrieve
+from densewalk.evaluations.common.dense_features import BATCH, DenseFeatures, list_split
+from densewalk.evaluations.common.shares import batches_of, consecutive
+from densewalk.evaluations.incontext.retrieval import Memory, Store, choose_patches, mix_nearest, patch_labels, retrieve
 from densewalk.evaluations.incontext.settings import IncontextSettings
 from densewalk.evaluations.metrics.segmentation import hungarian, iou, mean_iou, pixel_accuracy, reassign
 from densewalk.visualization.overlays import Row
@@ -54,7 +55,7 @@ def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Resu
     found = []
     for seed, examples in sample_memory(settings, memory_set):
         memory = build_memory(settings, of_memory, examples, backbone.patch, seed)
-        found.append((len(memory.labels), *score_queries(settings, features, memory, query_set)))
+        found.append((memory.spread.count, *score_queries(settings, features, memory, query_set)))
     sizes, matrices, rows = (list(column) for column in zip(*found, strict=True))
     dense_features.require_labelled(settings, bool(matrices[0].any()), len(query_set), "query")
     dense_features.write_strip(settings, job, rows[0])
@@ -101,16 +102,18 @@ def build_memory(settings: IncontextSettings, features: DenseFeatures, examples:
     """Features and histograms of the memory images, over all augmentation epochs."""
     images, epochs, patches = len(examples), max(1, settings.augmentation_epochs), (features.size // patch) ** 2
     keep = patches if settings.memory_size is None else min(patches, settings.memory_size // (images * epochs))
-    store = Store(keep * images * epochs)
-    for epoch in range(epochs):
+    own = consecutive([(epoch, batch) for epoch in range(epochs) for batch in batches_of(images, BATCH)])
+    store = Store(keep * sum(len(batch) for _, batch in own), features.job.device)
+    for epoch in sorted({epoch for epoch, _ in own}):
+        batches = [batch for other, batch in own if other == epoch]
         epoch_seed = derive_seed(features.job.seed, "incontext", seed, epoch)
         transform = partial(prepare, settings=settings, size=features.size, seed=epoch_seed if settings.augmentation_epochs else None)
-        for maps, mask, i in features.maps(examples, f"memory {epoch + 1}/{epochs}", transform):
+        for maps, mask, i in features.maps(examples, f"memory {epoch + 1}/{epochs}", transform, batches):
             generator = torch.Generator().manual_seed(derive_seed(epoch_seed, "patches", i))
             store.add(remember(maps, mask, patch, settings, keep, generator))
     memory = store.memory()
-    dense_features.require_labelled(settings, len(memory.labels) > 0, images, "memory")
-    log.info("memory of %d patches from %d images", len(memory.labels), images)
+    dense_features.require_labelled(settings, memory.spread.count > 0, images, "memory")
+    log.info("memory of %d patches from %d images", memory.spread.count, images)
     return memory
 
 
@@ -164,8 +167,11 @@ def score_queries(
     def predict(maps: Tensor, mask: Tensor, _number: int) -> tuple[Tensor, Tensor]:
         return mask, retrieve(memory, maps, settings, (features.size, features.size))
 
+    def help_others() -> None:
+        mix_nearest(memory, memory.features[:0], settings)
+
     transform = partial(prepare, settings=settings, size=features.size, seed=None)
-    return dense_features.score_predictions(features, queries, predict, "queries", transform)
+    return dense_features.score_predictions(features, queries, predict, "queries", transform, idle=help_others)
 
 
 def summarize(

@@ -7,40 +7,56 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
+from densewalk.core import distributed
+from densewalk.evaluations.common.spread_memory import SpreadMemory, spare_rows, whole_tiles
 from densewalk.evaluations.incontext.settings import IncontextSettings
-from densewalk.ops.nearest_neighbors import nearest
 
 
 @dataclass(frozen=True)
 class Memory:
     """Patches to retrieve from.
 
-    features: L2-normalized. labels: share of each class among a patch's pixels; sums to less than 1 where some are ignored.
+    features: L2-normalized. labels: share of each class among a patch's pixels; sums to less than 1 where some are ignored. Of several
+    processes, each has a part. start: number of its first patch among all. all_entries: of all processes; None: there are no others.
     """
 
     features: Float[Tensor, "entries dim"]
     labels: Float[Tensor, "entries classes"]
+    start: int = 0
+    all_entries: int | None = None
+
+    @property
+    def spread(self) -> SpreadMemory:
+        """The features of all processes."""
+        return SpreadMemory(self.features, self.start, len(self.features) if self.all_entries is None else self.all_entries)
 
 
 class Store:
-    """A memory that is filled in place: joining its parts at the end would need twice the space."""
+    """A memory that is filled in place: joining its parts at the end would need twice the space. capacity: patches."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, device: str = "cpu") -> None:
         self.capacity, self.filled = capacity, 0
-        self.features = self.labels = torch.empty(0)
+        self.features = self.labels = torch.empty(0, 0, device=device)
 
     def add(self, part: Memory) -> None:
         """Append a part."""
         if not self.filled:
-            self.features = part.features.new_empty(self.capacity, part.features.shape[1])
-            self.labels = part.labels.new_empty(self.capacity, part.labels.shape[1])
+            self._make_room(part.features.shape[1], part.labels.shape[1])
         end = self.filled + len(part.labels)
         self.features[self.filled : end], self.labels[self.filled : end] = part.features, part.labels
         self.filled = end
 
+    def _make_room(self, dim: int, classes: int) -> None:
+        rows = self.capacity + spare_rows()
+        self.features, self.labels = self.features.new_empty(rows, dim), self.labels.new_empty(rows, classes)
+
     def memory(self) -> Memory:
-        """The parts that were added."""
-        return Memory(self.features[: self.filled], self.labels[: self.filled])
+        """The parts that were added; of several processes, first those of process 0, then those of process 1, ..."""
+        dim, classes = max(distributed.all_objects((self.features.shape[1], self.labels.shape[1])))
+        if not self.filled:
+            self._make_room(dim, classes)
+        (features, labels), start, count = whole_tiles([self.features, self.labels], self.filled)
+        return Memory(features, labels, start, count)
 
 
 def patch_labels(
@@ -83,8 +99,13 @@ def mix_labels(
     memory: Memory, similarity: Float[Tensor, "queries k"], index: Int[Tensor, "queries k"], temperature: float
 ) -> Float[Tensor, "queries classes"]:
     """The neighbors' histograms, weighted by softmax(cosine / temperature)."""
-    weights = (similarity / temperature).softmax(dim=1)
-    return F.embedding_bag(index, memory.labels, per_sample_weights=weights, mode="sum")
+    weights, labels = (similarity / temperature).softmax(dim=1), memory.labels
+    if distributed.world_size() > 1:
+        labels = memory.spread.fetch(memory.labels, index).flatten(0, 1)
+        index = torch.arange(index.numel(), device=index.device).view_as(index)
+    if not len(index):
+        return labels.new_zeros(0, labels.shape[1])
+    return F.embedding_bag(index, labels, per_sample_weights=weights, mode="sum")
 
 
 def predict(mixture: Float[Tensor, "patches classes"], grid: tuple[int, int], size: tuple[int, int]) -> Int[Tensor, "height width"]:
@@ -99,7 +120,10 @@ def retrieve(
     memory: Memory, features: Float[Tensor, "dim rows columns"], settings: IncontextSettings, size: tuple[int, int]
 ) -> Int[Tensor, "height width"]:
     """The label map of one image, from its features."""
-    queries = F.normalize(features.flatten(1).T, dim=1)
-    similarity, index = nearest(memory.features, queries, settings.neighbours)
     rows, columns = features.shape[1:]
-    return predict(mix_labels(memory, similarity, index, settings.temperature), (rows, columns), size)
+    return predict(mix_nearest(memory, F.normalize(features.flatten(1).T, dim=1), settings), (rows, columns), size)
+
+
+def mix_nearest(memory: Memory, queries: Float[Tensor, "queries dim"], settings: IncontextSettings) -> Float[Tensor, "queries classes"]:
+    """The mixture of each query's nearest patches; all processes call it equally often, perhaps without queries."""
+    return mix_labels(memory, *memory.spread.nearest(queries, settings.neighbours), settings.temperature)

@@ -22,8 +22,9 @@ class IncontextSettings(LabelledSettings):
     """
 
     TABLE: ClassVar[str] = "incontext"
-    VERSION: ClassVar[int] = 2
-    """2: images are turned as their EXIF says, 16-bit gray is scaled."""
+    PROCESSES: ClassVar[bool] = True
+    VERSION: ClassVar[int] = 3
+    """3: of equally similar ones, the earlier comes first: so it is the same for several processes as for one; 2: EXIF, 16-bit gray."""
     TITLE: ClassVar[str] = "In-context segmentation"
     RECIPE: ClassVar[str] = "dense NN"
     PICTURES: ClassVar[str] = "image, ground truth and prediction of {run}"

@@ -26,14 +26,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from densewalk.core import distributed
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.classification import ClassifiedImages, list_imagenet
+from densewalk.evaluations.common import image_features
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.image_features import CenterCrops, crop_features, describe_classification, require_multiple
+from densewalk.evaluations.common.shares import batches_of, consecutive, own_batches, rounds
+from densewalk.evaluations.common.spread_memory import SpreadMemory, spare_rows, whole_tiles
 from densewalk.evaluations.knn.settings import NEIGHBORS, KnnSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import load
-from densewalk.ops.nearest_neighbors import nearest
 
 log = logging.getLogger("densewalk")
 
@@ -44,17 +47,17 @@ def evaluate(settings: KnnSettings, backbone_path: Path, job: Job) -> Result:
     ks = possible_neighbors(len(training))
     backbone = load(backbone_path).eval().to(job.device)
     require_multiple(settings.size, backbone)
-    memory = torch.empty(len(training), backbone.dim, device=job.device)  # filled in place: concatenating would need it twice
-    filled = 0
-    for batch, _ in features(backbone, training, settings, job, "training features"):
-        memory[filled : filled + len(batch)] = batch
-        filled += len(batch)
-    labels = torch.tensor(training.targets, device=memory.device)
-    correct = torch.zeros(len(ks), dtype=torch.int64, device=memory.device)
-    for batch, targets in features(backbone, validation, settings, job, "k-NN"):
-        similarity, index = nearest(memory, batch, ks[-1])
+    memory = remember(backbone, training, settings, job)
+    labels = torch.tensor(training.targets, device=memory.features.device)
+    correct = torch.zeros(len(ks), dtype=torch.int64, device=labels.device)
+    batches = batches_of(len(validation), image_features.BATCH)
+    queries = features(backbone, validation, settings, job, "k-NN", own_batches(batches))
+    nothing = memory.features[:0], labels[:0]
+    for _ in range(rounds(len(batches))):
+        batch, targets = next(queries, nothing)
+        similarity, index = memory.nearest(batch, ks[-1])
         correct += (vote(similarity, labels[index], len(training.names), ks, settings.temperature) == targets).sum(1)
-    accuracy = dict(zip(ks, (100 * correct.double() / len(validation)).tolist(), strict=True))
+    accuracy = dict(zip(ks, (100 * distributed.all_sum(correct).double() / len(validation)).tolist(), strict=True))
     return Result(
         metrics={f"top1_k{k}": accuracy.get(k, math.nan) for k in NEIGHBORS},
         n=len(validation),
@@ -66,6 +69,19 @@ def evaluate(settings: KnnSettings, backbone_path: Path, job: Job) -> Result:
 def describe_data(settings: KnnSettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
     return describe_classification(settings.root, settings.training, settings.validation)
+
+
+def remember(backbone: Backbone, training: ClassifiedImages, settings: KnnSettings, job: Job) -> SpreadMemory:
+    """The features of the training images, spread over the processes."""
+    own = consecutive(batches_of(len(training), image_features.BATCH))
+    # filled in place: concatenating would need it twice
+    table = torch.empty(sum(map(len, own)) + spare_rows(), backbone.dim, device=job.device)
+    filled = 0
+    for batch, _ in features(backbone, training, settings, job, "training features", own):
+        table[filled : filled + len(batch)] = batch
+        filled += len(batch)
+    (rows,), start, count = whole_tiles([table], filled)
+    return SpreadMemory(rows, start, count)
 
 
 def possible_neighbors(images: int) -> list[int]:
@@ -104,9 +120,9 @@ def vote(
 
 
 def features(
-    backbone: Backbone, split: ClassifiedImages, settings: KnnSettings, job: Job, label: str
+    backbone: Backbone, split: ClassifiedImages, settings: KnnSettings, job: Job, label: str, batches: list[list[int]] | None = None
 ) -> Iterator[tuple[Float[Tensor, "batch dim"], Int[Tensor, " batch"]]]:
-    """L2-normalized CLS tokens and classes, batch by batch in the split's order."""
+    """L2-normalized CLS tokens and classes, batch by batch; of all images if no batches of their numbers are given."""
     crops = CenterCrops(split, settings.resize, settings.size)
-    for cls, targets in crop_features(backbone.cls, crops, job, label, backbone.source):
+    for cls, targets in crop_features(backbone.cls, crops, job, label, backbone.source, batches):
         yield F.normalize(cls, dim=1), targets

@@ -21,8 +21,9 @@ class KnnSettings(EvaluationSettings):
     """Weighted k-NN classification with frozen features; nothing is trained."""
 
     TABLE: ClassVar[str] = "classification"
-    VERSION: ClassVar[int] = 2
-    """2: images are turned as their EXIF says."""
+    PROCESSES: ClassVar[bool] = True
+    VERSION: ClassVar[int] = 3
+    """3: of equally similar images, the earlier comes first: so it is the same for several processes as for one; 2: EXIF."""
     TITLE: ClassVar[str] = "Image classification"
     RECIPE: ClassVar[str] = "weighted k-NN, CLS"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=32_000)

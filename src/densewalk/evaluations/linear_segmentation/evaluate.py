@@ -19,7 +19,9 @@ The head starts from the job's seed.
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from torchvision.transforms import functional as TF
 
+from densewalk.core import distributed
 from densewalk.core.errors import TrainingError, UserError
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import Progress
@@ -40,6 +43,7 @@ from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result, require_finite, training_state
 from densewalk.evaluations.common.dense_features import BATCH, DenseFeatures, list_split, list_validation, read_pair, reduce_masks
 from densewalk.evaluations.common.periodic_saver import PeriodicSaver
+from densewalk.evaluations.common.shares import in_order, own_batches
 from densewalk.evaluations.linear_segmentation.settings import LinearSegmentationSettings
 from densewalk.evaluations.metrics.segmentation import iou, mean_iou, pixel_accuracy
 from densewalk.models.backbone import Backbone
@@ -49,6 +53,7 @@ from densewalk.training.state import State
 from densewalk.visualization.overlays import Row
 
 log = logging.getLogger("densewalk")
+Numbered = TypeVar("Numbered")
 SAVE_SECONDS = 300.0  # at most this much of the training is lost
 
 
@@ -57,7 +62,8 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
     settings = settings.resolved()
     training, validation = list_splits(settings, job.seed)
     backbone, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
-    with training_state(settings, backbone_path, job) as state:
+    state = training_state(settings, backbone_path, job)
+    with state if distributed.rank() == 0 else nullcontext():
         head = train(settings, backbone, training, features.size, state, job)
     confusion, rows = score(settings, features, head, validation)
     dense_features.require_labelled(settings, bool(confusion.any()), len(validation), "validation")
@@ -93,7 +99,10 @@ def list_splits(settings: LinearSegmentationSettings, seed: int) -> tuple[list[E
 def train(
     settings: LinearSegmentationSettings, backbone: Backbone, examples: Sequence[Example], size: int, state: State, job: Job
 ) -> nn.Linear:
-    """Train through all epochs, from the newest intact checkpoint if there is one."""
+    """Train through all epochs, from the newest intact checkpoint if there is one.
+
+    The processes share the features and gradients of every batch, and all make the same step.
+    """
     torch.manual_seed(derive_seed(job.seed, "linear_segmentation"))
     head = nn.Linear(backbone.dim, settings.label_values).to(job.device)
     optimizer = torch.optim.SGD(head.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
@@ -105,12 +114,16 @@ def train(
         log.info("resuming after step %d", done)
     batches = [batch for epoch in range(settings.epochs) for batch in epoch_batches(settings, len(examples), epoch, job.seed)]
     data = TrainingImages(settings, examples, size, job.seed)
-    loader = DataLoader(data, batch_sampler=batches[done:], num_workers=job.workers, worker_init_fn=leave_signals_to_parent)
+    own = [[item for part in own_batches(parts_of(batch)) for item in part] for batch in batches]
+    sampler = [items for items in own[done:] if items]
+    loader = iter(DataLoader(data, batch_sampler=sampler, num_workers=job.workers, worker_init_fn=leave_signals_to_parent))
+    nothing = torch.empty(0, 3, size, size), torch.empty(0, size, size, dtype=torch.int32), torch.empty(0, dtype=torch.int64)
     progress = Progress("linear_segmentation", len(batches), done=done)
     steps_per_epoch = len(batches) // settings.epochs
     with stop_signals() as stop:
-        saver = PeriodicSaver(state, stop, len(batches), seconds=SAVE_SECONDS)
-        for at, (images, masks, items) in enumerate(loader, start=done):
+        saver = PeriodicSaver(state, stop, len(batches), seconds=SAVE_SECONDS, device=torch.device(job.device))
+        for at in range(done, len(batches)):
+            images, masks, items = next(loader) if own[at] else nothing
             optimizer.param_groups[0]["lr"] = settings.learning_rate * (0.1 if at // steps_per_epoch >= settings.drop_epoch else 1)
             names = [examples[i] for i in items.tolist()]
             loss = step(settings, backbone.dense, head, optimizer, images.to(job.device), masks.to(job.device), names, backbone.source)
@@ -133,23 +146,29 @@ def step(
 ) -> float:
     """One update; gradients of forward passes of a few images add up to the batch's. Returns the batch's mean loss.
 
-    A batch without a labelled pixel has no loss and changes nothing.
+    A batch without a labelled pixel has no loss and changes nothing. Of several processes, each passes its parts of the batch, and all
+    add up the gradients of all parts in their order: the same weights, to the last bit.
     """
-    labels = reduce_masks(masks, settings.mask_size).long()
+    labels = reduce_masks(masks, settings.mask_size).long() if len(masks) else masks.long()
     labels = torch.where(labels == settings.ignored, -100, labels) if settings.ignored is not None else labels
-    counted = int((labels >= 0).sum())
+    counted = int(distributed.all_sum((labels >= 0).sum()))
     if not counted:
         return 0.0
-    optimizer.zero_grad(set_to_none=True)
-    total = 0.0
-    for start in range(0, len(images), BATCH):
+    found = {}
+    for number, start in enumerate(range(0, len(images), BATCH)):
         part = slice(start, start + BATCH)
         with torch.no_grad():
             maps = dense(images[part])
         require_finite(maps, names[part], backbone)
         loss = F.cross_entropy(logits(head, maps, (settings.mask_size, settings.mask_size)), labels[part], reduction="sum") / counted
-        loss.backward()
-        total += loss.item()
+        gradients = [gradient.cpu() for gradient in torch.autograd.grad(loss, [*head.parameters()])]
+        found[distributed.rank() + number * distributed.world_size()] = loss.item(), gradients
+    parts, total = in_order(found), 0.0
+    optimizer.zero_grad(set_to_none=True)
+    for value, gradients in parts:
+        total += value
+        for p, gradient in zip(head.parameters(), gradients, strict=True):
+            p.grad = gradient.to(p.device) if p.grad is None else p.grad.add_(gradient.to(p.device))
     if not np.isfinite(total):
         raise TrainingError(f"the loss of the linear head is {total}; lower learning_rate")
     optimizer.step()
@@ -164,6 +183,11 @@ def logits(
     conv2d(interpolate(maps, size, mode="bilinear"), head.weight[:, :, None, None], head.bias)
     """
     return F.interpolate(F.conv2d(maps, head.weight[:, :, None, None], head.bias), size, mode="bilinear")
+
+
+def parts_of(batch: Sequence[Numbered]) -> list[Sequence[Numbered]]:
+    """What is passed through the backbone at once."""
+    return [batch[start : start + BATCH] for start in range(0, len(batch), BATCH)]
 
 
 def epoch_batches(settings: LinearSegmentationSettings, images: int, epoch: int, seed: int) -> Iterator[list[tuple[int, int]]]:

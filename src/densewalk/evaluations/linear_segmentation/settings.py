@@ -20,6 +20,7 @@ class LinearSegmentationSettings(BatchedValidationSettings):
     """
 
     TABLE: ClassVar[str] = "linear_segmentation"
+    PROCESSES: ClassVar[bool] = True
     VERSION: ClassVar[int] = 2
     """2: images are turned as their EXIF says, 16-bit gray is scaled."""
     TITLE: ClassVar[str] = "Linear segmentation (frozen features)"

@@ -24,6 +24,7 @@ from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.components import project_features
 from densewalk.evaluations.common.dense_features import list_validation, reduce_masks
+from densewalk.evaluations.common.shares import shared_map
 from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
 from densewalk.evaluations.overcluster.settings import OverclusterSettings
 from densewalk.ops.clustering import kmeans, nearest_center
@@ -39,15 +40,17 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
     _, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
     points, _, masks = project_features(features, examples, "validation", settings.components, settings.mask_size)
     clusters = settings.clusters or settings.label_values
-    scores = []
-    for repeat in range(settings.repeats):
+
+    def one_run(repeat: int) -> float:
         assigned = cluster(settings, points, clusters, derive_seed(job.seed, "overcluster", repeat))
         confusion, assignment = match(settings, assigned, masks, clusters)
-        scores.append(100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip"))
-        if repeat == 0:
+        if repeat == 0:  # process 0's
             matched = assignment[reduce_masks(assigned, settings.mask_size).long()]
             shown = dense_features.shown_numbers(len(examples))
             dense_features.write_strip(settings, job, [dense_features.strip_row(examples[i], masks[i], matched[i]) for i in shown])
+        return 100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip")
+
+    scores = shared_map(one_run, range(settings.repeats))
     details = {"input_size": features.size, "clusters": clusters, "mIoU_per_run": scores}
     return Result(metrics={"mIoU": sum(scores) / len(scores)}, n=len(examples), unit="images", details=details)
 

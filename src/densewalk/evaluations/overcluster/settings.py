@@ -19,6 +19,7 @@ class OverclusterSettings(BatchedValidationSettings):
     """
 
     TABLE: ClassVar[str] = "overcluster"
+    PROCESSES: ClassVar[bool] = True
     VERSION: ClassVar[int] = 2
     """2: images are turned as their EXIF says, 16-bit gray is scaled."""
     TITLE: ClassVar[str] = "Clusters of frozen features"

@@ -29,6 +29,7 @@ from densewalk.data.benchmarks.boxes import Track, clip, iou, read_tracks
 from densewalk.data.benchmarks.video_objects import LabelledVideo
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.label_propagation import Propagation, reduce_mask
+from densewalk.evaluations.common.shares import owned, shared_map
 from densewalk.evaluations.tracking.settings import TrackingSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.loading import load
@@ -41,15 +42,17 @@ def evaluate(settings: TrackingSettings, backbone_path: Path, job: Job) -> Resul
     """Track and score every sequence; boxes and images go to `job.out`."""
     tracks = find_tracks(settings)
     backbone = load(backbone_path).eval().to(job.device)
-    progress = Progress("tracking", sum(len(track) for track in tracks))
-    overlaps = {}
-    for track in tracks:
+    progress = Progress("tracking", sum(len(tracks[i]) for i in owned([*map(len, tracks)])))
+
+    def follow_and_score(track: Track) -> Float[np.ndarray, " scored"]:
         found = propagate_box(backbone, track, settings, progress)
-        overlaps[track.name] = score(track, found)
         write_boxes(job.out / f"{track.name}.txt", found)
         write_strip(job.out / f"{track.name}.png", track, found)
+        return score(track, found)
+
+    overlaps = shared_map(follow_and_score, tracks, cost=len)
     progress.close()
-    return summarize(overlaps)
+    return summarize(dict(zip([track.name for track in tracks], overlaps, strict=True)))
 
 
 def describe_data(settings: TrackingSettings) -> dict[str, int]:

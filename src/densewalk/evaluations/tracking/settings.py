@@ -15,6 +15,7 @@ class TrackingSettings(LabelPropagationSettings):
     """Single-object tracking: the first frame's box is propagated along frozen features. Our own protocol: nothing is published for it."""
 
     TABLE: ClassVar[str] = "tracking"
+    PROCESSES: ClassVar[bool] = True
     VERSION: ClassVar[int] = 2
     """2: frames are in the order of their numbers."""
     TITLE: ClassVar[str] = "Box tracking"

@@ -18,7 +18,7 @@ method, its resolution in place of Infomap's Markov time. Choices of ours where 
 the two shares, clusters meet on the grid of patches, and the Jaccard index is a mean over images.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from densewalk.data.benchmarks.label_maps import Example
 from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.dense_features import list_split, list_validation, reduce_masks
+from densewalk.evaluations.common.shares import by_first, shared_map
 from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, mean_iou, reassign
 from densewalk.evaluations.unsupervised_segmentation import foreground as cbfe
 from densewalk.evaluations.unsupervised_segmentation.communities import cooccurrence, find_communities
@@ -56,16 +57,17 @@ def evaluate(settings: Settings, backbone_path: Path, job: Job) -> Result:
     features = replace(features, compute=cbfe.with_attention(backbone), kind=settings.FEATURES)
     threshold = settings.threshold
     if threshold is None:
-        threshold = cbfe.choose_threshold(settings, cbfe.read_split(settings, features, training, "training"), job.seed)
+        of_training = cbfe.read_split(settings, features, training, "training")
+        threshold = by_first(lambda: cbfe.choose_threshold(settings, of_training, job.seed))
     split = cbfe.read_split(settings, features, validation, "validation")
-    foreground = cbfe.extract_foreground(settings, split, threshold, job.seed)
+    foreground = by_first(lambda: cbfe.extract_foreground(settings, split, threshold, job.seed))
 
     seeds = [derive_seed(job.seed, "parts", i) for i in range(settings.repeats)]
-    parts = (cluster_foreground(settings, split, foreground, settings.foreground_classes, seed) for seed in seeds)
-    by_kmeans, _, _ = score_runs(settings, split, parts)
+    by_kmeans, _, _ = score_runs(
+        settings, split, lambda seed: cluster_foreground(settings, split, foreground, settings.foreground_classes, seed), seeds
+    )
     seeds = [derive_seed(job.seed, "objects", i) for i in range(settings.community_repeats)]
-    objects = (find_objects(settings, split, foreground, seed) for seed in seeds)
-    by_community, communities, matched = score_runs(settings, split, objects)
+    by_community, communities, matched = score_runs(settings, split, lambda seed: find_objects(settings, split, foreground, seed), seeds)
     shown = dense_features.shown_numbers(len(validation))
     dense_features.write_strip(settings, job, [dense_features.strip_row(validation[i], split.masks[i], matched[i]) for i in shown])
     details = {
@@ -122,18 +124,20 @@ def find_objects(settings: Settings, split: Split, foreground: Patches, seed: in
     return torch.from_numpy(np.concatenate([[0], 1 + found]))[labels]
 
 
-def score_runs(settings: Settings, split: Split, runs: Iterable[Labels]) -> tuple[list[float], list[int], Masks]:
-    """mIoU in percent and number of labels besides the background of each run, and the first run's labels after matching."""
-    mious: list[float] = []
-    counts: list[int] = []
-    shown: list[Masks] = []
-    for segmented in runs:
+def score_runs(
+    settings: Settings, split: Split, segment: Callable[[int], Labels], seeds: Sequence[int]
+) -> tuple[list[float], list[int], Masks]:
+    """mIoU in percent and number of labels besides the background of each seed's run, and the first run's labels after matching."""
+
+    def one_run(number: int) -> tuple[float, int, Masks | None]:
+        segmented = segment(seeds[number])
         confusion, assignment = match(settings, segmented, split.masks)
-        mious.append(100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip"))
-        counts.append(len(segmented[segmented > 0].unique()))
-        if not shown:
-            shown.append(assignment[reduce_masks(segmented, settings.mask_size)])
-    return mious, counts, shown[0]
+        miou = 100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip")
+        shown = assignment[reduce_masks(segmented, settings.mask_size)] if number == 0 else None
+        return miou, len(segmented[segmented > 0].unique()), shown
+
+    mious, counts, shown = zip(*shared_map(one_run, range(len(seeds))), strict=True)
+    return [*mious], [*counts], shown[0]
 
 
 def match(settings: Settings, segmented: Labels, masks: Masks) -> tuple[Int[Tensor, "classes classes"], Int[Tensor, " labels"]]:

@@ -20,6 +20,7 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
     """Foreground by attention, its parts by k-means, objects by community detection on the parts' co-occurrence (Leopart, NeCo)."""
 
     TABLE: ClassVar[str] = "unsupervised_segmentation"
+    PROCESSES: ClassVar[bool] = True
     VERSION: ClassVar[int] = 2
     """2: a cluster does not count among its own neighbors, as released; images are turned as their EXIF says, 16-bit gray is scaled."""
     TITLE: ClassVar[str] = "Unsupervised segmentation"

@@ -28,12 +28,14 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from densewalk.core import distributed
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import track
 from densewalk.data.benchmarks.paths import read_list
 from densewalk.data.benchmarks.video_objects import LabelledVideo, list_davis, list_youtube_vos
 from densewalk.data.images import normalize, read_rgb
 from densewalk.evaluations.common.base import Job, Result, fit_to_patches, require_finite
+from densewalk.evaluations.common.shares import by_first, in_order, own_batches, rounds
 from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
 from densewalk.evaluations.video_segmentation.settings import VideoSegmentationSettings
 from densewalk.models.backbone import Backbone
@@ -52,19 +54,41 @@ def evaluate(settings: VideoSegmentationSettings, backbone_path: Path, job: Job)
     clips = find_clips(settings)
     backbone = load(backbone_path).eval().to(job.device)
     size = fit_to_patches(settings.size, backbone.patch)
-    scores: Scores = {name: [] for name in settings.METRICS}
-    features, labels, components = [], [], PrincipalComponents()
-    for clip in track(clips, "video_segmentation"):
-        view = read_clip(backbone, clip, size, settings)
-        score_clip(scores, view, settings, job, clip)
-        components.add(view.features.flatten(0, 1))
-        features.append(view.features)
-        labels.append(view.small_labels)
-    points = torch.cat([components.project(x, settings.components) for x in features])
-    seeds = derive_seed(job.seed, "D"), derive_seed(job.seed, "D_over")
-    add_scores(scores, "D", points, view.grid, torch.cat(labels), settings.dataset_clusters, settings, seeds)
+    of_clip: dict[int, Scores] = {}
+    views: dict[int, View] = {}
+    components = PrincipalComponents()
+    own = iter(track(own_batches(range(len(clips))), "video_segmentation"))
+    for number in range(rounds(len(clips))):
+        sums = {}
+        i = next(own, None)
+        if i is not None:
+            views[i] = read_clip(backbone, clips[i], size, settings)
+            of_clip[i] = score_clip(views[i], settings, job, clips[i])
+        if number == 0:
+            components.begin(by_first(lambda: views[0].features.flatten(0, 1).double().mean(dim=0)))
+        if i is not None:
+            sums[i] = components.sums_of(views[i].features.flatten(0, 1))
+        for each in in_order(sums):
+            components.add_sums(each)
+    project = components.projection(settings.components)
+    parts = distributed.gathered_objects({i: (project(v.features), v.small_labels) for i, v in views.items()})
+    every = in_order(of_clip)
+    scores = {name: [value for clip in every for value in clip[name]] for name in settings.METRICS}
+    scores |= by_first(lambda: score_data_set(parts, views[0].grid, settings, job))
     metrics = {name: 100 * float(np.mean(values)) for name, values in scores.items()}
     return Result(metrics=metrics, n=len(scores["F"]), unit="frames", details={"clips": len(clips), "input_size": size})
+
+
+def score_data_set(
+    parts: list[dict[int, tuple[Points, Labels]]], grid: tuple[int, int], settings: VideoSegmentationSettings, job: Job
+) -> Scores:
+    """D and D_over, from the principal components and small labels of each clip, by number, that the processes have read."""
+    found = {number: clip for part in parts for number, clip in part.items()}
+    points, labels = (torch.cat([found[number][kind] for number in sorted(found)]) for kind in (0, 1))
+    scores: Scores = {"D": [], "D_over": []}
+    seeds = derive_seed(job.seed, "D"), derive_seed(job.seed, "D_over")
+    add_scores(scores, "D", points, grid, labels, settings.dataset_clusters, settings, seeds)
+    return scores
 
 
 def describe_data(settings: VideoSegmentationSettings) -> dict[str, int]:
@@ -136,8 +160,9 @@ def crop_square(image: Tensor, size: int, interpolation: InterpolationMode) -> T
     return tv.center_crop(tv.resize(image, [size], interpolation, antialias=True), [size, size])
 
 
-def score_clip(scores: Scores, view: View, settings: VideoSegmentationSettings, job: Job, clip: Clip) -> None:
-    """Add F and C of one clip, and draw the first clip of its sequence."""
+def score_clip(view: View, settings: VideoSegmentationSettings, job: Job, clip: Clip) -> Scores:
+    """F and C of one clip; draw it if it is the first of its sequence."""
+    scores: Scores = {name: [] for name in settings.METRICS}
     points = PrincipalComponents(view.features.flatten(0, 1)).project(view.features, settings.components)
     seed = derive_seed(job.seed, clip.sequence.name, clip.numbers[0])
     for i in range(len(points)):
@@ -146,6 +171,7 @@ def score_clip(scores: Scores, view: View, settings: VideoSegmentationSettings, 
     matched = add_scores(scores, "C", points, view.grid, view.labels, settings.clusters, settings, (seed, seed))
     if clip.numbers[0] == 0:
         draw_clip(job.out / f"{clip.sequence.name}.png", view, matched, clip.offset)
+    return scores
 
 
 def add_scores(

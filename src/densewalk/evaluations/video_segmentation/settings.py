@@ -17,6 +17,7 @@ class VideoSegmentationSettings(EvaluationSettings):
     """Clusters of frozen features against the objects of annotated videos (Time-Tuning, https://arxiv.org/abs/2308.11796, section 4)."""
 
     TABLE: ClassVar[str] = "video_segmentation"
+    PROCESSES: ClassVar[bool] = True
     VERSION: ClassVar[int] = 2
     """2: frames are in the order of their numbers."""
     TITLE: ClassVar[str] = "Unsupervised video segmentation"

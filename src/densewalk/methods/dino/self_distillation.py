@@ -156,9 +156,8 @@ def clip_each(gradients: list[Tensor], most: float) -> None:
 
     for g in gradients:  g *= min(1, most / (|g| + 1e-6))
     """
-    norms = torch._foreach_norm(gradients)
-    factors = (most / (torch.stack(norms) + 1e-6)).clamp(max=1)
-    torch._foreach_mul_(gradients, list(factors.unbind()))
+    factors = (most / (torch.stack(distributed.norms(gradients)) + 1e-6)).clamp(max=1)
+    torch._foreach_mul_([*map(distributed.local_part, gradients)], list(factors.unbind()))
 
 
 def by_view(

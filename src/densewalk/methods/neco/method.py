@@ -25,7 +25,7 @@ from functools import partial
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from densewalk.core import distributed
@@ -210,7 +210,7 @@ class Neco(Method):
     def after_backward(self, step: int) -> None:
         """Clip, and move the teacher by the student that was just evaluated."""
         if self.settings.clip_grad is not None and not self.settings.idle_clipping:
-            nn.utils.clip_grad_norm_(self.student.parameters(), self.settings.clip_grad, foreach=True)
+            distributed.clip_together(self.student.parameters(), self.settings.clip_grad)
         if self.settings.teacher_graph:
             self.teacher.zero_grad(set_to_none=True)
         update_teacher(self.teacher, self.student, float(self.momentum[step]))
