@@ -13,7 +13,7 @@ from benchmarks.reference_values.networks import architecture, choose_heads, sur
 from benchmarks.reference_values.rows import cases, children, compare, finite_or_equal, has, optional, relative
 from torch import Tensor
 
-from densewalk.data import augmentation
+from densewalk.data.augmentation import crops as augmentation
 from densewalk.methods.neco import alignment
 from densewalk.methods.neco import method as neco
 from densewalk.methods.neco.method import Neco
@@ -59,7 +59,7 @@ def neco_views(values: Any) -> Rows:
         crops = [augmentation.Crop(sizes[0], settings.global_scale, True)] * n_global
         crops += [augmentation.Crop(sizes[1], settings.local_scale, False)] * (views - n_global)
         seed = torch.Generator().manual_seed(int(values[f"{case}/seed"]))
-        _, boxes = augmentation.multi_crop(image, crops, settings.min_overlap, seed)
+        *_, boxes = augmentation.multi_crop(image, crops, settings.min_overlap, seed)
         yield from _intersections(values, case, boxes, sizes)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader, Dataset
 
 from densewalk.core import distributed
@@ -23,6 +23,7 @@ from densewalk.core.progress import Progress
 from densewalk.ops.cpu.memory import trim_heap
 from densewalk.training.cost import Cost, Meter
 from densewalk.training.execution import Execution
+from densewalk.training.feeding import pixels_ahead
 from densewalk.training.learning_curve import LearningCurve, require_finite_loss
 from densewalk.training.method import Method
 from densewalk.training.optimizer import load_state_without_schedules, make_optimizer, set_schedules, state_without_schedules
@@ -95,7 +96,7 @@ def train(
     curve = LearningCurve(state.folder / "metrics.jsonl", done, every=execution.metrics_every, tensorboard=execution.tensorboard)
 
     with stop_signals() as stop, closing(curve):
-        for step, batch in enumerate(loader, start=done):
+        for step, batch in enumerate(pixels_ahead(loader, device), start=done):
             loss, logs = one_step(method, optimizer, split(batch, parts), step, seed, execution, device, averager)
             curve.add(step, loss, logs, optimizer)
             progress.advance(f"loss {curve.latest_loss:.4f}")
@@ -131,9 +132,11 @@ def one_step(
     optimizer.zero_grad(set_to_none=True)
     results = []
     for number, part in enumerate(parts, start=1):
+        with torch.no_grad():
+            inputs = method.prepare(part, device)
         generator = torch.Generator(device=device).manual_seed(derive_seed(seed, "draws", step))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=execution.precision == "bfloat16"):
-            loss, logs = method.step(tree_map_only(Tensor, lambda x: x.to(device, non_blocking=True), part), step, generator)
+            loss, logs = method.step(inputs, step, generator)
         trim_heap(device)  # a step needs the most memory here
         with averager if averager and number == len(parts) else nullcontext():
             (loss / len(parts)).backward()

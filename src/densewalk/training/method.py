@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset
 
 from densewalk.data.sources import Source
@@ -60,9 +61,17 @@ class Method(nn.Module, ABC):
     def param_groups(self) -> list[ParamGroup]:
         """The optimizer's groups; parameters in no group are frozen."""
 
+    def prepare(self, batch: Any, device: torch.device) -> Any:
+        """What `step` takes, on `device`, from a collated batch or a part of one: for instance views from crops.
+
+        Pixels (uint8) are on the device already, the rest is on the CPU. Called in float32, without gradients. All randomness was
+        drawn by the data set, from each item's seed. By default the batch itself, moved.
+        """
+        return tree_map_only(Tensor, lambda x: x.to(device, non_blocking=True), batch)
+
     @abstractmethod
     def step(self, batch: Any, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one batch at optimizer step `step`, and scalar tensors to log.
+        """The loss of one prepared batch at optimizer step `step`, and scalar tensors to log.
 
         If the settings' `across_samples` is None, the batch may be one of several equal parts, each with the same `step` and the
         same draws from `generator`. State that changes from step to step is updated in `after_backward`.

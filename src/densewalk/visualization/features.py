@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from densewalk.core.files import atomic_write
 from densewalk.core.typed_files import write_model
-from densewalk.data.augmentation import resized_crop
+from densewalk.data.augmentation.crops import resized_crop
 from densewalk.data.images import normalize
 from densewalk.data.sources import Source, open_images
 from densewalk.models.backbone import Backbone, LastBlock, Tokens

@@ -29,7 +29,8 @@ from torchvision.transforms import functional as TF
 from densewalk.core.errors import TrainingError, UserError
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import Progress
-from densewalk.data.augmentation import maybe, random_resized_crop_box
+from densewalk.data.augmentation.crops import random_resized_crop_box
+from densewalk.data.augmentation.draws import maybe
 from densewalk.data.benchmarks.classification import ClassifiedImages, list_imagenet
 from densewalk.data.image_files import read_image
 from densewalk.data.images import normalize

@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from densewalk.data.sources import Source, open_images
-from densewalk.methods.dino.augmentation import DinoViews
+from densewalk.methods.dino.augmentation import DinoCrops, make_views
 from densewalk.methods.dino.losses import dino_loss, mean_koleo, teacher_entropies
 from densewalk.methods.dino.self_distillation import SelfDistillation, by_view, stops_on_bad_batch
 from densewalk.methods.dino.settings import DinoSettings
@@ -37,8 +37,12 @@ class Dino(SelfDistillation):
 
     @staticmethod
     def dataset(settings: DinoSettings, sources: Sequence[Source]) -> "Dataset[dict[str, Tensor]]":
-        """Views of every usable frame of every video and of every image."""
-        return DinoViews(ConcatDataset([open_images(source) for source in sources]), settings)
+        """Crops of every usable frame of every video and of every image."""
+        return DinoCrops(ConcatDataset([open_images(source) for source in sources]), settings)
+
+    def prepare(self, batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Flips, colors and blur."""
+        return make_views(batch, device)
 
     @stops_on_bad_batch
     def step(self, batch: dict[str, Tensor], step: int, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:

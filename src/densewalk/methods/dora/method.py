@@ -35,7 +35,7 @@ from densewalk.data.images import normalize
 from densewalk.data.sources import Source, open_clips
 from densewalk.methods.dino.losses import teacher_entropies
 from densewalk.methods.dino.self_distillation import SelfDistillation, by_view, stops_on_bad_batch
-from densewalk.methods.dora.augmentation import DoraViews
+from densewalk.methods.dora.augmentation import DoraClips, make_views
 from densewalk.methods.dora.losses import StudentOutput, dora_loss
 from densewalk.methods.dora.settings import DoraSettings
 from densewalk.methods.dora.tracking import (
@@ -82,7 +82,11 @@ class Dora(SelfDistillation):
                 todo="use method dino, or give videos; a folder of frames for each video is layout: sequences",
             )
         clips: ConcatDataset[Tensor] = ConcatDataset([open_clips(source, settings.frames, settings.spacing_seconds) for source in sources])
-        return DoraViews(clips, settings.resolved())
+        return DoraClips(clips, settings.resolved())
+
+    def prepare(self, batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Views of the clips, flips, colors and blur."""
+        return make_views(batch, self.settings, device)
 
     @stops_on_bad_batch
     def step(self, batch: dict[str, Tensor], step: int, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -143,7 +147,7 @@ class Dora(SelfDistillation):
 
         Two rows each: the masks, and whose attention is the largest, which leaves out what all objects attend to.
         """
-        assert isinstance(data, DoraViews)
+        assert isinstance(data, DoraClips)
         heads = torch.arange(self.settings.objects, device=self.center.device)
         rows = []
         for number in evenly_spaced(len(data), CLIPS_SHOWN):

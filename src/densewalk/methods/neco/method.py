@@ -33,7 +33,7 @@ from densewalk.core.errors import UserError
 from densewalk.data.sources import Source, open_images
 from densewalk.methods.neco import alignment
 from densewalk.methods.neco.alignment import Aligned, Covered, InGlobal, InView, Learned, Maps, Masks, crop_pairs, distances
-from densewalk.methods.neco.augmentation import NecoViews
+from densewalk.methods.neco.augmentation import NecoCrops, make_views
 from densewalk.methods.neco.network import Crops, PatchNetwork, new_head
 from densewalk.methods.neco.references import candidates, even_weights, gather_rows, over_processes, reference_masks, sample_indices
 from densewalk.methods.neco.settings import NecoSettings
@@ -82,7 +82,7 @@ class Neco(Method):
     @staticmethod
     def dataset(settings: NecoSettings, sources: Sequence[Source]) -> "Dataset[dict[str, Tensor]]":
         """Crops of every image, or of every frame of a video."""
-        return NecoViews(ConcatDataset([open_images(source) for source in sources]), settings)
+        return NecoCrops(ConcatDataset([open_images(source) for source in sources]), settings)
 
     def param_groups(self) -> list[ParamGroup]:
         """Backbone and head with learning rates of their own, each with and without weight decay."""
@@ -100,6 +100,10 @@ class Neco(Method):
             *decay_groups("head", head, cosine(s.head_lr, 0.0, total), decay),
             *folded,
         ]
+
+    def prepare(self, batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Colors and blur; normalization follows in the networks."""
+        return make_views(batch, device)
 
     def step(self, batch: dict[str, Tensor], step: int, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch of `global` [b, g, 3, h, h] and `local` [b, l, 3, h, h] crops and the boxes that crops share."""

@@ -15,7 +15,9 @@ from torch.utils.data import Dataset
 
 from densewalk.core.errors import UserError
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
-from densewalk.data.augmentation import distort, maybe, random_resized_crop_box, resized_crop
+from densewalk.data.augmentation.colors import distort
+from densewalk.data.augmentation.crops import random_resized_crop_box, resized_crop
+from densewalk.data.augmentation.draws import Distortion, draw_distortion, maybe, to_rows
 from densewalk.data.frame_folders import FrameFolders
 from densewalk.data.image_folder import ImageFolder, open_image_folder
 from densewalk.data.receipts import SequencesReceipt, VideoReceipt
@@ -94,8 +96,11 @@ def sample_frames(length: int, settings: TimeTuningSettings, generator: Generato
     return [min(start + i * step, length - 1) for i in range(frames)]
 
 
-class ClipDataset(Dataset[Tensor]):
-    """One clip of each video per epoch: float [frames, 3, size, size], normalized."""
+class ClipDataset(Dataset[dict[str, Tensor]]):
+    """One clip of each video per epoch, before flip and colors.
+
+    A sample is a dict of `clip` [frames, 3, size, size], uint8, and `distortion`, one row for all frames (data/augmentation/draws.py).
+    """
 
     def __init__(self, videos: list[Video], settings: TimeTuningSettings) -> None:
         self.videos, self.settings = videos, settings
@@ -103,9 +108,10 @@ class ClipDataset(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, item: Item) -> Float[Tensor, "frames 3 size size"]:
+    def __getitem__(self, item: Item) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(item.seed)
-        return augment(self.read_clip(item.index, generator), self.settings, generator)
+        clip, distortion = crop_clip(self.read_clip(item.index, generator), self.settings, generator)
+        return {"clip": clip, "distortion": to_rows([distortion])[0]}
 
     def read_clip(self, index: int, generator: Generator) -> UInt8[Tensor, "frames 3 height width"]:
         """Frames of a video, drawn by the generator."""
@@ -120,20 +126,32 @@ class ClipDataset(Dataset[Tensor]):
         return resized_crop(clip, ((height - side) // 2, (width - side) // 2, side, side), self.settings.size)
 
 
-def augment(
+def crop_clip(
     clip: UInt8[Tensor, "frames 3 height width"], settings: TimeTuningSettings, generator: Generator
-) -> Float[Tensor, "frames 3 size size"]:
-    """Crop, colors, blur and flip, drawn once for the whole clip."""
+) -> tuple[UInt8[Tensor, "frames 3 size size"], Distortion]:
+    """Crop, and draw colors, blur and flip, once for the whole clip."""
     height, width = clip.shape[-2:]
     box = random_resized_crop_box(height, width, settings.scale, (3 / 4, 4 / 3), generator)
-    clip = distort(resized_crop(clip, box, settings.size).float() / 255, generator)
-    return normalize_clip(clip.flip(-1) if maybe(0.5, generator) else clip, settings)
+    drawn = draw_distortion(generator)
+    return resized_crop(clip, box, settings.size), drawn._replace(flip=maybe(0.5, generator))
+
+
+def make_views(batch: dict[str, Tensor], settings: TimeTuningSettings, device: torch.device) -> Clips:
+    """Clips of a batch as drawn, normalized."""
+    clips = batch["clip"].to(device, non_blocking=True)
+    rows = batch["distortion"][:, None].expand(-1, clips.shape[1], -1)
+    return distort(clips, rows, *statistics(settings))
 
 
 def normalize_clip(clip: Float[Tensor, "*batch 3 height width"], settings: TimeTuningSettings) -> Float[Tensor, "*batch 3 height width"]:
     """RGB in 0..1, normalized with the settings' standard deviation of red."""
-    mean, std = clip.new_tensor(IMAGENET_MEAN), clip.new_tensor([settings.red_std, *IMAGENET_STD[1:]])
+    mean, std = (clip.new_tensor(values) for values in statistics(settings))
     return (clip - mean[:, None, None]) / std[:, None, None]
+
+
+def statistics(settings: TimeTuningSettings) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation of the channels."""
+    return IMAGENET_MEAN, [settings.red_std, *IMAGENET_STD[1:]]
 
 
 def draw_prototypes(path: Path, clips: UInt8[Tensor, "clips frames 3 size size"], maps: Int[Tensor, "clips frames rows columns"]) -> None:

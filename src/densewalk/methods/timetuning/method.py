@@ -33,7 +33,7 @@ from densewalk.core import distributed
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import derive_seed
 from densewalk.data.sources import Source
-from densewalk.methods.timetuning.clips import ClipDataset, Clips, draw_prototypes, normalize_clip, videos_of
+from densewalk.methods.timetuning.clips import ClipDataset, Clips, draw_prototypes, make_views, normalize_clip, videos_of
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.ema import make_teacher, update_teacher
@@ -75,7 +75,7 @@ class TimeTuning(Method):
         self.register_buffer("queue", torch.zeros(settings.queue, settings.head_widths[-1]))
 
     @staticmethod
-    def dataset(settings: TimeTuningSettings, sources: Sequence[Source]) -> "Dataset[Tensor]":
+    def dataset(settings: TimeTuningSettings, sources: Sequence[Source]) -> "Dataset[dict[str, Tensor]]":
         """One clip of every video, segment of a video file, or image."""
         settings = settings.resolved()
         return ClipDataset([video for source in sources for video in videos_of(source, settings)], settings)
@@ -90,6 +90,10 @@ class TimeTuning(Method):
             *decay_groups("head", list(student.head.named_parameters()), lr, decay),
             *decay_groups("backbone", list(student.backbone.named_parameters()), slow, decay),
         ]
+
+    def prepare(self, batch: dict[str, Tensor], device: torch.device) -> Clips:
+        """Flip, colors and blur, the same for all frames of a clip."""
+        return make_views(batch, self.settings, device)
 
     def step(self, batch: Clips, step: int, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch of clips [b, t, 3, h, w], normalized."""
@@ -118,7 +122,7 @@ class TimeTuning(Method):
         """The student: it is what the paper evaluates."""
         return self.student.backbone
 
-    def pictures(self, data: "Dataset[Tensor]", folder: Path) -> None:
+    def pictures(self, data: "Dataset[dict[str, Tensor]]", folder: Path) -> None:
         """Draw some clips without augmentation, and below them their prototypes: of the first frame as assigned, then propagated."""
         assert isinstance(data, ClipDataset)
         frames = torch.stack([data.plain(i * len(data) // CLIPS_SHOWN) for i in range(min(CLIPS_SHOWN, len(data)))])
