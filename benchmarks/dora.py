@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils.data import default_collate
 
-from densewalk.methods.dora.augmentation import crop_clip, global_view, local_view
+from densewalk.methods.dora.augmentation import DoraClips, make_views
 from densewalk.methods.dora.losses import dora_loss
 from densewalk.methods.dora.method import Dora
 from densewalk.methods.dora.settings import DoraSettings
@@ -27,6 +28,7 @@ from densewalk.ops.cpu.memory import trim_heap
 from densewalk.training import loop
 from densewalk.training.cost import peak_rss_mib
 from densewalk.training.optimizer import make_optimizer, set_schedules
+from densewalk.training.sampler import Item
 
 
 class Stopwatch:
@@ -79,13 +81,10 @@ def part_stages(watch: Stopwatch, method: Dora, batch: dict[str, torch.Tensor], 
 
 def clip_stages(settings: DoraSettings, height: int, width: int) -> dict[str, float]:
     """The views of one decoded clip."""
-    watch, generator = Stopwatch(), torch.Generator().manual_seed(0)
+    watch = Stopwatch()
     frames = torch.randint(0, 256, (settings.frames, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    cut = watch("cut the clip", lambda: crop_clip(frames, settings, generator))
-    for _ in range(settings.global_views or 1):
-        watch("global views", lambda: global_view(cut, settings, generator))
-    for _ in range(settings.local_crops):
-        watch("local crops", lambda: local_view(cut, settings, generator))
+    sample = watch("cut the clip, draw", lambda: DoraClips([frames], settings)[Item(0, seed=0)])  # type: ignore[arg-type]
+    watch("views", lambda: make_views(default_collate([sample]), settings, torch.device("cpu")))
     return watch.seconds
 
 

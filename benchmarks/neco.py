@@ -22,7 +22,7 @@ from benchmarks import matrix_sort
 from torch import Tensor
 from torch.nn import functional as F
 
-from densewalk.methods.neco.augmentation import NecoViews
+from densewalk.methods.neco.augmentation import NecoCrops, make_views
 from densewalk.methods.neco.method import Neco
 from densewalk.methods.neco.settings import NecoSettings
 from densewalk.models.loading import create
@@ -142,9 +142,9 @@ def new_run(options: argparse.Namespace, compat: str) -> tuple[Neco, torch.optim
     settings = NecoSettings(compat=compat, queue=0, steps=10, **sizes)  # type: ignore[arg-type]
     method = Neco(settings, create(options.arch, seed=0), 10, 10, seed=0)
     pictures = [torch.randint(0, 256, (3, 480, 640), dtype=torch.uint8) for _ in range(options.batch)]
-    views = NecoViews(pictures, settings)  # type: ignore[arg-type]
-    batch = torch.utils.data.default_collate([views[Item(i, i)] for i in range(options.batch)])
-    return method, make_optimizer(method), batch
+    crops = NecoCrops(pictures, settings)  # type: ignore[arg-type]
+    batch = torch.utils.data.default_collate([crops[Item(i, i)] for i in range(options.batch)])
+    return method, make_optimizer(method), make_views(batch, torch.device("cpu"))
 
 
 def one_step(method: Neco, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], losses: Any) -> dict[str, float]:

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densewalk.data.augmentation.draws import to_rows
 from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
-from densewalk.methods.timetuning.clips import augment
+from densewalk.methods.timetuning.clips import crop_clip, make_views
 from densewalk.methods.timetuning.method import Clusterer, TimeTuning
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.models.loading import create
@@ -193,7 +194,12 @@ def main() -> None:
     print(f"largest difference of a gradient {largest:.1e}")
 
     frame = torch.randint(0, 256, (settings.frames, 3, 480, 854), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    clip = cpu_seconds(lambda: augment(frame, settings, torch.Generator().manual_seed(1)), args.repeat)
+
+    def augment() -> Tensor:
+        clip, drawn = crop_clip(frame, settings, torch.Generator().manual_seed(1))
+        return make_views({"clip": clip[None], "distortion": to_rows([drawn])}, settings, torch.device("cpu"))
+
+    clip = cpu_seconds(augment, args.repeat)
     print(f"augmentation of one decoded clip of 854 x 480: {1000 * clip:.0f} ms")
     print("\n| propagation over 4 frames | plain, CPU ms | ours | ratio | largest difference |\n|---|---|---|---|---|")
     print(propagation_row((14, 14), 8, args.repeat))

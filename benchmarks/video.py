@@ -116,7 +116,7 @@ def compare_figures(ratio: float, seconds: float, own: float, rss: float) -> Non
     print(f"\n{'figure, for a 4K60 source':28} {'here':>7} {'most':>7}")
     for name, here, most in (
         ("transcode / plain, CPU", ratio, 1.3),
-        ("CPU-s a clip, with its views", seconds, 0.1),
+        ("CPU-s a clip in a loader", seconds, 0.07),
         ("MiB a worker, own", own, 600),
         ("MiB a worker, RSS", rss, 600),
     ):
@@ -170,24 +170,24 @@ def plain(source: Path, target: Path, settings: VideoSettings) -> None:
 
 
 class ViewReader:
-    """DoRA's views of the clips of a training copy: all that a data loader's worker does for a sample."""
+    """DoRA's samples from a training copy: all that a data loader's worker does for one."""
 
     def __init__(self, reader: ClipReader) -> None:
         from densewalk.methods.dora.augmentation import (
-            DoraViews,  # late: what it imports counts as memory, and the other readers need none of it
+            DoraClips,  # late: what it imports counts as memory, and the other readers need none of it
         )
 
-        self.reader, self.views = reader, partial(DoraViews, settings=DoraSettings(compat="released").resolved())
+        self.reader, self.samples = reader, partial(DoraClips, settings=DoraSettings(compat="released").resolved())
 
     def read(self, indices: list[int]) -> Any:
         """One sample."""
         from densewalk.training.sampler import Item
 
-        return self.views([self.reader.read(indices)])[Item(0, seed=indices[0])]
+        return self.samples([self.reader.read(indices)])[Item(0, seed=indices[0])]
 
 
 def compare_clips(source: Path, receipt: VideoReceipt, count: int) -> tuple[float, float, float]:
-    """CPU seconds and memory of loading clips, each reader in a process of its own; those of the training copy's with views."""
+    """CPU seconds and memory of loading clips, each reader in a process of its own; those of the training copy's as DoRA's samples."""
     clips = VideoClips(receipt, FRAMES, SPACING)
     chosen = np.random.default_rng(0).integers(0, len(clips), count)
     indices = [clips.frame_indices(int(i)) for i in chosen]
@@ -198,7 +198,7 @@ def compare_clips(source: Path, receipt: VideoReceipt, count: int) -> tuple[floa
     measure("copy, decord", ClipReader(receipt.path, gop=receipt.gop, reader="decord"), indices, first)
     ours = ClipReader(receipt.path, gop=receipt.gop, reader="pyav")
     measure("copy, PyAV (VideoClips)", ours, indices, first)
-    return measure("the same, with DoRA's views", ViewReader(ours), indices, first)
+    return measure("the same, cut for DoRA", ViewReader(ours), indices, first)
 
 
 def measure(name: str, reader: ClipReader | ViewReader, indices: list[list[int]], first: float | None = None) -> tuple[float, float, float]:

@@ -11,6 +11,7 @@ from tests.fixtures.studies import REPOSITORY
 SMALL = {
     "dora": "--arch vit_nano_patch16 --frames 2 --sizes 64 32 --out-dim 64 --locals 2 --frame-size 96 128 --repeat 1",
     "neco": "--arch vit_nano_patch14_reg4 --size 56 --local 28 --rows 49",
+    "feeding": "--samples 1 --repeat 1",
     "products": "",
     "knn": "--training 500 --queries 50 --classes 10",
     "incontext": "--memory 2 --queries 1 --classes 5",

@@ -5,7 +5,6 @@ import math
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +15,11 @@ from torch.utils.data import Dataset
 
 from densewalk.core import distributed
 from densewalk.core.errors import TrainingError, UserError
+from densewalk.data.augmentation.draws import Distortion
 from densewalk.data.check_images import check_images
 from densewalk.data.settings import ImagesSettings
 from densewalk.data.sources import Source, open_images
-from densewalk.methods.dino import augmentation
-from densewalk.methods.dino.augmentation import DinoViews
+from densewalk.methods.dino.augmentation import DinoCrops, draw_colors
 from densewalk.methods.dino.losses import cross_entropies, dino_loss, koleo, teacher_entropies
 from densewalk.methods.dino.method import Dino
 from densewalk.methods.dino.self_distillation import clip_each
@@ -209,11 +208,12 @@ def test_step_equals_its_definition(crops: int) -> None:
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_a_batch_in_parts_equals_the_whole(parts: int) -> None:
+def test_a_batch_in_parts_equals_the_whole(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = small_settings(clip_grad=0.3, freeze_last_layer_epochs=0)
     batch, results = random_batch(settings), []
     for n in (1, parts):
         method = small_method(settings)
+        monkeypatch.setattr(method, "prepare", lambda views, device: views)  # the batch is one of views
         optimizer = make_optimizer(method)
         for at in range(2):  # the second step's targets are centered by the first one's
             loss, _ = loop.one_step(method, optimizer, loop.split(batch, n), at, 0, Execution(), torch.device("cpu"))
@@ -311,7 +311,7 @@ class Pictures(Dataset[Tensor]):
 
 @pytest.mark.parametrize("shape", [(3, 90, 120), (1, 3, 90, 120)])
 def test_views_depend_on_the_item_alone(shape: tuple[int, ...]) -> None:
-    data = DinoViews(Pictures(*shape), small_settings())
+    data = DinoCrops(Pictures(*shape), small_settings())
     assert len(data) == 3
     first = data[Item(1, seed=5)]
     torch.manual_seed(9)
@@ -324,28 +324,21 @@ def test_views_depend_on_the_item_alone(shape: tuple[int, ...]) -> None:
 
 
 def test_no_local_crops() -> None:
-    assert DinoViews(Pictures(3, 90, 120), small_settings(local_crops=0))[Item(0, seed=1)]["local"].shape == (0, 3, 32, 32)
+    assert DinoCrops(Pictures(3, 90, 120), small_settings(local_crops=0))[Item(0, seed=1)]["local"].shape == (0, 3, 32, 32)
 
 
-def test_probabilities_of_the_distortions(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts: dict[str, int] = {}
-
-    def counted(name: str) -> Any:
-        def note(image: Tensor, *_: Any) -> Tensor:
-            counts[name] = counts.get(name, 0) + 1
-            return image
-
-        return note
-
-    for name in ("color_jitter", "grayscale", "gaussian_blur"):
-        monkeypatch.setattr(augmentation, name, counted(name))
-    monkeypatch.setattr(augmentation.tv, "solarize", counted("solarize"))
-    data = DinoViews(Pictures(3, 40, 40), small_settings(global_size=16, local_size=16, local_crops=2))
-    for seed in range(300):
-        data[Item(0, seed=seed)]
-    expected = {"color_jitter": 4 * 0.8, "grayscale": 4 * 0.2, "gaussian_blur": 1.0 + 0.1 + 2 * 0.5, "solarize": 0.2}
-    for name, mean in expected.items():
-        assert counts[name] / 300 == pytest.approx(mean, abs=0.15), name
+def test_probabilities_of_the_distortions() -> None:
+    data = DinoCrops(Pictures(3, 40, 40), small_settings(global_size=16, local_size=16, local_crops=2))
+    samples = [data[Item(0, seed=seed)] for seed in range(300)]
+    rows = torch.stack([torch.cat([s["global_distortions"], s["local_distortions"]]) for s in samples])  # [300, 4 views, columns]
+    found = dict(zip(Distortion._fields, ((rows != torch.tensor(Distortion())).float().mean(dim=0)).T, strict=True))
+    for name, expected in (("first", [0.8] * 4), ("gray", [0.2] * 4), ("flip", [0.5] * 4), ("hue", [0.8] * 4)):
+        assert found[name].tolist() == pytest.approx(expected, abs=0.1), name
+    assert found["blur"].tolist() == pytest.approx([1.0, 0.1, 0.5, 0.5], abs=0.1)
+    assert found["solarize"].tolist() == pytest.approx([0.0, 0.2, 0.0, 0.0], abs=0.1)
+    radii = torch.tensor([draw_colors(torch.Generator().manual_seed(i), blur=1.0).blur for i in range(300)])
+    assert 0.1 <= radii.min() < 0.15
+    assert 1.9 < radii.max() <= 2.0
 
 
 def test_image_folder_as_source(tmp_path: Path) -> None:
@@ -370,7 +363,7 @@ def noise_run(folder: Path) -> Dino:
     with State(folder / str(distributed.rank()), {"data": "test"}) as state:
         loop.train(
             method,
-            DinoViews(Pictures(3, 90, 120, count=4), method.settings),
+            DinoCrops(Pictures(3, 90, 120, count=4), method.settings),
             batch_size=4,
             seed=3,
             state=state,

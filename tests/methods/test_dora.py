@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from densewalk.core import distributed
 from densewalk.core.errors import TrainingError, UserError
+from densewalk.data.augmentation.draws import Distortion
 from densewalk.data.check_images import check_images
 from densewalk.data.images import normalize
 from densewalk.data.settings import ImagesSettings, VideoSettings
@@ -25,9 +26,9 @@ from densewalk.data.sources import Source, open_clips
 from densewalk.data.video.clips import VideoClips
 from densewalk.data.video.encode import write_video
 from densewalk.data.video.transcode import transcode
-from densewalk.methods.dora import augmentation, tracking
 from densewalk.methods.dora import method as dora
-from densewalk.methods.dora.augmentation import DoraViews
+from densewalk.methods.dora import tracking
+from densewalk.methods.dora.augmentation import DoraClips, make_views
 from densewalk.methods.dora.losses import frame_terms, koleo_of_frames, total_loss
 from densewalk.methods.dora.method import Dora
 from densewalk.methods.dora.settings import DoraSettings
@@ -543,12 +544,13 @@ def test_an_object_without_patches_ends_the_training(hard: bool, monkeypatch: py
 
 
 @pytest.mark.parametrize("compat", ["paper", "released"])
-def test_a_batch_in_parts_equals_the_whole(compat: str) -> None:
+def test_a_batch_in_parts_equals_the_whole(compat: str, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"batch_threshold": False, "linear_sinkhorn": False, "clip_grad": 0.3, "freeze_last_layer_epochs": 0}
     settings = small_settings(compat=compat, batch_size=4, **changes)
     batch, results = random_batch(settings, batch=4), []
     for parts in (1, 2, 4):
         method = sharpen(small_method(settings))  # else all heads look at much the same, and it matters little which are drawn
+        monkeypatch.setattr(method, "prepare", lambda views, device: views)  # the batch is one of views
         optimizer = make_optimizer(method)
         for at in range(2):  # the second step's targets are centered by the first one's
             loss, _ = loop.one_step(method, optimizer, loop.split(batch, parts), at, 0, Execution(), torch.device("cpu"))
@@ -605,7 +607,7 @@ def test_clips_of_folders_of_frames_stay_inside_their_sequence(tmp_path: Path) -
     with pytest.raises(UserError, match=r"a clip of 3 frames, every 4 frames, takes 9; the longest sequence has 7"):
         open_clips(source, frames=3, spacing_seconds=0.4)
     sample = Dora.dataset(small_settings(frames=3, spacing_seconds=0.2), [source])[Item(3, seed=0)]
-    assert sample["global"].shape == (2, 3, 3, 64, 64)
+    assert sample["clip"].shape == (3, 86, 86, 3)  # 64 px views of a clip of 86, as 224 of 300
 
 
 class StillClips(Dataset[Tensor]):
@@ -623,13 +625,21 @@ class StillClips(Dataset[Tensor]):
         return image.expand(self.frames, -1, -1, -1)
 
 
+def views_of(settings: DoraSettings, seed: int, index: int = 0, *, plain: bool = False) -> dict[str, Tensor]:
+    """One sample's views; plain: without flips and colors."""
+    batch = default_collate([DoraClips(StillClips(3), settings)[Item(index, seed=seed)]])
+    if plain:
+        for kind in ("global", "local"):
+            batch[f"{kind}_distortions"] = torch.tensor(Distortion(), dtype=torch.float64).expand_as(batch[f"{kind}_distortions"])
+    return {kind: x[0] for kind, x in make_views(batch, settings, torch.device("cpu")).items()}
+
+
 def test_views_depend_on_the_item_alone() -> None:
     settings = small_settings().resolved()
-    data = DoraViews(StillClips(3), settings)
-    assert len(data) == 5
-    first = data[Item(2, seed=7)]
+    assert len(DoraClips(StillClips(3), settings)) == 5
+    first = views_of(settings, 7, 2)
     torch.manual_seed(1)
-    again, other = data[Item(2, seed=7)], data[Item(2, seed=8)]
+    again, other = views_of(settings, 7, 2), views_of(settings, 8, 2)
     assert first["global"].shape == (2, 3, 3, 64, 64)
     assert first["local"].shape == (3, 3, 3, 32, 32)
     assert torch.equal(first["global"], again["global"])
@@ -637,16 +647,15 @@ def test_views_depend_on_the_item_alone() -> None:
     assert not torch.equal(first["global"], other["global"])
 
 
-def test_global_views_are_consistent_in_time_and_local_crops_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augmentation, "distort_colors", lambda image, generator, blur: image / 255)
-    sample = DoraViews(StillClips(3), small_settings().resolved())[Item(0, seed=3)]
+def test_global_views_are_consistent_in_time_and_local_crops_are_not() -> None:
+    sample = views_of(small_settings().resolved(), 3, plain=True)
     assert torch.equal(sample["global"][:, 0], sample["global"][:, 2])
     assert not torch.equal(sample["global"][0], sample["global"][1])
     assert not torch.equal(sample["local"][:, 0], sample["local"][:, 2])
 
 
 def test_colors_differ_between_frames() -> None:
-    sample = DoraViews(StillClips(3), small_settings().resolved())[Item(0, seed=3)]
+    sample = views_of(small_settings().resolved(), 3)
     assert not torch.equal(sample["global"][0, 0], sample["global"][0, 2])
 
 
@@ -680,7 +689,7 @@ def test_koleo_adds_its_weight() -> None:
 @pytest.mark.parametrize("compat", ["paper", "released"])
 def test_images_show_what_the_student_is_shown(compat: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = small_settings(compat=compat, global_size=32, unseeded_heads=True)
-    method, data, drawn = small_method(settings).eval(), DoraViews(StillClips(3), settings.resolved()), []
+    method, data, drawn = small_method(settings).eval(), DoraClips(StillClips(3), settings.resolved()), []
     monkeypatch.setattr(dora, "write_tracking_strip", lambda path, clips: drawn.append((path, clips)))
     for noise in range(2):
         torch.manual_seed(noise)
@@ -742,7 +751,7 @@ def test_a_run_on_two_videos(tmp_path: Path) -> None:
 
 def test_a_run_stopped_inside_an_epoch_resumes_to_the_same_weights(tmp_path: Path) -> None:
     settings = small_settings(batch_size=2, local_crops=1, drop_path=0.1)
-    data = DoraViews(StillClips(3), settings.resolved())  # five clips: two steps an epoch
+    data = DoraClips(StillClips(3), settings.resolved())  # five clips: two steps an epoch
 
     class Stopped(Dora):
         def step(self, batch: dict[str, Tensor], step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -763,7 +772,7 @@ def small_video_curve(folder: Path, steps: int, **changes: Any) -> dict[str, np.
     """The preset's learning curve on five still clips of noise, with a smaller network and smaller views."""
     settings = DoraSettings(preset="small_video", steps=steps, warmup_epochs=0, global_size=64, local_size=32, **changes)
     method = Dora(settings, create("vit_nano_patch16", seed=1), steps, 1, seed=0)
-    run(method, DoraViews(StillClips(settings.frames), settings.resolved()), folder, settings.batch_size)
+    run(method, DoraClips(StillClips(settings.frames), settings.resolved()), folder, settings.batch_size)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {key: np.array([line[key] for line in lines]) for key in ("loss_mask", "loss_local", "teacher_mean_entropy")}
 
@@ -782,7 +791,7 @@ def noise_run(folder: Path, centering: str) -> Dora:
     """Three steps on four clips each, spread over however many processes there are."""
     settings = small_settings(batch_size=4, local_crops=1, lr=0.1, centering=centering)
     method = small_method(settings, total=3, per_epoch=1)
-    run(method, DoraViews(StillClips(3), settings.resolved()), folder / f"{centering}-{distributed.rank()}", batch_size=4)
+    run(method, DoraClips(StillClips(3), settings.resolved()), folder / f"{centering}-{distributed.rank()}", batch_size=4)
     return method
 
 

@@ -14,7 +14,7 @@ from densewalk.core.errors import UserError
 from densewalk.methods.neco import alignment, references
 from densewalk.methods.neco import method as module
 from densewalk.methods.neco.alignment import align, crop_pairs, distances
-from densewalk.methods.neco.augmentation import NecoViews
+from densewalk.methods.neco.augmentation import NecoCrops
 from densewalk.methods.neco.method import Neco
 from densewalk.methods.neco.settings import NecoSettings
 from densewalk.models.architecture import Architecture
@@ -260,7 +260,7 @@ def test_the_teacher_is_not_trained_and_follows():
 
 
 def test_samples_depend_on_their_item_alone():
-    views = NecoViews(Pictures(1, 0), NecoSettings(**SMALL))
+    views = NecoCrops(Pictures(1, 0), NecoSettings(**SMALL))
     one, two, other = views[Item(0, 5)], views[Item(0, 5)], views[Item(0, 6)]
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert not torch.equal(one["global"], other["global"])

@@ -7,9 +7,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from densewalk.core.errors import UserError
+from densewalk.data.augmentation.draws import to_rows
 from densewalk.data.sources import Source
 from densewalk.methods.timetuning import method as timetuning
-from densewalk.methods.timetuning.clips import augment, sample_frames, segments, videos_of
+from densewalk.methods.timetuning.clips import crop_clip, make_views, sample_frames, segments, videos_of
 from densewalk.methods.timetuning.method import TimeTuning
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.models import blocks
@@ -418,13 +419,13 @@ def test_folders_of_frames_and_of_pictures(tmp_path):
     assert len(data) == 2 + 3
     assert [v.length for v in data.videos] == [5, 2, 1, 1, 1]
     for index in range(5):
-        clip = data[Item(index, seed=4)]
-        assert clip.shape == (3, 3, 48, 48)
-        assert torch.equal(clip, data[Item(index, seed=4)])
-        assert not torch.equal(clip, data[Item(index, seed=5)])
+        sample, again, other = (data[Item(index, seed=seed)] for seed in (4, 4, 5))
+        assert sample["clip"].shape == (3, 3, 48, 48)
+        assert all(torch.equal(sample[key], again[key]) for key in sample)
+        assert not torch.equal(sample["clip"], other["clip"])
     chosen = Source("s", sequences_receipt(tmp_path / "sequences", chosen=("b",)))
     assert [v.length for v in videos_of(chosen, small().resolved())] == [2]
-    still = data[Item(3, seed=4)]
+    still = data[Item(3, seed=4)]["clip"]
     assert torch.equal(still[0], still[2])
 
 
@@ -442,9 +443,15 @@ def test_video_files_are_cut_into_segments(tmp_path):
     videos = videos_of(source, small(segment_seconds=1.0).resolved())
     assert [(v.start, v.length) for v in videos] == [(0, 8), (8, 8), (16, 8)]
     assert videos[1].read([videos[1].start])[0].float().mean() == pytest.approx(np.mean(frames[8]), abs=4)
-    assert TimeTuning.dataset(small(segment_seconds=1.0), [source])[Item(2, seed=0)].shape == (3, 3, 48, 48)
+    assert TimeTuning.dataset(small(segment_seconds=1.0), [source])[Item(2, seed=0)]["clip"].shape == (3, 3, 48, 48)
     with pytest.raises(UserError, match=r"walk: no usable part without a scene cut has 30 frames"):
         videos_of(source, small(frames=30).resolved())
+
+
+def augment(clip, settings, generator):
+    """One clip's view."""
+    crop, drawn = crop_clip(clip, settings, generator)
+    return make_views({"clip": crop[None], "distortion": to_rows([drawn])}, settings, torch.device("cpu"))[0]
 
 
 def test_augmentation_is_the_same_for_all_frames_of_a_clip():

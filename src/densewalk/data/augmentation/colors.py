@@ -72,7 +72,7 @@ def _in_parts(
     return result.view(images.shape)
 
 
-def _change(x: Images, drawn: Sequence[Distortion], *, eight_bit: bool = False) -> Float[Tensor, "images channels height width"]:
+def _change(x: Images, drawn: Sequence[Distortion], *, eight_bit: bool = False) -> Float[Tensor, "images _ height width"]:
     """All changes in their order, of which `x` may take some in place; one channel if all images are gray."""
     jitter: dict[int, tuple[Callable[..., Tensor], list[float]]] = {
         BRIGHTNESS: (adjust_brightness, [d.brightness for d in drawn]),
@@ -92,7 +92,9 @@ def _change(x: Images, drawn: Sequence[Distortion], *, eight_bit: bool = False) 
     return _where([d.solarize for d in drawn], solarize, x)
 
 
-def _where(chosen: Sequence[float | bool], change: Callable[..., Tensor], x: Images, *values: Sequence[float]) -> Images:
+def _where(
+    chosen: Sequence[float | bool], change: Callable[..., Tensor], x: Images, *values: Sequence[float]
+) -> Float[Tensor, "images _ height width"]:
     """Change some images of a batch, each by values of its own."""
     numbers = [i for i, yes in enumerate(chosen) if yes]
     if not numbers:

@@ -1,4 +1,4 @@
-"""Views: boxes against the released code, colours and blur against definitions."""
+"""Crops: boxes against the released code and plain loops."""
 
 import math
 
@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchvision.transforms.v2 import functional as tv
 
 from densewalk.core.errors import UserError
-from densewalk.data import augmentation as views
-from densewalk.data.augmentation import Crop
+from densewalk.data.augmentation import crops as views
+from densewalk.data.augmentation.colors import distort_levels
+from densewalk.data.augmentation.crops import Crop
 from tests.fixtures.helpers import shared
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -71,11 +71,11 @@ def test_recorded_views_follow_from_the_seed():
     image = torch.from_numpy(recorded["cases/0/image"]).permute(2, 0, 1).contiguous()
     sides = [int(s) for s in recorded["cases/0/size"]]
     crops = [Crop(sides[0], (0.25, 1.0), True)] * 2 + [Crop(sides[1], (0.05, 0.25), False)] * 4
-    cut, boxes = views.multi_crop(image, crops, 0.01, seeded(int(recorded["cases/0/seed"])))
+    cut, rows, boxes = views.multi_crop(image, crops, 0.01, seeded(int(recorded["cases/0/seed"])))
     in_global, in_view = views.intersections(boxes, [c.size for c in crops], 2)
     assert torch.equal(in_global, torch.from_numpy(recorded["cases/0/gc"]))
     assert torch.equal(in_view, torch.from_numpy(recorded["cases/0/all"]))
-    for i, crop in enumerate(cut):
+    for i, crop in enumerate(distort_levels(one[None], row[None])[0] for one, row in zip(cut, rows, strict=True)):
         expected = torch.from_numpy(recorded[f"cases/0/crops/{i}"]) * STD[:, None, None] + MEAN[:, None, None]
         # the release rounds to 8 bits after every change, blurs by boxes, and draws the radius elsewhere
         assert (crop.float() / 255 - expected).abs().mean() < 2.5 / 255
@@ -95,7 +95,7 @@ def test_recorded_box_arithmetic(case):
 @settings(max_examples=30, deadline=None)
 def test_every_crop_overlaps_the_global_ones(seed, height, width):
     crops = [Crop(8, (0.25, 1.0), True)] * 2 + [Crop(4, (0.15, 0.25), False)] * 2
-    _, boxes = views.multi_crop(picture(height, width), crops, 0.1, seeded(seed))
+    *_, boxes = views.multi_crop(picture(height, width), crops, 0.1, seeded(seed))
     for i in range(2):
         for v in range(4):
             x = min(boxes[i, 2], boxes[v, 2]) - max(boxes[i, 0], boxes[v, 0])
@@ -106,7 +106,7 @@ def test_every_crop_overlaps_the_global_ones(seed, height, width):
 
 
 def test_intersections_are_the_plain_loop():
-    _, boxes = views.multi_crop(picture(120, 150), NECO, 0.01, seeded(3))
+    *_, boxes = views.multi_crop(picture(120, 150), NECO, 0.01, seeded(3))
     sizes = [c.size for c in NECO]
     in_global, in_view = views.intersections(boxes, sizes, 2)
     for i in range(2):
@@ -125,96 +125,7 @@ def test_an_image_without_overlapping_crops_is_a_clear_error(monkeypatch):
         views.multi_crop(torch.zeros(3, 1, 5000, dtype=torch.uint8), NECO, 0.01, seeded(0))
 
 
-# -- colours and blur --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("turn", [-0.5, -0.2, 0.0, 0.03, 0.2])
-def test_hue_equals_torchvision(turn):
-    image = torch.rand(2, 3, 20, 30, generator=seeded(0))
-    image[:, :, :5] = image[:, :1, :5]  # grey pixels have no hue
-    image[:, 0, 5:10] = image[:, 1, 5:10]
-    torch.testing.assert_close(views.adjust_hue(image, turn), tv.adjust_hue(image, turn), rtol=0, atol=5e-6)
-
-
-def test_jitter_of_strength_zero_changes_nothing():
-    image = picture(20, 30)
-    assert torch.equal(views.color_jitter(image, 0.0, 0.0, 0.0, 0.0, seeded(0)), image)
-
-
-def test_jitter_draws_the_four_factors_in_torchvisions_order():
-    image = torch.rand(3, 9, 9, generator=seeded(5))
-    jittered = views.color_jitter(image, 0.8, 0.8, 0.8, 0.2, seeded(7))
-    g = seeded(7)
-    order = torch.randperm(4, generator=g).tolist()
-    b, c, s, h = (torch.empty(1).uniform_(*span, generator=g).item() for span in ((0.2, 1.8), (0.2, 1.8), (0.2, 1.8), (-0.2, 0.2)))
-    changes = [
-        lambda x: (b * x).clamp(0, 1),
-        lambda x: (c * x + (1 - c) * tv.rgb_to_grayscale(x).mean()).clamp(0, 1),
-        lambda x: (s * x + (1 - s) * tv.rgb_to_grayscale(x)).clamp(0, 1),
-        lambda x: tv.adjust_hue(x, h),
-    ]
-    for i in order:
-        image = changes[i](image)
-    torch.testing.assert_close(jittered, image, rtol=0, atol=2e-5)
-
-
-def test_gray_has_three_equal_channels_of_luma():
-    image = torch.rand(3, 4, 4, generator=seeded(0))
-    grey = views.grayscale(image)
-    luma = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
-    for channel in grey:
-        torch.testing.assert_close(channel, luma, rtol=0, atol=1e-3)
-
-
-@pytest.mark.parametrize("radius", [0.1, 0.7, 2.0])
-def test_blur_is_the_plain_double_sum(radius):
-    image = torch.rand(3, 9, 11, generator=seeded(0))
-    reach = math.ceil(3 * radius)
-    weight = [math.exp(-0.5 * (o / radius) ** 2) for o in range(-reach, reach + 1)]
-    expected = torch.zeros(3, 9, 11, dtype=torch.float64)
-    for y in range(9):
-        for x in range(11):
-            for i, wy in zip(range(-reach, reach + 1), weight, strict=True):
-                for j, wx in zip(range(-reach, reach + 1), weight, strict=True):
-                    pixel = image[:, min(max(y + i, 0), 8), min(max(x + j, 0), 10)].double()
-                    expected[:, y, x] += wy * wx * pixel / sum(weight) ** 2
-    torch.testing.assert_close(views.gaussian_blur(image, radius).double(), expected, rtol=0, atol=1e-6)
-
-
-def test_a_clip_is_distorted_as_one():
-    clip, image = picture(24, 32, frames=3), picture(24, 32)
-    for seed in range(12):
-        distorted = views.distort(clip, seeded(seed))
-        assert distorted.dtype == torch.uint8
-        assert torch.equal(distorted, views.distort(image, seeded(seed)).expand(3, -1, -1, -1))
-
-
-def test_distortion_strikes_as_often_as_it_should(monkeypatch):
-    struck = dict.fromkeys(["color_jitter", "grayscale", "gaussian_blur"], 0)
-    radii = []
-
-    def count(name):
-        def strike(image, *args):
-            struck[name] += 1
-            radii.extend(args if name == "gaussian_blur" else [])
-            return image
-
-        return strike
-
-    for name in struck:
-        monkeypatch.setattr(views, name, count(name))
-    g, image = seeded(0), torch.zeros(3, 2, 2)
-    for _ in range(3000):
-        views.distort(image, g)
-    assert abs(struck["color_jitter"] / 3000 - 0.8) < 0.03
-    assert abs(struck["grayscale"] / 3000 - 0.2) < 0.03
-    assert abs(struck["gaussian_blur"] / 3000 - 0.5) < 0.03
-    assert 0.1 <= min(radii) < 0.12
-    assert 1.98 < max(radii) <= 2.0
-    assert abs(np.mean(radii) - 1.05) < 0.05
-
-
-def test_views_depend_on_the_generator_alone():
+def test_crops_depend_on_the_generator_alone():
     image = picture(64, 64)
     torch.manual_seed(1)
     first = views.multi_crop(image, NECO, 0.01, seeded(4))
@@ -224,3 +135,4 @@ def test_views_depend_on_the_generator_alone():
     second = views.multi_crop(image, NECO, 0.01, seeded(4))
     assert all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True))
     assert torch.equal(first[1], second[1])
+    assert torch.equal(first[2], second[2])
