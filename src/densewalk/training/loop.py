@@ -23,7 +23,6 @@ from densewalk.core.progress import Progress
 from densewalk.ops.cpu.memory import trim_heap
 from densewalk.training.cost import Cost, Meter
 from densewalk.training.execution import Execution
-from densewalk.training.feeding import pixels_ahead
 from densewalk.training.learning_curve import LearningCurve, require_finite_loss
 from densewalk.training.method import Method
 from densewalk.training.optimizer import load_state_without_schedules, make_optimizer, set_schedules, state_without_schedules
@@ -37,7 +36,7 @@ from densewalk.training.processes.sharding import (
     whole_optimizer_state,
     whole_state,
 )
-from densewalk.training.sampler import StepSampler
+from densewalk.training.sampler import StepSampler, pixels_ahead
 from densewalk.training.signals import leave_signals_to_parent, stop_signals
 from densewalk.training.state import State
 

@@ -72,6 +72,6 @@ def draw_jitter(brightness: float, contrast: float, saturation: float, hue: floa
     Factors are uniform in [max(0, 1 - x), 1 + x] for the first three; the hue moves by U(-hue, hue) turns.
     """
     first, second, third, fourth = torch.randperm(4, generator=generator).tolist()
-    factors = [uniform(max(0.0, 1 - x), 1 + x, generator) for x in (brightness, contrast, saturation)]
+    b, c, s = (uniform(max(0.0, 1 - x), 1 + x, generator) for x in (brightness, contrast, saturation))
     turn = uniform(-hue, hue, generator)
-    return Distortion(0.0, first, second, third, fourth, *factors, hue=turn)
+    return Distortion(0.0, first, second, third, fourth, brightness=b, contrast=c, saturation=s, hue=turn)

@@ -151,6 +151,7 @@ def normalize_clip(clip: Float[Tensor, "*batch 3 height width"], settings: TimeT
 
 def statistics(settings: TimeTuningSettings) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation of the channels."""
+    assert settings.red_std is not None
     return IMAGENET_MEAN, [settings.red_std, *IMAGENET_STD[1:]]
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from densewalk.training.feeding import pixels_ahead
+from densewalk.training.sampler import pixels_ahead
 from tests.fixtures.helpers import require_cuda
 from tests.fixtures.toy import Toy
 
