@@ -14,6 +14,7 @@ from densewalk.visualization.overlays import (
     write_segmentation_strip,
     write_tracking_strip,
 )
+from densewalk.visualization.panels import read_legend
 from tests.fixtures.helpers import shared
 
 
@@ -80,3 +81,20 @@ def test_tracking_strip_gives_each_object_its_color(tmp_path):
     assert {tuple(c) for c in np.round(0.7 * colors).astype(int).tolist()} <= found
     write_tracking_strip(tmp_path / "again.png", [clip, clip])
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "deep" / "objects.png").read_bytes()
+
+
+def test_a_strip_says_its_legend_and_where_it_begins(tmp_path):
+    labels = np.zeros((40, 60), np.uint8)
+    labels[:, 30:] = 2
+    rows = [Row("row", np.full((40, 60, 3), 200, np.uint8), labels, labels)]
+    write_segmentation_strip(tmp_path / "strip.png", rows, ["a", "b", "c"], ignore=255)
+    legend = read_legend(tmp_path / "strip.png")
+    assert legend.colors == {"a": "#000000", "c": "#008000", "not scored": "#e0e0c0"}
+    picture = np.asarray(Image.open(tmp_path / "strip.png").convert("RGB"))
+    assert 0 < legend.top < len(picture)
+    assert (picture[legend.top :] != 255).any(), "it is below"
+    assert NOT_SCORED not in {tuple(c) for c in picture[: legend.top].reshape(-1, 3)}, "and only there"
+    write_segmentation_strip(tmp_path / "whole.png", rows, ["a", "b", "c"])
+    assert "not scored" not in read_legend(tmp_path / "whole.png").colors
+    Image.new("RGB", (8, 8)).save(tmp_path / "other.png")
+    assert read_legend(tmp_path / "other.png") is None

@@ -10,19 +10,11 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw
 
 from densewalk.data.benchmarks.palette import palette
+from densewalk.visualization.label_colors import CLEAR
 from densewalk.visualization.panels import Panel, write_panels
 
 NOT_SCORED = (224, 224, 192)  # VOC's border color; gray is a class
-# Okabe and Ito's colors (https://jfly.uni-koeln.de/color), which the color-blind can tell apart, the clearest on a photo first
-CLEAR = ((213, 94, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (204, 121, 167), (230, 159, 0), (0, 114, 178))
 TRUE_COLOR, FOUND_COLOR = "#56b4e9", "#d55e00"  # sky blue, vermilion
-
-
-def overlay_colors() -> UInt8[np.ndarray, "256 3"]:
-    """Colors of labels over a photo: clear ones for the first few, then the palette's."""
-    colors = palette()
-    colors[1 : len(CLEAR) + 1] = CLEAR
-    return colors
 
 
 @dataclass(frozen=True)
@@ -125,12 +117,17 @@ def tint_objects(
 def with_boxes(
     image: UInt8[np.ndarray, "height width 3"], boxes: Float[np.ndarray, "boxes 4"], color: str
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The image with outlines of the boxes x0, y0, x1, y1, thicker on a larger image."""
+    """The image with outlines of the boxes x0, y0, x1, y1, thicker on a larger image.
+
+    Each outline has a black line on either side, so that it is seen on whatever is below it.
+    """
     drawn = Image.fromarray(image)
     thickness = max(2, round(min(drawn.size) / 120))
     for x0, y0, x1, y1 in boxes.tolist():
         if x1 > x0 and y1 > y0:
-            ImageDraw.Draw(drawn).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=thickness)
+            right, bottom = max(x0, x1 - 1), max(y0, y1 - 1)
+            ImageDraw.Draw(drawn).rectangle((x0 - 1, y0 - 1, right + 1, bottom + 1), outline="black", width=thickness + 2)
+            ImageDraw.Draw(drawn).rectangle((x0, y0, right, bottom), outline=color, width=thickness)
     return np.array(drawn)
 
 

@@ -1,5 +1,7 @@
 """Images of one size side by side, with titles, as one PNG."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +9,16 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from densewalk.core.files import atomic_write
+
+KEY = "densewalk legend"  # of the PNG's text
 
 
 @dataclass(frozen=True)
@@ -22,18 +30,27 @@ class Panel:
     color: str | None = None
 
 
+@dataclass(frozen=True)
+class Legend:
+    """Of an image: text -> color, and the row of pixels that it begins at."""
+
+    top: int
+    colors: dict[str, str]
+
+
 def write_panels(
     path: str | Path, rows: Sequence[Sequence[Panel]], legend: Mapping[str, Any] | None = None, *, width: float = 3.0, note: str = ""
 ) -> None:
     """Write images in rows and columns of one size; a row may be short.
 
     Args:
-        legend: text -> color, below the images. width: of a column in inches. note: a line at the foot.
+        legend: text -> color, below the images; the file also says it as text, for `read_legend`. width: of a column in inches.
+        note: a line at the foot.
     """
     columns = max(len(row) for row in rows)
     aspect = max(panel.image.shape[0] / panel.image.shape[1] for row in rows for panel in row)
     lines = -(-len(legend) // 6) if legend else 0
-    figure = Figure(figsize=(width * columns, (width * aspect + 0.3) * len(rows) + 0.25 * lines + 0.1), layout="constrained")
+    figure = Figure(dpi=110, figsize=(width * columns, (width * aspect + 0.3) * len(rows) + 0.25 * lines + 0.1), layout="constrained")
     for axes, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
         for axis in axes:
             axis.set(xticks=[], yticks=[])
@@ -45,8 +62,22 @@ def write_panels(
                 axis.spines[:].set(color=panel.color, linewidth=3, visible=True)
     if note:
         figure.supxlabel(note, fontsize=8)
+    drawn = None
     if legend:
         handles = [Patch(facecolor=color, edgecolor="0.6", label=text) for text, color in legend.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
+        drawn = figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image, facts = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]), PngInfo()
+    if legend and drawn:
+        top = image.height - math.ceil(drawn.get_window_extent().y1)
+        facts.add_text(KEY, json.dumps({"top": top, "colors": {text: to_hex(color) for text, color in legend.items()}}))
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=110, metadata={"Software": None})
+        image.save(temporary, "PNG", pnginfo=facts)
+
+
+def read_legend(path: Path) -> Legend | None:
+    """The legend of an image that `write_panels` has written; None of any other."""
+    with Image.open(path) as image:
+        text = image.info.get(KEY)
+    return Legend(**json.loads(text)) if text else None
