@@ -71,6 +71,76 @@ def test_a_phone_needs_no_sideways_scrolling(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_predictions_are_picked_by_evaluation_image_and_run(page):
+    picker, shown = page.locator(".picker"), page.locator("#predictions ~ .evaluation figure:visible")
+    evaluation, image, run = (picker.get_by_label(name) for name in ("Evaluation", "Image", "Run"))
+    assert page.locator("#predictions ~ .evaluation summary:visible").count() == 0, "the picker stands for them"
+    assert [image.evaluate("s => s.value"), shown.all_inner_texts()] == ["images", ["walk", "dino_s16"]]
+    run.select_option("dino_s16")
+    assert shown.all_inner_texts() == ["dino_s16"]
+    evaluation.select_option("davis")
+    assert shown.all_inner_texts() == ["dino_s16"]
+    assert page.locator("#predictions-davis").is_visible()
+    assert page.locator("#predictions-incontext_voc").is_hidden()
+    evaluation.select_option("incontext_voc")
+    assert run.evaluate("s => s.value") == "dino_s16", "the run that was picked stays picked"
+    run.select_option("")
+    assert shown.all_inner_texts() == ["walk", "dino_s16"]
+
+
+def test_without_a_script_predictions_are_folded_and_can_be_opened(browser, address):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address)
+    assert page.locator(".picker").is_hidden()
+    folded = page.locator("#predictions ~ .evaluation summary")
+    assert folded.all_inner_texts() == ["images, 2 runs", "images, 1 run"]
+    assert page.locator("#predictions ~ .evaluation figure:visible").count() == 0
+    folded.first.click()
+    assert page.locator("#predictions ~ .evaluation figure:visible").count() == 2
+    context.close()
+
+
+def test_what_is_wider_than_the_view_says_so_and_scrolls_by_keyboard(page):
+    area = page.get_by_role("region", name="Table, In-context segmentation")
+    hint = area.locator("xpath=../preceding-sibling::p[1][@class='hint']")
+    assert hint.is_hidden(), "a table that fits says nothing"
+    assert area.get_attribute("tabindex") is None, "and is no stop for the Tab key"
+    page.set_viewport_size({"width": 390, "height": 844})
+    hint.wait_for(state="visible")
+    assert hint.inner_text().startswith("↔ Wider than the view: scroll sideways")
+    frame = area.locator("..")
+    assert frame.get_attribute("class") == "frame more"
+    area.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("area => area.scrollLeft > 0", arg=area.element_handle())
+    area.evaluate("area => { area.scrollLeft = area.scrollWidth; }")
+    page.wait_for_function("frame => frame.className === 'frame'", arg=frame.element_handle())
+
+
+def test_contents_are_folded_on_a_phone_and_there_on_a_desk(page):
+    link = page.locator("nav").get_by_role("link", name="Learning curves")
+    assert link.is_visible()
+    assert page.locator("nav summary").is_hidden()
+    page.set_viewport_size({"width": 390, "height": 844})
+    link.wait_for(state="hidden")
+    page.locator("nav summary").click()
+    assert link.is_visible()
+    page.locator("nav summary").click()
+    page.set_viewport_size({"width": 1280, "height": 900})
+    link.wait_for(state="visible")
+
+
+def test_headings_of_tables_do_not_break_inside_a_name(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    heights = page.evaluate(
+        "[...document.querySelectorAll('thead th button')].filter(b => b.getClientRects().length && !b.querySelector('br'))"
+        ".map(b => [b.textContent, b.getBoundingClientRect().height, parseFloat(getComputedStyle(b).lineHeight)])"
+    )
+    assert any("mIoU_hungarian" in name for name, *_ in heights)
+    assert [name for name, height, line in heights if height > 1.5 * line] == []
+
+
 def test_the_keyboard_alone_sorts_a_table_and_opens_and_closes_a_image(page):
     def go_to(locator):
         """Press Tab until the focus is there; never a mouse, never `focus()`."""

@@ -16,13 +16,17 @@ from densewalk.core import provenance
 from densewalk.core.files import write_json
 from densewalk.core.metric import Ceiling, Metric
 from densewalk.core.provenance import Provenance
+from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.methods.dino.losses import teacher_entropies
 from densewalk.methods.dora.settings import DoraSettings
 from densewalk.results.page.charts import COLORS, Point, cost_and_quality
 from densewalk.results.page.evaluation_tables import best_of
+from densewalk.results.page.images import features
 from densewalk.results.page.page import duration, report
-from densewalk.results.page.sections import costs, features, read_curve
+from densewalk.results.page.sections import costs, read_curve
 from densewalk.results.plan import Plan
+from densewalk.study import registry
+from densewalk.visualization.overlays import Row, write_segmentation_strip
 from tests.fixtures.pages import PLAN, write_study
 from tests.fixtures.records import TRAINED, record, run_record, typed
 
@@ -97,7 +101,8 @@ def test_a_ceiling_is_drawn_and_a_rising_loss_is_said(tmp_path):
     assert "ln 65536" in page.text
     assert "teacher_entropy is at most ln 65536" in page.source
     assert "Dashed: the largest value that is possible." in page.text
-    assert "The loss ends higher than it began: walk, seed 1 (1.15 to 2.75)." in page.text
+    assert "The loss of 1 training ends higher than it began." in page.text
+    assert "walk, seed 1 (1.15 to 2.75)" in page.words
     assert page.text.count("ends higher than it began") == 1
 
 
@@ -188,6 +193,50 @@ def test_what_is_missing_is_said_at_the_top_and_in_the_cells(tmp_path):
     assert "missing: failed" in page.words
 
 
+def test_of_many_missing_things_five_are_shown_and_the_others_folded(tmp_path):
+    write_study(tmp_path)
+    plan = copy.deepcopy(PLAN)
+    plan["runs"]["walk"]["seeds"] = list(range(9))
+    plan["hashes"] |= {f"walk/s{seed}/incontext_voc": f"{seed:012d}" for seed in range(9)}
+    page = write_page(tmp_path, plan)
+    note = re.search(r'<div class="missing".*?</div>', page.source, flags=re.DOTALL).group(0)
+    shown, folded = note.split("<details>")
+    assert shown.count("<li>") == 5
+    assert "<summary>2 more</summary>" in folded
+    assert folded.count("<li>") == 2
+    few = re.search(r'<div class="missing".*?</div>', write_page(tmp_path / "none", PLAN).source, flags=re.DOTALL).group(0)
+    assert few.count("<li>") == 3
+    assert "<details>" not in few
+
+
+def test_predictions_are_folded_and_have_one_legend(tmp_path):
+    write_study(tmp_path)
+    labels = np.zeros((40, 60), np.uint8)
+    for run, label in (("walk", 1), ("dino_s16", 2)):
+        rows = [Row("image 0", np.full((40, 60, 3), 200, np.uint8), labels, np.full_like(labels, label))]
+        write_segmentation_strip(tmp_path / run / "s0/incontext_voc/strip.png", rows, ["ground", "tree", "car"], ignore=255)
+    plan = copy.deepcopy(PLAN)
+    plan["runs"] = {name: {**run, "seeds": [0]} for name, run in plan["runs"].items()}
+    page = write_page(tmp_path, plan)
+    section = page.source[page.source.index('<section aria-labelledby="predictions">') :]
+    section = section[: section.index('<section aria-labelledby="curves">')]
+    assert re.findall(r"<details[^>]*>", section) == ['<details data-name="images">', '<details data-name="images">'], "none is open"
+    legend = re.findall(r'<rect [^>]*fill="([^"]+)"/></svg>([^<]+)</li>', section)
+    assert legend == [("#000000", "ground"), ("#800000", "tree"), ("#008000", "car"), ("#e0e0c0", "not scored")]
+    heights = [int(image["height"]) for image in page.of("img")[:2]]
+    whole = Image.open(tmp_path / "walk/s0/incontext_voc/strip.png").height
+    assert max(heights) < whole - 10, "the drawn legend is cut off"
+
+
+def test_every_evaluation_that_draws_says_what():
+    folders = [folder for folder in files("densewalk.evaluations").iterdir() if folder.joinpath("settings.py").is_file()]
+    drawing = [f.name for f in folders if f.joinpath("evaluate.py").is_file() and ".png" in f.joinpath("evaluate.py").read_text()]
+    assert len(drawing) >= 8
+    settings = {e.__module__.split(".")[2]: e for e in registry.evaluations().values()}
+    default = EvaluationSettings.PICTURES
+    assert [name for name in drawing if default == settings[name].PICTURES] == []
+
+
 def test_a_study_without_any_result_still_gives_a_page(tmp_path):
     page = write_page(tmp_path)
     assert "This page is incomplete: 3 things are missing." in page.text
@@ -265,7 +314,7 @@ def test_the_best_of_a_column_goes_by_its_direction(metric, best):
     assert best_of(alone, ["m"], {"m": metric}) == set(), "nothing is called the best on one seed"
 
 
-@pytest.mark.parametrize(("hours", "text"), [(0.0432, "2.59 min"), (0.999, "59.9 min"), (1.0, "1 h"), (31.42, "31.4 h"), (0.0, "0 min")])
+@pytest.mark.parametrize(("hours", "text"), [(0.0432, "156 s"), (0.999, "59.9 min"), (1.0, "1 h"), (31.42, "31.4 h"), (0.0, "0 s")])
 def test_times_have_a_unit(hours, text):
     assert duration(hours) == text
 
@@ -297,9 +346,9 @@ def test_cost_says_whose_time_it_is():
         plan = Plan.model_validate({**PLAN, "runs": runs, "evaluations": evaluations, "hashes": hashes})
         return str(costs(plan, records)[0].svg)
 
-    assert "GPU minutes, initial runs included" in charts(1.0, 1.0)
-    assert "CPU process minutes" in charts(None, None)
-    assert ">process minutes" in charts(1.0, None), "a GPU's and a CPU's time are not called by one of the two"
+    assert "GPU seconds, initial runs included" in charts(1.0, 1.0)
+    assert "CPU seconds" in charts(None, None)
+    assert ">process seconds" in charts(1.0, None), "a GPU's and a CPU's time are not called by one of the two"
 
 
 def test_a_method_has_one_color_and_marker_on_the_whole_page():

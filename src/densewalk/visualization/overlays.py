@@ -13,6 +13,7 @@ from densewalk.data.benchmarks.palette import palette
 from densewalk.visualization.label_colors import CLEAR
 from densewalk.visualization.panels import Panel, write_panels
 
+NOT_SCORED_TEXT = "not scored"
 NOT_SCORED = (224, 224, 192)  # VOC's border color; gray is a class
 TRUE_COLOR, FOUND_COLOR = "#56b4e9", "#d55e00"  # sky blue, vermilion
 
@@ -56,7 +57,7 @@ def _legend(rows: Sequence[Row], names: Sequence[str], colors: UInt8[np.ndarray,
     shares = np.max([np.bincount(m.ravel(), minlength=256)[:256] / m.size for m in maps], axis=0)
     kept = [int(i) for i in np.flatnonzero(shares >= 0.01) if i < len(names) and i != ignore]
     legend = {names[i]: _hexadecimal(colors[i]) for i in kept}
-    return legend | ({"not scored": _hexadecimal(NOT_SCORED)} if ignore is not None else {})
+    return legend | ({NOT_SCORED_TEXT: _hexadecimal(NOT_SCORED)} if ignore is not None else {})
 
 
 def _hexadecimal(color: Sequence[int] | UInt8[np.ndarray, "3"]) -> str:

@@ -103,6 +103,17 @@ def method_legend(methods: Sequence[str]) -> Markup:
     return _svg(figure, name="methods", label=f"Methods: {', '.join(methods)}")
 
 
+PER_HOUR = {"h": 1, "min": 60, "s": 3600}
+WORDS = {"h": "hours", "min": "minutes", "s": "seconds"}
+
+
+def time_unit(hours: float) -> str:
+    """The unit that a time is told in: seconds below ten minutes, so that small jobs can be told apart."""
+    if hours >= 1:
+        return "h"
+    return "min" if hours >= 1 / 6 else "s"
+
+
 @mpl.rc_context(STYLE)
 def cost_and_quality(name: str, metric: str, points: Sequence[Point], device: str, methods: Sequence[str]) -> Markup:
     """Draw mean and interval of a metric by the time that a backbone took, an arrow from each run to what was built on it.
@@ -110,9 +121,8 @@ def cost_and_quality(name: str, metric: str, points: Sequence[Point], device: st
     Args:
         name: of the evaluation. device: whose time it is. methods: of all runs of the page, in their order.
     """
-    in_minutes = max(p.hours for p in points) < 1
-    points = [replace(p, hours=60 * p.hours) for p in points] if in_minutes else points
-    unit = "minutes" if in_minutes else "hours"
+    unit = time_unit(max(p.hours for p in points))
+    points = [replace(p, hours=p.hours * PER_HOUR[unit]) for p in points]
     places = {p.run: (p.hours, p.value) for p in points}
     figure, (axis,) = _grid(1, width=4.6, height=3.2)
     for p in points:
@@ -126,9 +136,10 @@ def cost_and_quality(name: str, metric: str, points: Sequence[Point], device: st
         axis.set_ylim(low - lacking / 2, high + lacking / 2)
     left, right = axis.get_xlim()
     axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= right])  # left of zero there is room for names, but no time
-    axis.set(xlim=(left, right), xlabel=f"{device} {unit}, initial runs included", ylabel=metric)
+    axis.set(xlim=(left, right), xlabel=f"{device} {WORDS[unit]}, initial runs included", ylabel=metric)
     _label_points(figure, axis, points[:NAMED])
-    label = f"{name}: {metric} by {device} {unit}: " + "; ".join(f"{p.run} {p.hours:.3g} {unit}, {p.value:.2f}" for p in points)
+    costs = "; ".join(f"{p.run} {p.hours:.3g} {unit}, {p.value:.2f}" for p in points)
+    label = f"{name}: {metric} by {device} {WORDS[unit]}: {costs}"
     return _svg(figure, name=f"cost-{name}", label=label)
 
 

@@ -20,10 +20,11 @@ from densewalk.core import provenance
 from densewalk.core.files import atomic_write
 from densewalk.results.gain import gain_table
 from densewalk.results.missing import Output, survey
-from densewalk.results.page.charts import method_legend
+from densewalk.results.page.charts import PER_HOUR, method_legend, time_unit
 from densewalk.results.page.evaluation_tables import evaluation_sections
 from densewalk.results.page.gains import gain_sections
-from densewalk.results.page.sections import all_methods, costs, curves, features, predictions, read_curves, rising_losses, training_images
+from densewalk.results.page.images import features, predictions, training_images
+from densewalk.results.page.sections import all_methods, costs, curves, read_curves, rising_losses
 from densewalk.results.page.study_graph import study_diagram
 from densewalk.results.page.view import Facts, NumberTable, Page
 from densewalk.results.plan import Plan, result_key
@@ -113,8 +114,9 @@ def headline(plan: Plan, runs: Mapping[tuple[str, int], RunRecord], found: int, 
 
 
 def duration(hours: float) -> str:
-    """A time with its unit, three digits: 31.4 h, 2.59 min."""
-    return f"{hours:.3g} h" if hours >= 1 else f"{60 * hours:.3g} min"
+    """A time with its unit, three digits: 31.4 h, 12.5 min, 155 s."""
+    unit = time_unit(hours)
+    return f"{hours * PER_HOUR[unit]:.3g} {unit}"
 
 
 def incomplete(plan: Plan, missing: Sequence[Output]) -> dict[str, str]:

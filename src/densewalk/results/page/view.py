@@ -125,12 +125,21 @@ class Features:
 
 
 @dataclass(frozen=True)
+class PredictionGroup:
+    """Images of one name, one for each run. legend: label -> color, of all of them."""
+
+    name: str
+    images: Sequence[Image]
+    legend: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Predictions:
-    """Images of one evaluation, those of all runs side by side by the images' name. more: that are not shown."""
+    """Images of one evaluation. more: that are not shown."""
 
     evaluation: str
     shows: str
-    groups: Mapping[str, Sequence[Image]]
+    groups: Sequence[PredictionGroup]
     more: int
 
 

@@ -36,6 +36,56 @@ for (const button of document.querySelectorAll(".open")) {
   });
 }
 viewer.addEventListener("click", event => { if (event.target === viewer) viewer.close(); });
+// one evaluation's predictions for one image at a time, of all runs or of one; printed, all of them are shown
+const picker = document.querySelector(".picker");
+if (picker) {
+  const [byEvaluation, byImage, byRun] = picker.querySelectorAll("select");
+  const evaluations = [...document.querySelectorAll(".evaluation")];
+  const fill = (select, names) => {
+    const before = select.value;
+    select.replaceChildren(...names.map(([text, value]) => new Option(text, value)));
+    if (names.some(([, value]) => value === before)) select.value = before;
+  };
+  const pick = () => {
+    const chosen = evaluations[byEvaluation.selectedIndex], groups = [...chosen.querySelectorAll("details")];
+    fill(byImage, groups.map(({ dataset }) => [dataset.name, dataset.name]));
+    const group = groups[byImage.selectedIndex], figures = [...group.querySelectorAll("figure")];
+    fill(byRun, [["all, side by side", ""], ...figures.map(({ dataset }) => [dataset.run, dataset.run])]);
+    for (const other of evaluations) other.classList.toggle("unpicked", other !== chosen);
+    for (const other of groups) {
+      other.classList.add("picked");
+      other.classList.toggle("unpicked", other !== group);
+      other.open = other === group;
+    }
+    for (const figure of figures) figure.classList.toggle("unpicked", byRun.value !== "" && figure.dataset.run !== byRun.value);
+  };
+  picker.addEventListener("change", pick);
+  picker.addEventListener("submit", event => event.preventDefault());
+  picker.hidden = false;
+  pick();
+}
+// what is wider than the view says so, and can be reached and scrolled by keyboard; what is not is no stop for the Tab key
+for (const area of document.querySelectorAll(".scroll")) {
+  const frame = document.createElement("div"), hint = document.createElement("p");
+  hint.className = "hint";
+  hint.innerHTML = "↔ Wider than the view: scroll sideways<span>, by keyboard with the arrow keys</span>.";
+  area.replaceWith(hint, frame);
+  frame.append(area);
+  const update = () => {
+    const hidden = area.scrollWidth - area.clientWidth;
+    hint.hidden = hidden <= 1;
+    if (hidden > 1) area.tabIndex = 0; else area.removeAttribute("tabindex");
+    frame.className = hidden - area.scrollLeft > 1 ? "frame more" : "frame";
+  };
+  new ResizeObserver(update).observe(area);
+  area.addEventListener("scroll", update, { passive: true });
+  update();
+}
+// on a narrow view the contents are folded
+const contents = document.querySelector("nav details"), narrow = matchMedia("(max-width: 40rem)");
+const fit = () => { contents.open = !narrow.matches; };
+narrow.addEventListener("change", fit);
+fit();
 // printed, everything that is folded is open, and as it was afterwards
 const folds = [...document.querySelectorAll("main details:not(.every)")];
 let opened = [];
