@@ -3,14 +3,16 @@
 import csv
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 
 from densewalk.__main__ import main
 from densewalk.core.errors import UserError
 from densewalk.core.metric import Metric
-from densewalk.results.paper.formats import comma_separated, latex, markdown, table_width
-from densewalk.results.paper.tables import display_names, paper_table
+from densewalk.results.paper.formats import SIZES, comma_separated, latex, markdown, table_width
+from densewalk.results.paper.tables import Cell, PaperTable, display_names, paper_table
 from tests.fixtures.records import DINO, TRAINED, record, typed
 
 METRICS = {"davis": {name: Metric("%") for name in ("J", "F")}, "incontext": {"mIoU": Metric("%")}}
@@ -41,36 +43,37 @@ def records(tmp_path):
     return paths
 
 
-GOLDEN_LATEX = r"""\begin{table}[t]
+GOLDEN_LATEX = r"""\begin{table*}[t]
 \centering
+\setlength{\belowcaptionskip}{4pt}
 \caption{CAPTION}
-\footnotesize
+\small
 \setlength{\tabcolsep}{4pt}
 \begin{tabular}{@{}lrrrr@{}}
 \toprule
  & \multicolumn{2}{c}{DAVIS-2017} & \multicolumn{2}{c}{MOSE\_1} \\
 \cmidrule(lr){2-3} \cmidrule(lr){4-5}
-run & J & F & J & F \\
+run & J\phantom{$_{\pm 9.53}$} & F\phantom{$_{\pm 9.53}$} & J\phantom{$_{\pm 9.53}$} & F\phantom{$_{\pm 9.53}$} \\
 \midrule
 DoRA & \textbf{40.75}$_{\pm 9.53}$ & \textbf{39.75}$_{\pm 9.53}$ & \textbf{45.75}$_{\pm 9.53}$ & \textbf{39.75}$_{\pm 9.53}$ \\
-DINO & 30.00 & 29.00 & 35.00 & 29.00 \\
+DINO & 30.00PAD & 29.00PAD & 35.00PAD & 29.00PAD \\
 \midrule
-start (floor) & 20.50 & 19.50 & 25.50 & 19.50 \\
-copying (floor) & 17.50 & -- & 22.50 & -- \\
+start (floor) & 20.50PAD & 19.50PAD & 25.50PAD & 19.50PAD \\
+copying (floor) & 17.50PAD & --PAD & 22.50PAD & --PAD \\
 \bottomrule
 \end{tabular}
-\end{table}
+\end{table*}
 """
 
 
 def test_golden_latex(records):
     text = latex(paper_table(records, ["run", "J", "F"], "dataset", None, METRICS))
     caption = re.search(r"\\caption\{(.*)\}", text)[1]
-    assert text.replace(caption, "CAPTION") == GOLDEN_LATEX
+    assert text.replace(caption, "CAPTION") == GOLDEN_LATEX.replace("PAD", r"\phantom{$_{\pm 9.53}$}")
     assert "half-width of its 95 \\% interval (Student's t)" in caption
     assert "Bold: better than every other row by more than the 95 \\% interval of the paired difference over seeds." in caption
     assert "Floors are no result of a training and have no interval." in caption
-    assert "davis\\_MOSE on MOSE\\_1: dense NN, fraction 1, 512 px." in caption
+    assert "davis\\_DAVI on DAVIS-2017, davis\\_MOSE on MOSE\\_1: dense NN, fraction 1, 512 px." in caption
 
 
 def check_structure(text):
@@ -102,10 +105,65 @@ def test_every_latex_table_is_well_formed(records, columns, pivot):
 def test_a_wide_table_goes_over_both_columns(records):
     narrow = paper_table(records, ["run", "mIoU"], None, "incontext", METRICS)
     wide = paper_table(records, ["run", "method", "arch", "protocol", "mIoU"], None, "incontext", METRICS)
-    assert table_width(narrow) < 50 < table_width(wide)
+    assert table_width(narrow, r"\small") < 236 < table_width(wide, r"\small") < 487
     assert latex(narrow).startswith("\\begin{table}[t]")
     assert "\\small\n" in latex(narrow)
     assert latex(wide).startswith("\\begin{table*}[t]")
+    columns = ["run", "method", "init", "arch", "pretraining_data", "protocol", "samples_seen", "config_hash", "mIoU"]
+    widest = latex(paper_table(records, columns, None, "incontext", METRICS))
+    assert widest.startswith("% wider than 487 pt: choose fewer columns\n\\begin{table*}[t]")
+    assert "\\scriptsize\n" in widest
+
+
+def test_numbers_stand_one_below_another_beside_intervals_of_more_digits():
+    rows = [[Cell("a"), Cell("40.75", "9.53", best=True)], [Cell("b"), Cell("41.00", "10.25")], [Cell("c"), Cell("7.00")]]
+    text = latex(PaperTable([("", "run"), ("", "a_long_name_of_a_metric")], rows, [], [], [False, True]))
+    assert r"a & \textbf{40.75}$_{\pm 9.53}$\phantom{$_{0}$} \\" in text
+    assert r"b & 41.00$_{\pm 10.25}$ \\" in text
+    assert r"c & 7.00\phantom{$_{\pm 10.25}$} \\" in text
+    assert r"run & a long name of a metric \\" in text, "a long name needs the room of the intervals itself"
+
+
+DOCUMENT = r"""\documentclass[10pt,twocolumn]{article}
+\usepackage{booktabs}
+\setlength{\textwidth}{496pt}
+\setlength{\columnsep}{22pt}
+\newsavebox{\measured}
+\begin{document}
+TABLES
+text
+\end{document}
+"""
+
+
+def test_tables_compile_and_are_as_wide_as_estimated(records, tmp_path):
+    """By an engine: no error, nothing wider than a column or both, and the estimated widths within 3 %."""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex on this machine (Debian: apt-get install texlive-latex-base texlive-latex-extra)")
+    chosen = [
+        paper_table(records, ["run", "J", "F"], "dataset", None, METRICS),
+        paper_table(records, ["run", "seeds", "samples_seen", "J"], "evaluation", None, METRICS),
+        paper_table(records, ["run", "dataset", "J", "J_copied"], None, None, METRICS),
+        paper_table(records, ["run", "mIoU"], None, "incontext", METRICS),
+        PaperTable(
+            [("", "run"), ("Walk & talk (at dusk)", "m")], [[Cell("a"), Cell("1.00", "0.25", best=True)]], [], ["± 5 %."], [False, True]
+        ),
+    ]
+    lines = []
+    for table in chosen:
+        lines.append(latex(table))
+        body = re.search(r"\\begin\{tabular\}.*\\end\{tabular\}", lines[-1], flags=re.DOTALL)[0]
+        for size in SIZES:
+            measured = rf"\savebox{{\measured}}{{{size}\setlength{{\tabcolsep}}{{4pt}}{body}}}"
+            lines.append(measured + r"\typeout{WIDTH \the\wd\measured}")
+    (tmp_path / "paper.tex").write_text(DOCUMENT.replace("TABLES", "\n".join(lines)))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+    widths = [float(width) for width in re.findall(r"WIDTH ([\d.]+)pt", done.stdout)]
+    estimated = [table_width(table, size) for table in chosen for size in SIZES]
+    assert widths == pytest.approx(estimated, rel=0.03)
 
 
 def test_markdown_and_csv_hold_the_same_numbers(records):
@@ -150,6 +208,8 @@ def test_names_are_the_labels_and_tell_runs_apart():
         "f": "DINO, ViT-S/16, COCO, f",
         "plain": "plain",
     }
+    of_one_size = {run: labelled for run, labelled in first.items() if run in ("d", "e")}
+    assert display_names(of_one_size) == {"d": "DINO, ImageNet-1k", "e": "DINO, COCO"}, "what all have tells nothing apart"
 
 
 @pytest.mark.parametrize(

@@ -177,11 +177,11 @@ def display_names(first: Mapping[str, ResultRecord]) -> dict[str, str]:
             method = f"{labels.method} from {labels.init}" if labels.init else labels.method
             parts[run] = [method, labels.arch, labels.pretraining_data, run]
             names[run] = method
-    for more in range(2, 5):
-        counts = Counter(names.values())
-        for run, own in parts.items():
-            if counts[names[run]] > 1:
-                names[run] = ", ".join(part for part in own[:more] if part)
+    for i in range(1, 4):
+        for name in [name for name, count in Counter(names.values()).items() if count > 1]:
+            alike = [run for run in parts if names[run] == name]
+            if len({parts[run][i] for run in alike}) > 1:  # a part in which all agree tells nothing apart
+                names |= {run: f"{name}, {parts[run][i]}" for run in alike if parts[run][i]}
     return names
 
 
@@ -197,7 +197,9 @@ def _finished(heads: list[tuple[str, str]], rows: list[list[Cell]], below: list[
     if below:
         caption.append("Floors are no result of a training and have no interval.")
     records = [group[0] for of_runs in groups.values() for group in of_runs.values()]
-    caption += dict.fromkeys(f"{r.evaluation} on {r.dataset}: {r.protocol}." for r in records)
+    for protocol in dict.fromkeys(r.protocol for r in records):
+        own = dict.fromkeys(f"{r.evaluation} on {r.dataset}" for r in records if r.protocol == protocol)
+        caption.append(f"{', '.join(own)}: {protocol}.")
     return PaperTable(heads, rows, below, caption, numeric)
 
 
