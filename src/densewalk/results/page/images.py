@@ -89,7 +89,8 @@ def predictions(plan: Plan, folders: Mapping[str, Path]) -> list[Predictions]:
 
 def _prediction_group(planned: PlannedEvaluation, name: str, paths: Mapping[str, Path]) -> PredictionGroup:
     """One image of each run. Their legends become one, and are cut off the images."""
-    images, colors = [], {}
+    images: list[Image] = []
+    colors: dict[str, str] = {}
     for run, path in paths.items():
         legend = read_legend(path)
         images.append(embed(planned.caption(run=run, name=name), path, label=run, height=legend.top if legend else None))
