@@ -1,10 +1,15 @@
 """The page in a real browser: headless Chromium opens it, sorts, opens a picture; nothing is asked of a network."""
 
+import copy
+import json
 import shutil
 
 import pytest
 
+from densewalk.results.page.page import report
+from densewalk.results.plan import Plan
 from tests.fixtures.pages import PLAN, write_study
+from tests.fixtures.records import record
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -22,9 +27,6 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    from densewalk.results.page.page import report
-    from densewalk.results.plan import Plan
-
     results = tmp_path_factory.mktemp("results")
     write_study(results)
     report(Plan.model_validate(PLAN), results, results / "report.html")
@@ -75,7 +77,8 @@ def test_predictions_are_picked_by_evaluation_image_and_run(page):
     picker, shown = page.locator(".picker"), page.locator("#predictions ~ .evaluation figure:visible")
     evaluation, image, run = (picker.get_by_label(name) for name in ("Evaluation", "Image", "Run"))
     assert page.locator("#predictions ~ .evaluation summary:visible").count() == 0, "the picker stands for them"
-    assert [image.evaluate("s => s.value"), shown.all_inner_texts()] == ["images", ["walk", "dino_s16"]]
+    assert image.is_hidden(), "there is but one"
+    assert shown.all_inner_texts() == ["walk", "dino_s16"]
     run.select_option("dino_s16")
     assert shown.all_inner_texts() == ["dino_s16"]
     evaluation.select_option("davis")
@@ -203,6 +206,35 @@ def test_the_printed_page_shows_everything_that_is_folded_and_cuts_nothing_off(p
     printed = page.pdf(path=tmp_path / "page.pdf")
     assert printed.startswith(b"%PDF")
     assert printed.count(b"/Type /Page\n") + printed.count(b"/Type /Page ") + printed.count(b"/Type/Page/") > 1
+
+
+def test_a_printed_table_of_many_columns_loses_none(browser, tmp_path):
+    write_study(tmp_path)
+    plan = copy.deepcopy(PLAN)
+    plan["runs"]["start"] = {**PLAN["runs"]["walk"], "method": "none", "data": []}
+    for i in range(13):
+        name = f"another_evaluation_{i}"
+        plan["evaluations"][name] = {**PLAN["evaluations"]["incontext_voc"], "runs": ["walk", "start"]}
+        for run, method, value in (("walk", "dora", 41.0), ("start", "none", 40.0)):
+            made = {"method": method, "init": "random", "init_kind": "random", "evaluation": name}
+            for seed in (0, 1):
+                plan["hashes"][f"{run}/s{seed}/{name}"] = f"{seed:012d}"
+                (tmp_path / run / f"s{seed}").mkdir(parents=True, exist_ok=True)
+                one = record(run, seed, {"mIoU": value + seed, "mIoU_hungarian": 1.0}, **made)
+                (tmp_path / run / f"s{seed}" / f"{name}.json").write_text(json.dumps(one))
+    report(Plan.model_validate(plan), tmp_path, tmp_path / "report.html")
+    page = browser.new_page(viewport={"width": round((PAPER - 4) / 25.4 * 96), "height": 1000})
+    page.goto(f"file://{tmp_path / 'report.html'}")
+    assert page.locator("table.many td").count() >= 13
+    page.emulate_media(media="print")
+    beyond = page.evaluate(
+        "[...document.querySelectorAll('table.many *')].filter(e => e.getClientRects().length && "
+        "e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(e => e.outerHTML.slice(0, 100))"
+    )
+    assert beyond == []
+    label = page.locator("table.many td").nth(12).evaluate("cell => getComputedStyle(cell, '::before').content")
+    assert label == '"another_evaluation_12, mIoU"', "a cell says what it is of, as there is no heading"
+    page.close()
 
 
 def test_headings_of_tables_are_repeated_on_every_sheet(page):

@@ -49,7 +49,7 @@ def test_colors_equal_the_loop():
         score = {}
         for color in free:
             own = oklab(np.array([color], np.uint8))[0]
-            others = [float(np.linalg.norm(own - oklab(np.array([c], np.uint8))[0])) for c in chosen]
+            others = [float(np.linalg.norm(own - oklab(np.array([c], np.uint8))[0])) / 2 for c in chosen]
             score[tuple(color)] = min([float(np.quantile([np.linalg.norm(p - own) for p in some], LOW)), *others])
         best = max(score, key=score.get)
         assert tuple(found[label]) == best

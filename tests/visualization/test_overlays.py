@@ -93,6 +93,7 @@ def test_a_strip_says_its_legend_and_where_it_begins(tmp_path):
     picture = np.asarray(Image.open(tmp_path / "strip.png").convert("RGB"))
     assert 0 < legend.top < len(picture)
     assert (picture[legend.top :] != 255).any(), "it is below"
+    assert (picture[legend.top - 8 : legend.top] != 255).any(), "close to the images"
     assert NOT_SCORED not in {tuple(c) for c in picture[: legend.top].reshape(-1, 3)}, "and only there"
     write_segmentation_strip(tmp_path / "whole.png", rows, ["a", "b", "c"])
     assert "not scored" not in read_legend(tmp_path / "whole.png").colors

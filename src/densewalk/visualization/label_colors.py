@@ -11,6 +11,7 @@ from densewalk.data.benchmarks.palette import palette
 # Okabe and Ito's colors (https://jfly.uni-koeln.de/color), which the color-blind can tell apart, the clearest on a photo first
 CLEAR = ((213, 94, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (204, 121, 167), (230, 159, 0), (0, 114, 178))
 PIXELS = 1024  # of a label, from which its color is chosen
+APART = 2  # times as far as from what is below it, a color is from another label's
 LOW = 0.1  # quantile of a color's distances from these pixels that counts
 TO_CONES = np.array(
     [
@@ -35,9 +36,10 @@ def overlay_colors(frames: Sequence[Image], labels: Sequence[UInt8[np.ndarray, "
 
         for label in (those that occur, then the others):
             below = the label's pixels (all pixels of a label that does not occur)
-            color = argmax over those that are left of min(10 % quantile of |color - below|, min over chosen |color - other|)
+            color = argmax over those that are left of min(10 % quantile of |color - below|, min over chosen |color - other| / 2)
 
-    Distances are Euclidean in Oklab (https://bottosson.github.io/posts/oklab). The seven clear colors are given first, then the palette's.
+    Distances are Euclidean in Oklab (https://bottosson.github.io/posts/oklab). Labels are told apart by color alone, a label and the photo
+    by its outline, too: two labels have to be twice as far apart. The seven clear colors are given first, then the palette's.
 
     Args:
         labels: of each frame, 0 where there is none: the true ones, so that all predictions for these frames have the same colors.
@@ -56,7 +58,7 @@ def overlay_colors(frames: Sequence[Image], labels: Sequence[UInt8[np.ndarray, "
         best = int(np.argmax(np.where(pool, np.minimum(below, nearest), -np.inf)))
         colors[label] = candidates[best]
         free[best] = False
-        nearest = np.minimum(nearest, np.linalg.norm(places - places[best], axis=1))
+        nearest = np.minimum(nearest, np.linalg.norm(places - places[best], axis=1) / APART)
     return colors
 
 

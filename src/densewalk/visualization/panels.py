@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from densewalk.core.files import atomic_write
 
 KEY = "densewalk legend"  # of the PNG's text
+PAPER, MARGIN = 255, 6  # white; pixels that a legend's top leaves below the images
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Legend:
-    """Of an image: text -> color, and the row of pixels that it begins at."""
+    """Of an image: text -> color, and the row of pixels from which on there is nothing else."""
 
     top: int
     colors: dict[str, str]
@@ -71,6 +72,8 @@ def write_panels(
     image, facts = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]), PngInfo()
     if legend and drawn:
         top = image.height - math.ceil(drawn.get_window_extent().y1)
+        used = np.flatnonzero((np.asarray(image)[:top] != PAPER).any(axis=(1, 2)))
+        top = min(top, int(used[-1]) + MARGIN) if len(used) else top
         facts.add_text(KEY, json.dumps({"top": top, "colors": {text: to_hex(color) for text, color in legend.items()}}))
     with atomic_write(path) as temporary:
         image.save(temporary, "PNG", pnginfo=facts)

@@ -32,6 +32,7 @@ from densewalk.results.records import ResultRecord, RunRecord, read_results, rea
 from densewalk.results.stale import by_other_code
 from densewalk.results.tables import cost_table, tidy_table
 
+LONG = 18  # letters of a name that fits a narrow column
 LINES = 5000  # most of a whole table that the page shows: a browser takes long for more
 
 
@@ -50,8 +51,8 @@ def report(plan: Plan, results: Path, out: Path) -> None:
 
 
 def breakable(name: str) -> Markup:
-    """A name that a narrow column may break after an underscore."""
-    return escape(name).replace("_", Markup("_<wbr>"))
+    """A name that a narrow column may break after an underscore if it is a long one."""
+    return escape(name).replace("_", Markup("_<wbr>")) if len(name) > LONG else escape(name)
 
 
 def contents(plan: Plan, results: Path) -> Page:

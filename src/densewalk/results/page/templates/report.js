@@ -50,6 +50,7 @@ if (picker) {
     const chosen = evaluations[byEvaluation.selectedIndex], groups = [...chosen.querySelectorAll("details")];
     fill(byImage, groups.map(({ dataset }) => [dataset.name, dataset.name]));
     const group = groups[byImage.selectedIndex], figures = [...group.querySelectorAll("figure")];
+    byImage.parentElement.hidden = groups.length < 2;
     fill(byRun, [["all, side by side", ""], ...figures.map(({ dataset }) => [dataset.run, dataset.run])]);
     for (const other of evaluations) other.classList.toggle("unpicked", other !== chosen);
     for (const other of groups) {
@@ -86,8 +87,8 @@ const contents = document.querySelector("nav details"), narrow = matchMedia("(ma
 const fit = () => { contents.open = !narrow.matches; };
 narrow.addEventListener("change", fit);
 fit();
-// printed, everything that is folded is open, and as it was afterwards
-const folds = [...document.querySelectorAll("main details:not(.every)")];
+// printed, everything that is folded is open but for long lists of names, and as it was afterwards
+const folds = [...document.querySelectorAll("main details:not(.every, .long)")];
 let opened = [];
 const unfold = () => { opened = folds.filter(folded => !folded.open); for (const folded of opened) folded.open = true; };
 const fold = () => { for (const folded of opened) folded.open = false; opened = []; };
