@@ -3,14 +3,16 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 from contextlib import nullcontext
 
 from densewalk.cli.parser import parser
 from densewalk.core import memory
-from densewalk.core.errors import Interrupted, TrainingError, UserError
+from densewalk.core.errors import RESUME, Interrupted, TrainingError, UserError
 from densewalk.core.machine import machine_fault
 from densewalk.core.progress import log, start_logging
+from densewalk.core.text.attempts import begin_attempt
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,8 +20,10 @@ def main(argv: list[str] | None = None) -> int:
     start_logging()
     logging.raiseExceptions = False  # a line that the full disk of a log file does not take is no error of the job
     args = parser().parse_args(argv)
-    # of a job's processes, the first one watches
-    watched = memory.watched() if args.is_job and "WORLD_SIZE" not in os.environ else nullcontext(lambda: None)
+    first = "WORLD_SIZE" not in os.environ  # of a job's processes
+    if first and (args.is_job or "DENSEWALK_PLAN" in os.environ):  # the workflow sets the latter
+        begin_attempt()
+    watched = memory.watched() if args.is_job and first else nullcontext(lambda: None)
     with watched as ends_for_another_reason:
         status = run(args)
         ends_for_another_reason()
@@ -33,6 +37,9 @@ def run(args: argparse.Namespace) -> int:
     except (UserError, TrainingError, Interrupted) as error:
         log.error("%s%s", "" if isinstance(error, Interrupted) else "error: ", error)
         return error.exit_status
+    except KeyboardInterrupt:  # Ctrl-C in a job that keeps no state
+        log.error("%s", RESUME)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of what is printed has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

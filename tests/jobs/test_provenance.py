@@ -91,7 +91,7 @@ def test_a_training_that_two_codes_made_names_both(here, monkeypatch):
 
     def stops(method, optimizer, state, step):
         save(method, optimizer, state, step)
-        raise Interrupted("here")
+        raise Interrupted("step 1 of 2", "here")
 
     monkeypatch.setattr(loop, "save", stops)
     with pytest.raises(Interrupted):

@@ -13,6 +13,7 @@ try:
 except UserError as error:  # a damaged cache
     raise WorkflowError(str(error))
 DECIDES = workflow.is_main_process  # a job that the driver started is simply run
+REASONS = {}  # output -> why it is made again
 if DECIDES:
     atexit.register(CHANGES.contents.save)
 
@@ -47,6 +48,7 @@ def is_settled(path, reasons, forced=False):
     if not DECIDES or not os.path.isfile(path):
         return False
     if reasons:
+        REASONS[path] = reasons
         workflow.dag.forcefiles.add(path)
     return not reasons and not forced
 

@@ -56,6 +56,7 @@ os.environ.update(DENSEWALK_PLAN=PLAN_FILE)
 
 
 include: "changes.smk"
+include: "driver.smk"
 
 
 onstart:
@@ -64,6 +65,7 @@ onstart:
         for spec in STUDY.specifications():
             spec.write(RESULTS)
         take_over_states(STUDY, RESULTS)
+        submit_by_priority(workflow.scheduler)
     except UserError as error:  # a full disk, a file in a folder's place
         raise WorkflowError(str(error))
 

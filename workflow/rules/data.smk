@@ -12,11 +12,12 @@ if STUDY.synthetic:
             "<results>/logs/generate.log",
         conda:
             "../../envs/main.yaml"
+        priority: first_of_all
         params:
             settings=STUDY.synthetic.model_dump_json(exclude={"root"}),
             root=STUDY.synthetic.root,
         shell:
-            "densewalk generate --settings={params.settings:q} --root={params.root:q} 2> {log}"
+            "densewalk generate --settings={params.settings:q} --root={params.root:q} 2>> {log}"
 
 
 rule prepare_video:
@@ -31,6 +32,7 @@ rule prepare_video:
         name=only(STUDY.videos),
     conda:
         "../../envs/main.yaml"
+    priority: first_of_all
     threads: threads_of(TRANSCODING)
     resources:
         mem_mb=TRANSCODING.mem_mb,
@@ -38,7 +40,7 @@ rule prepare_video:
     params:
         settings=settings_of("videos"),
     shell:
-        "densewalk prepare-video --settings={params.settings:q} --out {output.video} --receipt {output.receipt} 2> {log}"
+        "densewalk prepare-video --settings={params.settings:q} --out {output.video} --receipt {output.receipt} 2>> {log}"
 
 
 rule check_images:
@@ -52,10 +54,11 @@ rule check_images:
         name=only(STUDY.images),
     conda:
         "../../envs/main.yaml"
+    priority: first_of_all
     params:
         settings=settings_of("images"),
     shell:
-        "densewalk check-images --settings={params.settings:q} --receipt {output} 2> {log}"
+        "densewalk check-images --settings={params.settings:q} --receipt {output} 2>> {log}"
 
 
 rule curate:
@@ -75,6 +78,7 @@ rule curate:
         name=only(STUDY.curations),
     conda:
         "../../envs/main.yaml"
+    priority: first_of_all
     threads: threads_of(CURATION)
     resources:
         gpu=gpus(CURATION),
@@ -86,10 +90,10 @@ rule curate:
         data=curation_receipts,
     shell:
         "densewalk curate --spec {params.spec:q} --backbone={params.backbone:q} --data {params.data:q} --out {output.receipt}"
-        " --threads {threads} 2> {log}"
+        " --threads {threads} 2>> {log}"
 
 
-# asked for by name: snakemake results/data/sets/coco.json, snakemake fetch
+# asked for by name: snakemake --cores 1 results/data/sets/coco.json, snakemake --cores 1 fetch
 localrules:
     fetch,
     dataset,
@@ -103,7 +107,7 @@ rule dataset:
     conda:
         "../../envs/main.yaml"
     shell:
-        "densewalk data {wildcards.name} --receipt {output} 2> {log}"
+        "densewalk data {wildcards.name} --receipt {output} 2>> {log}"
 
 
 rule fetch:
@@ -114,4 +118,4 @@ rule fetch:
     params:
         config=lambda wildcards: workflow.configfiles[-1],
     shell:
-        "densewalk fetch --config={params.config:q} 2> {log}"
+        "densewalk fetch --config={params.config:q} 2>> {log}"

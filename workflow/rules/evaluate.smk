@@ -18,6 +18,7 @@ for protocol, settings in registry.evaluations().items():
             evaluation=only(evaluations_of(protocol)),
         conda:
             "../../envs/main.yaml"
+        priority: evaluation_priority
         threads: threads_of(settings.RESOURCES)
         resources:
             gpu=gpus(settings.RESOURCES),
@@ -30,4 +31,4 @@ for protocol, settings in registry.evaluations().items():
             features=features_option,
         shell:
             "densewalk evaluate --spec {params.spec:q} --backbone {params.backbone:q} --state {params.state} --out {output}"
-            " {params.features} --threads {threads} --gpus {resources.gpu} 2> {log}"
+            " {params.features} --threads {threads} --gpus {resources.gpu} 2>> {log}"

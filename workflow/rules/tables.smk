@@ -20,7 +20,7 @@ rule table:
     conda:
         "../../envs/main.yaml"
     shell:
-        'densewalk tables --table {wildcards.table} --out {output.csv} --plan "$DENSEWALK_PLAN" 2> {log}'
+        'densewalk tables --table {wildcards.table} --out {output.csv} --plan "$DENSEWALK_PLAN" 2>> {log}'
 
 
 rule features:
@@ -34,6 +34,7 @@ rule features:
         "<results>/logs/{run}/s{seed}/features.log",
     conda:
         "../../envs/main.yaml"
+    priority: features_priority
     threads: threads_of(FEATURES)
     resources:
         gpu=gpus(FEATURES),
@@ -47,7 +48,7 @@ rule features:
         settings=STUDY.pictures.model_dump_json(),
     shell:
         "densewalk features --spec {params.spec:q} {params.init} --backbone {params.backbone:q} --data {params.data:q}"
-        " --settings={params.settings:q} --out {output} --threads {threads} 2> {log}"
+        " --settings={params.settings:q} --out {output} --threads {threads} 2>> {log}"
 
 
 rule report:
@@ -67,10 +68,10 @@ rule report:
         plan=PLAN_FILE,
         results=subpath(output[0], parent=True),
     shell:
-        "densewalk report --plan {params.plan:q} --results {params.results:q} --out {output} 2> {log}"
+        "densewalk report --plan {params.plan:q} --results {params.results:q} --out {output} 2>> {log}"
 
 
-# asked for by name: snakemake stale
+# asked for by name: snakemake --cores 1 stale
 localrules:
     stale,
 
@@ -83,13 +84,14 @@ rule stale:
     params:
         config=workflow.configfiles[-1],
     shell:
-        "densewalk stale {params.config:q} 2> {log}"
+        "densewalk stale {params.config:q} 2>> {log}"
 
 
 # a page that says what is missing
 onerror:
-    shell(
-        "densewalk report --plan {plan:q} --results {results:q} --out {results:q}/report.html || true",
-        plan=PLAN_FILE,
-        results=STUDY.results,
-    )
+    if not INTERRUPTED:
+        shell(
+            "densewalk report --plan {plan:q} --results {results:q} --out {results:q}/report.html || true",
+            plan=PLAN_FILE,
+            results=STUDY.results,
+        )

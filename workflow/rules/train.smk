@@ -23,6 +23,7 @@ for method, asked in METHODS.items():
             run=only(runs_of(method)),
         conda:
             "../../envs/main.yaml"
+        priority: run_priority
         threads: threads_of(asked)
         resources:
             gpu=gpus(asked),
@@ -37,4 +38,4 @@ for method, asked in METHODS.items():
             out=subpath(output.backbone, parent=True),
         shell:
             "densewalk train --spec {params.spec:q} {params.init} --data {params.data:q} --state {params.state} --out {params.out}"
-            " --threads {threads} --gpus {resources.gpu} --nodes {resources.nodes} 2> {log}"
+            " --threads {threads} --gpus {resources.gpu} --nodes {resources.nodes} 2>> {log}"

@@ -20,7 +20,13 @@ class TrainingError(Exception):
     exit_status = 1
 
 
+RESUME = "interrupted; run the same command to go on"
+
+
 class Interrupted(Exception):
-    """A signal asked the job to stop; its state has been saved."""
+    """A signal asked the job to stop; its state has been saved. The message says where, and what to do."""
 
     exit_status = 75  # sysexits' EX_TEMPFAIL: the scheduler shall start the job again
+
+    def __init__(self, after: str, state: object) -> None:
+        super().__init__(f"interrupted after {after}: state saved in {state}, run the same command to go on")

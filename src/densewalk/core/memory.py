@@ -10,10 +10,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from densewalk.core.text.attempts import latest_attempt
+
 KILLED = "killed for lack of memory"
 # ours; Python's and torch's own errors; the kernel's as Slurm reports it, and Slurm's own limit. A GPU's "out of memory" is none of them
 _WORDS = re.compile(
-    rb"%s|\bMemoryError\b|[Cc]an(?:'t|not) allocate memory|oom[_-]kill|OOM Killed|[Ee]xceeded (?:job |step )?memory limit" % KILLED.encode()
+    r"%s|\bMemoryError\b|[Cc]an(?:'t|not) allocate memory|oom[_-]kill|OOM Killed|[Ee]xceeded (?:job |step )?memory limit" % KILLED
 )
 _TAIL = 2**16  # bytes of a log that are read
 _PARENT_ENDS = signal.SIGRTMIN
@@ -89,13 +91,14 @@ def _outlive(parent: int, reading: int, memory_was_short: Callable[[], bool]) ->
 
 
 def tells_of_it(log: Path) -> bool:
-    """True if the end of a log says that memory was short."""
+    """True if the end of a log says that memory was short in its latest attempt."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _TAIL))
-            return _WORDS.search(file.read()) is not None
+            text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return False
+    return _WORDS.search(latest_attempt(text)) is not None
 
 
 class MemoryOfJobs:
@@ -111,7 +114,7 @@ class MemoryOfJobs:
         """Megabytes for an attempt of a job.
 
         Args:
-            attempt: from 1. megabytes: of the first one. logs: of the attempt before; it is called once, before this attempt clears them.
+            attempt: from 1. megabytes: of the first one. logs: of the attempt before; it is called once, before this attempt writes there.
             most: what a node has.
         """
         if attempt > 1 and attempt - 1 not in self._read[job]:

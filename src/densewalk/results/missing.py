@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from densewalk.core.text.attempts import latest_attempt
 from densewalk.results.changes import Changes
 from densewalk.results.plan import Plan, result_key, run_key, state_folder
 from densewalk.results.records import ResultRecord, RunRecord
@@ -60,7 +61,7 @@ def survey(plan: Plan, results: Path) -> Iterator[RunOutputs]:
     for run, planned in plan.runs.items():
         for seed in planned.seeds:
             backbone = _backbone(changes, run, seed)
-            yield RunOutputs(backbone, [_result(changes, backbone, name) for name in plan.evaluations_of(run)])
+            yield RunOutputs(backbone, [_result(changes, backbone, name) for name in plan.evaluations_of(run, seed)])
     changes.contents.save()
 
 
@@ -98,6 +99,6 @@ def _by_log(log: Path) -> tuple[State, str, str]:
     """State, reason and log of a job by what it last wrote."""
     if not log.is_file():
         return "not started", "", ""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in latest_attempt(log.read_text(errors="replace")).splitlines() if line.strip()]
     errors = [line for line in lines[-20:] if "error" in line.lower()]
     return ("failed", errors[-1], str(log)) if errors else ("not finished", lines[-1] if lines else "", str(log))

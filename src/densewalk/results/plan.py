@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from densewalk.core.hashing import config_hash
 from densewalk.core.metric import Ceiling, Metric
-from densewalk.core.settings import Settings
+from densewalk.core.settings import Settings, is_null
 from densewalk.core.typed_files import read_model
 from densewalk.models.catalog import Labels
 from densewalk.results.records import ResultRecord
@@ -28,7 +28,7 @@ class PlannedRun(Settings):
 
 
 class PlannedEvaluation(Settings):
-    """A column of the tables. pictures: caption of its images, with {run} and {name}."""
+    """A column of the tables. pictures: caption of its images, with {run} and {name}. seeds: that are evaluated, None for all."""
 
     table: str
     title: str
@@ -36,6 +36,7 @@ class PlannedEvaluation(Settings):
     metrics: dict[str, Metric]
     pictures: str
     runs: list[str]
+    seeds: list[int] | None = Field(default=None, exclude_if=is_null)
 
     def caption(self, *, run: str, name: str) -> str:
         """The caption of the image called `name` of a run."""
@@ -109,9 +110,14 @@ class Plan(Settings):
         """Twelve digits of what is planned."""
         return config_hash(self.model_dump(mode="json"))
 
-    def evaluations_of(self, run: str) -> list[str]:
-        """The names of a run's evaluations."""
-        return [name for name, evaluation in self.evaluations.items() if run in evaluation.runs]
+    def evaluations_of(self, run: str, seed: int) -> list[str]:
+        """The names of the evaluations of a run's backbone."""
+        return [name for name, evaluation in self.evaluations.items() if run in evaluation.runs and seed in self.seeds_of(run, name)]
+
+    def seeds_of(self, run: str, evaluation: str) -> list[int]:
+        """The seeds of a run that are evaluated."""
+        chosen = self.evaluations[evaluation].seeds
+        return [seed for seed in self.runs[run].seeds if chosen is None or seed in chosen]
 
     def trainings(self) -> list[tuple[str, int]]:
         """Run and seed of everything that trains."""
@@ -147,7 +153,7 @@ class Plan(Settings):
 
     def jobs(self) -> Iterator[tuple[str, int, str]]:
         """Run, seed and evaluation of every result."""
-        return ((name, seed, e) for name, run in self.runs.items() for seed in run.seeds for e in self.evaluations_of(name))
+        return ((name, seed, e) for name, run in self.runs.items() for seed in run.seeds for e in self.evaluations_of(name, seed))
 
 
 def run_key(run: str, seed: int) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from densewalk.curation.settings import CurationSettings
 from densewalk.study.published_rows import check_published_rows
-from densewalk.study.runs import BaseRun, TrainedRun
+from densewalk.study.runs import BaseEvaluation, BaseRun, TrainedRun
 
 if TYPE_CHECKING:
     from densewalk.study.config import Study
@@ -41,11 +41,25 @@ def check_study(study: "Study") -> None:
         if name in RESERVED_EVALUATIONS:
             raise ValueError(f"evaluations.{name}: the name '{name}' is taken; choose another")
         _require_runs(study, f"evaluations.{name}.runs", evaluation.runs or [])
+        _check_seeds(study, f"evaluations.{name}.seeds", evaluation)
 
 
 def _require_runs(study: "Study", where: str, names: Iterable[str]) -> None:
     if unknown := sorted(set(names) - study.runs.keys()):
         raise ValueError(f"{where}: no such run: {', '.join(unknown)}; allowed: {', '.join(study.runs)}")
+
+
+def _check_seeds(study: "Study", where: str, evaluation: BaseEvaluation) -> None:
+    """Require that the seeds of an evaluation exist, and that each of its runs has one of them: a row would be missing unseen."""
+    if evaluation.seeds is None:
+        return
+    seeds = {name: run.seeds for name, run in study.runs.items() if evaluation.runs is None or name in evaluation.runs}
+    known = sorted({seed for own in seeds.values() for seed in own})
+    if unknown := [seed for seed in evaluation.seeds if seed not in known]:
+        raise ValueError(f"{where}: no run that it is applied to has seed {unknown[0]}; allowed: {', '.join(map(str, known))}")
+    if without := [name for name, own in seeds.items() if not set(own) & set(evaluation.seeds)]:
+        found = f"{without[0]} has none of them (it has {seeds[without[0]]})"
+        raise ValueError(f"{where}: {found}; to do: give one of its seeds, or leave the run out in `runs`")
 
 
 def _check_run(study: "Study", where: str, name: str, run: BaseRun) -> None:

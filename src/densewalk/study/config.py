@@ -122,7 +122,7 @@ class Study(Settings):
         """Every (run, seed, evaluation)."""
         for name, seed in self.jobs():
             for evaluation, e in self.evaluations.items():
-                if e.runs is None or name in e.runs:
+                if e.covers(name, seed):
                     yield name, seed, evaluation
 
     @cached_property
@@ -170,6 +170,7 @@ class Study(Settings):
                 metrics=e.settings.METRICS,
                 pictures=e.settings.PICTURES,
                 runs=[run for run in self.runs if e.runs is None or run in e.runs],
+                seeds=e.seeds,
             )
             for name, e in self.evaluations.items()
         }

@@ -147,17 +147,22 @@ class _Amounts:
 
 
 def architecture(study: Study, run: str, found: Estimate) -> Architecture | None:
-    """A run's architecture, timm's by the size in its name; None where that does not tell."""
+    """A run's architecture; None where its name does not tell."""
     name = study.arch_of(run)
+    known = shape_of(name)
+    if known is None:
+        found.note(f"{name}: its shape is not in its name; its runs and their evaluations are not counted")
+    return known
+
+
+def shape_of(name: str) -> Architecture | None:
+    """An architecture, timm's by the size in its name; None where that does not tell."""
     if known := architecture_named(name):
         return known
     parts = name.removeprefix("timm/").split(".")[0].split("_")
     size = next((part for part in parts if part in SIZES), None)
     patch = next((part for part in parts if part.startswith("patch")), None)
-    known = architecture_named(f"vit_{size}_{patch}")
-    if known is None:
-        found.note(f"{name}: its shape is not in its name; its runs and their evaluations are not counted")
-    return known
+    return architecture_named(f"vit_{size}_{patch}")
 
 
 def _runs(study: Study, name: str, amounts: _Amounts, found: Estimate) -> Iterator[Job]:
@@ -215,9 +220,10 @@ def _evaluations(study: Study, name: str, found: Estimate) -> Iterator[Job]:
     settings, rule = evaluation.settings, f"evaluate_{evaluation.protocol}"
     gpus = study.execution.gpus_of(settings.RESOURCES)
     for run in study.runs:
-        if evaluation.runs is not None and run not in evaluation.runs:
+        count = sum(evaluation.covers(run, seed) for seed in study.runs[run].seeds)
+        if not count:
             continue
-        count, arch = len(study.runs[run].seeds), architecture(study, run, found)
+        arch = architecture(study, run, found)
         work = None if arch is None else settings.work(arch)
         if arch is None or work is None:
             if arch is not None:
@@ -270,9 +276,9 @@ def _disk(study: Study, amounts: _Amounts, found: Estimate) -> None:
             work = run.settings.step_work(arch)
             states += CHECKPOINTS * (12 * work.learnt + 4 * work.fixed) * len(run.seeds)
         for evaluation in study.evaluations.values():
-            if evaluation.runs is None or name in evaluation.runs:
+            if count := sum(evaluation.covers(name, seed) for seed in run.seeds):
                 head = evaluation.settings.work(arch)
-                states += CHECKPOINTS * 12 * head.learnt * len(run.seeds) if head else 0.0
+                states += CHECKPOINTS * 12 * head.learnt * count if head else 0.0
     found.disk = {
         "training copies of videos": copies,
         "states of trainings and heads (results/state)": states,

@@ -53,4 +53,10 @@ class BaseEvaluation(Settings):
     """One of the protocols of `densewalk.evaluations`."""
     runs: Annotated[list[str], Unique] | None = None
     """Only these runs; all by default."""
+    seeds: Annotated[list[Seed], Unique] | None = Field(default=None, min_length=1)
+    """Only these seeds of each run; all by default. It changes no number: results of other seeds stay where they are."""
     settings: EvaluationSettings
+
+    def covers(self, run: str, seed: int) -> bool:
+        """True if a run's backbone of a seed is evaluated."""
+        return (self.runs is None or run in self.runs) and (self.seeds is None or seed in self.seeds)

@@ -107,9 +107,7 @@ def train(
                 meter.keep()
                 saved = time.monotonic()
             if stopping and step + 1 < method.total_steps:
-                raise Interrupted(
-                    f"stopped by a signal after step {step + 1} of {method.total_steps}; the state is saved in {state.folder}"
-                )
+                raise Interrupted(f"step {step + 1} of {method.total_steps}", state.folder)
     progress.close()
     return Trained(fill(plain, method) if plain else method, method.total_steps, method.total_steps * batch_size, meter.keep())
 

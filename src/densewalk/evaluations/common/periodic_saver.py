@@ -47,5 +47,4 @@ class PeriodicSaver:
             self.state.save(done, content)
         self.saved = time.monotonic()
         if self.stopping and done < self.total:
-            where = f"{self.unit} {done} of {self.total}"
-            raise Interrupted(f"stopped by a signal after {where}; the state is saved in {self.state.folder}")
+            raise Interrupted(f"{self.unit} {done} of {self.total}", self.state.folder)

@@ -54,7 +54,7 @@ def _table(
     shared = [fact for fact in next(iter(facts.values()), []) if fact[0] in ONCE and all(fact in own for own in facts.values())]
     rows = []
     for run in runs:
-        gap = _gap(run, name, missing, len(groups.get(run, [])), len(plan.runs[run].seeds))
+        gap = _gap(run, name, missing, len(groups.get(run, [])), plan.seeds_of(run, name))
         other = any(code_reasons(record, now) for record in groups.get(run, []))
         numbers = [_number(wide[run], m, (run, m) in best) for m in metrics] if run in wide else []
         cells = [wide[run][c] for c in columns] if run in wide else []
@@ -85,9 +85,10 @@ def best_of(groups: Groups, metrics: Sequence[str], described: Mapping[str, Metr
     return {(run, m) for m in metrics for run in best_runs(groups, m, described[m].better if m in described else "higher")}
 
 
-def _gap(run: str, evaluation: str, missing: Sequence[Output], found: int, seeds: int) -> str:
+def _gap(run: str, evaluation: str, missing: Sequence[Output], found: int, planned: Sequence[int]) -> str:
     """What a row must say about itself, if anything."""
-    own = [output.state for output in missing if output.run == run and output.evaluation in (None, evaluation)]
+    seeds = len(planned)
+    own = [o.state for o in missing if o.run == run and o.seed in planned and o.evaluation in (None, evaluation)]
     outdated = own.count("outdated")
     states = dict.fromkeys(state for state in own if state != "outdated")
     parts = []

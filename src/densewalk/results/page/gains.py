@@ -49,7 +49,7 @@ def _cell(gain: Gain | None, plan: Plan) -> GainCell:
     if found is None or not found.seeds:
         return GainCell("", note=f"no seed of {gain.reference}")
     source = f" ({gain.reference})" if gain.against == "start" else ""
-    planned, there = len(plan.runs[gain.run].seeds), len(found.seeds)
+    planned, there = len(plan.seeds_of(gain.run, gain.evaluation)), len(found.seeds)
     seeds = ", one seed" if there == planned == 1 else f", {there} of {planned} seeds" if there < planned else ""
     note = f"from {fixed(found.reference)}{source}{seeds}" if found.reference == found.reference else "no value"
     return GainCell(fixed(found.mean, sign=True), fixed(found.half), gain.beyond == "gain", note, gain.by_seed)

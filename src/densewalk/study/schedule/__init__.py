@@ -1,0 +1,1 @@
+"""In which order a study's jobs are started, and a summary of those that would run."""

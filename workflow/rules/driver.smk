@@ -1,0 +1,143 @@
+# How Snakemake itself behaves: in which order it starts jobs, that it keeps their logs, what it says of a dry run, of a failure and of
+# Ctrl-C. The few places where its own functions are replaced are all here.
+import contextlib
+import logging
+import threading
+
+import snakemake.jobs
+import snakemake.logging
+from snakemake.logging import logger
+
+from densewalk.core.errors import RESUME
+from densewalk.core.text.attempts import latest_attempt
+from densewalk.study.schedule.order import Order
+from densewalk.study.schedule.todo import JobToDo, summary
+
+# -- order: profiles/default takes the scheduler that goes by priority -----------------------------------------------------
+
+ORDER = Order(STUDY)
+
+
+def first_of_all(wildcards):
+    return ORDER.of_data() if DECIDES else 0
+
+
+def run_priority(wildcards):
+    return ORDER.of_run(wildcards.run, int(wildcards.seed)) if DECIDES else 0
+
+
+def evaluation_priority(wildcards):
+    w = wildcards
+    return ORDER.of_evaluation(w.run, int(w.seed), w.evaluation) if DECIDES else 0
+
+
+def features_priority(wildcards):
+    return ORDER.of_features(wildcards.run, int(wildcards.seed)) if DECIDES else 0
+
+
+def submit_by_priority(scheduler):
+    """Submit first what has the highest priority of the jobs that are started at once: a queue is served in this order."""
+    submit = scheduler.run
+    in_arrays = getattr(workflow.executor_settings, "array_jobs", None)
+
+    def run(jobs, executor=None):
+        jobs = sorted(jobs, key=lambda job: -job.priority)
+        for some in [jobs] if in_arrays else [[job] for job in jobs]:
+            submit(some, executor=executor)
+
+    scheduler.run = run
+
+
+# -- logs: jobs append to them ---------------------------------------------------------------------------------------------
+
+
+def keeping_logs(remove_existing_output):
+    async def remove(job):
+        logs, job._log = job.log, []
+        try:
+            await remove_existing_output(job)
+        finally:
+            job._log = logs
+
+    remove.keeps_logs = True
+    return remove
+
+
+if not hasattr(snakemake.jobs.Job.remove_existing_output, "keeps_logs"):
+    snakemake.jobs.Job.remove_existing_output = keeping_logs(
+        snakemake.jobs.Job.remove_existing_output
+    )
+
+
+def end_of_logs(logs, lines=30):
+    """Of failed jobs, the end of the latest attempt is shown."""
+    for path in logs:
+        if os.path.isfile(path):
+            text = latest_attempt(Path(path).read_text(errors="replace"))
+            yield f"End of {path}:"
+            yield from (f"    {line}" for line in text.splitlines()[-lines:])
+
+
+snakemake.logging.show_logs = end_of_logs
+
+# -- Ctrl-C: one line; what jobs and Snakemake have to say about it is in their logs -----------------------------------------
+
+INTERRUPTED = []
+
+
+def interrupt(number, frame):
+    if not INTERRUPTED:
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler) and not isinstance(
+                handler, logging.FileHandler
+            ):
+                handler.addFilter(lambda record: False)
+        print(f"\n{RESUME} (jobs are saving their state)", file=sys.stderr, flush=True)
+    INTERRUPTED.append(number)
+    raise KeyboardInterrupt
+
+
+if DECIDES and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, interrupt)
+
+# -- dry run: a summary ------------------------------------------------------------------------------------------------------
+
+
+def why(job):
+    """Why a job would run: as results/changes.py says it, else what is missing or what it is made from."""
+    if reasons := [r for path in job.output for r in REASONS.get(str(path), ())]:
+        return "; ".join(dict.fromkeys(reasons))
+    if any(not os.path.exists(path) for path in job.output):
+        return "not there yet"
+    needed = [
+        other for other in workflow.dag.dependencies[job] if workflow.dag.needrun(other)
+    ]
+    if needed:
+        return "made from what is made again"
+    return "asked for" if workflow.dag.reason(job).forced else "an input is newer"
+
+
+def to_do():
+    """The jobs that would run, in the order of their priority."""
+    dag = workflow.dag
+    jobs = [job for job in dag.needrun_jobs() if job.output]
+    for job in sorted(
+        jobs, key=lambda job: (-dag.priority(job), job.rule.name, str(job.output[0]))
+    ):
+        w = job.wildcards_dict
+        seed = int(w["seed"]) if "seed" in w else None
+        name = next((w[key] for key in ("run", "name", "table") if key in w), "")
+        name = f"{w['evaluation']} of {name}" if "evaluation" in w else name
+        yield JobToDo(job.rule.name, why(job), name, seed)
+
+
+def say_what_is_to_do():
+    quiet = workflow.output_settings.quiet or ()
+    planned = workflow.dryrun and workflow.scheduler is not None
+    if planned and not any(kind.name == "ALL" for kind in quiet):
+        with contextlib.suppress(BrokenPipeError):
+            print(summary(list(to_do())), flush=True)
+
+
+if DECIDES:
+    atexit.register(say_what_is_to_do)
