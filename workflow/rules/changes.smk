@@ -137,7 +137,8 @@ def curation_is_settled(name):
         else None
     )
     sources = [source.source for source in spec.data.values()]
-    reasons = CHANGES.of_curation(name, spec.hash, parent, sources)
+    backbone = path_of(spec.backbone)
+    reasons = CHANGES.of_curation(name, spec.hash, parent, backbone, sources)
     return is_settled(f"{RESULTS}/data/{name}.json", reasons, is_data_forced(name))
 
 

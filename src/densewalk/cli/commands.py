@@ -16,6 +16,20 @@ if TYPE_CHECKING:
     from densewalk.training.execution import Execution
 
 
+def _results(args: argparse.Namespace, planned: str) -> Path:
+    """The folder of results: `--results`, which must be there, or the study's, which its first job makes.
+
+    Raises:
+        UserError: there is no such folder, or a file is there.
+    """
+    folder = args.results or Path(planned)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, not a folder of results", todo="give --results a study's folder of results")
+    if args.results is not None and not folder.exists():
+        raise UserError(f"--results {folder}: there is no such folder", todo="give a study's folder of results, or leave it out")
+    return folder
+
+
 def check(args: argparse.Namespace) -> None:
     """Validate a study's configuration."""
     from densewalk.study.config import load_study
@@ -30,7 +44,7 @@ def status(args: argparse.Namespace) -> None:
     from densewalk.study.config import load_study
 
     study = load_study(args.config)
-    print(progress.table(list(progress.status(study, args.results or Path(study.results)))))
+    print(progress.table(list(progress.status(study, _results(args, study.results)))))
 
 
 def why(args: argparse.Namespace) -> None:
@@ -39,7 +53,7 @@ def why(args: argparse.Namespace) -> None:
     from densewalk.study.upkeep.why import why as explain
 
     study = load_study(args.config)
-    print("\n".join(explain(study, args.output, args.results or Path(study.results))))
+    print("\n".join(explain(study, args.output, _results(args, study.results))))
 
 
 def rename(args: argparse.Namespace) -> None:
@@ -48,7 +62,7 @@ def rename(args: argparse.Namespace) -> None:
     from densewalk.study.upkeep.rename import rename as move
 
     study = load_study(args.config)
-    print("\n".join(move(study, args.old, args.new, args.results or Path(study.results))))
+    print("\n".join(move(study, args.old, args.new, _results(args, study.results))))
 
 
 def stale(args: argparse.Namespace) -> None:
@@ -57,7 +71,7 @@ def stale(args: argparse.Namespace) -> None:
     from densewalk.study.stale import find_stale, states_of, write_targets
 
     study = load_study(args.config)
-    results = args.results or Path(study.results)
+    results = _results(args, study.results)
     found = list(find_stale(study, results))
     print("\n".join([*(one.text for one in found), f"{len(found)} outputs are stale"]))
     if not args.rerun:
@@ -81,7 +95,7 @@ def plan(args: argparse.Namespace) -> None:
 
     gpu, study = gpu_named(args.gpu), load_study(args.config)
     assumed = Assumed(args.hours, args.fps, args.images, args.utilization)
-    results = args.results or Path(study.results)
+    results = _results(args, study.results)
     print(estimate_text.text(study, estimate(study, gpu, results, assumed), results, args.gpu))
 
 
@@ -244,7 +258,7 @@ def tables(args: argparse.Namespace) -> None:
     if args.plan is not None and args.records:
         raise UserError("densewalk tables takes records, or --plan")
     plan = read_plan(args.plan) if args.plan else None
-    results = args.results or Path(plan.results if plan else "results")
+    results = _results(args, plan.results if plan else "results")
     given = [record for path in args.records or [Path("results")] for record in (results_in(path) if path.is_dir() else [path])]
     records, named = (plan.records(results, args.table or "all"), plan.named) if plan else (given, None)
     if args.columns is not None:
@@ -297,7 +311,7 @@ def report(args: argparse.Namespace) -> None:
     if (args.config is None) == (args.plan is None):
         raise UserError("densewalk report takes the study's config.yaml, or --plan")
     plan = load_study(args.config).plan() if args.config else read_plan(args.plan)
-    results = args.results or Path(plan.results)
+    results = _results(args, plan.results)
     write_page(plan, results, args.out or results / "report.html")
     if args.out in (None, results / "report.html"):
         mark_written(plan, results, "report")

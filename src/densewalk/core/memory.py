@@ -15,7 +15,7 @@ from densewalk.core.text.attempts import latest_attempt
 KILLED = "killed for lack of memory"
 # ours; Python's and torch's own errors; the kernel's as Slurm reports it, and Slurm's own limit. A GPU's "out of memory" is none of them
 _WORDS = re.compile(
-    r"%s|\bMemoryError\b|[Cc]an(?:'t|not) allocate memory|oom[_-]kill|OOM Killed|[Ee]xceeded (?:job |step )?memory limit" % KILLED
+    KILLED + r"|\bMemoryError\b|[Cc]an(?:'t|not) allocate memory|oom[_-]kill|OOM Killed|[Ee]xceeded (?:job |step )?memory limit"
 )
 _TAIL = 2**16  # bytes of a log that are read
 _PARENT_ENDS = signal.SIGRTMIN

@@ -147,6 +147,8 @@ PathText = Annotated[str, AfterValidator(plain_path)]
 WorkflowPath = Annotated[str, AfterValidator(workflow_path)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What every random generator takes."""
+LearningRate = Annotated[float, Field(le=1000)]
+"""A learning rate: no optimizer in use learns with more; 30 is the largest one that is published."""
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Epochs = Annotated[float, Field(gt=0, le=MOST_STEPS)]
 """Passes over the data; an epoch has at least one step."""

@@ -167,6 +167,8 @@ class CuratedReceipt(_Receipt):
     """Of the curation's specification; None in receipts of earlier versions."""
     contents: Annotated[tuple[str, ...] | None, Field(exclude_if=lambda found: found is None)] = None
     """Of the sources, as data/contents.py has them; None in receipts of earlier versions."""
+    backbone_sha256: Annotated[Sha256 | None, Field(exclude_if=lambda found: found is None)] = None
+    """Of the backbone that compared the images; None in receipts of earlier versions."""
 
     @model_validator(mode="after")
     def counts_agree(self) -> Self:

@@ -20,7 +20,7 @@ from densewalk.core.provenance import UNKNOWN, Provenance
 from densewalk.core.typed_files import write_model
 from densewalk.data.contents import contents_of
 from densewalk.data.fingerprint import fingerprint
-from densewalk.data.receipts import VideoReceipt, read_receipt
+from densewalk.data.receipts import CuratedReceipt, VideoReceipt, read_receipt
 from densewalk.data.sources import Source, stage_source
 from densewalk.jobs.inputs import initial_backbone, read_data
 from densewalk.models.backbone import Backbone
@@ -82,7 +82,12 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
         require_tensorboard()
     sources = read_data(receipts, spec.data or {})
     files = read_files(receipts) | files
-    contents = InputContents(init=of_init, data=[content for path in receipts for content in contents_of(read_receipt(path))])
+    read = [read_receipt(path) for path in receipts]
+    contents = InputContents(
+        init=of_init,
+        data=[content for receipt in read for content in contents_of(receipt)],
+        curated=[r.backbone_sha256 for r in read if isinstance(r, CuratedReceipt) and r.backbone_sha256 is not None],
+    )
     inputs = Inputs(files, folder_fingerprints(sources), provenance.current(), loaded, contents, choices(sources))
     for source in sources:
         stage_source(source)

@@ -98,6 +98,9 @@ class Changes:
         path = init or planned.init
         if path is not None and then.init is not None and self.contents.of(path) not in (None, then.init):
             found.append(f"{path} has another content")
+        # not strict here and below: records of earlier versions have no `curated`
+        compared = [path for path, a in zip(planned.curated, then.curated, strict=False) if self.contents.of(path) not in (None, a)]
+        found += [f"{path}, with which its data were chosen, has another content" for path in compared]
         now = self._contents_now(planned)
         # not strict: a record of an earlier version may know no contents, and then nothing is said of them
         changed = [source for source, a, b in zip(planned.sources, then.data, now, strict=False) if b is not None and a != b]
@@ -253,8 +256,12 @@ class Changes:
         made = (self.results / "data" / f"{name}.json").stat().st_mtime
         return (f"{settings.source} has changed since",) if self.contents.changed_since(settings.source, made) else ()
 
-    def of_curation(self, name: str, spec_hash: str, parent: tuple[str, int] | None, sources: Sequence[str]) -> Reasons:
-        """Why a curation's choice is outdated. parent: run and seed that compare images, if a run does. sources: paths, in order."""
+    def of_curation(self, name: str, spec_hash: str, parent: tuple[str, int] | None, backbone: str, sources: Sequence[str]) -> Reasons:
+        """Why a curation's choice is outdated.
+
+        Args:
+            parent: run and seed that compare images, if a run does. backbone: path of the weights that do. sources: paths, in order.
+        """
         receipt = self._receipt(name)
         if receipt is None:
             return ()
@@ -265,6 +272,8 @@ class Changes:
             found.append(f"{parent[0]}, seed {parent[1]}, which compares the images, is outdated")
         if generated := [source for source in sources if self.is_generated_again(source)]:
             found.append(f"{generated[0]} is generated with other settings")
+        if receipt.backbone_sha256 is not None and self.contents.of(backbone) not in (None, receipt.backbone_sha256):
+            found.append(f"{backbone} has another content")
         then = receipt.contents or ()  # receipts of earlier versions have none: not strict below
         changed = [s for s, a in zip(sources, then, strict=False) if self.contents.of(s) not in (None, a)]
         changed = [s for s, a in zip(sources, then, strict=False) if s in changed and self.contents.look_again(s) not in (None, a)]

@@ -15,6 +15,11 @@ from densewalk.results.records import ResultRecord
 from densewalk.visualization.settings import PictureSettings
 
 
+def is_empty(value: list[str]) -> bool:
+    """For `Field(exclude_if=is_empty)`: plans without it keep their hash."""
+    return not value
+
+
 class PlannedRun(Settings):
     """A row of the tables. captions: of the images of its training, by file name without its end. ceilings: of its learning curves."""
 
@@ -48,7 +53,7 @@ class PlannedBackbone(Settings):
 
     hash: of its specification. init: file of the initial backbone, None for random weights. parent: run and seed whose backbone that
     is, if it is one's. receipts: names of the data. sources: their videos and folders; of a curation, those that it chooses from.
-    lists: text files with the names of the sequences in use, by their folder.
+    lists: text files with the names of the sequences in use, by their folder. curated: backbones that curations chose its data with.
     """
 
     hash: str
@@ -57,6 +62,7 @@ class PlannedBackbone(Settings):
     receipts: list[str] = []
     sources: list[str] = []
     lists: dict[str, str] = {}
+    curated: list[str] = Field(default=[], exclude_if=is_empty)
 
 
 class Generated(Settings):

@@ -202,13 +202,18 @@ class Study(Settings):
         names = r.data if isinstance(r, TrainedRun) else []
         sources = [self._source(name) for name in self._chosen_from(names)]
         lists = {s.source: s.sequence_list for s in sources if isinstance(s, ImagesSettings) and s.sequence_list is not None}
-        parent, init = None, None
-        if isinstance(spec.init, RunBackbone):
-            parent = (spec.init.name, spec.init.seed)
-            init = f"{self.results}/{run_key(*parent)}/backbone.safetensors"
-        elif isinstance(spec.init, CheckpointFile):
-            init = spec.init.file
-        return PlannedBackbone(hash=spec.hash, init=init, parent=parent, receipts=names, sources=[s.source for s in sources], lists=lists)
+        parent = (spec.init.name, spec.init.seed) if isinstance(spec.init, RunBackbone) else None
+        init = None if isinstance(spec.init, RandomWeights) else self._path_of(spec.init)
+        curated = [self._path_of(self.curation_spec(name).backbone) for name in names if name in self.curations]
+        return PlannedBackbone(
+            hash=spec.hash, init=init, parent=parent, receipts=names, sources=[s.source for s in sources], lists=lists, curated=curated
+        )
+
+    def _path_of(self, origin: CheckpointFile | RunBackbone) -> str:
+        """Where the weights lie, from the study's folder."""
+        if isinstance(origin, CheckpointFile):
+            return origin.file
+        return f"{self.results}/{run_key(origin.name, origin.seed)}/backbone.safetensors"
 
     # -- specifications ----------------------------------------------------------------------------------------------
 
@@ -234,7 +239,8 @@ class Study(Settings):
         init = RandomWeights() if r.init == "random" else self._backbone(r.init, seed)
         trained: dict[str, Any] = {}
         if isinstance(r, TrainedRun):
-            trained = {"data": {name: self._data(name) for name in r.data}, "settings": r.settings}
+            data = {name: self._data(name) for name in r.data}
+            trained = {"data": data, "settings": r.settings, "version": r.settings.VERSION}
         return RunSpec(run=run, seed=seed, method=r.method, arch=self.arch_of(run), init=init, **trained)
 
     def curation_spec(self, name: str) -> CurationSpec:

@@ -31,11 +31,6 @@ def is_first(version: int) -> bool:
     return version == 1
 
 
-def own_version(data: dict[str, Any]) -> int:
-    """The version of a run's method in this code: no other one can run."""
-    return data["settings"].VERSION if data.get("settings") else 1
-
-
 class Specification(Settings):
     """What determines the outcome of one job."""
 
@@ -70,7 +65,8 @@ class CurationSpec(Specification):
 class RunSpec(Specification):
     """What determines the backbone of one run and seed. data, settings: of a run that trains. version: of the method's code.
 
-    Version 1 is left out of the hash, so that hashes from before methods had versions stay as they were.
+    Version 1 is left out of hash and file, so that hashes from before methods had versions stay as they were: a file without a version
+    is one of version 1.
     """
 
     OF: ClassVar = "a run"
@@ -82,7 +78,7 @@ class RunSpec(Specification):
     init: Origin
     data: dict[str, VideoSettings | ImagesSettings | CurationSpec] | None = Field(default=None, exclude_if=is_null)
     settings: SerializeAsAny[TrainingSettings] | None = Field(default=None, exclude_if=is_null)
-    version: int = Field(default_factory=own_version, ge=1, exclude_if=is_first)
+    version: int = Field(default=1, ge=1, exclude_if=is_first)
 
     @field_validator("settings", mode="before")
     @classmethod

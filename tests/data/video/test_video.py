@@ -27,6 +27,7 @@ from densewalk.data.video.probe import probe
 from densewalk.data.video.transcode import target_size, transcode
 from densewalk.jobs.prepare import prepare_video
 from tests.fixtures.helpers import shared
+from tests.fixtures.studies import REPOSITORY
 from tests.fixtures.videos import HEIGHT, LONG_GOP, WIDTH, barcode, encode, numbers_in
 
 FPS, TOTAL = 30, 300
@@ -524,25 +525,35 @@ def test_a_frame_that_does_not_decode_is_named(damaged):
     assert numbers_in(reader.read([100])) == [100]
 
 
-@pytest.mark.parametrize("reader", ["decord", "pyav"])
-def test_forked_and_copied_readers_do_not_disturb_each_other(source, reader):
-    class Single(torch.utils.data.Dataset):
-        def __init__(self):
-            self.reader = ClipReader(source, reader=reader)
+class Single(torch.utils.data.Dataset):
+    """The number of the frame at each of sixty places of a video."""
 
-        def __len__(self):
-            return 60
+    def __init__(self, path, reader):
+        self.reader = ClipReader(path, reader=reader)
 
-        def __getitem__(self, i):
-            return numbers_in(self.reader.read([i * 5]))[0]
+    def __len__(self):
+        return 60
 
-    data = Single()
+    def __getitem__(self, i):
+        return numbers_in(self.reader.read([i * 5]))[0]
+
+
+def read_in_forked_processes(path, reader):
+    data = Single(path, reader)
     assert data[3] == 15  # opened in this process before the workers are forked
     for _ in range(2):
         loader = DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60)
         assert [*map(int, loader)] == [i * 5 for i in range(60)]
     assert data[4] == 20
     assert numbers_in(pickle.loads(pickle.dumps(data.reader)).read([9])) == [9]
+
+
+@pytest.mark.parametrize("reader", ["decord", "pyav"])
+def test_forked_and_copied_readers_do_not_disturb_each_other(source, reader):
+    # in a process of its own: a fork copies the locks that other tests' threads hold, and would wait for them
+    call = f"from tests.data.video.test_video import *; read_in_forked_processes({str(source)!r}, {reader!r})"
+    done = subprocess.run([sys.executable, "-c", call], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 # -- clips -----------------------------------------------------------------------------------------------------------

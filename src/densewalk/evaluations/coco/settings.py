@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import MOST_STEPS, switch
+from densewalk.core.settings import MOST_STEPS, LearningRate, switch
 from densewalk.data.benchmarks import sizes
 from densewalk.evaluations.common.presets import PresetSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
@@ -54,7 +54,7 @@ class CocoSettings(PresetSettings):
     batch_size: Annotated[int, Shown("batch {}")] = Field(default=32, ge=1)
     """Images of one optimizer step. With b instead of the preset's B, the learning rate is multiplied by b / B and warmup by B / b,
     as far as they are not given: as many images are seen (linear scaling, https://arxiv.org/abs/1706.02677)."""
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: LearningRate = Field(default=1e-4, gt=0)
     """AdamW's, for the detector; layers of the backbone have less, see `layer_decay`."""
     weight_decay: float = Field(default=0.05, ge=0)
     """AdamW's; biases and other one-dimensional parameters are not decayed."""

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Steps, switch
+from densewalk.core.settings import LearningRate, Steps, switch
 from densewalk.data.benchmarks import sizes
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.evaluations.common.settings import EvaluationSettings
@@ -50,7 +50,7 @@ class LinearSettings(EvaluationSettings):
     average_pool: list[bool] | None = Field(default=None, min_length=1)
     """A classifier each: whether the mean of the last block's patch tokens is appended. `dino`, `dora`: no, for widths of 768
     and more yes. `dinov2`: both."""
-    learning_rates: Annotated[list[float], Field(min_length=1)] | None = switch(by="recipe", dino=[0.001], dora=[0.01], dinov2=GRID)
+    learning_rates: Annotated[list[LearningRate], Field(min_length=1)] | None = switch(by="recipe", dino=[0.001], dora=[0.01], dinov2=GRID)
     """A classifier each: learning rate for a batch of 256, scaled linearly."""
     batch_size: Annotated[Count | None, Shown(lambda s: s.probe_name)] = switch(by="recipe", dino=1024, dora=2048, dinov2=128)
     """Images of one step; the last incomplete batch of a pass is dropped."""

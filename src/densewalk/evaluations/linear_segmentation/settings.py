@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import MOST_STEPS, deviation
+from densewalk.core.settings import MOST_STEPS, LearningRate, deviation
 from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.models.architecture import Architecture
@@ -45,7 +45,7 @@ class LinearSegmentationSettings(BatchedValidationSettings):
     """From this epoch on the learning rate is a tenth."""
     batch_size: int = Field(default=128, ge=1)
     """Images of one step; the last batch of an epoch may be smaller."""
-    learning_rate: float = Field(default=0.01, gt=0)
+    learning_rate: LearningRate = Field(default=0.01, gt=0)
     """Of SGD."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD."""

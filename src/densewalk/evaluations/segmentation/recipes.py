@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import MOST_STEPS, switch
+from densewalk.core.settings import MOST_STEPS, LearningRate, switch
 from densewalk.data.benchmarks.label_rules import LabelRule
 from densewalk.evaluations.common.presets import PresetSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
@@ -33,7 +33,7 @@ class SegmentationSettings(PresetSettings):
     batch_size: Annotated[int, Shown("batch {}")] = Field(default=16, ge=1)
     """Images of one optimizer step. With b instead of the preset's B, the learning rate is multiplied by b / B and iterations and
     warmup by B / b, as far as they are not given: as many images are seen (linear scaling, https://arxiv.org/abs/1706.02677)."""
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: LearningRate = Field(default=1e-3, gt=0)
     """AdamW's, at the end of the warm-up."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """AdamW's, of all parameters."""
@@ -193,7 +193,7 @@ class UpernetSettings(SegmentationSettings):
     """A recipe, for ViT-S or ViT-B; other keys that are given win over its values."""
     iterations: int = Field(default=160_000, ge=1, le=MOST_STEPS)
     """Optimizer steps."""
-    learning_rate: float = Field(default=3e-5, gt=0)
+    learning_rate: LearningRate = Field(default=3e-5, gt=0)
     """AdamW's, at the end of the warm-up, for the heads; layers below have less, see `layer_decay`."""
     weight_decay: float = Field(default=0.05, ge=0)
     """AdamW's; biases and other one-dimensional parameters are not decayed."""

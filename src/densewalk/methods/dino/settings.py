@@ -7,7 +7,7 @@ from pydantic import Field
 
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs
+from densewalk.core.settings import Difference, Epochs, LearningRate
 from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
 from densewalk.models.work import LEARN, Work, kept, mlp, mlp_parameters, parameters, vit
@@ -42,9 +42,9 @@ class SelfDistillationSettings(PresetSettings):
     drop_path: float = Field(default=0.1, ge=0, lt=1)
     """Stochastic depth of the student's last block, growing linearly from the first."""
 
-    lr: float = Field(default=5e-4, gt=0)
+    lr: LearningRate = Field(default=5e-4, gt=0)
     """Peak learning rate per 256 samples of the batch; the rate used is lr * batch_size / 256."""
-    min_lr: float = Field(default=1e-6, ge=0)
+    min_lr: LearningRate = Field(default=1e-6, ge=0)
     """Learning rate at the end of the cosine."""
     warmup_epochs: float = Field(default=10, ge=0)
     """Linear warm-up of the learning rate."""

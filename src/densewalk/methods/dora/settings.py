@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, deviation, switch
+from densewalk.core.settings import Difference, LearningRate, deviation, switch
 from densewalk.data.amounts import Amount
 from densewalk.methods.dino.settings import SMALL_VIDEO, SelfDistillationSettings
 from densewalk.models.architecture import Architecture
@@ -42,7 +42,7 @@ class DoraSettings(SelfDistillationSettings):
     """Clips of one optimizer step over all processes together."""
     norm_last_layer: bool = False
     """Freeze the prototypes' lengths at 1."""
-    min_lr: float = Field(default=1e-5, ge=0)
+    min_lr: LearningRate = Field(default=1e-5, ge=0)
     """Learning rate at the end of the cosine."""
     teacher_temperature_epochs: int = Field(default=30, ge=0)
     """Epochs from the first temperature to the second, linearly, one step an epoch (without effect while they are equal)."""

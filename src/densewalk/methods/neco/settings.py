@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, deviation
+from densewalk.core.settings import Difference, Epochs, LearningRate, deviation
 from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
 from densewalk.models.work import BACKWARD, Work, kept, mlp, mlp_parameters, parameters, tokens, vit
@@ -116,9 +116,9 @@ class NecoSettings(PresetSettings):
 
     teacher_momentum: float = Field(default=0.9995, ge=0, le=1)
     """Share of the old teacher in each update at the start, rising to 1 along a cosine."""
-    backbone_lr: float = Field(default=1e-5, gt=0)
+    backbone_lr: LearningRate = Field(default=1e-5, gt=0)
     """Learning rate of the backbone, falling to 0 along a cosine."""
-    head_lr: float = Field(default=1e-4, gt=0)
+    head_lr: LearningRate = Field(default=1e-4, gt=0)
     """Learning rate of the head, falling likewise."""
     weight_decay: float = Field(default=0.04, ge=0)
     """Weight decay at the start; none on biases and one-dimensional parameters."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, deviation, switch
+from densewalk.core.settings import Difference, Epochs, LearningRate, deviation, switch
 from densewalk.data.amounts import Amount
 from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
@@ -101,9 +101,9 @@ class TimeTuningSettings(TrainingSettings):
     foreground_mass: Share | None = None
     """Learn only from the patches of the last frame that hold this share of the CLS token's attention; null for all patches."""
 
-    lr: float = Field(default=1e-4, gt=0)
+    lr: LearningRate = Field(default=1e-4, gt=0)
     """Learning rate of head and prototypes, falling to 0 along a cosine."""
-    backbone_lr: float = Field(default=1e-5, gt=0)
+    backbone_lr: LearningRate = Field(default=1e-5, gt=0)
     """Learning rate of the trainable blocks, falling likewise."""
     weight_decay: float = Field(default=0.04, ge=0)
     """Weight decay at the start; none on biases and one-dimensional parameters."""
