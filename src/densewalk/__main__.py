@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.raiseExceptions = False  # a line that the full disk of a log file does not take is no error of the job
     args = parser().parse_args(argv)
     first = "WORLD_SIZE" not in os.environ  # of a job's processes
-    if first and (args.is_job or "DENSEWALK_PLAN" in os.environ):  # the workflow sets the latter
+    if first and args.is_job:
         begin_attempt()
     watched = memory.watched() if args.is_job and first else nullcontext(lambda: None)
     with watched as ends_for_another_reason:

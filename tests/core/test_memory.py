@@ -81,6 +81,8 @@ def test_words_of_a_lack_of_memory(tmp_path, line, said):
     log = tmp_path / "job.log"
     log.write_text(f"begun\n{line}\nended\n")
     assert tells_of_it(log) is said
+    log.write_text(f"{line}\n==== attempt 2, 2026-01-01 00:00:00, here, process 7 ====\nDUE TO TIME LIMIT\n")
+    assert not tells_of_it(log), "it was an earlier attempt's"
 
 
 class Job:

@@ -358,5 +358,10 @@ def test_the_rule_curates_and_reruns_descendants_only(folder):
     assert planned(folder, *wanted) == {"results/data/photos.json", "results/data/others.json", "results/data/pool.json", *runs}
     snakemake(folder, "results/data/pool.json")
     assert pd.read_csv(folder / "results" / "data" / "pool.csv")["reason"].tolist() == ["kept"] * 4 + ["duplicate"]
+    content = (folder / "start.safetensors").read_bytes()
+    export_backbone(create("vit_nano_patch16", seed=1), folder / "start.safetensors", run="start", config_hash="0")
+    assert "results/data/pool.json" in planned(folder, "results/data/pool.json"), "other weights compare the images"
+    (folder / "start.safetensors").write_bytes(content)
+    assert planned(folder, "results/data/pool.json") == set()
     write_study(folder, study_with(duplicates=0.9))
     assert planned(folder, *wanted) == {"results/data/pool.json", "results/data/others.json", *runs}, "not photos.json"

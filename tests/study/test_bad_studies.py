@@ -61,6 +61,9 @@ CASES = {
     "timm's": (changed("runs.start.arch", "timm/vit_small_patch16_224.dinno"), "did you mean timm/vit_small_patch16_224.dino"),
     "checkpoint's": (changed("checkpoints.own", {"file": "x", "arch": "ViT-S/16"}), "checkpoints.own.arch: unknown architecture"),
     "device": (changed("execution.device", "gpu"), "execution.device: Input should be 'auto', 'cpu' or 'cuda' (found 'gpu')"),
+    "learning rate": (changed("runs.dora.settings.lr", 1e308), "settings.lr: Input should be less than or equal to 1000 (found 1e+308)"),
+    "learning rate of a head": (changed("evaluations.incontext", {"protocol": "linear", "settings": {
+        "root": "x", "dataset": "y", "learning_rates": [1, 1e9]}}), "learning_rates.1: Input should be less than or equal to 1000"),
     "steps": (changed("runs.dora.settings.steps", 10**9), f"steps: Input should be less than or equal to {MOST_STEPS} (found 1000000000)"),
     "warm-up": (changed("runs.dora.settings", {"epochs": 2, "warmup_epochs": 3}), "warmup_epochs 3.0 are more than epochs 2.0"),
     "title in two lines": (changed("study", "a\nb"), "study: a line break in a text (found 'a\\nb')"),

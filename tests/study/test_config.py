@@ -1,5 +1,6 @@
 import copy
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -30,6 +31,18 @@ def changed(**paths):
             place = place[key]
         place[last] = value
     return config
+
+
+def test_seeds_of_an_evaluation_choose_results_and_change_no_hash():
+    whole, chosen = parse_study(TINY), parse_study(changed(evaluations__davis__seeds=[0]))
+    plan = chosen.plan()
+    left_out = set(whole.evaluation_jobs()) - set(chosen.evaluation_jobs())
+    assert left_out == {("start", 1, "davis")}
+    assert list(plan.jobs()) == list(chosen.evaluation_jobs())
+    assert [plan.seeds_of("start", name) for name in plan.evaluations] == [[0], [0, 1]]
+    assert plan.evaluations_of("start", 1) == ["incontext"]
+    assert plan.hashes == {key: value for key, value in whole.plan().hashes.items() if key != "start/s1/davis"}
+    assert [path.parent.name for path in plan.records(Path(), "davis")] == ["s0", "s0", "s0"]
 
 
 def test_the_schema_is_in_step_with_the_models():
@@ -92,6 +105,10 @@ def test_every_key_is_described():
         (changed(runs__neco_dora__init="neco_dora"), "a circle, neco_dora -> neco_dora"),
         (changed(runs__neco_dora__seeds=[5], runs__dora__seeds=[0, 1]), "dora has no seed 5"),
         (changed(evaluations__davis__runs=["nobody"]), "evaluations.davis.runs: no such run: nobody"),
+        (changed(evaluations__davis__seeds=[7]), "evaluations.davis.seeds: no run that it is applied to has seed 7; allowed: 0, 1"),
+        (changed(evaluations__davis__seeds=[1]), "evaluations.davis.seeds: dora has none of them (it has [0]); to do: "),
+        (changed(evaluations__davis__seeds=[]), "evaluations.davis.davis.seeds: Value should have at least 1 item"),
+        (changed(evaluations__davis__seeds=[0, 0]), "evaluations.davis.davis.seeds: 0 stands there twice"),
         (changed(baseline="strat"), "baseline: no such run: strat; allowed: start, dora, neco_dora"),
         (changed(images={"walk": {"source": "x"}}), "used twice as a name: walk"),
         (changed(evaluations__davis__protocol="davos"), "davos"),

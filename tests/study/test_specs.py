@@ -9,7 +9,7 @@ from densewalk.__main__ import main
 from densewalk.core.errors import UserError
 from densewalk.methods.dino.settings import DinoSettings
 from densewalk.study.config import parse_study
-from densewalk.study.specs import CurationSpec, EvaluationSpec, RunSpec
+from densewalk.study.specs import CurationSpec, EvaluationSpec, RunSpec, read_spec
 
 STUDY = {
     "study": "Specifications",
@@ -156,6 +156,14 @@ def test_files_that_do_not_go_with_the_specification(run, more, message, tmp_pat
     assert main(arguments) == UserError.exit_status
     assert message in caplog.text
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_without_a_version_is_of_version_one(tmp_path, monkeypatch):
+    spec = PARSED.run_spec("dino", 0)
+    spec.write(tmp_path)
+    monkeypatch.setattr(DinoSettings, "VERSION", 2)
+    with pytest.raises(UserError, match="version: 1 of dino, which is at version 2 here"):
+        read_spec(spec.path(tmp_path), RunSpec)
 
 
 def test_the_version_of_a_method_is_in_the_hash_above_one(monkeypatch):

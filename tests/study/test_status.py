@@ -13,6 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from densewalk.__main__ import main
+from densewalk.core.errors import UserError
 from densewalk.core.hashing import config_hash
 from densewalk.data.settings import ImagesSettings
 from densewalk.jobs import train as train_job
@@ -128,6 +130,26 @@ def test_the_command_prints_the_table(study: Study, tmp_path: Path) -> None:
     assert trained.split() == ["dino", "0", "done", "6/6", "0.00", "0.00", "0", "of", "1"]
     assert total == "1 of 3 runs, 0 of 3 evaluations, 0.00 GPU-hours, 0.00 CPU-hours"
     assert re.fullmatch(r"left: about 0:00:\d\d for 1 jobs one after another; 3 more, whose time no earlier job tells", left)
+
+
+@pytest.mark.parametrize("command", ["status", "report", "stale", "plan"])
+def test_a_folder_of_results_that_is_none_is_refused(command: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config, file, nowhere = (tmp_path / name for name in ("config.yaml", "run.json", "nowhere"))
+    config.write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    file.write_text("{}")
+    for results, message in ((file, "is a file, not a folder of results"), (nowhere, "there is no such folder")):
+        assert main([command, str(config), "--results", str(results)]) == UserError.exit_status
+        assert f"{results}" in caplog.text
+        assert message in caplog.text
+    assert not nowhere.exists()
+
+
+def test_an_error_of_an_earlier_attempt_is_no_failure(study: Study, tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "dino" / "s1" / "train.log"
+    log.parent.mkdir(parents=True)
+    head = "==== attempt {}, 2026-01-01 00:00:00, here, process 7 ====\n"
+    log.write_text(f"{head.format(1)}error: no room\n{head.format(2)}train 1/8\n")
+    assert list(status(study, tmp_path))[2].state == "waiting"
 
 
 def test_too_short_a_curve_tells_no_speed() -> None:

@@ -10,9 +10,9 @@ if STUDY.synthetic:
             f"{STUDY.synthetic.root}/receipt.json",
         log:
             "<results>/logs/generate.log",
+        priority: first_of_all
         conda:
             "../../envs/main.yaml"
-        priority: first_of_all
         params:
             settings=STUDY.synthetic.model_dump_json(exclude={"root"}),
             root=STUDY.synthetic.root,
@@ -30,9 +30,9 @@ rule prepare_video:
         "<results>/logs/data/{name}.log",
     wildcard_constraints:
         name=only(STUDY.videos),
+    priority: first_of_all
     conda:
         "../../envs/main.yaml"
-    priority: first_of_all
     threads: threads_of(TRANSCODING)
     resources:
         mem_mb=TRANSCODING.mem_mb,
@@ -52,9 +52,9 @@ rule check_images:
         "<results>/logs/data/{name}.log",
     wildcard_constraints:
         name=only(STUDY.images),
+    priority: first_of_all
     conda:
         "../../envs/main.yaml"
-    priority: first_of_all
     params:
         settings=settings_of("images"),
     shell:
@@ -76,9 +76,9 @@ rule curate:
         "<results>/logs/data/{name}.tsv"
     wildcard_constraints:
         name=only(STUDY.curations),
+    priority: first_of_all
     conda:
         "../../envs/main.yaml"
-    priority: first_of_all
     threads: threads_of(CURATION)
     resources:
         gpu=gpus(CURATION),

@@ -16,9 +16,9 @@ for protocol, settings in registry.evaluations().items():
             "<results>/logs/{run}/s{seed}/{evaluation}.tsv"
         wildcard_constraints:
             evaluation=only(evaluations_of(protocol)),
+        priority: evaluation_priority
         conda:
             "../../envs/main.yaml"
-        priority: evaluation_priority
         threads: threads_of(settings.RESOURCES)
         resources:
             gpu=gpus(settings.RESOURCES),

@@ -32,9 +32,9 @@ rule features:
         "<results>/{run}/s{seed}/features.json",
     log:
         "<results>/logs/{run}/s{seed}/features.log",
+    priority: features_priority
     conda:
         "../../envs/main.yaml"
-    priority: features_priority
     threads: threads_of(FEATURES)
     resources:
         gpu=gpus(FEATURES),

@@ -21,9 +21,9 @@ for method, asked in METHODS.items():
             "<results>/logs/{run}/s{seed}/train.tsv"
         wildcard_constraints:
             run=only(runs_of(method)),
+        priority: run_priority
         conda:
             "../../envs/main.yaml"
-        priority: run_priority
         threads: threads_of(asked)
         resources:
             gpu=gpus(asked),

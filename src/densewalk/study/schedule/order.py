@@ -11,8 +11,10 @@ from densewalk.study.config import Study
 from densewalk.study.estimate import UTILIZATION, Estimate, shape_of
 from densewalk.study.gpus import gpu_named
 from densewalk.study.runs import TrainedRun
+from densewalk.training.settings import TrainingSettings
 
-Key = tuple[int, int, float, int]  # seed's place, kind of job, minutes, place of the run in the study
+# place of the seed, or of one that waits for it; kind of job; minutes; places of run and evaluation in the study; the seed's own place
+Key = tuple[int, int, float, int, int, int]
 BASELINES, CHEAP, PICTURES, TRAININGS, EXPENSIVE = range(5)
 
 
@@ -36,7 +38,7 @@ class Order:
 
     def of_features(self, run: str, seed: int) -> int:
         """Of the images of a backbone's features: they come after the cheap evaluations of the same seed."""
-        key = (self._places.get((run, seed), 0), PICTURES, 0.0, 0)
+        key = (self._places.get((run, seed), 0), PICTURES, 0.0, 0, 0, 0)
         return 1 + sum(other > key for other in self._keys.values())
 
     @cached_property
@@ -47,16 +49,23 @@ class Order:
     @cached_property
     def _keys(self) -> dict[tuple[str, int, str | None], Key]:
         study, numbers = self.study, {run: number for number, run in enumerate(self.study.runs)}
-        trainings = [run.settings.RESOURCES.runtime for run in study.runs.values() if isinstance(run, TrainedRun)]
+        columns = {evaluation: number for number, evaluation in enumerate(study.evaluations)}
         keys: dict[tuple[str, int, str | None], Key] = {}
         for run, seed in study.jobs():
             kind = TRAININGS if isinstance(study.runs[run], TrainedRun) else BASELINES
-            keys[run, seed, None] = (self._places[run, seed], kind, 0.0, numbers[run])
+            keys[run, seed, None] = (self._places[run, seed], kind, 0.0, numbers[run], 0, study.runs[run].seeds.index(seed))
         for run, seed, evaluation in study.evaluation_jobs():
             asked = study.evaluations[evaluation].settings.RESOURCES.runtime
-            kind = EXPENSIVE if trainings and asked >= min(trainings) else CHEAP
+            kind = EXPENSIVE if asked >= TrainingSettings.RESOURCES.runtime else CHEAP
             minutes = self._minutes[evaluation, study.arch_of(run)]
-            keys[run, seed, evaluation] = (self._places[run, seed], kind, minutes, numbers[run])
+            keys[run, seed, evaluation] = (
+                self._places[run, seed],
+                kind,
+                minutes,
+                numbers[run],
+                columns[evaluation],
+                study.runs[run].seeds.index(seed),
+            )
         return keys
 
     @cached_property
