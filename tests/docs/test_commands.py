@@ -47,6 +47,7 @@ COMMANDS = {
 # Snakemake: a dry run, in a copy of the repository with a small study
 DRY_RUNS = (
     "snakemake -n all",
+    "snakemake -n all --quiet",
     "snakemake --cores 8 all",
     "snakemake --profile slurm all",
     "snakemake --profile slurm -n all",
