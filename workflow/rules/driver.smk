@@ -72,7 +72,7 @@ if not hasattr(snakemake.jobs.Job.remove_existing_output, "keeps_logs"):
 def end_of_logs(logs, lines=30):
     """Of failed jobs, the end of the latest attempt is shown."""
     for path in logs:
-        if os.path.isfile(path):
+        if path and os.path.isfile(path):  # Slurm's may be unknown
             text = latest_attempt(Path(path).read_text(errors="replace"))
             yield f"End of {path}:"
             yield from (f"    {line}" for line in text.splitlines()[-lines:])
