@@ -111,7 +111,7 @@ def test_scores_are_those_of_the_written_files(root, backbone, tmp_path):
 
 def test_results_of_an_earlier_run_are_not_reported_again(root, backbone, tmp_path, monkeypatch):
     """The official tool reads a CSV that it finds beside the predictions instead of scoring them."""
-    monkeypatch.setattr(davis, "load", lambda _path: MeanColors())
+    monkeypatch.setattr("densewalk.evaluations.common.base.load", lambda _path: MeanColors())
     first = run(root, backbone, tmp_path / "out")
     monkeypatch.undo()
     for name in ("global_results-val.csv", "per-sequence_results-val.csv"):
@@ -154,7 +154,7 @@ def test_the_end_frames_are_not_scored(root):
 
 def test_unsupervised_finds_its_own_proposals(tmp_path, monkeypatch):
     write_sequence(tmp_path, "boat", annotations="Annotations_unsupervised", flat=True)
-    monkeypatch.setattr(davis, "load", lambda _path: MeanColors())
+    monkeypatch.setattr("densewalk.evaluations.common.base.load", lambda _path: MeanColors())
     result = run(tmp_path, tmp_path, tmp_path / "out", task="unsupervised", proposals=5)
     assert result.n == 2
     first = read_mask(tmp_path / "out/boat/00000.png")

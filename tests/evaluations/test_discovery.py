@@ -11,6 +11,7 @@ from scipy import ndimage
 from torch import nn
 
 from densewalk.core.errors import UserError
+from densewalk.core.imagenet import IMAGENET
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.discovery import evaluate as discovery
 from densewalk.evaluations.discovery.settings import DiscoverySettings
@@ -100,7 +101,7 @@ def test_the_kept_attention_is_the_smallest_set():
 
 def test_zeros_are_padded_after_the_normalization_below_and_to_the_right():
     image = Image.fromarray(np.full((10, 20, 3), 255, np.uint8))
-    x = discovery.pad(image, 8)
+    x = discovery.pad(image, 8, IMAGENET)
     assert x.shape == (3, 16, 24)
     assert (x[:, 10:] == 0).all()
     assert (x[:, :, 20:] == 0).all()
@@ -151,7 +152,7 @@ def test_bad_input_is_named(tmp_path, backbone, monkeypatch):
     broken = create("vit_nano_patch8", seed=0)
     nn.init.constant_(broken.vit.blocks[-1].attn.qkv.weight, torch.nan)
     with monkeypatch.context() as patched:
-        patched.setattr(discovery, "load", lambda _: broken)
+        patched.setattr("densewalk.evaluations.common.base.load", lambda _: broken)
         with pytest.raises(UserError, match=r"features of .*000005\.jpg are not finite"):
             discovery.evaluate(settings, backbone, job)
     (tmp_path / "VOCdevkit/VOC2007/JPEGImages/000007.jpg").write_bytes(b"nothing")

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from densewalk.core.errors import UserError
+from densewalk.core.imagenet import IMAGENET
 from densewalk.data.benchmarks.label_maps import Example, load_class_names, read_example
 from densewalk.data.benchmarks.palette import palette
 from densewalk.data.image_files import read_mask
@@ -42,7 +43,7 @@ PARITY = "parity/hummingbird.npz"
 
 
 def query_transform(settings, size=32, seed=None):
-    return partial(prepare, settings=settings.resolved(), size=size, seed=seed)
+    return partial(prepare, settings=settings.resolved(), size=size, statistics=IMAGENET, seed=seed)
 
 
 def images_of(settings, examples, size, seed=None):
@@ -255,7 +256,7 @@ def one_hot_features(images):
 def test_ground_truth_as_features_scores_one_hundred(pairs, tmp_path):
     """Through the very functions of the evaluation; scored on whole patches, where interpolation cannot blur the truth."""
     memory_set, query_set = list_splits(pairs)
-    features = DenseFeatures(pairs, one_hot_features, Path(), 32, Job(out=tmp_path, state=tmp_path))
+    features = DenseFeatures(pairs, one_hot_features, Path(), 32, IMAGENET, Job(out=tmp_path, state=tmp_path))
     memory = build_memory(pairs.resolved(), features, memory_set, 16, seed=0)
     assert len(memory.labels) == 4 * 4
     confusion = Confusion(4)
@@ -303,7 +304,7 @@ def test_released_and_paper_count_absent_classes_differently(pairs, tmp_path):
 def test_ignored_pixels_are_neither_memory_nor_score(tmp_path):
     write_pairs(tmp_path)
     settings = settings_of(root=str(tmp_path), ignore=0, memory_every=2, query_every=2, query_offset=1, neighbours=3)
-    features = DenseFeatures(settings, one_hot_features, Path(), 32, Job(out=tmp_path, state=tmp_path))
+    features = DenseFeatures(settings, one_hot_features, Path(), 32, IMAGENET, Job(out=tmp_path, state=tmp_path))
     memory = build_memory(settings.resolved(), features, list_splits(settings)[0], 16, seed=0)
     assert (memory.labels[:, 0] == 0).all()
     assert (memory.labels.sum(1) == 1).all()
@@ -437,7 +438,7 @@ def test_missing_folders_and_lists(tmp_path):
 
 
 def test_features_that_are_not_numbers_name_the_image(pairs, tmp_path):
-    features = DenseFeatures(pairs, one_hot_features, Path(), 32, Job(out=tmp_path, state=tmp_path))
+    features = DenseFeatures(pairs, one_hot_features, Path(), 32, IMAGENET, Job(out=tmp_path, state=tmp_path))
 
     def sick(images):
         maps = one_hot_features(images)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from densewalk.core.errors import UserError
+from densewalk.core.imagenet import IMAGENET
 from densewalk.evaluations.common import image_features
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.knn import evaluate as knn
@@ -94,7 +95,7 @@ def test_batches_do_not_change_the_numbers(root, backbone, tmp_path, monkeypatch
 
 def test_crop_is_that_of_the_released_transforms():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8))
-    ours = image_features.center_crop(image, 32, 16)
+    ours = image_features.center_crop(image, 32, 16, IMAGENET)
     resized = image.resize((48, 32), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(resized.crop((16, 8, 32, 24)))).permute(2, 0, 1) / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -110,7 +111,7 @@ def test_bad_input_is_named(root, backbone, tmp_path, monkeypatch):
         knn.evaluate(small(root), backbone, job)
     broken = create("vit_nano_patch8", seed=0)
     nn.init.constant_(broken.vit.norm.weight, torch.nan)
-    monkeypatch.setattr(knn, "load", lambda _: broken)
+    monkeypatch.setattr("densewalk.evaluations.common.base.load", lambda _: broken)
     with pytest.raises(UserError, match=r"features of .*train/n01/000\.JPEG are not finite"):
         knn.evaluate(small(root), backbone, job)
 
@@ -120,7 +121,7 @@ def test_features_are_normalized_cls_tokens_in_order(root):
     training, _ = knn.list_imagenet(root)
     ((features, targets),) = knn.features(network, training, small(root), Job(out=root, state=root), "x")
     assert targets.tolist() == training.targets
-    image = image_features.center_crop(Image.open(training.paths[5]), 18, 16)
+    image = image_features.center_crop(Image.open(training.paths[5]), 18, 16, IMAGENET)
     with torch.no_grad():
         assert torch.allclose(features[5], F.normalize(network.tokens(image[None]).cls[0], dim=0), atol=1e-5)
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from densewalk.core.errors import Interrupted, TrainingError, UserError
+from densewalk.core.imagenet import IMAGENET
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.linear import evaluate as linear
 from densewalk.evaluations.linear.settings import LinearSettings
@@ -154,7 +155,7 @@ def test_tokens_are_those_of_the_whole_forward_pass():
 
 
 def test_crops_depend_on_the_item_alone(root):
-    crops = linear.RandomCrops(linear.list_imagenet(root)[0], small(root).resolved())
+    crops = linear.RandomCrops(linear.list_imagenet(root)[0], small(root).resolved(), IMAGENET)
     one, again, other = crops[Item(2, 7)], crops[Item(2, 7)], crops[Item(2, 8)]
     assert torch.equal(one[0], again[0])
     assert not torch.equal(one[0], other[0])
@@ -180,7 +181,7 @@ def test_bad_input_is_named(root, backbone, tmp_path, monkeypatch):
         run(root, backbone, tmp_path, blocks=[3])
     broken = create("vit_nano_patch8", seed=0)
     nn.init.constant_(broken.vit.norm.weight, torch.nan)
-    monkeypatch.setattr(linear, "load", lambda _: broken)
+    monkeypatch.setattr("densewalk.evaluations.common.base.load", lambda _: broken)
     with pytest.raises(UserError, match=r"features of .*train/n0.*JPEG are not finite"):
         run(root, backbone, tmp_path)
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from densewalk.core.errors import Interrupted, UserError
+from densewalk.core.imagenet import IMAGENET
 from densewalk.data.benchmarks.label_maps import Example
 from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job
@@ -98,8 +99,8 @@ def test_a_batch_without_a_label_changes_nothing():
 def test_crops_move_image_and_mask_together():
     """The picture's color gives the label back wherever the crop lies, but for pixels at edges."""
     labels = label_map(1, 64)
-    x, mask = crop(image_of(labels, 0), torch.from_numpy(labels.astype(np.int32)), 64, (0.3, 0.6), seed=3)
-    y, _ = crop(image_of(labels, 0), torch.from_numpy(labels.astype(np.int32)), 64, (0.3, 0.6), seed=4)
+    x, mask = crop(image_of(labels, 0), torch.from_numpy(labels.astype(np.int32)), 64, (0.3, 0.6), IMAGENET, seed=3)
+    y, _ = crop(image_of(labels, 0), torch.from_numpy(labels.astype(np.int32)), 64, (0.3, 0.6), IMAGENET, seed=4)
     assert not torch.equal(x, y)
     green = x[1] > x[2]
     assert ((mask == 1) == green).float().mean() > 0.93
@@ -259,7 +260,7 @@ def test_masks_without_a_label(tmp_path):
 def test_features_that_are_not_numbers_name_the_image(tmp_path, monkeypatch):
     write_masks(tmp_path)
     sick = load(write_backbone(tmp_path / "b.safetensors"))
-    monkeypatch.setattr(dense_features, "load", lambda _: sick)
+    monkeypatch.setattr("densewalk.evaluations.common.base.load", lambda _: sick)
     sick.vit.norm.weight.data[0] = torch.nan
     with pytest.raises(UserError, match=r"features of .*00\d.png are not finite"):
         evaluate(settings_of(tmp_path), tmp_path / "b.safetensors", job_in(tmp_path))
@@ -268,7 +269,7 @@ def test_features_that_are_not_numbers_name_the_image(tmp_path, monkeypatch):
 def test_a_training_sample_depends_on_its_item_alone(tmp_path):
     write_masks(tmp_path)
     settings = settings_of(tmp_path)
-    data = TrainingImages(settings, list_splits(settings, 0)[0], 32, seed=0)
+    data = TrainingImages(settings, list_splits(settings, 0)[0], 32, IMAGENET, seed=0)
     torch.manual_seed(1)
     first = data[1, 2][0]
     torch.manual_seed(2)

@@ -133,7 +133,7 @@ def test_both_toolboxes_find_the_backbone_and_its_maps_are_ours(nano, scope, nor
     with DefaultScope.overwrite_default_scope(scope):
         module = MODELS.build({"type": "DensewalkBackbone", "path": str(nano), "levels": [0, 1], "final_norm": norm})
     images = torch.randn(2, 3, 32, 48)
-    expected = create("vit_nano_patch16", seed=0).intermediate(images, [0, 1], norm=norm)
+    expected = create("vit_nano_patch16", seed=0).levels(images, [0, 1], norm=norm)
     assert all(torch.equal(a, b) for a, b in zip(module(images), expected, strict=True))
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     assert ("network.vit.norm.weight" in trained) == norm

@@ -9,7 +9,6 @@ from PIL import Image
 from torch.nn import functional as F
 
 from densewalk.core.errors import UserError
-from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.overcluster import evaluate as overcluster
 from densewalk.evaluations.overcluster.evaluate import evaluate, match
@@ -109,7 +108,7 @@ def test_it_is_the_same_with_and_without_the_cache(tmp_path, monkeypatch):
     computed = []
     sick = load(backbone)
     monkeypatch.setattr(sick, "dense", lambda images: computed.append(images))
-    monkeypatch.setattr(dense_features, "load", lambda _: sick)
+    monkeypatch.setattr("densewalk.evaluations.common.base.load", lambda _: sick)
     another = evaluate(settings_of(tmp_path, clusters=6), backbone, job_in(tmp_path, cache=cache))
     assert not computed  # the features of the first evaluation serve the second
     assert another.details["clusters"] == 6
@@ -169,7 +168,7 @@ def test_features_that_are_not_numbers_name_the_image(tmp_path, monkeypatch):
     write_masks(tmp_path)
     sick = load(write_backbone(tmp_path / "b.safetensors"))
     sick.vit.norm.weight.data[0] = torch.nan
-    monkeypatch.setattr(dense_features, "load", lambda _: sick)
+    monkeypatch.setattr("densewalk.evaluations.common.base.load", lambda _: sick)
     with pytest.raises(UserError, match=r"features of .*000.png are not finite"):
         evaluate(settings_of(tmp_path), tmp_path / "b.safetensors", job_in(tmp_path))
 

@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from torch.nn.functional import interpolate
 
 from densewalk.core.errors import Interrupted, TrainingError, UserError
+from densewalk.core.imagenet import IMAGENET
 from densewalk.data.benchmarks.label_maps import Example
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.mmlab import runner, segmentation
 from densewalk.evaluations.mmlab.data import SeededDataset
-from densewalk.evaluations.mmlab.experiment import NORMALIZATION
+from densewalk.evaluations.mmlab.experiment import normalization
 from densewalk.evaluations.segmentation import evaluate as ade20k
 from densewalk.evaluations.segmentation import experiment as mmseg
 from densewalk.evaluations.segmentation.data import check_data, class_names
@@ -449,7 +450,7 @@ def test_several_sizes_are_the_plain_average_of_every_view(data, nano):
     _, test = runner.loaders(experiment, NOWHERE)
     with torch.no_grad():
         (found,) = MODELS.build(experiment.test_model | {"segmentor": model}).test_step(next(iter(test)))
-        mean, std = (torch.tensor(NORMALIZATION[k])[:, None, None] for k in ("mean", "std"))
+        mean, std = (torch.tensor(normalization(IMAGENET)[k])[:, None, None] for k in ("mean", "std"))
         picture = cv2.imread(str(validation[0].image))
         total = torch.zeros(4, 64, 96, dtype=torch.float64)
         for side in (32, 32, 40, 48):

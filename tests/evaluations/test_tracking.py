@@ -31,7 +31,7 @@ def small(root, **changes):
 @pytest.mark.parametrize("box", ["component", "quantile"])
 def test_follows_a_square_by_its_color(tmp_path, monkeypatch, box):
     write_got10k(tmp_path)
-    monkeypatch.setattr(tracking, "load", lambda _path: MeanColors())
+    monkeypatch.setattr("densewalk.evaluations.common.base.load", lambda _path: MeanColors())
     result = tracking.evaluate(small(tmp_path, box=box), tmp_path, Job(out=tmp_path / "out", state=tmp_path))
     assert set(result.metrics) == set(TrackingSettings.METRICS)
     assert (result.n, result.unit) == (2 * 3, "frames"), "neither the first frames nor the hidden ones"

@@ -47,7 +47,7 @@ def root(tmp_path):
 
 
 def evaluate(root, out, monkeypatch, **changes):
-    monkeypatch.setattr(video_segmentation, "load", lambda _path: MeanColors())
+    monkeypatch.setattr("densewalk.evaluations.common.base.load", lambda _path: MeanColors())
     return video_segmentation.evaluate(settings_for(root, **changes), root, Job(out=out, state=out))
 
 

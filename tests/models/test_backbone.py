@@ -55,7 +55,7 @@ def test_every_view_of_the_network_agrees(name):
     with torch.no_grad():
         tokens, last = backbone.tokens(images), backbone.last_block(images)
         cls, key = backbone.cls_and_keys(images)
-        (deepest,) = backbone.intermediate(images, [backbone.arch.depth - 1], norm=True)
+        (deepest,) = backbone.levels(images, [backbone.arch.depth - 1], norm=True)
     assert tokens.grid == (3, 5)
     assert tokens.registers.shape[1] == backbone.arch.registers
     torch.testing.assert_close(last.tokens.patches, tokens.patches, atol=1e-5, rtol=0)

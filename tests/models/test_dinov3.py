@@ -63,7 +63,7 @@ def test_metas_layout_gives_the_official_features(name, grid, tmp_path):
     assert (found - levels[-1]).abs().max() < 1e-4
     with torch.no_grad():
         last = backbone.last_block(images(*grid))
-        first, _ = backbone.intermediate(images(*grid), [0, 1], norm=True)
+        first, _ = backbone.levels(images(*grid), [0, 1], norm=True)
     assert (last.cls_attention - attention).abs().max() < 1e-5
     assert (first - levels[0][:, 5:].transpose(1, 2).unflatten(2, grid)).abs().max() < 1e-4
     report = str(backbone.report)

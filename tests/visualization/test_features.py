@@ -11,11 +11,11 @@ from PIL import Image
 from densewalk.data.check_images import check_images
 from densewalk.data.settings import ImagesSettings
 from densewalk.data.sources import Source
-from densewalk.models.backbone import LastBlock, Tokens
 from densewalk.models.loading import create
 from densewalk.visualization.features import (
     GAP,
     OUTLIERS,
+    EncodedImage,
     FoundPatch,
     attention_maps,
     brightness,
@@ -34,11 +34,6 @@ COLOR = tuple(int(FOUND_COLOR[i : i + 2], 16) for i in (1, 3, 5))
 
 def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def tokens(patches, grid):
-    """Patches [patches, dim] as a network's output for one picture."""
-    return Tokens(cls=torch.zeros(1, patches.shape[1]), registers=torch.zeros(1, 0, patches.shape[1]), patches=patches[None], grid=grid)
 
 
 # -- principal components ----------------------------------------------------------------------------------------------
@@ -97,10 +92,8 @@ def test_every_patch_becomes_a_square():
 
 
 def test_attention_of_each_head_goes_from_black_to_white():
-    attention = torch.tensor([[[0.125, 0.25, 0.375, 0.25], [0.05, 0.05, 0.05, 0.05]]])
-    empty = torch.zeros(1, 2, 5, 4)
-    seen = LastBlock(tokens=tokens(torch.zeros(4, 8), (2, 2)), query=empty, key=empty, cls_attention=attention)
-    picture = attention_maps(seen, 3)
+    attention = torch.tensor([[0.125, 0.25, 0.375, 0.25], [0.05, 0.05, 0.05, 0.05]])
+    picture = attention_maps(attention, (2, 2), 3)
     assert picture.shape == (6, 6 + GAP + 6, 3)
     assert [picture[y, x, 0] for y, x in ((0, 0), (0, 3), (3, 0), (3, 3))] == [0, 128, 255, 128]
     assert (picture[:, 6 : 6 + GAP] == 128).all()
@@ -112,17 +105,17 @@ def test_attention_of_each_head_goes_from_black_to_white():
 
 def test_nearest_patches_are_those_of_a_plain_search():
     grids = [(2, 3), (3, 3), (2, 2), (3, 2), (2, 3)]
-    seen = [tokens(noise(h * w, 5, seed=i), (h, w)) for i, (h, w) in enumerate(grids)]
+    seen = [EncodedImage(noise(h * w, 5, seed=i), (h, w)) for i, (h, w) in enumerate(grids)]
     query, count = 1, 3
     found = nearest_patches(seen, query, count)
     assert found[0] == FoundPatch(1, 1, 1, 1.0)
-    vector = seen[1].patches[0, 4].tolist()
+    vector = seen[1].features[4].tolist()
     best = []
     for i, other in enumerate(seen):
         if i == query:
             continue
         candidates = []
-        for p, patch in enumerate(other.patches[0].tolist()):
+        for p, patch in enumerate(other.features.tolist()):
             dot = sum(a * b for a, b in zip(vector, patch, strict=True))
             candidates.append((dot / math.sqrt(sum(a * a for a in vector)) / math.sqrt(sum(b * b for b in patch)), p))
         similarity, p = max(candidates)

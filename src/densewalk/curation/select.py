@@ -45,8 +45,8 @@ from densewalk.data.image_folder import ImageFolder
 from densewalk.data.images import normalize
 from densewalk.data.receipts import CuratedReceipt, ImagesReceipt, VideoReceipt
 from densewalk.data.sources import Source, open_images
-from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
+from densewalk.models.interface import Network
 from densewalk.ops.clustering import kmeans, nearest_center
 from densewalk.ops.cpu.linear import linear
 from densewalk.ops.nearest_neighbors import nearest
@@ -61,18 +61,19 @@ CHAIN = 0.1  # a group of duplicates with a larger share of the pool is worth a 
 
 
 def curate(
-    settings: CurationSettings, sources: Sequence[Source], backbone: Backbone, cls: Dense, out: Path, *, workers: int
+    settings: CurationSettings, sources: Sequence[Source], backbone: Network, cls: Dense, out: Path, *, workers: int
 ) -> CuratedReceipt:
     """Choose, and write the list and the sheet beside the receipt `out`, which is returned.
 
     Args:
-        cls: `backbone.cls`, or a cache around it.
+        cls: `backbone.pooled`, or a cache around it.
 
     Raises:
         UserError: no reference image, features that are not finite, a size that patches do not fill, or nothing left.
     """
-    if settings.size % backbone.patch:
-        raise UserError(f"size {settings.size} is no multiple of the patch size", allowed=f"multiples of {backbone.patch}")
+    if settings.size % backbone.multiple:
+        raise UserError(f"size {settings.size} is no multiple of the patch size", allowed=f"multiples of {backbone.multiple}")
+    backbone.require_size(settings.size, settings.size)
     references = ImageFolder(settings.retrieve.source) if settings.retrieve else None
     pools = [Pool(source, settings.spacing_seconds) for source in sources]
     x = compute_features(backbone, cls, ConcatDataset([ResizedImages(pool, settings.size) for pool in pools]), workers, "pool")
@@ -259,16 +260,16 @@ class ResizedImages(Dataset[Tensor]):
 
 
 @torch.inference_mode()
-def compute_features(backbone: Backbone, cls: Dense, images: "Dataset[Tensor]", workers: int, label: str) -> Float[Tensor, "images dim"]:
+def compute_features(backbone: Network, cls: Dense, images: "Dataset[Tensor]", workers: int, label: str) -> Float[Tensor, "images dim"]:
     """Compute L2-normalized CLS tokens, on the backbone's device.
 
     Raises:
         UserError: they are not finite.
     """
     device = next(backbone.parameters()).device
-    result = torch.empty(len(images), backbone.dim, device=device)  # type: ignore[arg-type]
+    result = torch.empty(len(images), backbone.pooled_dim, device=device)  # type: ignore[arg-type]
     for rows, batch in zip(result.split(BATCH), track(DataLoader(images, BATCH, num_workers=workers), label), strict=True):
-        rows.copy_(F.normalize(cls(normalize(batch.to(device) / 255)), dim=1))
+        rows.copy_(F.normalize(cls(normalize(batch.to(device) / 255, backbone.statistics)), dim=1))
     if not result.isfinite().all():
         raise UserError(f"the backbone's features of the {label} are not finite", todo="check the run or checkpoint it comes from")
     return result

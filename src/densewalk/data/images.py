@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from densewalk.core.imagenet import IMAGENET, PixelStatistics
 from densewalk.data.image_files import read_image
 
 
-def normalize(x: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
-    """Scale RGB in 0..1 to ImageNet's zero mean and unit standard deviation."""
-    mean, std = (torch.tensor(values, dtype=x.dtype, device=x.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+def normalize(x: Float[Tensor, "*batch 3 height width"], statistics: PixelStatistics = IMAGENET) -> Float[Tensor, "*batch 3 height width"]:
+    """(x - mean) / std of RGB in 0..1, by the statistics of the network that takes it; training knows ImageNet's only."""
+    mean, std = (torch.tensor(values, dtype=x.dtype, device=x.device)[:, None, None] for values in statistics)
     return (x - mean) / std
 
 

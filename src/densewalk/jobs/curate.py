@@ -29,7 +29,7 @@ def curate(spec: CurationSpec, backbone: Path, receipts: Sequence[Path], out: Pa
     network = read_backbone(spec.backbone, spec.arch, backbone).eval().to(distributed.local_device(execution.device))
     sources = read_data(receipts, spec.data or {})
     key = spec.backbone.key if isinstance(spec.backbone, CheckpointFile) else None
-    cls = feature_cache(execution).wrap(network.cls, f"cls {sha256} {key}")
+    cls = feature_cache(execution).wrap(network.pooled, f"cls {sha256} {key}")
     receipt = choose(spec.settings, sources, network, cls, out, workers=usable_workers(execution.workers))
     contents = tuple(content for source in sources for content in contents_of(source.receipt))
     write_receipt(out, receipt.model_copy(update={"config_hash": spec.hash, "contents": contents, "backbone_sha256": sha256}))

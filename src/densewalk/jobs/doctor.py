@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from densewalk.core.errors import UserError
+from densewalk.core.imagenet import PixelStatistics
 from densewalk.core.progress import columns
 from densewalk.core.provenance import versions
 from densewalk.data.check_images import check_images
@@ -146,7 +147,9 @@ def _checkpoint(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
     require_file(path, _how_to_get(name, checkpoint, config))
     if checkpoint.sha256 or receipt_path(path).exists():
         verify(path, sha256=checkpoint.sha256, url=checkpoint.url)
-    return str(load(path, checkpoint.arch, key=checkpoint.key, interpolation=checkpoint.interpolation).report)
+    statistics = None if checkpoint.mean is None or checkpoint.std is None else PixelStatistics(checkpoint.mean, checkpoint.std)
+    options = {"key": checkpoint.key, "interpolation": checkpoint.interpolation, "stride": checkpoint.stride, "statistics": statistics}
+    return str(load(path, checkpoint.arch, **options).report)  # type: ignore[arg-type]
 
 
 def _how_to_get(name: str, checkpoint: Checkpoint, config: Path | None) -> str:

@@ -6,18 +6,20 @@ from pathlib import Path
 
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import file_sha256
+from densewalk.core.imagenet import IMAGENET
 from densewalk.core.progress import log
 from densewalk.data.receipts import CuratedReceipt, read_receipt
 from densewalk.data.sources import Source
 from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import FeatureCache
+from densewalk.models.interface import Network
 from densewalk.models.loading import create, load, require_file
 from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
 from densewalk.study.specs import RunSpec
 from densewalk.training.execution import Execution
 
 
-def initial_backbone(spec: RunSpec, init: Path | None) -> Backbone:
+def initial_backbone(spec: RunSpec, init: Path | None) -> Network:
     """Random weights of the run's seed, or the given file's.
 
     Raises:
@@ -30,7 +32,7 @@ def initial_backbone(spec: RunSpec, init: Path | None) -> Backbone:
     return read_backbone(spec.init, spec.arch, init)
 
 
-def read_backbone(origin: CheckpointFile | RunBackbone, arch: str, file: Path) -> Backbone:
+def read_backbone(origin: CheckpointFile | RunBackbone, arch: str, file: Path) -> Network:
     """The backbone of a checkpoint or of a run.
 
     Raises:
@@ -43,9 +45,27 @@ def read_backbone(origin: CheckpointFile | RunBackbone, arch: str, file: Path) -
     if checkpoint and checkpoint.sha256 and (found := file_sha256(file)) != checkpoint.sha256:
         raise UserError(f"{file} has sha256 {found}, expected {checkpoint.sha256}", todo="download it again")
     # the export of a run knows its architecture, which NeCo may have changed by dropping the registers
-    backbone = load(file, arch, key=checkpoint.key, interpolation=checkpoint.interpolation) if checkpoint else load(file)
+    if checkpoint is None:
+        backbone = load(file)
+    else:
+        given = {"stride": checkpoint.stride, "statistics": checkpoint.statistics}
+        backbone = load(file, arch, key=checkpoint.key, interpolation=checkpoint.interpolation, **given)  # type: ignore[arg-type]
     log.info("%s", backbone.report)
     return backbone
+
+
+def require_trainable(network: Network, method: str) -> Backbone:
+    """The network as the methods train it; UserError if it is of another family, or takes images with other statistics."""
+    if not isinstance(network, Backbone) or not network.arch.trainable:
+        found = "is no plain vision transformer with a CLS token"
+        if isinstance(network, Backbone) and network.statistics != IMAGENET:
+            found = f"takes images with mean {network.statistics.mean} and std {network.statistics.std}"
+        raise UserError(
+            f"{method} cannot train {network.arch.name}, which {found}",
+            allowed="plain vision transformers for images with ImageNet's mean and std",
+            todo="choose another `init`, or `method: none` to evaluate it as it is",
+        )
+    return network
 
 
 def read_data(receipts: Sequence[Path], names: Iterable[str]) -> list[Source]:

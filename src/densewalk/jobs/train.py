@@ -22,10 +22,11 @@ from densewalk.data.contents import contents_of
 from densewalk.data.fingerprint import fingerprint
 from densewalk.data.receipts import CuratedReceipt, VideoReceipt, read_receipt
 from densewalk.data.sources import Source, stage_source
-from densewalk.jobs.inputs import initial_backbone, read_data
+from densewalk.jobs.inputs import initial_backbone, read_data, require_trainable
 from densewalk.models.backbone import Backbone
 from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.export import export_backbone, write_card
+from densewalk.models.interface import Network
 from densewalk.ops.deterministic import deterministic_kernels
 from densewalk.results.records import FileRecord, InputContents, MadeRun, RunRecord, TrainingRecord
 from densewalk.study.registry import method_class
@@ -73,11 +74,12 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
     """
     files = read_files([init] if init and init.is_file() else [])
     of_init = files[str(init)].sha256 if str(init) in files else None
-    backbone = initial_backbone(spec, init)
-    loaded = str(backbone.report) if backbone.report else None
+    network = initial_backbone(spec, init)
+    loaded = str(network.report) if network.report else None
     if spec.settings is None:
-        export_run(backbone, spec, out, None, Inputs(files, {}, provenance.current(), loaded, InputContents(init=of_init, data=[]), {}))
+        export_run(network, spec, out, None, Inputs(files, {}, provenance.current(), loaded, InputContents(init=of_init, data=[]), {}))
         return
+    backbone = require_trainable(network, spec.method)
     if execution.tensorboard:
         require_tensorboard()
     sources = read_data(receipts, spec.data or {})
@@ -177,7 +179,7 @@ def draw_images(method: Method, data: "Dataset[Any]", folder: Path) -> None:
         method.eval().pictures(data, folder)
 
 
-def export_run(backbone: Backbone, spec: RunSpec, out: Path, training: TrainingRecord | None, inputs: Inputs) -> None:
+def export_run(backbone: Network, spec: RunSpec, out: Path, training: TrainingRecord | None, inputs: Inputs) -> None:
     """Write the backbone with its card and record; the backbone comes last, so that its existence means all is there."""
     compat = spec.settings.deviations if spec.settings else ""
     made = MadeRun.model_validate(spec.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""Names and shapes of vision transformers.
+"""Names and shapes of networks; here those of vision transformers.
 
 Names are `vit_{size}_patch{8,14,16}[_reg4][_swiglu][_rope]`, or `timm/NAME` for the network that timm calls NAME.
 Patch 14 means DINOv2's family, except for MAE's `huge`: LayerScale, and position embeddings of 37 x 37 patches (518 px); the others
@@ -7,14 +7,18 @@ have 224 px embeddings. `_rope` means DINOv3's family: LayerScale, and rotary po
 
 import difflib
 import importlib.util
+import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 from pydantic import AfterValidator
+
+from densewalk.core.imagenet import IMAGENET, PixelStatistics
+from densewalk.models.families.abilities import MAPS, WITH_CLS
 
 Interpolation = Literal["offset", "antialias", "size"]
 # width, depth, heads
@@ -40,9 +44,53 @@ TIMM_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva"
 _NAME = re.compile(rf"vit_({'|'.join(SIZES)})_patch({'|'.join(map(str, PATCHES))})" + "".join(f"({flag})?" for flag in FLAGS))
 
 
+@runtime_checkable
+class Shape(Protocol):
+    """What is known of a network without its weights; every family's dataclass has these facts.
+
+    name: what a study calls it. dim, stride: channels of the dense map, and pixels per position. pooled_dim: length of the pooled vector.
+    multiple: of which images' sides are multiples. size: the only side that they may have; None for any. heads: of the attention; 0
+    without. level_dims, level_strides: channels and strides of each level. abilities: names of families/abilities.py. trainable: True if
+    the methods can train it, not only evaluations fine-tune it.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def dim(self) -> int: ...  # noqa: D102
+    @property
+    def stride(self) -> int: ...  # noqa: D102
+    @property
+    def pooled_dim(self) -> int: ...  # noqa: D102
+    @property
+    def multiple(self) -> int: ...  # noqa: D102
+    @property
+    def size(self) -> int | None: ...  # noqa: D102
+    @property
+    def heads(self) -> int: ...  # noqa: D102
+    @property
+    def statistics(self) -> PixelStatistics: ...  # noqa: D102
+    @property
+    def level_dims(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def level_strides(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def abilities(self) -> frozenset[str]: ...  # noqa: D102
+    @property
+    def trainable(self) -> bool: ...  # noqa: D102
+
+    def metadata(self) -> dict[str, str]:
+        """What a file's metadata must hold besides the name, so that loading it gives the same network."""
+
+
+def statistics_metadata(statistics: PixelStatistics) -> dict[str, str]:
+    """Mean and standard deviation for a file's metadata; nothing for ImageNet's."""
+    return {} if statistics == IMAGENET else {name: json.dumps(values) for name, values in statistics._asdict().items()}
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """The shape of a network; `timm_models.named_architecture` makes it from a name."""
+    """The shape of a vision transformer; `timm_models.named_architecture` makes it from a name."""
 
     name: str
     dim: int
@@ -56,11 +104,57 @@ class Architecture:
     swiglu: bool = False
     rope: bool = False
     periods: tuple[float, ...] | None = None  # of rotary positions, if not 100 ** (4 k / head_dim): Meta's are rounded to bfloat16
+    statistics: PixelStatistics = IMAGENET
 
     @property
     def hidden(self) -> int:
         """Width of the MLPs' hidden layer; DINOv2's gated ones have two thirds of 4 widths."""
         return -(-(8 * self.dim // 3) // 8) * 8 if self.swiglu and not self.rope else 4 * self.dim
+
+    @property
+    def stride(self) -> int:
+        """The patch's side."""
+        return self.patch
+
+    @property
+    def pooled_dim(self) -> int:
+        """The width."""
+        return self.dim
+
+    @property
+    def multiple(self) -> int:
+        """The patch's side."""
+        return self.patch
+
+    @property
+    def size(self) -> int | None:
+        """None: any size, as positions are resampled."""
+        return None
+
+    @property
+    def level_dims(self) -> tuple[int, ...]:
+        """Each block's width."""
+        return (self.dim,) * self.depth
+
+    @property
+    def level_strides(self) -> tuple[int, ...]:
+        """The patch's side, for each block."""
+        return (self.patch,) * self.depth
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """All."""
+        return WITH_CLS
+
+    def metadata(self) -> dict[str, str]:
+        """Rule for positions, and what differs from the name's usual network."""
+        periods = {} if self.periods is None else {"periods": json.dumps(self.periods)}
+        return {"interpolation": self.interpolation, **periods, **statistics_metadata(self.statistics)}
+
+    @property
+    def trainable(self) -> bool:
+        """True for images with ImageNet's statistics, which the methods' augmentations end in."""
+        return self.statistics == IMAGENET
 
 
 def architecture_named(name: str) -> Architecture | None:
@@ -92,6 +186,8 @@ def known_architecture(name: str) -> str:
     """
     if name.startswith("timm/"):
         known, own = timm_names(), name.removeprefix("timm/")
+        if own not in known and known:
+            known = timm_names(every=True)
         # some models' tags are made by a loop, not written down: nothing is known of them
         tags_unknown = own.partition(".")[0] in known and not any(n.startswith(own.partition(".")[0] + ".") for n in known)
         if not known or own in known or tags_unknown:
@@ -106,13 +202,28 @@ def known_architecture(name: str) -> str:
     raise ValueError(f"unknown architecture '{name}'" + (f", did you mean {near}?" if near else "") + f"; allowed: {ALLOWED}")
 
 
+def abilities_of(name: str) -> frozenset[str]:
+    """What the network of a known architecture's name can give (families/abilities.py), by its name alone."""
+    return WITH_CLS if is_vit(name) else MAPS
+
+
+def is_vit(name: str) -> bool:
+    """True for a known architecture's name that is a plain vision transformer's, the only kind that methods train."""
+    own = name.removeprefix("timm/")
+    return not name.startswith("timm/") or own.partition(".")[0] in timm_names()
+
+
 @lru_cache
-def timm_names() -> frozenset[str]:
-    """Names of timm's vision transformers, with and without the tag of weights, read from its source: importing timm takes seconds."""
+def timm_names(*, every: bool = False) -> frozenset[str]:
+    """Names of timm's vision transformers, or of every network, with and without the tag of weights, read from its source.
+
+    Importing timm would take seconds.
+    """
     package = importlib.util.find_spec("timm")
     if package is None or package.origin is None:
         return frozenset()
-    found = (Path(package.origin).parent / "models" / f"{name}.py" for name in TIMM_MODULES)
+    folder = Path(package.origin).parent / "models"
+    found = sorted(folder.glob("*.py")) if every else [folder / f"{name}.py" for name in TIMM_MODULES]
     files = [path for path in found if path.is_file()]
     text = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
     functions = re.findall(r"^def (\w+)\(pretrained", text, re.MULTILINE)

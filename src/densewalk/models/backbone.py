@@ -8,7 +8,9 @@ features = backbone.dense(images)                           # [batch, dim, heigh
 """
 
 import math
-from dataclasses import dataclass, field
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,26 +20,8 @@ from torch.nn import functional as F
 
 from densewalk.models.architecture import Architecture, Interpolation
 from densewalk.models.blocks import BlockRunner, attend, finish_block, query_key_value, rotate, run_blocks
-from densewalk.models.vit import build_vit
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """Which of a file's tensors were loaded."""
-
-    source: str
-    network: str
-    taken: int  # number of tensors
-    parameters: int
-    dropped: dict[str, int] = field(default_factory=dict)  # groups of tensors that are not the backbone's, and their numbers
-    changed: list[str] = field(default_factory=list)  # in words: renamed, folded or taken in another size
-
-    def __str__(self) -> str:
-        network = f" of network {self.network}" if self.network else ""
-        parts = [f"{self.source}: {self.taken} tensors{network} taken ({self.parameters:,} parameters)"]
-        if self.dropped:
-            parts.append("not taken: " + ", ".join(f"{name} ({count})" for name, count in self.dropped.items()))
-        return "; ".join([*parts, *self.changed])
+from densewalk.models.families.vit import build_vit
+from densewalk.models.interface import Network
 
 
 @dataclass(frozen=True)
@@ -68,21 +52,19 @@ class LastBlock:
     cls_attention: Float[Tensor, "batch heads patches"]
 
 
-class Backbone(nn.Module):
-    """A vision transformer with dense outputs.
+class Backbone(Network):
+    """A vision transformer: the family that methods train.
 
-    Images are [batch, 3, height, width], normalized with ImageNet's mean and standard deviation (data/images.py), height and
-    width multiples of the patch size. `state_dict()` of `vit` has timm's key names.
+    Images are [batch, 3, height, width], height and width multiples of the patch size. `state_dict()` of `vit` has timm's key names.
     """
 
+    arch: Architecture
+
     def __init__(self, arch: Architecture, *, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.arch = arch
-        self.dim = arch.dim
+        super().__init__(arch)
         self.prefix = 1 + arch.registers  # tokens before the patches: CLS and registers
         # Any: the type stubs of torch make every submodule of a module `Tensor | Module`
         self.vit: Any = build_vit(arch, drop_path)
-        self.report: LoadReport | None = None  # of the file that the weights are from
         # how blocks are run (blocks.py): neither changes the result
         self.gradient_checkpointing = False
         self.run_blocks: BlockRunner = run_blocks
@@ -91,11 +73,6 @@ class Backbone(nn.Module):
     def patch(self) -> int:
         """Side of a patch in pixels."""
         return self.arch.patch
-
-    @property
-    def source(self) -> str:
-        """The file that the weights are from, for messages."""
-        return self.report.source if self.report else f"{self.arch.name} with new weights"
 
     # -- stages: embed -> run -> finish; a method that freezes or shares a part calls them one by one ----------------
 
@@ -139,6 +116,10 @@ class Backbone(nn.Module):
         x = self.vit.norm(x)
         return Tokens(cls=x[:, 0], registers=x[:, 1 : self.prefix], patches=x[:, self.prefix :], grid=grid)
 
+    def weights(self) -> dict[str, Tensor]:
+        """The state dict with timm's key names."""
+        return self.vit.state_dict()
+
     # -- outputs ----------------------------------------------------------------------------------------------------
 
     def tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Tokens:
@@ -150,18 +131,32 @@ class Backbone(nn.Module):
         """The last layer's patch tokens as a map."""
         return self.tokens(images).dense()
 
-    def intermediate(
-        self, images: Float[Tensor, "batch 3 height width"], layers: list[int], *, norm: bool
+    def pooled(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+        """The CLS token."""
+        return self.cls(images)
+
+    def levels(
+        self, images: Float[Tensor, "batch 3 height width"], numbers: Sequence[int], *, norm: bool
     ) -> list[Float[Tensor, "batch dim rows columns"]]:
         """Maps after the given (ascending, 0-based) blocks; `norm` applies the final LayerNorm."""
         x, grid = self.embed(images)
         maps, done = [], 0
-        for layer in layers:
+        for layer in numbers:
             x = self.run(x, grid, done, layer + 1)
             done = layer + 1
             patches = (self.vit.norm(x) if norm else x)[:, self.prefix :]
             maps.append(patches.transpose(1, 2).unflatten(2, grid))
         return maps
+
+    def block_tokens(self, images: Float[Tensor, "batch 3 height width"], blocks: int) -> Float[Tensor, "batch tokens dim"]:
+        """CLS after each of the last `blocks` blocks, then the last block's mean patch token; all after the final norm."""
+        x, grid = self.embed(images)
+        x = self.run(x, grid, 0, -blocks)
+        found = []
+        for number in range(-blocks, 0):
+            x = self.run(x, grid, self.arch.depth + number, self.arch.depth + number + 1)
+            found.append(self.vit.norm(x[:, 0]))
+        return torch.stack([*found, self.vit.norm(x[:, self.prefix :]).mean(1)], dim=1)
 
     # -- outputs of the last block's parts ---------------------------------------------------------------------------
 
@@ -177,6 +172,18 @@ class Backbone(nn.Module):
         query, key, value = query_key_value(block, x, queries=1)
         x = finish_block(block, x[:, :1], block.attn.proj(attend(block, query, key, value, rope)))
         return self.vit.norm(x)[:, 0], key
+
+    def keys(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patches dim"]:
+        """The last block's keys of all patches, heads side by side, before rotary positions."""
+        _, key = self.cls_and_keys(images)
+        return key[:, :, self.prefix :].transpose(1, 2).flatten(2)
+
+    def dense_and_attention(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, "batch dim rows columns"], Float[Tensor, "batch heads rows columns"]]:
+        """`dense`, and the last block's CLS attention of each head."""
+        last = self.last_block(images)
+        return last.tokens.dense(), last.cls_attention.unflatten(2, last.tokens.grid)
 
     def last_block(self, images: Float[Tensor, "batch 3 height width"]) -> LastBlock:
         """Final tokens with the last block's queries, keys and CLS attention."""
@@ -194,6 +201,25 @@ class Backbone(nn.Module):
         tokens = F.pad(wanted, (self.prefix, 0))
         y = block.attn.proj(attend(block, *query_key_value(block, x), rope)[tokens])
         return self.vit.norm(finish_block(block, x[tokens], y, wanted))
+
+    # -- fine-tuning -------------------------------------------------------------------------------------------------
+
+    def set_gradient_checkpointing(self, on: bool) -> None:
+        """Keep only the blocks' inputs for the backward pass, or all."""
+        self.gradient_checkpointing = on
+
+    def layer_of(self, parameter: str) -> tuple[int, int]:
+        """0: what makes tokens (patch, position, CLS and register embeddings); i + 1: block i; depth + 1: the final norm."""
+        depth = self.arch.depth
+        block = re.match(r"vit\.blocks\.(\d+)\.", parameter)
+        if block:
+            return int(block[1]) + 1, depth + 2
+        return (depth + 1 if parameter.startswith("vit.norm.") else 0), depth + 2
+
+    def parameters_behind(self, level: int, *, norm: bool) -> list[nn.Parameter]:
+        """Those of the blocks after this one, and of the final norm unless it is applied."""
+        later = list(self.vit.blocks[level + 1 :].parameters())
+        return later if norm else [*later, *self.vit.norm.parameters()]
 
     def _before_last_block(self, images: Tensor) -> tuple[Any, Tensor, Tensor | None, tuple[int, int]]:
         """The last block, its input, the rotary positions and the grid."""

@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import Field, model_validator
 
-from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from densewalk.core.imagenet import IMAGENET, IMAGENET_MEAN, IMAGENET_STD
 from densewalk.core.progress import columns
-from densewalk.core.settings import Settings, WorkflowPath
+from densewalk.core.settings import Settings, WorkflowPath, is_null
 from densewalk.models.architecture import ArchitectureName
+from densewalk.models.origin import Channels, Spreads
 
 FOLDER = "checkpoints"  # where public files go, below the study's folder
 
@@ -47,12 +48,26 @@ class Checkpoint(Settings):
     interpolation: Literal["offset", "antialias", "size"] | None = None
     """How position embeddings are resampled to other image sizes, where it is not the rule of the architecture's family: `offset`
     (DINO, iBOT, DINOv2), `antialias` (DINOv2 with registers, timm), `size` (MAE, MoCo-v3)."""
+    stride: int | None = Field(default=None, ge=1, exclude_if=is_null)
+    """Of a convolutional or hierarchical network: the stage whose map is the dense one, by its pixels per position (8, 16 or 32 for most);
+    the last stage if not given."""
+    mean: Channels | None = Field(default=None, exclude_if=is_null)
+    """Mean of red, green and blue (0..1) that images are normalized with, where it is not that of the architecture; with `std`."""
+    std: Spreads | None = Field(default=None, exclude_if=is_null)
+    """Their standard deviations."""
     url: str | None = None
     """Where the file comes from, or the page that says how to get it; `densewalk fetch` downloads it."""
     sha256: str | None = None
     """Checksum of the file; a file with another one is refused."""
     labels: Labels | None = None
     """Names in the published tables."""
+
+    @model_validator(mode="after")
+    def whole_statistics(self) -> Self:
+        """Require mean and std together."""
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("give mean and std together, or neither")
+        return self
 
 
 class Published(Settings):
@@ -87,7 +102,8 @@ class Published(Settings):
     def checkpoint(self, name: str) -> dict[str, Any]:
         """The description of this file in a study."""
         shared = self.model_dump(include={"arch", "key", "interpolation", "sha256", "labels"}, exclude_none=True)
-        return {"file": self.file(name), "url": self.url or self.source, **shared}
+        statistics = {} if (self.mean, self.std) == IMAGENET else {"mean": self.mean, "std": self.std}
+        return {"file": self.file(name), "url": self.url or self.source, **statistics, **shared}
 
 
 @lru_cache
@@ -116,8 +132,4 @@ def public_checkpoint(name: str) -> tuple[str, dict[str, Any]] | None:
         url = f"https://huggingface.co/{name}/resolve/main/model.safetensors"
         return key, {"file": f"{FOLDER}/{name}.safetensors", "url": url, "arch": name}
     entry = published().get(name)
-    if entry is None:
-        return None
-    if (entry.mean, entry.std) != (IMAGENET_MEAN, IMAGENET_STD):
-        raise ValueError(f"{name}: its pixels are normalized otherwise than all data here")
-    return name, entry.checkpoint(name)
+    return None if entry is None else (name, entry.checkpoint(name))

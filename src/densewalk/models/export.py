@@ -9,17 +9,17 @@ import torch
 from safetensors.torch import save_file
 
 from densewalk.core.files import atomic_write
+from densewalk.core.imagenet import IMAGENET
 from densewalk.models.architecture import Architecture
-from densewalk.models.backbone import Backbone
+from densewalk.models.families.stages import StageNetwork
+from densewalk.models.interface import Network
 
 
-def export_backbone(backbone: Backbone, path: str | Path, *, run: str, config_hash: str) -> None:
+def export_backbone(backbone: Network, path: str | Path, *, run: str, config_hash: str) -> None:
     """Write a backbone as safetensors; the metadata has everything that loading it needs."""
     arch = backbone.arch
-    weights = {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in backbone.vit.state_dict().items()}
-    metadata = {"format": "pt", "arch": arch.name, "interpolation": arch.interpolation, "run": run, "config_hash": config_hash}
-    if arch.periods is not None:
-        metadata["periods"] = json.dumps(arch.periods)
+    weights = {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in backbone.weights().items()}
+    metadata = {"format": "pt", "arch": arch.name, "run": run, "config_hash": config_hash, **arch.metadata()}
     with atomic_write(path) as temporary:
         save_file(weights, temporary, metadata=metadata)
         _sort_metadata(temporary)
@@ -38,6 +38,32 @@ def _sort_metadata(path: Path) -> None:
         file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
 
 
+STAGES_CARD = """---
+library_name: timm
+tags: [densewalk, {method}]
+---
+# {run} (seed {seed})
+
+{arch} by method `{method}` (compat: {compat}) from {init}, on {data}. Configuration {config_hash}, commit {commit}.
+{loaded}
+```python
+import timm, torch
+from safetensors.torch import load_file
+model = {constructor}
+missing, unexpected = model.load_state_dict(load_file("backbone.safetensors"), strict=False)
+assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)
+maps = model.forward_intermediates(images, intermediates_only=True)  # of each stage; images normalized with mean {mean} and std {std}
+```
+
+The dense map here has stride {stride}.{norm}
+
+Made by
+
+{made}
+
+`run.json` beside this file holds the whole configuration and what the run cost.
+"""
+
 CARD = """---
 library_name: timm
 tags: [densewalk, {method}]
@@ -51,7 +77,7 @@ import timm, torch
 from safetensors.torch import load_file
 model = {constructor}
 model.load_state_dict(load_file("backbone.safetensors"))
-{periods}patch_tokens = model.forward_features(images)[:, model.num_prefix_tokens:]  # images normalized with ImageNet's mean and std
+{periods}patch_tokens = model.forward_features(images)[:, model.num_prefix_tokens:]  # images normalized with {statistics}
 ```
 
 {positions}
@@ -64,13 +90,25 @@ Made by
 """
 
 
-def write_card(backbone: Backbone, path: str | Path, facts: Mapping[str, Any]) -> None:
+def write_card(backbone: Network, path: str | Path, facts: Mapping[str, Any]) -> None:
     """Write the model card: how the backbone was made and the lines that load it with timm."""
     a = backbone.arch
+    if isinstance(backbone, StageNetwork):
+        norm = " At the last stage it is the map after the final norm." if backbone.final_norm is not None else ""
+        constructor = f"timm.create_model({backbone.arch.model.partition('.')[0]!r}, num_classes=0)"
+        mean, std = (list(values) for values in a.statistics)
+        content = STAGES_CARD.format(constructor=constructor, stride=a.stride, norm=norm, mean=mean, std=std, arch=a.name, **facts)
+        with atomic_write(path) as temporary:
+            temporary.write_text(content)
+        return
+    assert isinstance(a, Architecture)
     periods = f"model.rope.periods.copy_(torch.tensor({list(a.periods)}))  # Meta's\n" if a.periods is not None else ""
     resampled = f"At other sizes than {a.image} px, position embeddings were resampled by rule `{a.interpolation}` here"
     positions = "Positions are rotary: any size will do." if a.rope else f"{resampled}; timm's own rule is `antialias`."
-    text = CARD.format(constructor=_constructor(a), periods=periods, positions=positions, arch=a.name, **facts)
+    usual = "ImageNet's mean and std"
+    statistics = usual if a.statistics == IMAGENET else f"mean {list(a.statistics.mean)} and std {list(a.statistics.std)}"
+    shared = {"constructor": _constructor(a), "periods": periods, "positions": positions, "arch": a.name, "statistics": statistics}
+    text = CARD.format(**shared, **facts)
     with atomic_write(path) as temporary:
         temporary.write_text(text)
 

@@ -1,5 +1,6 @@
 """Create a backbone, or load one from any public layout, strictly."""
 
+import json
 import math
 import re
 from collections import Counter
@@ -14,44 +15,72 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from densewalk.core.errors import UserError
+from densewalk.core.imagenet import PixelStatistics
 from densewalk.core.text.quoting import one_line
-from densewalk.models.architecture import Architecture, Interpolation
-from densewalk.models.backbone import Backbone, LoadReport
+from densewalk.models.architecture import Architecture, Interpolation, Shape
+from densewalk.models.backbone import Backbone
+from densewalk.models.families.stages import StageNetwork, StageShape
+from densewalk.models.interface import LoadReport, Network
 from densewalk.models.layouts import dinov3
 from densewalk.models.layouts.file_kinds import file_kind, folder_kind
 from densewalk.models.layouts.key_names import HEADS, WITHOUT_WRAPPERS, WRAPPERS, describe_changes, is_square, to_timm, without_wrappers
-from densewalk.models.timm_models import named_architecture
+from densewalk.models.layouts.stages import one_stage_network
+from densewalk.models.timm_models import build_network, named_shape
 
 
-def create(arch: str | Architecture, *, seed: int, drop_path: float = 0.0) -> Backbone:
-    """A backbone with random weights; the global random state does not change."""
-    architecture = named_architecture(arch) if isinstance(arch, str) else arch
+def create(arch: str | Shape, *, seed: int, drop_path: float = 0.0) -> Network:
+    """A `Network` with random weights (a `Backbone` for a vision transformer); the global random state does not change."""
+    shape = named_shape(arch) if isinstance(arch, str) else arch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Backbone(architecture, drop_path=drop_path)
+        return build_network(shape, drop_path=drop_path)
 
 
 def load(
     path: str | Path,
-    arch: str | Architecture | None = None,
+    arch: str | Shape | None = None,
     *,
     drop_path: float = 0.0,
     key: str | None = None,
     interpolation: Interpolation | None = None,
-) -> Backbone:
-    """Load a backbone from a file of this project, timm or a family in checkpoints.yaml.
+    stride: int | None = None,
+    statistics: PixelStatistics | None = None,
+) -> Network:
+    """Load a `Network` from a file of this project, timm or a family in checkpoints.yaml; a `Backbone` if it is a vision transformer.
 
     Args:
         arch: needed unless the file is one of this project's exports, which contain theirs.
         key: for training checkpoints with several networks: a part of the name of the wanted one, e.g. `teacher`.
         interpolation: the rule for positions, if it is neither the architecture's own nor in the file.
+        stride: of the dense map of a convolutional or hierarchical network; of its last stage if not given.
+        statistics: what images are normalized with, if it is neither the architecture's own nor in the file.
 
     Raises:
         UserError: unreadable file, weights that are no finite numbers, missing, extra or misshapen keys; the message lists them.
     """
     path = Path(path)
-    weights, metadata, report = read_weights(path, key)
-    architecture = _file_architecture(path, metadata, arch)
+    content, metadata = read_content(path)
+    shape = _with_statistics(_file_architecture(path, metadata, arch), statistics, metadata, path)
+    if isinstance(shape, StageShape):
+        return _load_stages(content, metadata, shape, path, key, stride, drop_path)
+    if stride is not None:
+        raise UserError(f"{path}: stride {stride} for {shape.name}", allowed="networks with stages", todo="leave `stride` out")
+    assert isinstance(shape, Architecture)
+    return _load_vit(content, metadata, shape, path, key, interpolation, drop_path)
+
+
+def _load_vit(
+    content: Any,
+    metadata: Mapping[str, str],
+    architecture: Architecture,
+    path: Path,
+    key: str | None,
+    interpolation: Interpolation | None,
+    drop_path: float,
+) -> Backbone:
+    """A vision transformer with a file's weights."""
+    weights, report = _one_network(content, path, key)
+    _require_numbers(weights, path)
     _require_shapes(weights, architecture, path)
     rule = interpolation or metadata.get("interpolation")
     if rule is not None:
@@ -84,15 +113,49 @@ def load(
     return backbone
 
 
-def _file_architecture(path: Path, metadata: Mapping[str, str], arch: str | Architecture | None) -> Architecture:
+def _load_stages(
+    content: Any, metadata: Mapping[str, str], shape: StageShape, path: Path, key: str | None, stride: int | None, drop_path: float
+) -> StageNetwork:
+    """A convolutional or hierarchical network with a file's weights."""
+    if stride is None and "stride" in metadata:
+        if not metadata["stride"].isdecimal():
+            raise UserError(f"{path}: stride {metadata['stride'][:40]!r}", allowed="a whole number")
+        stride = int(metadata["stride"])
+    network = StageNetwork(shape.with_stride(stride), drop_path=drop_path)
+    own = network.weights()
+    weights, report = one_stage_network(_flat_content(content, path), own, str(path), key)
+    _require_numbers(weights, path)
+    require_same_keys(own, weights, source=str(path))
+    network.load_weights(weights)
+    changed = [*report.changed, f"the dense map has stride {network.stride}"]
+    network.report = replace(report, parameters=sum(w.numel() for w in weights.values()), changed=changed)
+    return network
+
+
+def _with_statistics(shape: Shape, given: PixelStatistics | None, metadata: Mapping[str, str], path: Path) -> Shape:
+    """The shape with the statistics of pixels that the caller or else the file names."""
+    if given is None and "mean" in metadata and "std" in metadata:
+        try:
+            mean, std = ([float(value) for value in json.loads(metadata[name])] for name in ("mean", "std"))
+            given = PixelStatistics((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+        except (ValueError, TypeError, IndexError) as error:
+            raise UserError(f"{path}: mean and std of pixels cannot be read", allowed="three numbers each") from error
+    if given is None:
+        return shape
+    if not all(math.isfinite(value) for value in (*given.mean, *given.std)) or min(given.std) <= 0:
+        raise UserError(f"{path}: mean {given.mean} and std {given.std} of pixels", allowed="finite numbers, std above 0")
+    return replace(shape, statistics=given)  # type: ignore[type-var]
+
+
+def _file_architecture(path: Path, metadata: Mapping[str, str], arch: str | Shape | None) -> Shape:
     """The architecture that the file or the caller names; they must not contradict each other."""
     named = metadata.get("arch")
-    if isinstance(arch, str) and named is not None and named != named_architecture(arch).name:
+    if isinstance(arch, str) and named is not None and named != named_shape(arch).name:
         raise UserError(f"{path} holds a {named}, not a {arch}", todo=f"set arch: {named}")
     arch = named if arch is None else arch
     if arch is None:
         raise UserError(f"{path} does not say its architecture", todo="give `arch` for this checkpoint")
-    return named_architecture(arch) if isinstance(arch, str) else arch
+    return named_shape(arch) if isinstance(arch, str) else arch
 
 
 def _table_side(weights: Mapping[str, Tensor], arch: Architecture) -> int | None:
@@ -106,7 +169,12 @@ def _table_side(weights: Mapping[str, Tensor], arch: Architecture) -> int | None
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
     """`load_state_dict`, or UserError with keys that are missing, left over or misshapen."""
-    own = module.state_dict()
+    require_same_keys(module.state_dict(), weights, source=source)
+    module.load_state_dict(weights)
+
+
+def require_same_keys(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, source: str) -> None:
+    """UserError with keys that are missing, left over or misshapen."""
     misshapen = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
     problems = {
         "missing": own.keys() - weights.keys(),
@@ -116,7 +184,6 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, source: s
     found = [f"{label}: {_some(sorted(keys))}" for label, keys in problems.items() if keys]
     if found:
         raise UserError(f"{source} does not fit the network; " + "; ".join(found), todo="check `arch` and which file this is")
-    module.load_state_dict(weights)
 
 
 def _some(keys: list[str], most: int = 6) -> str:
@@ -124,8 +191,8 @@ def _some(keys: list[str], most: int = 6) -> str:
     return ", ".join(one_line(key)[:120] for key in keys[:most]) + more
 
 
-def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, str], LoadReport]:
-    """Read state dict, metadata and a report of a file's backbone; execute nothing in it."""
+def read_content(path: Path) -> tuple[Any, dict[str, str]]:
+    """Read a file's content and its metadata; execute nothing in it."""
     require_file(path, todo="download it or correct the path")
     metadata: dict[str, str] = {}
     try:
@@ -140,9 +207,7 @@ def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor],
         raise UserError(
             f"checkpoint {path} cannot be read safely: {_why_unreadable(path, error)}", todo="use a file of tensors only"
         ) from error
-    weights, report = _one_network(content, path, key)
-    _require_numbers(weights, path)
-    return weights, metadata, report
+    return content, metadata
 
 
 def require_file(path: Path, todo: str) -> None:
@@ -203,10 +268,8 @@ def _one_network(content: Any, path: Path, key: str | None) -> tuple[dict[str, T
     Each `cls_token` belongs to a network, and the part before it is its name: `teacher.backbone` in DINO's and Time-Tuning's files,
     `state_dict.model` in Lightning's (NeCo, Leopart), nothing in a file of weights alone.
     """
-    if not isinstance(content, Mapping):
-        raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a dictionary of tensors")
+    named = _flat_content(content, path)
     try:
-        named = _flat(content)
         flat = dinov3.from_transformers(without_wrappers(named, WRAPPERS))
     except UserError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error}") from error
@@ -230,6 +293,16 @@ def _one_network(content: Any, path: Path, key: str | None) -> tuple[dict[str, T
     if any(not {"module", *WRAPPERS}.isdisjoint(k.removeprefix(prefix).split(".")) for k in named):
         report.changed.append(WITHOUT_WRAPPERS)
     return weights, report
+
+
+def _flat_content(content: Any, path: Path) -> dict[str, Tensor]:
+    """All tensors of a file under dotted names."""
+    if not isinstance(content, Mapping):
+        raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a dictionary of tensors")
+    try:
+        return _flat(content)
+    except UserError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
 
 
 def _group(key: str, networks: list[str]) -> str:

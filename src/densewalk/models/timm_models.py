@@ -1,4 +1,4 @@
-"""Architectures by their names and by timm's."""
+"""Architectures of all families by their names and by timm's."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,23 +11,48 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from densewalk.core.errors import UserError
-from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
-from densewalk.models.architecture import SIZES, Architecture, architecture_named, known_architecture
+from densewalk.core.imagenet import PixelStatistics
+from densewalk.models.architecture import SIZES, Architecture, Shape, architecture_named, is_vit, known_architecture
+from densewalk.models.backbone import Backbone
+from densewalk.models.families.stages import StageNetwork, StageShape, stage_shape
+from densewalk.models.families.vit import build_vit
+from densewalk.models.interface import Network
 from densewalk.models.layouts import dinov3
-from densewalk.models.vit import build_vit
+
+
+def named_shape(name: str) -> Shape:
+    """The shape of the network called `name`, of any family; UserError if there is none."""
+    if name.startswith("timm/") and not is_vit(name):
+        _require_known(name)
+        return stage_shape(name, name.removeprefix("timm/"))
+    return named_architecture(name)
+
+
+def build_network(shape: Shape, *, drop_path: float = 0.0) -> Network:
+    """The network of a shape with new weights: each family has a dataclass and a class."""
+    match shape:
+        case Architecture():
+            return Backbone(shape, drop_path=drop_path)
+        case StageShape():
+            return StageNetwork(shape, drop_path=drop_path)
+    raise AssertionError(f"no family has the shape {type(shape).__name__}")
 
 
 def named_architecture(name: str) -> Architecture:
-    """The architecture called `name` (architecture.py); UserError if there is none."""
+    """The vision transformer called `name` (architecture.py); UserError if there is none."""
     if name.startswith("timm/"):
         return _timm_architecture(name.removeprefix("timm/"))
     if (known := architecture_named(name)) is not None:
         return known
+    _require_known(name)
+    raise AssertionError(name)
+
+
+def _require_known(name: str) -> None:
     try:
         known_architecture(name)
     except ValueError as error:
         raise UserError(str(error)) from error
-    raise AssertionError(name)
 
 
 def architecture_without_registers(arch: Architecture) -> Architecture:
@@ -66,16 +91,15 @@ def _timm_architecture(name: str) -> Architecture:
         interpolation="antialias",
         swiglu=isinstance(block.mlp, SwiGLU if rope else timm.layers.GluMlp),
         rope=rope,
+        statistics=PixelStatistics(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"])),
     )
     with torch.device("meta"):
         own = build_vit(arch)
-    config, theirs, ours = model.pretrained_cfg, _traits(model), _traits(own)
+    theirs, ours = _traits(model), _traits(own)
     # DINOv3's biases are zero, and timm has each network with and without them
     optional = dinov3.BIASES if getattr(block.attn, "q_bias", None) is None else ()
     ours["parameters"] = {k: shape for k, shape in ours["parameters"].items() if not k.endswith(optional)}
     problems = [trait for trait in ours if ours[trait] != theirs[trait]]
-    if (tuple(config["mean"]), tuple(config["std"])) != (IMAGENET_MEAN, IMAGENET_STD):
-        problems.append("normalization of pixels")
     if problems:
         raise UserError(f"timm's {name} differs from the networks here in its {', '.join(problems)}", allowed="plain vision transformers")
     return arch

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from densewalk.curation.settings import CurationSettings
+from densewalk.models.architecture import abilities_of, is_vit
+from densewalk.models.families.abilities import ABILITIES
 from densewalk.study.published_rows import check_published_rows
 from densewalk.study.runs import BaseEvaluation, BaseRun, TrainedRun
 
@@ -33,6 +35,7 @@ def check_study(study: "Study") -> None:
     _check_chains(study)
     _require_runs(study, "baseline", [study.baseline] if study.baseline else [])
     _check_accumulation(study)
+    _check_abilities(study)
     check_published_rows(study)
     unknown = sorted(set(study.pictures.sources or []) - set(names))
     if unknown:
@@ -42,6 +45,25 @@ def check_study(study: "Study") -> None:
             raise ValueError(f"evaluations.{name}: the name '{name}' is taken; choose another")
         _require_runs(study, f"evaluations.{name}.runs", evaluation.runs or [])
         _check_seeds(study, f"evaluations.{name}.seeds", evaluation)
+
+
+def _check_abilities(study: "Study") -> None:
+    """Require networks that the methods can train, and that give what the evaluations need, by their architectures' names."""
+    for name, run in study.runs.items():
+        arch = study.arch_of(name)
+        if isinstance(run, TrainedRun) and not is_vit(arch):
+            found = f"{run.method} trains plain vision transformers only, not {arch}"
+            raise ValueError(f"runs.{name}.init: {found}; to do: choose another init, or method: none to evaluate it as it is")
+    for name, evaluation in study.evaluations.items():
+        for run_name in evaluation.runs or study.runs:
+            arch = study.arch_of(run_name)
+            if missing := sorted(evaluation.settings.needs - abilities_of(arch)):
+                needed = " and ".join(ABILITIES[ability] for ability in missing)
+                found = f"{evaluation.protocol} needs {needed}, which {run_name} ({arch}) has not"
+                able = [other for other in study.runs if evaluation.settings.needs <= abilities_of(study.arch_of(other))]
+                raise ValueError(
+                    f"evaluations.{name}: {found}; to do: name in `runs` those that have it ({', '.join(able) or 'none here'})"
+                )
 
 
 def _require_runs(study: "Study", where: str, names: Iterable[str]) -> None:

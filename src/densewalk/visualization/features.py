@@ -5,14 +5,14 @@
     features.json                   what is drawn (record.py)
     features/image_0.png ...        the image as the network gets it
     features/pca_0.png ...          its patches' first three principal components as red, green and blue
-    features/attention_0.png ...    attention of the CLS token in the last block, one map for each head, side by side
+    features/attention_0.png ...    attention of the CLS token in the last block, one map for each head, side by side, if it has any
     features/nearest.png            the patches nearest to the center of some images, by the initial backbone and by this one
 
 All runs of a study see the same images, at sizes that differ by less than a patch. Nothing is picked by hand.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from densewalk.core.typed_files import write_model
 from densewalk.data.augmentation.crops import resized_crop
 from densewalk.data.images import normalize
 from densewalk.data.sources import Source, open_images
-from densewalk.models.backbone import Backbone, LastBlock, Tokens
+from densewalk.models.interface import Network
 from densewalk.visualization.overlays import FOUND_COLOR, with_boxes
 from densewalk.visualization.panels import Panel, write_panels
 from densewalk.visualization.record import DrawnImage, FeaturesRecord
@@ -37,6 +37,15 @@ QUERIES, NEAREST = 3, 6  # rows and columns of nearest.png
 OUTLIERS = 0.02  # share of a component's values, at either end, that is cut off before it is stretched to 0..1
 GAP = 4  # pixels between two heads
 Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """Features of an image, on the CPU: of each position, and each head's attention of the CLS token if the network has one."""
+
+    features: Float[Tensor, "patches dim"]
+    grid: Grid
+    attention: Float[Tensor, "heads patches"] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class SourceImage:
 
 @torch.inference_mode()
 def draw_features(
-    backbone: Backbone, before: Backbone | None, sources: Sequence[Source], settings: PictureSettings, out: Path, **marks: str
+    backbone: Network, before: Network | None, sources: Sequence[Source], settings: PictureSettings, out: Path, **marks: str
 ) -> None:
     """Draw the features of one backbone; `out` (JSON) is written last.
 
@@ -58,19 +67,20 @@ def draw_features(
         before: what it was trained from; None for a backbone that was taken over as it is. marks: of the record, see FeaturesRecord.
     """
     folder, drawn = out.with_suffix(""), []
-    for i, image in enumerate(select_images(sources, settings.images, settings, backbone.patch)):
+    for i, image in enumerate(select_images(sources, settings.images, settings, backbone.multiple)):
         encoded = encode_image(backbone, image)
-        components, variance = principal_components(encoded.tokens.patches[0], brightness(image.pixels, backbone.patch))
+        components, variance = principal_components(encoded.features, brightness(image.pixels, backbone.stride))
         write_png(folder / f"image_{i}.png", image.pixels.permute(1, 2, 0).numpy())
-        write_png(folder / f"pca_{i}.png", patch_squares(components, encoded.tokens.grid, backbone.patch))
-        write_png(folder / f"attention_{i}.png", attention_maps(encoded, backbone.patch))
+        write_png(folder / f"pca_{i}.png", patch_squares(components, encoded.grid, backbone.stride))
+        if encoded.attention is not None:
+            write_png(folder / f"attention_{i}.png", attention_maps(encoded.attention, encoded.grid, backbone.stride))
         drawn.append(DrawnImage(source=image.source, number=image.number, variance=[round(v, 4) for v in variance]))
     if settings.images == 0:
         before = None
     if before is not None:
-        searched = list(select_images(sources, settings.searched, settings, backbone.patch))
+        searched = list(select_images(sources, settings.searched, settings, backbone.multiple))
         draw_nearest(folder / "nearest.png", before, backbone, searched)
-    write_model(out, FeaturesRecord(images=drawn, heads=backbone.arch.heads, nearest=before is not None, **marks))
+    write_model(out, FeaturesRecord(images=drawn, heads=backbone.heads, nearest=before is not None, **marks))
 
 
 def select_images(sources: Sequence[Source], count: int, settings: PictureSettings, patch: int) -> Iterator[SourceImage]:
@@ -83,12 +93,13 @@ def select_images(sources: Sequence[Source], count: int, settings: PictureSettin
             yield SourceImage(source.name, number, resize_to_patches(frames.reshape(-1, *frames.shape[-3:]), settings.short_side, patch)[0])
 
 
-def encode_image(backbone: Backbone, image: SourceImage) -> LastBlock:
-    """The last block's output for one image, patches and attention on the CPU."""
+def encode_image(backbone: Network, image: SourceImage) -> EncodedImage:
+    """A network's features of one image, and its attention where there is one."""
     device = next(backbone.parameters()).device
-    block = backbone.last_block(normalize(image.pixels / 255)[None].to(device))
-    tokens = replace(block.tokens, patches=block.tokens.patches.float().cpu())
-    return replace(block, tokens=tokens, cls_attention=block.cls_attention.float().cpu())
+    x = normalize(image.pixels / 255, backbone.statistics)[None].to(device)
+    maps, attention = backbone.dense_and_attention(x) if "attention" in backbone.abilities else (backbone.dense(x), None)
+    features = maps[0].flatten(1).T.float().cpu()
+    return EncodedImage(features, (maps.shape[2], maps.shape[3]), None if attention is None else attention[0].flatten(1).float().cpu())
 
 
 def principal_components(
@@ -122,11 +133,11 @@ def patch_squares(values: Float[np.ndarray, "patches 3"], grid: Grid, patch: int
     return squares.repeat(patch, axis=0).repeat(patch, axis=1)
 
 
-def attention_maps(block: LastBlock, patch: int) -> UInt8[np.ndarray, "height width 3"]:
+def attention_maps(attention: Float[Tensor, "heads patches"], grid: Grid, patch: int) -> UInt8[np.ndarray, "height width 3"]:
     """Each head's attention of CLS to the patches, from its smallest value (black) to its largest (white), heads from left to right."""
-    low, high = block.cls_attention[0].aminmax(dim=1, keepdim=True)
-    stretched = ((block.cls_attention[0] - low) / (high - low).clamp(min=1e-12)).numpy()
-    maps = [patch_squares(head[:, None].repeat(3, axis=1), block.tokens.grid, patch) for head in stretched]
+    low, high = attention.aminmax(dim=1, keepdim=True)
+    stretched = ((attention - low) / (high - low).clamp(min=1e-12)).numpy()
+    maps = [patch_squares(head[:, None].repeat(3, axis=1), grid, patch) for head in stretched]
     gap = np.full((maps[0].shape[0], GAP, 3), 128, np.uint8)
     return np.concatenate([part for image in maps for part in (image, gap)][:-1], axis=1)
 
@@ -141,31 +152,31 @@ class FoundPatch:
     similarity: float
 
 
-def draw_nearest(path: Path, before: Backbone, after: Backbone, images: Sequence[SourceImage]) -> None:
+def draw_nearest(path: Path, before: Network, after: Network, images: Sequence[SourceImage]) -> None:
     """Draw the center patch of some images and its nearest patches in the others by two backbones, one line each."""
-    encoded = {name: [encode_image(network, image).tokens for image in images] for name, network in (("before", before), ("after", after))}
+    encoded = {name: [encode_image(network, image) for image in images] for name, network in (("before", before), ("after", after))}
     lines = []
     for query in evenly_spaced(len(images), QUERIES):
-        for name, tokens in encoded.items():
-            found = nearest_patches(tokens, query, NEAREST)
-            first, *others = [crop_around(images[f.image].pixels, f, after.patch) for f in found]
+        for name, all_features in encoded.items():
+            found = nearest_patches(all_features, query, NEAREST)
+            first, *others = [crop_around(images[f.image].pixels, f, after.stride) for f in found]
             panels = [Panel(crop, f"{f.similarity:.2f}") for crop, f in zip(others, found[1:], strict=True)]
             lines.append([Panel(first, f"{name} training"), *panels])
     write_panels(path, lines, width=1.3)
 
 
-def nearest_patches(tokens: Sequence[Tokens], query: int, count: int) -> list[FoundPatch]:
+def nearest_patches(encoded: Sequence[EncodedImage], query: int, count: int) -> list[FoundPatch]:
     """The center patch of image `query`, then the `count` patches of other images with the largest cosine similarity.
 
     At most one patch of each image, so that neighbors in one image do not fill the line.
     """
-    rows, columns = tokens[query].grid
+    rows, columns = encoded[query].grid
     center = (rows // 2) * columns + columns // 2
-    vector = F.normalize(tokens[query].patches[0, center], dim=0)
+    vector = F.normalize(encoded[query].features[center], dim=0)
     best = []
-    for i, t in enumerate(tokens):
-        similarity, at = (F.normalize(t.patches[0], dim=1) @ vector).max(dim=0)
-        best.append(FoundPatch(i, int(at) // t.grid[1], int(at) % t.grid[1], float(similarity)))
+    for i, image in enumerate(encoded):
+        similarity, at = (F.normalize(image.features, dim=1) @ vector).max(dim=0)
+        best.append(FoundPatch(i, int(at) // image.grid[1], int(at) % image.grid[1], float(similarity)))
     others = sorted((f for f in best if f.image != query), key=lambda f: -f.similarity)
     return [FoundPatch(query, rows // 2, columns // 2, 1.0), *others[:count]]
 

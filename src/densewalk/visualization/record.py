@@ -20,13 +20,15 @@ class DrawnImage(Settings):
 
 
 class FeaturesRecord(Settings):
-    """The drawn images in order. heads: of the attention. nearest: patches before and after training are drawn, too.
+    """The drawn images in order. heads: of the CLS token's attention; 0 for a network without.
+
+    nearest: patches before and after training are drawn, too.
 
     config_hash: see `drawing_hash`; backbone_sha256: of the file that was drawn. None in records of earlier versions.
     """
 
     images: list[DrawnImage]
-    heads: int = Field(ge=1)
+    heads: int = Field(ge=0)
     nearest: bool
     config_hash: str | None = Field(default=None, exclude_if=is_null)
     backbone_sha256: str | None = Field(default=None, exclude_if=is_null)

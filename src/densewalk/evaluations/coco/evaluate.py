@@ -28,14 +28,13 @@ from densewalk.data.image_files import EXTENSIONS, read_image
 from densewalk.evaluations.coco.data import check_data
 from densewalk.evaluations.coco.experiment import experiment
 from densewalk.evaluations.coco.settings import CocoSettings
-from densewalk.evaluations.common.base import Job, Result, training_state
-from densewalk.models.loading import load
+from densewalk.evaluations.common.base import Job, Result, load_network, training_state
 
 
 def evaluate(settings: CocoSettings, backbone_path: Path, job: Job) -> Result:
     """Train a detector on one backbone and score it; its detections go to `job.out`."""
     training, validation = check_data(settings)
-    arch = load(backbone_path).arch
+    arch = load_network(settings, backbone_path, job).arch
     # imported late: the toolboxes take seconds, and errors in the data have been found by now
     from densewalk.evaluations.mmlab import detection  # noqa: F401
     from densewalk.evaluations.mmlab.runner import run

@@ -2,11 +2,12 @@
 
 import math
 
+from densewalk.core.errors import UserError
 from densewalk.evaluations.coco.data import SMALLEST, Split
 from densewalk.evaluations.coco.settings import CocoSettings
 from densewalk.evaluations.mmlab import experiment as mm
 from densewalk.evaluations.mmlab.experiment import Config, Experiment
-from densewalk.models.architecture import Architecture
+from densewalk.models.architecture import Shape
 
 DETECTIONS = 100  # per image
 SCORE = 0.05  # least score of a detection
@@ -16,7 +17,7 @@ STAGES = ((0.5, (0.1, 0.1, 0.2, 0.2), 1.0), (0.6, (0.05, 0.05, 0.1, 0.1), 0.5), 
 CROP_FROM, CROP = (400, 500, 600), (384, 600)
 
 
-def experiment(settings: CocoSettings, backbone: str, arch: Architecture, training: Split, validation: Split) -> Experiment:
+def experiment(settings: CocoSettings, backbone: str, arch: Shape, training: Split, validation: Split) -> Experiment:
     """The whole experiment."""
     decay = mm.layer_decay(settings.layer_decay, decay_position_embedding=settings.decay_position_embedding)
     iterations = settings.total_iterations(training.usable)
@@ -44,27 +45,27 @@ def schedules(settings: CocoSettings, iterations: int) -> list[Config]:
 # -- the model -------------------------------------------------------------------------------------------------------
 
 
-def detector(settings: CocoSettings, backbone: str, arch: Architecture, *, classes: int) -> Config:
+def detector(settings: CocoSettings, backbone: str, arch: Shape, *, classes: int) -> Config:
     """Backbone, pyramid, region proposals and heads."""
     cascade = settings.head == "cascade"
     options = {"final_norm": settings.final_norm, "drop_path": settings.drop_path, "padding": "corner"}
-    levels = settings.levels or (mm.default_levels(arch.depth) if cascade else [arch.depth - 1])
+    levels = chosen_levels(settings, arch)
     # sides that every level divides, so that the backbone has nothing to pad and positions stay exact
-    divisor = math.lcm(arch.patch, round(mm.strides(arch.patch)[3]))
+    divisor = math.lcm(arch.multiple, round(mm.pyramid_strides(arch)[3]))
     stages = [
         region_training(overlap, overlap, count=settings.rois_per_image, fraction=0.25) | {"mask_size": 28} for overlap, _, _ in STAGES
     ]
     final_nms = {"type": "nms", "iou_threshold": 0.5}
     return {
         "type": "CascadeRCNN" if cascade else "MaskRCNN",
-        "data_preprocessor": {"type": "DetDataPreprocessor", "pad_mask": True, "pad_size_divisor": divisor, **mm.NORMALIZATION},
-        "backbone": mm.backbone(backbone, arch, levels, gradient_checkpointing=settings.gradient_checkpointing, **options),
-        "neck": {
-            "type": "LevelPyramid" if cascade else "SimplePyramid",
-            "dim": arch.dim,
-            "patch": arch.patch,
-            "channels": settings.channels,
+        "data_preprocessor": {
+            "type": "DetDataPreprocessor",
+            "pad_mask": True,
+            "pad_size_divisor": divisor,
+            **mm.normalization(arch.statistics),
         },
+        "backbone": mm.backbone(backbone, arch, levels, gradient_checkpointing=settings.gradient_checkpointing, **options),
+        "neck": neck(settings, arch, levels),
         "rpn_head": proposal_head(settings, arch),
         "roi_head": (cascade_heads if cascade else standard_heads)(settings, arch, classes),
         "train_cfg": {
@@ -79,7 +80,26 @@ def detector(settings: CocoSettings, backbone: str, arch: Architecture, *, class
     }
 
 
-def proposal_head(settings: CocoSettings, arch: Architecture) -> Config:
+def chosen_levels(settings: CocoSettings, arch: Shape) -> list[int]:
+    """The levels of the backbone whose maps make the pyramid."""
+    if mm.is_hierarchical(arch):
+        stages = mm.stage_levels(arch)
+        if settings.levels not in (None, stages):
+            raise UserError(f"levels {settings.levels} of {arch.name}", allowed=f"its last stages, {stages}", todo="leave `levels` out")
+        return stages
+    depth = len(arch.level_dims)
+    return settings.levels or (mm.default_levels(depth) if settings.head == "cascade" else [depth - 1])
+
+
+def neck(settings: CocoSettings, arch: Shape, levels: list[int]) -> Config:
+    """The pyramid: iBOT's or ViTDet's from a ViT, an FPN from the stages of a hierarchical network, whose maps have its strides."""
+    if mm.is_hierarchical(arch):
+        return {"type": "StagePyramid", "dims": [arch.level_dims[level] for level in levels], "channels": settings.channels}
+    kind = "LevelPyramid" if settings.head == "cascade" else "SimplePyramid"
+    return {"type": kind, "dim": arch.dim, "patch": arch.stride, "channels": settings.channels}
+
+
+def proposal_head(settings: CocoSettings, arch: Shape) -> Config:
     """Three anchors of sizes 32 to 512 at every position of the five levels."""
     return {
         "type": "RPNHead",
@@ -89,7 +109,7 @@ def proposal_head(settings: CocoSettings, arch: Architecture) -> Config:
             "type": "AnchorGenerator",
             "scales": [8],
             "ratios": [0.5, 1.0, 2.0],
-            "strides": mm.strides(arch.patch),
+            "strides": mm.pyramid_strides(arch),
             "base_sizes": [4, 8, 16, 32, 64],
         },
         "bbox_coder": box_coder((1.0, 1.0, 1.0, 1.0)),
@@ -103,14 +123,14 @@ def proposals(count: int) -> Config:
     return {"nms_pre": count, "max_per_img": count, "nms": {"type": "nms", "iou_threshold": 0.7}, "min_bbox_size": 0}
 
 
-def standard_heads(settings: CocoSettings, arch: Architecture, classes: int) -> Config:
+def standard_heads(settings: CocoSettings, arch: Shape, classes: int) -> Config:
     """Mask R-CNN's: two linear layers for boxes, four convolutions for masks (https://arxiv.org/abs/1703.06870)."""
     loss = {"type": "L1Loss", "loss_weight": 1.0}
     box_head = {"type": "Shared2FCBBoxHead", "loss_bbox": loss, **box_head_options(settings, STAGES[0][1], classes)}
     return {"type": "StandardRoIHead", "bbox_head": box_head, **shared_heads(settings, arch, classes)}
 
 
-def cascade_heads(settings: CocoSettings, arch: Architecture, classes: int) -> Config:
+def cascade_heads(settings: CocoSettings, arch: Shape, classes: int) -> Config:
     """Three box heads, each refining the boxes of the one before, and three mask heads (https://arxiv.org/abs/1906.09756)."""
     box_heads = [
         {
@@ -142,12 +162,12 @@ def box_head_options(settings: CocoSettings, deviations: tuple[float, ...], clas
     }
 
 
-def shared_heads(settings: CocoSettings, arch: Architecture, classes: int) -> Config:
+def shared_heads(settings: CocoSettings, arch: Shape, classes: int) -> Config:
     """Region pooling by RoIAlign from the level that suits a region's size, and the mask head."""
 
     def pooling(size: int) -> Config:
         layer = {"type": "RoIAlign", "output_size": size, "sampling_ratio": 0}
-        levels = {"out_channels": settings.channels, "featmap_strides": mm.strides(arch.patch)[:4]}
+        levels = {"out_channels": settings.channels, "featmap_strides": mm.pyramid_strides(arch)[:4]}
         return {"type": "SingleRoIExtractor", "roi_layer": layer, **levels}
 
     mask_head = {

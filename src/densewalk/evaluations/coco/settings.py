@@ -29,6 +29,7 @@ class CocoSettings(PresetSettings):
     VERSION: ClassVar[int] = 1
     TITLE: ClassVar[str] = "Detection and instance segmentation (COCO)"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=2880)
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"levels"})
     METRICS: ClassVar[dict[str, Metric]] = {
         "AP_box": Metric("%", "box AP at IoU 0.50:0.95"),
         "AP50_box": Metric("%", "box AP at IoU 0.50"),
@@ -73,7 +74,7 @@ class CocoSettings(PresetSettings):
     """Stochastic depth's rate at the last block."""
     levels: list[int] | None = Field(default=None, min_length=4, max_length=4)
     """`cascade`: blocks, from 0, whose maps make the pyramid; by default a third, half, two thirds and all of the depth: 3, 5,
-    7, 11 of 12. `maskrcnn` takes the last map alone."""
+    7, 11 of 12. `maskrcnn` takes the last map alone. Of a hierarchical network both take the last four stages, by an FPN."""
     final_norm: bool = False
     """Apply the backbone's final LayerNorm to every map that is taken from it."""
     channels: int = Field(default=256, ge=1)

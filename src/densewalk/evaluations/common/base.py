@@ -17,6 +17,8 @@ from densewalk.core.hashing import config_hash, file_sha256
 from densewalk.data.fingerprint import fingerprint
 from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.models.feature_cache import Dense, FeatureCache
+from densewalk.models.interface import Network
+from densewalk.models.loading import load
 from densewalk.training.progress_files import How
 from densewalk.training.state import State
 
@@ -46,7 +48,7 @@ class Job:
     deterministic: bool | None = None
 
     def cached(self, dense: Dense, backbone_path: Path, split: str, kind: str = "") -> Dense:
-        """Share what `dense` computes with all evaluations of the same backbone file; `kind` names it if it is not `Backbone.dense`."""
+        """Share what `dense` computes with all evaluations of the same backbone file; `kind` names it if it is not `Network.dense`."""
         if self.cache is None or (self.read is not None and split not in self.read):
             return dense
         return self.cache.wrap(dense, file_sha256(backbone_path) + kind, keep=self.keep is None or split in self.keep)
@@ -72,6 +74,13 @@ def training_state(settings: EvaluationSettings, backbone: Path, job: Job) -> St
     return State(job.state / "training", inputs, how=How(device=job.device, processes=distributed.world_size()))
 
 
+def load_network(settings: EvaluationSettings, path: Path, job: Job) -> Network:
+    """The network of a file on the job's device, in evaluation mode; UserError if it cannot give what the settings need."""
+    network = load(path)
+    network.require_abilities(settings.needs, settings.TITLE)
+    return network.eval().to(job.device)
+
+
 def require_finite(features: Float[Tensor, " batch *dims"], names: Sequence[Any], backbone: str | Path) -> None:
     """Refuse features that are not finite, naming the first such image and the backbone's file: scores of them look like any other.
 
@@ -84,6 +93,8 @@ def require_finite(features: Float[Tensor, " batch *dims"], names: Sequence[Any]
         raise UserError(f"features of {first} are not finite; backbone: {backbone}", todo="check the run or checkpoint it comes from")
 
 
-def fit_to_patches(size: int, patch: int) -> int:
-    """The largest multiple of the patch size up to `size`, but at least one patch."""
-    return max(1, size // patch) * patch
+def fit_size(size: int, network: Network) -> int:
+    """The largest side up to `size` that images may have, but at least one position; UserError if the network takes another one alone."""
+    fitting = max(1, size // network.multiple) * network.multiple
+    network.require_size(fitting, fitting)
+    return fitting

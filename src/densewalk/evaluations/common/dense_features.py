@@ -18,17 +18,17 @@ from torchvision.transforms import functional as TF
 
 from densewalk.core import distributed
 from densewalk.core.errors import UserError
+from densewalk.core.imagenet import PixelStatistics
 from densewalk.core.progress import track
 from densewalk.data.benchmarks import label_maps
 from densewalk.data.benchmarks.label_maps import Example
 from densewalk.data.images import normalize
-from densewalk.evaluations.common.base import Job, fit_to_patches, require_finite
+from densewalk.evaluations.common.base import Job, fit_size, load_network, require_finite
 from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings, LabelledSettings, ValidationSettings
 from densewalk.evaluations.common.shares import batches_of, in_order, own_batches
 from densewalk.evaluations.metrics.segmentation import Confusion
-from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
-from densewalk.models.loading import load
+from densewalk.models.interface import Network
 from densewalk.visualization.overlays import Row, write_segmentation_strip
 
 BATCH = 8  # images per forward pass
@@ -119,13 +119,14 @@ class DenseFeatures:
     """Patch features of square labelled images.
 
     compute: the features of a batch. backbone: the file that they are of. size: side of the images in pixels. kind: name of the features
-    in the cache if they are not `Backbone.dense`; None keeps none there.
+    in the cache if they are not `Network.dense`; None keeps none there. statistics: what images are normalized with.
     """
 
     settings: LabelledSettings
     compute: Dense
     backbone: Path
     size: int
+    statistics: PixelStatistics
     job: Job
     kind: str | None = ""
 
@@ -140,7 +141,7 @@ class DenseFeatures:
         """
         compute = self.compute if self.kind is None else self.job.cached(self.compute, self.backbone, label.split()[0], self.kind)
         own = own_batches(batches_of(len(examples), BATCH)) if batches is None else batches
-        data = SquareImages(examples, transform or partial(resize_and_normalize, size=self.size))
+        data = SquareImages(examples, transform or partial(resize_and_normalize, size=self.size, statistics=self.statistics))
         for images, masks, numbers in track(DataLoader(data, batch_sampler=own, num_workers=self.job.workers), label):
             with torch.inference_mode():
                 maps = compute(images.to(self.job.device))
@@ -155,17 +156,19 @@ class DenseFeatures:
             yield from batch
 
 
-def load_features(settings: LabelledSettings, input_size: int, backbone_path: Path, job: Job) -> tuple[Backbone, DenseFeatures]:
+def load_features(settings: LabelledSettings, input_size: int, backbone_path: Path, job: Job) -> tuple[Network, DenseFeatures]:
     """A frozen backbone, and its features of images of `input_size`, rounded down to whole patches."""
-    backbone = load(backbone_path).eval().requires_grad_(False).to(job.device)
-    size = fit_to_patches(input_size, backbone.patch)
-    return backbone, DenseFeatures(settings, backbone.dense, backbone_path, size, job)
+    backbone = load_network(settings, backbone_path, job).requires_grad_(False)
+    size = fit_size(input_size, backbone)
+    return backbone, DenseFeatures(settings, backbone.dense, backbone_path, size, backbone.statistics, job)
 
 
-def resize_and_normalize(image: Image.Image, mask: Tensor, _number: int, *, size: int) -> tuple[Tensor, Tensor]:
+def resize_and_normalize(
+    image: Image.Image, mask: Tensor, _number: int, *, size: int, statistics: PixelStatistics
+) -> tuple[Tensor, Tensor]:
     """The validation transform."""
     x, labels = resize(image, mask, size)
-    return normalize(x), labels
+    return normalize(x, statistics), labels
 
 
 def resize(

@@ -10,41 +10,44 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
 from densewalk.core.errors import UserError
+from densewalk.core.imagenet import PixelStatistics
 from densewalk.core.progress import track
 from densewalk.data.benchmarks.classification import ClassifiedImages, list_imagenet
 from densewalk.data.image_files import read_image
 from densewalk.data.images import normalize
 from densewalk.evaluations.common.base import Job, require_finite
 from densewalk.evaluations.common.shares import batches_of
-from densewalk.models.backbone import Backbone
+from densewalk.models.interface import Network
 from densewalk.training.signals import leave_signals_to_parent
 
 BATCH = 64  # images per forward pass
 
 
-def require_multiple(size: int, backbone: Backbone) -> None:
+def require_multiple(size: int, backbone: Network) -> None:
     """Refuse a crop that is not made of whole patches."""
-    if size % backbone.patch:
-        raise UserError(f"size {size} is no multiple of the patch size", allowed=f"multiples of {backbone.patch}", todo="change `size`")
+    if size % backbone.multiple:
+        raise UserError(f"size {size} is no multiple of the patch size", allowed=f"multiples of {backbone.multiple}", todo="change `size`")
+    backbone.require_size(size, size)
 
 
 class CenterCrops(Dataset[tuple[Tensor, int, int]]):
     """Normalized image [3, size, size], class, number."""
 
-    def __init__(self, split: ClassifiedImages, resize: int, size: int) -> None:
-        self.split, self.resize, self.size = split, resize, size
+    def __init__(self, split: ClassifiedImages, resize: int, size: int, statistics: PixelStatistics) -> None:
+        self.split, self.resize, self.size, self.statistics = split, resize, size, statistics
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int, int]:
-        return center_crop(read_image(self.split.paths[i]), self.resize, self.size), self.split.targets[i], i
+        x = center_crop(read_image(self.split.paths[i]), self.resize, self.size, self.statistics)
+        return x, self.split.targets[i], i
 
 
-def center_crop(image: Image.Image, resize: int, size: int) -> Float[Tensor, "3 {size} {size}"]:
+def center_crop(image: Image.Image, resize: int, size: int, statistics: PixelStatistics) -> Float[Tensor, "3 {size} {size}"]:
     """The validation transform of DINO and DINOv2: short side to `resize` by Pillow's bicubic filter, center crop, normalization."""
     resized = TF.resize(image, [resize], TF.InterpolationMode.BICUBIC)
-    return normalize(TF.to_tensor(TF.center_crop(resized, [size, size])))
+    return normalize(TF.to_tensor(TF.center_crop(resized, [size, size])), statistics)
 
 
 def crop_features(

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from densewalk.core.imagenet import IMAGENET, IMAGENET_STD, PixelStatistics
 from densewalk.core.progress import Progress
 from densewalk.data.benchmarks.video_objects import LabelledVideo, Mask
 from densewalk.evaluations.common.base import require_finite
 from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
-from densewalk.models.backbone import Backbone
+from densewalk.models.interface import Network
 from densewalk.ops.label_propagation import Rule, follow
 
 
@@ -29,7 +29,7 @@ class Propagation:
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Network,
         sequence: LabelledVideo,
         shape: tuple[int, ...],
         settings: LabelPropagationSettings,
@@ -37,8 +37,9 @@ class Propagation:
         *,
         red_std: float = IMAGENET_STD[0],
     ) -> None:
-        self.shape, self.size = (shape[0], shape[1]), input_size(shape[0], shape[1], settings, backbone.patch)
-        self.grid = (self.size[0] // backbone.patch, self.size[1] // backbone.patch)
+        self.shape, self.size = (shape[0], shape[1]), input_size(shape[0], shape[1], settings, backbone.multiple)
+        backbone.require_size(*self.size)
+        self.grid = (self.size[0] // backbone.stride, self.size[1] // backbone.stride)
         self.rule = Rule(self.grid, settings.radius, settings.top_k, settings.context, settings.temperature)
         self.frames = frame_features(backbone, sequence, self.size, progress, red_std=red_std)
         self.first = next(self.frames)
@@ -57,23 +58,28 @@ def input_size(height: int, width: int, settings: LabelPropagationSettings, patc
 
 
 def frame_features(
-    backbone: Backbone, sequence: LabelledVideo, size: tuple[int, int], progress: Progress, *, red_std: float
+    backbone: Network, sequence: LabelledVideo, size: tuple[int, int], progress: Progress, *, red_std: float
 ) -> Iterator[Float[Tensor, "1 patches dim"]]:
     """Patch features of each frame after the network's final norm, as they are needed."""
     device = next(backbone.parameters()).device
     for number, frame in enumerate(sequence.frames):
-        patches = backbone.tokens(prepare_frame(sequence.image(number), size, red_std=red_std).to(device)).patches
+        x = prepare_frame(sequence.image(number), size, backbone.statistics, red_std=red_std)
+        patches = backbone.dense(x.to(device)).flatten(2).transpose(1, 2)
         require_finite(patches, [frame], backbone.source)
         yield patches
         progress.advance(sequence.name)
 
 
 def prepare_frame(
-    image: UInt8[np.ndarray, "height width 3"], size: tuple[int, int], *, red_std: float = IMAGENET_STD[0]
+    image: UInt8[np.ndarray, "height width 3"],
+    size: tuple[int, int],
+    statistics: PixelStatistics = IMAGENET,
+    *,
+    red_std: float = IMAGENET_STD[0],
 ) -> Float[Tensor, "1 3 rows columns"]:
-    """A frame resized and normalized; `red_std`: the standard deviation that red is divided by."""
+    """A frame resized and normalized; `red_std`: what red is divided by where the statistics are ImageNet's."""
     resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor([red_std, *IMAGENET_STD[1:]])
+    mean, std = (torch.tensor(values) for values in statistics.with_imagenet_std(0, red_std))
     return ((torch.from_numpy(resized).float() / 255 - mean) / std).permute(2, 0, 1)[None]
 
 

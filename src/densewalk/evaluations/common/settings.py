@@ -42,6 +42,8 @@ class EvaluationSettings(Settings):
     """Caption of the evaluation's images; {name} is an image's file name without its end, {run} the run that it shows."""
     RESOURCES: ClassVar[Resources] = Resources()
     """What a job asks a scheduler for."""
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"dense"})
+    """What a network must be able to give (models/families/abilities.py): `densewalk check` refuses others. See `needs`."""
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = None
     """Metric name -> its name in published.csv; None where all names are the same."""
 
@@ -66,6 +68,11 @@ class EvaluationSettings(Settings):
     def data_paths(self) -> tuple[str, ...]:
         """Folders and files that hold the evaluation's data: a result, and what a head has learnt, depend on them."""
         return (self.root,)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a network must be able to give for these settings; NEEDS unless a setting decides."""
+        return self.NEEDS
 
     @property
     def protocol(self) -> str:

@@ -32,13 +32,12 @@ from torch.nn import functional as F
 from densewalk.core.errors import UserError
 from densewalk.core.progress import Progress
 from densewalk.data.benchmarks.video_objects import VOID, LabelledVideo, Masks, list_davis, write_labels
-from densewalk.evaluations.common.base import Job, Result
+from densewalk.evaluations.common.base import Job, Result, load_network
 from densewalk.evaluations.common.label_propagation import Propagation, reduce_mask, resize_labels
 from densewalk.evaluations.common.shares import owned, shared_map
 from densewalk.evaluations.davis.settings import DavisSettings
 from densewalk.evaluations.metrics.davis import MOST_AT_ONCE, jf, jf_pairs, statistics
-from densewalk.models.backbone import Backbone
-from densewalk.models.loading import load
+from densewalk.models.interface import Network
 from densewalk.visualization.strips import write_strip
 
 Scores = Float[np.ndarray, "objects 2 3"]
@@ -48,7 +47,7 @@ def evaluate(settings: DavisSettings, backbone_path: Path, job: Job) -> Result:
     """Segment and score every sequence; predictions and images go to `job.out`."""
     settings = settings.resolved()
     sequences = find_sequences(settings)
-    backbone = load(backbone_path).eval().to(job.device)
+    backbone = load_network(settings, backbone_path, job)
     progress = Progress("davis", sum(len(sequences[i]) for i in owned([*map(len, sequences)])))
 
     def segment_and_score(sequence: LabelledVideo) -> tuple[Scores, Scores]:
@@ -100,7 +99,7 @@ def check_objects(labels: Shaped[np.ndarray, "*shape"], where: str, todo: str) -
 
 
 @torch.inference_mode()
-def segment(backbone: Backbone, sequence: LabelledVideo, settings: DavisSettings, seed: int, progress: Progress) -> Masks:
+def segment(backbone: Network, sequence: LabelledVideo, settings: DavisSettings, seed: int, progress: Progress) -> Masks:
     """Mask of every frame, from the first frame's mask or, unsupervised, from its clusters."""
     first = sequence.mask(0)
     assert settings.red_std is not None  # set by `resolved`

@@ -31,15 +31,15 @@ from torchvision.transforms import functional as TF
 from densewalk.core import distributed
 from densewalk.core.errors import UserError
 from densewalk.core.files import write_json
+from densewalk.core.imagenet import PixelStatistics
 from densewalk.core.progress import track
 from densewalk.data.benchmarks.boxes import BoxedImage, clip, iou, read_coco_boxes, read_voc_boxes
 from densewalk.data.image_files import read_image
 from densewalk.data.images import normalize
-from densewalk.evaluations.common.base import Job, Result, require_finite
+from densewalk.evaluations.common.base import Job, Result, load_network, require_finite
 from densewalk.evaluations.common.shares import in_order, owned
 from densewalk.evaluations.discovery.settings import DiscoverySettings
-from densewalk.models.backbone import Backbone
-from densewalk.models.loading import load
+from densewalk.models.interface import Network
 from densewalk.visualization.overlays import write_box_strip
 
 STRIP = 512  # patches whose similarities to all others exist at once
@@ -53,9 +53,9 @@ def evaluate(settings: DiscoverySettings, backbone_path: Path, job: Job) -> Resu
     examples = [example for example in everything if len(example.boxes)]
     if not examples:
         raise UserError(f"none of the {len(everything)} images in {settings.root} has an object", todo="correct the annotations")
-    backbone = load(backbone_path).eval().to(job.device)
-    if settings.method == "attention" and settings.head >= backbone.arch.heads:
-        raise UserError(f"head {settings.head}, but the backbone has {backbone.arch.heads}", allowed=f"0 to {backbone.arch.heads - 1}")
+    backbone = load_network(settings, backbone_path, job)
+    if settings.method == "attention" and settings.head >= backbone.heads:
+        raise UserError(f"head {settings.head}, but the backbone has {backbone.heads}", allowed=f"0 to {backbone.heads - 1}")
     mine = owned([1] * len(examples))
     boxes = discover(backbone, [examples[i] for i in mine], settings, job)
     found = np.stack(in_order(dict(zip(mine, boxes, strict=True))))
@@ -98,11 +98,12 @@ def write_predictions(
     write_box_strip(out / "strip.png", panels)
 
 
-def discover(backbone: Backbone, examples: list[BoxedImage], settings: DiscoverySettings, job: Job) -> Iterator[Float[np.ndarray, "4"]]:
+def discover(backbone: Network, examples: list[BoxedImage], settings: DiscoverySettings, job: Job) -> Iterator[Float[np.ndarray, "4"]]:
     """The box of each image, in order."""
-    loader = DataLoader(Padded(examples, backbone.patch), batch_size=None, num_workers=job.workers)
+    loader = DataLoader(Padded(examples, backbone.multiple, backbone.statistics), batch_size=None, num_workers=job.workers)
     for (image, width, height), example in zip(track(loader, "discovery"), examples, strict=True):
-        grid = (image.shape[-2] // backbone.patch, image.shape[-1] // backbone.patch)
+        backbone.require_size(*image.shape[-2:])
+        grid = (image.shape[-2] // backbone.stride, image.shape[-1] // backbone.stride)
         with torch.inference_mode():
             x = features(backbone, image[None].to(job.device), settings)
         require_finite(x[None], [example.image], backbone.source)
@@ -111,34 +112,33 @@ def discover(backbone: Backbone, examples: list[BoxedImage], settings: Discovery
             component = component_of(mask.reshape(grid), seed)
         else:
             component = largest_component(top_mass_mask(x, settings.mass).reshape(grid))
-        yield bounding_box(component, backbone.patch, width, height)
+        yield bounding_box(component, backbone.stride, width, height)
 
 
-def features(backbone: Backbone, image: Float[Tensor, "1 3 height width"], settings: DiscoverySettings) -> Float[Tensor, "patches ..."]:
+def features(backbone: Network, image: Float[Tensor, "1 3 height width"], settings: DiscoverySettings) -> Float[Tensor, "patches ..."]:
     """The method's input: the patches' keys, all heads concatenated, or the CLS token's attention to them in one head."""
     if settings.method == "attention":
-        return backbone.last_block(image).cls_attention[0, settings.head]
-    _, key = backbone.cls_and_keys(image)
-    return key[0, :, backbone.prefix :].transpose(0, 1).flatten(1)
+        return backbone.dense_and_attention(image)[1][0, settings.head].flatten()
+    return backbone.keys(image)[0]
 
 
 class Padded(Dataset[tuple[Tensor, int, int]]):
     """Normalized image with zeros below and to the right of it, its width and its height."""
 
-    def __init__(self, examples: list[BoxedImage], patch: int) -> None:
-        self.examples, self.patch = examples, patch
+    def __init__(self, examples: list[BoxedImage], multiple: int, statistics: PixelStatistics) -> None:
+        self.examples, self.multiple, self.statistics = examples, multiple, statistics
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int, int]:
         image = read_image(self.examples[i].image)
-        return pad(image, self.patch), image.width, image.height
+        return pad(image, self.multiple, self.statistics), image.width, image.height
 
 
-def pad(image: Image.Image, patch: int) -> Float[Tensor, "3 rows columns"]:
-    """Normalize, then pad with zeros, which are ImageNet's mean color, to multiples of the patch."""
-    return F.pad(normalize(TF.to_tensor(image)), (0, -image.width % patch, 0, -image.height % patch))
+def pad(image: Image.Image, multiple: int, statistics: PixelStatistics) -> Float[Tensor, "3 rows columns"]:
+    """Normalize, then pad with zeros, which are the statistics' mean color, to multiples of the patch."""
+    return F.pad(normalize(TF.to_tensor(image), statistics), (0, -image.width % multiple, 0, -image.height % multiple))
 
 
 def lost(x: Float[Tensor, "patches dim"], k: int) -> tuple[Bool[np.ndarray, " patches"], int]:

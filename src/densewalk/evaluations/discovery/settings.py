@@ -69,6 +69,11 @@ class DiscoverySettings(EvaluationSettings):
         return Work(images * (vit(arch, 375, 500) + 2.0 * patches**2 * arch.dim))
 
     @property
+    def needs(self) -> frozenset[str]:
+        """Keys for LOST, the CLS token's attention for the other method."""
+        return frozenset({"keys" if self.method == "lost" else "attention"})
+
+    @property
     def method_name(self) -> str:
         """The method with its parameters."""
         if self.method == "lost":

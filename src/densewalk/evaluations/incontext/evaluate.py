@@ -31,7 +31,7 @@ from torchvision.transforms import functional as TF
 
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import derive_seed
-from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from densewalk.core.imagenet import PixelStatistics
 from densewalk.data.benchmarks.label_maps import Example
 from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result
@@ -54,7 +54,7 @@ def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Resu
     of_memory = replace(features, kind=None) if settings.augmentation_epochs else features
     found = []
     for seed, examples in sample_memory(settings, memory_set):
-        memory = build_memory(settings, of_memory, examples, backbone.patch, seed)
+        memory = build_memory(settings, of_memory, examples, backbone.stride, seed)
         found.append((memory.spread.count, *score_queries(settings, features, memory, query_set)))
     sizes, matrices, rows = (list(column) for column in zip(*found, strict=True))
     dense_features.require_labelled(settings, bool(matrices[0].any()), len(query_set), "query")
@@ -107,7 +107,8 @@ def build_memory(settings: IncontextSettings, features: DenseFeatures, examples:
     for epoch in sorted({epoch for epoch, _ in own}):
         batches = [batch for other, batch in own if other == epoch]
         epoch_seed = derive_seed(features.job.seed, "incontext", seed, epoch)
-        transform = partial(prepare, settings=settings, size=features.size, seed=epoch_seed if settings.augmentation_epochs else None)
+        drawn = epoch_seed if settings.augmentation_epochs else None
+        transform = partial(prepare, settings=settings, size=features.size, statistics=features.statistics, seed=drawn)
         for maps, mask, i in features.maps(examples, f"memory {epoch + 1}/{epochs}", transform, batches):
             generator = torch.Generator().manual_seed(derive_seed(epoch_seed, "patches", i))
             store.add(remember(maps, mask, patch, settings, keep, generator))
@@ -135,12 +136,13 @@ def remember(
 
 
 def prepare(
-    image: Image.Image, mask: Tensor, number: int, *, settings: IncontextSettings, size: int, seed: int | None
+    image: Image.Image, mask: Tensor, number: int, *, settings: IncontextSettings, size: int, statistics: PixelStatistics, seed: int | None
 ) -> tuple[Tensor, Tensor]:
     """Resized or, with a seed, augmented; the image normalized."""
     assert settings.blue_std is not None  # set by `resolved`
     x, labels = dense_features.resize(image, mask, size) if seed is None else augment(image, mask, size, derive_seed(seed, number))
-    return TF.normalize(x, list(IMAGENET_MEAN), [*IMAGENET_STD[:2], settings.blue_std]), labels
+    mean, std = statistics.with_imagenet_std(2, settings.blue_std)
+    return TF.normalize(x, list(mean), list(std)), labels
 
 
 JITTER = T.Compose([T.RandomApply([T.ColorJitter(**{what: 0.1})], p=0.5) for what in ("brightness", "contrast", "saturation", "hue")])
@@ -170,7 +172,7 @@ def score_queries(
     def help_others() -> None:
         mix_nearest(memory, memory.features[:0], settings)
 
-    transform = partial(prepare, settings=settings, size=features.size, seed=None)
+    transform = partial(prepare, settings=settings, size=features.size, statistics=features.statistics, seed=None)
     return dense_features.score_predictions(features, queries, predict, "queries", transform, idle=help_others)
 
 

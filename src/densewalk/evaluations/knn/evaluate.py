@@ -2,8 +2,8 @@
 
     densewalk evaluate --spec results/specs/HASH.json --backbone backbone.safetensors --state DIR --out FILE
 
-Every image becomes its CLS token after the final norm, L2-normalized. A test image takes the class with the largest sum of weights
-among its k nearest training images,
+Every image becomes its CLS token after the final norm, L2-normalized; of a network without one `Network.pooled`. A test image takes the
+class with the largest sum of weights among its k nearest training images,
 
     score(c) = sum_{i in kNN, y_i = c} exp(cos(f, f_i) / temperature),
 
@@ -30,13 +30,12 @@ from densewalk.core import distributed
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.classification import ClassifiedImages, list_imagenet
 from densewalk.evaluations.common import image_features
-from densewalk.evaluations.common.base import Job, Result
+from densewalk.evaluations.common.base import Job, Result, load_network
 from densewalk.evaluations.common.image_features import CenterCrops, crop_features, describe_classification, require_multiple
 from densewalk.evaluations.common.shares import batches_of, consecutive, own_batches, rounds
 from densewalk.evaluations.common.spread_memory import SpreadMemory, spare_rows, whole_tiles
 from densewalk.evaluations.knn.settings import NEIGHBORS, KnnSettings
-from densewalk.models.backbone import Backbone
-from densewalk.models.loading import load
+from densewalk.models.interface import Network
 
 log = logging.getLogger("densewalk")
 
@@ -45,7 +44,7 @@ def evaluate(settings: KnnSettings, backbone_path: Path, job: Job) -> Result:
     """Score one backbone."""
     training, validation = list_imagenet(settings.root, settings.training, settings.validation)
     ks = possible_neighbors(len(training))
-    backbone = load(backbone_path).eval().to(job.device)
+    backbone = load_network(settings, backbone_path, job)
     require_multiple(settings.size, backbone)
     memory = remember(backbone, training, settings, job)
     labels = torch.tensor(training.targets, device=memory.features.device)
@@ -71,11 +70,11 @@ def describe_data(settings: KnnSettings) -> dict[str, int]:
     return describe_classification(settings.root, settings.training, settings.validation)
 
 
-def remember(backbone: Backbone, training: ClassifiedImages, settings: KnnSettings, job: Job) -> SpreadMemory:
+def remember(backbone: Network, training: ClassifiedImages, settings: KnnSettings, job: Job) -> SpreadMemory:
     """The features of the training images, spread over the processes."""
     own = consecutive(batches_of(len(training), image_features.BATCH))
     # filled in place: concatenating would need it twice
-    table = torch.empty(sum(map(len, own)) + spare_rows(), backbone.dim, device=job.device)
+    table = torch.empty(sum(map(len, own)) + spare_rows(), backbone.pooled_dim, device=job.device)
     filled = 0
     for batch, _ in features(backbone, training, settings, job, "training features", own):
         table[filled : filled + len(batch)] = batch
@@ -120,9 +119,9 @@ def vote(
 
 
 def features(
-    backbone: Backbone, split: ClassifiedImages, settings: KnnSettings, job: Job, label: str, batches: list[list[int]] | None = None
+    backbone: Network, split: ClassifiedImages, settings: KnnSettings, job: Job, label: str, batches: list[list[int]] | None = None
 ) -> Iterator[tuple[Float[Tensor, "batch dim"], Int[Tensor, " batch"]]]:
     """L2-normalized CLS tokens and classes, batch by batch; of all images if no batches of their numbers are given."""
-    crops = CenterCrops(split, settings.resize, settings.size)
-    for cls, targets in crop_features(backbone.cls, crops, job, label, backbone.source, batches):
+    crops = CenterCrops(split, settings.resize, settings.size, backbone.statistics)
+    for cls, targets in crop_features(backbone.pooled, crops, job, label, backbone.source, batches):
         yield F.normalize(cls, dim=1), targets

@@ -27,6 +27,7 @@ class KnnSettings(EvaluationSettings):
     TITLE: ClassVar[str] = "Image classification"
     RECIPE: ClassVar[str] = "weighted k-NN, CLS"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=32_000)
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"pooled"})
     METRICS: ClassVar[dict[str, Metric]] = {f"top1_k{k}": Metric("%", f"{k} neighbors") for k in NEIGHBORS}
     # DINO's published value is that of 20 neighbors; DINOv2's names no number, so that none is compared with ours
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = {"top1_k20": "top1"}

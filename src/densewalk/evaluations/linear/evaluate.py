@@ -28,18 +28,18 @@ from torchvision.transforms import functional as TF
 
 from densewalk.core.errors import TrainingError, UserError
 from densewalk.core.hashing import derive_seed
+from densewalk.core.imagenet import PixelStatistics
 from densewalk.core.progress import Progress
 from densewalk.data.augmentation.crops import random_resized_crop_box
 from densewalk.data.augmentation.draws import maybe
 from densewalk.data.benchmarks.classification import ClassifiedImages, list_imagenet
 from densewalk.data.image_files import read_image
 from densewalk.data.images import normalize
-from densewalk.evaluations.common.base import Job, Result, require_finite, training_state
+from densewalk.evaluations.common.base import Job, Result, load_network, require_finite, training_state
 from densewalk.evaluations.common.image_features import CenterCrops, crop_features, describe_classification, require_multiple
 from densewalk.evaluations.common.periodic_saver import PeriodicSaver
 from densewalk.evaluations.linear.settings import LinearSettings
-from densewalk.models.backbone import Backbone
-from densewalk.models.loading import load
+from densewalk.models.interface import Network
 from densewalk.training.sampler import Item, StepSampler
 from densewalk.training.schedules import Schedule, cosine
 from densewalk.training.signals import leave_signals_to_parent, stop_signals
@@ -59,11 +59,11 @@ def evaluate(settings: LinearSettings, backbone_path: Path, job: Job) -> Result:
     settings = settings.resolved()
     training, validation = list_imagenet(settings.root, settings.training, settings.validation)
     per_epoch, rates = schedule(settings, len(training))
-    backbone = load(backbone_path).eval().to(job.device)
+    backbone = load_network(settings, backbone_path, job)
     require_multiple(settings.size, backbone)
-    heads = Heads(settings, backbone.dim, len(training.names), job.seed)
-    if heads.blocks > backbone.arch.depth:
-        raise UserError(f"blocks {heads.blocks}, but the backbone has {backbone.arch.depth}", todo="lower `blocks`")
+    heads = Heads(settings, backbone.pooled_dim, len(training.names), job.seed)
+    if heads.blocks > backbone.depth:
+        raise UserError(f"blocks {heads.blocks}, but the backbone has {backbone.depth}", todo="lower `blocks`")
     with training_state(settings, backbone_path, job) as state:
         history = train(settings, heads.to(job.device), backbone, (training, validation), per_epoch, rates, state, job)
     return summarize(history, training, validation)
@@ -143,21 +143,15 @@ class Heads(nn.Module):
 
 
 @torch.no_grad()
-def frozen_tokens(backbone: Backbone, images: Float[Tensor, "batch 3 height width"], blocks: int) -> Tokens:
-    """CLS after each of the last `blocks` blocks, then the last block's mean patch token; all after the final norm."""
-    x, grid = backbone.embed(images)
-    x = backbone.run(x, grid, 0, -blocks)
-    found = []
-    for number in range(-blocks, 0):
-        x = backbone.run(x, grid, backbone.arch.depth + number, backbone.arch.depth + number + 1)
-        found.append(backbone.vit.norm(x[:, 0]))
-    return torch.stack([*found, backbone.vit.norm(x[:, backbone.prefix :]).mean(1)], dim=1)
+def frozen_tokens(backbone: Network, images: Float[Tensor, "batch 3 height width"], blocks: int) -> Tokens:
+    """CLS after each of the last `blocks` blocks, then the last block's mean patch token; without CLS the pooled vector alone."""
+    return backbone.block_tokens(images, blocks) if "block_tokens" in backbone.abilities else backbone.pooled(images)[:, None]
 
 
 def train(
     settings: LinearSettings,
     heads: Heads,
-    backbone: Backbone,
+    backbone: Network,
     splits: tuple[ClassifiedImages, ClassifiedImages],
     per_epoch: int,
     rates: Schedule,
@@ -174,7 +168,7 @@ def train(
         done, history = content["step"], content["history"]
         log.info("resuming after step %d", done)
     sampler = StepSampler(len(training), settings.batch_size, job.seed, done, len(rates))
-    data = RandomCrops(training, settings)
+    data = RandomCrops(training, settings, backbone.statistics)
     loader = DataLoader(data, batch_sampler=sampler, num_workers=job.workers, worker_init_fn=leave_signals_to_parent)
     progress, fixed = Progress("linear", len(rates), done=done), None
     with stop_signals() as stop:
@@ -220,10 +214,13 @@ def accuracies(heads: Heads, tokens: Tokens, targets: Classes) -> dict[str, floa
 
 
 def validation_tokens(
-    settings: LinearSettings, backbone: Backbone, blocks: int, split: ClassifiedImages, job: Job
+    settings: LinearSettings, backbone: Network, blocks: int, split: ClassifiedImages, job: Job
 ) -> tuple[Tokens, Classes]:
     """Tokens and classes of the validation images."""
-    crops, compute = CenterCrops(split, settings.resize, settings.size), partial(frozen_tokens, backbone, blocks=blocks)
+    crops, compute = (
+        CenterCrops(split, settings.resize, settings.size, backbone.statistics),
+        partial(frozen_tokens, backbone, blocks=blocks),
+    )
     tokens, classes = zip(*crop_features(compute, crops, job, "validation features", backbone.source), strict=True)
     return torch.cat(tokens), torch.cat(classes)
 
@@ -231,8 +228,8 @@ def validation_tokens(
 class RandomCrops(Dataset[tuple[Tensor, int, int]]):
     """Normalized image [3, size, size], class, number: random crop and flip, drawn from the item's seed."""
 
-    def __init__(self, split: ClassifiedImages, settings: LinearSettings) -> None:
-        self.split, self.size = split, settings.size
+    def __init__(self, split: ClassifiedImages, settings: LinearSettings, statistics: PixelStatistics) -> None:
+        self.split, self.size, self.statistics = split, settings.size, statistics
         self.filter = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[settings.interpolation or "bilinear"]
 
     def __len__(self) -> int:
@@ -243,5 +240,5 @@ class RandomCrops(Dataset[tuple[Tensor, int, int]]):
         generator = torch.Generator().manual_seed(item.seed)
         top, left, height, width = random_resized_crop_box(image.height, image.width, SCALE, RATIO, generator)
         crop = image.crop((left, top, left + width, top + height)).resize((self.size, self.size), self.filter)
-        x = normalize(TF.to_tensor(crop))
+        x = normalize(TF.to_tensor(crop), self.statistics)
         return x.flip(-1) if maybe(0.5, generator) else x, self.split.targets[item.index], item.index

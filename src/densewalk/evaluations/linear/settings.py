@@ -46,7 +46,7 @@ class LinearSettings(EvaluationSettings):
     """Folder below `root` with the images to score on."""
     blocks: list[int] | None = Field(default=None, min_length=1)
     """A classifier each: from how many last blocks the CLS token is taken. `dino`, `dora`: 4, for widths of 768 and more 1.
-    `dinov2`: 1 and 4."""
+    `dinov2`: 1 and 4. A network without CLS token needs [1] here and [false] for `average_pool`."""
     average_pool: list[bool] | None = Field(default=None, min_length=1)
     """A classifier each: whether the mean of the last block's patch tokens is appended. `dino`, `dora`: no, for widths of 768
     and more yes. `dinov2`: both."""
@@ -84,6 +84,11 @@ class LinearSettings(EvaluationSettings):
         training, validation = sizes.IMAGES["imagenet"]
         seen = recipe.epoch_steps * recipe.batch_size if recipe.epoch_steps else training
         return Work(recipe.epochs * (seen + validation) * vit(arch, self.size))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """One vector an image where that is all that the classifiers see; else the tokens of the last blocks."""
+        return frozenset({"pooled" if (self.blocks, self.average_pool) == ([1], [False]) else "block_tokens"})
 
     @property
     def probe_name(self) -> str:

@@ -36,6 +36,7 @@ from torchvision.transforms import functional as TF
 from densewalk.core import distributed
 from densewalk.core.errors import TrainingError, UserError
 from densewalk.core.hashing import derive_seed
+from densewalk.core.imagenet import PixelStatistics
 from densewalk.core.progress import Progress
 from densewalk.data.benchmarks.label_maps import Example, read_labels
 from densewalk.data.images import normalize
@@ -46,8 +47,8 @@ from densewalk.evaluations.common.periodic_saver import PeriodicSaver
 from densewalk.evaluations.common.shares import in_order, own_batches
 from densewalk.evaluations.linear_segmentation.settings import LinearSegmentationSettings
 from densewalk.evaluations.metrics.segmentation import iou, mean_iou, pixel_accuracy
-from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
+from densewalk.models.interface import Network
 from densewalk.training.signals import leave_signals_to_parent, stop_signals
 from densewalk.training.state import State
 from densewalk.visualization.overlays import Row
@@ -97,7 +98,7 @@ def list_splits(settings: LinearSegmentationSettings, seed: int) -> tuple[list[E
 
 
 def train(
-    settings: LinearSegmentationSettings, backbone: Backbone, examples: Sequence[Example], size: int, state: State, job: Job
+    settings: LinearSegmentationSettings, backbone: Network, examples: Sequence[Example], size: int, state: State, job: Job
 ) -> nn.Linear:
     """Train through all epochs, from the newest intact checkpoint if there is one.
 
@@ -113,7 +114,7 @@ def train(
         done = content["step"]
         log.info("resuming after step %d", done)
     batches = [batch for epoch in range(settings.epochs) for batch in epoch_batches(settings, len(examples), epoch, job.seed)]
-    data = TrainingImages(settings, examples, size, job.seed)
+    data = TrainingImages(settings, examples, size, backbone.statistics, job.seed)
     own = [[item for part in own_batches(parts_of(batch)) for item in part] for batch in batches]
     sampler = [items for items in own[done:] if items]
     loader = iter(DataLoader(data, batch_sampler=sampler, num_workers=job.workers, worker_init_fn=leave_signals_to_parent))
@@ -202,8 +203,10 @@ def epoch_batches(settings: LinearSegmentationSettings, images: int, epoch: int,
 class TrainingImages(Dataset[tuple[Tensor, Tensor, int]]):
     """A random crop: normalized image [3, size, size], mask [size, size], number. Equal (epoch, number) give equal crops."""
 
-    def __init__(self, settings: LinearSegmentationSettings, examples: Sequence[Example], size: int, seed: int) -> None:
-        self.settings, self.examples, self.size, self.seed = settings, examples, size, seed
+    def __init__(
+        self, settings: LinearSegmentationSettings, examples: Sequence[Example], size: int, statistics: PixelStatistics, seed: int
+    ) -> None:
+        self.settings, self.examples, self.size, self.statistics, self.seed = settings, examples, size, statistics, seed
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -211,18 +214,23 @@ class TrainingImages(Dataset[tuple[Tensor, Tensor, int]]):
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int]:  # type: ignore[override]
         epoch, i = item
         seed = derive_seed(self.seed, "crop", epoch, i)
-        return *crop(*read_pair(self.examples[i]), self.size, self.settings.crop_scale, seed), i
+        return *crop(*read_pair(self.examples[i]), self.size, self.settings.crop_scale, self.statistics, seed), i
 
 
 def crop(
-    image: Image.Image, mask: Integer[Tensor, "height width"], size: int, scale: tuple[float, float], seed: int
+    image: Image.Image,
+    mask: Integer[Tensor, "height width"],
+    size: int,
+    scale: tuple[float, float],
+    statistics: PixelStatistics,
+    seed: int,
 ) -> tuple[Float[Tensor, "3 {size} {size}"], Integer[Tensor, "{size} {size}"]]:
     """The same random crop and flip of image (bilinear) and mask (nearest); the image normalized."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         box = T.RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3])
         flip = torch.rand(()) < 0.5
-    x = normalize(TF.to_tensor(TF.resized_crop(image, *box, [size, size], T.InterpolationMode.BILINEAR)))
+    x = normalize(TF.to_tensor(TF.resized_crop(image, *box, [size, size], T.InterpolationMode.BILINEAR)), statistics)
     labels = TF.resized_crop(mask[None], *box, [size, size], T.InterpolationMode.NEAREST)[0]
     return (x.flip(-1), labels.flip(-1)) if flip else (x, labels)
 

@@ -10,9 +10,9 @@ Missing parts of the toolboxes are registered in mmengine's root registries, whe
     ops             replaces mmcv's compiled operators
     processes       SharedTrainLoop, shared batch normalization, GatheredMetric
     images          ReadImage, this project's reader of images
-    vit             DensewalkBackbone, this project's backbones
+    vit             DensewalkBackbone, this project's networks
     optim           LayerDecayConstructor
-    pyramid         SimplePyramid, LevelPyramid: feature pyramids from a plain ViT (imports mmdet)
+    pyramid         SimplePyramid, LevelPyramid: feature pyramids from a plain ViT; StagePyramid: from a network's stages (imports mmdet)
     segmentation    LinearHead, LabelledImages, LoadClasses, AveragedViews, SegmentationScore (imports mmseg)
     detection       CocoScore
 """

@@ -1,15 +1,16 @@
 """The experiment that an evaluation gives to `runner`; free of the toolboxes, which take seconds to import."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from densewalk.core.errors import UserError
-from densewalk.models.architecture import Architecture
+from densewalk.core.imagenet import PixelStatistics
+from densewalk.models.architecture import Shape
 
 Config = dict[str, Any]
 PREFIX = "score"  # mmengine wants the names of a metric's values to have one; `run` takes it off
-# ImageNet's mean and standard deviation, of pixels in 0..255
-NORMALIZATION = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "bgr_to_rgb": True}
+STAGES = 4  # maps that pyramids and UPerNet take
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,17 @@ class Experiment:
     test_model: Config | None = None
 
 
-def backbone(path: str, arch: Architecture, levels: list[int], **options: Any) -> Config:
+def normalization(statistics: PixelStatistics) -> Config:
+    """A data preprocessor's mean and standard deviation, of pixels in 0..255: [123.675, 116.28, 103.53] for ImageNet's."""
+    mean, std = ([round(255 * value, 6) for value in values] for values in statistics)
+    return {"mean": mean, "std": std, "bgr_to_rgb": True}
+
+
+def backbone(path: str, arch: Shape, levels: list[int], **options: Any) -> Config:
     """The configuration of a DensewalkBackbone."""
-    if levels != sorted(levels) or not 0 <= levels[0] <= levels[-1] < arch.depth:
-        raise UserError(f"levels {levels} do not fit {arch.name}", allowed=f"ascending block numbers from 0 to {arch.depth - 1}")
+    depth = len(arch.level_dims)
+    if levels != sorted(levels) or not 0 <= levels[0] <= levels[-1] < depth:
+        raise UserError(f"levels {levels} do not fit {arch.name}", allowed=f"ascending block numbers from 0 to {depth - 1}")
     return {"type": "DensewalkBackbone", "path": path, "levels": levels, **options}
 
 
@@ -60,6 +68,33 @@ def warm_up(iterations: int, start_factor: float) -> list[Config]:
 def default_levels(depth: int) -> list[int]:
     """Blocks after a third, half, two thirds and all of the depth: 3, 5, 7, 11 of 12 and 7, 11, 15, 23 of 24, as published."""
     return [max(0, round(depth * part) - 1) for part in (1 / 3, 1 / 2, 2 / 3, 1)]
+
+
+def is_hierarchical(arch: Shape) -> bool:
+    """True for a network whose maps grow coarser from stage to stage: its last four are a pyramid as they are."""
+    return len(set(arch.level_strides)) > 1
+
+
+def stage_levels(arch: Shape) -> list[int]:
+    """The last four levels of a hierarchical network; UserError if their strides do not double, as pyramids need it."""
+    levels = list(range(len(arch.level_dims)))[-STAGES:]
+    found = [arch.level_strides[level] for level in levels]
+    if len(found) < STAGES or any(b != 2 * a for a, b in pairwise(found)):
+        raise UserError(f"the maps of {arch.name} have the strides {found}", allowed=f"{STAGES} strides, each twice the one before")
+    return levels
+
+
+def pyramid_levels(arch: Shape) -> list[int]:
+    """The four levels that UPerNet and pyramids take by default."""
+    return stage_levels(arch) if is_hierarchical(arch) else default_levels(len(arch.level_dims))
+
+
+def pyramid_strides(arch: Shape) -> list[float]:
+    """Pixels per position of a pyramid's five levels: the fifth is the fourth, halved."""
+    if not is_hierarchical(arch):
+        return strides(arch.stride)
+    four: list[float] = [arch.level_strides[level] for level in stage_levels(arch)]
+    return [*four, 2 * four[-1]]
 
 
 def scales(patch: int) -> tuple[float, ...]:

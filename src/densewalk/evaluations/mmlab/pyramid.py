@@ -1,4 +1,4 @@
-"""Feature pyramids from a plain ViT, whose maps all have the stride of a patch."""
+"""Feature pyramids: from a plain ViT, whose maps all have the stride of a patch, and from the stages of a hierarchical network."""
 
 from collections.abc import Sequence
 
@@ -55,6 +55,18 @@ class LevelPyramid(BaseModule):
     def forward(self, maps: Maps) -> tuple[Float[Tensor, "batch channels _rows _columns"], ...]:
         """Five levels, finest first, float32 (see `full_precision`)."""
         return full_precision(self.fpn([change(m) for change, m in zip(self.rescale, maps, strict=True)]))
+
+
+@MODELS.register_module()
+class StagePyramid(FPN):
+    """An FPN on four stages, whose strides double (https://arxiv.org/abs/1612.03144); the fifth level is the fourth, halved."""
+
+    def __init__(self, dims: Sequence[int], *, channels: int = 256) -> None:
+        super().__init__(in_channels=list(dims), out_channels=channels, num_outs=5)
+
+    def forward(self, maps: Maps) -> tuple[Float[Tensor, "batch channels _rows _columns"], ...]:
+        """Five levels, finest first, float32 (see `full_precision`)."""
+        return full_precision(super().forward(maps))
 
 
 def rescale(dim: int, scale: float, norm: type[nn.Module], *, narrow: bool) -> tuple[nn.Module, int]:

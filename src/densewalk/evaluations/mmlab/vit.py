@@ -1,6 +1,5 @@
-"""This project's backbones as mmengine modules."""
+"""This project's networks as mmengine modules."""
 
-import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,18 +15,18 @@ from densewalk.models.loading import load
 
 @MODELS.register_module()
 class DensewalkBackbone(BaseModule):
-    """A backbone file, loaded strictly, that gives the patch maps of some of its blocks.
+    """A backbone file, loaded strictly, that gives the maps of some of its levels (blocks of a ViT, stages of a hierarchical network).
 
     Registers, LayerScale and each family's way of interpolating position embeddings come from `densewalk.models`.
 
     Args:
         path: file with the weights, an export of this project.
-        levels: ascending block indices; the output has one map for each.
-        final_norm: apply the final LayerNorm to every map.
+        levels: ascending numbers; the output has one map for each.
+        final_norm: apply the network's final norm, see `Network.levels`.
         frozen: no gradient, and evaluation mode whatever the model around it is in.
         drop_path: stochastic depth's rate at the last block.
-        padding: where zeros go when a side is no multiple of the patch. `center`: evenly to both ends, as DINOv2 does; the maps
-            then cover slightly more than the image, which a head that resizes them to the image's size ignores.
+        padding: where zeros go when a side is no multiple of the patch (`Network.multiple`). `center`: evenly to both ends, as DINOv2
+            does; the maps then cover slightly more than the image, which a head that resizes them to the image's size ignores.
             `corner`: to the right and below, so that position x of the image stays at x / patch of the maps, which boxes need.
     """
 
@@ -44,13 +43,13 @@ class DensewalkBackbone(BaseModule):
     ) -> None:
         super().__init__()
         self.network = load(path, drop_path=drop_path)
-        self.network.gradient_checkpointing = gradient_checkpointing
+        self.network.set_gradient_checkpointing(gradient_checkpointing)
         self.levels, self.final_norm, self.frozen, self.padding = list(levels), final_norm, frozen, padding
         if frozen:
             self.network.requires_grad_(False)
         # parameters that take no part must not count as trained
-        self.network.vit.norm.requires_grad_(final_norm and not frozen)
-        self.network.vit.blocks[self.levels[-1] + 1 :].requires_grad_(False)
+        for parameter in self.network.parameters_behind(self.levels[-1], norm=final_norm):
+            parameter.requires_grad_(False)
 
     def init_weights(self) -> None:
         """Keep the file's weights. mmengine calls this on all parts of a model before training."""
@@ -65,25 +64,17 @@ class DensewalkBackbone(BaseModule):
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> tuple[Float[Tensor, "batch dim rows columns"], ...]:
         """One map per level, of the padded image."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return tuple(self.network.intermediate(pad(images, self.network.patch, self.padding), self.levels, norm=self.final_norm))
+            return tuple(self.network.levels(pad(images, self.network.multiple, self.padding), self.levels, norm=self.final_norm))
 
     def get_layer_depth(self, name: str) -> tuple[int, int]:
-        """The layer that a parameter of this module belongs to, counted from the image, and the number of layers.
-
-        0: everything that makes tokens (patch, position, CLS and register embeddings); i + 1: block i; depth + 1: the final norm,
-        which counts as the head.
-        """
-        depth = self.network.arch.depth
-        block = re.match(r"network\.vit\.blocks\.(\d+)\.", name)
-        if block:
-            return int(block[1]) + 1, depth + 2
-        return (depth + 1 if name.startswith("network.vit.norm.") else 0), depth + 2
+        """The layer of a parameter of this module, counted from the image, and the number of layers; see `Network.layer_of`."""
+        return self.network.layer_of(name.removeprefix("network."))
 
 
 def pad(
-    images: Float[Tensor, "batch 3 height width"], patch: int, where: Literal["center", "corner"]
+    images: Float[Tensor, "batch 3 height width"], multiple: int, where: Literal["center", "corner"]
 ) -> Float[Tensor, "batch 3 padded_height padded_width"]:
     """Zeros up to the next multiple of the patch; see `DensewalkBackbone`."""
-    rows, columns = (-side % patch for side in images.shape[-2:])
+    rows, columns = (-side % multiple for side in images.shape[-2:])
     top, left = (rows // 2, columns // 2) if where == "center" else (0, 0)
     return F.pad(images, (left, columns - left, top, rows - top))

@@ -26,19 +26,18 @@ import numpy as np
 from densewalk.core import distributed
 from densewalk.data.benchmarks.label_maps import Example, read_image
 from densewalk.data.image_files import read_mask
-from densewalk.evaluations.common.base import Job, Result, training_state
+from densewalk.evaluations.common.base import Job, Result, load_network, training_state
 from densewalk.evaluations.metrics.segmentation import iou, mean_iou, pixel_accuracy
 from densewalk.evaluations.segmentation.data import check_data, class_names
 from densewalk.evaluations.segmentation.experiment import experiment
 from densewalk.evaluations.segmentation.recipes import SegmentationSettings
-from densewalk.models.loading import load
 from densewalk.visualization.overlays import Row, write_segmentation_strip
 
 
 def evaluate(settings: SegmentationSettings, backbone_path: Path, job: Job) -> Result:
     """Train a head on (or the whole of) one backbone and score it; a strip of predictions goes to `job.out`/strip.png."""
     training, validation = check_data(settings)
-    arch = load(backbone_path).arch
+    arch = load_network(settings, backbone_path, job).arch
     # imported late: the toolboxes take seconds, and errors in the data have been found by now
     from densewalk.evaluations.mmlab import segmentation  # noqa: F401
     from densewalk.evaluations.mmlab.runner import run

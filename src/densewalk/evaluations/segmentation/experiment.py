@@ -8,14 +8,15 @@ from densewalk.evaluations.mmlab import experiment as mm
 from densewalk.evaluations.mmlab.experiment import Config, Experiment
 from densewalk.evaluations.segmentation.data import class_names
 from densewalk.evaluations.segmentation.recipes import LinearSettings, SegmentationSettings, UpernetSettings
-from densewalk.models.architecture import Architecture
+from densewalk.models.architecture import Shape
 
+STAGE_CHANNELS = 512  # of UPerNet on a hierarchical network, as mmsegmentation has it for ResNet, ConvNeXt and Swin
 SHOWN = 4  # predictions in `strip.png`
 UNLIMITED = 99_999_999  # a long side that is never reached
 
 
 def experiment(
-    settings: SegmentationSettings, backbone: str, arch: Architecture, training: list[Example], validation: list[Example]
+    settings: SegmentationSettings, backbone: str, arch: Shape, training: list[Example], validation: list[Example]
 ) -> Experiment:
     """The whole experiment."""
     optimizer = mm.adamw(settings.learning_rate, settings.weight_decay)
@@ -27,7 +28,7 @@ def experiment(
         model = linear(settings, backbone, arch)
     crop = (settings.crop, settings.crop)
     # crops from images smaller than the crop are padded
-    preprocessor = {"type": "SegDataPreProcessor", "size": crop, "pad_val": 0, "seg_pad_val": 255, **mm.NORMALIZATION}
+    preprocessor = {"type": "SegDataPreProcessor", "size": crop, "pad_val": 0, "seg_pad_val": 255, **mm.normalization(arch.statistics)}
     window = {"mode": "slide", "crop_size": crop, "stride": (settings.stride, settings.stride)} if settings.slide else {"mode": "whole"}
     # how the views of `test_pipeline` are put together: each size, plain and mirrored, as often as it is named
     weights = [n for n in Counter(test_sides(settings)).values() for _ in ("plain", "mirrored")]
@@ -45,47 +46,55 @@ def experiment(
     )
 
 
-def linear(settings: LinearSettings, backbone: str, arch: Architecture) -> Config:
+def linear(settings: LinearSettings, backbone: str, arch: Shape) -> Config:
     """The frozen backbone with a linear head."""
-    levels = mm.default_levels(arch.depth) if settings.layers == "spread" else list(range(arch.depth - settings.layers, arch.depth))
+    depth = len(arch.level_dims)
+    levels = mm.pyramid_levels(arch) if settings.layers == "spread" else list(range(depth - settings.layers, depth))
     if levels[0] < 0 or len(set(levels)) < len(levels):
-        raise UserError(f"layers {settings.layers}: {arch.name} has {arch.depth} blocks", todo="lower layers")
+        raise UserError(f"layers {settings.layers}: {arch.name} has {depth} blocks", todo="lower layers")
+    dims = [arch.level_dims[level] for level in levels]
     many = len(levels) > 1
     head = {
         "type": "LinearHead",
         "batch_norm": settings.batch_norm,
-        "in_channels": [arch.dim] * len(levels) if many else arch.dim,
+        "in_channels": dims if many else dims[0],
         "in_index": list(range(len(levels))) if many else 0,
         "input_transform": "resize_concat" if many else None,
-        "channels": arch.dim * len(levels),
+        "channels": sum(dims),
         **prediction(settings),
     }
     frozen = mm.backbone(backbone, arch, levels, final_norm=settings.final_norm, padding="center", frozen=True)
     return {"type": "EncoderDecoder", "backbone": frozen, "decode_head": head}
 
 
-def upernet(settings: UpernetSettings, backbone: str, arch: Architecture) -> Config:
-    """The trainable backbone with UPerNet."""
+def upernet(settings: UpernetSettings, backbone: str, arch: Shape) -> Config:
+    """The trainable backbone with UPerNet; a ViT's maps are first brought to the strides that a hierarchical network's have."""
     options = {"drop_path": settings.drop_path, "gradient_checkpointing": settings.gradient_checkpointing}
-    levels = settings.levels or mm.default_levels(arch.depth)
+    levels = settings.levels or mm.pyramid_levels(arch)
     norm = {"type": "BN"}
+    hierarchical = mm.is_hierarchical(arch)
+    if hierarchical and levels != mm.stage_levels(arch):
+        raise UserError(f"levels {levels} of {arch.name}", allowed=f"its last stages, {mm.stage_levels(arch)}", todo="leave `levels` out")
+    dims = [arch.level_dims[level] for level in levels]
+    rescales = [] if hierarchical else list(mm.scales(arch.stride))
+    neck = {"neck": {"type": "Feature2Pyramid", "embed_dim": arch.dim, "rescales": rescales, "norm_cfg": norm}} if rescales else {}
     return {
         "type": "EncoderDecoder",
         "backbone": mm.backbone(backbone, arch, levels, final_norm=settings.final_norm, padding="center", **options),
-        "neck": {"type": "Feature2Pyramid", "embed_dim": arch.dim, "rescales": list(mm.scales(arch.patch)), "norm_cfg": norm},
+        **neck,
         "decode_head": {
             "type": "UPerHead",
-            "in_channels": [arch.dim] * 4,
+            "in_channels": dims,
             "in_index": [0, 1, 2, 3],
             "pool_scales": (1, 2, 3, 6),
-            "channels": settings.channels or arch.dim,
+            "channels": settings.channels or (STAGE_CHANNELS if hierarchical else arch.dim),
             "dropout_ratio": 0.1,
             "norm_cfg": norm,
             **prediction(settings),
         },
         "auxiliary_head": {
             "type": "FCNHead",
-            "in_channels": arch.dim,
+            "in_channels": dims[2],
             "in_index": 2,
             "channels": settings.auxiliary_channels,
             "num_convs": 1,

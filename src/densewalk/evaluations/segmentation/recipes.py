@@ -20,6 +20,7 @@ class SegmentationSettings(PresetSettings):
     """Settings of both the frozen linear head and UPerNet; the defaults are those of DINOv2's linear head."""
 
     PICTURES: ClassVar[str] = "image, ground truth and prediction of {run}"
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"levels"})
     METRICS: ClassVar[dict[str, Metric]] = {
         "mIoU": Metric("%", "mean over the classes that occur or are predicted"),
         "mAcc": Metric("%", "mean recall of the classes that occur"),
@@ -207,9 +208,10 @@ class UpernetSettings(SegmentationSettings):
     drop_path: float = Field(default=0.1, ge=0, lt=1)
     """Stochastic depth's rate at the last block."""
     levels: list[int] | None = Field(default=None, min_length=4, max_length=4)
-    """Blocks, from 0, whose maps make the pyramid; by default a third, half, two thirds and all of the depth: 3, 5, 7, 11 of 12."""
+    """Blocks, from 0, whose maps make the pyramid; by default a third, half, two thirds and all of the depth: 3, 5, 7, 11 of 12. Of a
+    hierarchical network the last four stages."""
     channels: int | None = Field(default=None, ge=1)
-    """Channels of the UPerNet head; by default the backbone's width."""
+    """Channels of the UPerNet head; by default the backbone's width, on a hierarchical network 512."""
     auxiliary_channels: int = Field(default=256, ge=1)
     """Channels of the auxiliary head on the third level."""
     auxiliary_weight: float = Field(default=0.4, ge=0)

@@ -27,12 +27,11 @@ from densewalk.core.files import atomic_write
 from densewalk.core.progress import Progress
 from densewalk.data.benchmarks.boxes import Track, clip, iou, read_tracks
 from densewalk.data.benchmarks.video_objects import LabelledVideo
-from densewalk.evaluations.common.base import Job, Result
+from densewalk.evaluations.common.base import Job, Result, load_network
 from densewalk.evaluations.common.label_propagation import Propagation, reduce_mask
 from densewalk.evaluations.common.shares import owned, shared_map
 from densewalk.evaluations.tracking.settings import TrackingSettings
-from densewalk.models.backbone import Backbone
-from densewalk.models.loading import load
+from densewalk.models.interface import Network
 from densewalk.visualization.overlays import FOUND_COLOR, TRUE_COLOR, with_boxes
 
 SHOWN, WIDTH = 4, 320  # frames in an image, and their width in pixels
@@ -41,7 +40,7 @@ SHOWN, WIDTH = 4, 320  # frames in an image, and their width in pixels
 def evaluate(settings: TrackingSettings, backbone_path: Path, job: Job) -> Result:
     """Track and score every sequence; boxes and images go to `job.out`."""
     tracks = find_tracks(settings)
-    backbone = load(backbone_path).eval().to(job.device)
+    backbone = load_network(settings, backbone_path, job)
     progress = Progress("tracking", sum(len(tracks[i]) for i in owned([*map(len, tracks)])))
 
     def follow_and_score(track: Track) -> Float[np.ndarray, " scored"]:
@@ -74,7 +73,7 @@ def find_tracks(settings: TrackingSettings) -> list[Track]:
 
 
 @torch.inference_mode()
-def propagate_box(backbone: Backbone, track: Track, settings: TrackingSettings, progress: Progress) -> Float[np.ndarray, "frames 4"]:
+def propagate_box(backbone: Network, track: Track, settings: TrackingSettings, progress: Progress) -> Float[np.ndarray, "frames 4"]:
     """The box of every frame; the first one is the true one."""
     mask = rasterize(track.boxes[0], *track.size)
     propagation = Propagation(backbone, LabelledVideo(track.name, track.frames, []), mask.shape, settings, progress)

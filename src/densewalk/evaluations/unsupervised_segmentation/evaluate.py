@@ -49,10 +49,10 @@ def evaluate(settings: Settings, backbone_path: Path, job: Job) -> Result:
     settings = settings.resolved()
     training, validation = list_splits(settings)
     backbone, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
-    if features.size < SMALLEST * backbone.patch:
+    if features.size < SMALLEST * backbone.stride:
         raise UserError(
-            f"input_size {settings.input_size} has fewer than {SMALLEST} patches of {backbone.patch} px in a row",
-            todo=f"raise it to {SMALLEST * backbone.patch} at least",
+            f"input_size {settings.input_size} has fewer than {SMALLEST} patches of {backbone.stride} px in a row",
+            todo=f"raise it to {SMALLEST * backbone.stride} at least",
         )
     features = replace(features, compute=cbfe.with_attention(backbone), kind=settings.FEATURES)
     threshold = settings.threshold

@@ -14,8 +14,8 @@ from densewalk.data.benchmarks.label_maps import Example
 from densewalk.evaluations.common.components import project_features
 from densewalk.evaluations.common.dense_features import DenseFeatures, reduce_masks
 from densewalk.evaluations.unsupervised_segmentation.settings import UnsupervisedSegmentationSettings as Settings
-from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
+from densewalk.models.interface import Network
 from densewalk.ops.attention_mask import foreground_masks
 from densewalk.ops.clustering import nearest_center, spherical_kmeans
 
@@ -35,13 +35,12 @@ class Split:
     masks: Masks
 
 
-def with_attention(backbone: Backbone) -> Dense:
+def with_attention(backbone: Network) -> Dense:
     """Patch features and, as one dimension more, the CLS token's attention, mean of the heads: one forward pass for both."""
 
     def compute(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim_and_attention rows columns"]:
-        last = backbone.last_block(images)
-        attention = last.cls_attention.mean(1).unflatten(1, last.tokens.grid)
-        return torch.cat([last.tokens.dense(), attention[:, None]], dim=1)
+        maps, attention = backbone.dense_and_attention(images)
+        return torch.cat([maps, attention.mean(1, keepdim=True)], dim=1)
 
     return compute
 

@@ -28,6 +28,7 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=32_000)
     FEATURES: ClassVar[str] = "attention"
     """Name of the features in the cache: the attention is one dimension more."""
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"attention"})
     METRICS: ClassVar[dict[str, Metric]] = {
         "mIoU": Metric("% after community detection"),
         "mIoU_cbfe": Metric("% of the extracted foreground's k-means"),

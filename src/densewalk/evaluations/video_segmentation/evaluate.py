@@ -34,12 +34,11 @@ from densewalk.core.progress import track
 from densewalk.data.benchmarks.paths import read_list
 from densewalk.data.benchmarks.video_objects import LabelledVideo, list_davis, list_youtube_vos
 from densewalk.data.images import normalize, read_rgb
-from densewalk.evaluations.common.base import Job, Result, fit_to_patches, require_finite
+from densewalk.evaluations.common.base import Job, Result, fit_size, load_network, require_finite
 from densewalk.evaluations.common.shares import by_first, in_order, own_batches, rounds
 from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
 from densewalk.evaluations.video_segmentation.settings import VideoSegmentationSettings
-from densewalk.models.backbone import Backbone
-from densewalk.models.loading import load
+from densewalk.models.interface import Network
 from densewalk.ops.clustering import POINTS, PrincipalComponents, kmeans
 from densewalk.visualization.strips import write_rows
 
@@ -52,8 +51,8 @@ Labels = Int[Tensor, "frames height width"]
 def evaluate(settings: VideoSegmentationSettings, backbone_path: Path, job: Job) -> Result:
     """Score one backbone."""
     clips = find_clips(settings)
-    backbone = load(backbone_path).eval().to(job.device)
-    size = fit_to_patches(settings.size, backbone.patch)
+    backbone = load_network(settings, backbone_path, job)
+    size = fit_size(settings.size, backbone)
     of_clip: dict[int, Scores] = {}
     views: dict[int, View] = {}
     components = PrincipalComponents()
@@ -136,20 +135,20 @@ def find_clips(settings: VideoSegmentationSettings) -> list[Clip]:
 
 
 @torch.inference_mode()
-def read_clip(backbone: Backbone, clip: Clip, size: int, settings: VideoSegmentationSettings) -> View:
+def read_clip(backbone: Network, clip: Clip, size: int, settings: VideoSegmentationSettings) -> View:
     """Square frames, their features and labels."""
     device, frames = next(backbone.parameters()).device, [clip.sequence.frames[n] for n in clip.numbers]
     images = torch.stack([crop_square(read_rgb(frame), size, InterpolationMode.BILINEAR) for frame in frames])
-    tokens = backbone.tokens(normalize(images.to(device).float() / 255))
-    require_finite(tokens.patches, frames, backbone.source)
+    maps = backbone.dense(normalize(images.to(device).float() / 255, backbone.statistics))
+    require_finite(maps, frames, backbone.source)
     masks = [torch.from_numpy(clip.sequence.mask(n))[None].long() for n in clip.numbers]
     large, small = (
         torch.cat([crop_square(mask, side, InterpolationMode.NEAREST) for mask in masks]) for side in (size, settings.dataset_size)
     )
     return View(
         images=images.permute(0, 2, 3, 1).numpy(),
-        features=tokens.patches.cpu(),
-        grid=tokens.grid,
+        features=maps.flatten(2).transpose(1, 2).cpu(),
+        grid=(maps.shape[2], maps.shape[3]),
         labels=torch.where(large > 0, large + clip.offset, 0),
         small_labels=torch.where(small > 0, small + clip.offset, 0),
     )

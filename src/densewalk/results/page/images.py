@@ -36,12 +36,15 @@ def features(folders: Mapping[str, Path]) -> Features | None:
         for i, drawn in enumerate(record.images):
             if (drawn.source, drawn.number) not in images:
                 images[drawn.source, drawn.number] = embed(_title(drawn), folders[run] / "features" / f"image_{i}.png")
-    found = Features(images=list(images.values()), components={}, attention=[], nearest=[])
+    found = Features(images=list(images.values()), components={}, attention=[], without_attention=[], nearest=[])
     for run, record in records.items():
         folder = folders[run] / "features"
         found.components[run] = _components(run, folder, list(images), record)
-        title = f"attention of the CLS token of {run} in {_title(record.images[0])}, by {record.heads} heads"
-        found.attention.append(embed(title, folder / "attention_0.png", label=run))
+        if record.heads:
+            title = f"attention of the CLS token of {run} in {_title(record.images[0])}, by {record.heads} heads"
+            found.attention.append(embed(title, folder / "attention_0.png", label=run))
+        else:
+            found.without_attention.append(run)
         if record.nearest:
             title = f"nearest patches of three patches, before and after the training of {run}"
             found.nearest.append(embed(title, folder / "nearest.png", label=run))

@@ -116,11 +116,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Features:
-    """Images of backbones' features. components: of each run, one for each image, None of one that it has not seen."""
+    """Images of backbones' features.
+
+    components: of each run, one for each image, None of one that it has not seen. without_attention: runs whose networks have none.
+    """
 
     images: Sequence[Image]
     components: dict[str, list[Image | None]]
     attention: list[Image]
+    without_attention: list[str]
     nearest: list[Image]
 
 

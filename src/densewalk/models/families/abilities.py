@@ -1,0 +1,20 @@
+"""What networks can give, known from their architecture's name alone. Free of torch.
+
+family of names                        dense  pooled  levels  block_tokens  keys  attention  trainable
+vit_..., timm/ and plain ViTs            x      x       x          x          x       x          x
+huggingface/siglip                       x      x       x                     x
+timm/ and any other network              x      x       x
+"""
+
+ABILITIES = {
+    "dense": "a map of features",
+    "pooled": "one vector for each image",
+    "levels": "maps of several layers",
+    "block_tokens": "CLS and patch tokens of its last blocks",
+    "keys": "keys of a last block's attention",
+    "attention": "the attention of a CLS token",
+}
+"""Name of an ability -> in words, for messages."""
+MAPS = frozenset({"dense", "pooled", "levels"})
+WITH_KEYS = MAPS | {"keys"}
+WITH_CLS = WITH_KEYS | {"block_tokens", "attention"}
