@@ -35,7 +35,6 @@ def check_study(study: "Study") -> None:
     _check_chains(study)
     _require_runs(study, "baseline", [study.baseline] if study.baseline else [])
     _check_accumulation(study)
-    _check_abilities(study)
     check_published_rows(study)
     unknown = sorted(set(study.pictures.sources or []) - set(names))
     if unknown:
@@ -44,6 +43,7 @@ def check_study(study: "Study") -> None:
         if name in RESERVED_EVALUATIONS:
             raise ValueError(f"evaluations.{name}: the name '{name}' is taken; choose another")
         _require_runs(study, f"evaluations.{name}.runs", evaluation.runs or [])
+    _check_abilities(study)
         _check_seeds(study, f"evaluations.{name}.seeds", evaluation)
 
 
