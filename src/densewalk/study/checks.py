@@ -43,8 +43,8 @@ def check_study(study: "Study") -> None:
         if name in RESERVED_EVALUATIONS:
             raise ValueError(f"evaluations.{name}: the name '{name}' is taken; choose another")
         _require_runs(study, f"evaluations.{name}.runs", evaluation.runs or [])
-    _check_abilities(study)
         _check_seeds(study, f"evaluations.{name}.seeds", evaluation)
+    _check_abilities(study)
 
 
 def _check_abilities(study: "Study") -> None:
