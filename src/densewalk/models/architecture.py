@@ -18,7 +18,7 @@ from typing import Annotated, Literal, Protocol, runtime_checkable
 from pydantic import AfterValidator
 
 from densewalk.core.imagenet import IMAGENET, PixelStatistics
-from densewalk.models.families.abilities import MAPS, WITH_CLS
+from densewalk.models.families.abilities import MAPS, WITH_CLS, WITH_KEYS
 
 Interpolation = Literal["offset", "antialias", "size"]
 # width, depth, heads
@@ -35,10 +35,17 @@ SIZES = {
     "giant": (1536, 40, 24),  # DINOv2's
 }
 PATCHES = (8, 14, 16)
+HUGGING_FACE = "huggingface/"
+HUGGING_FACE_FAMILIES = ("vit", "vit_mae", "dinov2", "dinov2_with_registers", "clip", "siglip")
+# what the files of networks from Hugging Face's folders say of themselves
+SHAPE = (
+    *("dim", "depth", "heads", "patch", "image", "registers", "layer_scale", "swiglu"),
+    *("hidden_width", "eps", "activation", "pre_norm", "class_token"),
+)
 FLAGS = ("_reg4", "_swiglu", "_rope")
 ALLOWED = (
     "vit_{" + ",".join(SIZES) + "}_patch{8,14,16}, with _reg4 for four register tokens, _swiglu for gated MLPs, "
-    "_rope for DINOv3's rotary positions; or timm/ and a full name of timm's"
+    "_rope for DINOv3's rotary positions; or timm/ and a full name of timm's; or huggingface/ and a family"
 )
 TIMM_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")  # that have plain vision transformers, or DINOv3's
 _NAME = re.compile(rf"vit_({'|'.join(SIZES)})_patch({'|'.join(map(str, PATCHES))})" + "".join(f"({flag})?" for flag in FLAGS))
@@ -105,10 +112,18 @@ class Architecture:
     rope: bool = False
     periods: tuple[float, ...] | None = None  # of rotary positions, if not 100 ** (4 k / head_dim): Meta's are rounded to bfloat16
     statistics: PixelStatistics = IMAGENET
+    # of networks whose name does not say it (huggingface/...)
+    hidden_width: int | None = None  # of the MLPs, if not the usual one
+    eps: float = 1e-6  # of LayerNorm in networks with a table of positions
+    activation: Literal["gelu", "quick_gelu", "gelu_tanh"] = "gelu"
+    pre_norm: bool = False  # a LayerNorm before the first block, and patches without bias (CLIP)
+    class_token: bool = True  # without, the pooled vector is that of a learned query (SigLIP)
 
     @property
     def hidden(self) -> int:
         """Width of the MLPs' hidden layer; DINOv2's gated ones have two thirds of 4 widths."""
+        if self.hidden_width is not None:
+            return self.hidden_width
         return -(-(8 * self.dim // 3) // 8) * 8 if self.swiglu and not self.rope else 4 * self.dim
 
     @property
@@ -143,18 +158,19 @@ class Architecture:
 
     @property
     def abilities(self) -> frozenset[str]:
-        """All."""
-        return WITH_CLS
+        """All; without CLS token those that need none."""
+        return WITH_CLS if self.class_token else WITH_KEYS
 
     def metadata(self) -> dict[str, str]:
         """Rule for positions, and what differs from the name's usual network."""
         periods = {} if self.periods is None else {"periods": json.dumps(self.periods)}
-        return {"interpolation": self.interpolation, **periods, **statistics_metadata(self.statistics)}
+        shape = {"shape": json.dumps({name: getattr(self, name) for name in SHAPE})} if self.name.startswith(HUGGING_FACE) else {}
+        return {"interpolation": self.interpolation, **periods, **shape, **statistics_metadata(self.statistics)}
 
     @property
     def trainable(self) -> bool:
-        """True for images with ImageNet's statistics, which the methods' augmentations end in."""
-        return self.statistics == IMAGENET
+        """True for images with ImageNet's statistics, which the methods' augmentations end in, and a CLS token."""
+        return self.statistics == IMAGENET and self.class_token and not self.name.startswith(HUGGING_FACE)
 
 
 def architecture_named(name: str) -> Architecture | None:
@@ -184,7 +200,11 @@ def known_architecture(name: str) -> str:
     Raises:
         ValueError: there is no architecture of this name; the message suggests the nearest ones.
     """
-    if name.startswith("timm/"):
+    if name.startswith(HUGGING_FACE):
+        names = [f"{HUGGING_FACE}{family}" for family in HUGGING_FACE_FAMILIES]
+        if name in names:
+            return name
+    elif name.startswith("timm/"):
         known, own = timm_names(), name.removeprefix("timm/")
         if own not in known and known:
             known = timm_names(every=True)
@@ -192,7 +212,7 @@ def known_architecture(name: str) -> str:
         tags_unknown = own.partition(".")[0] in known and not any(n.startswith(own.partition(".")[0] + ".") for n in known)
         if not known or own in known or tags_unknown:
             return name
-        names: list[str] = [f"timm/{other}" for other in known]
+        names = [f"timm/{other}" for other in known]
     else:
         if architecture_named(name) is not None:
             return name
@@ -204,13 +224,15 @@ def known_architecture(name: str) -> str:
 
 def abilities_of(name: str) -> frozenset[str]:
     """What the network of a known architecture's name can give (families/abilities.py), by its name alone."""
-    return WITH_CLS if is_vit(name) else MAPS
+    if name == f"{HUGGING_FACE}siglip":
+        return WITH_KEYS
+    return WITH_CLS if is_vit(name) or name.startswith(HUGGING_FACE) else MAPS
 
 
 def is_vit(name: str) -> bool:
     """True for a known architecture's name that is a plain vision transformer's, the only kind that methods train."""
     own = name.removeprefix("timm/")
-    return not name.startswith("timm/") or own.partition(".")[0] in timm_names()
+    return not name.startswith(("timm/", HUGGING_FACE)) or own.partition(".")[0] in timm_names()
 
 
 @lru_cache

@@ -62,7 +62,7 @@ class Backbone(Network):
 
     def __init__(self, arch: Architecture, *, drop_path: float = 0.0) -> None:
         super().__init__(arch)
-        self.prefix = 1 + arch.registers  # tokens before the patches: CLS and registers
+        self.prefix = int(arch.class_token) + arch.registers  # tokens before the patches: CLS and registers
         # Any: the type stubs of torch make every submodule of a module `Tensor | Module`
         self.vit: Any = build_vit(arch, drop_path)
         # how blocks are run (blocks.py): neither changes the result
@@ -86,14 +86,14 @@ class Backbone(Network):
         x, cls = x.flatten(2).transpose(1, 2), self.vit.cls_token
         if not self.arch.rope:
             patch_position, cls_position = self.positions(grid)
-            x, cls = x + patch_position, cls + cls_position
-        prefix = [cls] if self.vit.reg_token is None else [cls, self.vit.reg_token]
+            x, cls = x + patch_position, None if cls is None else cls + cls_position
+        prefix = [token for token in (cls, self.vit.reg_token) if token is not None]
         return self.vit.norm_pre(torch.cat([*(token.expand(len(x), -1, -1) for token in prefix), x], dim=1)), grid
 
     def positions(self, grid: tuple[int, int]) -> tuple[Float[Tensor, "1 patches dim"], Float[Tensor, "1 1 dim"]]:
         """Position embeddings of patches and CLS (zero if the CLS token contains it)."""
         table = self.vit.pos_embed
-        has_cls = not self.vit.no_embed_class
+        has_cls = self.arch.class_token and not self.vit.no_embed_class
         cls = table[:, :1] if has_cls else torch.zeros_like(table[:, :1])
         return interpolate_positions(table[:, 1:] if has_cls else table, grid, self.arch.interpolation), cls
 
@@ -114,7 +114,8 @@ class Backbone(Network):
     def finish(self, x: Float[Tensor, "batch tokens dim"], grid: tuple[int, int]) -> Tokens:
         """The final LayerNorm, and the tokens by kind."""
         x = self.vit.norm(x)
-        return Tokens(cls=x[:, 0], registers=x[:, 1 : self.prefix], patches=x[:, self.prefix :], grid=grid)
+        cls = x[:, 0] if self.arch.class_token else self.vit.attn_pool(x)
+        return Tokens(cls=cls, registers=x[:, int(self.arch.class_token) : self.prefix], patches=x[:, self.prefix :], grid=grid)
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict with timm's key names."""
@@ -132,8 +133,8 @@ class Backbone(Network):
         return self.tokens(images).dense()
 
     def pooled(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """The CLS token."""
-        return self.cls(images)
+        """The CLS token; without one the vector of the learned query."""
+        return self.cls(images) if self.arch.class_token else self.tokens(images).cls
 
     def levels(
         self, images: Float[Tensor, "batch 3 height width"], numbers: Sequence[int], *, norm: bool

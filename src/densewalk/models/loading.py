@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from densewalk.core.errors import UserError
 from densewalk.core.imagenet import PixelStatistics
 from densewalk.core.text.quoting import one_line
-from densewalk.models.architecture import Architecture, Interpolation, Shape
+from densewalk.models.architecture import HUGGING_FACE, Architecture, Interpolation, Shape
 from densewalk.models.backbone import Backbone
 from densewalk.models.families.stages import StageNetwork, StageShape
 from densewalk.models.interface import LoadReport, Network
-from densewalk.models.layouts import dinov3
+from densewalk.models.layouts import dinov3, huggingface
 from densewalk.models.layouts.file_kinds import file_kind, folder_kind
 from densewalk.models.layouts.key_names import HEADS, WITHOUT_WRAPPERS, WRAPPERS, describe_changes, is_square, to_timm, without_wrappers
 from densewalk.models.layouts.stages import one_stage_network
@@ -59,6 +59,8 @@ def load(
         UserError: unreadable file, weights that are no finite numbers, missing, extra or misshapen keys; the message lists them.
     """
     path = Path(path)
+    if path.is_dir() and isinstance(arch, str) and arch.startswith(HUGGING_FACE):
+        path = path / "model.safetensors"
     content, metadata = read_content(path)
     shape = _with_statistics(_file_architecture(path, metadata, arch), statistics, metadata, path)
     if isinstance(shape, StageShape):
@@ -79,7 +81,10 @@ def _load_vit(
     drop_path: float,
 ) -> Backbone:
     """A vision transformer with a file's weights."""
-    weights, report = _one_network(content, path, key)
+    if architecture.name.startswith(HUGGING_FACE) and "shape" not in metadata:
+        weights, report = huggingface.to_timm(_flat_content(content, path), str(path))
+    else:
+        weights, report = _one_network(content, path, key)
     _require_numbers(weights, path)
     _require_shapes(weights, architecture, path)
     rule = interpolation or metadata.get("interpolation")
@@ -150,6 +155,13 @@ def _with_statistics(shape: Shape, given: PixelStatistics | None, metadata: Mapp
 def _file_architecture(path: Path, metadata: Mapping[str, str], arch: str | Shape | None) -> Shape:
     """The architecture that the file or the caller names; they must not contradict each other."""
     named = metadata.get("arch")
+    if "shape" in metadata and named is not None and arch in (None, named):
+        try:
+            return Architecture(named, **json.loads(metadata["shape"]))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: the shape in its metadata cannot be read") from error
+    if named is None and isinstance(arch, str) and arch.startswith(HUGGING_FACE):
+        return huggingface.folder_architecture(arch, path)
     if isinstance(arch, str) and named is not None and named != named_shape(arch).name:
         raise UserError(f"{path} holds a {named}, not a {arch}", todo=f"set arch: {named}")
     arch = named if arch is None else arch
@@ -163,7 +175,7 @@ def _table_side(weights: Mapping[str, Tensor], arch: Architecture) -> int | None
     table = weights.get("pos_embed")
     if table is None or table.ndim != 3:
         return None
-    patches = table.shape[1] - (0 if arch.registers else 1)
+    patches = table.shape[1] - (0 if arch.registers or not arch.class_token else 1)
     return math.isqrt(patches) if is_square(patches) else None
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import SwiGLUPacked
+from timm.layers import GELUTanh, QuickGELU, SwiGLUPacked
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -23,7 +23,7 @@ def build_vit(arch: Architecture, drop_path: float = 0.0) -> nn.Module:
         "depth": arch.depth,
         "num_heads": arch.heads,
         "num_classes": 0,
-        "global_pool": "token",
+        "global_pool": "token" if arch.class_token else "map",
         "init_values": 1e-5 if arch.layer_scale else None,
         "drop_path_rate": drop_path,
         "dynamic_img_size": True,
@@ -34,11 +34,17 @@ def build_vit(arch: Architecture, drop_path: float = 0.0) -> nn.Module:
 def _plain_vit(arch: Architecture, shared: dict[str, Any]) -> VisionTransformer:
     """The network with a table of positions."""
     gated: dict[str, Any] = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if arch.swiglu else {}
+    if not arch.swiglu and arch.activation != "gelu":
+        gated["act_layer"] = {"quick_gelu": QuickGELU, "gelu_tanh": GELUTanh}[arch.activation]
+    if arch.eps != 1e-6:
+        gated["norm_layer"] = partial(timm.layers.LayerNorm, eps=arch.eps)
     return VisionTransformer(
         **shared,
         **gated,
         reg_tokens=arch.registers,
         no_embed_class=arch.registers > 0,
+        class_token=arch.class_token,
+        pre_norm=arch.pre_norm,
         # a gated MLP's first layer makes the gate and the gated; the half makes timm's rounding down right
         mlp_ratio=((2 if arch.swiglu else 1) * arch.hidden + 0.5) / arch.dim,
     )
