@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from densewalk.core.text.attempts import latest_attempt
 from densewalk.study.config import load_study
 from tests.fixtures import cluster
 from tests.fixtures.cluster import Cluster, ask, run, wait_for
@@ -287,7 +288,7 @@ def said(folder: Path, name: str) -> str:
 
 def resumed_at(folder: Path, name: str) -> int | None:
     """The step that the latest attempt went on after; None before it has said so."""
-    match = re.search(r"resuming after step (\d+)", said(folder, name))
+    match = re.search(r"resuming after step (\d+)", latest_attempt(said(folder, name)))
     return int(match[1]) if match else None
 
 
@@ -340,7 +341,7 @@ def test_no_checkpoint_is_lost(survived, fault):
 
 def test_a_job_that_is_warned_of_its_time_limit_saves(survived):
     assert "SIGUSR1: saving after this step" in survived.said["warned"]
-    assert "the state is saved" in survived.said["warned"]
+    assert "state saved in" in survived.said["warned"]
     assert survived.said["end of warned"] in ("COMPLETING", "FAILED"), "before the time limit"
 
 
