@@ -329,7 +329,7 @@ def _stop():
         ({"duplicates": None}, "curations.pool: set duplicates, retrieve or both"),
         ({"data": ["walk"]}, "curations.pool.data: 'walk' is neither a video nor a folder of images; allowed: photos, others"),
         ({"data": ["photos", "photos"]}, "curations.pool.data: 'photos' stands there twice"),
-        ({"backbone": "stort"}, "curations.pool.backbone: 'stort' is neither a checkpoint nor a run; allowed: start, chosen, heir, apart"),
+        ({"backbone": "stort"}, r"'stort' is neither a checkpoint nor a run, did you mean start\?; allowed: start, chosen, heir, apart"),
         ({"backbone": "chosen"}, "a circle, chosen -> chosen"),
         ({"backbone": "heir"}, "a circle, chosen -> heir -> chosen"),
         ({"backbone": "apart", "seed": 3}, "curations.pool.seed: apart has no seed 3"),

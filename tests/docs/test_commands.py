@@ -27,6 +27,7 @@ from tests.fixtures.studies import REPOSITORY, TINY, write_study
 # densewalk: run as it stands, in a study's folder. Exit status 1 of `diff`: there are differences.
 COMMANDS = {
     "densewalk check config.yaml": 0,
+    "densewalk check config.yaml --resolved": 0,
     "densewalk check studies/dora.yaml": 0,
     "densewalk status config.yaml": 0,
     "densewalk plan config.yaml --gpu h100": 0,
@@ -80,6 +81,15 @@ RECIPES = (
 )
 
 TESTED = {
+    "densewalk add-video walk.mp4 --masks walk_masks --out study/config.yaml": "jobs/test_add_video.py::test_masks_become_an_evaluation",
+    (
+        "densewalk add-video walk.mp4 --masks walk_masks --ignore 11 --out study/config.yaml"
+    ): "jobs/test_add_video.py::test_masks_become_an_evaluation",
+    (
+        "densewalk add-video frames --fps 25 --masks masks --ignore 11 --out study/config.yaml"
+    ): "jobs/test_add_video.py::test_frames_and_masks_as_two_folders",
+    "densewalk add-video frames --fps 25": "jobs/test_add_video.py::test_a_folder_of_frames_is_named_as_what_it_is",
+    "densewalk doctor --config study/config.yaml": "jobs/test_doctor.py::test_paths_are_the_study_s_wherever_doctor_is_called",
     "densewalk tables --table gain --out gain.csv --baseline random_start results": "results/test_gain.py::test_the_command_writes_it",
     "densewalk tables --columns run,J,F --pivot dataset --format latex": "results/test_paper.py::test_it_is_printed_or_written",
     "densewalk doctor --config config.yaml": "jobs/test_doctor.py::test_checkpoints_are_checked_and_loaded_and_nothing_in_them_is_executed",

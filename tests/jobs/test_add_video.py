@@ -1,5 +1,6 @@
 """Videos made for the purpose: each has one thing to be found."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ from densewalk.data.video.encode import write_video
 from densewalk.data.video.survey import Survey, choose_key_frames
 from densewalk.data.video.timeline import Key
 from densewalk.data.video.transcode import transcode
-from densewalk.jobs import add_video as own_video
-from densewalk.jobs.add_video import Findings, count_clips, examine_video, format_study, make_study, name_video, sharpness
+from densewalk.evaluations.incontext.evaluate import list_splits
+from densewalk.jobs import examine_video as examination
+from densewalk.jobs.examine_video import Findings, count_clips, examine_frames, examine_video, sharpness
+from densewalk.jobs.starter_study import format_study, make_study, name_video
 from densewalk.study.config import load_study, parse_study
 from tests.fixtures.helpers import shared
-from tests.fixtures.studies import planned
+from tests.fixtures.studies import REPOSITORY, planned
 from tests.fixtures.videos import encode
 
 SIDE, FPS = 96, 10
@@ -58,7 +61,7 @@ def sheets(monkeypatch, request) -> list:
     """The panels of every sheet, which are drawn only where a test looks at the file."""
     drawn = []
     if request.node.name != "test_the_written_study_is_one_that_snakemake_plans":
-        monkeypatch.setattr(own_video, "contact_sheet", lambda path, panels, *_: drawn.append(panels))
+        monkeypatch.setattr(examination, "contact_sheet", lambda path, panels, *_: drawn.append(panels))
     return drawn
 
 
@@ -152,7 +155,7 @@ def test_every_even_stretch_has_the_key_frame_that_was_chosen_for_it(keys):
 def test_what_a_method_would_suffer_from_is_warned_of(tmp_path, frames, fps, warning):
     findings = examine_video(write(tmp_path / "a.mp4", frames, fps), tmp_path / "sheet.png")
     assert any(warning in w for w in findings.warnings), findings.warnings
-    parse_study(yaml.safe_load(format_study(findings, "a.mp4")))
+    parse_study(yaml.safe_load(format_study(findings, tmp_path)))
 
 
 def test_a_variable_frame_rate_is_told(tmp_path):
@@ -183,6 +186,17 @@ def test_the_study_fits_the_video(minutes, fps):
     assert settings.frames >= 2
     assert settings.batch_size <= max(1, (60 * minutes - span) * fps)
     assert study.arch_of("dora_a") == ("vit_small_patch16" if minutes > 30 else "vit_micro_patch16")
+    assert study.runs["dino_a"].settings.batch_size <= minutes * 60 * fps
+    assert {run.method: run.seeds for run in study.runs.values()} == {method: [0, 1, 2] for method in ("none", "dino", "dora")}
+
+
+def test_a_small_video_has_the_copy_that_docs_small_video_measured_with():
+    copy = parse_study(make_study(found(5), "a.mp4", "a")).videos["a"]
+    assert (copy.short_side, copy.crf, copy.gop) == (192, 12, 1)
+    text = " ".join((REPOSITORY / "docs/small_video.md").read_text().split())
+    assert "(training copy: short side 192, crf 12, every frame a key frame)" in text
+    assert "43 memory and 21 query frames, 160 px, no augmentation, three seeds" in text
+    assert parse_study(make_study(found(90), "a.mp4", "a")).videos["a"].short_side == 480
 
 
 @pytest.mark.parametrize(
@@ -212,6 +226,108 @@ def test_a_dash_prints_the_study_alone(mixed, tmp_path, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert parse_study(yaml.safe_load(captured.out)).videos["my_walk_2"].source == mixed.name
     assert "usable      0.3 of 0.4 minutes" in captured.err
+
+
+# -- masks and folders of frames --
+
+
+def write_masks(folder: Path, numbers, size=(SIDE, SIDE), labels=(0, 1, 2, 11)) -> Path:
+    """Masks of vertical stripes."""
+    folder.mkdir()
+    for number in numbers:
+        stripes = np.resize(np.repeat(np.array(labels, np.uint8), 8), size[1])
+        Image.fromarray(np.tile(stripes, (size[0], 1))).save(folder / f"{number:05d}.png")
+    return folder
+
+
+def write_frames(folder: Path, frames) -> Path:
+    folder.mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{number:05d}.png")
+    return folder
+
+
+def test_masks_become_an_evaluation(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("study").mkdir()
+    write(Path("study/walk.mp4"), street(100))
+    write_masks(Path("study/walk_masks"), range(0, 100, 10))
+    assert main(["add-video", "study/walk.mp4", "--masks", "study/walk_masks", "--ignore", "11", "--out", "study/config.yaml"]) == 0
+    assert "masks       10 in study/walk_masks: labels 0 to 2; 11 is not scored" in Path("study/config.yaml").read_text()
+    study = load_study("study/config.yaml")
+    settings = study.evaluations["incontext"].settings
+    assert (settings.root, settings.images, settings.masks) == (".", "walk.mp4", "walk_masks")
+    assert (settings.layout, settings.num_classes, settings.ignore, settings.input_size) == ("video", 3, 11, 160)
+    assert len(list(study.evaluation_jobs())) == 9
+    monkeypatch.chdir("study")
+    memory, queries = list_splits(settings)
+    assert [example.frame for example in memory] == [0, 40, 80]
+    assert [example.frame for example in queries] == [60]
+
+
+def test_masks_elsewhere_and_255_are_taken_for_what_they_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data/walk.mp4", street(100))
+    write_masks(tmp_path / "data/labels", range(20), labels=(0, 255, 4))
+    assert main(["add-video", "data/walk.mp4", "--masks", "data/labels", "--sheet", "sheet.png"]) == 0
+    settings = parse_study(yaml.safe_load(capsys.readouterr().out)).evaluations["incontext"].settings
+    assert (settings.root, settings.num_classes, settings.ignore) == ("data", 5, 255)
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ({"numbers": range(6)}, "masks has 6 masks; allowed: 7 or more"),
+        ({"numbers": range(95, 103)}, "00100.png: .* has only 100 frames; allowed: 0 to 99"),
+        ({"numbers": range(9), "size": (48, 48)}, "00000.png is 48x48, but .*walk.mp4 is 96x96"),
+        ({"numbers": range(9), "labels": (0, 255)}, r"hold the labels \[0, 255\]; allowed: two that count, or more"),
+        ({"numbers": []}, "names no labelled image"),
+    ],
+)
+def test_masks_that_do_not_fit_are_one_clear_error(tmp_path, caplog, masks, message):
+    video = write(tmp_path / "walk.mp4", street(100))
+    folder = write_masks(tmp_path / "masks", **masks)
+    arguments = ["add-video", str(video), "--masks", str(folder), "--out", str(tmp_path / "config.yaml")]
+    assert main(arguments) == UserError.exit_status
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert re.search(message, line), line
+    assert not (tmp_path / "config.yaml").exists()
+
+
+def test_frames_and_masks_as_two_folders(tmp_path):
+    frames, masks = write_frames(tmp_path / "frames", street(40)), write_masks(tmp_path / "masks", range(40))
+    out = tmp_path / "config.yaml"
+    assert main(["add-video", str(frames), "--fps", "4", "--masks", str(masks), "--ignore", "11", "--out", str(out)]) == 0
+    study = load_study(out)
+    assert study.images["frames"].model_dump() == {"source": "frames", "layout": "sequences", "sequence_list": None, "fps": 4.0}
+    settings = study.evaluations["incontext"].settings
+    assert (settings.layout, settings.root, settings.images, settings.masks) == ("masks", ".", "frames", "masks")
+    assert (settings.num_classes, settings.ignore) == (3, 11)
+    (masks / "00003.png").unlink()
+    out.unlink()
+    assert main(["add-video", str(frames), "--fps", "4", "--masks", str(masks), "--out", str(out)]) == UserError.exit_status
+
+
+def test_a_folder_of_frames_is_named_as_what_it_is(tmp_path, caplog, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cut = street(30)
+    frames = write_frames(tmp_path / "frames", [*cut, *[frame // 4 for frame in street(30, seed=3)]])
+    assert main(["add-video", "frames"]) == UserError.exit_status
+    assert "frames is a folder of 60 frames (00000.png to 00059.png), not a video" in caplog.text
+    assert "to do: give the frames a second: --fps 25" in caplog.text
+    findings = examine_frames("frames", tmp_path / "sheet.png", 10)
+    assert findings.cuts == [3.0]
+    assert findings.usable == [(0.0, 6.0)]
+    assert "frames: folder of 60 frames, 96x96, RGB, 10 fps, 0:00:06" in findings.report()
+    assert main(["add-video", "frames", "--fps", "25"]) == 0
+    assert parse_study(yaml.safe_load(capsys.readouterr().out)).images["frames"].fps == 25
+    assert main(["add-video", str(write(tmp_path / "a.mp4", street(20))), "--fps", "25"]) == UserError.exit_status
+    assert "--fps is for a folder of frames" in caplog.text
+    (tmp_path / "more").mkdir()
+    frames.rename(tmp_path / "more" / "one")
+    assert main(["add-video", "more", "--fps", "25"]) == UserError.exit_status
+    assert "more holds folders of frames: one" in caplog.text
 
 
 # -- what is no video ------------------------------------------------------------------------------------------------

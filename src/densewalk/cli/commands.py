@@ -7,104 +7,136 @@ import argparse
 import json
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densewalk.core.errors import UserError
 
 if TYPE_CHECKING:
+    from densewalk.study.config import Study
     from densewalk.training.execution import Execution
 
+STUDY_FILE = "config.yaml"  # what Snakemake reads in the folder of its --directory
 
-def _results(args: argparse.Namespace, planned: str) -> Path:
-    """The folder of results: `--results`, which must be there, or the study's, which its first job makes.
+
+@contextmanager
+def study_in_its_folder(config: Path, results: Path | None = None) -> Iterator[tuple["Study", Path]]:
+    """The study and its folder of results, while the study's folder is the working directory: its paths are relative to that.
+
+    The folder is that of a file named config.yaml (`snakemake --directory FOLDER`), for another one where you are (`--configfile FILE`).
+
+    Args:
+        results: given in place of the study's own, from where you are.
+    """
+    from densewalk.study.config import load_study
+
+    study = load_study(config)
+    folder = config.parent if config.name == STUDY_FILE else Path()
+    if results is not None and folder.resolve() != Path.cwd():
+        results = results.absolute()
+    with chdir(folder):
+        yield study, _results(results, study.results)
+
+
+def _results(given: Path | None, planned: str) -> Path:
+    """The folder of results: that of `--results`, which must be there, or the study's, which its first job makes.
 
     Raises:
         UserError: there is no such folder, or a file is there.
     """
-    folder = args.results or Path(planned)
+    folder = given or Path(planned)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, not a folder of results", todo="give --results a study's folder of results")
-    if args.results is not None and not folder.exists():
+    if given is not None and not folder.exists():
         raise UserError(f"--results {folder}: there is no such folder", todo="give a study's folder of results, or leave it out")
     return folder
 
 
 def check(args: argparse.Namespace) -> None:
-    """Validate a study's configuration."""
+    """Validate a study's configuration, or print all of its settings."""
     from densewalk.study.config import load_study
 
     study = load_study(args.config)
+    if args.resolved:
+        from densewalk.core.config_file import read_config
+        from densewalk.study.text.resolved import resolved_yaml
+
+        print(resolved_yaml(study, read_config(args.config), args.config.name), end="")
+        return
     print(f"{args.config} is a study of {len(list(study.jobs()))} runs and {len(list(study.evaluation_jobs()))} evaluations")
 
 
 def status(args: argparse.Namespace) -> None:
     """Print a study's runs, progress and cost."""
     from densewalk.study import status as progress
-    from densewalk.study.config import load_study
 
-    study = load_study(args.config)
-    print(progress.table(list(progress.status(study, _results(args, study.results)))))
+    with study_in_its_folder(args.config, args.results) as (study, results):
+        print(progress.table(list(progress.status(study, results))))
 
 
 def why(args: argparse.Namespace) -> None:
     """Say which setting, input or version of a backbone or result differs from what the study wants now."""
-    from densewalk.study.config import load_study
     from densewalk.study.upkeep.why import why as explain
 
-    study = load_study(args.config)
-    print("\n".join(explain(study, args.output, _results(args, study.results))))
+    home = Path.cwd()
+    with study_in_its_folder(args.config, args.results) as (study, results):
+        # the output is named from where one is
+        output = args.output if Path.cwd() == home else Path(os.path.relpath(home / args.output))
+        print("\n".join(explain(study, output, results)))
 
 
 def rename(args: argparse.Namespace) -> None:
     """Move what a run, an evaluation or prepared data have left to the name that they have in the study now."""
-    from densewalk.study.config import load_study
     from densewalk.study.upkeep.rename import rename as move
 
-    study = load_study(args.config)
-    print("\n".join(move(study, args.old, args.new, _results(args, study.results))))
+    with study_in_its_folder(args.config, args.results) as (study, results):
+        print("\n".join(move(study, args.old, args.new, results)))
 
 
 def stale(args: argparse.Namespace) -> None:
     """List what other code, packages, files or data have made than there are now, with the reasons."""
-    from densewalk.study.config import load_study
     from densewalk.study.stale import find_stale, states_of, write_targets
 
-    study = load_study(args.config)
-    results = _results(args, study.results)
-    found = list(find_stale(study, results))
-    print("\n".join([*(one.text for one in found), f"{len(found)} outputs are stale"]))
-    if not args.rerun:
-        return
-    if folders := states_of(study, found, results):
-        from densewalk.training.state import forget
+    with study_in_its_folder(args.config, args.results) as (study, results):
+        found = list(find_stale(study, results))
+        print("\n".join([*(one.text for one in found), f"{len(found)} outputs are stale"]))
+        if not args.rerun:
+            return
+        if folders := states_of(study, found, results):
+            from densewalk.training.state import forget
 
-        for folder in folders:
-            forget(folder)
-    file = "" if args.config == Path("config.yaml") else f" --configfile {shlex.quote(str(args.config))}"
-    targets = shlex.quote(str(write_targets(found, results)))
-    print(f"to make exactly these again: snakemake --cores all all{file} --forcerun $(cat {targets})")
+            for folder in folders:
+                forget(folder)
+        targets = write_targets(found, results).absolute()
+    of_a_folder = args.config.name == STUDY_FILE
+    place = f" --directory {shlex.quote(str(args.config.parent))}" if of_a_folder else f" --configfile {shlex.quote(str(args.config))}"
+    place = "" if args.config == Path(STUDY_FILE) else place
+    print(f"to make exactly these again: snakemake --cores all all{place} --forcerun $(cat {shlex.quote(os.path.relpath(targets))})")
 
 
 def plan(args: argparse.Namespace) -> None:
     """Estimate a study before anything is queued: jobs, GPU-hours, memory, disk, and what dominates."""
     from densewalk.study import estimate_text
-    from densewalk.study.config import load_study
     from densewalk.study.estimate import Assumed, estimate
     from densewalk.study.gpus import gpu_named
 
-    gpu, study = gpu_named(args.gpu), load_study(args.config)
+    gpu = gpu_named(args.gpu)
     assumed = Assumed(args.hours, args.fps, args.images, args.utilization)
-    results = _results(args, study.results)
-    print(estimate_text.text(study, estimate(study, gpu, results, assumed), results, args.gpu))
+    with study_in_its_folder(args.config, args.results) as (study, results):
+        print(estimate_text.text(study, estimate(study, gpu, results, assumed), results, args.gpu))
 
 
 def doctor(args: argparse.Namespace) -> int:
     """Look for what would stop a study; the exit status is 2 if anything would."""
     from densewalk.jobs import doctor as examination
-    from densewalk.study.config import load_study
 
-    findings = examination.examine(load_study(args.config) if args.config else None, slurm=args.slurm, config=args.config)
+    home = Path.cwd()
+    with study_in_its_folder(args.config) if args.config else nullcontext((None, None)) as (study, _):
+        if Path.cwd() != home:
+            print(f"paths are the study's, in {args.config.parent}; so are the commands")
+        findings = examination.examine(study, slurm=args.slurm, config=args.config)
     print(examination.table(findings))
     return UserError.exit_status if any(finding.problem for finding in findings) else 0
 
@@ -119,10 +151,10 @@ def checkpoints(_args: argparse.Namespace) -> None:
 def fetch(args: argparse.Namespace) -> None:
     """Download checkpoints, resumed and checked, to where Snakemake's jobs look for them."""
     from densewalk.jobs.fetch import fetch_checkpoints
-    from densewalk.study.config import load_study
 
-    for line in fetch_checkpoints(args.names, load_study(args.config) if args.config else None):
-        print(line)
+    with study_in_its_folder(args.config) if args.config else nullcontext((None, None)) as (study, _):
+        for line in fetch_checkpoints(args.names, study):
+            print(line)
 
 
 def data(args: argparse.Namespace) -> None:
@@ -157,11 +189,12 @@ def probe(args: argparse.Namespace) -> None:
 
 
 def add_video(args: argparse.Namespace) -> None:
-    """Report on a video, draw its contact sheet and write a study."""
+    """Report on a video or a folder of frames, draw its contact sheet and write a study."""
     from densewalk.jobs import add_video as add_video_job
 
     out = None if args.out == "-" else Path(args.out)
-    add_video_job.add_video(args.video, out, args.sheet, whole=args.all_frames or None)
+    whole = args.all_frames or None
+    add_video_job.add_video(args.video, out, args.sheet, whole=whole, fps=args.fps, masks=args.masks, ignore=args.ignore)
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -258,7 +291,7 @@ def tables(args: argparse.Namespace) -> None:
     if args.plan is not None and args.records:
         raise UserError("densewalk tables takes records, or --plan")
     plan = read_plan(args.plan) if args.plan else None
-    results = _results(args, plan.results if plan else "results")
+    results = _results(args.results, plan.results if plan else "results")
     given = [record for path in args.records or [Path("results")] for record in (results_in(path) if path.is_dir() else [path])]
     records, named = (plan.records(results, args.table or "all"), plan.named) if plan else (given, None)
     if args.columns is not None:
@@ -305,13 +338,20 @@ def report(args: argparse.Namespace) -> None:
     """Write a study's tables, curves and images as one page, also while the study runs."""
     from densewalk.results.changes import mark_written
     from densewalk.results.page.page import report as write_page
-    from densewalk.results.plan import read_plan
-    from densewalk.study.config import load_study
+    from densewalk.results.plan import Plan, read_plan
 
     if (args.config is None) == (args.plan is None):
         raise UserError("densewalk report takes the study's config.yaml, or --plan")
-    plan = load_study(args.config).plan() if args.config else read_plan(args.plan)
-    results = _results(args, plan.results)
-    write_page(plan, results, args.out or results / "report.html")
-    if args.out in (None, results / "report.html"):
-        mark_written(plan, results, "report")
+
+    def write(plan: Plan, results: Path, out: Path | None) -> None:
+        write_page(plan, results, out or results / "report.html")
+        if out is None or out.absolute() == (results / "report.html").absolute():
+            mark_written(plan, results, "report")
+
+    if args.config is None:
+        plan = read_plan(args.plan)
+        write(plan, _results(args.results, plan.results), args.out)
+        return
+    out = args.out.absolute() if args.out else None
+    with study_in_its_folder(args.config, args.results) as (study, results):
+        write(study.plan(), results, out)

@@ -1,6 +1,7 @@
 """The command line. The workflow's rules call it; each command can be typed by hand as well.
 
 densewalk check config.yaml                        # what is wrong with a study, without starting anything
+densewalk check config.yaml --resolved             # every setting, also those that it leaves open, and where they come from
 densewalk status config.yaml                       # how far it is, when it ends, what it has cost
 densewalk plan config.yaml --gpu h100               # jobs, GPU-hours, memory, disk, before anything is queued
 densewalk why results/dora/s0/davis.json           # which setting, input or version differs from what the study wants now
@@ -32,7 +33,7 @@ from pydantic import ValidationError
 
 from densewalk.cli import commands
 from densewalk.core.settings import Settings
-from densewalk.core.typed_files import complaints
+from densewalk.core.text.complaints import complaints
 from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.study.gpus import GPUS
 from densewalk.synthetic.settings import SyntheticSettings
@@ -67,28 +68,29 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_study_commands(command: Command) -> None:
     """Look at a study and at its results."""
-    command("check", "config")
+    p = command("check", "config")
+    p.add_argument("--resolved", action="store_true", help="print the study with every default and every value of a preset, as YAML")
     p = command("status", "config")
-    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's own)")
     p = command("plan", "config")
     p.add_argument("--gpu", default="a100", help="whose peak and memory are taken: " + ", ".join(GPUS) + " (default: a100)")
     p.add_argument("--utilization", type=_share, help="share of the peak that is reached (default: 0.3 in bfloat16, 0.6 in float32)")
     p.add_argument("--hours", type=_positive, default=1.5, help="length of a video that is not prepared yet (default: 1.5)")
     p.add_argument("--fps", type=_positive, default=30.0, help="its frames a second (default: 30)")
     p.add_argument("--images", type=int, default=100_000, help="images of a folder that is not checked yet (default: 100000)")
-    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's own)")
     p = command("why", "output")
     p.add_argument("--config", type=Path, default=Path("config.yaml"), help="the study (default: config.yaml)")
-    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's own)")
     p = command("rename", "config")
     p.add_argument("old", help="the name that the run, evaluation, video, image folder or curation had")
     p.add_argument("new", help="the name that it has in the study now")
-    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's own)")
     p = command("stale", "config")
-    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's own)")
     p.add_argument("--rerun", action="store_true", help="let the stale ones start from the beginning, and list them in RESULTS/stale.txt")
     p = command("doctor")
-    p.add_argument("--config", type=Path, help="also look at this study's data and checkpoints, from the folder where you are")
+    p.add_argument("--config", type=Path, help="also look at this study's data and checkpoints")
     p.add_argument("--slurm", action="store_true", help="also look for Slurm's commands")
     command("schema")
     command("deviations")
@@ -98,7 +100,7 @@ def _add_study_commands(command: Command) -> None:
     p = command("report")
     p.add_argument("config", type=Path, nargs="?", help="the study's configuration")
     p.add_argument("--plan", type=Path, help="the plan that the workflow writes, in its place")
-    p.add_argument("--results", type=Path, help="folder of results (default: the study's `results`, from where you are)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's own)")
     p.add_argument("--out", type=Path, help="default: report.html in the folder of results")
 
 
@@ -136,6 +138,11 @@ def _add_data_commands(command: Command) -> None:
     p.add_argument("--height", type=int, default=1080, help="walking_tours: lines, at most")
     command("probe", "video")
     p = command("add-video", "video")
+    p.add_argument(
+        "--masks", type=Path, help="folder of masks, 00000.png for frame 0, ... (docs/own_masks.md): the study evaluates on them"
+    )
+    p.add_argument("--ignore", type=int, help="with --masks: label of pixels that count for nothing (default: 255 where it occurs)")
+    p.add_argument("--fps", type=_positive, help="of a folder of frames in the video's place: frames a second")
     p.add_argument("--out", default="-", help="the study's configuration; - prints it, and the report to standard error (default)")
     p.add_argument("--sheet", type=Path, help="contact sheet (default: {video's name}.png beside --out)")
     p.add_argument("--all-frames", action="store_true", help="look at every frame also of a long video")
@@ -217,6 +224,6 @@ def _json(model: type[Settings]) -> Callable[[str], Settings]:
         try:
             return model.model_validate_json(text)
         except ValidationError as error:
-            raise argparse.ArgumentTypeError("; ".join(complaints(error))) from error
+            raise argparse.ArgumentTypeError("; ".join(complaints(error, model))) from error
 
     return parse

@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MOST_STEPS = 10_000_000
 """Most optimizer steps of a training: its schedules are tables with a value for each step, 80 MB each at this length."""
+NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
+FOLDER_PATTERN = r"^\w[\w.+-]*(/\w[\w.+-]*)*$"
 MOST_NAME = 100
 """Most letters of a name: a folder's name holds those of a run and an evaluation, and file systems end at 255 bytes."""
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from densewalk.core.errors import UserError
 from densewalk.core.files import read_json, write_json
+from densewalk.core.text.complaints import brief, complaints
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -25,7 +26,7 @@ def read_model(path: str | Path, model: type[Model], what: str, todo: str) -> Mo
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no {what}: it holds {_brief(content)}, not an object", todo=todo)
+        raise UserError(f"{path} is no {what}: it holds {brief(content)}, not an object", todo=todo)
     if problems := list(_not_finite(content)):
         raise UserError(f"{path} is no {what}: {'; '.join(problems)}", todo=todo)
     try:
@@ -41,24 +42,6 @@ def write_model(path: str | Path, content: BaseModel) -> None:
     write_json(path, content.model_dump(mode="json"))
 
 
-def complaints(error: ValidationError, most: int = 5) -> list[str]:
-    """List the first things that are wrong, each as `key: message (found ...)`, and how many more there are."""
-    lines = list(_complaints(error))
-    return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more"]
-
-
-def _complaints(error: ValidationError, prefix: str = "") -> Iterator[str]:
-    for e in error.errors(include_url=False):
-        key = prefix + ".".join(str(part) for part in e["loc"])
-        inner = e.get("ctx", {}).get("error")
-        if isinstance(inner, ValidationError):
-            yield from _complaints(inner, f"{key}.")
-            continue
-        message = e["msg"].removeprefix("Value error, ")
-        found = "" if e["type"] in ("missing", "value_error", "extra_forbidden") else f" (found {_brief(e['input'])})"
-        yield f"{key}: {message}{found}" if key else f"{message}{found}"
-
-
 def _not_finite(value: Any, key: str = "") -> Iterator[str]:
     """Name the numbers that are NaN or infinite, which Python reads although JSON has none."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -66,8 +49,3 @@ def _not_finite(value: Any, key: str = "") -> Iterator[str]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, inner in items:
         yield from _not_finite(inner, f"{key}.{name}" if key else str(name))
-
-
-def _brief(value: object, most: int = 40) -> str:
-    text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -1,311 +1,81 @@
-"""Look at a user's own video: a report, a contact sheet, and a study to begin with.
+"""Look at a user's own video or folder of frames: a report, a contact sheet, and a study to begin with.
 
-    densewalk add-video walk.mp4 --out study/config.yaml
-
-Blank and frozen parts and cuts are those that the training copy's receipt will state; of a long video they are
-found on key frames, hence to within some seconds. Nothing is kept of a frame but its sharpness, apart from those on the sheet.
+densewalk add-video walk.mp4 --out study/config.yaml
+densewalk add-video walk.mp4 --masks walk_masks --ignore 255 --out study/config.yaml
+densewalk add-video frames --fps 25 --masks masks --out study/config.yaml
 """
 
-import re
+import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import yaml
-from jaxtyping import Float
 
 from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write
-from densewalk.core.progress import clock
-from densewalk.data.settings import VideoSettings
-from densewalk.data.video.encode import RgbFrame
-from densewalk.data.video.probe import VideoInfo
-from densewalk.data.video.survey import Survey
-from densewalk.methods.dora.settings import DoraSettings
-from densewalk.study.config import parse_study
-from densewalk.visualization.overlays import contact_sheet
-from densewalk.visualization.panels import Panel
-
-SHOWN, COLUMNS = 24, 6  # frames on the sheet
-BLURRED = 0.25  # of the median sharpness: what is less counts as blurred
-DARK = 24  # the brightest gray level (of 95 % of the pixels) in a row or column of a black bar
-SMALL_MINUTES = 30.0  # less usable video than this is begun with `preset: small_video`
+from densewalk.data.file_lists import find_files
+from densewalk.data.image_files import EXTENSIONS
+from densewalk.jobs.examine_video import Findings, examine_frames, examine_video
+from densewalk.jobs.starter_study import find_masks, format_study
 
 
-def add_video(video: Path, out: Path | None, sheet: Path | None, *, whole: bool | None) -> None:
+def add_video(
+    source: Path,
+    out: Path | None,
+    sheet: Path | None = None,
+    *,
+    whole: bool | None = None,
+    fps: float | None = None,
+    masks: Path | None = None,
+    ignore: int | None = None,
+) -> None:
     """Print the report, draw the sheet, and write a study to `out` or print it.
 
     Args:
-        sheet: by default beside `out`, with the video's name. whole: look at every frame; by default of a short video only.
+        source: a video file, or a folder of frames. sheet: by default beside `out`, with the source's name.
+        whole: look at every frame; by default of a short video only. fps: of a folder of frames.
+        masks: folder of masks of some frames of a video, or of all frames of a folder; the study then has an evaluation on them.
+        ignore: the label of pixels that count for nothing; by default 255 where the masks hold it.
 
     Raises:
-        UserError: `out` exists, no video, or nothing in it can be trained on.
+        UserError: `out` exists, no video, nothing in it can be trained on, or masks that do not fit it.
     """
     folder = out.parent if out else Path()
     if out and out.exists():
         raise UserError(f"{out} exists", todo="give another --out, or copy what `--out -` prints into it")
-    sheet = sheet or folder / f"{video.stem}.png"
-    findings = examine_video(video, sheet, whole=whole)
+    if ignore is not None and masks is None:
+        raise UserError("--ignore is the label of pixels in --masks", todo="give --masks, too")
+    sheet = sheet or folder / f"{source.resolve().stem}.png"
+    findings = examine(source, sheet, whole=whole, fps=fps)
+    labeled = find_masks(findings, masks, ignore) if masks else None
     print(f"{findings.report()}\nsheet       {sheet}", file=sys.stdout if out else sys.stderr)
-    # a study's paths are relative to its folder
-    inside = video.resolve().is_relative_to(folder.resolve())
-    text = format_study(findings, str(video.resolve().relative_to(folder.resolve()) if inside else video.resolve()))
+    text = format_study(findings, folder, labeled)
     if out is None:
         print(text, end="")
         return
     with atomic_write(out) as temporary:
         temporary.write_text(text)
+    print(f"study       {out}; next, `densewalk doctor --config {shlex.quote(str(out))}`")
+    if out.name == "config.yaml":
+        print(f"to run it   `snakemake --directory {shlex.quote(str(folder.resolve()))} --cores all all`, in the folder of the Snakefile")
 
 
-@dataclass
-class Findings:
-    """Findings about a video; `usable` are [start, end) and `cuts` moments in seconds."""
-
-    info: VideoInfo
-    looked: str
-    tried: int
-    decoded: int
-    intervals: tuple[float, ...] | None
-    usable: list[tuple[float, float]]
-    cuts: list[float]
-    problems: list[str]
-    sharpness: float
-    blurred: float
-    bars: tuple[int, ...]
-    warnings: Sequence[str] = ()
-
-    @property
-    def usable_seconds(self) -> float:
-        """All usable parts together."""
-        return sum(end - start for start, end in self.usable)
-
-    @property
-    def longest(self) -> float:
-        """The longest usable part."""
-        return max((end - start for start, end in self.usable), default=0.0)
-
-    def report(self) -> str:
-        """Describe the video in a few lines."""
-        info, minutes = self.info, self.usable_seconds / 60
-        turned = f", stored turned by {info.rotation} degrees" if info.rotation else ""
-        clips, with_cut = count_clips(self, clip_seconds(DoraSettings(epochs=1, warmup_epochs=0)))
-        moments = ", ".join([*map(clock, self.cuts[:8]), *(["..."] if len(self.cuts) > 8 else [])])
-        lines = [
-            f"{info.path}: {info.codec}, {info.width}x{info.height}, {info.pixel_format}, {info.fps:.3g} fps, {clock(info.duration)}"
-            f"{turned}, {Path(info.path).stat().st_size / 2**20:.1f} MiB",
-            f"looked at   {self.looked}; {self.decoded} of {self.tried} decode",
-            f"frame rate  {self._rate()}",
-            f"usable      {minutes:.1f} of {info.duration / 60:.1f} minutes, the longest part {self.longest / 60:.1f}",
-            f"cuts        {len(self.cuts)}{f' ({moments})' if moments else ''}",
-            f"blurred     {100 * self.blurred:.1f} % (variance of the Laplacian below {BLURRED:g} of the median, {self.sharpness:.3g})",
-            f"clips       {clips:,} of 8 frames, 1 s apart (DoRA); {100 * with_cut:.1f} % have a cut in them",
-        ]
-        return "\n".join(lines + [f"found       {p}" for p in self.problems] + [f"warning     {w}" for w in self.warnings])
-
-    def _rate(self) -> str:
-        if self.intervals is None:
-            return "one frame"
-        least, middle, most = self.intervals
-        if most - least <= 0.5 * middle:
-            return "constant"
-        return f"variable: {1000 * least:.0f} to {1000 * most:.0f} ms between frames, mostly {1000 * middle:.0f}"
-
-
-def examine_video(path: str | Path, sheet: str | Path, *, whole: bool | None = None) -> Findings:
-    """Look at a video and draw the sheet.
-
-    Args:
-        whole: look at every frame; by default of a short video only (`Survey`).
+def examine(source: Path, sheet: Path, *, whole: bool | None, fps: float | None) -> Findings:
+    """Look at a video file or at a folder of frames.
 
     Raises:
-        UserError: not a video, cut off, encrypted, or nothing in it decodes.
+        UserError: a folder without `fps`, or a video with it.
     """
-    survey = Survey(VideoSettings(source=str(path), skip_broken=True), whole=whole)
-    statistics = _FrameStatistics(survey.info.duration)
-    for seconds, frame in survey:
-        statistics.add(seconds, frame)
-    if not statistics.times:
-        raise UserError(f"{path} has no frame that decodes", todo="check it with a player")
-    last = max(survey.info.duration, survey.step)
-    usable = [(start, min(end, last)) for start, end in survey.usable]
-    values = np.array(statistics.sharpness)
-    inside = values[[_is_inside(t, usable) for t in statistics.times]]
-    median = float(np.median(inside)) if inside.size else 0.0
-    key_frames = f"{survey.tried} key frames, one every {survey.step:.1f} s (--all-frames for all)"
-    looked = f"all {survey.tried} frames" if survey.whole else key_frames
-    findings = Findings(
-        info=survey.info,
-        looked=f"{looked}, sharpness of {len(values)}",
-        tried=survey.tried,
-        decoded=survey.decoded,
-        intervals=survey.intervals,
-        usable=usable,
-        cuts=survey.cuts,
-        problems=survey.problems,
-        sharpness=median,
-        blurred=float((inside < BLURRED * median).mean()) if inside.size else 0.0,
-        bars=statistics.bars(),
-    )
-    findings.warnings = find_warnings(findings)
-    _draw_sheet(sheet, findings, statistics)
-    return findings
+    if source.is_dir():
+        if fps is None:
+            raise UserError(describe_folder(source), todo="give the frames a second: --fps 25")
+        return examine_frames(source, sheet, fps)
+    if fps is not None:
+        raise UserError(f"--fps is for a folder of frames; {source} says its own", todo="leave --fps out")
+    return examine_video(source, sheet, whole=whole)
 
 
-class _FrameStatistics:
-    """Sharpness of every frame that passes; some frames evenly apart, and their borders."""
-
-    def __init__(self, duration: float) -> None:
-        self.moments = [(i + 0.5) * duration / SHOWN for i in range(SHOWN)]
-        self.times: list[float] = []
-        self.sharpness: list[float] = []
-        self.rows = self.columns = np.zeros(1)
-        self.shown: list[tuple[int, RgbFrame]] = []
-
-    def add(self, seconds: float, frame: RgbFrame) -> None:
-        """Take the next frame."""
-        gray = frame @ np.array([0.299, 0.587, 0.114], np.float32)
-        self.times.append(seconds)
-        self.sharpness.append(sharpness(gray))
-        if self.moments and seconds >= self.moments[0]:
-            self.moments = [m for m in self.moments if m > seconds]
-            self.shown.append((len(self.times) - 1, frame))
-            # a bar is dark in all frames
-            self.rows = np.maximum(self.rows, np.percentile(gray, 95, axis=1))
-            self.columns = np.maximum(self.columns, np.percentile(gray, 95, axis=0))
-
-    def bars(self) -> tuple[int, ...]:
-        """Measure black bars: top, bottom, left, right; less than a fiftieth of a side is none."""
-        found = []
-        for profile in (self.rows, self.rows[::-1], self.columns, self.columns[::-1]):
-            bright = np.flatnonzero(profile > DARK)
-            first = int(bright[0]) if bright.size else 0
-            found.append(first if first >= len(profile) / 50 else 0)
-        return tuple(found)
-
-
-def sharpness(gray: Float[np.ndarray, "height width"]) -> float:
-    """Variance of the Laplacian (Pech-Pacheco et al., ICPR 2000).
-
-    for y, x inside the border:  L[y, x] = g[y - 1, x] + g[y + 1, x] + g[y, x - 1] + g[y, x + 1] - 4 g[y, x]
-    """
-    return float((gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * gray[1:-1, 1:-1]).var())
-
-
-def _is_inside(seconds: float, parts: Sequence[tuple[float, float]]) -> bool:
-    return any(start <= seconds < end for start, end in parts)
-
-
-def _draw_sheet(path: str | Path, findings: Findings, statistics: _FrameStatistics) -> None:
-    panels = []
-    for i, frame in statistics.shown:
-        title = clock(statistics.times[i])
-        if not _is_inside(statistics.times[i], findings.usable):
-            panels.append(Panel(frame, f"{title}  not usable", "red"))
-        elif statistics.sharpness[i] < BLURRED * findings.sharpness:
-            panels.append(Panel(frame, f"{title}  blurred", "darkorange"))
-        else:
-            panels.append(Panel(frame, title))
-    contact_sheet(path, panels, COLUMNS, f"{Path(findings.info.path).name}: red is not usable (blank, frozen or broken), orange is blurred")
-
-
-def find_warnings(findings: Findings) -> list[str]:
-    """Return a sentence for all that would make a training fail or learn less."""
-    info, settings = findings.info, DoraSettings(epochs=1, warmup_epochs=0)
-    span = clip_seconds(settings)
-    clips, with_cut = count_clips(findings, span)
-    top, bottom, left, right = findings.bars
-    conditions = {
-        "nothing is usable: blank, frozen or broken throughout": not findings.usable,
-        f"too short for a clip of {settings.frames} frames, {settings.spacing_seconds:g} s apart ({span:g} s): take fewer frames or a "
-        "smaller spacing": not clips,
-        f"{clips:,} clips are fewer than a batch of {settings.batch_size}: lower batch_size": 0 < clips < settings.batch_size,
-        f"{100 * with_cut:.0f} % of the clips have a cut in them, across which nothing can be tracked: give usable_seconds without "
-        "cuts": with_cut > 0.1,
-        f"{info.fps:.3g} frames a second: neighboring frames differ much, and no spacing below {1 / info.fps:.2g} s is possible": (
-            info.fps < 10
-        ),
-        "portrait: crops of the usual shapes see little of it at a time": info.height > info.width,
-        f"black bars of {top}, {bottom}, {left} and {right} px (top, bottom, left, right) are learned from like anything else: cut them "
-        "off with a crop filter of ffmpeg": any(findings.bars),
-        f"{100 * findings.blurred:.0f} % of the frames are blurred compared with the others: steady parts can be chosen with "
-        "usable_seconds": findings.blurred > 0.2,
-        f"{findings.tried - findings.decoded} frames do not decode: skip_broken leaves them out": findings.decoded < findings.tried,
-    }
-    return [sentence for sentence, holds in conditions.items() if holds]
-
-
-def count_clips(findings: Findings, span: float) -> tuple[int, float]:
-    """Count the clips of `span` seconds, and the share of them that has a cut inside.
-
-    for each usable part and start frame t with t + span < end:  a cut c counts if t < c <= t + span
-    """
-    clips = with_cut = 0
-    for start, end in findings.usable:
-        starts = np.arange(max(0, round((end - start - span) * findings.info.fps))) / findings.info.fps + start
-        clips += len(starts)
-        hit = np.zeros(len(starts), bool)
-        for cut in findings.cuts:
-            hit |= (starts < cut) & (cut <= starts + span)
-        with_cut += int(hit.sum())
-    return clips, with_cut / clips if clips else 0.0
-
-
-def clip_seconds(settings: DoraSettings) -> float:
-    """Seconds from a clip's first frame to its last."""
-    return (settings.frames - 1) * settings.spacing_seconds
-
-
-def format_study(findings: Findings, source: str) -> str:
-    """Return a study as YAML: the video, a random start, and DoRA with a recipe of its size.
-
-    Raises:
-        UserError: there is no clip even of two frames.
-    """
-    study = make_study(findings, source, name_video(source))
-    parse_study(study, f"the study on {source}")
-    comments = [f"# {line}" for line in [*findings.report().splitlines(), "", "no evaluation yet: README.md, `evaluations` of config.yaml"]]
-    return "\n".join(line.rstrip() for line in comments) + "\n" + yaml.safe_dump(study, sort_keys=False, allow_unicode=True)
-
-
-def make_study(findings: Findings, source: str, name: str) -> dict[str, Any]:
-    """Return the study as a mapping, without what is default."""
-    small = findings.usable_seconds < 60 * SMALL_MINUTES
-    arch = "vit_micro_patch16" if small else "vit_small_patch16"
-    video: dict[str, Any] = {"source": source}
-    if findings.decoded < findings.tried:
-        video["skip_broken"] = True
-    settings = fit_settings(findings, {"preset": "small_video"} if small else {"epochs": 100})
-    return {
-        "study": name.replace("_", " "),
-        "videos": {name: video},
-        "runs": {
-            "random_start": {"method": "none", "init": "random", "arch": arch},
-            f"dora_{name}": {"method": "dora", "init": "random", "arch": arch, "data": [name], "settings": settings},
-        },
-    }
-
-
-def fit_settings(findings: Findings, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return DoRA's settings, with frames, spacing and batch that the video has room for."""
-    recipe = DoraSettings.model_validate(settings)
-    step = 1 / findings.info.fps
-    room = findings.longest - step  # from a part's first frame to its last
-    if room < step:
-        raise UserError(f"{findings.info.path}: no usable part has two frames", todo="choose another video")
-    spacing = max(step, min(recipe.spacing_seconds, room))
-    frames = min(recipe.frames, 1 + int(room / spacing + 1e-6))
-    clips = max(1, count_clips(findings, (frames - 1) * spacing)[0])
-    fitted = {"spacing_seconds": spacing, "frames": frames, "batch_size": min(clips, recipe.batch_size)}
-    changed = {key: value for key, value in fitted.items() if value != getattr(recipe, key)}
-    if "spacing_seconds" in changed:
-        changed["spacing_seconds"] = round(spacing, 4)
-    return {**settings, **changed}
-
-
-def name_video(source: str | Path) -> str:
-    """Make a key for the study from the file's name: lower-case letters, digits, underscores."""
-    name = re.sub(r"[^a-z0-9]+", "_", Path(source).stem.lower()).strip("_")
-    return name if re.match("[a-z]", name) else f"video_{name}".rstrip("_")
+def describe_folder(folder: Path) -> str:
+    """Say what a folder is that was given in a video's place."""
+    names = find_files(folder, EXTENSIONS)
+    if not names:
+        raise UserError(f"{folder} is a folder without images", allowed="a video file, or a folder of frames (.jpg, .png, ...)")
+    return f"{folder} is a folder of {len(names)} frames ({names[0]} to {names[-1]}), not a video: no file says how fast they were taken"

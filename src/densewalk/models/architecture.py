@@ -5,7 +5,6 @@ Patch 14 means DINOv2's family, except for MAE's `huge`: LayerScale, and positio
 have 224 px embeddings. `_rope` means DINOv3's family: LayerScale, and rotary positions in every attention instead of a table.
 """
 
-import difflib
 import importlib.util
 import json
 import re
@@ -18,6 +17,7 @@ from typing import Annotated, Literal, Protocol, runtime_checkable
 from pydantic import AfterValidator
 
 from densewalk.core.imagenet import IMAGENET, PixelStatistics
+from densewalk.core.text.complaints import did_you_mean
 from densewalk.models.families.abilities import MAPS, WITH_CLS, WITH_KEYS
 
 Interpolation = Literal["offset", "antialias", "size"]
@@ -218,8 +218,7 @@ def known_architecture(name: str) -> str:
             return name
         flags = ["".join(chosen) for chosen in product(*(("", flag) for flag in FLAGS))]
         names = [f"vit_{size}_patch{patch}{flag}" for size, patch, flag in product(SIZES, PATCHES, flags)]
-    near = " or ".join(difflib.get_close_matches(name, names, n=2))
-    raise ValueError(f"unknown architecture '{name}'" + (f", did you mean {near}?" if near else "") + f"; allowed: {ALLOWED}")
+    raise ValueError(f"unknown architecture '{name}'{did_you_mean(name, names, most=2)}; allowed: {ALLOWED}")
 
 
 def abilities_of(name: str) -> frozenset[str]:

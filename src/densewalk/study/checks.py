@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from densewalk.core.text.complaints import did_you_mean
 from densewalk.curation.settings import CurationSettings
 from densewalk.models.architecture import abilities_of, is_vit
+from densewalk.models.catalog import published
 from densewalk.models.families.abilities import ABILITIES
 from densewalk.study.published_rows import check_published_rows
 from densewalk.study.runs import BaseEvaluation, BaseRun, TrainedRun
@@ -38,7 +40,8 @@ def check_study(study: "Study") -> None:
     check_published_rows(study)
     unknown = sorted(set(study.pictures.sources or []) - set(names))
     if unknown:
-        raise ValueError(f"pictures.sources: neither a video nor an image folder: {unknown[0]}; allowed: {', '.join(names)}")
+        found = f"neither a video nor an image folder: {unknown[0]}{did_you_mean(unknown[0], names)}"
+        raise ValueError(f"pictures.sources: {found}; allowed: {', '.join(names)}")
     for name, evaluation in study.evaluations.items():
         if name in RESERVED_EVALUATIONS:
             raise ValueError(f"evaluations.{name}: the name '{name}' is taken; choose another")
@@ -68,7 +71,8 @@ def _check_abilities(study: "Study") -> None:
 
 def _require_runs(study: "Study", where: str, names: Iterable[str]) -> None:
     if unknown := sorted(set(names) - study.runs.keys()):
-        raise ValueError(f"{where}: no such run: {', '.join(unknown)}; allowed: {', '.join(study.runs)}")
+        near = did_you_mean(unknown[0], study.runs)
+        raise ValueError(f"{where}: no such run: {', '.join(unknown)}{near}; allowed: {', '.join(study.runs)}")
 
 
 def _check_seeds(study: "Study", where: str, evaluation: BaseEvaluation) -> None:
@@ -89,7 +93,8 @@ def _check_run(study: "Study", where: str, name: str, run: BaseRun) -> None:
         raise ValueError(f"{where}: the name '{name}' is taken; choose another")
     inits = ["random", *study.checkpoints, *study.runs]
     if run.init not in inits:
-        raise ValueError(f"{where}.init: '{run.init}' is neither a checkpoint nor a run; allowed: {', '.join(inits)}, {OR_PUBLIC}")
+        found = f"'{run.init}' is neither a checkpoint nor a run{did_you_mean(run.init, [*inits, *published()])}"
+        raise ValueError(f"{where}.init: {found}; allowed: {', '.join(inits)}, {OR_PUBLIC}")
     if (run.init == "random") != (run.arch is not None):
         raise ValueError(f"{where}.arch: give it exactly where init is random (init: {run.init}, arch: {run.arch})")
     if isinstance(run, TrainedRun) and (obstacle := run.settings.obstacle()):
@@ -98,7 +103,8 @@ def _check_run(study: "Study", where: str, name: str, run: BaseRun) -> None:
     for source in run.data if isinstance(run, TrainedRun) else []:
         if source not in sources:
             allowed = ", ".join(sources) or "none yet"
-            raise ValueError(f"{where}.data: '{source}' is no video, image folder or curation; allowed: {allowed}")
+            found = f"'{source}' is no video, image folder or curation{did_you_mean(source, sources)}"
+            raise ValueError(f"{where}.data: {found}; allowed: {allowed}")
     init_seeds = study.runs[run.init].seeds if run.init in study.runs else []
     missing = [s for s in run.seeds if s not in init_seeds]
     if missing and len(init_seeds) > 1:
@@ -110,10 +116,11 @@ def _check_curation(study: "Study", where: str, curation: CurationSettings) -> N
     unknown = [name for name in curation.data if name not in images]
     if unknown:
         allowed = ", ".join(images) or "none yet"
-        raise ValueError(f"{where}.data: '{unknown[0]}' is neither a video nor a folder of images; allowed: {allowed}")
+        found = f"'{unknown[0]}' is neither a video nor a folder of images{did_you_mean(unknown[0], images)}"
+        raise ValueError(f"{where}.data: {found}; allowed: {allowed}")
     backbones = [*study.checkpoints, *study.runs]
     if curation.backbone not in backbones:
-        found = f"'{curation.backbone}' is neither a checkpoint nor a run"
+        found = f"'{curation.backbone}' is neither a checkpoint nor a run{did_you_mean(curation.backbone, [*backbones, *published()])}"
         raise ValueError(f"{where}.backbone: {found}; allowed: {', '.join(backbones)}, {OR_PUBLIC}")
     seeds = study.runs[curation.backbone].seeds if curation.backbone in study.runs else []
     if seeds and curation.seed is not None and curation.seed not in seeds:

@@ -18,8 +18,8 @@ from pydantic import Field, ValidationError, model_validator
 from densewalk.core.config_file import not_plain, read_config
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import config_hash
-from densewalk.core.settings import Settings, Unique, WorkflowPath, truths_for_numbers
-from densewalk.core.typed_files import complaints
+from densewalk.core.settings import FOLDER_PATTERN, Settings, Unique, WorkflowPath, truths_for_numbers
+from densewalk.core.text.complaints import complaints
 from densewalk.curation.settings import CurationSettings
 from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.models.catalog import Checkpoint, Labels
@@ -30,7 +30,7 @@ from densewalk.study.public_checkpoints import with_public_checkpoints
 from densewalk.study.registry import TABLES, Evaluation, Run, Table
 from densewalk.study.runs import Baseline, Name, TrainedRun
 from densewalk.study.specs import CurationSpec, EvaluationSpec, RunSpec, Specification
-from densewalk.study.sweeps import expand_sweeps
+from densewalk.study.sweeps import as_written, expand_sweeps
 from densewalk.synthetic.settings import SyntheticSettings
 from densewalk.training.execution import Execution
 from densewalk.visualization.settings import PictureSettings
@@ -53,7 +53,7 @@ class Study(Settings):
 
     study: str = Field(min_length=1)
     """Title of the tables and the report."""
-    results: str = Field(default="results", pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)*$")
+    results: str = Field(default="results", pattern=FOLDER_PATTERN)
     """Folder of the results, relative to the study's folder. Studies of one folder need different ones."""
     synthetic: Synthetic | None = None
     """Generate the data instead of downloading any."""
@@ -290,9 +290,10 @@ def parse_study(config: dict[str, Any], source: str = "config.yaml") -> Study:
     try:
         study = Study.model_validate(config)
     except ValidationError as error:
-        raise UserError(f"{source}: " + "; ".join(complaints(error))) from error
+        lines = dict.fromkeys(as_written(config.get("runs"), line) for line in complaints(error, Study))
+        raise UserError(f"{source}: " + "; ".join(lines)) from error
     if problems := list(islice(truths_for_numbers(study, {**config, "runs": expand_sweeps(config["runs"])}), 5)):
-        raise UserError(f"{source}: " + "; ".join(problems))
+        raise UserError(f"{source}: " + "; ".join(as_written(config["runs"], problem) for problem in problems))
     return study
 
 

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, create_model
 import densewalk.evaluations
 import densewalk.methods
 from densewalk.core.metric import Metric
+from densewalk.core.text.complaints import did_you_mean
 from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.study.runs import BaseEvaluation, Baseline, BaseRun, TrainedRun
 from densewalk.training.settings import TrainingSettings
@@ -97,7 +98,7 @@ TABLES = tuple(dict.fromkeys(settings.TABLE for settings in evaluations().values
 
 def _known_table(name: str) -> str:
     if name not in TABLES:
-        raise ValueError(f"no such table: '{name}'; allowed: {', '.join(TABLES)}")
+        raise ValueError(f"no such table: '{name}'{did_you_mean(name, TABLES)}; allowed: {', '.join(TABLES)}")
     return name
 
 

@@ -4,13 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from densewalk.core.settings import MOST_NAME, Seed, Settings, Unique
+from densewalk.core.settings import MOST_NAME, NAME_PATTERN, Seed, Settings, Unique
 from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.models.architecture import ArchitectureName
 from densewalk.models.catalog import Labels
 from densewalk.training.settings import TrainingSettings
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=MOST_NAME)]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=MOST_NAME)]
 
 
 class BaseRun(Settings):

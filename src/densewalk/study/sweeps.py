@@ -1,5 +1,6 @@
 """Variants of a run for an ablation."""
 
+import re
 from typing import Any
 
 OF_THE_RUN = ("data", "labels")  # what a variant says about the run, beside its settings; no method has settings of these names
@@ -28,6 +29,20 @@ def expand_sweeps(runs: dict[str, Any]) -> dict[str, Any]:
             settings = {k: v for k, v in changes.items() if k not in OF_THE_RUN}
             expanded[f"{name}_{variant}"] = {**kept, **own, "settings": {**run["settings"], **settings}}
     return expanded
+
+
+def as_written(runs: Any, line: str) -> str:
+    """A line on a variant, with the key that the file has: `runs.dora.sweep.a.lr` in place of `runs.dora_a.settings.lr`."""
+    for name, run in runs.items() if isinstance(runs, dict) else ():
+        for variant, changes in _variants(run).items():
+            if not line.startswith((f"runs.{name}_{variant}.", f"runs.{name}_{variant}:")):
+                continue
+            rest = re.split(r"(?=[.:])", line.removeprefix(f"runs.{name}_{variant}"), maxsplit=3)
+            key = rest[2] if rest[1] == ".settings" else rest[1]
+            if key.startswith(".") and key[1:] not in changes:  # what the run itself says
+                return line.replace(f"{name}_{variant}", name, 1)
+            return f"runs.{name}.sweep.{variant}{''.join(rest[2:] if rest[1] == '.settings' else rest)}"
+    return line
 
 
 def _variants(run: Any) -> dict[str, dict[str, Any]]:

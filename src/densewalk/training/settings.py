@@ -10,6 +10,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
 from densewalk.core.settings import MOST_STEPS, Epochs, Settings, Steps
+from densewalk.core.text.complaints import did_you_mean
 from densewalk.data.amounts import Amount
 from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
@@ -157,8 +158,8 @@ class PresetSettings(TrainingSettings):
         """Keys given in the study win over the preset's."""
         if not isinstance(values, dict) or values.get("preset") is None:
             return values
-        if values["preset"] not in cls.PRESETS:
-            raise ValueError(f"preset '{values['preset']}' is unknown; allowed: {', '.join(cls.PRESETS)}")
+        if (name := values["preset"]) not in cls.PRESETS:
+            raise ValueError(f"preset '{name}' is unknown{did_you_mean(str(name), cls.PRESETS)}; allowed: {', '.join(cls.PRESETS)}")
         preset = cls.preset_beside(values)
         for length, other in (("steps", "epochs"), ("epochs", "steps")):
             if values.get(length) is not None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import model_validator
 
+from densewalk.core.text.complaints import did_you_mean
 from densewalk.evaluations.common.settings import EvaluationSettings
 
 
@@ -49,7 +50,7 @@ class PresetSettings(EvaluationSettings):
         defaults = {name: field.default for name, field in cls.model_fields.items()}
         name = given.get("preset", defaults["preset"])
         if name not in cls.PRESETS:
-            raise ValueError(f"preset '{name}' is unknown; allowed: {', '.join(cls.PRESETS)}")
+            raise ValueError(f"preset '{name}' is unknown{did_you_mean(str(name), cls.PRESETS)}; allowed: {', '.join(cls.PRESETS)}")
         recipe = {**defaults, **cls.PRESETS[name]}
         size = given.get("batch_size", recipe["batch_size"])
         factor = size / recipe["batch_size"] if isinstance(size, int) and size > 0 else 1
