@@ -191,6 +191,10 @@ def test_statistics_are_pycocotools(data, real):
         truth = COCO(str(path))
     found = random_detections(truth, np.random.default_rng(0))
     ours = detection.CocoScore(str(path), truth.getCatIds()).compute_metrics([found[:10], found[10:]])
+    units = ours.pop("units")
+    units.require_scores(ours)
+    assert units.ids == [truth.imgs[i]["file_name"] for i in sorted(truth.imgs)]
+    assert set(units.statistics) == {f"{name}_{kind}" for name in ("AP", "AP50", "AP75") for kind in ("box", "mask")}
     assert [ours.pop(kind) for kind in ("boxes", "masks")] == [
         [{k: v for k, v in record.items() if k != other} for record in found] for other in ("segmentation", "bbox")
     ]
@@ -210,7 +214,8 @@ def test_statistics_are_pycocotools(data, real):
 def test_no_detection_is_ap_0_and_empty_size_bins_are_left_out(data):
     path = str(data / "annotations/instances_val2017.json")
     for kind, suffix in (("bbox", "box"), ("segm", "mask")):
-        found = detection.average_precision(path, [], kind)
+        found, units = detection.average_precision(path, [], kind)
+        units.require_scores(found)
         assert found[f"AP_{suffix}"] == found[f"AP50_{suffix}"] == 0.0
         assert f"AP_large_{suffix}" not in found
 

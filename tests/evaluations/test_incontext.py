@@ -33,6 +33,7 @@ from densewalk.evaluations.incontext.evaluate import (
 )
 from densewalk.evaluations.incontext.retrieval import Memory, Store, choose_patches, mix_labels, patch_labels, predict, retrieve
 from densewalk.evaluations.incontext.settings import IncontextSettings
+from densewalk.evaluations.metrics.image_counts import ImageCounts, counted
 from densewalk.evaluations.metrics.segmentation import Confusion, hungarian, reassign
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create
@@ -207,10 +208,12 @@ def test_a_memory_larger_than_the_images_keeps_every_patch():
 
 def test_identity_and_hungarian_are_two_numbers():
     """Classes that swapped their names: wrong as classes, right as clusters."""
-    confusion = Confusion(4)
-    confusion.add(torch.tensor([0, 0, 1, 2, 3]), torch.tensor([1, 1, 0, 2, 3]))
-    result = summarize(settings_of().resolved(), [confusion.matrix], 1, {})
+    counts = ImageCounts.of([counted(torch.tensor([0, 0, 1, 2, 3]), torch.tensor([1, 1, 0, 2, 3]), 4, 4)], 4, 4)
+    settings = settings_of().resolved()
+    result = summarize(settings, [counts], [Example(Path(settings.root) / "a.png", Path("a.png"), settings.rule)], {})
     assert result.metrics == {"mIoU": 50.0, "mIoU_hungarian": 100.0}
+    result.units.require_scores(result.metrics)
+    assert result.units.ids == ["a.png"]
 
 
 def test_score_rule_equals_the_loop():

@@ -168,7 +168,9 @@ def test_diverged_classifiers_lose_and_do_not_spoil_the_others():
     tokens, targets = torch.randn(6, 2, 4), torch.zeros(6, dtype=torch.int64)
     nn.init.constant_(heads.layers[0].weight, torch.nan)
     nn.init.zeros_(heads.layers[1].weight)
-    assert list(linear.accuracies(heads, tokens, targets).values()) == [0.0, 100.0]
+    found, right = linear.accuracies(heads, tokens, targets)
+    assert list(found.values()) == [0.0, 100.0]
+    assert right.tolist() == [[False] * 6, [True] * 6]
     nn.init.constant_(heads.layers[1].weight, torch.nan)
     with pytest.raises(TrainingError, match="all classifiers are not finite"):
         linear.accuracies(heads, tokens, targets)

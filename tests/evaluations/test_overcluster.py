@@ -70,7 +70,8 @@ def test_match_against_its_loop(clusters):
                 if masks[image, i, j] != 4:
                     confusion[masks[image, i, j], assigned[image, i // 4, j // 4]] += 1
     settings = settings_of(clusters=clusters, ignore=4)
-    found, assignment = match(settings, torch.from_numpy(assigned), torch.from_numpy(masks), count)
+    counts = overcluster.count(settings, torch.from_numpy(assigned), torch.from_numpy(masks), count)
+    found, assignment = match(settings, counts.matrix)
     if clusters:
         assert assignment.tolist() == confusion.argmax(0).tolist()
     else:

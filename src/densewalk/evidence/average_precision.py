@@ -1,6 +1,6 @@
 """COCO's average precision of any multiset of images, from detections that were matched once. Free of torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,11 @@ class AveragePrecision(Statistic):
     ignored: Bool[np.ndarray, "detections thresholds"]
     objects: Int[np.ndarray, "images categories"]
     scale: float = 100.0
+
+    def at(self, threshold: int) -> "AveragePrecision":
+        """AP at one of the IoU thresholds, by its place."""
+        one = slice(threshold, threshold + 1)
+        return replace(self, tp=self.tp[:, one], ignored=self.ignored[:, one])
 
     @property
     def units(self) -> int:

@@ -9,15 +9,18 @@ Counts are added in float64: exact up to 2^53.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
+from scipy.sparse import csr_array
 
 from densewalk.evidence.matching import hungarian, many_to_one, reassign
 
 Weights = Float[np.ndarray, "resamples units"]
 Scores = Float[np.ndarray, " resamples"]
+TABLE_BYTES = 2**26  # of the tables of counts that exist at once
 
 
 class Statistic(ABC):
@@ -170,7 +173,7 @@ class MatchedIoU(Statistic):
 
     unit, category, cluster, count: pixels of a class in a cluster, one entry for each pair that occurs in a unit. The clusters are those
     that were fitted once. fixed: keep the matching of all units, which asks a narrower question.
-    unmatched: the class of a cluster that found none.
+    unmatched: the class of a cluster that found none. void: a class that stands for none: a cluster that is matched to it has found none.
     """
 
     KIND = "matched_iou"
@@ -185,6 +188,7 @@ class MatchedIoU(Statistic):
     absent: Literal["skip", "zero"] = "skip"
     unmatched: int = 0
     fixed: bool = False
+    void: int | None = None
     scale: float = 100.0
 
     @classmethod
@@ -201,16 +205,31 @@ class MatchedIoU(Statistic):
 
     def match(self, counts: Int[np.ndarray, "classes clusters"]) -> Int[np.ndarray, " clusters"]:
         """The class of each cluster."""
-        return (hungarian if self.matching == "hungarian" else many_to_one)(counts)
+        found = (hungarian if self.matching == "hungarian" else many_to_one)(counts)
+        return found if self.void is None else np.where(found == self.void, -1, found)
+
+    @cached_property
+    def _entries(self) -> tuple[Int[np.ndarray, " places"], csr_array]:
+        """The places of a table, flattened, that occur; the counts of all units there."""
+        places, column = np.unique(self.category.astype(np.int64) * self.clusters + self.cluster, return_inverse=True)
+        counts = (self.count.astype(np.float64), (self.unit, column))
+        return places, csr_array(counts, shape=(self.number, len(places)))
 
     def of_weights(self, weights: Weights) -> Scores:
         """See the class."""
-        place = self.category * self.clusters + self.cluster
-        flat = np.zeros((self.number, self.classes * self.clusters))
-        np.add.at(flat, (self.unit, place), self.count)
-        tables = np.rint(weights @ flat).astype(np.int64).reshape(-1, self.classes, self.clusters)
-        kept = self.match(flat.sum(0).astype(np.int64).reshape(self.classes, self.clusters)) if self.fixed else None
-        return self.scale * np.array([self._mean_iou(table, self.match(table) if kept is None else kept) for table in tables])
+        places, counts = self._entries
+        size, block = self.classes * self.clusters, max(1, TABLE_BYTES // (8 * self.classes * self.clusters))
+        scores, kept = [], None
+        if self.fixed:
+            whole = np.zeros(size, np.int64)
+            whole[places] = np.rint(counts.sum(0))
+            kept = self.match(whole.reshape(self.classes, self.clusters))
+        for start in range(0, len(weights), block):
+            part = weights[start : start + block]
+            tables = np.zeros((len(part), size), np.int64)
+            tables[:, places] = np.rint((counts.T @ part.T).T)
+            scores += [self._mean_iou(t, self.match(t) if kept is None else kept) for t in tables.reshape(-1, self.classes, self.clusters)]
+        return self.scale * np.array(scores)
 
     def _mean_iou(self, counts: Int[np.ndarray, "classes clusters"], assignment: Int[np.ndarray, " clusters"]) -> float:
         confusion = reassign(counts, assignment, self.unmatched)
@@ -221,5 +240,7 @@ class MatchedIoU(Statistic):
 
     def parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Options and arrays, for a file."""
-        options = {k: getattr(self, k) for k in ("number", "classes", "clusters", "matching", "absent", "unmatched", "fixed", "scale")}
+        options = {
+            k: getattr(self, k) for k in ("number", "classes", "clusters", "matching", "absent", "unmatched", "fixed", "void", "scale")
+        }
         return options, {k: getattr(self, k) for k in ("unit", "category", "cluster", "count")}

@@ -7,8 +7,11 @@ It is written with the result record and holds its hashes, so that a file of ano
 
 import io
 import json
+import os
+import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +24,14 @@ from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write
 from densewalk.core.settings import Settings
 from densewalk.evidence.average_precision import AveragePrecision
+from densewalk.evidence.runs import MeanOfRuns
 from densewalk.evidence.statistics import MatchedIoU, MeanIoU, MeanOfUnits, RatioOfSums, Statistic
 
-KINDS: dict[str, type[Statistic]] = {kind.KIND: kind for kind in (MeanOfUnits, RatioOfSums, MeanIoU, MatchedIoU, AveragePrecision)}
+KINDS: dict[str, type[Statistic]] = {
+    kind.KIND: kind for kind in (MeanOfUnits, RatioOfSums, MeanIoU, MatchedIoU, MeanOfRuns, AveragePrecision)
+}
 TOLERANCE = 1e-4  # relative: a metric may have been computed from float32
+ARCHIVE = re.compile(r"\.(tar|zip)$")
 AGAIN = "delete the result, so that it is made again (snakemake does so)"
 
 
@@ -86,6 +93,21 @@ class Units:
             value = metrics[metric]
             if value is None or not np.isclose(statistic.score, value, rtol=TOLERANCE, atol=TOLERANCE):
                 raise AssertionError(f"{metric}: {statistic.score} by its units, {value} in the record")
+
+
+def image_ids(paths: Iterable[str | Path], root: str | Path) -> list[str]:
+    """Names of images: their paths below `root`, so that they are the same wherever the data lie; a second one of a name is numbered.
+
+    An archive that takes a folder's place (train.tar/1.jpg) gives the names that the folder's images have.
+    """
+    base, seen, names = os.path.abspath(root), Counter[str](), []
+    for path in paths:
+        whole = os.path.abspath(path)
+        name = os.path.relpath(whole, base) if whole.startswith(os.path.join(base, "")) else os.fspath(path)
+        name = "/".join(ARCHIVE.sub("", part) for part in name.split(os.sep))
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return names
 
 
 def units_path(record: Path) -> Path:

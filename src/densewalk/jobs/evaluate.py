@@ -1,6 +1,6 @@
 """Evaluate one backbone by one protocol.
 
-results/{run}/s{seed}/{evaluation}.json, {evaluation}/...
+results/{run}/s{seed}/{evaluation}.json, {evaluation}.units.npz, {evaluation}/...
 """
 
 import math
@@ -18,6 +18,7 @@ from densewalk.core.progress import log
 from densewalk.core.typed_files import write_model
 from densewalk.data.fingerprint import fingerprint
 from densewalk.evaluations.common.base import Job, Result
+from densewalk.evidence.units import units_path, write_units
 from densewalk.jobs.inputs import feature_cache
 from densewalk.models.origin import RunBackbone
 from densewalk.results.records import ResultRecord, RunRecord, read_run
@@ -80,7 +81,7 @@ def evaluate(
     attempts = head.attempts if head else ()
     facts = cost.record() | made_by.model_dump()
     found = make_record(spec, made, result, device=str(device), data=data, backbone_sha256=sha256, made=attempts, **facts)
-    write_model(out, found)
+    write_with_units(out, found, result)
     log.info("%s", ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.items()))
 
 
@@ -90,6 +91,17 @@ def parts_of(spec: EvaluationSpec, execution: Execution) -> int:
     if obstacle := spec.settings.obstacle_to_parts(parts, distributed.world_size()):
         raise UserError(obstacle, todo="correct execution.accumulate_evaluations or the number of GPUs")
     return parts
+
+
+def write_with_units(out: Path, record: ResultRecord, result: Result) -> None:
+    """Write the record, and before it what its numbers are made of: a record with a file of another attempt is never there."""
+    if result.units is None:
+        units_path(out).unlink(missing_ok=True)
+    else:
+        assert record.backbone_sha256 is not None
+        hashes = {"config_hash": record.config_hash, "run_hash": record.run_hash, "backbone_sha256": record.backbone_sha256}
+        write_units(out, result.units, **hashes)
+    write_model(out, record)
 
 
 def make_record(spec: EvaluationSpec, run: RunRecord, result: Result, **facts: Any) -> ResultRecord:

@@ -19,6 +19,7 @@ CUDA (fp16 in iBOT), of boxes and pyramid float32. For patch 14 the levels' stri
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from densewalk.core import distributed
@@ -29,6 +30,7 @@ from densewalk.evaluations.coco.data import check_data
 from densewalk.evaluations.coco.experiment import experiment
 from densewalk.evaluations.coco.settings import CocoSettings
 from densewalk.evaluations.common.base import Job, Result, load_network, training_state
+from densewalk.evidence.units import Units, image_ids
 
 
 def evaluate(settings: CocoSettings, backbone_path: Path, job: Job) -> Result:
@@ -45,8 +47,10 @@ def evaluate(settings: CocoSettings, backbone_path: Path, job: Job) -> Result:
     for kind, records in (("bbox", found.pop("boxes")), ("segm", found.pop("masks"))):
         with atomic_write(job.out / f"detections_val2017_{kind}.json") as temporary:
             temporary.write_text(json.dumps(records, separators=(",", ":")))
+    units: Units = found.pop("units")
     metrics = {name: found.pop(name, math.nan) for name in settings.METRICS}
-    return Result(metrics, n=validation.count, unit="images", details=found)
+    units = replace(units, ids=image_ids([validation.images / name for name in units.ids], settings.root))
+    return Result(metrics, n=validation.count, unit="images", details=found, units=units if units.statistics else None)
 
 
 def describe_data(settings: CocoSettings) -> dict[str, int]:

@@ -16,6 +16,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.hashing import config_hash, file_sha256
 from densewalk.data.fingerprint import fingerprint
 from densewalk.evaluations.common.settings import EvaluationSettings
+from densewalk.evidence.units import Units
 from densewalk.models.feature_cache import Dense, FeatureCache
 from densewalk.models.interface import Network
 from densewalk.models.loading import load
@@ -56,12 +57,22 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """metrics: name -> value, exactly the names of the settings' METRICS. n: scored units (images, objects), and which."""
+    """metrics: name -> value, exactly the names of the settings' METRICS. n: scored units (images, objects), and which.
+
+    units: what the metrics are made of, image by image or object by object (evidence/units.py), for intervals and for what a difference
+    lives on; None where nobody has said it. Metrics without a value have no statistic.
+    """
 
     metrics: dict[str, float]
     n: int
     unit: str
     details: dict[str, Any] = field(default_factory=dict)
+    units: Units | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Require that the units give the metrics."""
+        if self.units is not None:
+            self.units.require_scores(self.metrics)
 
 
 def training_state(settings: EvaluationSettings, backbone: Path, job: Job) -> State:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Integer
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,7 +26,9 @@ from densewalk.data.images import normalize
 from densewalk.evaluations.common.base import Job, fit_size, load_network, require_finite
 from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings, LabelledSettings, ValidationSettings
 from densewalk.evaluations.common.shares import batches_of, in_order, own_batches
-from densewalk.evaluations.metrics.segmentation import Confusion
+from densewalk.evaluations.metrics.image_counts import ImageCounts, counted
+from densewalk.evidence.statistics import Statistic
+from densewalk.evidence.units import Units, image_ids
 from densewalk.models.feature_cache import Dense
 from densewalk.models.interface import Network
 from densewalk.visualization.overlays import Row, write_segmentation_strip
@@ -191,25 +193,33 @@ def score_predictions(
     label: str,
     transform: Transform | None = None,
     idle: Callable[[], None] = lambda: None,
-) -> tuple[Int[Tensor, "classes classes"], list[Row]]:
-    """Confusion matrix of all examples, and rows for the strip; the processes share the examples.
+) -> tuple[ImageCounts, list[Row]]:
+    """Confusion matrices of all examples, and rows for the strip; the processes share the examples.
 
     Args:
         predict: target and prediction, given features, mask and number of an example.
         idle: called in its place in a process that has fewer examples than another.
     """
-    confusion = Confusion(features.settings.label_values, ignore=features.settings.ignored)
-    rows, shown = {}, shown_numbers(len(examples))
+    classes, ignored = features.settings.label_values, features.settings.ignored
+    found, rows, shown = {}, {}, shown_numbers(len(examples))
     left = max(distributed.all_objects(sum(map(len, own_batches(batches_of(len(examples), BATCH))))))
     for maps, mask, i in features.maps(examples, label, transform):
         target, prediction = predict(maps, mask, i)
-        confusion.add(target, prediction)
+        found[i] = counted(target, prediction, classes, classes, ignore=ignored)
         left -= 1
         if i in shown:
             rows[i] = strip_row(examples[i], target, prediction)
     for _ in range(left):
         idle()
-    return distributed.all_sum(confusion.matrix), in_order(rows)
+    return ImageCounts.of(in_order(found), classes, classes), in_order(rows)
+
+
+def image_units(settings: LabelledSettings, examples: Sequence[Example], statistics: Mapping[str, Statistic]) -> Units:
+    """What scores of these images are made of; frames of a video are one cluster."""
+    names = [e.image if e.frame is None else e.image / f"{e.frame:05d}" for e in examples]
+    videos = image_ids([e.image for e in examples], settings.root) if any(e.frame is not None for e in examples) else []
+    clusters = [name.split(" (")[0] for name in videos]
+    return Units(image_ids(names, settings.root), "image", statistics, clusters, "video" if clusters else None)
 
 
 def label_names(settings: LabelledSettings) -> list[str]:

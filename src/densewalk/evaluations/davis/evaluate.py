@@ -37,6 +37,8 @@ from densewalk.evaluations.common.label_propagation import Propagation, reduce_m
 from densewalk.evaluations.common.shares import owned, shared_map
 from densewalk.evaluations.davis.settings import DavisSettings
 from densewalk.evaluations.metrics.davis import MOST_AT_ONCE, jf, jf_pairs, statistics
+from densewalk.evidence.statistics import MeanOfUnits
+from densewalk.evidence.units import Units
 from densewalk.models.interface import Network
 from densewalk.visualization.strips import write_strip
 
@@ -168,7 +170,18 @@ def summarize(scores: dict[str, Float[np.ndarray, "_ 2 3"]], floors: dict[str, F
     metrics = {"J&F": (j[0] + f[0]) / 2, "J": j[0], "F": f[0], "J_recall": j[1], "F_recall": f[1], "J_decay": j[2], "F_decay": f[2]}
     floor_j, floor_f = (100 * np.concatenate(list(floors.values()))).mean(axis=0)[:, 0].tolist()
     metrics |= {"J&F_copied": (floor_j + floor_f) / 2, "J_copied": floor_j}
-    return Result(metrics, len(objects), "objects", {"sequences": by_object(scores), "copied": by_object(floors)})
+    details = {"sequences": by_object(scores), "copied": by_object(floors)}
+    return Result(metrics, len(objects), "objects", details, object_units(scores))
+
+
+def object_units(scores: dict[str, Float[np.ndarray, "_ 2 3"]]) -> Units:
+    """What the means are made of: each object's values; those of a sequence belong together."""
+    objects = np.concatenate(list(scores.values()))
+    names = [(name, f"{name}/{number}") for name, values in scores.items() for number in range(1, len(values) + 1)]
+    places = {"J": (0, 0), "F": (1, 0), "J_recall": (0, 1), "F_recall": (1, 1), "J_decay": (0, 2), "F_decay": (1, 2)}
+    values = {"J&F": objects[:, :, 0].mean(1)} | {metric: objects[:, kind, which] for metric, (kind, which) in places.items()}
+    statistics = {metric: MeanOfUnits(of_objects, scale=100.0) for metric, of_objects in values.items()}
+    return Units([unit for _, unit in names], "object", statistics, [sequence for sequence, _ in names], "sequence")
 
 
 def by_object(scores: dict[str, Float[np.ndarray, "_ 2 3"]]) -> dict[str, list[dict[str, dict[str, float]]]]:

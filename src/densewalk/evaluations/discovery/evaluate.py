@@ -39,6 +39,8 @@ from densewalk.data.images import normalize
 from densewalk.evaluations.common.base import Job, Result, load_network, require_finite
 from densewalk.evaluations.common.shares import in_order, owned
 from densewalk.evaluations.discovery.settings import DiscoverySettings
+from densewalk.evidence.statistics import MeanOfUnits
+from densewalk.evidence.units import Units, image_ids
 from densewalk.models.interface import Network
 from densewalk.visualization.overlays import write_box_strip
 
@@ -63,7 +65,10 @@ def evaluate(settings: DiscoverySettings, backbone_path: Path, job: Job) -> Resu
     if distributed.rank() == 0:
         write_predictions(job.out, examples, found, overlaps)
     details = {"images_without_object": len(everything) - len(examples), "mean_IoU": 100 * float(overlaps.mean())}
-    return Result(metrics={"CorLoc": 100 * float((overlaps >= CORRECT).mean())}, n=len(examples), unit="images", details=details)
+    right = overlaps >= CORRECT
+    ids = image_ids([example.image for example in examples], settings.root)
+    units = Units(ids, "image", {"CorLoc": MeanOfUnits(right.astype(np.float64), scale=100.0)})
+    return Result(metrics={"CorLoc": 100 * float(right.mean())}, n=len(examples), unit="images", details=details, units=units)
 
 
 def describe_data(settings: DiscoverySettings) -> dict[str, int]:

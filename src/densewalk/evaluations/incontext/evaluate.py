@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, Integer
@@ -39,7 +39,9 @@ from densewalk.evaluations.common.dense_features import BATCH, DenseFeatures, li
 from densewalk.evaluations.common.shares import batches_of, consecutive
 from densewalk.evaluations.incontext.retrieval import Memory, Store, choose_patches, mix_nearest, patch_labels, retrieve
 from densewalk.evaluations.incontext.settings import IncontextSettings
+from densewalk.evaluations.metrics.image_counts import ImageCounts
 from densewalk.evaluations.metrics.segmentation import hungarian, iou, mean_iou, pixel_accuracy, reassign
+from densewalk.evidence.runs import mean_of_runs
 from densewalk.visualization.overlays import Row
 
 log = logging.getLogger("densewalk")
@@ -56,11 +58,11 @@ def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Resu
     for seed, examples in sample_memory(settings, memory_set):
         memory = build_memory(settings, of_memory, examples, backbone.stride, seed)
         found.append((memory.spread.count, *score_queries(settings, features, memory, query_set)))
-    sizes, matrices, rows = (list(column) for column in zip(*found, strict=True))
-    dense_features.require_labelled(settings, bool(matrices[0].any()), len(query_set), "query")
+    sizes, counts, rows = (list(column) for column in zip(*found, strict=True))
+    dense_features.require_labelled(settings, bool(counts[0].count.any()), len(query_set), "query")
     dense_features.write_strip(settings, job, rows[0])
     facts = {"input_size": features.size, "memory_images": len(examples), "memory_patches": sizes}
-    return summarize(settings, matrices, len(query_set), facts)
+    return summarize(settings, counts, query_set, facts)
 
 
 def describe_data(settings: IncontextSettings) -> dict[str, int]:
@@ -163,8 +165,8 @@ def augment(
 
 def score_queries(
     settings: IncontextSettings, features: DenseFeatures, memory: Memory, queries: Sequence[Example]
-) -> tuple[Int[Tensor, "classes classes"], list[Row]]:
-    """Confusion matrix of all queries' predictions, and rows for the strip."""
+) -> tuple[ImageCounts, list[Row]]:
+    """Confusion matrices of all queries' predictions, and rows for the strip."""
 
     def predict(maps: Tensor, mask: Tensor, _number: int) -> tuple[Tensor, Tensor]:
         return mask, retrieve(memory, maps, settings, (features.size, features.size))
@@ -176,10 +178,9 @@ def score_queries(
     return dense_features.score_predictions(features, queries, predict, "queries", transform, idle=help_others)
 
 
-def summarize(
-    settings: IncontextSettings, matrices: Sequence[Int[Tensor, "classes classes"]], queries: int, facts: dict[str, Any]
-) -> Result:
+def summarize(settings: IncontextSettings, counts: Sequence[ImageCounts], queries: Sequence[Example], facts: dict[str, Any]) -> Result:
     """Metrics in percent, the mean over the memory samples; details hold each, and the IoU of each class."""
+    matrices = [c.matrix for c in counts]
     identity = [score(m, settings) for m in matrices]
     matched = [score(reassign(m, hungarian(m)), settings) for m in matrices]
     details = {
@@ -190,9 +191,20 @@ def summarize(
         "IoU": dense_features.iou_by_class(settings, torch.stack([iou(m) for m in matrices]).nanmean(0)),
     }
     metrics = {"mIoU": sum(identity) / len(identity), "mIoU_hungarian": sum(matched) / len(matched)}
-    return Result(metrics=metrics, n=queries, unit="images", details=details)
+    absent = absent_classes(settings)
+    statistics = {
+        "mIoU": mean_of_runs([c.mean_iou(absent) for c in counts]),
+        "mIoU_hungarian": mean_of_runs([c.matched_iou(matching="hungarian", absent=absent) for c in counts]),
+    }
+    units = dense_features.image_units(settings, queries, statistics)
+    return Result(metrics=metrics, n=len(queries), unit="images", details=details, units=units)
 
 
 def score(confusion: Int[Tensor, "classes classes"], settings: IncontextSettings) -> float:
     """mIoU in percent."""
-    return 100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip")
+    return 100 * mean_iou(confusion, absent=absent_classes(settings))
+
+
+def absent_classes(settings: IncontextSettings) -> Literal["skip", "zero"]:
+    """How classes count that are neither there nor predicted."""
+    return "zero" if settings.count_absent_classes else "skip"

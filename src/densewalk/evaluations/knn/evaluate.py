@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,9 +32,11 @@ from densewalk.data.benchmarks.classification import ClassifiedImages, list_imag
 from densewalk.evaluations.common import image_features
 from densewalk.evaluations.common.base import Job, Result, load_network
 from densewalk.evaluations.common.image_features import CenterCrops, crop_features, describe_classification, require_multiple
-from densewalk.evaluations.common.shares import batches_of, consecutive, own_batches, rounds
+from densewalk.evaluations.common.shares import batches_of, consecutive, in_order, own_batches, rounds
 from densewalk.evaluations.common.spread_memory import SpreadMemory, spare_rows, whole_tiles
 from densewalk.evaluations.knn.settings import NEIGHBORS, KnnSettings
+from densewalk.evidence.statistics import MeanOfUnits
+from densewalk.evidence.units import Units, image_ids
 from densewalk.models.interface import Network
 
 log = logging.getLogger("densewalk")
@@ -48,20 +50,25 @@ def evaluate(settings: KnnSettings, backbone_path: Path, job: Job) -> Result:
     require_multiple(settings.size, backbone)
     memory = remember(backbone, training, settings, job)
     labels = torch.tensor(training.targets, device=memory.features.device)
-    correct = torch.zeros(len(ks), dtype=torch.int64, device=labels.device)
     batches = batches_of(len(validation), image_features.BATCH)
+    right: dict[int, Bool[Tensor, "ks batch"]] = {}
     queries = features(backbone, validation, settings, job, "k-NN", own_batches(batches))
     nothing = memory.features[:0], labels[:0]
-    for _ in range(rounds(len(batches))):
+    for number in range(rounds(len(batches))):
         batch, targets = next(queries, nothing)
         similarity, index = memory.nearest(batch, ks[-1])
-        correct += (vote(similarity, labels[index], len(training.names), ks, settings.temperature) == targets).sum(1)
-    accuracy = dict(zip(ks, (100 * distributed.all_sum(correct).double() / len(validation)).tolist(), strict=True))
+        found = vote(similarity, labels[index], len(training.names), ks, settings.temperature) == targets
+        right[number * distributed.world_size() + distributed.rank()] = found.cpu()
+    every = torch.cat(in_order(right), dim=1)
+    accuracy = dict(zip(ks, (100 * every.sum(1).double() / len(validation)).tolist(), strict=True))
+    of_images = dict(zip(ks, every.double().numpy(), strict=True))
+    statistics = {f"top1_k{k}": MeanOfUnits(values, scale=100.0) for k, values in of_images.items()}
     return Result(
         metrics={f"top1_k{k}": accuracy.get(k, math.nan) for k in NEIGHBORS},
         n=len(validation),
         unit="images",
         details={"classes": len(training.names), "training_images": len(training), "validation_images": len(validation)},
+        units=Units(image_ids(validation.paths, settings.root), "image", statistics),
     )
 
 

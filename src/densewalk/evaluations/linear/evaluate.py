@@ -14,12 +14,13 @@ and mean patch, which permutes the columns of W and nothing else.
 """
 
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,6 +40,8 @@ from densewalk.evaluations.common.base import Job, Result, load_network, require
 from densewalk.evaluations.common.image_features import CenterCrops, crop_features, describe_classification, require_multiple
 from densewalk.evaluations.common.periodic_saver import PeriodicSaver
 from densewalk.evaluations.linear.settings import LinearSettings
+from densewalk.evidence.statistics import MeanOfUnits
+from densewalk.evidence.units import Units, image_ids
 from densewalk.models.interface import Network
 from densewalk.training.sampler import Item, StepSampler
 from densewalk.training.schedules import Schedule, cosine
@@ -47,6 +50,7 @@ from densewalk.training.state import State
 
 log = logging.getLogger("densewalk")
 History = list[dict[str, float]]  # of each epoch: name of a classifier -> accuracy in percent
+Right = dict[str, Bool[Tensor, " images"]]  # `best` and `last`: which images a classifier has right
 Tokens = Float[Tensor, "batch slots dim"]
 Classes = Int[Tensor, " batch"]
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops: torchvision's defaults
@@ -65,8 +69,10 @@ def evaluate(settings: LinearSettings, backbone_path: Path, job: Job) -> Result:
     if heads.blocks > backbone.depth:
         raise UserError(f"blocks {heads.blocks}, but the backbone has {backbone.depth}", todo="lower `blocks`")
     with training_state(settings, backbone_path, job) as state:
-        history = train(settings, heads.to(job.device), backbone, (training, validation), per_epoch, rates, state, job)
-    return summarize(history, training, validation)
+        history, right = train(settings, heads.to(job.device), backbone, (training, validation), per_epoch, rates, state, job)
+    statistics = {f"top1_{name}": MeanOfUnits(flags.cpu().double().numpy(), scale=100.0) for name, flags in right.items()}
+    units = Units(image_ids(validation.paths, settings.root), "image", statistics) if statistics else None
+    return replace(summarize(history, training, validation), units=units)
 
 
 def describe_data(settings: LinearSettings) -> dict[str, int]:
@@ -157,15 +163,21 @@ def train(
     rates: Schedule,
     state: State,
     job: Job,
-) -> History:
-    """Train to the last step, from the newest intact checkpoint if there is one; return the accuracies after each epoch."""
+) -> tuple[History, Right]:
+    """Train to the last step, from the newest intact checkpoint if there is one.
+
+    Returns:
+        The accuracies after each epoch, and which images the best and the last one's best classifier has right. A checkpoint of an earlier
+        version does not say so of what came before it.
+    """
     assert settings.batch_size is not None
     training, validation = splits
     optimizer, done, history = heads.optimizer(settings.momentum), 0, []
+    right: Right = {}
     if (content := state.newest(job.device)) is not None:
         heads.load_state_dict(content["heads"])
         optimizer.load_state_dict(content["optimizer"])
-        done, history = content["step"], content["history"]
+        done, history, right = content["step"], content["history"], content.get("right", {})
         log.info("resuming after step %d", done)
     sampler = StepSampler(len(training), settings.batch_size, job.seed, done, len(rates))
     data = RandomCrops(training, settings, backbone.statistics)
@@ -179,13 +191,23 @@ def train(
             step(heads, optimizer, tokens, targets.to(job.device), rates[at])
             if (at + 1) % per_epoch == 0:
                 fixed = fixed or validation_tokens(settings, backbone, heads.blocks, validation, job)
-                history.append(accuracies(heads, *fixed))
+                found, flags = accuracies(heads, *fixed)
+                note_right(right, history, found, flags)
+                history.append(found)
             progress.advance(f"top1 {max(history[-1].values()):.2f}" if history else "")
             if saver.is_due(at + 1):
                 content = {"step": at + 1, "heads": heads.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-                saver.save(at + 1, content)
+                saver.save(at + 1, content | {"right": right})
     progress.close()
-    return history
+    return history, right
+
+
+def note_right(right: Right, history: History, found: dict[str, float], flags: Bool[Tensor, "heads images"]) -> None:
+    """Note which images the best classifier of an epoch has right, as the last, and as the best if none before was as good."""
+    name = max(found, key=lambda n: found[n])
+    right["last"] = flags[list(found).index(name)]
+    if not history or found[name] > max(max(epoch.values()) for epoch in history):
+        right["best"] = right["last"]
 
 
 def step(heads: Heads, optimizer: torch.optim.SGD, tokens: Tokens, targets: Classes, rate: float) -> None:
@@ -200,17 +222,19 @@ def step(heads: Heads, optimizer: torch.optim.SGD, tokens: Tokens, targets: Clas
 
 
 @torch.no_grad()
-def accuracies(heads: Heads, tokens: Tokens, targets: Classes) -> dict[str, float]:
-    """Top-1 of every classifier in percent; one that has diverged has 0. All of them are a TrainingError."""
-    correct = torch.zeros(len(heads.kinds), dtype=torch.int64, device=targets.device)
-    alive = torch.ones_like(correct, dtype=torch.bool)
+def accuracies(heads: Heads, tokens: Tokens, targets: Classes) -> tuple[dict[str, float], Bool[Tensor, "heads images"]]:
+    """Top-1 of every classifier in percent, and which images it has right; one that has diverged has 0 and none. All of them are a
+    TrainingError."""
+    alive = torch.ones(len(heads.kinds), dtype=torch.bool, device=targets.device)
+    parts = []
     for part, classes in zip(tokens.split(CHUNK), targets.split(CHUNK), strict=True):
         logits = heads(part)
         alive &= logits.isfinite().flatten(1).all(1)
-        correct += (logits.argmax(-1) == classes).sum(1)
+        parts.append(logits.argmax(-1) == classes)
     if not alive.any():
         raise TrainingError("the logits of all classifiers are not finite: lower learning_rates")
-    return dict(zip(heads.kinds, (100 * (correct * alive).double() / len(targets)).tolist(), strict=True))
+    right = torch.cat(parts, dim=1) & alive[:, None]
+    return dict(zip(heads.kinds, (100 * right.sum(1).double() / len(targets)).tolist(), strict=True)), right
 
 
 def validation_tokens(

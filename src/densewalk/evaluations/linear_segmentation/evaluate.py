@@ -21,11 +21,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Integer
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,6 +46,7 @@ from densewalk.evaluations.common.dense_features import BATCH, DenseFeatures, li
 from densewalk.evaluations.common.periodic_saver import PeriodicSaver
 from densewalk.evaluations.common.shares import in_order, own_batches
 from densewalk.evaluations.linear_segmentation.settings import LinearSegmentationSettings
+from densewalk.evaluations.metrics.image_counts import ImageCounts
 from densewalk.evaluations.metrics.segmentation import iou, mean_iou, pixel_accuracy
 from densewalk.models.feature_cache import Dense
 from densewalk.models.interface import Network
@@ -66,7 +67,8 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
     state = training_state(settings, backbone_path, job)
     with state if distributed.rank() == 0 else nullcontext():
         head = train(settings, backbone, training, features.size, state, job)
-    confusion, rows = score(settings, features, head, validation)
+    counts, rows = score(settings, features, head, validation)
+    confusion = counts.matrix
     dense_features.require_labelled(settings, bool(confusion.any()), len(validation), "validation")
     dense_features.write_strip(settings, job, rows)
     details = {
@@ -75,8 +77,10 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
         "pixel_accuracy": 100 * pixel_accuracy(confusion),
         "IoU": dense_features.iou_by_class(settings, iou(confusion)),
     }
-    value = 100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip")
-    return Result(metrics={"mIoU": value}, n=len(validation), unit="images", details=details)
+    absent: Literal["skip", "zero"] = "zero" if settings.count_absent_classes else "skip"
+    units = dense_features.image_units(settings, validation, {"mIoU": counts.mean_iou(absent)})
+    value = 100 * mean_iou(confusion, absent=absent)
+    return Result(metrics={"mIoU": value}, n=len(validation), unit="images", details=details, units=units)
 
 
 def describe_data(settings: LinearSegmentationSettings) -> dict[str, int]:
@@ -238,8 +242,8 @@ def crop(
 @torch.inference_mode()
 def score(
     settings: LinearSegmentationSettings, features: DenseFeatures, head: nn.Linear, examples: Sequence[Example]
-) -> tuple[Int[Tensor, "classes classes"], list[Row]]:
-    """Confusion matrix of all validation images, and rows for the strip."""
+) -> tuple[ImageCounts, list[Row]]:
+    """Confusion matrices of all validation images, and rows for the strip."""
 
     def predict(maps: Tensor, mask: Tensor, number: int) -> tuple[Tensor, Tensor]:
         if settings.scoring == "reduced":

@@ -12,10 +12,9 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from densewalk.core import distributed
 from densewalk.data.benchmarks.label_maps import read_labels
 from densewalk.data.benchmarks.label_rules import IGNORE, LabelRule
-from densewalk.evaluations.metrics.segmentation import Confusion
+from densewalk.evaluations.metrics.image_counts import Counted, ImageCounts, counted
 from densewalk.evaluations.mmlab import images  # noqa: F401  registers the reader of images
 from densewalk.evaluations.mmlab.experiment import PREFIX
 from densewalk.evaluations.mmlab.processes import GatheredMetric
@@ -117,23 +116,18 @@ class SegmentationScore(GatheredMetric):
 
     def __init__(self, classes: int, *, shown: int = 0) -> None:
         super().__init__()
-        self.confusion, self.shown = Confusion(classes, ignore=IGNORE), shown
+        self.classes, self.shown = classes, shown
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Count the images of a batch."""
         for sample in data_samples:
             prediction = sample["pred_sem_seg"]["data"].squeeze(0)
-            self.confusion.add(sample["gt_sem_seg"]["data"].squeeze(0).to(prediction.device), prediction)
-            kept = len(self.results) < self.shown
-            self.results.append((sample["img_path"], prediction.cpu().to(torch.uint8)) if kept else None)
+            target = sample["gt_sem_seg"]["data"].squeeze(0).to(prediction.device)
+            kept = prediction.cpu().to(torch.uint8) if len(self.results) < self.shown else None
+            self.results.append((sample["img_path"], counted(target, prediction, self.classes, self.classes, ignore=IGNORE), kept))
 
-    def evaluate(self, size: int) -> dict[str, Any]:
-        """The values for all processes' images."""
-        if counts := distributed.gathered_objects(self.confusion.matrix):
-            self.confusion.matrix = torch.stack(counts).sum(0)
-        return super().evaluate(size)
-
-    def compute_metrics(self, results: list[tuple[str, Integer[Tensor, "height width"]] | None]) -> dict[str, Any]:
-        """The matrix, rows ground truth, and the kept predictions by image path."""
-        kept = [r for r in results if r is not None]
-        return {"confusion": self.confusion.matrix, "shown": dict(kept[: self.shown])}
+    def compute_metrics(self, results: list[tuple[str, Counted, Integer[Tensor, "height width"] | None]]) -> dict[str, Any]:
+        """The confusion matrix of all images and that of each, and the kept predictions by image path."""
+        kept = [(path, prediction) for path, _, prediction in results if prediction is not None]
+        counts = ImageCounts.of([c for _, c, _ in results], self.classes, self.classes)
+        return {"confusion": counts.matrix, "counts": counts, "shown": dict(kept[: self.shown])}

@@ -14,6 +14,7 @@ k-means learns from 256 random points per cluster. The five seeds follow from th
 """
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, Integer
@@ -25,8 +26,11 @@ from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.components import project_features
 from densewalk.evaluations.common.dense_features import list_validation, reduce_masks
 from densewalk.evaluations.common.shares import shared_map
-from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
+from densewalk.evaluations.metrics.image_counts import ImageCounts, counted
+from densewalk.evaluations.metrics.segmentation import hungarian, many_to_one, mean_iou, reassign
 from densewalk.evaluations.overcluster.settings import OverclusterSettings
+from densewalk.evidence.runs import mean_of_runs
+from densewalk.evidence.statistics import Statistic
 from densewalk.ops.clustering import kmeans, nearest_center
 
 RELEASED_BATCH = 32
@@ -41,18 +45,23 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
     points, _, masks = project_features(features, examples, "validation", settings.components, settings.mask_size)
     clusters = settings.clusters or settings.label_values
 
-    def one_run(repeat: int) -> float:
+    absent: Literal["skip", "zero"] = "zero" if settings.count_absent_classes else "skip"
+
+    def one_run(repeat: int) -> tuple[float, Statistic]:
         assigned = cluster(settings, points, clusters, derive_seed(job.seed, "overcluster", repeat))
-        confusion, assignment = match(settings, assigned, masks, clusters)
+        counts = count(settings, assigned, masks, clusters)
+        confusion, assignment = match(settings, counts.matrix)
         if repeat == 0:  # process 0's
             matched = assignment[reduce_masks(assigned, settings.mask_size).long()]
             shown = dense_features.shown_numbers(len(examples))
             dense_features.write_strip(settings, job, [dense_features.strip_row(examples[i], masks[i], matched[i]) for i in shown])
-        return 100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip")
+        statistic = counts.matched_iou(matching="hungarian" if settings.clusters is None else "many_to_one", absent=absent)
+        return 100 * mean_iou(confusion, absent=absent), statistic
 
-    scores = shared_map(one_run, range(settings.repeats))
+    scores, statistics = (list(column) for column in zip(*shared_map(one_run, range(settings.repeats)), strict=True))
+    units = dense_features.image_units(settings, examples, {"mIoU": mean_of_runs(statistics)})
     details = {"input_size": features.size, "clusters": clusters, "mIoU_per_run": scores}
-    return Result(metrics={"mIoU": sum(scores) / len(scores)}, n=len(examples), unit="images", details=details)
+    return Result(metrics={"mIoU": sum(scores) / len(scores)}, n=len(examples), unit="images", details=details, units=units)
 
 
 def describe_data(settings: OverclusterSettings) -> dict[str, int]:
@@ -66,11 +75,16 @@ def cluster(settings: OverclusterSettings, points: Float[Tensor, "images rows co
     return torch.stack([nearest_center(image, centers) for image in points])
 
 
+def count(settings: OverclusterSettings, assigned: Assigned, masks: Integer[Tensor, "images mask mask"], clusters: int) -> ImageCounts:
+    """Pixels of each class in each cluster, image by image."""
+    predicted, classes = reduce_masks(assigned, settings.mask_size), settings.label_values
+    pairs = zip(masks, predicted, strict=True)
+    return ImageCounts.of([counted(mask, p, classes, clusters, ignore=settings.ignored) for mask, p in pairs], classes, clusters)
+
+
 def match(
-    settings: OverclusterSettings, assigned: Assigned, masks: Integer[Tensor, "images mask mask"], clusters: int
+    settings: OverclusterSettings, counts: Int[Tensor, "classes clusters"]
 ) -> tuple[Int[Tensor, "classes classes"], Int[Tensor, " clusters"]]:
     """Confusion matrix after the clusters have taken their classes, and the class of each cluster."""
-    predicted = reduce_masks(assigned, settings.mask_size)
-    counts = confusion_matrix(masks, predicted, settings.label_values, clusters, ignore=settings.ignored).cpu()
     assignment = hungarian(counts) if settings.clusters is None else many_to_one(counts)
     return reassign(counts, assignment), assignment.clamp(min=0)

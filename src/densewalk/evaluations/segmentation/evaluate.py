@@ -18,6 +18,7 @@ Arithmetic is bfloat16 on CUDA (fp16 in iBOT).
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from densewalk.evaluations.metrics.segmentation import iou, mean_iou, pixel_accu
 from densewalk.evaluations.segmentation.data import check_data, class_names
 from densewalk.evaluations.segmentation.experiment import experiment
 from densewalk.evaluations.segmentation.recipes import SegmentationSettings
+from densewalk.evidence.units import Units, image_ids
 from densewalk.visualization.overlays import Row, write_segmentation_strip
 
 
@@ -47,7 +49,10 @@ def evaluate(settings: SegmentationSettings, backbone_path: Path, job: Job) -> R
         return Result({}, n=len(validation), unit="images")
     names = class_names(settings)
     write_strip(job.out / "strip.png", settings, validation, found["shown"], names)
-    return summarize(found["confusion"], names, len(validation))
+    counts = found["counts"]
+    statistics = {"mIoU": counts.mean_iou(), "mAcc": counts.mean_accuracy(), "aAcc": counts.pixel_accuracy()}
+    units = Units(image_ids([example.image for example in validation], settings.root), "image", statistics)
+    return replace(summarize(found["confusion"], names, len(validation)), units=units)
 
 
 def describe_data(settings: SegmentationSettings) -> dict[str, int]:

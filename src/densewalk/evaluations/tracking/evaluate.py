@@ -31,6 +31,8 @@ from densewalk.evaluations.common.base import Job, Result, load_network
 from densewalk.evaluations.common.label_propagation import Propagation, reduce_mask
 from densewalk.evaluations.common.shares import owned, shared_map
 from densewalk.evaluations.tracking.settings import TrackingSettings
+from densewalk.evidence.statistics import MeanOfUnits, RatioOfSums, Statistic
+from densewalk.evidence.units import Units
 from densewalk.models.interface import Network
 from densewalk.visualization.overlays import FOUND_COLOR, TRUE_COLOR, with_boxes
 
@@ -121,7 +123,18 @@ def summarize(overlaps: dict[str, Float[np.ndarray, " _"]]) -> Result:
     pooled = np.concatenate(list(overlaps.values()))
     metrics = {**rates(pooled), "AO_sequences": 100 * float(np.mean([values.mean() for values in overlaps.values()]))}
     details = {"sequences": {name: rates(values) | {"frames": len(values)} for name, values in overlaps.items()}}
-    return Result(metrics=metrics, n=len(pooled), unit="frames", details=details)
+    return Result(metrics=metrics, n=len(pooled), unit="frames", details=details, units=sequence_units(overlaps))
+
+
+def sequence_units(overlaps: dict[str, Float[np.ndarray, " _"]]) -> Units:
+    """What the metrics are made of: each sequence's sum over its frames."""
+    values = list(overlaps.values())
+    frames = np.array([len(v) for v in values])
+    sums = {"AO": np.array([v.sum() for v in values])}
+    sums |= {f"SR_{percent}": np.array([(v > percent / 100).sum() for v in values]) for percent in (50, 75)}
+    statistics: dict[str, Statistic] = {metric: RatioOfSums(total, frames, scale=100.0) for metric, total in sums.items()}
+    statistics["AO_sequences"] = MeanOfUnits(np.array([v.mean() for v in values]), scale=100.0)
+    return Units(list(overlaps), "sequence", statistics)
 
 
 def rates(overlaps: Float[np.ndarray, " _"]) -> dict[str, float]:

@@ -21,6 +21,7 @@ the two shares, clusters meet on the grid of patches, and the Jaccard index is a
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,11 +35,14 @@ from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.dense_features import list_split, list_validation, reduce_masks
 from densewalk.evaluations.common.shares import by_first, shared_map
-from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, mean_iou, reassign
+from densewalk.evaluations.metrics.image_counts import ImageCounts, counted
+from densewalk.evaluations.metrics.segmentation import hungarian, mean_iou, reassign
 from densewalk.evaluations.unsupervised_segmentation import foreground as cbfe
 from densewalk.evaluations.unsupervised_segmentation.communities import cooccurrence, find_communities
 from densewalk.evaluations.unsupervised_segmentation.foreground import Labels, Masks, Patches, Split
 from densewalk.evaluations.unsupervised_segmentation.settings import UnsupervisedSegmentationSettings as Settings
+from densewalk.evidence.runs import mean_of_runs
+from densewalk.evidence.statistics import MeanOfUnits, Statistic
 from densewalk.ops.clustering import POINTS, kmeans, nearest_center, sample_points
 
 SMALLEST = 4  # patches in a row, which blurring the attention needs
@@ -63,11 +67,13 @@ def evaluate(settings: Settings, backbone_path: Path, job: Job) -> Result:
     foreground = by_first(lambda: cbfe.extract_foreground(settings, split, threshold, job.seed))
 
     seeds = [derive_seed(job.seed, "parts", i) for i in range(settings.repeats)]
-    by_kmeans, _, _ = score_runs(
+    by_kmeans, _, _, of_kmeans = score_runs(
         settings, split, lambda seed: cluster_foreground(settings, split, foreground, settings.foreground_classes, seed), seeds
     )
     seeds = [derive_seed(job.seed, "objects", i) for i in range(settings.community_repeats)]
-    by_community, communities, matched = score_runs(settings, split, lambda seed: find_objects(settings, split, foreground, seed), seeds)
+    by_community, communities, matched, of_communities = score_runs(
+        settings, split, lambda seed: find_objects(settings, split, foreground, seed), seeds
+    )
     shown = dense_features.shown_numbers(len(validation))
     dense_features.write_strip(settings, job, [dense_features.strip_row(validation[i], split.masks[i], matched[i]) for i in shown])
     details = {
@@ -78,9 +84,12 @@ def evaluate(settings: Settings, backbone_path: Path, job: Job) -> Result:
         "mIoU_per_run": by_community,
         "mIoU_cbfe_per_run": by_kmeans,
     }
-    j_foreground = 100 * cbfe.jaccard(settings, foreground, split.masks)
+    by_image = cbfe.jaccard(settings, foreground, split.masks)
+    j_foreground = 100 * float(by_image.mean())
     metrics = {"mIoU": float(np.mean(by_community)), "mIoU_cbfe": float(np.mean(by_kmeans)), "J_foreground": j_foreground}
-    return Result(metrics=metrics, n=len(validation), unit="images", details=details)
+    statistics = {"mIoU": of_communities, "mIoU_cbfe": of_kmeans, "J_foreground": MeanOfUnits(by_image.numpy(), scale=100.0)}
+    units = dense_features.image_units(settings, validation, statistics)
+    return Result(metrics=metrics, n=len(validation), unit="images", details=details, units=units)
 
 
 def describe_data(settings: Settings) -> dict[str, int]:
@@ -126,24 +135,35 @@ def find_objects(settings: Settings, split: Split, foreground: Patches, seed: in
 
 def score_runs(
     settings: Settings, split: Split, segment: Callable[[int], Labels], seeds: Sequence[int]
-) -> tuple[list[float], list[int], Masks]:
-    """mIoU in percent and number of labels besides the background of each seed's run, and the first run's labels after matching."""
+) -> tuple[list[float], list[int], Masks, Statistic]:
+    """mIoU in percent and number of labels besides the background of each seed's run, and the first run's labels after matching.
 
-    def one_run(number: int) -> tuple[float, int, Masks | None]:
+    The last is what the mean of the former is made of, image by image.
+    """
+    absent: Literal["skip", "zero"] = "zero" if settings.count_absent_classes else "skip"
+
+    def one_run(number: int) -> tuple[float, int, Masks | None, Statistic]:
         segmented = segment(seeds[number])
-        confusion, assignment = match(settings, segmented, split.masks)
-        miou = 100 * mean_iou(confusion, absent="zero" if settings.count_absent_classes else "skip")
+        counts = count(settings, segmented, split.masks)
+        confusion, assignment = match(settings, counts.matrix)
+        miou = 100 * mean_iou(confusion, absent=absent)
         shown = assignment[reduce_masks(segmented, settings.mask_size)] if number == 0 else None
-        return miou, len(segmented[segmented > 0].unique()), shown
+        found = counts.matched_iou(matching="hungarian", absent=absent, unmatched=settings.background, void=settings.ignored)
+        return miou, len(segmented[segmented > 0].unique()), shown, found
 
-    mious, counts, shown = zip(*shared_map(one_run, range(len(seeds))), strict=True)
-    return [*mious], [*counts], shown[0]
+    mious, counts, shown, statistics = zip(*shared_map(one_run, range(len(seeds))), strict=True)
+    return [*mious], [*counts], shown[0], mean_of_runs([*statistics])
 
 
-def match(settings: Settings, segmented: Labels, masks: Masks) -> tuple[Int[Tensor, "classes classes"], Int[Tensor, " labels"]]:
+def count(settings: Settings, segmented: Labels, masks: Masks) -> ImageCounts:
+    """Pixels of each class with each label, image by image."""
+    predicted, classes = reduce_masks(segmented, settings.mask_size), settings.label_values
+    labels, pairs = int(predicted.max()) + 1, zip(masks, predicted, strict=True)
+    return ImageCounts.of([counted(mask, p, classes, labels, ignore=settings.ignored) for mask, p in pairs], classes, labels)
+
+
+def match(settings: Settings, counts: Int[Tensor, "classes labels"]) -> tuple[Int[Tensor, "classes classes"], Int[Tensor, " labels"]]:
     """Confusion matrix after each label has taken its class, one to one, what is left over the background; the class of each label."""
-    predicted = reduce_masks(segmented, settings.mask_size)
-    counts = confusion_matrix(masks, predicted, settings.label_values, int(predicted.max()) + 1, ignore=settings.ignored).cpu()
     assignment = hungarian(counts)
     if settings.ignored is not None:  # where the ignored label is one of the classes, it has no pixel to be matched by
         assignment[assignment == settings.ignored] = -1

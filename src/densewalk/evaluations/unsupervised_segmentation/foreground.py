@@ -90,17 +90,17 @@ def choose_threshold(settings: Settings, split: Split, seed: int) -> float:
     for cut in range(low, high + 1):
         chosen = torch.ones_like(precision, dtype=torch.bool)
         chosen[ascending[:cut]] = False
-        found.append(jaccard(settings, chosen[assigned], split.masks))
+        found.append(float(jaccard(settings, chosen[assigned], split.masks).mean()))
     at_best = precision[ascending[low + int(np.argmax(found))]]
     return ROUNDED * round(float(at_best) / ROUNDED)
 
 
-def jaccard(settings: Settings, foreground: Patches, masks: Masks) -> float:
-    """Intersection over union of the foreground with the masks', mean over images: 1 where both are empty, ignored pixels left out."""
+def jaccard(settings: Settings, foreground: Patches, masks: Masks) -> Float[Tensor, " images"]:
+    """Intersection over union of the foreground with the masks', of each image: 1 where both are empty, ignored pixels left out."""
     scored = is_scored(settings, masks)
     found, truth = enlarge(foreground, settings.mask_size) & scored, (masks != settings.background) & scored
     both, either = ((found & truth).flatten(1).sum(1).double(), (found | truth).flatten(1).sum(1).double())
-    return float(torch.where(either > 0, both / either, 1.0).mean())
+    return torch.where(either > 0, both / either, 1.0)
 
 
 def enlarge(foreground: Patches, size: int) -> Bool[Tensor, "images {size} {size}"]:

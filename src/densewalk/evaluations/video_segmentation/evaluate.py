@@ -15,6 +15,7 @@ of their own in the data set (its in-place renumbering merges some of them); the
 of the data set for D; k-means draws its random points from the job's seed. Scores equal the release's for given clusters.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -36,8 +37,11 @@ from densewalk.data.benchmarks.video_objects import LabelledVideo, list_davis, l
 from densewalk.data.images import normalize, read_rgb
 from densewalk.evaluations.common.base import Job, Result, fit_size, load_network, require_finite
 from densewalk.evaluations.common.shares import by_first, in_order, own_batches, rounds
+from densewalk.evaluations.metrics.image_counts import ImageCounts, counted
 from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
 from densewalk.evaluations.video_segmentation.settings import VideoSegmentationSettings
+from densewalk.evidence.statistics import MeanOfUnits, Statistic
+from densewalk.evidence.units import Units
 from densewalk.models.interface import Network
 from densewalk.ops.clustering import POINTS, PrincipalComponents, kmeans
 from densewalk.visualization.strips import write_rows
@@ -73,21 +77,45 @@ def evaluate(settings: VideoSegmentationSettings, backbone_path: Path, job: Job)
     parts = distributed.gathered_objects({i: (project(v.features), v.small_labels) for i, v in views.items()})
     every = in_order(of_clip)
     scores = {name: [value for clip in every for value in clip[name]] for name in settings.METRICS}
-    scores |= by_first(lambda: score_data_set(parts, views[0].grid, settings, job))
+    of_data_set, statistics = by_first(lambda: score_data_set(parts, views[0].grid, settings, job))
+    scores |= of_data_set
+    units = frame_units(clips, every, statistics)
     metrics = {name: 100 * float(np.mean(values)) for name, values in scores.items()}
-    return Result(metrics=metrics, n=len(scores["F"]), unit="frames", details={"clips": len(clips), "input_size": size})
+    details = {"clips": len(clips), "input_size": size}
+    return Result(metrics=metrics, n=len(scores["F"]), unit="frames", details=details, units=units)
 
 
 def score_data_set(
     parts: list[dict[int, tuple[Points, Labels]]], grid: tuple[int, int], settings: VideoSegmentationSettings, job: Job
-) -> Scores:
-    """D and D_over, from the principal components and small labels of each clip, by number, that the processes have read."""
+) -> tuple[Scores, dict[str, Statistic]]:
+    """D and D_over, from the principal components and small labels of each clip, by number, that the processes have read.
+
+    The second part is what they are made of, frame by frame.
+    """
     found = {number: clip for part in parts for number, clip in part.items()}
     points, labels = (torch.cat([found[number][kind] for number in sorted(found)]) for kind in (0, 1))
     scores: Scores = {"D": [], "D_over": []}
+    statistics: dict[str, Statistic] = {}
     seeds = derive_seed(job.seed, "D"), derive_seed(job.seed, "D_over")
-    add_scores(scores, "D", points, grid, labels, settings.dataset_clusters, settings, seeds)
-    return scores
+    add_scores(scores, "D", points, grid, labels, settings.dataset_clusters, settings, seeds, statistics)
+    return scores, statistics
+
+
+def frame_units(clips: Sequence["Clip"], scores: Sequence[Scores], statistics: Mapping[str, Statistic]) -> Units:
+    """What the metrics are made of: frames, whole sequences being drawn. A clip's value stands at its first frame.
+
+    Args:
+        scores: F and C of each clip. statistics: of D.
+    """
+    names = [(clip.sequence.name, clip.sequence.frames[n].stem) for clip in clips for n in clip.numbers]
+    first = np.cumsum([0, *(len(clip.numbers) for clip in clips[:-1])])
+    found = dict(statistics)
+    for metric in ("F", "F_over", "C", "C_over"):
+        values = [value for of_clip in scores for value in of_clip[metric]]
+        of_frames = np.full(len(names), np.nan)
+        of_frames[first if metric.startswith("C") else slice(None)] = values
+        found[metric] = MeanOfUnits(of_frames, scale=100.0)
+    return Units([f"{sequence}/{frame}" for sequence, frame in names], "frame", found, [sequence for sequence, _ in names], "sequence")
 
 
 def describe_data(settings: VideoSegmentationSettings) -> dict[str, int]:
@@ -182,23 +210,44 @@ def add_scores(
     many: int,
     settings: VideoSegmentationSettings,
     seeds: tuple[int, int],
+    statistics: dict[str, Statistic] | None = None,
 ) -> Labels:
     """Cluster and score, with as many clusters as labels, matched one to one, and with `many`, matched many to one.
+
+    Args:
+        statistics: gets what the values are made of, frame by frame.
 
     Returns:
         The labels that the clusters of the former are matched to.
     """
     size, count = labels.shape[-1], len(labels.unique())
-    value, matched = match_and_score(labels, cluster_maps(points, grid, size, count, settings, seeds[0]), count, "hungarian")
+    maps = cluster_maps(points, grid, size, count, settings, seeds[0])
+    value, matched = match_and_score(labels, maps, count, "hungarian")
     scores[metric].append(value)
-    value, _ = match_and_score(labels, cluster_maps(points, grid, size, many, settings, seeds[1]), many, "many_to_one")
+    finer = cluster_maps(points, grid, size, many, settings, seeds[1])
+    value, _ = match_and_score(labels, finer, many, "many_to_one")
     scores[f"{metric}_over"].append(value)
+    if statistics is not None:
+        statistics[metric] = frame_counts(labels, maps, count).matched_iou(matching="hungarian")
+        statistics[f"{metric}_over"] = frame_counts(labels, finer, many).matched_iou(matching="many_to_one")
     return matched
+
+
+def frame_counts(labels: Labels, maps: Labels, clusters: int) -> ImageCounts:
+    """Pixels of each label that occurs, background included, in each cluster, frame by frame."""
+    values = occurring(labels)
+    pairs = zip(torch.searchsorted(values, labels), maps, strict=True)
+    return ImageCounts.of([counted(label, cluster, len(values), clusters) for label, cluster in pairs], len(values), clusters)
+
+
+def occurring(labels: Labels) -> Int[Tensor, " values"]:
+    """The labels that occur, and 0."""
+    return torch.cat([torch.zeros(1, dtype=torch.int64), labels.flatten()]).unique()
 
 
 def match_and_score(labels: Labels, maps: Labels, clusters: int, matching: Matching) -> tuple[float, Labels]:
     """mIoU (0..1) over the labels that occur, and the label that each pixel's cluster is matched to; without one it is background."""
-    values = torch.cat([torch.zeros(1, dtype=torch.int64), labels.flatten()]).unique()
+    values = occurring(labels)
     confusion = confusion_matrix(torch.searchsorted(values, labels), maps, len(values), clusters)
     assignment = hungarian(confusion) if matching == "hungarian" else many_to_one(confusion)
     return mean_iou(reassign(confusion, assignment)), values[assignment.clamp(min=0)][maps]

@@ -58,7 +58,7 @@ def _run_moves(results: Path, old: str, new: str) -> Iterator[Move]:
 
 def _evaluation_moves(results: Path, old: str, new: str) -> Iterator[Move]:
     for folder in sorted([*results.glob("*/s*"), *results.glob("logs/*/s*")]):
-        yield from ((folder / f"{old}{end}", folder / f"{new}{end}") for end in (".json", "", ".log", ".tsv"))
+        yield from ((folder / f"{old}{end}", folder / f"{new}{end}") for end in (".json", ".units.npz", "", ".log", ".tsv"))
     yield from _state_moves(results, rf"(\w+-s\d+-){re.escape(old)}(-)", new, first=1)
 
 
