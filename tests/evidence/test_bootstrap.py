@@ -19,6 +19,11 @@ def recorded():
     return np.load(shared("parity/eval_bootstrap.npz"))
 
 
+def given(indices):
+    """Draw these indices."""
+    return lambda sizes, *_: [counts_of(indices.astype(int), len(sizes)).astype(float)]
+
+
 def plain_miou(confusions):
     """Percent, from the confusion matrices of a multiset of images."""
     total = sum(np.asarray(c, dtype=float) for c in confusions)
@@ -64,7 +69,7 @@ def test_random_resamples_converge_to_the_enumeration():
 
 def test_intervals_and_p_of_given_draws_equal_the_recorded_ones(recorded, monkeypatch):
     a, b = (MeanIoU.of_confusions(recorded[f"miou/confusion_{x}"]) for x in "ab")
-    monkeypatch.setattr(module, "draw_counts", lambda number, resamples, seed: counts_of(recorded["miou/indices"].astype(int), number))
+    monkeypatch.setattr(module, "draw_blocks", given(recorded["miou/indices"]))
     percentile, bca = (paired_bootstrap([a], [b], method=m) for m in ("percentile", "auto"))
     assert (percentile.method, bca.method) == ("percentile", "BCa")
     close = {"rtol": 0, "atol": 1e-9}
@@ -81,7 +86,7 @@ def test_intervals_and_p_of_given_draws_equal_the_recorded_ones(recorded, monkey
 def test_whole_clusters_are_drawn(recorded, monkeypatch):
     owner = recorded["clustered/owner"]
     a, b = (MeanOfUnits(recorded[f"clustered/{x}"], scale=100.0) for x in "ab")
-    monkeypatch.setattr(module, "draw_counts", lambda number, resamples, seed: counts_of(recorded["clustered/indices"].astype(int), number))
+    monkeypatch.setattr(module, "draw_blocks", given(recorded["clustered/indices"]))
     found = paired_bootstrap([a], [b], owner=owner, method="percentile")
     np.testing.assert_allclose(found.replicates, recorded["clustered/replicates"], rtol=0, atol=1e-9)
     np.testing.assert_allclose([found.low, found.high], recorded["clustered/percentile_95"], rtol=0, atol=1e-9)
@@ -191,3 +196,16 @@ def test_adjusted_p_equal_the_recorded_ones_and_a_loop(recorded):
 def test_p_counts_the_resamples_beyond_zero():
     assert two_sided_p(np.array([1.0, 2.0, 3.0])) == 0.5
     assert two_sided_p(np.array([-1.0, 1.0, 0.0])) == 1.0
+
+
+def test_units_of_equal_values_are_drawn_together():
+    """The same distribution as unit by unit: its exact standard deviation, that of the discordant images."""
+    generator = np.random.default_rng(5)
+    a, b = generator.random((2, 6_000)) < [[0.6], [0.63]]
+    found = paired_bootstrap([MeanOfUnits(a.astype(float))], [MeanOfUnits(b.astype(float))], resamples=4_000)
+    assert found.method == "percentile"
+    assert found.units == 6_000
+    exact = np.sqrt(discordant(a, b).variance)
+    assert found.replicates.std() == pytest.approx(exact, rel=0.04)
+    assert found.replicates.mean() == pytest.approx(found.difference, abs=4 * exact / np.sqrt(4_000))
+    assert found.high - found.low == pytest.approx(2 * 1.96 * exact, rel=0.06)

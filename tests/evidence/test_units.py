@@ -9,8 +9,9 @@ import pytest
 
 from densewalk.core.errors import UserError
 from densewalk.evidence.average_precision import AveragePrecision
+from densewalk.evidence.runs import mean_of_runs
 from densewalk.evidence.statistics import MatchedIoU, MeanIoU, MeanOfUnits, RatioOfSums
-from densewalk.evidence.units import Units, read_units, require_same_units, units_path, write_units
+from densewalk.evidence.units import Units, image_ids, read_units, require_same_units, units_path, write_units
 
 HASHES = {"config_hash": "a" * 12, "run_hash": "b" * 12, "backbone_sha256": "c" * 64}
 
@@ -23,6 +24,9 @@ def all_kinds():
     return {
         "mIoU": MeanIoU.of_confusions(tables, "zero"),
         "matched": MatchedIoU.of_counts(generator.integers(0, 50, (4, 3, 5)), matching="many_to_one"),
+        "runs": mean_of_runs(
+            [MatchedIoU.of_counts(generator.integers(0, 50, (4, 3, 3)), void=1), MeanIoU.of_confusions(tables)],
+        ),
         "J": MeanOfUnits(np.array([0.5, 0.25, np.nan, 1.0]), scale=100.0),
         "PCK": RatioOfSums(np.array([1, 0, 2, 3]), np.array([2, 2, 2, 4])),
         "AP": AveragePrecision(4, *detections, *flags, np.ones((4, 2), int)),
@@ -118,3 +122,16 @@ def test_ids_and_lengths_are_checked():
         Units(["a", "a"], "image", {"J": MeanOfUnits(np.zeros(2))})
     with pytest.raises(AssertionError, match="3 units instead of 2"):
         Units(["a", "b"], "image", {"J": MeanOfUnits(np.zeros(3))})
+
+
+def test_images_are_named_by_their_place_below_the_root(tmp_path):
+    paths = [tmp_path / "val" / "a.png", tmp_path / "val.tar" / "a" / "b.png", tmp_path / "val" / "a.png", "/elsewhere/c.png"]
+    assert image_ids(paths, tmp_path) == ["val/a.png", "val/a/b.png", "val/a.png (2)", "/elsewhere/c.png"]
+
+
+def test_the_mean_of_runs_is_that_of_their_scores():
+    one, two = (MeanIoU.of_confusions(np.random.default_rng(seed).integers(0, 50, (4, 3, 3))) for seed in (1, 2))
+    weights = np.random.default_rng(1).integers(1, 4, (5, 4)).astype(float)
+    found = mean_of_runs([one, two]).of_weights(weights)
+    np.testing.assert_allclose(found, (one.of_weights(weights) + two.of_weights(weights)) / 2)
+    assert mean_of_runs([one]) is one

@@ -19,7 +19,7 @@ from torch import Tensor
 from densewalk.evaluations.metrics.segmentation import confusion_matrix
 from densewalk.evidence.statistics import MatchedIoU, MeanIoU, RatioOfSums
 
-Counted = tuple[Int[np.ndarray, " entries"], Int[np.ndarray, " entries"]]  # places in one image's flattened matrix, and pixels there
+Counted = tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]  # places in one image's flattened matrix, and pixels there
 
 
 def counted(
