@@ -37,7 +37,7 @@ def test_statistics_score_any_multiset_as_its_images_together_do(absent):
     weights = np.bincount(drawn, minlength=4)[None].astype(float)
     assert counts.mean_iou(absent).of_weights(weights)[0] == pytest.approx(100 * mean_iou(whole, absent=absent), abs=1e-10)
     assert counts.pixel_accuracy().of_weights(weights)[0] == pytest.approx(100 * pixel_accuracy(whole), abs=1e-5)  # float32
-    recall = [float(whole[c, c] / whole[c].sum()) for c in range(CLASSES) if whole[c].sum()]
+    recall = [float(whole[c, c]) / float(whole[c].sum()) for c in range(CLASSES) if whole[c].sum()]
     assert counts.mean_accuracy().of_weights(weights)[0] == pytest.approx(100 * sum(recall) / len(recall), abs=1e-10)
 
 
