@@ -8,7 +8,7 @@ test units only: neither training seeds nor the start of a probe. Several statis
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -113,13 +113,13 @@ def _distinct(a: Sequence[Statistic], b: Sequence[Statistic]) -> tuple[tuple[lis
 
     Drawing them as often as their units are drawn together is the same draw: top-1 of 50,000 images has four kinds of images.
     """
-    rows = [*a, *b]
-    if not all(isinstance(s, MeanOfUnits) and not np.isnan(s.values).any() for s in rows):
+    means = [s for s in (*a, *b) if isinstance(s, MeanOfUnits) and not np.isnan(s.values).any()]
+    if len(means) < len(a) + len(b):
         return None
-    values, sizes = np.unique(np.stack([s.values for s in rows]), axis=1, return_counts=True)  # type: ignore[attr-defined]
-    if 2 * len(sizes) > rows[0].units:
+    values, sizes = np.unique(np.stack([s.values for s in means]), axis=1, return_counts=True)
+    if 2 * len(sizes) > means[0].units:
         return None
-    few: list[Statistic] = [replace(s, values=v) for s, v in zip(rows, values, strict=True)]  # type: ignore[type-var]
+    few: list[Statistic] = [MeanOfUnits(v, s.scale) for s, v in zip(means, values, strict=True)]
     return (few[: len(a)], few[len(a) :]), sizes
 
 
