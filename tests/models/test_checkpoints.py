@@ -92,7 +92,9 @@ def test_hashes_of_studies_without_a_rule_for_positions_stay():
 
 
 def test_what_cannot_be_used_is_said_at_once():
-    with pytest.raises(UserError, match=r"'dinov9' is neither a checkpoint nor a run, did you mean .*; allowed: .* `densewalk checkpoints` lists"):
+    with pytest.raises(
+        UserError, match=r"'dinov9' is neither a checkpoint nor a run, did you mean .*; allowed: .* `densewalk checkpoints` lists"
+    ):
         study("dinov9")
 
 
