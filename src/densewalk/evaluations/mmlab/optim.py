@@ -39,13 +39,13 @@ def decay_table(model: nn.Module, rate: float, *, decay_position_embedding: bool
     are, unless `decay_position_embedding` is off: published results come from code that means to leave them out but does not.
     """
     depth_of: Any = model.backbone.get_layer_depth  # type: ignore[union-attr]
+    _, layers = depth_of(next(name for name, _ in model.backbone.named_parameters()))  # type: ignore[union-attr, operator]
     rows = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         inside = name.startswith("backbone.")
-        layer, layers = depth_of(name.removeprefix("backbone."))
-        layer = layer if inside else layers - 1
+        layer = depth_of(name.removeprefix("backbone."))[0] if inside else layers - 1
         token = inside and name.rsplit(".", 1)[-1] in TOKEN_PARAMETERS
         decayed = parameter.ndim > 1 and not name.endswith(".bias") and (decay_position_embedding or not token)
         rows.append(Row(name, layer, rate ** (layers - 1 - layer), decayed))
