@@ -312,10 +312,12 @@ def tables(args: argparse.Namespace) -> None:
     from densewalk.results.changes import mark_written
     from densewalk.results.formats import write_formats
     from densewalk.results.gain import write_gain
+    from densewalk.results.pairs.differences import differences_file
     from densewalk.results.tables import write_table
 
     if args.table == "gain":
-        write_gain(records, args.out, metrics_of_tables(), args.baseline or (plan.baseline if plan else None), named)
+        cache = differences_file(results) if plan else None
+        write_gain(records, args.out, metrics_of_tables(), args.baseline or (plan.baseline if plan else None), named, cache)
     else:
         write_table(records, args.table, args.out, named)
     write_formats(args.out)
@@ -332,6 +334,18 @@ def diff(args: argparse.Namespace) -> int:
     if args.csv:
         write_changes(found, args.csv)
     return int(bool(found.changes))
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Compare rows by their test units: intervals of the differences to the first one, over test images and over training seeds."""
+    from densewalk.results.pairs.rows import compare_rows, text, write_compared
+
+    if len(args.rows) < 2:
+        raise UserError("densewalk compare takes two rows or more", allowed="RUN:EVALUATION, or the file of a record")
+    found = compare_rows(args.rows, args.results, args.metric, args.resamples)
+    print(text(found))
+    if args.csv:
+        write_compared(found, args.csv)
 
 
 def report(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ densewalk tables --table NAME --out FILE results   # result records -> CSV, Mark
 densewalk tables --columns run,J,F --format latex  # a table for a paper
 densewalk report config.yaml                       # the page, also of an unfinished study
 densewalk diff results_before results_after        # which numbers changed, and why
+densewalk compare dino:davis neco:davis            # is a difference more than the choice of test images could make?
 """
 
 import argparse
@@ -97,6 +98,12 @@ def _add_study_commands(command: Command) -> None:
     _add_tables(command)
     p = command("diff", "before", "after")
     p.add_argument("--csv", type=Path, help="also write the changes to this file")
+    p = command("compare")
+    p.add_argument("rows", nargs="+", help="RUN:EVALUATION, or files of records; each is compared with the first")
+    p.add_argument("--metric", help="default: the first one of the record")
+    p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results)")
+    p.add_argument("--resamples", type=_count, default=9_999, help="of the test units (default: 9999)")
+    p.add_argument("--csv", type=Path, help="also write the comparisons to this file")
     p = command("report")
     p.add_argument("config", type=Path, nargs="?", help="the study's configuration")
     p.add_argument("--plan", type=Path, help="the plan that the workflow writes, in its place")
@@ -184,6 +191,13 @@ def _positive(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return number
+
+
+def _count(text: str) -> int:
+    """A whole number above 0."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return int(text)
 
 
 def _share(text: str) -> float:

@@ -10,20 +10,25 @@ too: they have a value, no difference and no interval. docs/tables.md says what 
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from densewalk.core.errors import UserError
 from densewalk.core.metric import Metric, floor_of
-from densewalk.results.records import Named, ResultRecord, read_results
-from densewalk.results.significance import Better, Paired, fixed, is_random_start, mean_and_interval, paired
+from densewalk.evidence.multiplicity import holm
+from densewalk.results.pairs.cells import UNIT_COLUMNS, unit_cells
+from densewalk.results.pairs.differences import Differences, UnitDifference
+from densewalk.results.records import Named, ResultRecord, read_result, read_results
+from densewalk.results.significance import Better, Paired, fixed, is_random_start, mean_and_interval, paired, partners
 from densewalk.results.tables import grouped, metrics_in, write_csv
 
 COLUMNS = (
     *("run", "kind", "evaluation", "dataset", "metric", "better", "value", "against", "reference", "reference_value"),
     *("difference", "ci95", "beyond_interval", "seeds", "by_seed"),
+    *UNIT_COLUMNS,
 )
 Metrics = Mapping[str, Mapping[str, Metric]]  # evaluation, or table -> its metrics
 Groups = Mapping[str, Sequence[ResultRecord]]  # run -> its records of one evaluation
@@ -34,7 +39,8 @@ class Gain:
     """A run, or a floor, in one metric of an evaluation.
 
     against: what `reference` is, `start` or `baseline`; empty for a floor. reference: None where there is no such run.
-    value: mean over the run's seeds. paired: differences over the seeds that the reference has, too.
+    value: mean over the run's seeds. paired: differences over the seeds that the reference has, too. units: the same difference over test
+    units, None where these are not known. p_holm: its p among all runs that are compared with this kind of reference.
     """
 
     run: str
@@ -47,6 +53,8 @@ class Gain:
     against: str = ""
     reference: str | None = None
     paired: Paired | None = None
+    units: UnitDifference | None = None
+    p_holm: float | None = None
 
     @property
     def beyond(self) -> str:
@@ -64,18 +72,29 @@ class Gain:
         return "; ".join(f"seed {seed}: {fixed(difference, sign=True) or 'no value'}" for seed, difference in pairs)
 
 
-def write_gain(paths: Sequence[Path], out: Path, metrics: Metrics, baseline: str | None = None, named: Named | None = None) -> None:
-    """Write gain.csv. metrics: of each table, by name. named: see `read_results`."""
-    records = read_results(paths, named)
+def write_gain(
+    paths: Sequence[Path],
+    out: Path,
+    metrics: Metrics,
+    baseline: str | None = None,
+    named: Named | None = None,
+    cache: Path | None = None,
+) -> None:
+    """Write gain.csv. metrics: of each table, by name. named: see `read_results`. cache: file of differences that are known."""
+    places = {(record.run, record.seed, record.evaluation): path for path, record in zip(paths, map(read_result, paths), strict=True)}
+    records, differences = read_results(paths, named), Differences(places, cache)
     runs = dict.fromkeys(record.run for record in records)
     if baseline is not None and records and baseline not in runs:
         raise UserError(f"baseline: no result of a run '{baseline}'", allowed=", ".join(runs))
-    write_csv(gain_table(records, metrics, baseline), out)
+    write_csv(gain_table(records, metrics, baseline, differences), out)
+    differences.save()
 
 
-def gain_table(records: Sequence[ResultRecord], metrics: Metrics, baseline: str | None) -> pd.DataFrame:
+def gain_table(
+    records: Sequence[ResultRecord], metrics: Metrics, baseline: str | None, differences: Differences | None = None
+) -> pd.DataFrame:
     """One line per run, evaluation, metric and reference; floors once."""
-    rows = [_row(gain) for gain in gains(records, metrics, baseline)]
+    rows = [_row(gain) for gain in gains(records, metrics, baseline, differences)]
     return pd.DataFrame(rows, columns=list(COLUMNS), dtype=str).fillna("")
 
 
@@ -92,11 +111,16 @@ def _row(gain: Gain) -> dict[str, str]:
         "beyond_interval": gain.beyond,
         "seeds": str(len(found.seeds)) if found else "",
         "by_seed": gain.by_seed,
+        **unit_cells(gain.units, gain.p_holm),
     }
 
 
-def gains(records: Sequence[ResultRecord], metrics: Metrics, baseline: str | None) -> list[Gain]:
-    """The gains of all runs in every metric that is no floor; the floors of an evaluation come before its runs."""
+def gains(records: Sequence[ResultRecord], metrics: Metrics, baseline: str | None, differences: Differences | None = None) -> list[Gain]:
+    """The gains of all runs in every metric that is no floor; the floors of an evaluation come before its runs.
+
+    Args:
+        differences: over test units; without it there are none.
+    """
     evaluations: dict[str, dict[str, list[ResultRecord]]] = {}
     for (run, evaluation), group in grouped(records).items():
         evaluations.setdefault(evaluation, {})[run] = group
@@ -106,8 +130,28 @@ def gains(records: Sequence[ResultRecord], metrics: Metrics, baseline: str | Non
         task = next(iter(groups.values()))[0].task
         for metric in (name for name in names if floor_of(name) is None):
             described = metrics.get(task, {}).get(metric)
-            found += _of_metric(groups, metric, described.better if described else "higher", names, baseline)
+            better: Better = described.better if described else "higher"
+            found += _with_units(list(_of_metric(groups, metric, better, names, baseline)), groups, differences)
     return found
+
+
+def _with_units(found: list[Gain], groups: Groups, differences: Differences | None) -> list[Gain]:
+    """The gains in one metric with their intervals over test units, and p among all that are compared with one kind of reference."""
+    if differences is None:
+        return found
+    found = [replace(gain, units=_over_units(gain, groups, differences)) for gain in found]
+    for against in ("start", "baseline"):
+        own = [i for i, gain in enumerate(found) if gain.against == against and gain.units is not None]
+        adjusted = holm(np.array([unit.p for i in own if (unit := found[i].units) is not None]))
+        for i, p in zip(own, adjusted.tolist(), strict=True):
+            found[i] = replace(found[i], p_holm=p)
+    return found
+
+
+def _over_units(gain: Gain, groups: Groups, differences: Differences) -> UnitDifference | None:
+    if gain.reference is None or gain.paired is None or math.isnan(gain.paired.mean):
+        return None
+    return differences.of([(b, a) for a, b in partners(groups[gain.run], groups[gain.reference])], gain.metric)
 
 
 def _of_metric(groups: Groups, metric: str, better: Better, names: Sequence[str], baseline: str | None) -> Iterator[Gain]:

@@ -42,11 +42,16 @@ class Paired:
 
 def paired(group: Sequence[ResultRecord], reference: Sequence[ResultRecord], metric: str) -> Paired:
     """Compare a run with a reference, both by their records of one evaluation; seeds without a partner are left out."""
-    found = [(record.seed, record.metrics.get(metric), partner) for record in group if (partner := _partner(record, reference)) is not None]
-    pairs = [(_number(own), _number(partner.metrics.get(metric))) for _, own, partner in found]
+    found = partners(group, reference)
+    pairs = [(_number(own.metrics.get(metric)), _number(partner.metrics.get(metric))) for own, partner in found]
     differences = tuple(own - other for own, other in pairs)
     mean, half = mean_and_interval(differences)
-    return Paired(tuple(seed for seed, *_ in found), differences, mean, half, mean_and_interval([other for _, other in pairs])[0])
+    return Paired(tuple(own.seed for own, _ in found), differences, mean, half, mean_and_interval([other for _, other in pairs])[0])
+
+
+def partners(group: Sequence[ResultRecord], reference: Sequence[ResultRecord]) -> list[tuple[ResultRecord, ResultRecord]]:
+    """Each record of a run with that of the reference that it is compared with; seeds without a partner are left out."""
+    return [(record, partner) for record in group if (partner := _partner(record, reference)) is not None]
 
 
 def _number(value: float | None) -> float:

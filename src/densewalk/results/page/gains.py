@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from densewalk.results.gain import Gain, gains
 from densewalk.results.page.view import GainCell, GainRow, GainTable
+from densewalk.results.pairs.differences import Differences
 from densewalk.results.plan import Plan
 from densewalk.results.records import ResultRecord
 from densewalk.results.significance import fixed
@@ -11,10 +12,15 @@ from densewalk.results.significance import fixed
 OWN_START = "The start is the run that a run is built on, its checkpoint as it is, or random weights of the same architecture and seed."
 
 
-def gain_sections(plan: Plan, records: Sequence[ResultRecord]) -> list[GainTable]:
+def first_metrics(plan: Plan) -> dict[str, str]:
+    """The first metric of each evaluation."""
+    return {name: next(iter(evaluation.metrics)) for name, evaluation in plan.evaluations.items() if evaluation.metrics}
+
+
+def gain_sections(plan: Plan, records: Sequence[ResultRecord], differences: Differences | None = None) -> list[GainTable]:
     """A table against the runs' own starts, and one against the baseline if the study names one; none without a difference."""
-    firsts = {name: next(iter(evaluation.metrics)) for name, evaluation in plan.evaluations.items() if evaluation.metrics}
-    found = [gain for gain in gains(records, plan.metrics_of_tables(), plan.baseline) if firsts.get(gain.evaluation) == gain.metric]
+    firsts, all_gains = first_metrics(plan), gains(records, plan.metrics_of_tables(), plan.baseline, differences)
+    found = [gain for gain in all_gains if firsts.get(gain.evaluation) == gain.metric]
     headings = {"start": ("Gain over the start", OWN_START), "baseline": (f"Difference to {plan.baseline}", "")}
     tables = []
     for against, (heading, text) in headings.items():
@@ -52,4 +58,6 @@ def _cell(gain: Gain | None, plan: Plan) -> GainCell:
     planned, there = len(plan.seeds_of(gain.run, gain.evaluation)), len(found.seeds)
     seeds = ", one seed" if there == planned == 1 else f", {there} of {planned} seeds" if there < planned else ""
     note = f"from {fixed(found.reference)}{source}{seeds}" if found.reference == found.reference else "no value"
-    return GainCell(fixed(found.mean, sign=True), fixed(found.half), gain.beyond == "gain", note, gain.by_seed)
+    units = f"{fixed(gain.units.low, sign=True)} to {fixed(gain.units.high, sign=True)}" if gain.units else ""
+    is_tie = gain.units is not None and gain.units.is_tie
+    return GainCell(fixed(found.mean, sign=True), fixed(found.half), gain.beyond == "gain", note, gain.by_seed, units, is_tie)

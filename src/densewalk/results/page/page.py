@@ -24,9 +24,11 @@ from densewalk.results.page.charts import PER_HOUR, method_legend, time_unit
 from densewalk.results.page.evaluation_tables import evaluation_sections
 from densewalk.results.page.gains import gain_sections
 from densewalk.results.page.images import features, predictions, training_images
+from densewalk.results.page.places import gain_places
 from densewalk.results.page.sections import all_methods, costs, curves, read_curves, rising_losses
 from densewalk.results.page.study_graph import study_diagram
 from densewalk.results.page.view import Facts, NumberTable, Page
+from densewalk.results.pairs.differences import Differences, differences_file
 from densewalk.results.plan import Plan, result_key
 from densewalk.results.records import ResultRecord, RunRecord, read_results, read_run
 from densewalk.results.stale import by_other_code
@@ -57,14 +59,16 @@ def breakable(name: str) -> Markup:
 
 def contents(plan: Plan, results: Path) -> Page:
     """Gather everything on the page."""
-    paths = [results / f"{result_key(*job)}.json" for job in plan.jobs()]
+    jobs = list(plan.jobs())
+    paths = [results / f"{result_key(*job)}.json" for job in jobs]
+    differences = Differences(dict(zip(jobs, paths, strict=True)), differences_file(results))
     records = read_results([path for path in paths if path.is_file()], plan.named)
     missing = [output for outputs in survey(plan, results) for output in outputs.missing]
     charts = costs(plan, records)
     now, runs = provenance.current(), made_runs(plan, results)
     logged = read_curves(plan, results)
     folders = {run: results / run / f"s{planned.seeds[0]}" for run, planned in plan.runs.items()}
-    return Page(
+    page = Page(
         title=plan.study,
         facts=headline(plan, runs, len(records), len(paths)),
         missing=missing,
@@ -76,18 +80,21 @@ def contents(plan: Plan, results: Path) -> Page:
         features=features(folders),
         training=training_images(plan, folders),
         predictions=predictions(plan, folders),
-        gains=gain_sections(plan, records),
+        gains=gain_sections(plan, records, differences),
+        places=gain_places(plan, records, differences, folders),
         rising=rising_losses(logged),
         curves=curves(plan, logged),
-        numbers=[_numbers(name, table) for name, table in whole_tables(plan, records).items()] if records else [],
+        numbers=[_numbers(name, table) for name, table in whole_tables(plan, records, differences).items()] if records else [],
         version=__version__,
         commit=now.commit[:12],
     )
+    differences.save()
+    return page
 
 
-def whole_tables(plan: Plan, records: Sequence[ResultRecord]) -> dict[str, pd.DataFrame]:
+def whole_tables(plan: Plan, records: Sequence[ResultRecord], differences: Differences | None = None) -> dict[str, pd.DataFrame]:
     """The tables of all evaluations, by their files' names."""
-    gain = gain_table(records, plan.metrics_of_tables(), plan.baseline)
+    gain = gain_table(records, plan.metrics_of_tables(), plan.baseline, differences)
     return {"gain": gain, "all": tidy_table(records), "cost": cost_table(records)}
 
 

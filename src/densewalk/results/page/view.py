@@ -13,13 +13,18 @@ Facts = Sequence[tuple[str, str]]  # name and value
 
 @dataclass(frozen=True)
 class GainCell:
-    """A run's difference in one evaluation, or a floor's value. seeds: differences by seed; empty text for what there is not."""
+    """A run's difference in one evaluation, or a floor's value. seeds: differences by seed; empty text for what there is not.
+
+    units: the interval over test units; tie: it holds 0.
+    """
 
     text: str
     interval: str = ""
     best: bool = False
     note: str = ""
     seeds: str = ""
+    units: str = ""
+    tie: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,33 @@ class GainTable:
     text: str
     columns: Sequence[tuple[str, str]]
     rows: Sequence[GainRow]
+
+    @property
+    def has_units(self) -> bool:
+        """True if any difference has an interval over test units."""
+        return any(cell.units for row in self.rows for cell in row.cells)
+
+
+@dataclass(frozen=True)
+class MovedRow:
+    """A test unit or a class that gained or lost: its own score before and after, and the difference."""
+
+    kind: str
+    name: str
+    before: str
+    after: str
+    difference: str
+
+
+@dataclass(frozen=True)
+class GainPlace:
+    """Where the difference of a run to a reference lives. text: how many units gained and lost. images: of units, the reference's first."""
+
+    heading: str
+    text: str
+    gained: Sequence[MovedRow]
+    lost: Sequence[MovedRow]
+    images: Sequence["Image"]
 
 
 @dataclass(frozen=True)
@@ -168,6 +200,7 @@ class Page:
     diagram: Markup
     legend: Markup | None
     gains: Sequence[GainTable]
+    places: Sequence[GainPlace]
     rising: Sequence[str]
     costs: Sequence[Chart]
     sections: Sequence[Section]
