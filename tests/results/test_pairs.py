@@ -120,6 +120,17 @@ def test_what_cannot_be_compared_is_refused_with_the_first_difference(results, d
         compare_rows(NAMES[:2], results, resamples=20)
 
 
+def test_one_video_tells_nothing_about_others(results):
+    for run in ("start", "walk"):
+        one = replace(units_of(run, 0), clusters=["walk.mp4"] * 12, cluster="video")
+        write(results, run, 0, one)
+        write(results, run, 1, one)
+    with pytest.raises(UserError, match="scored on one video, which tells nothing"):
+        compare_rows(NAMES[:2], results)
+    write_gain(all_paths(results), results / "gain.csv", METRICS)
+    assert set(read_table(results / "gain.csv")["units_p"]) == {""}
+
+
 def test_names_that_are_nothing(results):
     for names in (["start:incontext_voc", "walk:davis"], ["start:incontext_voc", "walk"], ["start:incontext_voc", "wolk:incontext_voc"]):
         with pytest.raises(UserError, match="no such result"):

@@ -73,6 +73,8 @@ def paired_bootstrap(
         return _result(_difference(a, b), replicates, None, (confidence, units, None, []))
     owner = np.arange(units) if owner is None else np.asarray(owner)
     drawn = int(owner.max()) + 1
+    if drawn < 2:
+        raise ValueError("one unit, or one cluster, tells nothing about the choice of others")
     clustered = drawn < units
     row = _difference(a, b)
     parts, changed = [], 0

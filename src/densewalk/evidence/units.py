@@ -87,6 +87,11 @@ class Units:
         places = {name: i for i, name in enumerate(dict.fromkeys(self.clusters))}
         return np.array([places[c] for c in self.clusters]) if self.clusters else None
 
+    @property
+    def drawn(self) -> int:
+        """How many clusters, or units without clusters, can be drawn: one tells nothing about the choice of others."""
+        return len(set(self.clusters)) if self.clusters else len(self.ids)
+
     def require_scores(self, metrics: Mapping[str, float | None]) -> None:
         """Require that the statistics give the numbers of the record."""
         for metric, statistic in self.statistics.items():

@@ -47,10 +47,10 @@ def _place(gain: Gain, found: Where, images: Sequence[Image]) -> GainPlace:
     assert gain.units is not None
     heading = f"{gain.evaluation}, {gain.metric}: {gain.run} against {gain.reference}, {fixed(gain.units.difference, sign=True)}"
     text = f"Of {gain.units.drawn}, {gained} gained and {lost} lost."
-    sides = [
+    gain_rows, loss_rows = (
         [_row(kind, m) for kind, parts in ((found.unit, found.units), ("class", found.classes)) for m in parts[side]] for side in (0, 1)
-    ]
-    return GainPlace(heading, text, *sides, images)
+    )
+    return GainPlace(heading, text, gain_rows, loss_rows, images)
 
 
 def _row(kind: str, moved: Moved) -> MovedRow:
@@ -63,8 +63,8 @@ def _images(gain: Gain, found: Where, folders: Mapping[str, Path]) -> list[Image
     for title, end in (("gained most", found.units[0]), ("lost most", found.units[1])):
         for moved in end[:1]:
             name = moved.cluster or moved.name
-            for run in (gain.reference, gain.run):
-                path = folders[run] / gain.evaluation / f"{name}.png" if run in folders else None
-                if path is not None and path.is_file():
+            for run in [r for r in (gain.reference, gain.run) if r is not None and r in folders]:
+                path = folders[run] / gain.evaluation / f"{name}.png"
+                if path.is_file():
                     images.append(embed(f"{name}, which {title}, by {run}", path, label=f"{name} ({title}), {run}"))
     return images

@@ -120,7 +120,7 @@ class Differences:
 
     def _are_of_the_same_units(self, records: Sequence[ResultRecord], metric: str) -> bool:
         first, *others = (self.units_of(record) for record in records)
-        if any(metric not in units.statistics for units in (first, *others)):
+        if first.drawn < 2 or any(metric not in units.statistics for units in (first, *others)):
             return False
         return all(list(u.ids) == list(first.ids) and list(u.clusters) == list(first.clusters) for u in others)
 
@@ -200,5 +200,8 @@ def require_comparable(a: ResultRecord, b: ResultRecord, units: tuple[Units, Uni
         if record.metrics.get(metric) is None:
             raise UserError(f"{name} has no value of {metric}")
     require_same_units(*units, names)
+    if units[0].drawn < 2:
+        of = units[0].cluster or units[0].unit
+        raise UserError(f"{names[0]} is scored on one {of}, which tells nothing about the choice of others", todo=f"score more {of}s")
     if not np.array_equal(units[0].clusters, units[1].clusters):
         raise UserError(f"{names[0]} and {names[1]} have the same {units[0].unit}s in other {units[0].cluster or units[1].cluster}s")

@@ -100,7 +100,7 @@ def _compare(reference: Row, row: Row, metric: str, resamples: int) -> Compared:
         require_comparable(pairs[0][0], a, (sides[0][0], of_a), metric)
     records_a, records_b = ([pair[side] for pair in pairs] for side in (0, 1))
     by_seeds = paired(records_b, records_a, metric) if len(pairs) > 1 else Paired((), (), float("nan"), float("nan"), float("nan"))
-    by_units = difference(*sides, metric, resamples=resamples)
+    by_units = difference(sides[0], sides[1], metric, resamples=resamples)
     return Compared(row, reference, metric, by_units, by_seeds, discordant=_discordant(sides, metric))
 
 

@@ -45,7 +45,7 @@ def where(pairs: Pairs, metric: str, differences: Differences) -> Where | None:
     before, after = (np.mean([own for own in side if own is not None], axis=0) for side in scores)
     first = units[0][0]
     clusters = list(first.clusters) or [""] * len(first.ids)
-    known = np.flatnonzero(~np.isnan(before) & ~np.isnan(after))
+    known = np.flatnonzero(~np.isnan(before) & ~np.isnan(after)).tolist()
     moved = [Moved(first.ids[i], float(before[i]), float(after[i]), clusters[i]) for i in known]
     return Where(
         first.unit, ends(moved), ends(_classes(pairs)), (sum(m.difference > 0 for m in moved), sum(m.difference < 0 for m in moved))
