@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -178,6 +178,14 @@ class Backbone(Network):
         """The last block's keys of all patches, heads side by side, before rotary positions."""
         _, key = self.cls_and_keys(images)
         return key[:, :, self.prefix :].transpose(1, 2).flatten(2)
+
+    def projections(
+        self, images: Float[Tensor, "batch 3 height width"], kind: Literal["queries", "keys", "values"]
+    ) -> Float[Tensor, "batch patches dim"]:
+        """The last block's queries, keys or values of all patches, heads side by side, before rotary positions."""
+        block, x, _, _ = self._before_last_block(images)
+        found = query_key_value(block, x)[("queries", "keys", "values").index(kind)]
+        return found[:, :, self.prefix :].transpose(1, 2).flatten(2)
 
     def dense_and_attention(
         self, images: Float[Tensor, "batch 3 height width"]

@@ -13,7 +13,7 @@ A family is a subclass of `Network` and a frozen dataclass with the facts of `Sh
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -120,6 +120,12 @@ class Network(nn.Module):
 
     def keys(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patches dim"]:
         """Keys of the last block's attention for all patches, heads side by side, before rotary positions (ability `keys`)."""
+        self._lacks("keys")
+
+    def projections(
+        self, images: Float[Tensor, "batch 3 height width"], kind: Literal["queries", "keys", "values"]
+    ) -> Float[Tensor, "batch patches dim"]:
+        """The same of the queries or values (ability `keys`)."""
         self._lacks("keys")
 
     def dense_and_attention(

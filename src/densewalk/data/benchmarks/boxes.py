@@ -49,14 +49,17 @@ def clip(boxes: Float[np.ndarray, "*batch 4"], width: int, height: int) -> Float
 
 @dataclass(frozen=True)
 class BoxedImage:
-    """An image file and the boxes of its objects."""
+    """An image file, the boxes of its objects, and the file of their masks, if it was asked for."""
 
     image: Path
     boxes: Boxes
+    mask: Path | None = None
 
 
-def read_voc_boxes(root: str | Path, year: int, split: str = "trainval") -> list[BoxedImage]:
-    """Read the boxes of all objects in the images of ImageSets/Main/`split`.txt.
+def read_voc_boxes(
+    root: str | Path, year: int, split: str = "trainval", image_sets: str = "Main", masks: str | None = None
+) -> list[BoxedImage]:
+    """Read the boxes of all objects in the images of ImageSets/`image_sets`/`split`.txt, and list their masks in the folder `masks`.
 
     Difficult and truncated ones are included. The files count pixels from 1, and the last pixel belongs to the box: x0 and y0 lose
     one, x1 and y1 stay. `root` is VOC`year`, VOCdevkit, or the folder above it.
@@ -65,9 +68,10 @@ def read_voc_boxes(root: str | Path, year: int, split: str = "trainval") -> list
     if base.name != f"VOC{year}":
         found = f"{base} is not Pascal VOC's folder VOC{year} and holds none"
         raise UserError(found, todo="correct `root` or `year`, or download the data")
-    stems = read_list(base / "ImageSets" / "Main" / f"{split}.txt", todo="correct `root`, `year` or `split`")
+    stems = read_list(base / "ImageSets" / image_sets / f"{split}.txt", todo="correct `root`, `year` or `split`")
     files = [(existing_file(base / "JPEGImages" / f"{s}.jpg"), existing_file(base / "Annotations" / f"{s}.xml")) for s in stems]
-    return [BoxedImage(image, _voc_boxes(annotation, image)) for image, annotation in files]
+    of_objects = [existing_file(base / masks / f"{stem}.png") if masks else None for stem in stems]
+    return [BoxedImage(image, _voc_boxes(xml, image), mask) for (image, xml), mask in zip(files, of_objects, strict=True)]
 
 
 def _voc_boxes(path: Path, image: Path) -> Boxes:
