@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script: `benchmarks` is not installed
 
-from benchmarks.reference_values import dora, frozen, neco, parts, timetuning
+from benchmarks.reference_values import dora, frozen, geometry, neco, parts, timetuning
 from benchmarks.reference_values.rows import Note, Row, compare
 
 __all__ = ["FILES", "Note", "Row", "compare", "kind_of", "main", "rows_of"]
@@ -36,7 +36,7 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
     "davis_propagation": (frozen.davis_propagation, (r".+/hwrk",)),
     "dinov2_loss": (parts.dinov2_loss, (r"koleo/.+/x|sinkhorn_(cls|patch)/.+/targets",)),
     "dora_step": (dora.dora_step, (r"mot/heads", r"config/sk_eps")),
-    "eval_discovery": (parts.eval_discovery, (r"attention/.+/cls|corloc/owner",)),
+    "eval_discovery": (geometry.eval_discovery, (r"attention/.+/cls|corloc/owner|tokencut/.+/tau",)),
     "eval_vos": (parts.eval_vos, (r".+/categories", r".+/J")),
     "hummingbird": (frozen.hummingbird, (r"cases/.+/fake_weight",)),
     "knn": (frozen.nearest_neighbours, (r".+/train", r".+/vy", r".+/acc\d+")),

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from densewalk.data.benchmarks import boxes
 from densewalk.evaluations.common import label_propagation
-from densewalk.evaluations.discovery import evaluate as discovery
+from densewalk.evaluations.discovery import lost as lost_module
+from densewalk.evaluations.discovery.regions import bounding_box, component_of
 from densewalk.evaluations.incontext import retrieval
 from densewalk.evaluations.incontext.settings import IncontextSettings
 from densewalk.evaluations.knn import evaluate as knn
@@ -127,7 +128,7 @@ def lost(values: Any) -> Rows:
     """LOST's degrees, seed and box; any order of equal degrees is right."""
     for case in cases(values, having="cfg"):
         x = torch.from_numpy(values[f"{case}/feats"])[0]
-        yield compare("lost", case, "degrees", discovery.degrees(x), -values[f"{case}/scores"], 0)
+        yield compare("lost", case, "degrees", lost_module.degrees(x), -values[f"{case}/scores"], 0)
         tie_at_seed, tie_at_cut = values[f"{case}/tie"].tolist()
         theirs, orders = values[f"{case}/pred"], _orders(len(x)) if tie_at_seed or tie_at_cut else _orders(len(x), 0)
         box, seed = _lost_box(x, values[f"{case}/cfg"].tolist(), next(orders))
@@ -153,11 +154,11 @@ def _orders(count: int, others: int = 500) -> Iterator[Tensor]:
 def _lost_box(x: Tensor, cfg: list[int], order: Tensor) -> tuple[np.ndarray, int]:
     """LOST's box and seed, if the patches stand in this order."""
     rows, columns, patch, height, width, k = cfg
-    ordered, first = discovery.lost(x[order], k)
+    ordered, first = lost_module.lost(x[order], k)
     mask = np.empty_like(ordered)
     mask[order.numpy()] = ordered
     seed = int(order[first])
-    return discovery.bounding_box(discovery.component_of(mask.reshape(rows, columns), seed), patch, width, height), seed
+    return bounding_box(component_of(mask.reshape(rows, columns), seed), patch, width, height), seed
 
 
 def neco_eval(values: Any) -> Rows:

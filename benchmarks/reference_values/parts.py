@@ -2,13 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from benchmarks.reference_values.frozen import Rows
 from benchmarks.reference_values.rows import Note, cases, compare, has, relative
 
-from densewalk.data.benchmarks import boxes
-from densewalk.evaluations.discovery import evaluate as discovery
 from densewalk.evaluations.metrics.davis import jf
 from densewalk.methods.dino.losses import cross_entropies, koleo
 from densewalk.ops.sinkhorn import sinkhorn
@@ -53,26 +50,3 @@ def eval_vos(values: Any) -> Rows:
     for other in ("vos_benchmark", "mose", "dinov3_propagation"):
         if cases(values, 1).count(other):
             yield Note("eval_vos", other, "a part of an evaluation that is not here")
-
-
-def eval_discovery(values: Any) -> Rows:
-    """Masks, components and boxes by attention, and IoU of boxes."""
-    for case in cases(values, 2, having="cls"):
-        rows, columns, patch = values[f"{case}/cfg"].tolist()
-        attention = torch.from_numpy(values[f"{case}/cls"]).flatten(1)
-        for kind, mass, chosen in (("dora", 0.8, attention.mean(0)), ("one_head", 0.6, attention[min(4, len(attention) - 1)])):
-            mask = discovery.top_mass_mask(chosen, mass).reshape(rows, columns)
-            component = discovery.largest_component(mask)
-            box = discovery.bounding_box(component, patch, columns * patch, rows * patch)
-            yield compare("eval_discovery", case, f"mask, {kind}", mask, values[f"{case}/{kind}/mask"], 0)
-            yield compare("eval_discovery", case, f"component, {kind}", component, values[f"{case}/{kind}/component"], 0)
-            yield compare("eval_discovery", case, f"box, {kind}", box, values[f"{case}/{kind}/box_all_components"], 0)
-    for case in cases(values, 1, having="owner"):
-        truth, owner = values[f"{case}/gt"].astype(float), values[f"{case}/owner"]
-        found = [boxes.iou(values[f"{case}/pred"][o].astype(float), t[None])[0] for t, o in zip(truth, owner, strict=True)]
-        yield compare("eval_discovery", case, "IoU of boxes", found, values[f"{case}/iou_released"], 1e-6)
-        best = [max(f for f, o in zip(found, owner, strict=True) if o == image) for image in range(len(values[f"{case}/pred"]))]
-        yield compare("eval_discovery", case, "CorLoc in %", 100 * np.mean([b >= 0.5 for b in best]), values[f"{case}/CorLoc"], 1e-6)
-    for other in ("tokencut", "jaccard"):
-        if cases(values, 1).count(other):
-            yield Note("eval_discovery", other, "a part of an evaluation that is not here")

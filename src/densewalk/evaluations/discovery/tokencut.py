@@ -1,8 +1,8 @@
 """TokenCut (https://arxiv.org/abs/2202.11539): the patches on one side of a normalized cut of the graph of their similarities.
 
-    graph = build_graph(similarities(x), tau, "binary")
-    vector, gap = second_eigenvector(graph)
-    mask, seed = partition(vector)                       # then the 4-connected component of the mask with the seed
+graph = build_graph(similarities(x), tau, "binary")
+vector, gap = second_eigenvector(graph)
+mask, seed = partition(vector)                       # then the 4-connected component of the mask with the seed
 """
 
 from typing import Literal
@@ -45,7 +45,7 @@ def second_eigenvector(graph: Graph) -> tuple[Float[np.ndarray, " patches"], flo
 
     With S = D^-1/2 W D^-1/2 and S u = mu u: v = D^-1/2 u and lambda = 1 - mu. All weights are positive, so that the largest mu is 1,
     alone, with u = D^1/2 1. S - 2 u u^T has -1 in its place, and Lanczos' method gives its largest pair: products with W instead of a
-    decomposition, 10 to 20 times as fast at 1,024 patches (benchmarks/tokencut.py). Started at fixed random vectors, it gives the same
+    decomposition, more than ten times as fast at 1,024 patches (benchmarks/tokencut.py). Started at fixed random vectors, it gives the same
     vector every time. A gap that is not below REPEATED is a rough value. The vector's sign is arbitrary.
     """
     degree = graph.sum(axis=1)
@@ -53,7 +53,7 @@ def second_eigenvector(graph: Graph) -> tuple[Float[np.ndarray, " patches"], flo
     if len(graph) <= DENSE:
         return _dense(graph, scale)
     largest = np.sqrt(degree / degree.sum())
-    columns = np.asfortranarray(graph)  # symmetric: no copy is needed, but the order must be told
+    columns = graph.T  # the same, in the order that BLAS takes without a copy
     start = np.random.default_rng(0).standard_normal((2, len(graph)))
 
     def without(*known: Float[np.ndarray, " patches"]) -> LinearOperator:
