@@ -93,6 +93,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], str, str | No
     "knn": ("knn", write_imagenet, {"resize": 18, "size": 16}, "val/n02/*", None),
     "linear": ("linear", write_imagenet, {"resize": 18, "size": 16, "batch_size": 4, "epochs": 1, "blocks": [1]}, "val/n02/*", None),
     "discovery": ("discovery", write_coco, {"layout": "coco"}, "train2014/*", None),
+    "discovery by TokenCut": ("discovery", write_coco, {"layout": "coco", "method": "tokencut", "taus": [0.1]}, "train2014/*", None),
     "tracking": ("tracking", write_got10k, {"short_side": 64, "multiple": 16}, "val/*1/00000002.jpg", None),
 }
 WITH_MASKS = [name for name, case in CASES.items() if case[-1] is not None]

@@ -19,6 +19,7 @@ reading order comes first here, where the released code leaves the order open. L
 ours does, unless `component_search` is `released`.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ class Found:
 
     boxes: Float[np.ndarray, "thresholds 4"]
     image: Float[np.ndarray, "4"]
-    mask_jaccard: float = float("nan")
+    mask_jaccard: float = math.nan
     notes: tuple[str, ...] = ()
 
 
@@ -129,7 +130,7 @@ def score(settings: DiscoverySettings, examples: list[BoxedImage], found: list[F
     metrics = {
         "CorLoc": rates[chosen],
         "Jaccard_box": 100 * float(overlaps[chosen].mean()),
-        "Jaccard_mask": 100 * float(scored.mean()) if len(scored) else float("nan"),
+        "Jaccard_mask": 100 * float(scored.mean()) if len(scored) else math.nan,
         "CorLoc_position": 100 * float((floor >= CORRECT).mean()),
         "Jaccard_box_position": 100 * float(floor.mean()),
     }
@@ -196,7 +197,7 @@ def of_attention(
     chosen = attention.mean(0) if settings.head == "mean" else attention[settings.head]
     mask = top_mass_mask(chosen.flatten(), settings.mass).reshape(chosen.shape)
     box = bounding_box(largest_component(mask, settings.component_search), patch, width, height)
-    jaccard = float("nan")
+    jaccard = math.nan
     if example.mask is not None:
         objects = read_mask(example.mask, example.image)
         jaccard = mask_jaccard(objects, head_masks(attention, settings.mask_mass, patch, width, height))
