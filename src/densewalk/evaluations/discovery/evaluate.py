@@ -23,6 +23,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,8 @@ from densewalk.evaluations.discovery.attention import head_masks, mask_jaccard, 
 from densewalk.evaluations.discovery.lost import lost
 from densewalk.evaluations.discovery.regions import bounding_box, component_of, largest_component
 from densewalk.evaluations.discovery.settings import DiscoverySettings
+from densewalk.evidence.statistics import MeanOfUnits
+from densewalk.evidence.units import Units, image_ids
 from densewalk.models.interface import Network
 from densewalk.visualization.overlays import write_box_strip
 
@@ -113,7 +116,8 @@ def score(settings: DiscoverySettings, examples: list[BoxedImage], found: list[F
     """The result, and the number of the threshold that it is of."""
     overlaps = [best_overlaps(examples, np.stack([image.boxes[i] for image in found])) for i in range(len(found[0].boxes))]
     rates = [100 * float((of_tau >= CORRECT).mean()) for of_tau in overlaps]
-    chosen, details = 0, {}
+    chosen = 0
+    details: dict[str, Any] = {}
     if settings.method == "tokencut":
         by_tau = dict(zip(settings.thresholds, rates, strict=True))
         if settings.taus:
@@ -123,18 +127,20 @@ def score(settings: DiscoverySettings, examples: list[BoxedImage], found: list[F
             details["tau"] = settings.thresholds[chosen]
         details |= {name: sum(name in image.notes for image in found) for name in ("repeated_eigenvalue", "isolated_seed")}
     floor = best_overlaps(examples, np.stack([image.image for image in found]))
-    jaccards = np.array([image.mask_jaccard for image in found])
-    scored = jaccards[~np.isnan(jaccards)]
-    if settings.scores_masks:
-        details["images_without_mask"] = len(found) - len(scored)
-    metrics = {
-        "CorLoc": rates[chosen],
-        "Jaccard_box": 100 * float(overlaps[chosen].mean()),
-        "Jaccard_mask": 100 * float(scored.mean()) if len(scored) else math.nan,
-        "CorLoc_position": 100 * float((floor >= CORRECT).mean()),
-        "Jaccard_box_position": 100 * float(floor.mean()),
+    values = {
+        "CorLoc": (overlaps[chosen] >= CORRECT).astype(np.float64),
+        "Jaccard_box": overlaps[chosen],
+        "Jaccard_mask": np.array([image.mask_jaccard for image in found]),
+        "CorLoc_position": (floor >= CORRECT).astype(np.float64),
+        "Jaccard_box_position": floor,
     }
-    return Result(metrics=metrics, n=len(examples), unit="images", details=details), chosen
+    scored = {metric: of_images for metric, of_images in values.items() if not np.isnan(of_images).all()}
+    if settings.scores_masks:
+        details["images_without_mask"] = int(np.isnan(values["Jaccard_mask"]).sum())
+    metrics = {metric: 100 * float(np.nanmean(values[metric])) if metric in scored else math.nan for metric in values}
+    statistics = {metric: MeanOfUnits(of_images, scale=100.0) for metric, of_images in scored.items()}
+    units = Units(image_ids([example.image for example in examples], settings.root), "image", statistics)
+    return Result(metrics=metrics, n=len(examples), unit="images", details=details, units=units), chosen
 
 
 def write_predictions(
@@ -208,7 +214,8 @@ def of_cuts(
     x: Float[Tensor, "patches dim"], settings: DiscoverySettings, grid: tuple[int, int], patch: int, width: int, height: int
 ) -> Found:
     """The box of TokenCut's component by each threshold."""
-    cosines, boxes, notes = tokencut.similarities(x), [], []
+    cosines, boxes = tokencut.similarities(x), []
+    notes: list[str] = []
     for tau in settings.thresholds:
         graph = tokencut.build_graph(cosines, tau, settings.graph)
         vector, gap = tokencut.second_eigenvector(graph)
