@@ -32,7 +32,7 @@ class Job:
     cache: features that evaluations share. read, keep: the splits whose features are looked up there, and those whose features are
     written there; None: all. tensorboard: write event files of what is trained, too. data: fingerprint of the
     evaluation's files, which is computed where it is needed if it is not given. parts: in how many a process passes its share of a batch.
-    deterministic: `execution.deterministic`.
+    deterministic: `execution.deterministic`. network: a network of the user's own, which no file holds; else it is the backbone file's.
     """
 
     out: Path
@@ -47,6 +47,7 @@ class Job:
     data: str = ""
     parts: int = 1
     deterministic: bool | None = None
+    network: Network | None = None
 
     def cached(self, dense: Dense, backbone_path: Path, split: str, kind: str = "") -> Dense:
         """Share what `dense` computes with all evaluations of the same backbone file; `kind` names it if it is not `Network.dense`."""
@@ -87,7 +88,7 @@ def training_state(settings: EvaluationSettings, backbone: Path, job: Job) -> St
 
 def load_network(settings: EvaluationSettings, path: Path, job: Job) -> Network:
     """The network of a file on the job's device, in evaluation mode; UserError if it cannot give what the settings need."""
-    network = load(path)
+    network = load(path) if job.network is None else job.network
     network.require_abilities(settings.needs, settings.TITLE)
     return network.eval().to(job.device)
 
