@@ -85,7 +85,8 @@ def load(name_or_file: str | Path, arch: str | None = None, *, key: str | None =
         from densewalk.jobs.fetch import fetch_checkpoint
 
         fetch_checkpoint(name, checkpoint)
-    given = {"key": key or checkpoint.key, "interpolation": checkpoint.interpolation, "statistics": checkpoint.statistics}
+    statistics = PixelStatistics(checkpoint.mean, checkpoint.std) if checkpoint.mean and checkpoint.std else None
+    given = {"key": key or checkpoint.key, "interpolation": checkpoint.interpolation, "statistics": statistics}
     return load_file(checkpoint.file, arch or checkpoint.arch, stride=stride or checkpoint.stride, **given)  # type: ignore[arg-type]
 
 

@@ -70,7 +70,8 @@ def evaluate(
                 data=data.sha256,
                 parts=parts_of(spec, execution),
                 deterministic=execution.deterministic,
-                **uses,
+                read=uses["read"],
+                keep=uses["keep"],
             )
             result = evaluation_module(spec.protocol).evaluate(spec.settings, backbone, job)
         cost = meter.total()
