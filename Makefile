@@ -1,6 +1,7 @@
 # make demo    the whole study on a generated city walk, on two CPU cores     (VIDEO=my.mp4 trains on your own video)
 # make test    all tests
 # make lint    formatting, style, types, workflow lint
+# make gpu-check    what only runs on a GPU, proved on one in minutes (docs/gpu.md)    (PYTHON=python3.12: any Python that has torch)
 # make test-slurm    the study on a real Slurm of this machine, with faults (docs/testing.md)
 PYTHON ?= python3.11
 CORES ?= 2
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements.txt requirements-mm.txt requirements-dev.txt pyproject.toml
 
-.PHONY: demo test test-slurm lint format install clean
+.PHONY: demo test gpu-check test-slurm lint format install clean
 
 demo: install
 	$(BIN)/snakemake --directory demo --cores $(CORES) $(if $(VIDEO),--config 'videos={"walk": {"source": "$(abspath $(VIDEO))"}}' --) all
@@ -17,6 +18,10 @@ demo: install
 
 test: install
 	$(BIN)/pytest -n $(CORES) -m "not slurm"
+
+# the environment that is there: PYTHON if it is given, else that of make install, if there is one
+gpu-check:
+	$(or $(if $(filter file,$(origin PYTHON)),$(wildcard $(BIN)/python)),$(PYTHON)) -m benchmarks.gpu
 
 test-slurm: install
 	$(BIN)/pytest tests/workflow/test_slurm*.py -rs --durations=3

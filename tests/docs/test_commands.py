@@ -112,6 +112,11 @@ TESTED = {
     "densewalk rename config.yaml OLD NEW": "workflow/test_changes.py::test_renamed_runs_evaluations_and_videos_keep_their_results",
     "snakemake --report study.zip": "workflow/test_workflow.py::test_snakemake_s_own_report_is_made_without_a_network_and_has_captions",
     "python benchmarks/parity.py [FOLDER]": "benchmarks/test_parity.py::test_a_folder_with_other_cases_is_compared",
+    "make gpu-check": "benchmarks/test_gpu.py::test_make_runs_it_with_any_python",
+    "make gpu-check PYTHON=python3.12": "benchmarks/test_gpu.py::test_make_runs_it_with_any_python",
+    "python -m benchmarks.gpu --rehearse": "benchmarks/test_gpu.py::test_every_check_runs_on_a_cpu",
+    "python -m benchmarks.gpu --only sorting methods": "benchmarks/test_gpu.py::test_the_first_failure_ends_it_with_status_1",
+    "python -m benchmarks.gpu --keep-going": "benchmarks/test_gpu.py::test_the_first_failure_ends_it_with_status_1",
     "tensorboard --logdir results/state": "training/test_tensorboard.py::test_event_files_hold_the_points_of_the_curve",
 }
 
@@ -126,6 +131,7 @@ NOT_RUN = {
     "snakemake --sdm conda --cores 8 all": "conda downloads the environment",
     '.venv/bin/pytest -m "not slow"': "these tests themselves",
     ".venv/bin/pytest tests/ops/test_soft_sort.py": "these tests themselves",
+    ".venv/bin/pytest -m gpu": "these tests themselves, on a GPU",
     "DENSEWALK_FUZZ=20 .venv/bin/pytest tests/fuzz": "these tests themselves",
     "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth": "torch's own program",
     "python -m benchmarks.feeding": "half a minute; tests/benchmarks runs it on one sample",

@@ -99,7 +99,7 @@ def files_of_tests() -> dict[str, set[str]]:
 @lru_cache
 def texts_of_source() -> frozenset[str]:
     """Every whole string in the package and in benchmarks: columns, logged quantities, files that jobs write."""
-    files = [*SOURCE.rglob("*.py"), *(REPOSITORY / "benchmarks").glob("*.py")]
+    files = [*SOURCE.rglob("*.py"), *(REPOSITORY / "benchmarks").rglob("*.py")]
     nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
     return frozenset(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
@@ -250,7 +250,7 @@ def exists(word: str, names: set[str], before: list[str]) -> bool:
 @lru_cache
 def options_of_commands() -> frozenset[str]:
     commands = parser()._subparsers._group_actions[0].choices.values()  # type: ignore[union-attr]
-    scripts = {text for file in (REPOSITORY / "benchmarks").glob("*.py") for text in re.findall(r'"(--[\w-]+)"', file.read_text())}
+    scripts = {text for file in (REPOSITORY / "benchmarks").rglob("*.py") for text in re.findall(r'"(--[\w-]+)"', file.read_text())}
     ours = {text for command in commands for action in command._actions for text in action.option_strings}
     return ours | scripts | options_of_snakemake()
 

@@ -1,0 +1,134 @@
+"""One training of each method, with decoded noise for data."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from densewalk.methods.dino.augmentation import DinoCrops
+from densewalk.methods.dino.method import Dino
+from densewalk.methods.dino.settings import DinoSettings
+from densewalk.methods.dora.augmentation import DoraClips
+from densewalk.methods.dora.method import Dora
+from densewalk.methods.dora.settings import DoraSettings
+from densewalk.methods.neco.augmentation import NecoCrops
+from densewalk.methods.neco.method import Neco
+from densewalk.methods.neco.settings import NecoSettings
+from densewalk.methods.timetuning.clips import ClipDataset, Video
+from densewalk.methods.timetuning.method import TimeTuning
+from densewalk.methods.timetuning.settings import TimeTuningSettings
+from densewalk.models.architecture import Architecture, architecture_named
+from densewalk.models.loading import create
+from densewalk.training.method import Method
+from densewalk.training.sampler import Item
+from densewalk.training.settings import TrainingSettings
+
+STEPS = 100
+COARSE = 24  # pixels between two values of the noise: neighboring patches look alike, as in photographs
+
+
+class Decoded(Dataset[Tensor]):
+    """Smooth noise in the size of decoded images [3, height, width] or clips [frames, 3, height, width], a few different ones."""
+
+    def __init__(self, *shape: int, different: int = 8) -> None:
+        *frames, height, width = shape
+        g = torch.Generator().manual_seed(0)
+        coarse = torch.rand(different * (frames or [1])[0], 3, height // COARSE + 2, width // COARSE + 2, generator=g)
+        pixels = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear").mul(255).byte()
+        pixels = pixels.contiguous(memory_format=torch.channels_last)  # as readers give it
+        self.samples = [*pixels] if not frames else [*pixels.unflatten(0, (different, frames[0]))]
+
+    def __len__(self) -> int:
+        return 100_000
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.samples[index % len(self.samples)]
+
+    def frames(self, index: int, wanted: Sequence[int]) -> Tensor:
+        """Some frames of a clip."""
+        return self[index][[number % len(self[index]) for number in wanted]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A method with its settings and backbone. data: its data set of the samples."""
+
+    name: str
+    settings: TrainingSettings
+    arch: Architecture
+    kind: Callable[..., Method]
+    data: "Dataset[Any]"
+
+    def method(self, **options: Any) -> Method:
+        """The method with the same new weights at each call."""
+        return self.kind(self.settings, create(self.arch.name, seed=0, **options), STEPS, STEPS, 0)
+
+    def batch(self) -> dict[str, Tensor]:
+        """A batch as a loader gives it."""
+        return default_collate([self.data[Item(i, seed=i)] for i in range(self.settings.batch_size)])
+
+
+def dino(arch: str, image: tuple[int, int] = (480, 640), **settings: Any) -> Training:
+    """DINO."""
+    s = DinoSettings(steps=STEPS, warmup_epochs=0, freeze_last_layer_epochs=0, **settings)
+    return Training("DINO", s, architecture_named(arch), Dino, DinoCrops(Decoded(*image), s))
+
+
+def dora(arch: str, image: tuple[int, int] = (540, 960), **settings: Any) -> Training:
+    """DoRA."""
+    s = DoraSettings(steps=STEPS, warmup_epochs=0, freeze_last_layer_epochs=0, **settings)
+    return Training("DoRA", s, architecture_named(arch), Dora, DoraClips(Decoded(s.frames, *image), s.resolved()))
+
+
+def neco(arch: str, image: tuple[int, int] = (480, 640), **settings: Any) -> Training:
+    """NeCo."""
+    s = NecoSettings(steps=STEPS, **settings)
+    return Training("NeCo", s, architecture_named(arch), Neco, NecoCrops(Decoded(*image), s))
+
+
+def timetuning(arch: str, image: tuple[int, int] = (480, 854), **settings: Any) -> Training:
+    """Time-Tuning."""
+    s = TimeTuningSettings(steps=STEPS, **settings)
+    clips = Decoded(s.frames, *image)
+    videos = [Video(partial(clips.frames, i), 0, 100) for i in range(len(clips.samples))]
+    return Training("Time-Tuning", s, architecture_named(arch), TimeTuning, ClipDataset(videos * STEPS * s.batch_size, s.resolved()))
+
+
+def small(**changes: Any) -> list[Training]:
+    """All methods at a size that one CPU core computes in a second."""
+    head = {"out_dim": 256, "head_hidden": 64, "head_bottleneck": 32, "drop_path": 0.0}
+    views = {"batch_size": 2, "global_size": 64, "local_size": 32, "local_crops": 2}
+    arch, image = "vit_nano_patch16", (96, 128)
+    return [
+        dino(arch, image, **head, **views),
+        dora(arch, image, **head, **views, frames=2),
+        neco(arch, image, **views, drop_path=0.0, queue=64, head_hidden=64, head_out=32),
+        timetuning(arch, image, batch_size=2, size=48, head_widths=[64, 32], prototypes=8, frames=3, **changes),
+    ]
+
+
+def medium() -> list[Training]:
+    """All methods with a ViT-S and few images: what a CPU beside a GPU computes in seconds."""
+    arch, head = "vit_small_patch16", {"out_dim": 4096, "drop_path": 0.0}
+    return [
+        dino(arch, batch_size=4, local_crops=2, **head),
+        dora(arch, batch_size=2, local_crops=2, frames=4, **head),
+        neco("vit_small_patch14_reg4", batch_size=4, global_size=224, drop_path=0.0),
+        timetuning(arch, batch_size=4),
+    ]
+
+
+def shares() -> list[Training]:
+    """All methods as published, with the share of the batch that one of the papers' GPUs has."""
+    per_gpu = {"dino": DinoSettings(), "dora": DoraSettings(), "timetuning": TimeTuningSettings(steps=STEPS)}
+    share = {name: s.batch_size // s.RESOURCES.gpu for name, s in per_gpu.items()}
+    return [
+        dora("vit_small_patch16", batch_size=share["dora"], compat="released"),
+        neco("vit_small_patch14_reg4"),
+        dino("vit_small_patch16", batch_size=share["dino"]),
+        timetuning("vit_small_patch16", batch_size=share["timetuning"]),
+    ]
