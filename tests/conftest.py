@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -26,6 +27,15 @@ install_import_hook([*numerical_modules(), "densewalk.core.distributed"], "beart
 import torch  # noqa: E402  after the hook, so that the modules are imported through it
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the tests marked `gpu` where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="there is no GPU that torch can use here"))
 
 
 def pytest_assertrepr_compare(op, left, right):

@@ -144,6 +144,7 @@ def test_samples_are_the_same_from_any_number_of_processes_and_after_a_resume(na
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", CASES)
 def test_views_on_a_gpu_equal_those_on_the_cpu(name: str) -> None:
     device = require_cuda()

@@ -1,5 +1,6 @@
 """Pixels brought to the device ahead of time: the same batches in the same order."""
 
+import pytest
 import torch
 
 from densewalk.training.sampler import pixels_ahead
@@ -24,6 +25,7 @@ def test_on_a_cpu_batches_are_passed_on_one_at_a_time():
         assert asked == list(range(i + 1)), "no batch is read before it is needed"
 
 
+@pytest.mark.gpu
 def test_on_a_gpu_only_pixels_are_moved_and_none_is_lost():
     found = list(pixels_ahead(batches(), require_cuda()))
     assert len(found) == 4
