@@ -72,7 +72,7 @@ def test_rows_are_compared_over_units_and_over_seeds(results):
     assert walk.by_units.difference == pytest.approx(np.mean([s.score for s in b]) - np.mean([s.score for s in a]))
     direct = paired_bootstrap(a, b, resamples=20_000)
     assert walk.by_units.low == pytest.approx(direct.low, abs=0.35 * (direct.high - direct.low))
-    assert (walk.by_units.method, walk.by_units.units, walk.by_units.seeds) == ("BCa", 12, 2)
+    assert (walk.by_units.method, walk.by_units.units, walk.by_units.seeds) == ("percentile", 12, 2)
     assert walk.by_seeds.mean == pytest.approx(walk.by_units.difference)
     assert not walk.by_units.is_tie
     assert [walk.p_holm, neco.p_holm] == holm(np.array([walk.by_units.p, neco.by_units.p])).tolist()
@@ -160,7 +160,7 @@ def test_gains_have_both_intervals_and_old_results_empty_cells(results, monkeypa
     table = read_table(results / "gain.csv").set_index("run")
     walk, neco = table.loc["walk"], table.loc["neco"]
     assert float(walk["units_low"]) < float(walk["difference"]) < float(walk["units_high"])
-    assert (walk["n_units"], walk["n_clusters"], walk["units_method"]) == ("12", "", "BCa")
+    assert (walk["n_units"], walk["n_clusters"], walk["units_method"]) == ("12", "", "percentile")
     assert walk["units_p_holm"] == walk["units_p"]  # one comparison
     assert walk["ci95"] != ""
     assert neco["difference"] != ""

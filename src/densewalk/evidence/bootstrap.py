@@ -64,7 +64,7 @@ def paired_bootstrap(
     Args:
         a, b: one statistic for each training seed of the row; the mean of their scores is the row's.
         owner: number of the cluster (video) that each unit belongs to, from 0; whole clusters are drawn.
-        method: `BCa`, `percentile`, or `auto`: BCa up to 5,000 units or clusters.
+        method: `BCa`, `percentile`, or `auto`: that of the statistics (`Statistic.INTERVAL`), BCa up to 5,000 units or clusters only.
     """
     units = _common_units([*a, *b])
     if owner is None and units > MOST_UNITS_FOR_BCA and method != "BCa" and (few := _distinct(a, b)) is not None:
@@ -87,7 +87,8 @@ def paired_bootstrap(
         notes.append(f"{changed / len(replicates):.0%} of the resamples lack a class that the whole set has")
     if clustered and drawn < FEW_CLUSTERS:
         notes.append(f"{drawn} clusters are few: the interval is optimistic")
-    use_bca = method == "BCa" or (method == "auto" and drawn <= MOST_UNITS_FOR_BCA)
+    by_default = drawn <= MOST_UNITS_FOR_BCA and all(s.INTERVAL == "BCa" for s in (*a, *b))
+    use_bca = method == "BCa" or (method == "auto" and by_default)
     return _result(row, replicates, owner if use_bca else None, (confidence, units, drawn if clustered else None, notes))
 
 

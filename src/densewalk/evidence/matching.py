@@ -18,12 +18,3 @@ def hungarian(counts: Int[np.ndarray, "classes clusters"]) -> Int[np.ndarray, " 
 def many_to_one(counts: Int[np.ndarray, "classes clusters"]) -> Int[np.ndarray, " clusters"]:
     """The class of each cluster by greatest precision: the class that most of the cluster's pixels belong to; -1 if it has none."""
     return np.where(counts.sum(0) > 0, counts.argmax(0), -1)
-
-
-def reassign(
-    counts: Int[np.ndarray, "classes clusters"], assignment: Int[np.ndarray, " clusters"], unmatched: int = 0
-) -> Int[np.ndarray, "classes classes"]:
-    """The confusion matrix after every cluster has taken its class; clusters marked -1 become class `unmatched`."""
-    found = np.zeros((len(counts), len(counts)), counts.dtype)
-    np.add.at(found.T, np.where(assignment < 0, unmatched, assignment), counts.T)
-    return found

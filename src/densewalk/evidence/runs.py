@@ -17,6 +17,7 @@ class MeanOfRuns(Statistic):
     """Mean over runs of each run's score; all runs are scored on the same draw of units."""
 
     KIND = "mean_of_runs"
+    INTERVAL = "percentile"
     runs: tuple[Statistic, ...]
 
     @property
