@@ -26,7 +26,7 @@ class Ceiling:
 
 
 # ending of a metric's name -> what is scored in place of a backbone's prediction, e.g. `J_copied` for `J`
-FLOORS = {"copied": "copying", "position": "position"}
+FLOORS = {"copied": "copying", "position": "position", "constant": "one constant"}
 
 
 def floor_of(name: str) -> tuple[str, str] | None:

@@ -9,7 +9,7 @@ published values in the tables.
 import hashlib
 from dataclasses import dataclass
 
-from densewalk.data.benchmarks.sizes import DISCOVERY, IMAGES
+from densewalk.data.benchmarks.sizes import DEPTH, DISCOVERY, IMAGES
 from densewalk.results.records import ResultRecord
 
 
@@ -36,6 +36,7 @@ BENCHMARKS = {
     ("coco", "COCO"): Benchmark((VALIDATION["coco"],)),
     ("discovery", "VOC12 val"): Benchmark((VOC,)),  # the list of segmentation
     **{("discovery", name): Benchmark((images,)) for name, images in DISCOVERY.items()},
+    **{("depth", name): Benchmark((scored,)) for name, (_, scored) in DEPTH.items()},
 }
 
 
@@ -48,8 +49,8 @@ def is_benchmark(record: ResultRecord) -> bool:
 
 
 def listed(record: ResultRecord) -> int:
-    """Units of the list: those that were scored, and images that have no object to score."""
-    return record.n + int(record.details.get("images_without_object", 0))
+    """Units of the list: those that were scored, and images that have no object or no depth to score."""
+    return record.n + sum(int(record.details.get(f"images_without_{thing}", 0)) for thing in ("object", "depth"))
 
 
 def names_sha256(record: ResultRecord) -> str:

@@ -11,6 +11,7 @@
     coco/{train2017,val2017}/%012d.jpg, coco/annotations/instances_{train,val}2017.json
     DAVIS/{JPEGImages,Annotations}/480p/{sequence}/%05d.{jpg,png}, DAVIS/ImageSets/2017/{train,val}.txt
     GOT-10k/val/{sequence}/{%08d.jpg,groundtruth.txt,cover.label,absence.label}, GOT-10k/val/list.txt      one object of each of these
+    nyu/{walk}/rgb_%05d.jpg, nyu/{walk}/sync_depth_%05d.png, nyu/nyu_{train,test}.txt      depth in millimeters, 0 for none
     imagenet/{train,val}/{category}/%05d.JPEG       the things of the photographs, cut out; categories seen in both splits
     receipt.json                                    counts and class shares; written last
 
@@ -37,6 +38,8 @@ from densewalk.data.video.encode import write_video
 from densewalk.synthetic.city.items import ADE
 from densewalk.synthetic.city.raster import Labels, Rgb
 from densewalk.synthetic.city.walk import Frame, Walk
+from densewalk.synthetic.depth_layout import DepthLayout
+from densewalk.synthetic.image_writer import write_image
 from densewalk.synthetic.settings import SyntheticSettings
 
 # https://cocodataset.org: supercategory, then id and name of its categories
@@ -60,9 +63,8 @@ PHOTO_SECONDS = 24.0
 MIN_PIXELS = 24  # smaller visible pieces of an object are not annotated
 DAVIS_OBJECTS = 3
 DAVIS_STARTS = (0.0, 8.0, 16.0)
-JPEG_QUALITY = 92
 MARKER = "SYNTHETIC.txt"
-FOLDERS = ("walk_masks", "ADEChallengeData2016", "coco", "DAVIS", "GOT-10k", "imagenet")
+FOLDERS = ("walk_masks", "ADEChallengeData2016", "coco", "DAVIS", "GOT-10k", "nyu", "imagenet")
 CROP_PIXELS = 64  # smaller visible pieces of a thing are not cut out
 CROP_MARGIN = 1.2  # side of the square that is cut out, over the thing's longer side
 
@@ -136,7 +138,7 @@ def _write_walk(root: Path, settings: SyntheticSettings) -> dict[str, Any]:
         for number in range(settings.frames):
             frame = walk.frame(number)
             if number % settings.mask_stride == 0:
-                _write_image(root / f"walk_masks/{number:05d}.png", indices[frame.semantic])
+                write_image(root / f"walk_masks/{number:05d}.png", indices[frame.semantic])
                 masks.append(frame.semantic)
             yield frame.rgb
 
@@ -156,15 +158,18 @@ def _photos(settings: SyntheticSettings, split: str, count: int) -> Iterator[Fra
 
 
 def _write_photos(root: Path, settings: SyntheticSettings, split: str, ade: int, coco: int, crops: "_ImageNetLayout") -> dict[str, Any]:
-    """The same images in the layouts of ADE20K and COCO; a split of the one shares no walk with the other split of either."""
-    ade20k, coco2017 = _AdeLayout(root, split), _CocoLayout(root, split)
-    for number, frame in enumerate(_photos(settings, split, max(ade, coco)), start=1):
+    """The same images in the layouts of ADE20K, COCO and NYUv2; a split of the one shares no walk with the other split of either."""
+    ade20k, coco2017, nyu = _AdeLayout(root, split), _CocoLayout(root, split), DepthLayout(root, split)
+    depth = {"training": settings.depth_train, "validation": settings.depth_val}[split]
+    for number, frame in enumerate(_photos(settings, split, max(ade, coco, depth)), start=1):
+        if number <= depth:
+            nyu.add((number - 1) // PHOTOS_PER_WALK, number, frame)
         if number <= ade:
             ade20k.add(number, frame)
         if number <= coco:
             coco2017.add(number, frame)
         crops.add(split, frame)
-    return {"ade20k": ade20k.finish(), "coco": coco2017.finish()}
+    return {"ade20k": ade20k.finish(), "coco": coco2017.finish(), "nyu": nyu.finish()}
 
 
 class _AdeLayout:
@@ -174,8 +179,8 @@ class _AdeLayout:
 
     def add(self, number: int, frame: Frame) -> None:
         name = f"ADE_{'train' if self.split == 'training' else 'val'}_{number:08d}"
-        _write_image(self.base / f"images/{self.split}/{name}.jpg", frame.rgb)
-        _write_image(self.base / f"annotations/{self.split}/{name}.png", frame.semantic)
+        write_image(self.base / f"images/{self.split}/{name}.jpg", frame.rgb)
+        write_image(self.base / f"annotations/{self.split}/{name}.png", frame.semantic)
         self.masks.append(frame.semantic)
 
     def finish(self) -> dict[str, Any]:
@@ -190,7 +195,7 @@ class _CocoLayout:
 
     def add(self, number: int, frame: Frame) -> None:
         name = f"{number:012d}.jpg"
-        _write_image(self.base / self.split / name, frame.rgb)
+        write_image(self.base / self.split / name, frame.rgb)
         height, width = frame.semantic.shape
         self.images.append({"id": number, "file_name": name, "width": width, "height": height})
         for annotation in coco_annotations(frame):
@@ -225,7 +230,7 @@ class _ImageNetLayout:
         for folder, split in (("train", "training"), ("val", "validation")):
             for category, name in names.items():
                 for number, crop in enumerate(self.crops[split][category], start=1):
-                    _write_image(self.base / folder / name / f"{number:05d}.JPEG", crop)
+                    write_image(self.base / folder / name / f"{number:05d}.JPEG", crop)
         return {name: {split: len(of[category]) for split, of in self.crops.items()} for category, name in names.items()}
 
 
@@ -261,7 +266,7 @@ def _write_sequence(root: Path, name: str, settings: SyntheticSettings, number: 
     values[objects] = np.arange(1, len(objects) + 1)
     frames = [walk.frame(start + position) for position in range(settings.davis_frames)]
     for position, frame in enumerate(frames):
-        _write_image(davis / f"JPEGImages/480p/{name}/{position:05d}.jpg", frame.rgb)
+        write_image(davis / f"JPEGImages/480p/{name}/{position:05d}.jpg", frame.rgb)
     write_labels(davis / "Annotations/480p" / name, np.stack([values[frame.instances] for frame in frames]))
     _write_track(root / "GOT-10k/val" / name, frames, objects[0])
     return len(objects)
@@ -271,7 +276,7 @@ def _write_track(folder: Path, frames: list[Frame], identity: int) -> None:
     """GOT-10k's files: images from number 1 on, boxes x,y,width,height, whether there is something to see (8) or not (0)."""
     boxes = [cv2.boundingRect((frame.instances == identity).astype(np.uint8)) for frame in frames]
     for number, frame in enumerate(frames, start=1):
-        _write_image(folder / f"{number:08d}.jpg", frame.rgb)
+        write_image(folder / f"{number:08d}.jpg", frame.rgb)
     lines = {
         "groundtruth.txt": [",".join(f"{value:.4f}" for value in box) for box in boxes],
         "cover.label": ["8" if box[2] else "0" for box in boxes],
@@ -309,13 +314,6 @@ def _shares(masks: list[Labels]) -> dict[str, float]:
 
 
 # -- file formats ----------------------------------------------------------------------------------------------------
-
-
-def _write_image(path: Path, image: UInt8[np.ndarray, "..."]) -> None:
-    options = [] if path.suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    _, encoded = cv2.imencode(path.suffix, image[..., ::-1] if image.ndim == 3 else image, options)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())
 
 
 def coco_categories() -> list[dict[str, Any]]:

@@ -16,6 +16,8 @@ IMAGES = {
 }
 # LOST's data sets
 DISCOVERY = {"VOC07": 5_011, "VOC12": 11_540, "COCO20k": 19_817}
+# training and scored images with depth: KITTI is Eigen's split with the improved ground truth
+DEPTH = {"NYUv2": (24_231, 654), "KITTI": (23_158, 652), "SUN RGB-D (from NYUv2)": (24_231, 5_050)}
 # frames of video benchmarks
 DAVIS = {(2016, "val"): 1_376, (2016, "train"): 2_079, (2017, "val"): 1_999, (2017, "train"): 4_209}
 YOUTUBE_VOS_TRAIN = 94_588

@@ -22,12 +22,15 @@ class Frame(NamedTuple):
 
     semantic: ADE20K ids. instances: 0 for stuff, otherwise an identity that lasts over the whole walk.
     coco: identity -> COCO category (0: COCO has none) of everything in the image.
+    depth: distance in meters along the camera's axis, 0 for the sky. Labels and depth are those of one ray a pixel, which goes through
+    its place (0.75, 0.75), counted from its top left corner.
     """
 
     rgb: Rgb
     semantic: Labels
     instances: Int[np.ndarray, "height width"]
     coco: dict[int, int]
+    depth: Float[np.ndarray, "height width"]
 
 
 class Walk:
@@ -131,7 +134,9 @@ class Walk:
         clear = np.exp(-1 / (nearness * self.light.haze_meters))
         mixed = colors * clear + self.light.haze * (solid * (1 - clear)) + raster.sky(self._sky_texture) * (1 - solid)
         rgb = np.clip(mixed * self.light.gain + 0.5, 0, 255).astype(np.uint8)
-        return Frame(rgb, *codes.decode(raster.code[1::SUPERSAMPLE, 1::SUPERSAMPLE]))
+        one = slice(1, None, SUPERSAMPLE), slice(1, None, SUPERSAMPLE)
+        depth = np.where(raster.code[one] > 0, 1 / raster.inverse_depth[one], np.float32(0))
+        return Frame(rgb, *codes.decode(raster.code[one]), depth)
 
 
 class _Scene(NamedTuple):
