@@ -16,6 +16,7 @@ from densewalk.models.export import export_backbone
 from densewalk.models.loading import load
 from densewalk.study.registry import evaluation_module, evaluations, parse_evaluation
 from tests.fixtures.dense import write_backbone, write_masks
+from tests.fixtures.depth import write_nyu
 from tests.fixtures.layouts import write_classes, write_coco, write_got10k
 
 LABELLED = {"images": "images", "masks": "masks", "num_classes": 4, "layout": "masks"}
@@ -94,6 +95,13 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], str, str | No
     "linear": ("linear", write_imagenet, {"resize": 18, "size": 16, "batch_size": 4, "epochs": 1, "blocks": [1]}, "val/n02/*", None),
     "discovery": ("discovery", write_coco, {"layout": "coco"}, "train2014/*", None),
     "discovery by TokenCut": ("discovery", write_coco, {"layout": "coco", "method": "tokencut", "taus": [0.1]}, "train2014/*", None),
+    "depth": (
+        "depth",
+        write_nyu,
+        {"iterations": 1, "warmup": 0, "batch_size": 2, "bins": 8, "crop": [32, 32]},
+        "nyu/office_0001/rgb_*",
+        None,
+    ),
     "tracking": ("tracking", write_got10k, {"short_side": 64, "multiple": 16}, "val/*1/00000002.jpg", None),
 }
 WITH_MASKS = [name for name, case in CASES.items() if case[-1] is not None]

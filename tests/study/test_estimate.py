@@ -85,6 +85,7 @@ EXAMPLES = {
     "segmentation_linear": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
     "segmentation_upernet": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
     "coco": {"root": "d", "dataset": "COCO"},
+    "depth": {"root": "d", "dataset": "NYUv2"},
 }
 
 

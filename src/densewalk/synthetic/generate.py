@@ -160,7 +160,7 @@ def _photos(settings: SyntheticSettings, split: str, count: int) -> Iterator[Fra
 def _write_photos(root: Path, settings: SyntheticSettings, split: str, ade: int, coco: int, crops: "_ImageNetLayout") -> dict[str, Any]:
     """The same images in the layouts of ADE20K, COCO and NYUv2; a split of the one shares no walk with the other split of either."""
     ade20k, coco2017, nyu = _AdeLayout(root, split), _CocoLayout(root, split), DepthLayout(root, split)
-    depth = {"training": settings.depth_train, "validation": settings.depth_val}[split]
+    depth = {"training": settings.depth_train, "validation": settings.depth_val}[split] or ade
     for number, frame in enumerate(_photos(settings, split, max(ade, coco, depth)), start=1):
         if number <= depth:
             nyu.add((number - 1) // PHOTOS_PER_WALK, number, frame)

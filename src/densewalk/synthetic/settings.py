@@ -30,10 +30,10 @@ class SyntheticSettings(Settings):
     """Images with instances in the COCO layout, training; the first of them are those of ade_train."""
     coco_val: int = Field(default=12, ge=1)
     """Images with instances in the COCO layout, validation; the first of them are those of ade_val."""
-    depth_train: int = Field(default=24, ge=1)
-    """Images with depth in the NYUv2 layout, training; the first of them are those of ade_train."""
-    depth_val: int = Field(default=12, ge=1)
-    """Images with depth in the NYUv2 layout, test; the first of them are those of ade_val."""
+    depth_train: int | None = Field(default=None, ge=1)
+    """Images with depth in the NYUv2 layout, training, the first of them those of ade_train; as many as those if not given."""
+    depth_val: int | None = Field(default=None, ge=1)
+    """Images with depth in the NYUv2 layout, test, the first of them those of ade_val; as many as those if not given."""
     davis_sequences: int = Field(default=2, ge=1)
     """Sequences in the DAVIS-2017 layout; a third of them, rounded down, is listed in train.txt, the others in val.txt."""
     davis_frames: int = Field(default=12, ge=2)

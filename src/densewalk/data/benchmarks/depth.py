@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.paths import descend, existing_file, existing_folder, read_text, require_inside
-from densewalk.data.image_files import read_header, read_mask
+from densewalk.data.image_files import mask_turn, read_header, read_mask
 from densewalk.data.storage.places import is_file, resolve
 
 DOWNLOAD = "complete the data, or write None for the depth of this image, which then is skipped"
@@ -101,7 +101,7 @@ def _checked(name: str, image: Path, depth: Path, layout: str, where: str) -> De
     for kind, file in (("image", image), ("depth map", depth)):
         if not is_file(file):
             raise UserError(f"{where}: {kind} {file} does not exist", todo=DOWNLOAD)
-    header, shown = read_header(depth), read_header(image).shown
+    header, picture = read_header(depth), read_header(image)
     if not header.mode.startswith("I"):
         kind = {"L": "8 bits", "P": "a palette", "1": "1 bit"}.get(header.mode, header.mode)
         raise UserError(
@@ -109,13 +109,13 @@ def _checked(name: str, image: Path, depth: Path, layout: str, where: str) -> De
             allowed=f"one channel of 16 bits, {LAYOUTS[layout].units} a meter",
             todo="download it again: 8 bits cannot hold the distances",
         )
-    if header.shown != shown:
-        swapped = " (width and height are swapped)" if header.shown == shown[::-1] else ""
-        raise UserError(
-            f"depth map {depth} is {header.shown[0]}x{header.shown[1]}, but {image} is {shown[0]}x{shown[1]}{swapped}",
-            todo="use the depth that is aligned with the image",
-        )
-    return DepthImage(name, image, depth, layout, (shown[1], shown[0]))
+    if header.size not in (picture.size, picture.shown):
+        sizes = [f"{width}x{height}" for width, height in (header.size, picture.shown)]
+        swapped = " (width and height are swapped)" if header.size == picture.shown[::-1] else ""
+        found = f"depth map {depth} is {sizes[0]}, but {image} is {sizes[1]}{swapped}"
+        raise UserError(found, todo="use the depth that is aligned with the image")
+    mask_turn(depth, header, image, picture)
+    return DepthImage(name, image, depth, layout, picture.shown[::-1])
 
 
 def require_other_scenes(training: Sequence[DepthImage], scored: Sequence[DepthImage], lists: tuple[str, str]) -> None:
