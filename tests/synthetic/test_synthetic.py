@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.boxes import read_tracks
 from densewalk.data.benchmarks.classification import list_imagenet
+from densewalk.data.benchmarks.depth import list_depth, read_depth, require_other_scenes
 from densewalk.data.benchmarks.palette import palette
 from densewalk.data.video.probe import probe
 from densewalk.synthetic.city.items import ADE, KINDS, WALKING_SPEED
@@ -238,6 +239,23 @@ def test_ground_pixels_lie_on_the_ground() -> None:
     assert np.allclose(points[:2] / points[2], np.stack([columns, rows]), atol=1e-2)
 
 
+def test_depth_is_the_distance_along_the_camera_s_axis(walk: Walk, frames: list[Frame]) -> None:
+    """Ground pixels lifted by their depth lie at height 0; the sky has none. In float64, from the camera alone."""
+    for number in (0, 13, 31):
+        frame, camera = frames[number], walk._camera(number / 2)
+        ground = np.isin(frame.semantic, [ADE[name] for name in ("road", "sidewalk")]) & (frame.depth < 60)
+        assert ground.mean() > 0.1
+        rows, columns = np.nonzero(ground)
+        x = (columns + 0.75 - camera.width / 2) / camera.focal_pixels
+        y = (rows + 0.75 - camera.height / 2) / camera.focal_pixels
+        points = frame.depth[ground] * np.stack([x, y, np.ones_like(x)])
+        heights = (camera.turn.T @ points + camera.place[:, None])[1]
+        assert np.abs(heights).max() < 2e-3
+        sky = frame.semantic == ADE["sky"]
+        assert (frame.depth[sky] == 0).all()
+        assert (frame.depth[~sky] > 0).all()
+
+
 @given(seed=strategies.integers(0, 50), s=strategies.floats(0, 150), d=strategies.floats(-9, 9))
 @settings(max_examples=60, deadline=None)
 def test_street_coordinates_and_back(seed: int, s: float, d: float) -> None:
@@ -285,6 +303,7 @@ def test_receipt_counts_what_is_there(city: Path) -> None:
         assert receipt[split]["ade20k"]["pairs"] == ade
         assert receipt[split]["coco"]["images"] == coco
         assert sum(receipt[split]["ade20k"]["shares"].values()) == pytest.approx(1, abs=1e-4)
+        assert receipt[split]["nyu"]["images"] == ade
 
 
 def test_real_data_is_never_replaced(tmp_path: Path) -> None:
@@ -395,6 +414,19 @@ def test_davis_layout(city: Path) -> None:
             values.append(set(np.unique(np.asarray(image))) - {0})
     assert values[0] == set(range(1, len(values[0]) + 1)) != set()
     assert values[-1] == values[0]
+
+
+def test_nyu_layout(city: Path) -> None:
+    """Depth in millimeters, 0 for the sky and beyond 65.535 m, of the images of the ADE20K layout."""
+    (training, _), (scored, _) = (list_depth(city, "nyu", f"nyu_{split}.txt") for split in ("train", "test"))
+    assert [len(training), len(scored)] == [2, 1]
+    require_other_scenes(training, scored, ("nyu_train.txt", "nyu_test.txt"))
+    walk = Walk((3, 1, 0), seconds=96.0, fps=2.0, width=128, height=80)
+    for example, number in zip(training, (0, 48), strict=True):
+        depth = walk.frame(number).depth
+        expected = np.where(depth < 65.5355, depth, 0)
+        assert np.abs(read_depth(example) - expected).max() < 6e-4
+    assert (city / "ADEChallengeData2016/images/training/ADE_train_00000001.jpg").read_bytes() == training[0].image.read_bytes()
 
 
 def test_got10k_layout(city: Path) -> None:

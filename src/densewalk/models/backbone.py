@@ -9,7 +9,7 @@ features = backbone.dense(images)                           # [batch, dim, heigh
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -140,14 +140,23 @@ class Backbone(Network):
         self, images: Float[Tensor, "batch 3 height width"], numbers: Sequence[int], *, norm: bool
     ) -> list[Float[Tensor, "batch dim rows columns"]]:
         """Maps after the given (ascending, 0-based) blocks; `norm` applies the final LayerNorm."""
+        return [patches for patches, _ in self._levels(images, numbers, norm=norm)]
+
+    def levels_with_cls(
+        self, images: Float[Tensor, "batch 3 height width"], numbers: Sequence[int], *, norm: bool
+    ) -> list[tuple[Float[Tensor, "batch dim rows columns"], Float[Tensor, "batch dim"]]]:
+        """The same, and the CLS token after each of the blocks."""
+        return list(self._levels(images, numbers, norm=norm))
+
+    def _levels(self, images: Tensor, numbers: Sequence[int], *, norm: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Patches as a map and first token after each of the blocks."""
         x, grid = self.embed(images)
-        maps, done = [], 0
+        done = 0
         for layer in numbers:
             x = self.run(x, grid, done, layer + 1)
             done = layer + 1
-            patches = (self.vit.norm(x) if norm else x)[:, self.prefix :]
-            maps.append(patches.transpose(1, 2).unflatten(2, grid))
-        return maps
+            tokens = self.vit.norm(x) if norm else x
+            yield tokens[:, self.prefix :].transpose(1, 2).unflatten(2, grid), tokens[:, 0]
 
     def block_tokens(self, images: Float[Tensor, "batch 3 height width"], blocks: int) -> Float[Tensor, "batch tokens dim"]:
         """CLS after each of the last `blocks` blocks, then the last block's mean patch token; all after the final norm."""

@@ -114,6 +114,12 @@ class Network(nn.Module):
         """
         self._lacks("levels")
 
+    def levels_with_cls(
+        self, images: Float[Tensor, "batch 3 height width"], numbers: Sequence[int], *, norm: bool
+    ) -> list[tuple[Float[Tensor, "batch dim rows columns"], Float[Tensor, "batch dim"]]]:
+        """`levels`, each with the CLS token after that block (ability `block_tokens`)."""
+        self._lacks("block_tokens")
+
     def block_tokens(self, images: Float[Tensor, "batch 3 height width"], blocks: int) -> Float[Tensor, "batch tokens dim"]:
         """CLS after each of the last `blocks` blocks, then the last block's mean patch token, all after the final norm (`block_tokens`)."""
         self._lacks("block_tokens")

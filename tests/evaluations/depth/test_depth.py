@@ -38,9 +38,11 @@ def job_in(folder, **changes):
 
 def test_it_learns_what_is_near_and_is_the_same_twice(tmp_path):
     """Red is near: the probe beats both floors. The strip is written, and every number of the record is finite."""
-    write_nyu(tmp_path)
+    write_nyu(tmp_path, size=(96, 128))
     backbone = write_backbone(tmp_path / "b.safetensors")
-    settings = settings_of(tmp_path, augment="none", preset="dinov3", iterations=60, learning_rate=0.03, batch_size=6)
+    settings = settings_of(
+        tmp_path, augment="none", preset="dinov3", iterations=200, learning_rate=0.02, batch_size=6, max_depth=5, box="none"
+    )
     result = evaluate(settings, backbone, job_in(tmp_path / "a"))
     assert result.n == 3
     assert result.metrics.keys() == settings.METRICS.keys()
@@ -48,13 +50,15 @@ def test_it_learns_what_is_near_and_is_the_same_twice(tmp_path):
     assert Image.open(tmp_path / "a/out/depth.png").size[0] > 500
     json.dumps(result.details, allow_nan=False)
     assert evaluate(settings, backbone, job_in(tmp_path / "b")) == result
+    assert result.units is not None
+    assert list(result.units.ids) == [f"office_0001/rgb_{i:05d}.jpg" for i in range(3)]
 
 
 @pytest.mark.parametrize("changes", [{}, {"preset": "dinov3", "augment": "none"}])
 def test_an_interrupted_training_goes_on_where_it_was(changes, tmp_path, monkeypatch):
-    write_nyu(tmp_path)
+    write_nyu(tmp_path / "data")
     backbone = write_backbone(tmp_path / "b.safetensors")
-    settings = settings_of(tmp_path, select="test", select_every=2, **changes)
+    settings = settings_of(tmp_path / "data", select="test", select_every=2, **changes)
     whole = evaluate(settings, backbone, job_in(tmp_path / "whole"))
     plain, seen = training.step, []
 
@@ -120,7 +124,7 @@ def test_image_and_depth_are_cropped_together(tmp_path):
 def test_features_are_patches_with_their_cls_token():
     backbone = create("vit_nano_patch16", seed=0).eval()
     images = torch.randn(2, 3, 32, 48)
-    depth = backbone.arch.depth
+    depth = backbone.depth
     with torch.no_grad():
         x, grid = backbone.embed(images)
         x = backbone.run(x, grid)
@@ -253,7 +257,7 @@ def test_a_crop_must_fit_and_whole_images_be_of_one_size(tmp_path):
         path = base / f"kitchen_0001/{kind}_00003{mode}"
         with Image.open(path) as image:
             image.crop((0, 0, 60, 48)).save(path)
-    with pytest.raises(UserError, match="rgb_00003.jpg is 48 x 60"):
+    with pytest.raises(UserError, match=r"rgb_00003\.jpg is 48 x 60"):
         list_splits(settings_of(tmp_path, augment="none").resolved())
 
 

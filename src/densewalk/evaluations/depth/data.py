@@ -19,7 +19,6 @@ from densewalk.core.progress import track
 from densewalk.data.augmentation import maybe, uniform
 from densewalk.data.benchmarks.depth import DepthImage, list_depth, read_depth, require_other_scenes
 from densewalk.data.image_files import read_image
-from densewalk.data.images import normalize
 from densewalk.evaluations.depth.settings import SIZES, DepthSettings
 from densewalk.training.sampler import Item
 
@@ -87,15 +86,15 @@ def border(height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def scored_image(settings: DepthSettings, example: DepthImage) -> Pair:
-    """Normalized image and its depth; SUN RGB-D's image is squeezed to 480 x 640, its depth keeps its size."""
+    """Image in 0..1 and its depth; SUN RGB-D's image is squeezed to 480 x 640, its depth keeps its size."""
     image, depth = read_pair(settings, example)
     if example.layout == "sunrgbd":
         image = tv.resize(image, list(SIZES["sunrgbd"]), InterpolationMode.BILINEAR, antialias=False)
-    return normalize(image / 255), depth
+    return image / 255, depth
 
 
 class WholeImages(Dataset[tuple[Tensor, Tensor]]):
-    """Normalized image and depth of each example."""
+    """Image in 0..1 and depth of each example."""
 
     def __init__(self, settings: DepthSettings, examples: Sequence[DepthImage]) -> None:
         self.settings, self.examples = settings, examples
@@ -108,7 +107,7 @@ class WholeImages(Dataset[tuple[Tensor, Tensor]]):
 
 
 class TrainingCrops(Dataset[tuple[Tensor, Tensor, int]]):
-    """A random crop: normalized image, depth, number; with `augment: none` number and depth of the whole image. Equal items are equal."""
+    """A random crop: image in 0..1, depth, number; with `augment: none` number and depth of the whole image. Equal items are equal."""
 
     def __init__(self, settings: DepthSettings, examples: Sequence[DepthImage]) -> None:
         self.settings, self.examples = settings, examples
@@ -122,7 +121,7 @@ class TrainingCrops(Dataset[tuple[Tensor, Tensor, int]]):
             return torch.empty(0), true_depth(self.settings, example), item.index
         pair = read_pair(self.settings, example)
         image, depth = random_crop(self.settings, *pair, torch.Generator().manual_seed(item.seed))
-        return normalize(image / 255), depth, item.index
+        return image / 255, depth, item.index
 
 
 def random_crop(

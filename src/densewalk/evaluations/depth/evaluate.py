@@ -31,20 +31,21 @@ from densewalk.core.errors import UserError
 from densewalk.core.progress import track
 from densewalk.data.benchmarks.depth import DepthImage, read_depth
 from densewalk.data.image_files import read_image
-from densewalk.evaluations.common.base import Job, Result, training_state
+from densewalk.evaluations.common.base import Job, Result, load_network, training_state
 from densewalk.evaluations.depth.data import MeanDepth, WholeImages, list_splits
 from densewalk.evaluations.depth.head import DepthHead, at_image, channels, features_of
 from densewalk.evaluations.depth.metrics import errors, least_squares, mean_errors, scored_pixels
 from densewalk.evaluations.depth.settings import DepthSettings
 from densewalk.evaluations.depth.train import Frozen, compute_features, train
-from densewalk.models.loading import load
+from densewalk.evidence.statistics import MeanOfUnits
+from densewalk.evidence.units import Units
 from densewalk.ops.deterministic import deterministic_kernels
 from densewalk.visualization.depth import DepthRow, write_depth_strip
 
 SHOWN = 4  # images in `depth.png`
 FLOORS = ("constant", "position")
 Map = Float[Tensor, "height width"]
-# normalized image [3, h, w], its example and the size of its depth map -> name of a prediction -> depth in meters
+# image [3, h, w] in 0..1, its example and the size of its depth map -> name of a prediction -> depth in meters
 Predict = Callable[[Tensor, DepthImage, tuple[int, int]], Mapping[str, Map]]
 
 
@@ -53,11 +54,11 @@ def evaluate(settings: DepthSettings, backbone_path: Path, job: Job) -> Result:
     settings = settings.resolved()
     training, scored = list_splits(settings)
     floors = MeanDepth(settings, training)
-    backbone = load(backbone_path).eval().requires_grad_(False).to(job.device)
+    backbone = load_network(settings, backbone_path, job).requires_grad_(False)
     compute, kind = features_of(settings, backbone), settings.feature_kind
     head = DepthHead(settings, channels(settings, backbone), job.seed).to(job.device)
     cached = {split: job.cached(compute, backbone_path, split, kind) for split in ("training", "validation")}
-    whole, frozen = (Frozen(cached[split], backbone.patch, backbone.source) for split in ("validation", "training"))
+    whole, frozen = (Frozen(cached[split], backbone) for split in ("validation", "training"))
     if settings.augment != "none":  # random crops are never seen again
         frozen = replace(frozen, compute=compute)
 
@@ -154,7 +155,11 @@ def summarize(
         "training_images": len(training),
         "images_without_depth": len(scored) - len(found.names),
     }
-    return Result(metrics=metrics, n=len(found.names), unit="images", details=details)
+    statistics = {
+        metric: MeanOfUnits(np.array([row[metric] for row in found.errors["model"]]), scale=100.0 if metric == "d1" else 1.0)
+        for metric in ("RMSE", "AbsRel", "d1")
+    }
+    return Result(metrics, len(found.names), "images", details, units=Units(found.names, "image", statistics))
 
 
 def in_units(values: dict[str, float]) -> dict[str, float]:

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import derive_seed
 from densewalk.evaluations.depth.settings import DepthSettings
-from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import Dense
+from densewalk.models.interface import Network
 
 # depth of the backbone -> the four blocks, from 0
 FOUR = {12: [2, 5, 8, 11], 24: [4, 11, 17, 23], 40: [9, 19, 29, 39]}
@@ -29,27 +29,26 @@ def blocks_of(layers: Literal["last", "four"], depth: int) -> list[int]:
     return FOUR.get(depth) or [depth * (i + 1) // 4 - 1 for i in range(4)]
 
 
-def channels(settings: DepthSettings, backbone: Backbone) -> int:
+def channels(settings: DepthSettings, network: Network) -> int:
     """Channels of the features."""
-    return backbone.dim * len(blocks_of(settings.layers, backbone.arch.depth)) * (2 if settings.cls_token else 1)
+    if settings.feature_kind == "":
+        return network.dim
+    return sum(network.arch.level_dims[block] for block in blocks_of(settings.layers, network.depth)) * (2 if settings.cls_token else 1)
 
 
-def features_of(settings: DepthSettings, backbone: Backbone) -> Dense:
+def features_of(settings: DepthSettings, network: Network) -> Dense:
     """A function from normalized images to features: of each layer the patches, and behind them its CLS token, layer by layer."""
     if settings.feature_kind == "":
-        return backbone.dense
-    blocks = blocks_of(settings.layers, backbone.arch.depth)
+        return network.dense
+    blocks = blocks_of(settings.layers, network.depth)
+    if len({network.arch.level_strides[block] for block in blocks}) > 1:
+        raise UserError(f"layers {settings.layers}, but the layers of {network.arch.name} differ in size", todo="choose layers: last")
 
     def compute(images: Tensor) -> Tensor:
-        x, grid = backbone.embed(images)
-        found, done = [], 0
-        for block in blocks:
-            x = backbone.run(x, grid, done, block + 1)
-            done = block + 1
-            tokens = backbone.vit.norm(x) if settings.final_norm else x
-            patches = tokens[:, backbone.prefix :].transpose(1, 2).unflatten(2, grid)
-            found += [with_cls(patches, tokens[:, 0])] if settings.cls_token else [patches]
-        return torch.cat(found, dim=1)
+        if not settings.cls_token:
+            return torch.cat(network.levels(images, blocks, norm=settings.final_norm), dim=1)
+        pairs = network.levels_with_cls(images, blocks, norm=settings.final_norm)
+        return torch.cat([with_cls(patches, cls) for patches, cls in pairs], dim=1)
 
     return compute
 

@@ -35,9 +35,9 @@ def scored_pixels(true: Map, low: float, high: float, box: Box) -> Bool[Tensor, 
 def errors(predicted: Map, true: Map, mask: Bool[Tensor, "height width"]) -> dict[str, float]:
     """The errors of one image over its scored pixels, in float64.
 
-        d1, d2, d3 = shares of max(p / t, t / p) < 1.25, 1.25^2, 1.25^3      AbsRel = mean |p - t| / t       SqRel = mean (p - t)^2 / t
-        RMSE = sqrt(mean (p - t)^2)      RMSElog = sqrt(mean e^2)      log10 = mean |log10 p - log10 t|      MAE = mean |p - t|
-        SILog = 100 sqrt(mean e^2 - (mean e)^2),     e = log p - log t
+    d1, d2, d3 = shares of max(p / t, t / p) < 1.25, 1.25^2, 1.25^3      AbsRel = mean |p - t| / t       SqRel = mean (p - t)^2 / t
+    RMSE = sqrt(mean (p - t)^2)      RMSElog = sqrt(mean e^2)      log10 = mean |log10 p - log10 t|      MAE = mean |p - t|
+    SILog = 100 sqrt(mean e^2 - (mean e)^2),     e = log p - log t
     """
     p, t = predicted[mask].double(), true[mask].double()
     ratio, e, off = torch.maximum(p / t, t / p), p.log() - t.log(), p - t

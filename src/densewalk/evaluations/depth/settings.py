@@ -221,6 +221,13 @@ class DepthSettings(PresetSettings):
         return " ".join(part for part in parts if part)
 
     @property
+    def needs(self) -> frozenset[str]:
+        """CLS tokens, maps of layers, or the map that all evaluations take."""
+        if self.cls_token:
+            return frozenset({"block_tokens"})
+        return frozenset({"dense" if self.feature_kind == "" else "levels"})
+
+    @property
     def feature_kind(self) -> str:
         """Name of the features in the cache; empty for those of `Backbone.dense`."""
         if self.layers == "last" and self.final_norm and not self.cls_token:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from densewalk.core.errors import TrainingError
 from densewalk.core.progress import Progress, track
 from densewalk.data.benchmarks.depth import DepthImage
+from densewalk.data.images import normalize
 from densewalk.evaluations.common.base import Job, require_finite
 from densewalk.evaluations.common.periodic_saver import PeriodicSaver
 from densewalk.evaluations.common.shares import batches_of
@@ -23,6 +24,7 @@ from densewalk.evaluations.depth.losses import batch_loss
 from densewalk.evaluations.depth.schedules import schedules
 from densewalk.evaluations.depth.settings import DepthSettings
 from densewalk.models.feature_cache import Dense
+from densewalk.models.interface import Network
 from densewalk.training.sampler import StepSampler
 from densewalk.training.signals import leave_signals_to_parent, stop_signals
 from densewalk.training.state import State
@@ -35,11 +37,15 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Frozen:
-    """What gives features: a function of padded images, the backbone's patch size and its file, for messages."""
+    """What gives features: a function of normalized, padded images, of whose sides `patch` is a divisor; and the network, for the rest."""
 
     compute: Dense
-    patch: int
-    source: str
+    network: Network
+
+    @property
+    def patch(self) -> int:
+        """Sides of images are multiples of it."""
+        return self.network.multiple
 
 
 @dataclass
@@ -122,9 +128,8 @@ def train(
             head.train()
             own = float(rates[at]), float(beta1[at])
             loss, _ = step(settings, head, optimizer, features, depth.to(job.device), frozen.patch, at, own)
-            if settings.select == "test" and ((at + 1) % settings.select_every == 0 or at + 1 == settings.iterations):
-                if (value := look(head)) < best.value:
-                    best = Best(value, at + 1, {name: weight.clone() for name, weight in head.state_dict().items()})
+            if is_look(settings, at + 1) and (value := look(head)) < best.value:
+                best = Best(value, at + 1, {name: weight.clone() for name, weight in head.state_dict().items()})
             progress.advance(f"loss {loss:.4f}")
             if saver.is_due(at + 1):
                 content = {"step": at + 1, "head": head.state_dict(), "optimizer": optimizer.state_dict(), "best": vars(best)}
@@ -136,13 +141,18 @@ def train(
     return {"step": settings.iterations}
 
 
+def is_look(settings: DepthSettings, done: int) -> bool:
+    """True after the steps at which the head is scored, `select: test`."""
+    return settings.select == "test" and (done % settings.select_every == 0 or done == settings.iterations)
+
+
 @torch.no_grad()
 def compute_features(
     frozen: Frozen, images: Float[Tensor, "batch 3 height width"], names: Sequence[Any]
 ) -> Float[Tensor, "batch channels rows columns"]:
-    """Features of normalized images, padded to whole patches; an image whose features are not finite is named."""
-    features = frozen.compute(pad_to_patches(images, frozen.patch))
-    require_finite(features, names, frozen.source)
+    """Features of images in 0..1, normalized and padded to whole patches; an image whose features are not finite is named."""
+    features = frozen.compute(pad_to_patches(normalize(images, frozen.network.statistics), frozen.patch))
+    require_finite(features, names, frozen.network.source)
     return features
 
 
