@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from densewalk.core.errors import UserError
 from densewalk.core.progress import track
-from densewalk.data.augmentation import maybe, uniform
+from densewalk.data.augmentation.draws import maybe, uniform
 from densewalk.data.benchmarks.depth import DepthImage, list_depth, read_depth, require_other_scenes
 from densewalk.data.image_files import read_image
 from densewalk.evaluations.depth.settings import SIZES, DepthSettings
