@@ -131,6 +131,15 @@ def test_one_video_tells_nothing_about_others(results):
     assert set(read_table(results / "gain.csv")["units_p"]) == {""}
 
 
+def test_three_images_that_agree_are_no_evidence():
+    a, b = (Units(IDS[:3], "image", {"mIoU": MeanOfUnits(np.array([0.1, 0.2, 0.4]) + shift)}) for shift in (0.0, 0.3))
+    found = difference([a], [b], "mIoU", resamples=100)
+    assert found.low > 0
+    assert found.p == 0.25
+    assert found.is_tie
+    assert "cannot tell" in found.notes[-1]
+
+
 def test_names_that_are_nothing(results):
     for names in (["start:incontext_voc", "walk:davis"], ["start:incontext_voc", "walk"], ["start:incontext_voc", "wolk:incontext_voc"]):
         with pytest.raises(UserError, match="no such result"):

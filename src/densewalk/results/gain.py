@@ -21,7 +21,7 @@ from densewalk.core.metric import Metric, floor_of
 from densewalk.evidence.multiplicity import holm
 from densewalk.results.pairs.cells import UNIT_COLUMNS, unit_cells
 from densewalk.results.pairs.differences import Differences, UnitDifference
-from densewalk.results.records import Named, ResultRecord, read_result, read_results
+from densewalk.results.records import Named, ResultRecord, in_study_order, read_result
 from densewalk.results.significance import Better, Paired, fixed, is_random_start, mean_and_interval, paired, partners
 from densewalk.results.tables import grouped, metrics_in, write_csv
 
@@ -81,8 +81,9 @@ def write_gain(
     cache: Path | None = None,
 ) -> None:
     """Write gain.csv. metrics: of each table, by name. named: see `read_results`. cache: file of differences that are known."""
-    places = {(record.run, record.seed, record.evaluation): path for path, record in zip(paths, map(read_result, paths), strict=True)}
-    records, differences = read_results(paths, named), Differences(places, cache)
+    read = [read_result(path) for path in paths]
+    places = {(record.run, record.seed, record.evaluation): path for path, record in zip(paths, read, strict=True)}
+    records, differences = in_study_order([named(record) if named else record for record in read]), Differences(places, cache)
     runs = dict.fromkeys(record.run for record in records)
     if baseline is not None and records and baseline not in runs:
         raise UserError(f"baseline: no result of a run '{baseline}'", allowed=", ".join(runs))

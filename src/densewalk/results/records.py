@@ -196,7 +196,11 @@ def read_results(paths: Sequence[Path], named: Named | None = None) -> list[Resu
     Args:
         named: gives a record the labels that the study has now (`Plan.named`); without it they are those that it was made with.
     """
-    records = [named(record) if named else record for record in map(read_result, paths)]
+    return in_study_order([named(record) if named else record for record in map(read_result, paths)])
+
+
+def in_study_order(records: Sequence[ResultRecord]) -> list[ResultRecord]:
+    """Records in the order in which their runs and evaluations come, seeds ascending."""
     runs, evaluations = _places(r.run for r in records), _places(r.evaluation for r in records)
     return sorted(records, key=lambda r: (runs[r.run], evaluations[r.evaluation], r.seed))
 

@@ -53,8 +53,8 @@ class UnitDifference(Settings):
 
     @property
     def is_tie(self) -> bool:
-        """The interval holds 0."""
-        return self.low <= 0 <= self.high
+        """The interval holds 0, or so few were drawn that no difference could be told from 0 at 95 %."""
+        return self.low <= 0 <= self.high or smallest_p(self.clusters or self.units) > 0.05
 
     @property
     def drawn(self) -> str:
@@ -91,12 +91,14 @@ class Differences:
         records = [record for pair in pairs for record in pair]
         if not records or not all(self.has_units(record) for record in records):
             return None
-        if len({(r.task, r.dataset, r.protocol, r.version) for r in records}) > 1 or not self._are_of_the_same_units(records, metric):
+        if len({(r.task, r.dataset, r.protocol, r.version) for r in records}) > 1:
             return None
-        key = self._key(pairs, metric)
-        if key not in self.used:
-            self.used[key] = self.known[key] if key in self.known else self._computed(pairs, metric)
-        return self.used[key]
+        key = self._key(pairs, metric)  # of the files' contents: what is known of them needs no reading
+        if key not in self.used and key in self.known:
+            self.used[key] = self.known[key]
+        if key not in self.used and self._are_of_the_same_units(records, metric):
+            self.used[key] = self._computed(pairs, metric)
+        return self.used.get(key)
 
     def save(self) -> None:
         """Remember what was asked for."""
@@ -125,7 +127,7 @@ class Differences:
         return all(list(u.ids) == list(first.ids) and list(u.clusters) == list(first.clusters) for u in others)
 
     def _key(self, pairs: Pairs, metric: str) -> str:
-        contents = [[self._content(record) for record in pair] for pair in pairs]
+        contents = [[(self._content(r), r.config_hash, r.run_hash, r.metrics.get(metric)) for r in pair] for pair in pairs]
         return config_hash([ARITHMETIC, metric, contents])
 
     def _content(self, record: ResultRecord) -> str:
@@ -159,12 +161,15 @@ def difference(a: Sequence[Units], b: Sequence[Units], metric: str, *, resamples
     """Compare rows that are scored on the same units, each by its seeds. The draw follows from what is compared: A - B mirrors B - A."""
     sides = [[units.statistics[metric] for units in side] for side in (a, b)]
     scores = sorted(config_hash([[float(s.score) for s in side], list(a[0].ids)]) for side in sides)
+    drawn, notes = a[0].drawn, []
+    if smallest_p(drawn) > 0.05:
+        notes.append(f"{drawn} {a[0].cluster or a[0].unit}s cannot tell any difference from 0 at 95 %")
     found = paired_bootstrap(*sides, owner=a[0].owner, resamples=resamples, seed=derive_seed(*scores) % 2**32)
     return UnitDifference(
         difference=found.difference,
         low=found.low,
         high=found.high,
-        p=found.p,
+        p=max(found.p, smallest_p(drawn)),
         method=found.method,
         unit=a[0].unit,
         units=found.units,
@@ -172,8 +177,16 @@ def difference(a: Sequence[Units], b: Sequence[Units], metric: str, *, resamples
         clusters=found.clusters,
         resamples=resamples,
         seeds=len(a),
-        notes=found.notes,
+        notes=(*found.notes, *notes),
     )
+
+
+def smallest_p(drawn: int) -> float:
+    """The smallest two-sided p that so many units, or clusters, can give: that all have one sign, by an exact test of signs.
+
+    The bootstrap of three videos that agree would give 2 / (resamples + 1).
+    """
+    return 2.0 ** (1 - min(drawn, 1000))
 
 
 def affordable(statistic: Statistic) -> int:

@@ -138,7 +138,7 @@ def text(found: Sequence[Compared]) -> str:
             d = c.discordant
             lines.append(f"    only {c.row.name} right: {d.only_b}; only {c.reference.name} right: {d.only_a}; sign test p {d.p:.4f}")
         if u.is_tie:
-            lines.append("    the interval over test units holds 0: a tie")
+            lines.append("    a tie, over test units")
         lines += [f"    note: {note}" for note in u.notes]
     lines.append(
         "The interval over test units says nothing of training seeds or of the start of a probe, that over seeds nothing of test images."
