@@ -67,3 +67,13 @@ def test_every_setting_is(change, same):
 def test_the_hash_of_what_a_run_starts_from_may_be_given():
     spec = parse_study(STUDY).run_spec("heir", 0).model_dump(mode="json")
     assert identity(spec) != identity(spec, "0" * 12) == identity({**spec, "init": {**spec["init"], "hash": "0" * 12}})
+
+
+@pytest.mark.parametrize("change", [{"stride": 16}, {"mean": [0.5] * 3, "std": [0.5] * 3}])
+def test_how_a_checkpoint_is_read_is_in_the_hash(change):
+    study = copy.deepcopy(STUDY)
+    study["checkpoints"]["resnet"] = {"file": "cnn.safetensors", "arch": "timm/resnet18.a1_in1k"}
+    study["runs"]["cnn"] = {"method": "none", "init": "resnet"}
+    before = parse_study(study).run_spec("cnn", 0).hash
+    study["checkpoints"]["resnet"].update(change)
+    assert parse_study(study).run_spec("cnn", 0).hash != before

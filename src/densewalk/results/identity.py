@@ -13,6 +13,7 @@ LABELS = ("run", "evaluation", "labels")  # of a specification itself
 OF_EVALUATION = ("dataset",)  # the data's name in the tables
 OF_SOURCE = ("source", "sequence_list")  # paths
 OF_CURATION = ("data", "backbone")  # names, which the specification beside it resolves
+OF_CHECKPOINT = ("name", "file", "sha256", "url")  # names and places; the content is compared apart
 
 Spec = Mapping[str, Any]
 
@@ -44,7 +45,7 @@ def _origin(origin: Spec, init_hash: str | None) -> dict[str, Any]:
     """Where weights come from: of a file only how it is read, of a run its identity."""
     if origin["kind"] == "run":
         return {"kind": "run", "hash": init_hash or origin["hash"]}
-    return {key: value for key, value in origin.items() if key in ("kind", "key", "interpolation") and value is not None}
+    return {key: value for key, value in origin.items() if key not in OF_CHECKPOINT and value is not None}
 
 
 def _without(settings: Spec, keys: tuple[str, ...]) -> dict[str, Any]:
