@@ -140,6 +140,16 @@ def test_three_images_that_agree_are_no_evidence():
     assert "cannot tell" in found.notes[-1]
 
 
+def test_two_discordant_images_are_a_tie():
+    a, b = np.ones(18), np.ones(18)
+    b[:2] = 0
+    sides = ([Units([str(i) for i in range(18)], "image", {"mIoU": MeanOfUnits(x, scale=100.0)})] for x in (a, b))
+    found = difference(*sides, "mIoU", resamples=2_000)
+    assert found.high < 0
+    assert found.p > 0.05
+    assert found.is_tie
+
+
 def test_names_that_are_nothing(results):
     for names in (["start:incontext_voc", "walk:davis"], ["start:incontext_voc", "walk"], ["start:incontext_voc", "wolk:incontext_voc"]):
         with pytest.raises(UserError, match="no such result"):
@@ -249,7 +259,7 @@ def test_the_page_shows_ties_in_grey_and_where_gains_live(results, monkeypatch):
     report(plan, results, results / "report.html")
     page = (results / "report.html").read_text()
     assert page.count('class="number tie"') == 1
-    assert "a tie. One interval is about training seeds" in page
+    assert ": a tie. One interval is about training seeds" in page
     assert "incontext_voc, mIoU: walk against start" in page
     assert "image val/" in page.replace("<wbr>", "")
     assert "Of 12 images," in page

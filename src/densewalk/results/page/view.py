@@ -15,7 +15,7 @@ Facts = Sequence[tuple[str, str]]  # name and value
 class GainCell:
     """A run's difference in one evaluation, or a floor's value. seeds: differences by seed; empty text for what there is not.
 
-    units: the interval over test units; tie: it holds 0.
+    units: the interval over test units; tie: it holds 0, or p is above 0.05.
     """
 
     text: str
