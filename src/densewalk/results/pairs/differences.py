@@ -55,8 +55,8 @@ class UnitDifference(Settings):
     def is_tie(self) -> bool:
         """The interval holds 0, or p is above 0.05.
 
-        They disagree where units are few (see `smallest_p`), and where BCa's interval is of few right and wrong answers: of 18 images with two
-        discordant ones it ends short of 0, which one resample in eight gives.
+        They disagree where units are few (see `smallest_p`), and where BCa's interval is of few right and wrong answers: of 18 images with
+        two discordant ones it may end short of 0, which one resample in eight gives.
         """
         return self.low <= 0 <= self.high or self.p > 0.05
 
