@@ -7,7 +7,7 @@ import signal
 import sys
 from contextlib import nullcontext
 
-from densewalk.cli.parser import parser
+from densewalk.cli.parser import parse
 from densewalk.core import memory
 from densewalk.core.errors import RESUME, Interrupted, TrainingError, UserError
 from densewalk.core.machine import machine_fault
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; what stops it becomes one line and an exit status (core/errors.py)."""
     start_logging()
     logging.raiseExceptions = False  # a line that the full disk of a log file does not take is no error of the job
-    args = parser().parse_args(argv)
+    args = parse(sys.argv[1:] if argv is None else argv)
     first = "WORLD_SIZE" not in os.environ  # of a job's processes
     if first and args.is_job:
         begin_attempt()

@@ -128,6 +128,15 @@ def plan(args: argparse.Namespace) -> None:
         print(estimate_text.text(study, estimate(study, gpu, results, assumed), results, args.gpu))
 
 
+def bench(args: argparse.Namespace) -> int:
+    """Evaluate networks on all known data sets below a folder, and print the tables with published values."""
+    from densewalk.jobs.bench.run import Request
+    from densewalk.jobs.bench.run import bench as run_bench
+
+    choice = {"arch": args.arch, "key": args.key, "options": args.snakemake_options, "dry_run": args.dry_run}
+    return run_bench(Request(args.networks, args.data, args.protocols, args.out, **choice))
+
+
 def doctor(args: argparse.Namespace) -> int:
     """Look for what would stop a study; the exit status is 2 if anything would."""
     from densewalk.jobs import doctor as examination

@@ -7,6 +7,7 @@ densewalk plan config.yaml --gpu h100               # jobs, GPU-hours, memory, d
 densewalk why results/dora/s0/davis.json           # which setting, input or version differs from what the study wants now
 densewalk rename config.yaml OLD NEW               # after a name was changed in the study: move what is there
 densewalk stale config.yaml                        # what other code or data have made than there are now, and why
+densewalk bench dinov2_vits14 --data /datasets     # networks on all known data sets below a folder, with published values
 densewalk doctor --config config.yaml              # machine, data and checkpoints, before a GPU is asked for
 densewalk data coco                                # download, unpack and check a data set, or say how to get it
 densewalk checkpoints                              # the public backbones that a run's `init` may name
@@ -26,7 +27,7 @@ import argparse
 import inspect
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; what follows `--` of `bench` are options of Snakemake."""
+    own, options = list(argv), []
+    if own[:1] == ["bench"] and "--" in own:
+        at = own.index("--")
+        own, options = own[:at], own[at + 1 :]
+    args = parser().parse_args(own)
+    args.snakemake_options = options
+    return args
+
+
 def _add_study_commands(command: Command) -> None:
     """Look at a study and at its results."""
     p = command("check", "config")
@@ -90,6 +102,15 @@ def _add_study_commands(command: Command) -> None:
     p = command("stale", "config")
     p.add_argument("--results", type=Path, help="folder of results (default: the study's own)")
     p.add_argument("--rerun", action="store_true", help="let the stale ones start from the beginning, and list them in RESULTS/stale.txt")
+    p = command("bench")
+    p.add_argument("networks", nargs="+", help="public checkpoints, timm/NAME, files or folders of weights, random/ARCHITECTURE")
+    p.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="below which the data sets lie")
+    p.add_argument("--protocols", type=_names, help="e.g. davis,knn (default: all that the data are there for, but those that train for hours)")
+    p.add_argument("--out", type=Path, default=Path("bench"), help="folder of the study and its results (default: bench)")
+    p.add_argument("--arch", help="architecture of files that do not say theirs")
+    p.add_argument("--key", help="which network of a training checkpoint, by a part of its name")
+    p.add_argument("--dry-run", action="store_true", help="say what would run and what is missing; write nothing")
+    p.epilog = "What follows -- are options of Snakemake: densewalk bench NAME --data FOLDER -- --profile slurm"
     p = command("doctor")
     p.add_argument("--config", type=Path, help="also look at this study's data and checkpoints")
     p.add_argument("--slurm", action="store_true", help="also look for Slurm's commands")

@@ -42,6 +42,8 @@ class Dataset(Settings):
     manual: list[str] = []
     videos: dict[str, str] = {}
     trainaug: str | None = None
+    signs: dict[str, int | None] = {}
+    named: str | None = None
     check: dict[str, Any] | None = None
     counts: str | None = None
 
