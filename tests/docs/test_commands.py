@@ -18,7 +18,7 @@ import pytest
 from snakemake.cli import get_argument_parser
 
 from densewalk.__main__ import main
-from densewalk.cli.parser import parser
+from densewalk.cli.parser import parse, parser
 from densewalk.data.video.encode import write_video
 from tests.fixtures.documents import COMMENTED, PAGES, code_words, command_lines, is_mention
 from tests.fixtures.pages import write_study as write_results
@@ -94,6 +94,7 @@ TESTED = {
     "densewalk tables --columns run,J,F --pivot dataset --format latex": "results/test_paper.py::test_it_is_printed_or_written",
     "densewalk doctor --config config.yaml": "jobs/test_doctor.py::test_checkpoints_are_checked_and_loaded_and_nothing_in_them_is_executed",
     "densewalk doctor --config studies/dora.yaml": "jobs/test_doctor.py::test_a_study_of_the_papers_is_examined_for_exactly_what_it_needs",
+    "densewalk bench dinov2_vits14 dino_vits16 --data /datasets": "jobs/test_bench.py::test_a_dry_run_says_what_would_run_and_writes_nothing",
     "densewalk fetch --config config.yaml": "data/test_download.py::test_the_command_fetches_what_can_be_fetched_and_says_what_not",
     "densewalk data coco": "jobs/test_fetch.py::test_every_set_s_own_check_and_folder_lead_to_its_command",
     "densewalk data voc": "jobs/test_fetch.py::test_a_set_is_downloaded_unpacked_and_counted",
@@ -165,7 +166,7 @@ def test_options_and_arguments_are_those_of_the_command_line(command):
         subparser = parser()._subparsers._group_actions[0].choices[words[0]]  # type: ignore[union-attr]
         assert {word for word in words if word.startswith("--")} <= {text for a in subparser._actions for text in a.option_strings}
     else:
-        parser().parse_args(words)
+        parse(words)
 
 
 def test_commands_that_are_only_named_exist():

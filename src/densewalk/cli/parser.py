@@ -105,7 +105,9 @@ def _add_study_commands(command: Command) -> None:
     p = command("bench")
     p.add_argument("networks", nargs="+", help="public checkpoints, timm/NAME, files or folders of weights, random/ARCHITECTURE")
     p.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="below which the data sets lie")
-    p.add_argument("--protocols", type=_names, help="e.g. davis,knn (default: all that the data are there for, but those that train for hours)")
+    p.add_argument(
+        "--protocols", type=_names, help="e.g. davis,knn (default: all that the data are there for, but those that train for hours)"
+    )
     p.add_argument("--out", type=Path, default=Path("bench"), help="folder of the study and its results (default: bench)")
     p.add_argument("--arch", help="architecture of files that do not say theirs")
     p.add_argument("--key", help="which network of a training checkpoint, by a part of its name")

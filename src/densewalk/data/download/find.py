@@ -40,7 +40,9 @@ def find_datasets(folder: Path) -> list[FoundDataset]:
         raise UserError(f"{folder} is no folder", todo="name the folder below which the data sets lie")
     roots = list(_candidates(folder.resolve()))
     known = {name: dataset for name, dataset in datasets().items() if dataset.signs}
-    return [FoundDataset(name, root, lacks_of(dataset, root)) for name, dataset in known.items() for root in roots if _is_root(dataset, root)]
+    return [
+        FoundDataset(name, root, lacks_of(dataset, root)) for name, dataset in known.items() for root in roots if _is_root(dataset, root)
+    ]
 
 
 def describe_signs(name: str) -> str:

@@ -1,10 +1,10 @@
 """The networks that `densewalk bench` is given, as a study's runs and checkpoints. Free of torch.
 
-    dinov2_vits14                     a public checkpoint, or timm/ and a name of timm's
-    results/dora/s0/backbone.safetensors    a file of this project, which says its architecture
-    weights.pth                       any other file, with --arch and perhaps --key
-    clip-vit-base-patch16             a folder of Hugging Face's
-    random/vit_small_patch16          new weights: a floor
+dinov2_vits14                     a public checkpoint, or timm/ and a name of timm's
+results/dora/s0/backbone.safetensors    a file of this project, which says its architecture
+weights.pth                       any other file, with --arch and perhaps --key
+clip-vit-base-patch16             a folder of Hugging Face's
+random/vit_small_patch16          new weights: a floor
 """
 
 import json

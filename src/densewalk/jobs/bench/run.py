@@ -66,6 +66,8 @@ def bench(request: Request) -> int:
     networks = [network_of(given, request.arch, request.key) for given in request.networks]
     file = request.out / CONFIG
     before = read_config(file) if file.exists() else {}
+    if before:
+        parse_study(before, str(file))  # a person may have changed it
     content, rows, left_out = extended(before, networks, wanted)
     study = parse_study(content, str(file))
     print("\n".join(_describe(found, study, rows, left_out)))
