@@ -94,7 +94,7 @@ TESTED = {
     "densewalk tables --columns run,J,F --pivot dataset --format latex": "results/test_paper.py::test_it_is_printed_or_written",
     "densewalk doctor --config config.yaml": "jobs/test_doctor.py::test_checkpoints_are_checked_and_loaded_and_nothing_in_them_is_executed",
     "densewalk doctor --config studies/dora.yaml": "jobs/test_doctor.py::test_a_study_of_the_papers_is_examined_for_exactly_what_it_needs",
-    "densewalk bench dinov2_vits14 dino_vits16 --data /datasets": "jobs/test_bench.py::test_a_dry_run_says_what_would_run_and_writes_nothing",
+    "densewalk bench dinov2_vits14 dino_vits16 --data /datasets": "jobs/test_bench.py::test_a_dry_run_says_what_would_run",
     "densewalk fetch --config config.yaml": "data/test_download.py::test_the_command_fetches_what_can_be_fetched_and_says_what_not",
     "densewalk data coco": "jobs/test_fetch.py::test_every_set_s_own_check_and_folder_lead_to_its_command",
     "densewalk data voc": "jobs/test_fetch.py::test_a_set_is_downloaded_unpacked_and_counted",

@@ -141,7 +141,7 @@ def test_what_is_wrong_is_said_before_anything_runs(data, monkeypatch, caplog, w
     assert not (data.parent / "bench" / "results").exists()
 
 
-def test_a_dry_run_says_what_would_run_and_writes_nothing(data, monkeypatch, capsys):
+def test_a_dry_run_says_what_would_run(data, monkeypatch, capsys):
     monkeypatch.chdir(data.parent)
     assert (
         main(["bench", NANO, MICRO, "--data", "sets", "--protocols", "knn,davis", "--out", "mine", "--dry-run", "--", "--cores", "1"]) == 0
