@@ -162,7 +162,7 @@ def test_objects_of_one_color_are_found(root, tmp_path, monkeypatch):
 def test_random_features_score_less(root, tmp_path, monkeypatch):
     right = evaluate(root, tmp_path / "a", monkeypatch).metrics
     noise = torch.Generator().manual_seed(0)
-    monkeypatch.setattr(video_segmentation, "normalize", lambda x: torch.randn(x.shape, generator=noise))
+    monkeypatch.setattr(video_segmentation, "normalize", lambda x, statistics: torch.randn(x.shape, generator=noise))
     wrong = evaluate(root, tmp_path / "b", monkeypatch).metrics
     assert wrong["F"] < right["F"] - 20
     assert wrong["C"] < right["C"] - 20
@@ -247,7 +247,7 @@ def test_damaged_masks_are_named_before_the_backbone_is_loaded(root, tmp_path, d
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layout": "davos"}, "evaluations.clusters.video_segmentation.settings.layout"),
+        ({"layout": "davos"}, "evaluations.clusters.settings.layout"),
         ({"clip_frames": 0}, "settings.clip_frames"),
         ({"layout": "youtube_vos", "year": 2016}, "layout youtube_vos has no year: leave them out"),
         ({"sequences": []}, "settings.sequences"),

@@ -98,11 +98,11 @@ def test_what_cannot_be_used_is_said_at_once():
         study("dinov9")
 
 
-def test_other_normalizations_are_refused(monkeypatch):
+def test_other_statistics_of_pixels_reach_the_study(monkeypatch):
     entry = PUBLIC["mae_vitb16"].model_dump() | {"mean": (0.5, 0.5, 0.5)}
     monkeypatch.setitem(PUBLIC, "grey", Published.model_validate(entry))
-    with pytest.raises(ValueError, match="grey: its pixels are normalized otherwise"):
-        public_checkpoint("grey")
+    described = public_checkpoint("grey")[1]
+    assert (described["mean"], described["std"]) == ((0.5, 0.5, 0.5), PUBLIC["mae_vitb16"].std)
 
 
 def test_the_list_is_printed(capsys):

@@ -41,11 +41,6 @@ CASES = {
     "octal": (MINIMAL + "execution: {workers: 010}\n", "line 3: YAML takes '010' for another number than it shows"),
     "base 60": (MINIMAL + "execution: {workers: 1:30}\n", "YAML takes '1:30' for another number"),
     "hexadecimal": (MINIMAL + "execution: {workers: 0x10}\n", "YAML takes '0x10' for another number"),
-    "timm's, no vision transformer": (MINIMAL.replace("vit_nano_patch16", "timm/resnet50"), "unknown architecture 'timm/resnet50'"),
-    "timm's, of windows": (
-        MINIMAL.replace("vit_nano_patch16", "timm/swin_tiny_patch4_window7_224"),
-        "unknown architecture 'timm/swin_tiny_patch4_window7_224'",
-    ),
     "key twice, deep": (MINIMAL.replace("method: none", "method: none, method: none"), "runs.a.method (lines 2 and 2)"),
     "key twice, quoted": (MINIMAL + '"study": t\n', "has a key twice: study"),
     "key twice in JSON": ('{"study": "s", "runs": {"a": {"init": "random", "init": "b"}}}', "has a key twice: init"),

@@ -1,7 +1,6 @@
 """What a study costs before anything is queued."""
 
 import copy
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,14 +110,11 @@ def test_the_shape_of_a_network_of_timms_is_in_its_name(name):
     assert [job.flops is not None for job in found.jobs if job.rule == "evaluate_davis"] == [True]
 
 
-def test_the_command_needs_no_torch_and_little_time(tmp_path):
+def test_the_command_needs_no_torch(tmp_path):
     write_study(tmp_path, TINY)
     program = "import sys; from densewalk.__main__ import main; main(['plan', 'config.yaml']); sys.exit('torch' in sys.modules)"
-    before = os.times()
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
-    after = os.times()
     assert done.returncode == 0, done.stderr
-    assert (after.children_user - before.children_user) + (after.children_system - before.children_system) < 1.2
     for line in ("train_dora", "evaluate_davis", "GPU-hours", "training copies of videos", "video walk: not prepared yet"):
         assert line in done.stdout
 
