@@ -267,7 +267,7 @@ def test_ground_truth_as_features_scores_one_hundred(pairs, tmp_path):
         confusion.add(mask[8::16, 8::16], retrieve(memory, maps, pairs, (2, 2)))
     assert score(confusion.matrix, settings_of().resolved()) == 100.0
     assert score(confusion.matrix, settings_of(compat="released").resolved()) == 100.0
-    assert score(score_queries(pairs.resolved(), features, memory, query_set)[0], settings_of().resolved()) > 80
+    assert score(score_queries(pairs.resolved(), features, memory, query_set)[0].matrix, settings_of().resolved()) > 80
 
 
 def test_evaluation_end_to_end(pairs, tmp_path):
@@ -312,7 +312,7 @@ def test_ignored_pixels_are_neither_memory_nor_score(tmp_path):
     assert (memory.labels[:, 0] == 0).all()
     assert (memory.labels.sum(1) == 1).all()
     assert len(memory.labels) < 16
-    found, _ = score_queries(settings.resolved(), features, memory, list_splits(settings)[1])
+    found = score_queries(settings.resolved(), features, memory, list_splits(settings)[1])[0].matrix
     assert found[0].sum() == 0
     assert found[:, 0].sum() == 0
 

@@ -142,7 +142,7 @@ def test_shares_are_parts_of_the_same_batches(monkeypatch):
         ItemStream(11, 5, batch_size=3)
 
 
-def test_only_what_is_trained_on_batches_becomes_processes(place, monkeypatch):
+def test_only_what_can_be_shared_becomes_processes(place, monkeypatch):
     became = []
     monkeypatch.chdir(place)
     monkeypatch.setattr(launch, "become_processes", lambda *arguments: became.append(arguments))
@@ -153,6 +153,7 @@ def test_only_what_is_trained_on_batches_becomes_processes(place, monkeypatch):
     commands.evaluate(args)
     assert became == [(3, 1, 8)]
     frozen = json.loads((place / "spec.json").read_text())
+    monkeypatch.setattr(KnnSettings, "PROCESSES", False)
     frozen |= {"protocol": "knn", "settings": {"root": "d", "dataset": "d"}, "version": KnnSettings.VERSION}
     (place / "frozen.json").write_text(json.dumps(frozen))
     args = parser().parse_args(["evaluate", *given, "frozen.json"])

@@ -177,7 +177,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(data, nano, tmp_path, kind
 
 def test_a_loss_that_is_not_finite_ends_the_training_and_is_not_saved(data, nano, tmp_path):
     with pytest.raises(TrainingError, match="the loss is nan"):
-        ade20k.evaluate(linear(data, learning_rate=1e30, warmup=0), nano, job(tmp_path))
+        ade20k.evaluate(linear(data, warmup=0).model_copy(update={"learning_rate": 1e30}), nano, job(tmp_path))
     assert list((tmp_path / "state" / "training").glob("step-*.pt")) == []
 
 

@@ -105,6 +105,8 @@ def test_damaged_videos_give_right_frames_or_one_error(tmp_path, suffix):
         if "read" in found["reader"]:
             # a frame that does not decode is left out of the truth: those behind it keep their own numbers all the same
             for asked, n in zip(found["reader"]["asked"], found["reader"]["read"], strict=True):
+                if asked < len(truth) and truth[asked] is None:
+                    continue  # the damage has reached this frame: what it shows depends on how the decoder covers for it
                 allowed = (None, asked, truth[asked] if asked < len(truth) else None)
                 assert n in allowed, f"{file.name}: frame {asked} is read as {n}, not as one of {allowed}"
     whole = lines[1]

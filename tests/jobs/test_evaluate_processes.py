@@ -63,7 +63,7 @@ def test_the_command_starts_two_processes_whose_result_is_that_of_one(study):
 def test_an_evaluation_that_cannot_be_shared_runs_in_one_process_and_says_so(study, monkeypatch, caplog):
     called = []
     monkeypatch.setattr(launch, "torchrun", called.append)
-    monkeypatch.setattr(evaluate_job, "evaluate", lambda *args: called.append("here"))
+    monkeypatch.setattr(evaluate_job, "evaluate", lambda *_, **__: called.append("here"))
     monkeypatch.setattr(type(study.evaluations["linear"].settings), "PROCESSES", False)
     with caplog.at_level(logging.INFO, logger="densewalk"):
         __main__.main(command(study, "linear"))

@@ -394,9 +394,7 @@ def test_a_name_of_timms_is_its_network(tmp_path):
         ("resnet18.a1_in1k", "is a ResNet; allowed: plain vision transformers"),
         ("eva02_tiny_patch14_224.mim_in22k", "is a Eva"),
         ("vit_7b_patch16_dinov3.lvd1689m", "differs from the networks here in its parameters"),
-        ("vit_large_patch16_dinov3.sat493m", "differs from the networks here in its normalization of pixels"),
-        ("vit_base_patch16_clip_224.openai", "differs from the networks here in its .*normalization of pixels"),
-        ("vit_tiny_patch16_224.augreg_in21k", "normalization of pixels"),
+        ("vit_base_patch16_clip_224.openai", "differs from the networks here in its parameters, normalization layers"),
     ],
 )
 def test_what_is_no_plain_transformer_of_timms_is_refused(name, message):

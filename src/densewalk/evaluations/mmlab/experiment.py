@@ -43,10 +43,16 @@ def normalization(statistics: PixelStatistics) -> Config:
 
 def backbone(path: str, arch: Shape, levels: list[int], **options: Any) -> Config:
     """The configuration of a DensewalkBackbone."""
+    level_dims(arch, levels)
+    return {"type": "DensewalkBackbone", "path": path, "levels": levels, **options}
+
+
+def level_dims(arch: Shape, levels: list[int]) -> list[int]:
+    """Channels of these levels; UserError if the network has not all of them, or if they do not ascend."""
     depth = len(arch.level_dims)
     if levels != sorted(levels) or not 0 <= levels[0] <= levels[-1] < depth:
         raise UserError(f"levels {levels} do not fit {arch.name}", allowed=f"ascending block numbers from 0 to {depth - 1}")
-    return {"type": "DensewalkBackbone", "path": path, "levels": levels, **options}
+    return [arch.level_dims[level] for level in levels]
 
 
 def adamw(learning_rate: float, weight_decay: float) -> Config:

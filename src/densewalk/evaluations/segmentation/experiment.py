@@ -52,7 +52,7 @@ def linear(settings: LinearSettings, backbone: str, arch: Shape) -> Config:
     levels = mm.pyramid_levels(arch) if settings.layers == "spread" else list(range(depth - settings.layers, depth))
     if levels[0] < 0 or len(set(levels)) < len(levels):
         raise UserError(f"layers {settings.layers}: {arch.name} has {depth} blocks", todo="lower layers")
-    dims = [arch.level_dims[level] for level in levels]
+    dims = mm.level_dims(arch, levels)
     many = len(levels) > 1
     head = {
         "type": "LinearHead",
@@ -75,7 +75,7 @@ def upernet(settings: UpernetSettings, backbone: str, arch: Shape) -> Config:
     hierarchical = mm.is_hierarchical(arch)
     if hierarchical and levels != mm.stage_levels(arch):
         raise UserError(f"levels {levels} of {arch.name}", allowed=f"its last stages, {mm.stage_levels(arch)}", todo="leave `levels` out")
-    dims = [arch.level_dims[level] for level in levels]
+    dims = mm.level_dims(arch, levels)
     rescales = [] if hierarchical else list(mm.scales(arch.stride))
     neck = {"neck": {"type": "Feature2Pyramid", "embed_dim": arch.dim, "rescales": rescales, "norm_cfg": norm}} if rescales else {}
     return {
