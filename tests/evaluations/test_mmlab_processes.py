@@ -56,7 +56,7 @@ def one(place):
 def two(place, one):
     (place / "tested" / "out" / "detections_val2017_bbox.json").rename(place / "alone.json")
     mmprocesses.in_two_processes(place)
-    return torch.load(place / "found.pt", weights_only=False)
+    return torch.load(place / "found.pt", weights_only=False)  # written by this test's own processes
 
 
 def end(place, *where, process=0):

@@ -83,18 +83,15 @@ def is_part_in_order(part, whole):
     return all(any(n == other or other is None for other in rest) for n in part)
 
 
-# known: where an encoder's file has its bytes so, a seek in a Matroska file with a zeroed part lands on another frame than asked for
-SEEKS_WRONGLY = pytest.mark.xfail(reason="a seek in a damaged Matroska file may give another frame", raises=AssertionError, strict=False)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [pytest.param(s, marks=SEEKS_WRONGLY) if s == "mkv" else s for s in CONTAINERS])
+@pytest.mark.parametrize("suffix", CONTAINERS)
 def test_damaged_videos_give_right_frames_or_one_error(tmp_path, suffix):
     files = damaged_files(tmp_path, suffix)
     command = [sys.executable, "-m", "tests.fuzz.video_worker", *map(str, files)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60 + 30 * len(files))
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, f"status {done.returncode} after {lines[-1]}: {done.stderr[-2000:]}"
+    known = []
     for file, found in zip(files, lines[1::2], strict=True):
         truth = found["truth"]
         for kind in ("copy", "whole copy", "reader"):
@@ -110,7 +107,12 @@ def test_damaged_videos_give_right_frames_or_one_error(tmp_path, suffix):
             # a frame that does not decode is left out of the truth: those behind it keep their own numbers all the same
             for asked, n in zip(found["reader"]["asked"], found["reader"]["read"], strict=True):
                 allowed = (None, asked, truth[asked] if asked < len(truth) else None)
+                if suffix == "mkv" and n not in allowed:
+                    known.append(f"{file.name}: frame {asked} is read as {n}, not as one of {allowed}")
+                    continue
                 assert n in allowed, f"{file.name}: frame {asked} is read as {n}, not as one of {allowed}"
     whole = lines[1]
     assert whole["truth"] == list(range(FRAMES))
     assert whole["copy"]["copied"] == list(range(FRAMES))
+    if known:  # behind frames that are lost, a number may be off by one: a known fault, of Matroska alone
+        pytest.xfail("; ".join(known))

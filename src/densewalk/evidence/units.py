@@ -191,7 +191,7 @@ def _statistic(metric: str, header: StatisticHeader, arrays: Mapping[str, np.nda
 
 def require_same_units(a: Units, b: Units, names: tuple[str, str]) -> None:
     """Raise a UserError that names the first difference between the units of two rows."""
-    for i, (one, other) in enumerate(zip(a.ids, b.ids, strict=False)):
+    for i, (one, other) in enumerate(zip(a.ids, b.ids, strict=False)):  # lengths are compared below
         if one != other:
             raise UserError(f"{names[0]} and {names[1]} were scored on other units: number {i + 1} is {one!r} and {other!r}")
     if len(a.ids) != len(b.ids):
