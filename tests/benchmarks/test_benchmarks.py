@@ -15,7 +15,7 @@ SMALL = {
     "products": "",
     "knn": "--training 500 --queries 50 --classes 10",
     "incontext": "--memory 2 --queries 1 --classes 5",
-    "depth": "--arch vit_nano_patch16 --size 64 64 --repeats 1",
+    "depth": "--arch vit_micro_patch16 --size 64 64 --repeats 1",
 }
 
 

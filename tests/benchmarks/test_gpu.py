@@ -136,7 +136,7 @@ def test_cards_are_known_by_their_names(monkeypatch, name, key):
 def test_make_runs_it_with_any_python():
     def recipe(*words):
         return subprocess.run(
-            ["make", "-n", "gpu-check", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
+            ["make", "--no-print-directory", "-n", "gpu-check", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
         ).stdout.strip()
 
     assert recipe("PYTHON=python3.12") == "python3.12 -m benchmarks.gpu"
