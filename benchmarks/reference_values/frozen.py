@@ -17,8 +17,10 @@ from densewalk.evaluations.incontext import retrieval
 from densewalk.evaluations.incontext.settings import IncontextSettings
 from densewalk.evaluations.knn import evaluate as knn
 from densewalk.evaluations.metrics.davis import jf, statistics
-from densewalk.evaluations.metrics.segmentation import Confusion, confusion_matrix, hungarian, many_to_one, mean_iou, reassign
+from densewalk.evaluations.metrics.segmentation import Confusion, confusion_matrix, hungarian, match_clusters, mean_iou, reassign
 from densewalk.evaluations.video_segmentation.evaluate import match_and_score
+from densewalk.evaluations.video_segmentation.propagation import propagation_score
+from densewalk.evidence.matching import Matching
 from densewalk.ops.attention_mask import foreground_masks
 from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_center, spherical_kmeans
 from densewalk.ops.label_propagation import Rule, propagate
@@ -165,12 +167,9 @@ def neco_eval(values: Any) -> Rows:
     """NeCo's matched mIoU, principal components, clusters and attention masks."""
     for case in cases(values, 2, having="miou"):
         k, c, gt, pred, miou, linear, many = (values[f"{case}/{n}"] for n in ("K", "C", "gt", "pred", "miou", "linear", "many_to_one"))
-        if many and not values[f"{case}/precision"] and not linear:
-            yield Note("neco_eval", case, BY_IOU)
-            continue
         confusion = confusion_matrix(torch.from_numpy(gt), torch.from_numpy(pred), int(c), int(k))
         if not linear:
-            confusion = reassign(confusion, many_to_one(confusion) if many else hungarian(confusion))
+            confusion = reassign(confusion, match_clusters(confusion, _matching(many, values[f"{case}/precision"])))
         yield compare("neco_eval", case, "mIoU", mean_iou(confusion, absent="zero"), miou, 1e-6)
     if has(values, "pca/x"):
         x, z = torch.from_numpy(values["pca/x"]), torch.from_numpy(values["pca/z"])
@@ -183,7 +182,10 @@ def neco_eval(values: Any) -> Rows:
         yield compare("neco_eval", case, "attention mask", foreground_masks(attention, float(values[f"{case}/threshold"])), mask, 0)
 
 
-BY_IOU = "many-to-one matching by IoU: not an option here, the papers' is by precision"
+def _matching(many: Any, precision: Any) -> Matching:
+    if not many:
+        return "hungarian"
+    return "many_to_one" if precision else "many_to_one_iou"
 
 
 def _clusters(values: Any, case: str, z: Tensor) -> Row:
@@ -208,12 +210,13 @@ def timetuning_eval(values: Any) -> Rows:
     clips, frames, *size = labels.shape
     for case in cases(values, 2, having="cluster_maps"):
         protocol, many = str(values[f"{case}/protocol"]), bool(values[f"{case}/many_to_one"])
-        if many and not values[f"{case}/precision"]:
-            yield Note("timetuning_eval", case, BY_IOU)
-            continue
         groups = {"frame-wise": (clips * frames, 1), "sample-wise": (clips, frames), "dataset-wise": (1, clips * frames)}[protocol]
         maps = torch.from_numpy(values[f"{case}/cluster_maps"].astype(np.int64)).view(*groups, *size)
-        how = "many_to_one" if many else "hungarian"
+        how = _matching(many, values[f"{case}/precision"])
         pairs = zip(labels.view(*groups, *size), maps, strict=True)
         scores = [match_and_score(t, m, int(maps.max()) + 1, how)[0] for t, m in pairs]
         yield compare("timetuning_eval", case, f"mIoU, {protocol}, {how}", np.mean(scores), values[f"{case}/score"], 1e-6)
+    if has(values, "propagation_score"):
+        truth = values["annotations"]
+        score = propagation_score(truth, np.roll(truth, 1, axis=-1), running_sums=True, skip_missed_frames=True)
+        yield compare("timetuning_eval", "propagation", "score of labels moved by a pixel", score, values["propagation_score"], 1e-12)

@@ -61,6 +61,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], str, str | No
         FRAME,
         MASK,
     ),
+    "clip_propagation": ("clip_propagation", write_davis, {"layout": "davis", "size": 64}, FRAME, MASK),
     "incontext": (
         "incontext",
         write_masks,
@@ -105,7 +106,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], str, str | No
     "tracking": ("tracking", write_got10k, {"short_side": 64, "multiple": 16}, "val/*1/00000002.jpg", None),
 }
 WITH_MASKS = [name for name, case in CASES.items() if case[-1] is not None]
-STILLS = [name for name in WITH_MASKS if "davis" not in name and "video" not in name]
+STILLS = [name for name in WITH_MASKS if CASES[name][1] is write_masks]
 
 
 def evaluate(name: str, root: Path, tmp_path: Path, backbone: Path | None = None) -> Any:

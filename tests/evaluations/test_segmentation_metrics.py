@@ -14,6 +14,7 @@ from densewalk.evaluations.metrics.segmentation import (
     hungarian,
     iou,
     many_to_one,
+    match_clusters,
     mean_iou,
     pixel_accuracy,
     reassign,
@@ -137,6 +138,29 @@ def test_many_to_one_is_the_majority_of_every_cluster():
     confusion = torch.tensor([[5, 0, 2, 0], [4, 7, 3, 0]])
     assert many_to_one(confusion).tolist() == [0, 1, 1, -1]
     assert reassign(confusion, many_to_one(confusion)).tolist() == [[5, 2], [4, 10]]
+
+
+def test_many_to_one_by_iou_is_a_loop():
+    counts = np.random.default_rng(0).integers(0, 9, (4, 7)) * np.random.default_rng(1).integers(0, 2, (4, 7))
+    counts[:, 3] = 0
+    expected = []
+    for cluster in range(7):
+        best, chosen = 0.0, -1
+        for target in range(4):
+            inside = int(counts[target, cluster])
+            iou = inside / max(1, int(counts[target].sum()) + int(counts[:, cluster].sum()) - inside)
+            if iou > best:
+                best, chosen = iou, target
+        expected.append(chosen)
+    assert match_clusters(torch.from_numpy(counts), "many_to_one_iou").tolist() == expected
+    assert expected[3] == -1
+
+
+def test_iou_and_precision_choose_differently():
+    """Most of the second cluster's pixels are of the large class, but it covers all of the small one."""
+    confusion = torch.tensor([[90, 5], [0, 4]])
+    assert match_clusters(confusion, "many_to_one").tolist() == [0, 0]
+    assert match_clusters(confusion, "many_to_one_iou").tolist() == [0, 1]
 
 
 # -- the released implementations ------------------------------------------------------------------------------------

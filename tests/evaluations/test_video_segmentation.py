@@ -10,8 +10,10 @@ from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.video_objects import write_labels
 from densewalk.data.settings import ImagesSettings
 from densewalk.evaluations.common.base import Job
+from densewalk.evaluations.video_segmentation import clips
 from densewalk.evaluations.video_segmentation import evaluate as video_segmentation
-from densewalk.evaluations.video_segmentation.evaluate import cluster_maps, find_clips, interpolate_pixels, match_and_score, sample_pixels
+from densewalk.evaluations.video_segmentation.clips import find_clips
+from densewalk.evaluations.video_segmentation.evaluate import cluster_maps, interpolate_pixels, match_and_score, sample_pixels
 from densewalk.evaluations.video_segmentation.settings import VideoSegmentationSettings
 from densewalk.jobs import evaluate as evaluate_job
 from densewalk.jobs import train as train_job
@@ -138,8 +140,8 @@ def test_cluster_maps_of_clips_name_the_same_thing_alike():
 
 
 def test_clips_and_numbers_of_the_data_set(root):
-    clips = find_clips(settings_for(root))
-    assert [(c.sequence.name, c.numbers, c.offset) for c in clips] == [
+    found = find_clips(settings_for(root))
+    assert [(c.sequence.name, c.numbers, c.offset) for c in found] == [
         ("one", [0, 1], 0),
         ("one", [2], 0),
         ("two", [0, 1], 1),
@@ -162,7 +164,7 @@ def test_objects_of_one_color_are_found(root, tmp_path, monkeypatch):
 def test_random_features_score_less(root, tmp_path, monkeypatch):
     right = evaluate(root, tmp_path / "a", monkeypatch).metrics
     noise = torch.Generator().manual_seed(0)
-    monkeypatch.setattr(video_segmentation, "normalize", lambda x, statistics: torch.randn(x.shape, generator=noise))
+    monkeypatch.setattr(clips, "normalize", lambda x, statistics: torch.randn(x.shape, generator=noise))
     wrong = evaluate(root, tmp_path / "b", monkeypatch).metrics
     assert wrong["F"] < right["F"] - 20
     assert wrong["C"] < right["C"] - 20
@@ -265,8 +267,8 @@ def test_youtube_vos_scores_the_frames_that_have_masks(root, tmp_path, monkeypat
         (root / kind / "480p").rename(tmp_path / "yt/train" / kind)
     (tmp_path / "yt/train/Annotations/two/00001.png").unlink()
     settings = settings_for(tmp_path / "yt", layout="youtube_vos", clip_frames=None)
-    clips = find_clips(settings)
-    assert [(c.sequence.name, [c.sequence.masks[n].stem for n in c.numbers], c.offset) for c in clips] == [
+    found = find_clips(settings)
+    assert [(c.sequence.name, [c.sequence.masks[n].stem for n in c.numbers], c.offset) for c in found] == [
         ("one", ["00000", "00001", "00002"], 0),
         ("two", ["00000", "00002"], 1),
     ]

@@ -113,13 +113,13 @@ def test_matching_is_made_for_each_resample_unless_fixed(recorded):
 def test_more_clusters_than_classes_are_matched_as_a_loop_does():
     counts = np.random.default_rng(3).integers(0, 9, (4, 3, 5))
     total = counts.sum(0)
-    for matching in ("hungarian", "many_to_one"):
+    for matching in ("hungarian", "many_to_one", "many_to_one_iou"):
         classes = np.full(5, -1)
+        iou = np.array([[total[c, k] / (total[c].sum() + total[:, k].sum() - total[c, k]) for k in range(5)] for c in range(3)])
         if matching == "hungarian":
-            iou = np.array([[total[c, k] / (total[c].sum() + total[:, k].sum() - total[c, k]) for k in range(5)] for c in range(3)])
             classes[linear_sum_assignment(-iou)[1]] = linear_sum_assignment(-iou)[0]
         else:
-            classes[:] = total.argmax(0)
+            classes[:] = (total if matching == "many_to_one" else iou).argmax(0)
         confusion = np.zeros((3, 3))
         for k in range(5):
             confusion[:, max(classes[k], 0)] += total[:, k]

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.sparse import csr_array
 
-from densewalk.evidence.matching import hungarian, many_to_one
+from densewalk.evidence.matching import MATCHINGS, Matching, pairwise_iou
 
 Weights = Float[np.ndarray, "resamples units"]
 Scores = Float[np.ndarray, " resamples"]
@@ -192,7 +192,7 @@ class MatchedIoU(Statistic):
     category: Int[np.ndarray, " entries"]
     cluster: Int[np.ndarray, " entries"]
     count: Int[np.ndarray, " entries"]
-    matching: Literal["hungarian", "many_to_one"] = "hungarian"
+    matching: Matching = "hungarian"
     absent: Literal["skip", "zero"] = "skip"
     unmatched: int = 0
     fixed: bool = False
@@ -213,7 +213,7 @@ class MatchedIoU(Statistic):
 
     def match(self, counts: Int[np.ndarray, "classes clusters"]) -> Int[np.ndarray, " clusters"]:
         """The class of each cluster."""
-        found = (hungarian if self.matching == "hungarian" else many_to_one)(counts)
+        found = MATCHINGS[self.matching](counts)
         return found if self.void is None else np.where(found == self.void, -1, found)
 
     @cached_property
@@ -245,7 +245,8 @@ class MatchedIoU(Statistic):
         """The class of each cluster in each table."""
         if self.matching == "hungarian":
             return np.stack([self.match(table) for table in tables])
-        found = np.where(tables.any(1), tables.argmax(1), -1)
+        preferred = tables if self.matching == "many_to_one" else pairwise_iou(tables)
+        found = np.where(tables.any(1), preferred.argmax(1), -1)
         return found if self.void is None else np.where(found == self.void, -1, found)
 
     def _mean_iou(self, tables: Tables, assignment: Int[np.ndarray, "resamples clusters"]) -> Scores:

@@ -99,6 +99,11 @@ def many_to_one(confusion: Int[Tensor, "classes clusters"]) -> Int[Tensor, " clu
     return torch.from_numpy(matching.many_to_one(confusion.numpy()))
 
 
+def match_clusters(confusion: Int[Tensor, "classes clusters"], how: matching.Matching) -> Int[Tensor, " clusters"]:
+    """The class of each cluster by one of the rules of evidence/matching.py."""
+    return torch.from_numpy(matching.MATCHINGS[how](confusion.numpy()))
+
+
 def reassign(
     confusion: Int[Tensor, "classes clusters"], assignment: Int[Tensor, " clusters"], *, unmatched: int = 0
 ) -> Int[Tensor, "classes classes"]:

@@ -5,8 +5,8 @@
 Features of all patches of the validation images are standardized, projected on 50 principal components and clustered; each patch's
 cluster is compared with the masks, both at 100 x 100 by nearest neighbor. With as many clusters as classes the matching is the
 Hungarian one, with more each cluster takes the class that most of its pixels have (NeCo's paper says Hungarian for all, its code
-does this). The score is the mean over five k-means runs. Source: NeCo (https://arxiv.org/abs/2408.11054, section 4, table 1) and its
-released eval_overcluster.py.
+does this; with `many_to_one: iou` it takes the class of largest IoU). The score is the mean over five k-means runs. Source: NeCo
+(https://arxiv.org/abs/2408.11054, section 4, table 1) and its released eval_overcluster.py.
 
     job.out/strip.png           image, ground truth and matched clusters of some images, of the first run
 
@@ -27,7 +27,7 @@ from densewalk.evaluations.common.components import project_features
 from densewalk.evaluations.common.dense_features import list_validation, reduce_masks
 from densewalk.evaluations.common.shares import shared_map
 from densewalk.evaluations.metrics.image_counts import ImageCounts, counted
-from densewalk.evaluations.metrics.segmentation import hungarian, many_to_one, mean_iou, reassign
+from densewalk.evaluations.metrics.segmentation import match_clusters, mean_iou, reassign
 from densewalk.evaluations.overcluster.settings import OverclusterSettings
 from densewalk.evidence.runs import mean_of_runs
 from densewalk.evidence.statistics import Statistic
@@ -55,7 +55,7 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
             matched = assignment[reduce_masks(assigned, settings.mask_size).long()]
             shown = dense_features.shown_numbers(len(examples))
             dense_features.write_strip(settings, job, [dense_features.strip_row(examples[i], masks[i], matched[i]) for i in shown])
-        statistic = counts.matched_iou(matching="hungarian" if settings.clusters is None else "many_to_one", absent=absent)
+        statistic = counts.matched_iou(matching=settings.matching, absent=absent)
         return 100 * mean_iou(confusion, absent=absent), statistic
 
     scores, statistics = (list(column) for column in zip(*shared_map(one_run, range(settings.repeats)), strict=True))
@@ -86,5 +86,5 @@ def match(
     settings: OverclusterSettings, counts: Int[Tensor, "classes clusters"]
 ) -> tuple[Int[Tensor, "classes classes"], Int[Tensor, " clusters"]]:
     """Confusion matrix after the clusters have taken their classes, and the class of each cluster."""
-    assignment = hungarian(counts) if settings.clusters is None else many_to_one(counts)
+    assignment = match_clusters(counts, settings.matching)
     return reassign(counts, assignment), assignment.clamp(min=0)

@@ -1,12 +1,12 @@
 """Settings of (over)clustering."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
-from densewalk.core.settings import MOST_STEPS, Difference
+from densewalk.core.settings import MOST_STEPS, Difference, is_null
 from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings
 from densewalk.evaluations.common.protocol_name import Shown, is_published
 from densewalk.evaluations.common.settings import FeatureRead
@@ -33,6 +33,9 @@ class OverclusterSettings(BatchedValidationSettings):
     clusters: Annotated[int | None, Shown(lambda s: s.recipe, "first")] = Field(default=None, ge=2)
     """Number of clusters, each of which takes the class of most of its pixels (published: 300 and 500); null: as many as classes,
     matched one to one."""
+    many_to_one: Literal["iou"] | None = Field(default=None, exclude_if=is_null)
+    """Where there are more clusters than classes: `iou` gives each cluster the class with which it has the largest IoU instead of the
+    one that most of its pixels have. The released code has this option; no published value is made with it."""
     repeats: int = Field(default=5, ge=1, le=MOST_STEPS)
     """k-means runs with seeds of their own, over which the score is averaged."""
     components: int = Field(default=50, ge=1)
@@ -41,6 +44,20 @@ class OverclusterSettings(BatchedValidationSettings):
     """Most k-means iterations."""
     restarts: int = Field(default=5, ge=1, le=MOST_STEPS)
     """Starts of each k-means run, of which the best is taken."""
+
+    @model_validator(mode="after")
+    def matched_many_to_one(self) -> Self:
+        """Refuse a rule for many clusters where there are as many as classes: it would silently do nothing."""
+        if self.many_to_one is not None and self.clusters is None:
+            raise ValueError("many_to_one: without `clusters` the matching is one to one; set `clusters`, or leave it out")
+        return self
+
+    @property
+    def matching(self) -> Literal["hungarian", "many_to_one", "many_to_one_iou"]:
+        """How clusters take their classes."""
+        if self.clusters is None:
+            return "hungarian"
+        return "many_to_one" if self.many_to_one is None else "many_to_one_iou"
 
     def feature_reads(self) -> dict[str, FeatureRead]:
         """The validation images: once for the principal components, once to project them."""

@@ -6,7 +6,8 @@ Frames are cut to a square. Features of all patches are standardized, projected 
 pixels and clustered by k-means: of each frame (F), each clip (C), or the whole data set (D). Clusters are matched to labels,
 background among them, within the same frame, clip or data set. The mIoU is averaged over frames or clips. With as many clusters as
 labels the matching is the Hungarian one; with more (F_over, C_over, D_over) each cluster takes the label that most of its pixels
-have. Source: Time-Tuning (https://arxiv.org/abs/2308.11796, section 4) and its released evaluation.py, clustering.py, metrics.py.
+have, or the one of largest IoU (`many_to_one`). Source: Time-Tuning (https://arxiv.org/abs/2308.11796, section 4) and its released
+evaluation.py, clustering.py, metrics.py. The protocol `clip_propagation` is in propagation.py.
 
     job.out/{sequence}.png      frames of the first clip: the labels above, its clusters (C) below
 
@@ -16,44 +17,44 @@ of the data set for D; k-means draws its random points from the job's seed. Scor
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
 
 from densewalk.core import distributed
 from densewalk.core.hashing import derive_seed
 from densewalk.core.progress import track
-from densewalk.data.benchmarks.paths import read_list
-from densewalk.data.benchmarks.video_objects import LabelledVideo, list_davis, list_youtube_vos
-from densewalk.data.images import normalize, read_rgb
-from densewalk.evaluations.common.base import Job, Result, fit_size, load_network, require_finite
+from densewalk.evaluations.common.base import Job, Result, fit_size, load_network
 from densewalk.evaluations.common.shares import by_first, in_order, own_batches, rounds
 from densewalk.evaluations.metrics.image_counts import ImageCounts, counted
-from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
-from densewalk.evaluations.video_segmentation.settings import VideoSegmentationSettings
+from densewalk.evaluations.metrics.segmentation import confusion_matrix, match_clusters, mean_iou, reassign
+from densewalk.evaluations.video_segmentation import propagation
+from densewalk.evaluations.video_segmentation.clips import Clip, Labels, Points, View, find_clips, read_clip
+from densewalk.evaluations.video_segmentation.settings import ClipPropagationSettings, ClipSettings, VideoSegmentationSettings
+from densewalk.evidence.matching import Matching
 from densewalk.evidence.statistics import MeanOfUnits, Statistic
 from densewalk.evidence.units import Units
-from densewalk.models.interface import Network
 from densewalk.ops.clustering import POINTS, PrincipalComponents, kmeans
 from densewalk.visualization.strips import write_rows
 
-Matching = Literal["hungarian", "many_to_one"]
 Scores = dict[str, list[float]]
-Points = Float[Tensor, "frames patches dim"]
-Labels = Int[Tensor, "frames height width"]
 
 
-def evaluate(settings: VideoSegmentationSettings, backbone_path: Path, job: Job) -> Result:
+def evaluate(settings: ClipSettings, backbone_path: Path, job: Job) -> Result:
     """Score one backbone."""
+    if isinstance(settings, ClipPropagationSettings):
+        return propagation.evaluate(settings, backbone_path, job)
+    assert isinstance(settings, VideoSegmentationSettings)
+    return score_clusters(settings, backbone_path, job)
+
+
+def score_clusters(settings: VideoSegmentationSettings, backbone_path: Path, job: Job) -> Result:
+    """Cluster the patches of frames, clips and the data set, and score the clusters."""
     clips = find_clips(settings)
     backbone = load_network(settings, backbone_path, job)
     size = fit_size(settings.size, backbone)
@@ -65,7 +66,7 @@ def evaluate(settings: VideoSegmentationSettings, backbone_path: Path, job: Job)
         sums = {}
         i = next(own, None)
         if i is not None:
-            views[i] = read_clip(backbone, clips[i], size, settings)
+            views[i] = read_clip(backbone, clips[i], size, settings.dataset_size)
             of_clip[i] = score_clip(views[i], settings, job, clips[i])
         if number == 0:
             components.begin(by_first(lambda: views[0].features.flatten(0, 1).double().mean(dim=0)))
@@ -101,7 +102,7 @@ def score_data_set(
     return scores, statistics
 
 
-def frame_units(clips: Sequence["Clip"], scores: Sequence[Scores], statistics: Mapping[str, Statistic]) -> Units:
+def frame_units(clips: Sequence[Clip], scores: Sequence[Scores], statistics: Mapping[str, Statistic]) -> Units:
     """What the metrics are made of: frames, whole sequences being drawn. A clip's value stands at its first frame.
 
     Args:
@@ -118,73 +119,10 @@ def frame_units(clips: Sequence["Clip"], scores: Sequence[Scores], statistics: M
     return Units([f"{sequence}/{frame}" for sequence, frame in names], "frame", found, [sequence for sequence, _ in names], "sequence")
 
 
-def describe_data(settings: VideoSegmentationSettings) -> dict[str, int]:
+def describe_data(settings: ClipSettings) -> dict[str, int]:
     """Count what `evaluate` would read, and open a sample of it."""
     clips = find_clips(settings)
     return {"clips": len(clips), "frames": sum(len(clip.numbers) for clip in clips)}
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Some frames of a sequence. offset: the data set's number of the sequence's object 1, less 1."""
-
-    sequence: LabelledVideo
-    numbers: list[int]
-    offset: int
-
-
-@dataclass(frozen=True)
-class View:
-    """The frames of a clip as the backbone takes them. Labels have the data set's numbers; 0 is background."""
-
-    images: UInt8[np.ndarray, "frames size size 3"]
-    features: Points
-    grid: tuple[int, int]
-    labels: Labels
-    small_labels: Int[Tensor, "frames small small"]
-
-
-def find_clips(settings: VideoSegmentationSettings) -> list[Clip]:
-    """Every sequence cut into consecutive clips."""
-    if settings.layout == "davis":
-        year, split = settings.year, settings.split or "val"
-        sequences = list_davis(settings.root, year=year, split=split, resolution=settings.resolution, only=settings.sequences)
-    else:
-        only = settings.sequences
-        if settings.sequence_list is not None:
-            only = read_list(Path(settings.root) / settings.sequence_list, todo="correct `sequence_list` or download it")
-        sequences = list_youtube_vos(settings.root, split=settings.split or "train", only=only)
-    clips, offset = [], 0
-    for sequence in sequences:
-        numbers = list(range(len(sequence)))
-        clips += [Clip(sequence, numbers[i : i + settings.frames], offset) for i in range(0, len(numbers), settings.frames)]
-        offset += max(int(sequence.mask(number).max()) for number in numbers)
-    return clips
-
-
-@torch.inference_mode()
-def read_clip(backbone: Network, clip: Clip, size: int, settings: VideoSegmentationSettings) -> View:
-    """Square frames, their features and labels."""
-    device, frames = next(backbone.parameters()).device, [clip.sequence.frames[n] for n in clip.numbers]
-    images = torch.stack([crop_square(read_rgb(frame), size, InterpolationMode.BILINEAR) for frame in frames])
-    maps = backbone.dense(normalize(images.to(device).float() / 255, backbone.statistics))
-    require_finite(maps, frames, backbone.source)
-    masks = [torch.from_numpy(clip.sequence.mask(n))[None].long() for n in clip.numbers]
-    large, small = (
-        torch.cat([crop_square(mask, side, InterpolationMode.NEAREST) for mask in masks]) for side in (size, settings.dataset_size)
-    )
-    return View(
-        images=images.permute(0, 2, 3, 1).numpy(),
-        features=maps.flatten(2).transpose(1, 2).cpu(),
-        grid=(maps.shape[2], maps.shape[3]),
-        labels=torch.where(large > 0, large + clip.offset, 0),
-        small_labels=torch.where(small > 0, small + clip.offset, 0),
-    )
-
-
-def crop_square(image: Tensor, size: int, interpolation: InterpolationMode) -> Tensor:
-    """[channels, height, width] resized to a short side of `size`, and the middle of that."""
-    return tv.center_crop(tv.resize(image, [size], interpolation, antialias=True), [size, size])
 
 
 def score_clip(view: View, settings: VideoSegmentationSettings, job: Job, clip: Clip) -> Scores:
@@ -225,11 +163,11 @@ def add_scores(
     value, matched = match_and_score(labels, maps, count, "hungarian")
     scores[metric].append(value)
     finer = cluster_maps(points, grid, size, many, settings, seeds[1])
-    value, _ = match_and_score(labels, finer, many, "many_to_one")
+    value, _ = match_and_score(labels, finer, many, settings.matching)
     scores[f"{metric}_over"].append(value)
     if statistics is not None:
         statistics[metric] = frame_counts(labels, maps, count).matched_iou(matching="hungarian")
-        statistics[f"{metric}_over"] = frame_counts(labels, finer, many).matched_iou(matching="many_to_one")
+        statistics[f"{metric}_over"] = frame_counts(labels, finer, many).matched_iou(matching=settings.matching)
     return matched
 
 
@@ -249,7 +187,7 @@ def match_and_score(labels: Labels, maps: Labels, clusters: int, matching: Match
     """mIoU (0..1) over the labels that occur, and the label that each pixel's cluster is matched to; without one it is background."""
     values = occurring(labels)
     confusion = confusion_matrix(torch.searchsorted(values, labels), maps, len(values), clusters)
-    assignment = hungarian(confusion) if matching == "hungarian" else many_to_one(confusion)
+    assignment = match_clusters(confusion, matching)
     return mean_iou(reassign(confusion, assignment)), values[assignment.clamp(min=0)][maps]
 
 
