@@ -30,7 +30,8 @@ from densewalk.data.receipts import SequencesReceipt
 from densewalk.data.settings import ImagesSettings
 from densewalk.data.video.probe import missing_codecs, probe
 from densewalk.models.catalog import Checkpoint, public_checkpoint, published
-from densewalk.models.loading import load, require_file
+from densewalk.models.layouts.content import require_file
+from densewalk.models.loading import load
 from densewalk.study.config import Study
 from densewalk.study.registry import evaluation_module
 from densewalk.training.tensorboard import require_tensorboard

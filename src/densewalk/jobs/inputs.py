@@ -13,7 +13,8 @@ from densewalk.data.sources import Source
 from densewalk.models.backbone import Backbone
 from densewalk.models.feature_cache import FeatureCache
 from densewalk.models.interface import Network
-from densewalk.models.loading import create, load, require_file
+from densewalk.models.layouts.content import require_file
+from densewalk.models.loading import create, load
 from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
 from densewalk.study.specs import RunSpec
 from densewalk.training.execution import Execution
