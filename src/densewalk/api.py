@@ -60,15 +60,19 @@ def load(name_or_file: str | Path, arch: str | None = None, *, key: str | None =
 
     Args:
         name_or_file: a name that `densewalk checkpoints` lists, or `timm/` and a name of timm's, which is downloaded below
-            `data/checkpoints` where it is not there yet; or a path.
+            `data/checkpoints` where it is not there yet; or a path; or a function of your own that builds one, `package.module:function`
+            or `folder/file.py:function`, which is imported and called.
         arch: of a file that does not say it, as in a study. key, stride: see `checkpoints` in docs/study_file.md.
 
     Raises:
         UserError: no such name or file, or the file does not fit.
     """
     from densewalk.models.catalog import Checkpoint, public_checkpoint, published
+    from densewalk.models.families.own_code import FORMS, OWN, is_own_code
     from densewalk.models.loading import load as load_file
 
+    if is_own_code(str(name_or_file).removeprefix(OWN)):
+        return create(f"{OWN}{str(name_or_file).removeprefix(OWN)}")
     if Path(name_or_file).exists():
         return load_file(name_or_file, arch, key=key, stride=stride)
     try:
@@ -77,7 +81,7 @@ def load(name_or_file: str | Path, arch: str | None = None, *, key: str | None =
         raise UserError(str(error)) from error
     if public is None:
         raise UserError(
-            f"no file and no public checkpoint is called '{name_or_file}'", allowed=f"a path, timm/NAME, {', '.join(published())}"
+            f"no file and no public checkpoint is called '{name_or_file}'", allowed=f"a path, timm/NAME, {FORMS}, {', '.join(published())}"
         )
     name, described = public
     checkpoint = Checkpoint.model_validate(described)
@@ -122,21 +126,21 @@ def wrap(
     Raises:
         UserError: a probe of two images does not give what is promised here.
     """
-    from densewalk.models.families.wrapped import WrappedNetwork, WrappedShape
+    from densewalk.models.families.wrapped import wrap as wrap_module
 
-    shape = WrappedShape(
-        name=name or type(module).__name__,
-        dim=dim,
+    return wrap_module(
+        module,
+        dense=dense,
         stride=stride,
-        pooled_dim=pooled_dim or dim,
-        multiple=multiple or stride,
-        statistics=PixelStatistics(mean, std),
+        dim=dim,
+        pooled=pooled,
+        pooled_dim=pooled_dim,
+        multiple=multiple,
         size=size,
-        has_pooled=pooled is not None,
+        mean=mean,
+        std=std,
+        name=name,
     )
-    network = WrappedNetwork(module, shape, dense, pooled)
-    network.probe()
-    return network
 
 
 def evaluate(

@@ -43,7 +43,10 @@ wildcard_constraints:
 
 # what jobs and the page must know, as files; written when a run of the workflow starts, not by a dry run
 RESULTS = Path(STUDY.results)
-PLAN = STUDY.plan()
+try:
+    PLAN = STUDY.plan()
+except UserError as error:  # a network of the user's own that is not there
+    raise WorkflowError(str(error))
 PLAN_FILE = f"{RESULTS}/specs/plan-{PLAN.hash}.json"
 
 

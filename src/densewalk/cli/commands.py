@@ -33,11 +33,16 @@ def study_in_its_folder(config: Path, results: Path | None = None) -> Iterator[t
     from densewalk.study.config import load_study
 
     study = load_study(config)
-    folder = config.parent if config.name == STUDY_FILE else Path()
+    folder = _folder_of(config)
     if results is not None and folder.resolve() != Path.cwd():
         results = results.absolute()
     with chdir(folder):
         yield study, _results(results, study.results)
+
+
+def _folder_of(config: Path) -> Path:
+    """The study's folder."""
+    return config.parent if config.name == STUDY_FILE else Path()
 
 
 def _results(given: Path | None, planned: str) -> Path:
@@ -57,6 +62,7 @@ def _results(given: Path | None, planned: str) -> Path:
 def check(args: argparse.Namespace) -> None:
     """Validate a study's configuration, or print all of its settings."""
     from densewalk.study.config import load_study
+    from densewalk.study.text.own_code import own_code_lines
 
     study = load_study(args.config)
     if args.resolved:
@@ -66,6 +72,9 @@ def check(args: argparse.Namespace) -> None:
         print(resolved_yaml(study, read_config(args.config), args.config.name), end="")
         return
     print(f"{args.config} is a study of {len(list(study.jobs()))} runs and {len(list(study.evaluation_jobs()))} evaluations")
+    with chdir(_folder_of(args.config)):
+        for line in own_code_lines(study):
+            print(line)
 
 
 def status(args: argparse.Namespace) -> None:

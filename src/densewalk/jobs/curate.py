@@ -26,7 +26,7 @@ def curate(spec: CurationSpec, backbone: Path, receipts: Sequence[Path], out: Pa
         out: the receipt, written last; the list of all images and the contact sheet are written beside it.
     """
     sha256 = file_sha256(backbone)
-    network = read_backbone(spec.backbone, spec.arch, backbone).eval().to(distributed.local_device(execution.device))
+    network = read_backbone(spec.backbone, spec.arch, backbone, spec.code).eval().to(distributed.local_device(execution.device))
     sources = read_data(receipts, spec.data or {})
     key = spec.backbone.key if isinstance(spec.backbone, CheckpointFile) else None
     cls = feature_cache(execution).wrap(network.pooled, f"cls {sha256} {key}")

@@ -16,7 +16,7 @@ from densewalk.models.interface import Network
 from densewalk.models.layouts.content import require_file
 from densewalk.models.loading import create, load
 from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
-from densewalk.study.specs import RunSpec
+from densewalk.study.specs import RunSpec, code_of
 from densewalk.training.execution import Execution
 
 
@@ -27,18 +27,29 @@ def initial_backbone(spec: RunSpec, init: Path | None) -> Network:
         UserError: see `read_backbone`; or no file is given.
     """
     if isinstance(spec.init, RandomWeights):
+        require_code(spec.arch, spec.code)
         return create(spec.arch, seed=spec.seed)
     if init is None:
         raise UserError(f"--init is missing: {spec.run} starts from {spec.init.name}", todo="give that backbone's file")
-    return read_backbone(spec.init, spec.arch, init)
+    return read_backbone(spec.init, spec.arch, init, spec.code)
 
 
-def read_backbone(origin: CheckpointFile | RunBackbone, arch: str, file: Path) -> Network:
+def require_code(arch: str, planned: str | None) -> None:
+    """UserError if the file of the user's own network is another one than the specification was made with."""
+    if (found := code_of(arch)) != planned:
+        raise UserError(f"the file of {arch} has changed (sha256 {found}, planned {planned})", todo="start snakemake again")
+
+
+def read_backbone(origin: CheckpointFile | RunBackbone, arch: str, file: Path, code: str | None = None) -> Network:
     """The backbone of a checkpoint or of a run.
+
+    Args:
+        code: sha256 of the file of the user's own network, if it is one.
 
     Raises:
         UserError: the file is missing, has another checksum, or does not fit the architecture.
     """
+    require_code(arch, code)
     checkpoint = origin if isinstance(origin, CheckpointFile) else None
     url = checkpoint.url if checkpoint else None
     todo = f"`densewalk fetch` where there is a network, or download {url}" if url else "put it there or correct `file`"

@@ -18,7 +18,8 @@ from pydantic import AfterValidator
 
 from densewalk.core.imagenet import IMAGENET, PixelStatistics
 from densewalk.core.text.complaints import did_you_mean
-from densewalk.models.families.abilities import MAPS, WITH_CLS, WITH_KEYS
+from densewalk.models.families.abilities import MAPS, OF_OWN_CODE, WITH_CLS, WITH_KEYS
+from densewalk.models.families.own_code import FORMS, OWN, is_own_code
 
 Interpolation = Literal["offset", "antialias", "size"]
 # width, depth, heads
@@ -45,7 +46,8 @@ SHAPE = (
 FLAGS = ("_reg4", "_swiglu", "_rope")
 ALLOWED = (
     "vit_{" + ",".join(SIZES) + "}_patch{8,14,16}, with _reg4 for four register tokens, _swiglu for gated MLPs, "
-    "_rope for DINOv3's rotary positions; or timm/ and a full name of timm's; or huggingface/ and a family"
+    "_rope for DINOv3's rotary positions; or timm/ and a full name of timm's; huggingface/ and a family; "
+    f"or {OWN} and a function of your own, {FORMS}"
 )
 TIMM_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")  # that have plain vision transformers, or DINOv3's
 _NAME = re.compile(rf"vit_({'|'.join(SIZES)})_patch({'|'.join(map(str, PATCHES))})" + "".join(f"({flag})?" for flag in FLAGS))
@@ -200,7 +202,11 @@ def known_architecture(name: str) -> str:
     Raises:
         ValueError: there is no architecture of this name; the message suggests the nearest ones.
     """
-    if name.startswith(HUGGING_FACE):
+    names: list[str] = []
+    if name.startswith(OWN):
+        if is_own_code(name.removeprefix(OWN)):
+            return name
+    elif name.startswith(HUGGING_FACE):
         names = [f"{HUGGING_FACE}{family}" for family in HUGGING_FACE_FAMILIES]
         if name in names:
             return name
@@ -223,6 +229,8 @@ def known_architecture(name: str) -> str:
 
 def abilities_of(name: str) -> frozenset[str]:
     """What the network of a known architecture's name can give (families/abilities.py), by its name alone."""
+    if name.startswith(OWN):
+        return OF_OWN_CODE
     if name == f"{HUGGING_FACE}siglip":
         return WITH_KEYS
     return WITH_CLS if is_vit(name) or name.startswith(HUGGING_FACE) else MAPS
@@ -231,7 +239,7 @@ def abilities_of(name: str) -> frozenset[str]:
 def is_vit(name: str) -> bool:
     """True for a known architecture's name that is a plain vision transformer's, the only kind that methods train."""
     own = name.removeprefix("timm/")
-    return not name.startswith(("timm/", HUGGING_FACE)) or own.partition(".")[0] in timm_names()
+    return not name.startswith(("timm/", HUGGING_FACE, OWN)) or own.partition(".")[0] in timm_names()
 
 
 @lru_cache

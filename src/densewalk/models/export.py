@@ -12,14 +12,16 @@ from densewalk.core.files import atomic_write
 from densewalk.core.imagenet import IMAGENET
 from densewalk.models.architecture import Architecture
 from densewalk.models.families.stages import StageNetwork
+from densewalk.models.families.wrapped import WrappedNetwork, WrappedShape
 from densewalk.models.interface import Network
 
 
 def export_backbone(backbone: Network, path: str | Path, *, run: str, config_hash: str) -> None:
     """Write a backbone as safetensors; the metadata has everything that loading it needs."""
     arch = backbone.arch
-    weights = {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in backbone.weights().items()}
-    metadata = {"format": "pt", "arch": arch.name, "run": run, "config_hash": config_hash, **arch.metadata()}
+    own = isinstance(backbone, WrappedNetwork)  # keeps its precision: its code decides in which it computes
+    weights = {k: v.detach().to("cpu", v.dtype if own else torch.float32).contiguous() for k, v in backbone.weights().items()}
+    metadata = {"format": "pt", "arch": arch.name, "run": run, "config_hash": config_hash, **backbone.metadata()}
     with atomic_write(path) as temporary:
         save_file(weights, temporary, metadata=metadata)
         _sort_metadata(temporary)
@@ -37,6 +39,21 @@ def _sort_metadata(path: Path) -> None:
         file.seek(8)
         file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
 
+
+OWN_CARD = """---
+tags: [densewalk, {method}]
+---
+# {run} (seed {seed})
+
+{arch}, a network of the user's own, whose file had sha256 {source}; configuration {config_hash}, commit {commit}.
+{loaded}
+`backbone.safetensors` holds the state of the module that this function returns. The dense map has stride {stride} and {dim} channels;
+images are normalized with mean {mean} and std {std}.
+
+Made by
+
+{made}
+"""
 
 STAGES_CARD = """---
 library_name: timm
@@ -94,23 +111,33 @@ def write_card(backbone: Network, path: str | Path, facts: Mapping[str, Any]) ->
     """Write the model card: how the backbone was made and the lines that load it with timm."""
     a = backbone.arch
     if isinstance(backbone, StageNetwork):
-        norm = " At the last stage it is the map after the final norm." if backbone.final_norm is not None else ""
-        constructor = f"timm.create_model({backbone.arch.model.partition('.')[0]!r}, num_classes=0)"
+        text = _stages_card(backbone, facts)
+    elif isinstance(a, WrappedShape):
         mean, std = (list(values) for values in a.statistics)
-        content = STAGES_CARD.format(constructor=constructor, stride=a.stride, norm=norm, mean=mean, std=std, arch=a.name, **facts)
-        with atomic_write(path) as temporary:
-            temporary.write_text(content)
-        return
-    assert isinstance(a, Architecture)
+        text = OWN_CARD.format(arch=a.name, source=a.source, stride=a.stride, dim=a.dim, mean=mean, std=std, **facts)
+    else:
+        assert isinstance(a, Architecture)
+        text = _vit_card(a, facts)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
+
+
+def _stages_card(backbone: StageNetwork, facts: Mapping[str, Any]) -> str:
+    a = backbone.arch
+    norm = " At the last stage it is the map after the final norm." if backbone.final_norm is not None else ""
+    constructor = f"timm.create_model({a.model.partition('.')[0]!r}, num_classes=0)"
+    mean, std = (list(values) for values in a.statistics)
+    return STAGES_CARD.format(constructor=constructor, stride=a.stride, norm=norm, mean=mean, std=std, arch=a.name, **facts)
+
+
+def _vit_card(a: Architecture, facts: Mapping[str, Any]) -> str:
     periods = f"model.rope.periods.copy_(torch.tensor({list(a.periods)}))  # Meta's\n" if a.periods is not None else ""
     resampled = f"At other sizes than {a.image} px, position embeddings were resampled by rule `{a.interpolation}` here"
     positions = "Positions are rotary: any size will do." if a.rope else f"{resampled}; timm's own rule is `antialias`."
     usual = "ImageNet's mean and std"
     statistics = usual if a.statistics == IMAGENET else f"mean {list(a.statistics.mean)} and std {list(a.statistics.std)}"
     shared = {"constructor": _constructor(a), "periods": periods, "positions": positions, "arch": a.name, "statistics": statistics}
-    text = CARD.format(**shared, **facts)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text)
+    return CARD.format(**shared, **facts)
 
 
 def _constructor(a: Architecture) -> str:

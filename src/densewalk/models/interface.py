@@ -88,7 +88,14 @@ class Network(nn.Module):
         if self.size is not None and (height, width) != (self.size, self.size):
             raise UserError(f"image of {height} x {width} px for {self.arch.name}", allowed=f"{self.size} x {self.size} px alone")
 
+    def probe(self) -> None:
+        """Require that the network gives what it says; the families of this project do, a network of the user's own is tried out."""
+
     # -- files -----------------------------------------------------------------------------------------------------------
+
+    def metadata(self) -> dict[str, str]:
+        """What a file of the weights must say besides the architecture's name, so that loading it gives the same network."""
+        return self.arch.metadata()
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict with timm's key names, which exports hold."""

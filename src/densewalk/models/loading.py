@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from densewalk.core.errors import UserError
 from densewalk.core.imagenet import PixelStatistics
-from densewalk.core.text.quoting import one_line
 from densewalk.models.architecture import HUGGING_FACE, Architecture, Interpolation, Shape
 from densewalk.models.backbone import Backbone
+from densewalk.models.families.own_code import OWN
+from densewalk.models.families.own_network import build_own, load_own
 from densewalk.models.families.stages import StageNetwork, StageShape
 from densewalk.models.interface import LoadReport, Network
 from densewalk.models.layouts import dinov3, huggingface
-from densewalk.models.layouts.content import flat_content, read_content, require_numbers
+from densewalk.models.layouts.content import flat_content, read_content, require_numbers, require_same_keys, some_of
 from densewalk.models.layouts.key_names import HEADS, WITHOUT_WRAPPERS, WRAPPERS, describe_changes, is_square, to_timm, without_wrappers
 from densewalk.models.layouts.stages import one_stage_network
 from densewalk.models.timm_models import build_network, named_shape
@@ -27,6 +28,8 @@ from densewalk.models.timm_models import build_network, named_shape
 
 def create(arch: str | Shape, *, seed: int, drop_path: float = 0.0) -> Network:
     """A `Network` with random weights (a `Backbone` for a vision transformer); the global random state does not change."""
+    if isinstance(arch, str) and arch.startswith(OWN):
+        return build_own(arch, seed=seed)
     shape = named_shape(arch) if isinstance(arch, str) else arch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -59,6 +62,9 @@ def load(
     if path.is_dir() and isinstance(arch, str) and arch.startswith(HUGGING_FACE):
         path = path / "model.safetensors"
     content, metadata = read_content(path)
+    name = metadata.get("arch") if arch is None else arch
+    if isinstance(name, str) and name.startswith(OWN):
+        return load_own(content, metadata, name, path, key)
     shape = _with_statistics(_file_architecture(path, metadata, arch), statistics, metadata, path)
     if isinstance(shape, StageShape):
         return _load_stages(content, metadata, shape, path, key, stride, drop_path)
@@ -182,24 +188,6 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, source: s
     module.load_state_dict(weights)
 
 
-def require_same_keys(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, source: str) -> None:
-    """UserError with keys that are missing, left over or misshapen."""
-    misshapen = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
-    problems = {
-        "missing": own.keys() - weights.keys(),
-        "not expected": weights.keys() - own.keys(),
-        "wrong shape": [f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}" for k in misshapen],
-    }
-    found = [f"{label}: {_some(sorted(keys))}" for label, keys in problems.items() if keys]
-    if found:
-        raise UserError(f"{source} does not fit the network; " + "; ".join(found), todo="check `arch` and which file this is")
-
-
-def _some(keys: list[str], most: int = 6) -> str:
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(one_line(key)[:120] for key in keys[:most]) + more
-
-
 def _one_network(content: Any, path: Path, key: str | None) -> tuple[dict[str, Tensor], LoadReport]:
     """The state dict of one backbone in a checkpoint, without prefixes and projection heads.
 
@@ -262,5 +250,5 @@ def _require_shapes(weights: Mapping[str, Tensor], architecture: Architecture, p
                 shape = [*["any"] * (dimensions - 1), str(widths * architecture.dim) if widths else "any"]
                 wrong.append(f"{key} {tuple(value.shape)} instead of ({', '.join(shape)})")
     if wrong:
-        found = f"{path} does not fit the network {architecture.name}; wrong shape: {_some(wrong)}"
+        found = f"{path} does not fit the network {architecture.name}; wrong shape: {some_of(wrong)}"
         raise UserError(found, todo="check `arch` and which file this is")

@@ -30,6 +30,8 @@ def identity(spec: Spec, init_hash: str | None = None) -> str:
 def what_decides(spec: Spec, init_hash: str | None = None) -> dict[str, Any]:
     """The part of a specification that decides, with the same keys; data are a list, since their order counts."""
     found = {key: value for key, value in spec.items() if key not in LABELS}
+    if found.get("code"):  # where the file lies does not count, but which of its functions
+        found["arch"] = found["arch"].rpartition(":")[2]
     if "backbone" in found:
         found |= {"backbone": _origin(found["backbone"], None), "settings": _without(found["settings"], OF_CURATION)}
     if "init" in found:

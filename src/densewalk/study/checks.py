@@ -8,8 +8,9 @@ from densewalk.curation.settings import CurationSettings
 from densewalk.models.architecture import abilities_of, is_vit
 from densewalk.models.catalog import published
 from densewalk.models.families.abilities import ABILITIES
+from densewalk.models.families.own_code import OWN
 from densewalk.study.published_rows import check_published_rows
-from densewalk.study.runs import BaseEvaluation, BaseRun, TrainedRun
+from densewalk.study.runs import BaseEvaluation, Baseline, BaseRun, TrainedRun
 
 if TYPE_CHECKING:
     from densewalk.study.config import Study
@@ -95,7 +96,13 @@ def _check_run(study: "Study", where: str, name: str, run: BaseRun) -> None:
     if run.init not in inits:
         found = f"'{run.init}' is neither a checkpoint nor a run{did_you_mean(run.init, [*inits, *published()])}"
         raise ValueError(f"{where}.init: {found}; allowed: {', '.join(inits)}, {OR_PUBLIC}")
-    if (run.init == "random") != (run.arch is not None):
+    own = run.backbone if isinstance(run, Baseline) else None
+    if own is not None and (run.init != "random" or run.arch is not None):
+        raise ValueError(
+            f"{where}.backbone: give no init and no arch with it (init: {run.init}, arch: {run.arch}); for a file of weights "
+            f"name {OWN}{own} as the `arch` of a checkpoint"
+        )
+    if own is None and (run.init == "random") != (run.arch is not None):
         raise ValueError(f"{where}.arch: give it exactly where init is random (init: {run.init}, arch: {run.arch})")
     if isinstance(run, TrainedRun) and (obstacle := run.settings.obstacle()):
         raise ValueError(f"{where}.settings: {obstacle}")

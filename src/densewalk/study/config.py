@@ -23,13 +23,14 @@ from densewalk.core.text.complaints import complaints
 from densewalk.curation.settings import CurationSettings
 from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.models.catalog import Checkpoint, Labels
+from densewalk.models.families.own_code import OWN
 from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
 from densewalk.results.plan import DatasetName, Generated, Plan, PlannedBackbone, PlannedEvaluation, PlannedRun, result_key, run_key
 from densewalk.study.checks import check_study
 from densewalk.study.public_checkpoints import with_public_checkpoints
 from densewalk.study.registry import TABLES, Evaluation, Run, Table
 from densewalk.study.runs import Baseline, Name, TrainedRun
-from densewalk.study.specs import CurationSpec, EvaluationSpec, RunSpec, Specification
+from densewalk.study.specs import CurationSpec, EvaluationSpec, RunSpec, Specification, code_of
 from densewalk.study.sweeps import as_written, expand_sweeps
 from densewalk.synthetic.settings import SyntheticSettings
 from densewalk.training.execution import Execution
@@ -103,6 +104,8 @@ class Study(Settings):
     def arch_of(self, run: str) -> str:
         """The run's architecture, through the chain of its initial backbones."""
         r = self.runs[run]
+        if isinstance(r, Baseline) and r.backbone is not None:
+            return f"{OWN}{r.backbone}"
         if r.arch is not None:
             return r.arch
         return self.checkpoints[r.init].arch if r.init in self.checkpoints else self.arch_of(r.init)
@@ -241,14 +244,15 @@ class Study(Settings):
         if isinstance(r, TrainedRun):
             data = {name: self._data(name) for name in r.data}
             trained = {"data": data, "settings": r.settings, "version": r.settings.VERSION}
-        return RunSpec(run=run, seed=seed, method=r.method, arch=self.arch_of(run), init=init, **trained)
+        arch = self.arch_of(run)
+        return RunSpec(run=run, seed=seed, method=r.method, arch=arch, init=init, code=code_of(arch), **trained)
 
     def curation_spec(self, name: str) -> CurationSpec:
         """All that determines which images a curation keeps."""
         c = self.curations[name]
         arch = self.checkpoints[c.backbone].arch if c.backbone in self.checkpoints else self.arch_of(c.backbone)
         data = {source: self._source(source) for source in c.data}
-        return CurationSpec(arch=arch, backbone=self._backbone(c.backbone, c.seed), data=data, settings=c)
+        return CurationSpec(arch=arch, code=code_of(arch), backbone=self._backbone(c.backbone, c.seed), data=data, settings=c)
 
     def evaluation_spec(self, run: str, seed: int, evaluation: str) -> EvaluationSpec:
         """All that determines one evaluation's numbers."""

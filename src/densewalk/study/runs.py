@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
-from densewalk.core.settings import MOST_NAME, NAME_PATTERN, Seed, Settings, Unique
+from densewalk.core.settings import MOST_NAME, NAME_PATTERN, Seed, Settings, Unique, is_null
 from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.models.architecture import ArchitectureName
 from densewalk.models.catalog import Labels
+from densewalk.models.families.own_code import known_form
 from densewalk.training.settings import TrainingSettings
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=MOST_NAME)]
@@ -33,6 +34,9 @@ class Baseline(BaseRun):
     """A backbone as it is."""
 
     method: Literal["none"]
+    backbone: Annotated[str, AfterValidator(known_form)] | None = Field(default=None, exclude_if=is_null)
+    """Instead of `init` and `arch`: a function of your own that builds the network, `package.module:function` or `folder/file.py:function`,
+    seen from the study's folder. It is imported and run. The sha256 of its file is in the run's hash, what the file imports is not."""
 
 
 class TrainedRun(BaseRun):

@@ -19,6 +19,7 @@ from densewalk.curation.settings import CurationSettings
 from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.models.catalog import Labels
+from densewalk.models.families.own_code import OWN, find_code
 from densewalk.models.origin import CheckpointFile, Origin, RunBackbone
 from densewalk.results.identity import identity
 from densewalk.results.plan import state_folder
@@ -29,6 +30,15 @@ from densewalk.training.settings import TrainingSettings
 def is_first(version: int) -> bool:
     """For `Field(exclude_if=is_first)`: version 1 is not written down."""
     return version == 1
+
+
+def code_of(arch: str) -> str | None:
+    """The sha256 of the file with the user's own network, seen from the working directory; None for any other architecture.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    return find_code(arch).sha256 if arch.startswith(OWN) else None
 
 
 class Specification(Settings):
@@ -52,11 +62,12 @@ class Specification(Settings):
 
 
 class CurationSpec(Specification):
-    """What determines which images a curation keeps. arch: of the backbone that compares them."""
+    """What determines which images a curation keeps. arch, code: of the backbone that compares them."""
 
     OF: ClassVar = "a curation"
 
     arch: str
+    code: str | None = Field(default=None, exclude_if=is_null)
     backbone: CheckpointFile | RunBackbone
     data: dict[str, VideoSettings | ImagesSettings]
     settings: CurationSettings
@@ -64,6 +75,8 @@ class CurationSpec(Specification):
 
 class RunSpec(Specification):
     """What determines the backbone of one run and seed. data, settings: of a run that trains. version: of the method's code.
+
+    code: sha256 of the file with the user's own network, if it is one.
 
     Version 1 is left out of hash and file, so that hashes from before methods had versions stay as they were: a file without a version
     is one of version 1.
@@ -75,6 +88,7 @@ class RunSpec(Specification):
     seed: int
     method: str
     arch: str
+    code: str | None = Field(default=None, exclude_if=is_null)
     init: Origin
     data: dict[str, VideoSettings | ImagesSettings | CurationSpec] | None = Field(default=None, exclude_if=is_null)
     settings: SerializeAsAny[TrainingSettings] | None = Field(default=None, exclude_if=is_null)

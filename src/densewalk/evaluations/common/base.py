@@ -87,10 +87,15 @@ def training_state(settings: EvaluationSettings, backbone: Path, job: Job) -> St
 
 
 def load_network(settings: EvaluationSettings, path: Path, job: Job) -> Network:
-    """The network of a file on the job's device, in evaluation mode; UserError if it cannot give what the settings need."""
+    """The network of a file on the job's device, in evaluation mode; UserError if it cannot give what the settings need.
+
+    A network of the user's own is tried out there: parts of it may have stayed behind on another device.
+    """
     network = load(path) if job.network is None else job.network
     network.require_abilities(settings.needs, settings.TITLE)
-    return network.eval().to(job.device)
+    network.eval().to(job.device)
+    network.probe()
+    return network
 
 
 def require_finite(features: Float[Tensor, " batch *dims"], names: Sequence[Any], backbone: str | Path) -> None:

@@ -5,6 +5,7 @@ results/dora/s0/backbone.safetensors    a file of this project, which says its a
 weights.pth                       any other file, with --arch and perhaps --key
 clip-vit-base-patch16             a folder of Hugging Face's
 random/vit_small_patch16          new weights: a floor
+mypackage.mynet:build             a function of the user's own that builds the network; it is imported and run
 """
 
 import json
@@ -19,6 +20,7 @@ from densewalk.core.files import read_json
 from densewalk.core.text.complaints import did_you_mean
 from densewalk.models.architecture import HUGGING_FACE, HUGGING_FACE_FAMILIES, known_architecture
 from densewalk.models.catalog import public_checkpoint, published
+from densewalk.models.families.own_code import find_code, is_own_code
 
 RANDOM = "random/"
 ENDS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -47,6 +49,10 @@ def network_of(given: str, arch: str | None, key: str | None) -> BenchNetwork:
     if given.startswith(RANDOM):
         name = _architecture(given.removeprefix(RANDOM), given)
         return BenchNetwork(as_name(f"random_{name}"), {"init": "random", "arch": name})
+    if is_own_code(given):
+        code = find_code(given)  # by its file: the study lies in another folder
+        name = code.file.parent.name if code.file.stem == "__init__" else code.file.stem
+        return BenchNetwork(as_name(f"{name}_{code.function}"), {"backbone": f"{code.file.resolve()}:{code.function}"})
     if Path(given).exists() or given.endswith(ENDS):
         return _of_file(Path(given), arch, key)
     try:
@@ -59,7 +65,7 @@ def network_of(given: str, arch: str | None, key: str | None) -> BenchNetwork:
         near = did_you_mean(given, published())
         raise UserError(
             f"{given} is neither a public checkpoint nor a file or folder{near}",
-            allowed="what `densewalk checkpoints` lists, timm/NAME, random/ARCHITECTURE, or a file of weights",
+            allowed="what `densewalk checkpoints` lists, timm/NAME, random/ARCHITECTURE, a file of weights, or package.module:function",
         )
     return BenchNetwork(as_name(f"bench_{found[0].removeprefix('timm_')}"), {"init": given})
 

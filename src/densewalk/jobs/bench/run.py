@@ -28,6 +28,7 @@ from densewalk.jobs.bench.study import as_text, extended, wanted_evaluations
 from densewalk.models.catalog import FOLDER as CHECKPOINTS
 from densewalk.results.missing import survey
 from densewalk.study.config import Study, parse_study
+from densewalk.study.text.own_code import own_code_lines
 
 WHERE = ("--cores", "-c", "--jobs", "-j", "--profile", "--executor", "-e")  # options that say where and how much Snakemake runs
 CONFIG = "config.yaml"
@@ -71,6 +72,8 @@ def bench(request: Request) -> int:
     content, rows, left_out = extended(before, networks, wanted)
     study = parse_study(content, str(file))
     print("\n".join(_describe(found, study, rows, left_out)))
+    with chdir(request.out if request.out.is_dir() else Path()):
+        print("\n".join(own_code_lines(study)))
     if request.dry_run:
         absent = [name for name, dataset in datasets().items() if dataset.signs and name not in {one.name for one in found}]
         print("\n".join([*_to_do(study, request.out), *(f"missing: {line}" for line in _missing(study, request.out))]))
@@ -105,7 +108,9 @@ def tables(study: Study, out: Path) -> str:
     from densewalk.results.records import read_results
     from densewalk.results.tables import of_task, wide_table
 
-    plan, results = study.plan(), out / study.results
+    results = out / study.results
+    with chdir(out):  # which the study's paths are relative to
+        plan = study.plan()
     records = read_results(plan.records(results, "all"), plan.named)
     texts = []
     for task in study.task_tables:

@@ -4,6 +4,7 @@ family of names                        dense  pooled  levels  block_tokens  keys
 vit_..., timm/ and plain ViTs            x      x       x          x          x       x          x
 huggingface/siglip                       x      x       x                     x
 timm/ and any other network              x      x       x
+python/ (the user's own code)            x      x
 """
 
 ABILITIES = {
@@ -18,3 +19,4 @@ ABILITIES = {
 MAPS = frozenset({"dense", "pooled", "levels"})
 WITH_KEYS = MAPS | {"keys"}
 WITH_CLS = WITH_KEYS | {"block_tokens", "attention"}
+OF_OWN_CODE = frozenset({"dense", "pooled"})  # at most: a network without vectors for images says so when it is built

@@ -139,3 +139,22 @@ def require_numbers(weights: Mapping[str, Tensor], path: Path) -> None:
         if problem:
             todo = "take the file of the weights in float32, float16 or bfloat16"
             raise UserError(f"checkpoint {path}: {one_line(key)[:120]} {problem}", allowed="finite floating-point numbers", todo=todo)
+
+
+def require_same_keys(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, source: str) -> None:
+    """UserError with keys that are missing, left over or misshapen."""
+    misshapen = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
+    problems = {
+        "missing": own.keys() - weights.keys(),
+        "not expected": weights.keys() - own.keys(),
+        "wrong shape": [f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}" for k in misshapen],
+    }
+    found = [f"{label}: {some_of(sorted(keys))}" for label, keys in problems.items() if keys]
+    if found:
+        raise UserError(f"{source} does not fit the network; " + "; ".join(found), todo="check `arch` and which file this is")
+
+
+def some_of(keys: list[str], most: int = 6) -> str:
+    """The first few keys, for a message, and how many more there are."""
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(one_line(key)[:120] for key in keys[:most]) + more

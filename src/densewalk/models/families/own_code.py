@@ -1,0 +1,82 @@
+"""A network of the user's own, by the name of the function that builds it. Free of torch; nothing of the user's runs here.
+
+mypackage.mynet:build     `build` of that module, which lies in the study's folder or where Python finds it
+code/mynet.py:build       the same by its file
+
+As the name of an architecture it has `python/` before it.
+"""
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from densewalk.core.errors import UserError
+from densewalk.core.hashing import file_sha256
+
+OWN = "python/"
+FORMS = "package.module:function, or folder/file.py:function"
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_FILE = re.compile(r"[^:{}]*[A-Za-z_]\w*\.py:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """Where a function is: its module's dotted name, the folder in which that name starts, and the module's file."""
+
+    module: str
+    function: str
+    root: Path
+    file: Path
+
+    @property
+    def sha256(self) -> str:
+        """Of the file alone: what it imports is not in it."""
+        return file_sha256(self.file)
+
+
+def is_own_code(text: str) -> bool:
+    """True for what has the form of such a name, without `python/`."""
+    return _MODULE.fullmatch(text) is not None or _FILE.fullmatch(text) is not None
+
+
+def known_form(text: str) -> str:
+    """The name, for a field of a study; ValueError if it has another form."""
+    if not is_own_code(text):
+        raise ValueError(f"'{text}' is not the name of a function; allowed: {FORMS}")
+    return text
+
+
+def find_code(name: str) -> OwnCode:
+    """Find the file of a function, with or without `python/` before its name, seen from the working directory.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    text = known_form(name.removeprefix(OWN))
+    where, _, function = text.rpartition(":")
+    if where.endswith(".py"):
+        return _by_file(Path(where), function)
+    parts = Path(*where.split("."))
+    for root in [Path.cwd(), *(Path(folder) for folder in sys.path if folder)]:
+        for file in (root / parts.with_suffix(".py"), root / parts / "__init__.py"):
+            if file.is_file():
+                return OwnCode(where, function, root, file)
+    raise UserError(
+        f"there is no module {where} for the network {text}",
+        allowed=f"a module in {Path.cwd()} (the study's folder) or in a folder of PYTHONPATH",
+        todo="correct the name, or name the file: folder/file.py:function",
+    )
+
+
+def _by_file(path: Path, function: str) -> OwnCode:
+    """The module of a file: its name starts above the folders that are packages."""
+    if not path.is_file():
+        raise UserError(
+            f"there is no file {path} for the network {path}:{function}", todo="correct the path, which the study's folder is before"
+        )
+    file = path.resolve()
+    root, names = file.parent, [] if file.name == "__init__.py" else [file.stem]
+    while (root / "__init__.py").is_file():
+        root, names = root.parent, [root.name, *names]
+    return OwnCode(".".join(names), function, root, file)
