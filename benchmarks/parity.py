@@ -36,6 +36,7 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
     "davis_propagation": (frozen.davis_propagation, (r".+/hwrk",)),
     "dinov2_loss": (parts.dinov2_loss, (r"koleo/.+/x|sinkhorn_(cls|patch)/.+/targets",)),
     "dora_step": (dora.dora_step, (r"mot/heads", r"config/sk_eps")),
+    "eval_correspondence": (geometry.eval_correspondence, (r"(pair|probe3d)/.+/(trg_bndbox|threshold_scale)",)),
     "eval_discovery": (geometry.eval_discovery, (r"attention/.+/cls|corloc/owner|tokencut/.+/tau",)),
     "eval_vos": (parts.eval_vos, (r".+/categories", r".+/J")),
     "hummingbird": (frozen.hummingbird, (r"cases/.+/fake_weight",)),
@@ -54,7 +55,7 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
 # kinds of reference values whose method or evaluation is not here
 ELSEWHERE = (
     *("cis", "contrastive_losses", "crw", "dinov2_parts", "dinov2_step_centering", "dinov2_step_sinkhorn"),
-    *("eval_bootstrap", "eval_correspondence", "eval_depth", "eval_depth_train", "eval_ladder", "eval_position"),
+    *("eval_bootstrap", "eval_depth", "eval_depth_train", "eval_ladder", "eval_position"),
     *("eval_retrieval", "ibot_loss", "ibot_masks", "ibot_step", "mae_step", "mocov3_step", "mosic_loss", "paka", "pamr"),
     *("rasa", "stego"),
 )

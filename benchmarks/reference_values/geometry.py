@@ -1,13 +1,15 @@
-"""Reference values of object discovery."""
+"""Reference values of object discovery and of correspondence."""
 
 from typing import Any
 
 import numpy as np
 import torch
 from benchmarks.reference_values.frozen import Rows
-from benchmarks.reference_values.rows import cases, compare
+from benchmarks.reference_values.rows import Note, cases, compare
 
 from densewalk.data.benchmarks import boxes
+from densewalk.evaluations.correspondence.evaluate import four_averages
+from densewalk.evaluations.correspondence.readouts import View, dift, insid3, probe3d
 from densewalk.evaluations.discovery import tokencut
 from densewalk.evaluations.discovery.attention import mask_jaccard, top_mass_mask
 from densewalk.evaluations.discovery.regions import bounding_box, component_of, largest_component
@@ -61,3 +63,62 @@ def _token_cut(values: Any, case: str) -> Rows:
         yield compare("eval_discovery", name, "partition", mask.reshape(rows, columns), values[f"{name}/partition"], 0)
         yield compare("eval_discovery", name, "component", component, values[f"{name}/component"], 0)
         yield compare("eval_discovery", name, "box", bounding_box(component, patch, width, height), values[f"{name}/box"], 0)
+
+
+def eval_correspondence(values: Any) -> Rows:
+    """Predictions and scores of the three released read-outs."""
+    found: dict[str, list[np.ndarray]] = {"dift": [], "insid3": []}
+    names, pairs = [], cases(values, 2, having="trg_bndbox")
+    for case in pairs:
+        heights_widths = values[f"{case}/sizes"].tolist()
+        source, target = (
+            View(torch.from_numpy(values[f"{case}/{side}_feats"]), *heights_widths[2 * i : 2 * i + 2][::-1])
+            for i, side in enumerate(("src", "trg"))
+        )
+        points, truth = torch.from_numpy(values[f"{case}/src_kps"]).float(), values[f"{case}/trg_kps"]
+        corners = values[f"{case}/trg_bndbox"]
+        longer = (corners[2:] - corners[:2]).max()
+        names.append(str(values[f"{case}/category"]))
+        for kind, readout, tolerance in (("dift", dift, 0), ("insid3", insid3, 2e-3)):
+            predicted = readout(source, target, points).double().numpy()
+            found[kind].append(np.linalg.norm(predicted - truth, axis=1) / longer)
+            yield compare("eval_correspondence", case, f"prediction, {kind}", predicted, values[f"{case}/{kind}_pred"], tolerance)
+        yield compare("eval_correspondence", case, "correct, dift", found["dift"][-1] <= 0.1, values[f"{case}/dift_correct"], 0)
+    if pairs:
+        yield from _averages(values, found, np.array(names))
+    errors: list[float] = []
+    for case in cases(values, 2, having="threshold_scale"):
+        size, visible = int(values[f"{case}/size"]), values[f"{case}/index"]
+        source, target = (View(maps, size, size, size) for maps in torch.from_numpy(values[f"{case}/feats"]))
+        points, truth = (values[f"{case}/kps_{side}"][visible, :2] for side in ("src", "trg"))
+        predicted = probe3d(source, target, torch.from_numpy(points).float()).double().numpy()
+        error = np.linalg.norm(predicted - truth, axis=1) / size / float(values[f"{case}/threshold_scale"])
+        errors += error.tolist()
+        yield compare("eval_correspondence", case, "error, probe3d", error, values[f"{case}/error"], 1e-4)
+    if errors:
+        recall = 100 * float(np.mean(np.array(errors) < 0.1))
+        yield compare("eval_correspondence", "probe3d", "recall at 0.1 in %", recall, values["probe3d/recall_0.1"], 1e-4)
+    if cases(values, 1).count("navi"):
+        yield Note("eval_correspondence", "navi", "a part of an evaluation that is not here")
+
+
+def _averages(values: Any, found: dict[str, list[np.ndarray]], names: np.ndarray) -> Rows:
+    """PCK by image and by point, over pairs and categories."""
+    total = np.array([len(errors) for errors in found["dift"]])
+
+    def averages(kind: str, alpha: float) -> dict[tuple[str, str], float]:
+        return four_averages(np.array([(errors <= alpha).sum() for errors in found[kind]]), total, names)
+
+    own = averages("dift", 0.1)
+    yield compare("eval_correspondence", "dift", "PCK by image in %", own["image", "pairs"], values["dift/per_image"], 1e-9)
+    yield compare("eval_correspondence", "dift", "PCK by point in %", own["point", "pairs"], values["dift/per_point"], 1e-9)
+    of_categories = [own[average, "categories"] for average in ("image", "point")]
+    yield compare("eval_correspondence", "dift", "means of categories in %", of_categories, values["dift/mean_of_categories"], 1e-9)
+    curves = [averages("insid3", alpha) for alpha in values["insid3/alphas"].tolist()]
+    for key, which in (
+        ("by_image", ("image", "pairs")),
+        ("by_point", ("point", "pairs")),
+        ("by_image_mean_of_categories", ("image", "categories")),
+    ):
+        ours = [curve[which] / 100 for curve in curves]
+        yield compare("eval_correspondence", "insid3", f"PCK, {key}", ours, values[f"insid3/{key}"], 1e-6)

@@ -17,7 +17,7 @@ from densewalk.models.loading import load
 from densewalk.study.registry import evaluation_module, evaluations, parse_evaluation
 from tests.fixtures.dense import write_backbone, write_masks
 from tests.fixtures.depth import write_nyu
-from tests.fixtures.layouts import write_classes, write_coco, write_got10k
+from tests.fixtures.layouts import write_classes, write_coco, write_got10k, write_spair
 
 LABELLED = {"images": "images", "masks": "masks", "num_classes": 4, "layout": "masks"}
 VALIDATION = {**LABELLED, "val_every": 2, "val_offset": 1, "input_size": 64, "mask_size": 8}
@@ -103,6 +103,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], str, str | No
         "nyu/office_0001/rgb_*",
         None,
     ),
+    "correspondence": ("correspondence", write_spair, {"size": 32}, "JPEGImages/cat/b.jpg", None),
     "tracking": ("tracking", write_got10k, {"short_side": 64, "multiple": 16}, "val/*1/00000002.jpg", None),
 }
 WITH_MASKS = [name for name, case in CASES.items() if case[-1] is not None]

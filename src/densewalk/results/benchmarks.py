@@ -34,6 +34,7 @@ BENCHMARKS = {
     ("linear_segmentation", "ADE20K"): Benchmark((VALIDATION["ade20k"],)),
     ("overcluster", "PascalVOC"): Benchmark((VOC, VOC // 32 * 32)),
     ("coco", "COCO"): Benchmark((VALIDATION["coco"],)),
+    ("correspondence", "SPair-71k"): Benchmark((12_234,)),
     ("discovery", "VOC12 val"): Benchmark((VOC,)),  # the list of segmentation
     **{("discovery", name): Benchmark((images,)) for name, images in DISCOVERY.items()},
     **{("depth", name): Benchmark((scored,)) for name, (_, scored) in DEPTH.items()},
