@@ -137,15 +137,18 @@ def test_features_that_say_the_place_score_as_the_same_place(tmp_path, monkeypat
     assert (tmp_path / "out/strip.png").is_file()
 
 
-def test_features_of_identity_score_100_on_an_image_and_itself():
-    """Every read-out finds each patch in the same map, within its own convention."""
+def test_features_of_identity_find_each_patch_in_the_same_map():
+    """Every read-out finds each patch within its own convention."""
     maps = torch.eye(36, dtype=torch.float64).reshape(36, 6, 6)
     view = View(maps, 60, 60, 60)
     grid = torch.stack(torch.meshgrid(torch.arange(6), torch.arange(6), indexing="xy"), dim=-1).reshape(-1, 2).double()
-    for readout, points in ((own, 10 * grid + 5), (dift, 10 * grid + 4), (insid3, 10 * grid), (probe3d, 10 * grid)):
-        found = readout(view, view, points, temperature=1e-4) if readout is insid3 else readout(view, view, points)
-        assert (found - points).abs().max() < 10, readout
-        assert (found - points).abs().max() <= (1e-3 if readout is not dift else 1), readout
+    assert (own(view, view, 10 * grid + 5) - (10 * grid + 5)).abs().max() < 1e-3
+    assert (insid3(view, view, 10 * grid, temperature=1e-4) - 10 * grid).abs().max() < 1e-3
+    # aligned corners: the last patch is read at the image's edge, and predicted at its own corner
+    assert (probe3d(view, view, 12 * grid) - 10 * grid).abs().max() < 1e-3
+    found, points = dift(view, view, 10 * grid + 4), 10 * grid + 4
+    # an enlarged map is constant from its edge to the first patch's center: all these pixels are equally similar, and the first is taken
+    assert torch.equal(found, torch.where(points == 4, 0.0, points))
 
 
 def test_a_wrong_place_is_not_correct(tmp_path):
@@ -196,13 +199,15 @@ def test_some_pairs_of_each_category(tmp_path):
 
 def test_images_are_seen_as_each_code_shows_them():
     network = create("vit_nano_patch8", seed=0)
-    image = Image.new("RGB", (50, 32), "black")
+    image = Image.new("RGB", (51, 32), "black")
     settings = CorrespondenceSettings(root=".", dataset="x", size=64)
     resized = {}
     for readout in READOUTS:
         resized[readout], side = correspondence.resize(image, settings.model_copy(update={"readout": readout}), network)
-        assert side == (50 if readout == "probe3d" else None)
-    assert resized["own"].size == (104, 64)
+        assert side == (51 if readout == "probe3d" else None)
+    assert resized["own"].size == (104, 64)  # 102 is nearer to 13 patches than to 12
+    low = correspondence.resize(Image.new("RGB", (49, 32)), settings, network)[0]
+    assert low.size == (96, 64)
     assert resized["dift"].size == resized["insid3"].size == resized["probe3d"].size == (64, 64)
     assert np.asarray(resized["probe3d"])[:38].max() == 0
     assert np.asarray(resized["probe3d"])[45:].min() == 255

@@ -45,8 +45,8 @@ class CorrespondenceSettings(EvaluationSettings):
     size: Annotated[Annotated[int, Field(ge=16)] | None, SHOWN_BY_ANOTHER] = switch(
         by="readout", own=480, dift=768, insid3=768, probe3d=800
     )
-    """`own`: short side in pixels; the others: side of the square that the image is squeezed to, or padded (probe3d). Rounded down to
-    whole patches."""
+    """`own`: short side in pixels, both sides rounded to the nearest whole patches; the others: side of the square that the image is
+    squeezed to, or padded (probe3d), rounded down to whole patches."""
     threshold: Annotated[Literal["bbox", "image"], SHOWN_BY_ANOTHER] = "bbox"
     """What the distance is compared with: the longer side of the target's box, or of the target image."""
     average: Annotated[Literal["image", "point"] | None, SHOWN_BY_ANOTHER] = switch(
