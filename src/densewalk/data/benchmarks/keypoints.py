@@ -93,17 +93,39 @@ def _read_pair(base: Path, split: str, line: str, where: str, headers: dict[Path
     if len(found.src_kps) != len(found.trg_kps):
         raise UserError(f"{path} has {len(found.src_kps)} keypoints src_kps and {len(found.trg_kps)} trg_kps", todo="download it again")
     folder = base / "JPEGImages" / found.category
-    points, boxes, images, sizes = [], [], [], []
-    for side in ("src", "trg"):
-        image = existing_file(folder / getattr(found, f"{side}_imname"))
-        width, height = getattr(found, f"{side}_imsize")[:2]
-        header = headers.setdefault(image, read_header(image)) if image not in headers else headers[image]
-        require_upright_labels(image, header, (width, height), f"{path}, {side}_imsize")
-        points.append(_inside(np.array(getattr(found, f"{side}_kps")), (width, height), f"{path}, {side}_kps"))
-        boxes.append(_box(np.array(getattr(found, f"{side}_bndbox")), f"{path}, {side}_bndbox"))
-        images.append(image)
-        sizes.append((width, height))
-    return KeypointPair(line, found.category, *images, *points, boxes[1], *sizes, found.viewpoint_variation)
+    source, target = (_read_side(found, side, folder, path, headers) for side in ("src", "trg"))
+    return KeypointPair(
+        line,
+        found.category,
+        source.image,
+        target.image,
+        source.points,
+        target.points,
+        target.box,
+        source.size,
+        target.size,
+        found.viewpoint_variation,
+    )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of a pair's two images, its keypoints, its object's box and its width and height."""
+
+    image: Path
+    points: Float[np.ndarray, "points 2"]
+    box: Float[np.ndarray, "4"]
+    size: tuple[int, int]
+
+
+def _read_side(found: PairAnnotation, side: str, folder: Path, path: Path, headers: dict[Path, Header]) -> _Side:
+    image = existing_file(folder / getattr(found, f"{side}_imname"))
+    width, height = getattr(found, f"{side}_imsize")[:2]
+    if image not in headers:
+        headers[image] = read_header(image)
+    require_upright_labels(image, headers[image], (width, height), f"{path}, {side}_imsize")
+    points = _inside(np.array(getattr(found, f"{side}_kps")), (width, height), f"{path}, {side}_kps")
+    return _Side(image, points, _box(np.array(getattr(found, f"{side}_bndbox")), f"{path}, {side}_bndbox"), (width, height))
 
 
 def _inside(points: Float[np.ndarray, "points 2"], size: tuple[int, int], where: str) -> Float[np.ndarray, "points 2"]:
