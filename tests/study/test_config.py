@@ -117,7 +117,7 @@ def test_every_key_is_described():
         (changed(execution__workers=-1), "execution.workers"),
         (
             changed(tables=["davis", "dancing"]),
-            "tables.1: no such table: 'dancing', did you mean tracking?; allowed: coco, davis, depth, discovery, ",
+            "tables.1: no such table: 'dancing', did you mean tracking?; allowed: coco, correspondence, davis, depth, ",
         ),
         (changed(execution__accumulate=0), "execution.accumulate"),
         (changed(execution__accumulate=2), "execution.accumulate: run 'neco_dora': NeCo draws its references"),

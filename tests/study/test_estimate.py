@@ -85,6 +85,7 @@ EXAMPLES = {
     "segmentation_upernet": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
     "coco": {"root": "d", "dataset": "COCO"},
     "depth": {"root": "d", "dataset": "NYUv2"},
+    "correspondence": {"root": "d", "dataset": "SPair-71k"},
 }
 
 

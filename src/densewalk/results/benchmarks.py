@@ -9,7 +9,7 @@ published values in the tables.
 import hashlib
 from dataclasses import dataclass
 
-from densewalk.data.benchmarks.sizes import DEPTH, DISCOVERY, IMAGES
+from densewalk.data.benchmarks.sizes import DEPTH, DISCOVERY, IMAGES, SPAIR_PAIRS
 from densewalk.results.records import ResultRecord
 
 
@@ -34,7 +34,7 @@ BENCHMARKS = {
     ("linear_segmentation", "ADE20K"): Benchmark((VALIDATION["ade20k"],)),
     ("overcluster", "PascalVOC"): Benchmark((VOC, VOC // 32 * 32)),
     ("coco", "COCO"): Benchmark((VALIDATION["coco"],)),
-    ("correspondence", "SPair-71k"): Benchmark((12_234,)),
+    ("correspondence", "SPair-71k"): Benchmark((SPAIR_PAIRS["test"],)),
     ("discovery", "VOC12 val"): Benchmark((VOC,)),  # the list of segmentation
     **{("discovery", name): Benchmark((images,)) for name, images in DISCOVERY.items()},
     **{("depth", name): Benchmark((scored,)) for name, (_, scored) in DEPTH.items()},

@@ -16,8 +16,11 @@ IMAGES = {
 }
 # LOST's data sets
 DISCOVERY = {"VOC07": 5_011, "VOC12": 11_540, "COCO20k": 19_817}
-# training and scored images with depth: KITTI is Eigen's split with the improved ground truth
+# training and scored images with depth. NYUv2 and KITTI: the BTS lists without the lines that have no depth; of the 697 images of KITTI's
+# Eigen split 45 have no improved ground truth (cleinc/bts issue 92). SUN RGB-D: the official 5,285 + 5,050
 DEPTH = {"NYUv2": (24_231, 654), "KITTI": (23_158, 652), "SUN RGB-D (from NYUv2)": (24_231, 5_050)}
+SPAIR_IMAGES = 1_800  # of all splits
+SPAIR_PAIRS = {"trn": 53_340, "val": 5_384, "test": 12_234}
 # frames of video benchmarks
 DAVIS = {(2016, "val"): 1_376, (2016, "train"): 2_079, (2017, "val"): 1_999, (2017, "train"): 4_209}
 YOUTUBE_VOS_TRAIN = 94_588

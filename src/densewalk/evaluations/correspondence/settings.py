@@ -7,11 +7,15 @@ from pydantic import Field
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import switch
+from densewalk.data.benchmarks import sizes
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.evaluations.common.settings import EvaluationSettings
+from densewalk.models.architecture import Architecture
+from densewalk.models.work import Work, vit
 
 ALPHAS = (0.05, 0.1, 0.15, 0.2)
 """Shares of the object's size within which a prediction is correct."""
+RELEASES = "evaluation code of DIFT 9421eb2, INSID3 f1c9622 and probe3d a1f1464"
 NAMES = {
     "own": "bilinear source, nearest patch",
     "dift": "maps enlarged to the image (DIFT)",
@@ -43,18 +47,30 @@ class CorrespondenceSettings(EvaluationSettings):
     """How a keypoint is looked up. `own`: the feature between the patches around it, the most similar patch's center; images keep their
     aspect. `dift`, `insid3`, `probe3d`: as the released code of these papers, whose conventions differ by up to half a patch."""
     size: Annotated[Annotated[int, Field(ge=16)] | None, SHOWN_BY_ANOTHER] = switch(
-        by="readout", own=480, dift=768, insid3=768, probe3d=800
+        by="readout", own=480, dift=768, insid3=768, probe3d=800, effect="more patches, each of fewer pixels", source=RELEASES
     )
     """`own`: short side in pixels, both sides rounded to the nearest whole patches; the others: side of the square that the image is
     squeezed to, or padded (probe3d), rounded down to whole patches."""
     threshold: Annotated[Literal["bbox", "image"], SHOWN_BY_ANOTHER] = "bbox"
     """What the distance is compared with: the longer side of the target's box, or of the target image."""
     average: Annotated[Literal["image", "point"] | None, SHOWN_BY_ANOTHER] = switch(
-        by="readout", own="image", dift="image", insid3="image", probe3d="point"
+        by="readout",
+        own="image",
+        dift="image",
+        insid3="image",
+        probe3d="point",
+        effect="pairs of more keypoints count more",
+        source=RELEASES,
     )
     """`image`: mean of the pairs' shares; `point`: share of all keypoints."""
     over: Annotated[Literal["pairs", "categories"] | None, SHOWN_BY_ANOTHER] = switch(
-        by="readout", own="pairs", dift="pairs", insid3="pairs", probe3d="categories"
+        by="readout",
+        own="pairs",
+        dift="pairs",
+        insid3="pairs",
+        probe3d="categories",
+        effect="categories of more pairs count more or not",
+        source=RELEASES,
     )
     """Over all pairs at once, or the mean of the categories' values."""
     pairs_per_category: Annotated[Annotated[int, Field(ge=1)] | None, SHOWN_BY_ANOTHER] = None
@@ -63,6 +79,13 @@ class CorrespondenceSettings(EvaluationSettings):
     """`insid3`: standard deviation of the window about the best patch, in patches."""
     temperature: Annotated[float, SHOWN_BY_ANOTHER] = Field(default=0.04, gt=0)
     """`insid3`: of the softmax of the windowed cosines."""
+
+    def work(self, arch: Architecture) -> Work | None:
+        """Every image of SPair-71k once, those of `own` as of 500 x 375 px; looking keypoints up is not counted."""
+        size = self.resolved().size
+        assert size is not None
+        sides = (size, size * 4 // 3) if self.readout == "own" else (size, size)
+        return Work(sizes.SPAIR_IMAGES * vit(arch, *sides)) if self.dataset == "SPair-71k" else None
 
     @property
     def readout_name(self) -> str:
