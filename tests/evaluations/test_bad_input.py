@@ -94,6 +94,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], str, str | No
     ),
     "knn": ("knn", write_imagenet, {"resize": 18, "size": 16}, "val/n02/*", None),
     "linear": ("linear", write_imagenet, {"resize": 18, "size": 16, "batch_size": 4, "epochs": 1, "blocks": [1]}, "val/n02/*", None),
+    "position": ("position", write_masks, {"images": "images", "input_size": 64, "held_out_every": 2}, "images/003.png", None),
     "discovery": ("discovery", write_coco, {"layout": "coco"}, "train2014/*", None),
     "discovery by TokenCut": ("discovery", write_coco, {"layout": "coco", "method": "tokencut", "taus": [0.1]}, "train2014/*", None),
     "depth": (
@@ -232,7 +233,7 @@ def test_a_turned_image_is_its_upright_self_or_refused(name, orientation, data, 
     tags[0x0112] = orientation
     back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}[orientation]
     upright.transpose(back).save(path, format="PNG", exif=tags)
-    if name in ("knn", "linear") or (orientation == 6 and name not in STILLS and name != "tracking"):
+    if name in ("knn", "linear", "position") or (orientation == 6 and name not in STILLS and name != "tracking"):
         assert evaluate(name, root, tmp_path / "after").metrics == before
     else:
         refused(name, root, tmp_path, path, f"the EXIF orientation {orientation}")

@@ -259,7 +259,7 @@ def one_hot_features(images):
 def test_ground_truth_as_features_scores_one_hundred(pairs, tmp_path):
     """Through the very functions of the evaluation; scored on whole patches, where interpolation cannot blur the truth."""
     memory_set, query_set = list_splits(pairs)
-    features = DenseFeatures(pairs, one_hot_features, Path(), 32, IMAGENET, Job(out=tmp_path, state=tmp_path))
+    features = DenseFeatures(pairs, one_hot_features, Path(), 32, IMAGENET, Job(out=tmp_path, state=tmp_path), 4)
     memory = build_memory(pairs.resolved(), features, memory_set, 16, seed=0)
     assert len(memory.labels) == 4 * 4
     confusion = Confusion(4)
@@ -307,7 +307,7 @@ def test_released_and_paper_count_absent_classes_differently(pairs, tmp_path):
 def test_ignored_pixels_are_neither_memory_nor_score(tmp_path):
     write_pairs(tmp_path)
     settings = settings_of(root=str(tmp_path), ignore=0, memory_every=2, query_every=2, query_offset=1, neighbours=3)
-    features = DenseFeatures(settings, one_hot_features, Path(), 32, IMAGENET, Job(out=tmp_path, state=tmp_path))
+    features = DenseFeatures(settings, one_hot_features, Path(), 32, IMAGENET, Job(out=tmp_path, state=tmp_path), 4)
     memory = build_memory(settings.resolved(), features, list_splits(settings)[0], 16, seed=0)
     assert (memory.labels[:, 0] == 0).all()
     assert (memory.labels.sum(1) == 1).all()
@@ -441,7 +441,7 @@ def test_missing_folders_and_lists(tmp_path):
 
 
 def test_features_that_are_not_numbers_name_the_image(pairs, tmp_path):
-    features = DenseFeatures(pairs, one_hot_features, Path(), 32, IMAGENET, Job(out=tmp_path, state=tmp_path))
+    features = DenseFeatures(pairs, one_hot_features, Path(), 32, IMAGENET, Job(out=tmp_path, state=tmp_path), 4)
 
     def sick(images):
         maps = one_hot_features(images)

@@ -74,6 +74,7 @@ EXAMPLES = {
     "video_segmentation": {"root": "d", "dataset": "DAVIS-2017", "layout": "davis"},
     "incontext": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
     "knn": {"root": "d", "dataset": "ImageNet-1k"},
+    "position": {"root": "d/coco", "images": "train2017", "dataset": "COCO"},
     "linear": {"root": "d", "dataset": "ImageNet-1k"},
     "linear_segmentation": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
     "overcluster": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},

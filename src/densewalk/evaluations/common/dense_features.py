@@ -1,7 +1,7 @@
 """Labelled images as a frozen backbone takes them: square, normalized, in batches; and the strips of their label maps."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -24,17 +24,24 @@ from densewalk.data.benchmarks import label_maps
 from densewalk.data.benchmarks.label_maps import Example
 from densewalk.data.images import normalize
 from densewalk.evaluations.common.base import Job, fit_size, load_network, require_finite
-from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings, LabelledSettings, ValidationSettings
+from densewalk.evaluations.common.label_map_settings import (
+    BatchedValidationSettings,
+    FeatureSettings,
+    LabelledSettings,
+    ValidationSettings,
+)
 from densewalk.evaluations.common.shares import batches_of, in_order, own_batches
 from densewalk.evaluations.metrics.image_counts import ImageCounts, counted
 from densewalk.evidence.statistics import Statistic
 from densewalk.evidence.units import Units, image_ids
 from densewalk.models.feature_cache import Dense
 from densewalk.models.interface import Network
+from densewalk.ops.position import PlaceSums, fixed_code, without_mean
 from densewalk.visualization.overlays import Row, write_segmentation_strip
 
 BATCH = 8  # images per forward pass
 SHOWN = 4  # images in `strip.png`
+POSITION_IMAGES = 1000  # that the mean feature at each place is of, at most
 # image, mask [height, width] and number of an example -> normalized image [3, size, size], mask [size, size]
 Transform = Callable[[Image.Image, Tensor, int], tuple[Tensor, Tensor]]
 Described = tuple[Float[Tensor, "dim rows columns"], Integer[Tensor, "size size"], int]  # features, mask and number of an example
@@ -120,8 +127,9 @@ class SquareImages(Dataset[tuple[Tensor, Tensor, int]]):
 class DenseFeatures:
     """Patch features of square labelled images.
 
-    compute: the features of a batch. backbone: the file that they are of. size: side of the images in pixels. kind: name of the features
-    in the cache if they are not `Network.dense`; None keeps none there. statistics: what images are normalized with.
+    compute: the features of a batch. backbone: the file that they are of. size: side of the images in pixels. dim: their channels.
+    kind: name of the features in the cache if they are not `Network.dense`; None keeps none there. statistics: what images are normalized
+    with. change: what is made of the features before they are used, which is not cached.
     """
 
     settings: LabelledSettings
@@ -130,7 +138,17 @@ class DenseFeatures:
     size: int
     statistics: PixelStatistics
     job: Job
+    dim: int
     kind: str | None = ""
+    change: Dense | None = None
+
+    def dense(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows columns"]:
+        """The features of a batch, changed; not from the cache."""
+        return self.changed(self.compute(images))
+
+    def changed(self, maps: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch dim rows columns"]:
+        """What is made of the features."""
+        return maps if self.change is None else self.change(maps)
 
     def batches(
         self, examples: Sequence[Example], label: str, transform: Transform | None = None, batches: list[list[int]] | None = None
@@ -148,7 +166,7 @@ class DenseFeatures:
             with torch.inference_mode():
                 maps = compute(images.to(self.job.device))
             require_finite(maps, [examples[i] for i in numbers.tolist()], self.backbone)
-            yield list(zip(maps, masks.to(self.job.device), numbers.tolist(), strict=True))
+            yield list(zip(self.changed(maps), masks.to(self.job.device), numbers.tolist(), strict=True))
 
     def maps(
         self, examples: Sequence[Example], label: str, transform: Transform | None = None, batches: list[list[int]] | None = None
@@ -162,7 +180,32 @@ def load_features(settings: LabelledSettings, input_size: int, backbone_path: Pa
     """A frozen backbone, and its features of images of `input_size`, rounded down to whole patches."""
     backbone = load_network(settings, backbone_path, job).requires_grad_(False)
     size = fit_size(input_size, backbone)
-    return backbone, DenseFeatures(settings, backbone.dense, backbone_path, size, backbone.statistics, job)
+    return backbone, DenseFeatures(settings, backbone.dense, backbone_path, size, backbone.statistics, job, backbone.dim)
+
+
+def choose_features(
+    settings: FeatureSettings, network: Network, features: DenseFeatures, training: Sequence[Example], transform: Transform | None = None
+) -> DenseFeatures:
+    """The features that `settings.features` names; every process computes the mean of the same images, to the last bit.
+
+    Args:
+        training: the images that the mean feature at each place is of. transform: of images that are not augmented.
+    """
+    if settings.features == "all":
+        return features
+    if settings.features == "position_code":
+        place = fixed_code(features.size // network.stride, features.size // network.stride)
+    else:
+        count = min(len(training), POSITION_IMAGES)
+        chosen = [training[len(training) * i // count] for i in range(count)]
+        sums = PlaceSums()
+        for batch in features.batches(chosen, "position", transform, batches_of(len(chosen), BATCH)):
+            sums.add(torch.stack([maps for maps, _, _ in batch]))
+        place = sums.mean.float()
+    place = place.to(features.job.device)
+    if settings.features == "without_position":
+        return replace(features, change=partial(without_mean, mean=place))
+    return replace(features, compute=lambda images: place.expand(len(images), -1, -1, -1), dim=len(place), kind=None)
 
 
 def resize_and_normalize(

@@ -116,6 +116,29 @@ class LabelledSettings(EvaluationSettings):
             )
 
 
+Features = Literal["all", "position", "position_code", "without_position"]
+
+
+def are_all(features: str) -> bool:
+    """For `Field(exclude_if=are_all)`: the setting is newer than stored results, whose hashes stay as they were."""
+    return features == "all"
+
+
+class FeatureSettings(LabelledSettings):
+    """Evaluations that can be asked how much of their score is position."""
+
+    features: Features = Field(default="all", exclude_if=are_all)
+    """`all`: the backbone's. Floors: `position`, at each place of the grid the mean of the training images' features there, whatever the
+    image; `position_code`, sines and cosines of row and column (32 numbers), without any backbone. `without_position`: the backbone's
+    minus that mean, as long as before. The mean is that of at most 1,000 training images, spread over their list, not augmented. The
+    places are those of the backbone's input, so of a crop where crops are learned from."""
+
+    @property
+    def reads_backbone(self) -> bool:
+        """Whether an image's features depend on the image."""
+        return self.features in ("all", "without_position")
+
+
 class ValidationSettings(LabelledSettings):
     """The images that are scored, and their size."""
 

@@ -52,6 +52,8 @@ def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Resu
     settings = settings.resolved()
     memory_set, query_set = list_splits(settings)
     backbone, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
+    plain = partial(prepare, settings=settings, size=features.size, statistics=features.statistics, seed=None)
+    features = dense_features.choose_features(settings, backbone, features, memory_set, plain)
     # no augmented image is seen twice
     of_memory = replace(features, kind=None) if settings.augmentation_epochs else features
     found = []

@@ -8,14 +8,14 @@ from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import MOST_STEPS, Difference, Seed, Unique, deviation, switch
 from densewalk.data.benchmarks.label_rules import LABELS
-from densewalk.evaluations.common.label_map_settings import LabelledSettings
+from densewalk.evaluations.common.label_map_settings import FeatureSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.evaluations.common.settings import FeatureRead
 from densewalk.models.architecture import Architecture
 from densewalk.models.work import Work, tokens, vit
 
 
-class IncontextSettings(LabelledSettings):
+class IncontextSettings(FeatureSettings):
     """Dense nearest-neighbor retrieval: patches of labeled memory images vote on the patches of query images.
 
     The released code is https://github.com/vpariza/open-hummingbird-eval at commit 5e79da2, with which the published values were made.
@@ -102,6 +102,8 @@ class IncontextSettings(LabelledSettings):
 
     def feature_reads(self) -> dict[str, FeatureRead]:
         """The queries, once for each sample of the memory; the memory where it is not augmented."""
+        if not self.reads_backbone:
+            return {}
         normalized = [] if self.compat == "paper" and self.blue_std is None else [self.resolved().blue_std]
         sampled, samples = ([], 1) if self.fraction == "1" else ([self.fraction, self.fraction_seeds], len(self.fraction_seeds))
         queries = (self.query_list, self.query_every, self.query_offset)

@@ -49,7 +49,6 @@ from densewalk.evaluations.linear_segmentation.settings import LinearSegmentatio
 from densewalk.evaluations.metrics.image_counts import ImageCounts
 from densewalk.evaluations.metrics.segmentation import iou, mean_iou, pixel_accuracy
 from densewalk.models.feature_cache import Dense
-from densewalk.models.interface import Network
 from densewalk.training.signals import leave_signals_to_parent, stop_signals
 from densewalk.training.state import State
 from densewalk.visualization.overlays import Row
@@ -64,9 +63,10 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
     settings = settings.resolved()
     training, validation = list_splits(settings, job.seed)
     backbone, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
+    features = dense_features.choose_features(settings, backbone, features, training)
     state = training_state(settings, backbone_path, job)
     with state if distributed.rank() == 0 else nullcontext():
-        head = train(settings, backbone, training, features.size, state, job)
+        head = train(settings, features, training, state)
     counts, rows = score(settings, features, head, validation)
     confusion = counts.matrix
     dense_features.require_labelled(settings, bool(confusion.any()), len(validation), "validation")
@@ -101,15 +101,14 @@ def list_splits(settings: LinearSegmentationSettings, seed: int) -> tuple[list[E
     return training, dense_features.whole_batches(settings, validation, settings.batch_size)
 
 
-def train(
-    settings: LinearSegmentationSettings, backbone: Network, examples: Sequence[Example], size: int, state: State, job: Job
-) -> nn.Linear:
+def train(settings: LinearSegmentationSettings, features: DenseFeatures, examples: Sequence[Example], state: State) -> nn.Linear:
     """Train through all epochs, from the newest intact checkpoint if there is one.
 
     The processes share the features and gradients of every batch, and all make the same step.
     """
+    job, size = features.job, features.size
     torch.manual_seed(derive_seed(job.seed, "linear_segmentation"))
-    head = nn.Linear(backbone.dim, settings.label_values).to(job.device)
+    head = nn.Linear(features.dim, settings.label_values).to(job.device)
     optimizer = torch.optim.SGD(head.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
     done = 0
     if (content := state.newest(job.device)) is not None:
@@ -118,7 +117,7 @@ def train(
         done = content["step"]
         log.info("resuming after step %d", done)
     batches = [batch for epoch in range(settings.epochs) for batch in epoch_batches(settings, len(examples), epoch, job.seed)]
-    data = TrainingImages(settings, examples, size, backbone.statistics, job.seed)
+    data = TrainingImages(settings, examples, size, features.statistics, job.seed)
     own = [[item for part in own_batches(parts_of(batch)) for item in part] for batch in batches]
     sampler = [items for items in own[done:] if items]
     loader = iter(DataLoader(data, batch_sampler=sampler, num_workers=job.workers, worker_init_fn=leave_signals_to_parent))
@@ -131,7 +130,9 @@ def train(
             images, masks, items = next(loader) if own[at] else nothing
             optimizer.param_groups[0]["lr"] = settings.learning_rate * (0.1 if at // steps_per_epoch >= settings.drop_epoch else 1)
             names = [examples[i] for i in items.tolist()]
-            loss = step(settings, backbone.dense, head, optimizer, images.to(job.device), masks.to(job.device), names, backbone.source)
+            loss = step(
+                settings, features.dense, head, optimizer, images.to(job.device), masks.to(job.device), names, str(features.backbone)
+            )
             progress.advance(f"loss {loss:.4f}")
             if saver.is_due(at + 1):
                 saver.save(at + 1, {"step": at + 1, "head": head.state_dict(), "optimizer": optimizer.state_dict()})

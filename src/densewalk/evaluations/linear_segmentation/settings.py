@@ -7,13 +7,14 @@ from pydantic import Field, model_validator
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import MOST_STEPS, LearningRate, deviation
-from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings
+from densewalk.evaluations.common.label_map_settings import BatchedValidationSettings, FeatureSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
+from densewalk.evaluations.common.settings import FeatureRead
 from densewalk.models.architecture import Architecture
 from densewalk.models.work import Work, vit
 
 
-class LinearSegmentationSettings(BatchedValidationSettings):
+class LinearSegmentationSettings(BatchedValidationSettings, FeatureSettings):
     """A 1x1 convolution on the frozen last layer, trained and by default scored on masks of 100 x 100 (NeCo's linear segmentation).
 
     The released code is https://github.com/vpariza/NeCo at commit 3932160, with which the published values were made.
@@ -64,6 +65,10 @@ class LinearSegmentationSettings(BatchedValidationSettings):
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale {low:g} to {high:g} is no range within 0 to 1")
         return self
+
+    def feature_reads(self) -> dict[str, FeatureRead]:
+        """The validation images, once, where their features depend on them."""
+        return super().feature_reads() if self.reads_backbone else {}
 
     def work(self, arch: Architecture) -> Work | None:
         """The training images through the frozen backbone in each epoch, and the validation images once."""
