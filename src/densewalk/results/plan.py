@@ -127,7 +127,7 @@ class Plan(Settings):
 
     def trainings(self) -> list[tuple[str, int]]:
         """Run and seed of everything that trains."""
-        return [(name, seed) for name, run in self.runs.items() if run.method != "none" for seed in run.seeds]
+        return [(name, seed) for name, run in self.runs.items() if run.data for seed in run.seeds]
 
     def named(self, record: ResultRecord) -> ResultRecord:
         """A record with the labels that the study gives it now."""

@@ -29,7 +29,7 @@ from densewalk.results.plan import DatasetName, Generated, Plan, PlannedBackbone
 from densewalk.study.checks import check_study
 from densewalk.study.public_checkpoints import with_public_checkpoints
 from densewalk.study.registry import TABLES, Evaluation, Run, Table
-from densewalk.study.runs import Baseline, Name, TrainedRun
+from densewalk.study.runs import Baseline, ChangedRun, Name, TrainedRun
 from densewalk.study.specs import CurationSpec, EvaluationSpec, RunSpec, Specification, code_of
 from densewalk.study.sweeps import as_written, expand_sweeps
 from densewalk.synthetic.settings import SyntheticSettings
@@ -160,7 +160,7 @@ class Study(Settings):
                 arch=self.arch_of(name),
                 data=r.data if isinstance(r, TrainedRun) else [],
                 seeds=r.seeds,
-                captions=r.settings.PICTURES if isinstance(r, TrainedRun) else {},
+                captions=r.settings.PICTURES if isinstance(r, ChangedRun) else {},
                 ceilings=r.settings.ceilings() if isinstance(r, TrainedRun) else {},
             )
             for name, r in self.runs.items()
@@ -240,12 +240,13 @@ class Study(Settings):
     def _make_run_spec(self, run: str, seed: int) -> RunSpec:
         r = self.runs[run]
         init = RandomWeights() if r.init == "random" else self._backbone(r.init, seed)
-        trained: dict[str, Any] = {}
+        changed: dict[str, Any] = {}
         if isinstance(r, TrainedRun):
-            data = {name: self._data(name) for name in r.data}
-            trained = {"data": data, "settings": r.settings, "version": r.settings.VERSION}
+            changed["data"] = {name: self._data(name) for name in r.data}
+        if isinstance(r, ChangedRun):
+            changed |= {"settings": r.settings, "version": r.settings.VERSION}
         arch = self.arch_of(run)
-        return RunSpec(run=run, seed=seed, method=r.method, arch=arch, init=init, code=code_of(arch), **trained)
+        return RunSpec(run=run, seed=seed, method=r.method, arch=arch, init=init, code=code_of(arch), **changed)
 
     def curation_spec(self, name: str) -> CurationSpec:
         """All that determines which images a curation keeps."""

@@ -1,6 +1,6 @@
 """The methods and evaluations that a study may name: one folder each, found by looking. Free of torch.
 
-methods/{name}/settings.py        SETTINGS = MyMethodSettings             methods/{name}/method.py         METHOD = MyMethod
+methods/{name}/settings.py        SETTINGS = MyMethodSettings             methods/{name}/method.py         METHOD = MyMethod, or a function
 evaluations/{name}/settings.py    SETTINGS = {"protocol": MySettings}     evaluations/{name}/evaluate.py   evaluate, describe_data
 """
 
@@ -18,8 +18,8 @@ import densewalk.methods
 from densewalk.core.metric import Metric
 from densewalk.core.text.complaints import did_you_mean
 from densewalk.evaluations.common.settings import EvaluationSettings
-from densewalk.study.runs import BaseEvaluation, Baseline, BaseRun, TrainedRun
-from densewalk.training.settings import TrainingSettings
+from densewalk.study.runs import BaseEvaluation, Baseline, BaseRun, ChangedRun, TrainedRun
+from densewalk.training.settings import MethodSettings, TrainingSettings
 
 
 def _settings_of_folders(package: ModuleType, beside: str) -> Iterator[tuple[str, Any]]:
@@ -37,7 +37,7 @@ def _settings_of_folders(package: ModuleType, beside: str) -> Iterator[tuple[str
 
 
 @lru_cache
-def methods() -> dict[str, type[TrainingSettings]]:
+def methods() -> dict[str, type[MethodSettings]]:
     """Method -> its settings."""
     return dict(_settings_of_folders(densewalk.methods, "method.py"))
 
@@ -62,7 +62,7 @@ def _protocols() -> Iterator[tuple[str, str, type[EvaluationSettings]]]:
 
 
 def method_class(name: str) -> Any:
-    """The method's class; imports torch."""
+    """The method's class, or the function of one that trains nothing; imports torch."""
     return importlib.import_module(f"densewalk.methods.{name}.method").METHOD
 
 
@@ -72,7 +72,7 @@ def evaluation_module(protocol: str) -> Any:
     return importlib.import_module(f"densewalk.evaluations.{folder}.evaluate")
 
 
-def parse_training(method: str, settings: dict[str, Any]) -> TrainingSettings:
+def parse_training(method: str, settings: dict[str, Any]) -> MethodSettings:
     """The settings of a run's specification."""
     return methods()[method].model_validate(settings)
 
@@ -107,7 +107,10 @@ if TYPE_CHECKING:
     Run = BaseRun
     Evaluation = BaseEvaluation
 else:
-    _RUNS = [_model(name, TrainedRun, "method", settings, "Run") for name, settings in methods().items()]
+    _RUNS = [
+        _model(name, TrainedRun if issubclass(settings, TrainingSettings) else ChangedRun, "method", settings, "Run")
+        for name, settings in methods().items()
+    ]
     _EVALUATIONS = [_model(name, BaseEvaluation, "protocol", settings, "") for name, settings in evaluations().items()]
     Run = Annotated[Union[Baseline, *_RUNS], Field(discriminator="method")]
     Evaluation = Annotated[Union[*_EVALUATIONS], Field(discriminator="protocol")]

@@ -9,7 +9,7 @@ from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.models.architecture import ArchitectureName
 from densewalk.models.catalog import Labels
 from densewalk.models.families.own_code import known_form
-from densewalk.training.settings import TrainingSettings
+from densewalk.training.settings import MethodSettings, TrainingSettings
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=MOST_NAME)]
 
@@ -39,15 +39,21 @@ class Baseline(BaseRun):
     seen from the study's folder. It is imported and run. The sha256 of its file is in the run's hash, what the file imports is not."""
 
 
-class TrainedRun(BaseRun):
+class ChangedRun(BaseRun):
+    """A run whose method changes its initial backbone, without any training unless it is a `TrainedRun`."""
+
+    settings: MethodSettings
+    sweep: dict[Name, Annotated[dict[str, Any], Field(min_length=1)]] = {}
+    """Variants for an ablation: name of the variant -> settings in which it differs, and its own `data` and `labels` if it has any.
+    Each is a run of its own, called `{run}_{variant}`, next to the run itself."""
+
+
+class TrainedRun(ChangedRun):
     """A run that trains."""
 
     data: Annotated[list[str], Unique] = Field(min_length=1)
     """Names of videos, image folders or curations."""
     settings: TrainingSettings
-    sweep: dict[Name, Annotated[dict[str, Any], Field(min_length=1)]] = {}
-    """Variants for an ablation: name of the variant -> settings in which it differs, and its own `data` and `labels` if it has any.
-    Each is a run of its own, called `{run}_{variant}`, next to the run itself."""
 
 
 class BaseEvaluation(Settings):

@@ -24,7 +24,7 @@ from densewalk.models.origin import CheckpointFile, Origin, RunBackbone
 from densewalk.results.identity import identity
 from densewalk.results.plan import state_folder
 from densewalk.study.registry import evaluations, methods
-from densewalk.training.settings import TrainingSettings
+from densewalk.training.settings import MethodSettings
 
 
 def is_first(version: int) -> bool:
@@ -74,7 +74,7 @@ class CurationSpec(Specification):
 
 
 class RunSpec(Specification):
-    """What determines the backbone of one run and seed. data, settings: of a run that trains. version: of the method's code.
+    """What determines the backbone of one run and seed. settings: of a run whose method changes its backbone; data: of one that trains. version: of the method's code.
 
     code: sha256 of the file with the user's own network, if it is one.
 
@@ -91,7 +91,7 @@ class RunSpec(Specification):
     code: str | None = Field(default=None, exclude_if=is_null)
     init: Origin
     data: dict[str, VideoSettings | ImagesSettings | CurationSpec] | None = Field(default=None, exclude_if=is_null)
-    settings: SerializeAsAny[TrainingSettings] | None = Field(default=None, exclude_if=is_null)
+    settings: SerializeAsAny[MethodSettings] | None = Field(default=None, exclude_if=is_null)
     version: int = Field(default=1, ge=1, exclude_if=is_first)
 
     @field_validator("settings", mode="before")

@@ -1,4 +1,4 @@
-"""Settings that all methods share."""
+"""Settings that all methods share, those that train and those that only change a backbone."""
 
 import json
 import re
@@ -23,22 +23,52 @@ def epochs_in(label: str) -> float | None:
     return float(found[1]) if found else None
 
 
-class TrainingSettings(Settings):
-    """What is learned: everything here enters the run's hash. How it is run is `Execution`.
+class MethodSettings(Settings):
+    """What makes a run's backbone from its initial one: everything here enters the run's hash. How it is run is `Execution`.
 
-    VERSION enters the hash from 2 on: raising it trains the method's runs, and what is built on them, again.
+    VERSION enters the hash from 2 on: raising it makes the method's runs, and what is built on them, again.
     """
 
     VERSION: ClassVar[int] = 1
-    """Raise it when a change of the method's code changes what is learnt, in whatever setting; say why beside it."""
+    """Raise it when a change of the method's code changes what is made, in whatever setting; say why beside it."""
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     """What a job asks a scheduler for."""
-    SAMPLES: ClassVar[Literal["images", "clips"]] = "images"
-    """What a batch is made of, and what `samples_seen` counts."""
     PICTURES: ClassVar[dict[str, str]] = {}
     """Captions of what `Method.pictures` draws, by file name without its end."""
     SAME_NUMBERS: ClassVar[tuple[str, ...]] = ()
     """Settings by which a run costs more or fails, but never learns something else."""
+    GIVES: ClassVar[frozenset[str] | None] = None
+    """What the exported network can give (models/families/abilities.py), if it is less than its architecture can; no method trains it."""
+
+    @property
+    def deviations(self) -> str:
+        """`compat` and changed switches: what the tables' column `compat` says."""
+        return ""
+
+    @classmethod
+    def published_settings(cls, labels: Labels) -> dict[str, tuple[Any, ...]] | None:
+        """What is known of the settings of a published run: name -> the value it had, or those of its several recipes.
+
+        Args:
+            labels: as published.csv names it.
+
+        Returns:
+            None if it is none of this method's.
+        """
+        return None
+
+    def all_settings(self, *without: str) -> dict[str, tuple[Any, ...]]:
+        """Every resolved setting, in the form of `published_settings`, but those that change no number and those `without`."""
+        resolved = self.resolved()
+        free = {"preset", *self.SAME_NUMBERS, *without}
+        return {name: (getattr(resolved, name),) for name in type(self).model_fields if name not in free}
+
+
+class TrainingSettings(MethodSettings):
+    """What is learned."""
+
+    SAMPLES: ClassVar[Literal["images", "clips"]] = "images"
+    """What a batch is made of, and what `samples_seen` counts."""
 
     compat: Literal["paper", "released"] = "paper"
     """`paper`: the method as published. `released`: the released code's known deviations, to the digit."""
@@ -74,24 +104,6 @@ class TrainingSettings(Settings):
         following = [(name, facts) for name, facts in sorted(self.switches().items()) if facts.by == "compat"]
         changed = [name for name, facts in following if getattr(self, name) not in (None, facts.values[self.compat])]
         return " ".join([self.compat, *(f"{name}={json.dumps(getattr(self, name))}" for name in changed)])
-
-    @classmethod
-    def published_settings(cls, labels: Labels) -> dict[str, tuple[Any, ...]] | None:
-        """What is known of the settings of a published run: name -> the value it had, or those of its several recipes.
-
-        Args:
-            labels: as published.csv names it.
-
-        Returns:
-            None if it is none of this method's.
-        """
-        return None
-
-    def all_settings(self, *without: str) -> dict[str, tuple[Any, ...]]:
-        """Every resolved setting, in the form of `published_settings`, but those that change no number and those `without`."""
-        resolved = self.resolved()
-        free = {"preset", *self.SAME_NUMBERS, *without}
-        return {name: (getattr(resolved, name),) for name in type(self).model_fields if name not in free}
 
     def obstacle(self) -> str | None:
         """Why a training with these settings cannot begin, as far as they alone tell; None where it can."""
