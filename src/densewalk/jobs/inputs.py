@@ -72,6 +72,8 @@ def require_trainable(network: Network, method: str) -> Backbone:
         found = "is no plain vision transformer with a CLS token"
         if isinstance(network, Backbone) and network.statistics != IMAGENET:
             found = f"takes images with mean {network.statistics.mean} and std {network.statistics.std}"
+        elif isinstance(network, Backbone) and network.arch.without_position:
+            found = "has position taken out of its map, which a training would not see"
         raise UserError(
             f"{method} cannot train {network.arch.name}, which {found}",
             allowed="plain vision transformers for images with ImageNet's mean and std",

@@ -35,6 +35,7 @@ from densewalk.training import learning_curve, loop
 from densewalk.training.execution import Execution
 from densewalk.training.method import Method
 from densewalk.training.progress_files import PLAN, How, TrainingPlan
+from densewalk.training.settings import TrainingSettings
 from densewalk.training.state import State
 from densewalk.training.tensorboard import require_tensorboard
 
@@ -66,7 +67,7 @@ class Inputs:
 
 
 def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], state: Path, out: Path, execution: Execution) -> None:
-    """Make one run's backbone: train it, or for a baseline take it over.
+    """Make one run's backbone: train it, change it, or for a baseline take it over.
 
     Args:
         init: file of the initial backbone, unless it is random. receipts: of the prepared data, in the specification's order.
@@ -76,7 +77,9 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
     of_init = files[str(init)].sha256 if str(init) in files else None
     network = initial_backbone(spec, init)
     loaded = str(network.report) if network.report else None
-    if spec.settings is None:
+    if not isinstance(spec.settings, TrainingSettings):
+        if spec.settings is not None:
+            network = method_class(spec.method)(spec.settings, network)
         export_run(network, spec, out, None, Inputs(files, {}, provenance.current(), loaded, InputContents(init=of_init, data=[]), {}))
         return
     backbone = require_trainable(network, spec.method)
@@ -107,7 +110,7 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
             training = TrainingRecord(
                 steps=trained.steps,
                 samples_seen=trained.samples,
-                samples_unit=spec.settings.SAMPLES if spec.settings else "",
+                samples_unit=spec.settings.SAMPLES,
                 **trained.cost.record(),  # type: ignore[arg-type]
                 **latest.model_dump(include={"device", "processes", "execution"}),
                 made=held.made,
@@ -138,7 +141,7 @@ def train(
     spec: RunSpec, backbone: Backbone, sources: Sequence[Source], state: State, execution: Execution, device: torch.device
 ) -> tuple[Method, "Dataset[Any]", loop.Trained]:
     """Build the method and train it to the end; the method, the data set and what was spent."""
-    assert spec.settings is not None
+    assert isinstance(spec.settings, TrainingSettings)
     settings, parts = spec.settings, execution.parts_of(spec.run)
     if obstacle := settings.obstacle_to_parts(parts, distributed.world_size()):
         raise UserError(obstacle, todo="correct execution.accumulate")

@@ -18,7 +18,7 @@ from pydantic import AfterValidator
 
 from densewalk.core.imagenet import IMAGENET, PixelStatistics
 from densewalk.core.text.complaints import did_you_mean
-from densewalk.models.families.abilities import MAPS, OF_OWN_CODE, WITH_CLS, WITH_KEYS
+from densewalk.models.families.abilities import MAPS, OF_OWN_CODE, WITH_CLS, WITH_KEYS, WITHOUT_POSITION
 from densewalk.models.families.own_code import FORMS, OWN, is_own_code
 
 Interpolation = Literal["offset", "antialias", "size"]
@@ -120,6 +120,9 @@ class Architecture:
     activation: Literal["gelu", "quick_gelu", "gelu_tanh"] = "gelu"
     pre_norm: bool = False  # a LayerNorm before the first block, and patches without bias (CLIP)
     class_token: bool = True  # without, the pooled vector is that of a learned query (SigLIP)
+    # position taken out of the map (families/position_removal.py): singular vectors of a black image; a matrix of the file
+    debias: int | None = None
+    projected: bool = False
 
     @property
     def hidden(self) -> int:
@@ -160,19 +163,27 @@ class Architecture:
 
     @property
     def abilities(self) -> frozenset[str]:
-        """All; without CLS token those that need none."""
-        return WITH_CLS if self.class_token else WITH_KEYS
+        """All; without CLS token those that need none; where position is taken out of the map, what that leaves as it should be."""
+        whole = WITH_CLS if self.class_token else WITH_KEYS
+        return whole & WITHOUT_POSITION if self.without_position else whole
 
     def metadata(self) -> dict[str, str]:
         """Rule for positions, and what differs from the name's usual network."""
         periods = {} if self.periods is None else {"periods": json.dumps(self.periods)}
+        debias = {} if self.debias is None else {"debias": str(self.debias)}
         shape = {"shape": json.dumps({name: getattr(self, name) for name in SHAPE})} if self.name.startswith(HUGGING_FACE) else {}
-        return {"interpolation": self.interpolation, **periods, **shape, **statistics_metadata(self.statistics)}
+        return {"interpolation": self.interpolation, **periods, **debias, **shape, **statistics_metadata(self.statistics)}
 
     @property
     def trainable(self) -> bool:
         """True for images with ImageNet's statistics, which the methods' augmentations end in, and a CLS token."""
-        return self.statistics == IMAGENET and self.class_token and not self.name.startswith(HUGGING_FACE)
+        usual = self.statistics == IMAGENET and self.class_token and not self.name.startswith(HUGGING_FACE)
+        return usual and not self.without_position
+
+    @property
+    def without_position(self) -> bool:
+        """True if the map is not the last layer's, but has position taken out."""
+        return self.debias is not None or self.projected
 
 
 def architecture_named(name: str) -> Architecture | None:

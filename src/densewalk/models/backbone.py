@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from densewalk.models.architecture import Architecture, Interpolation
 from densewalk.models.blocks import BlockRunner, attend, finish_block, query_key_value, rotate, run_blocks
+from densewalk.models.families.position_removal import MATRIX, PositionBases
 from densewalk.models.families.vit import build_vit
 from densewalk.models.interface import Network
 
@@ -65,6 +66,10 @@ class Backbone(Network):
         self.prefix = int(arch.class_token) + arch.registers  # tokens before the patches: CLS and registers
         # Any: the type stubs of torch make every submodule of a module `Tensor | Module`
         self.vit: Any = build_vit(arch, drop_path)
+        # position taken out of `dense` (families/position_removal.py)
+        self.projection: Tensor | None
+        self.register_buffer("projection", None, persistent=False)
+        self.bases = None if arch.debias is None else PositionBases(arch.debias, arch.statistics)
         # how blocks are run (blocks.py): neither changes the result
         self.gradient_checkpointing = False
         self.run_blocks: BlockRunner = run_blocks
@@ -118,8 +123,8 @@ class Backbone(Network):
         return Tokens(cls=cls, registers=x[:, int(self.arch.class_token) : self.prefix], patches=x[:, self.prefix :], grid=grid)
 
     def weights(self) -> dict[str, Tensor]:
-        """The state dict with timm's key names."""
-        return self.vit.state_dict()
+        """The state dict with timm's key names, and the matrix of a map that is projected."""
+        return self.vit.state_dict() | ({} if self.projection is None else {MATRIX: self.projection})
 
     # -- outputs ----------------------------------------------------------------------------------------------------
 
@@ -129,8 +134,16 @@ class Backbone(Network):
         return self.finish(self.run(x, grid), grid)
 
     def dense(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows columns"]:
-        """The last layer's patch tokens as a map."""
-        return self.tokens(images).dense()
+        """The last layer's patch tokens as a map, without what is taken out of it."""
+        return self.take_out_position(self.tokens(images).dense(), images)
+
+    def take_out_position(
+        self, maps: Float[Tensor, "batch dim rows columns"], images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch dim rows columns"]:
+        """The map itself, unless `method: debias` or `method: rasa` made this network."""
+        if self.projection is not None:
+            maps = torch.einsum("ed,bdhw->behw", self.projection, maps)
+        return maps if self.bases is None else self.bases.take_out(maps, images, lambda black: self.tokens(black).dense())
 
     def pooled(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """The CLS token; without one the vector of the learned query."""
@@ -201,7 +214,7 @@ class Backbone(Network):
     ) -> tuple[Float[Tensor, "batch dim rows columns"], Float[Tensor, "batch heads rows columns"]]:
         """`dense`, and the last block's CLS attention of each head."""
         last = self.last_block(images)
-        return last.tokens.dense(), last.cls_attention.unflatten(2, last.tokens.grid)
+        return self.take_out_position(last.tokens.dense(), images), last.cls_attention.unflatten(2, last.tokens.grid)
 
     def last_block(self, images: Float[Tensor, "batch 3 height width"]) -> LastBlock:
         """Final tokens with the last block's queries, keys and CLS attention."""

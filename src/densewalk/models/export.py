@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from densewalk.core.files import atomic_write
 from densewalk.core.imagenet import IMAGENET
 from densewalk.models.architecture import Architecture
+from densewalk.models.families.position_removal import MATRIX
 from densewalk.models.families.stages import StageNetwork
 from densewalk.models.families.wrapped import WrappedNetwork, WrappedShape
 from densewalk.models.interface import Network
@@ -93,9 +94,10 @@ tags: [densewalk, {method}]
 import timm, torch
 from safetensors.torch import load_file
 model = {constructor}
-model.load_state_dict(load_file("backbone.safetensors"))
+weights = load_file("backbone.safetensors")
+{matrix}model.load_state_dict(weights)
 {periods}patch_tokens = model.forward_features(images)[:, model.num_prefix_tokens:]  # images normalized with {statistics}
-```
+{projected}```
 
 {positions}
 
@@ -134,9 +136,16 @@ def _vit_card(a: Architecture, facts: Mapping[str, Any]) -> str:
     periods = f"model.rope.periods.copy_(torch.tensor({list(a.periods)}))  # Meta's\n" if a.periods is not None else ""
     resampled = f"At other sizes than {a.image} px, position embeddings were resampled by rule `{a.interpolation}` here"
     positions = "Positions are rotary: any size will do." if a.rope else f"{resampled}; timm's own rule is `antialias`."
+    if a.debias is not None:
+        positions += (
+            f"\n\nEvaluations here see n((I - U U^T) n(z)) of each patch token z, n(x) = x / |x|, U the first {a.debias} left singular "
+            "vectors of the tokens of a black image of the same size, each divided by its length, minus their mean over places."
+        )
     usual = "ImageNet's mean and std"
     statistics = usual if a.statistics == IMAGENET else f"mean {list(a.statistics.mean)} and std {list(a.statistics.std)}"
     shared = {"constructor": _constructor(a), "periods": periods, "positions": positions, "arch": a.name, "statistics": statistics}
+    shared["matrix"] = f'matrix = weights.pop("{MATRIX}")\n' if a.projected else ""
+    shared["projected"] = "patch_tokens = patch_tokens @ matrix.T\n" if a.projected else ""
     return CARD.format(**shared, **facts)
 
 

@@ -17,6 +17,7 @@ from densewalk.models.architecture import HUGGING_FACE, Architecture, Interpolat
 from densewalk.models.backbone import Backbone
 from densewalk.models.families.own_code import OWN
 from densewalk.models.families.own_network import build_own, load_own
+from densewalk.models.families.position_removal import read_removal
 from densewalk.models.families.stages import StageNetwork, StageShape
 from densewalk.models.interface import LoadReport, Network
 from densewalk.models.layouts import dinov3, huggingface
@@ -89,6 +90,7 @@ def _load_vit(
     else:
         weights, report = _one_network(content, path, key)
     require_numbers(weights, path)
+    architecture, projection = read_removal(architecture, dict(metadata), weights, str(path))
     _require_shapes(weights, architecture, path)
     rule = interpolation or metadata.get("interpolation")
     if rule is not None:
@@ -117,6 +119,7 @@ def _load_vit(
     changed.append("positions are rotary, for any size" if architecture.rope else resampled)
     backbone = Backbone(architecture, drop_path=drop_path)
     load_strictly(backbone.vit, weights, source=str(path))
+    backbone.projection = projection
     backbone.report = replace(report, taken=len(weights), parameters=sum(w.numel() for w in weights.values()), changed=changed)
     return backbone
 

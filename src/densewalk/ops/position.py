@@ -97,7 +97,7 @@ class Ridge(NamedTuple):
         """Sum over the places of each image of the squared error of y and of x."""
         features = maps.double().flatten(2).transpose(1, 2)  # [b, places, dim]
         found = (features - self.feature_mean) @ self.weight.T + self.target_mean
-        return (found - coordinates(*maps.shape[-2:], maps.device)).square().sum(1)
+        return (found - coordinates(maps.shape[2], maps.shape[3], maps.device)).square().sum(1)
 
 
 class RidgeSums:
@@ -110,7 +110,7 @@ class RidgeSums:
 
     def add(self, maps: Maps) -> None:
         """Add a batch."""
-        target = coordinates(*maps.shape[-2:], maps.device).repeat(len(maps), 1)
+        target = coordinates(maps.shape[2], maps.shape[3], maps.device).repeat(len(maps), 1)
         features = maps.double().flatten(2).transpose(1, 2).flatten(0, 1)  # [patches, dim]
         self.count += len(features)
         self.features = self.features.to(maps.device) + features.sum(0)

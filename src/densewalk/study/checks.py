@@ -10,7 +10,7 @@ from densewalk.models.catalog import published
 from densewalk.models.families.abilities import ABILITIES
 from densewalk.models.families.own_code import OWN
 from densewalk.study.published_rows import check_published_rows
-from densewalk.study.runs import BaseEvaluation, Baseline, BaseRun, TrainedRun
+from densewalk.study.runs import BaseEvaluation, Baseline, BaseRun, ChangedRun, TrainedRun
 
 if TYPE_CHECKING:
     from densewalk.study.config import Study
@@ -55,16 +55,21 @@ def _check_abilities(study: "Study") -> None:
     """Require networks that the methods can train, and that give what the evaluations need, by their architectures' names."""
     for name, run in study.runs.items():
         arch = study.arch_of(name)
+        if isinstance(run, ChangedRun) and run.init in study.runs and study.gives(run.init) < abilities_of(arch):
+            found = f"{run.method} starts from the layers of a backbone, and {run.init} gives a changed map alone"
+            raise ValueError(f"runs.{name}.init: {found}; to do: start from the run that {run.init} starts from")
+        if isinstance(run, ChangedRun) and not isinstance(run, TrainedRun) and "keys" not in abilities_of(arch):
+            raise ValueError(f"runs.{name}.init: {run.method} changes vision transformers only, not {arch}; to do: choose another init")
         if isinstance(run, TrainedRun) and not is_vit(arch):
             found = f"{run.method} trains plain vision transformers only, not {arch}"
             raise ValueError(f"runs.{name}.init: {found}; to do: choose another init, or method: none to evaluate it as it is")
     for name, evaluation in study.evaluations.items():
         for run_name in evaluation.runs or study.runs:
             arch = study.arch_of(run_name)
-            if missing := sorted(evaluation.settings.needs - abilities_of(arch)):
+            if missing := sorted(evaluation.settings.needs - study.gives(run_name)):
                 needed = " and ".join(ABILITIES[ability] for ability in missing)
                 found = f"{evaluation.protocol} needs {needed}, which {run_name} ({arch}) has not"
-                able = [other for other in study.runs if evaluation.settings.needs <= abilities_of(study.arch_of(other))]
+                able = [other for other in study.runs if evaluation.settings.needs <= study.gives(other)]
                 raise ValueError(
                     f"evaluations.{name}: {found}; to do: name in `runs` those that have it ({', '.join(able) or 'none here'})"
                 )

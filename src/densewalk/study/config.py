@@ -22,6 +22,7 @@ from densewalk.core.settings import FOLDER_PATTERN, Settings, Unique, WorkflowPa
 from densewalk.core.text.complaints import complaints
 from densewalk.curation.settings import CurationSettings
 from densewalk.data.settings import ImagesSettings, VideoSettings
+from densewalk.models.architecture import abilities_of
 from densewalk.models.catalog import Checkpoint, Labels
 from densewalk.models.families.own_code import OWN
 from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
@@ -109,6 +110,13 @@ class Study(Settings):
         if r.arch is not None:
             return r.arch
         return self.checkpoints[r.init].arch if r.init in self.checkpoints else self.arch_of(r.init)
+
+    def gives(self, run: str) -> frozenset[str]:
+        """What the run's backbone can give, by its architecture's name and by the methods that made it."""
+        r = self.runs[run]
+        if isinstance(r, ChangedRun) and r.settings.GIVES is not None:
+            return r.settings.GIVES
+        return self.gives(r.init) if r.init in self.runs else abilities_of(self.arch_of(run))
 
     def labels_of(self, run: str) -> Labels | None:
         """The run's names in the published tables; a baseline inherits its checkpoint's."""

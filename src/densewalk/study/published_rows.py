@@ -13,7 +13,7 @@ from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.models.catalog import Labels, published
 from densewalk.results.published import is_published
 from densewalk.study.registry import methods
-from densewalk.study.runs import BaseRun, TrainedRun
+from densewalk.study.runs import BaseRun, ChangedRun, TrainedRun
 
 if TYPE_CHECKING:
     from densewalk.study.config import Study
@@ -50,7 +50,7 @@ def check_published_rows(study: "Study") -> None:
     for name, run in study.runs.items():
         labels = study.labels_of(name)
         if labels is not None and is_published(labels):
-            found = dict(_facts_of_training(study, run, labels) if isinstance(run, TrainedRun) else _facts_of_baseline(study, run, labels))
+            found = dict(_facts_of_training(study, run, labels) if isinstance(run, ChangedRun) else _facts_of_baseline(study, run, labels))
             _require(f"runs.{name}", labels, found, study.arch_of(name))
 
 
@@ -84,7 +84,7 @@ def _facts_of_baseline(study: "Study", run: BaseRun, labels: Labels) -> Iterator
         yield "labels", (labels, own)
 
 
-def _facts_of_training(study: "Study", run: TrainedRun, labels: Labels) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _facts_of_training(study: "Study", run: ChangedRun, labels: Labels) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """(Published, the study's) method, initial backbone, data, and each setting of which the published value is known."""
     recipe = type(run.settings).published_settings(labels)
     if recipe is None:
@@ -97,7 +97,7 @@ def _facts_of_training(study: "Study", run: TrainedRun, labels: Labels) -> Itera
         yield "init", (labels.init, unnamed if own is None else own.method)
         if own is not None and labels.init in INIT_DATA:
             yield "init's data", (INIT_DATA[labels.init], own.pretraining_data)
-    yield "data", _data(study, run.data, labels.pretraining_data)
+    yield "data", _data(study, run.data if isinstance(run, TrainedRun) else [], labels.pretraining_data)
     here = run.settings.resolved()
     for name, allowed in recipe.items():
         value = getattr(here, name)

@@ -24,7 +24,7 @@ from densewalk.models.origin import CheckpointFile, Origin, RunBackbone
 from densewalk.results.identity import identity
 from densewalk.results.plan import state_folder
 from densewalk.study.registry import evaluations, methods
-from densewalk.training.settings import MethodSettings
+from densewalk.training.settings import MethodSettings, TrainingSettings
 
 
 def is_first(version: int) -> bool:
@@ -74,7 +74,9 @@ class CurationSpec(Specification):
 
 
 class RunSpec(Specification):
-    """What determines the backbone of one run and seed. settings: of a run whose method changes its backbone; data: of one that trains. version: of the method's code.
+    """What determines the backbone of one run and seed.
+
+    settings: of a run whose method changes its initial backbone. data: of one that trains. version: of the method's code.
 
     code: sha256 of the file with the user's own network, if it is one.
 
@@ -103,6 +105,8 @@ class RunSpec(Specification):
     def _trains_or_not(self) -> Self:
         if (self.settings is None) != (self.method == "none"):
             raise ValueError(f"settings: give them exactly where method is not none (method: {self.method})")
+        if (self.data is not None) != isinstance(self.settings, TrainingSettings):
+            raise ValueError(f"data: give them exactly where the method trains (method: {self.method})")
         _require_version(self.version, self.settings.VERSION if self.settings else 1, self.method)
         return self
 

@@ -25,6 +25,7 @@ from densewalk.core.progress import clock, columns
 from densewalk.results.missing import RunOutputs, survey
 from densewalk.results.records import ResultRecord, RunRecord, TrainingRecord
 from densewalk.study.config import Study
+from densewalk.study.runs import TrainedRun
 from densewalk.training.progress_files import PLAN, CostRecord, Point, TrainingPlan, newest_seal, read_or_none, read_points
 
 LATEST = 50  # points of the learning curve that `left` goes by
@@ -88,7 +89,7 @@ def status(study: Study, results: Path, now: float | None = None) -> Iterator[St
             row,
             gpu_hours=row.gpu_hours + gpu,
             cpu_hours=row.cpu_hours + cpu,
-            to_do=tuple(pace.to_do(outputs, row.left, study.runs[run].method)),
+            to_do=tuple(pace.to_do(outputs, row.left, study.runs[run].method if isinstance(study.runs[run], TrainedRun) else "none")),
         )
 
 

@@ -20,3 +20,5 @@ MAPS = frozenset({"dense", "pooled", "levels"})
 WITH_KEYS = MAPS | {"keys"}
 WITH_CLS = WITH_KEYS | {"block_tokens", "attention"}
 OF_OWN_CODE = frozenset({"dense", "pooled"})  # at most: a network without vectors for images says so when it is built
+WITHOUT_POSITION = frozenset({"dense", "pooled", "attention"})
+"""Of a vision transformer whose map has position taken out: it is its patch tokens that are changed, not its layers or keys."""

@@ -42,7 +42,7 @@ def _model(model: BaseModel, given: Any, indent: str) -> Iterator[str]:
                 yield from _model(member, (known or {}).get(key), f"{indent}    ")
         else:
             origin = _origin(model, name, name in given) if known_origin else ""
-            yield f"{indent}{name}: {_scalar(values.get(name))}{f'  # {origin}' if origin else ''}"
+            yield f"{indent}{name}: {_scalar(values.get(name, value))}{f'  # {origin}' if origin else ''}"
 
 
 def _origin(model: BaseModel, name: str, is_given: bool) -> str:
