@@ -96,6 +96,20 @@ def why(args: argparse.Namespace) -> None:
         print("\n".join(explain(study, output, results)))
 
 
+def explain(args: argparse.Namespace) -> None:
+    """Say which setting makes which part of the difference between two evaluations, by scoring one run with the settings between them."""
+    from densewalk.jobs import explain as ladder
+
+    question = ladder.Question(args.first, args.second, args.run, args.seed, args.metric, args.limit, args.pairs)
+    with study_in_its_folder(args.config, args.results) as (study, results):
+        answer = ladder.plan(study, question)
+        print("\n".join(answer.describe()))
+        if args.dry_run:
+            return
+        args.execution = study.execution
+        print("\n".join(ladder.text(ladder.explain(study, question, answer, results, _with_cpus(args)))))
+
+
 def rename(args: argparse.Namespace) -> None:
     """Move what a run, an evaluation or prepared data have left to the name that they have in the study now."""
     from densewalk.study.upkeep.rename import rename as move

@@ -5,6 +5,7 @@ densewalk check config.yaml --resolved             # every setting, also those t
 densewalk status config.yaml                       # how far it is, when it ends, what it has cost
 densewalk plan config.yaml --gpu h100               # jobs, GPU-hours, memory, disk, before anything is queued
 densewalk why results/dora/s0/davis.json           # which setting, input or version differs from what the study wants now
+densewalk explain EVAL_A EVAL_B --run R            # which setting makes which part of a difference
 densewalk rename config.yaml OLD NEW               # after a name was changed in the study: move what is there
 densewalk stale config.yaml                        # what other code or data have made than there are now, and why
 densewalk bench dinov2_vits14 --data /datasets     # networks on all known data sets below a folder, with published values
@@ -93,6 +94,18 @@ def _add_study_commands(command: Command) -> None:
     p.add_argument("--images", type=int, default=100_000, help="images of a folder that is not checked yet (default: 100000)")
     p.add_argument("--results", type=Path, help="folder of results (default: the study's own)")
     p = command("why", "output")
+    p.add_argument("--config", type=Path, default=Path("config.yaml"), help="the study (default: config.yaml)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's own)")
+    p = command("explain")
+    p.add_argument("first", help="the evaluation to start from")
+    p.add_argument("second", help="another one of the same protocol and data")
+    p.add_argument("--run", required=True, help="the run whose backbone is scored")
+    p.add_argument("--seed", type=int, help="of the run (default: its first)")
+    p.add_argument("--metric", help="what is explained (default: the evaluation's first metric)")
+    p.add_argument("--limit", type=int, default=64, help="refuse more scorings than this (default: 64)")
+    p.add_argument("--pairs", type=int, default=4, help="beyond six steps: orders to sample, each with its reverse (default: 4)")
+    p.add_argument("--dry-run", action="store_true", help="print the steps and what they cost, and stop")
+    p.add_argument("--threads", type=int, help="threads of torch (default: one)")
     p.add_argument("--config", type=Path, default=Path("config.yaml"), help="the study (default: config.yaml)")
     p.add_argument("--results", type=Path, help="folder of results (default: the study's own)")
     p = command("rename", "config")

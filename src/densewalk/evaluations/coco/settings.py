@@ -26,6 +26,7 @@ class CocoSettings(PresetSettings):
     """
 
     TABLE: ClassVar[str] = "coco"
+    LEARNS: ClassVar[bool] = True
     VERSION: ClassVar[int] = 1
     TITLE: ClassVar[str] = "Detection and instance segmentation (COCO)"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=2880)

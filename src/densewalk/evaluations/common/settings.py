@@ -47,6 +47,8 @@ class EvaluationSettings(Settings):
     PUBLISHED_METRICS: ClassVar[dict[str, str] | None] = None
     """Metric name -> its name in published.csv; None where all names are the same."""
 
+    LEARNS: ClassVar[bool] = False
+    """It trains a head of its own, or fine-tunes the backbone."""
     PROCESSES: ClassVar[bool] = False
     """The processes of a job, one on each of its GPUs, share the work; otherwise one process works on one GPU."""
 

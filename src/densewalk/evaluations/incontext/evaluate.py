@@ -16,7 +16,6 @@ docs/deviations.md lists what the released code does otherwise.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -54,11 +53,9 @@ def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Resu
     backbone, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
     plain = partial(prepare, settings=settings, size=features.size, statistics=features.statistics, seed=None)
     features = dense_features.choose_features(settings, backbone, features, memory_set, plain)
-    # no augmented image is seen twice
-    of_memory = replace(features, kind=None) if settings.augmentation_epochs else features
     found = []
     for seed, examples in sample_memory(settings, memory_set):
-        memory = build_memory(settings, of_memory, examples, backbone.stride, seed)
+        memory = build_memory(settings, features, examples, backbone.stride, seed)
         found.append((memory.spread.count, *score_queries(settings, features, memory, query_set)))
     sizes, counts, rows = (list(column) for column in zip(*found, strict=True))
     dense_features.require_labelled(settings, bool(counts[0].count.any()), len(query_set), "query")

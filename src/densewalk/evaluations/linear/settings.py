@@ -25,6 +25,7 @@ class LinearSettings(EvaluationSettings):
     """
 
     TABLE: ClassVar[str] = "classification"
+    LEARNS: ClassVar[bool] = True
     VERSION: ClassVar[int] = 2
     """2: images are turned as their EXIF says."""
     TITLE: ClassVar[str] = "Image classification"

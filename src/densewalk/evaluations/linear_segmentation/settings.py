@@ -21,6 +21,7 @@ class LinearSegmentationSettings(BatchedValidationSettings, FeatureSettings):
     """
 
     TABLE: ClassVar[str] = "linear_segmentation"
+    LEARNS: ClassVar[bool] = True
     PROCESSES: ClassVar[bool] = True
     VERSION: ClassVar[int] = 2
     """2: images are turned as their EXIF says, 16-bit gray is scaled."""

@@ -21,6 +21,7 @@ class SegmentationSettings(PresetSettings):
 
     PICTURES: ClassVar[str] = "image, ground truth and prediction of {run}"
     NEEDS: ClassVar[frozenset[str]] = frozenset({"levels"})
+    LEARNS: ClassVar[bool] = True
     METRICS: ClassVar[dict[str, Metric]] = {
         "mIoU": Metric("%", "mean over the classes that occur or are predicted"),
         "mAcc": Metric("%", "mean recall of the classes that occur"),

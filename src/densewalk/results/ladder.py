@@ -1,0 +1,136 @@
+"""A ladder between two evaluations: its scores, tables and waterfall.
+
+results/explain/{A}-{B}/{run}-s{seed}/scores/{hash}.json      LadderScore: one combination of settings
+results/explain/{A}-{B}/{run}-s{seed}/steps.csv               what each step makes of the difference
+results/explain/{A}-{B}/{run}-s{seed}/scores.csv              every score
+results/explain/{A}-{B}/{run}-s{seed}/interactions.csv        what two steps do together; where all combinations are scored
+results/explain/{A}-{B}/{run}-s{seed}/waterfall.svg           from A's score to B's by the Shapley shares
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from densewalk.core.files import atomic_write
+from densewalk.core.settings import Settings
+
+RISE, FALL, WHOLE = "#0072b2", "#d55e00", "#7f7f7f"
+FORMAT = "{:.4f}"
+
+
+class LadderScore(Settings):
+    """The metrics of one combination of settings. config_hash: its evaluation's; backbone_sha256, data: of what was read."""
+
+    config_hash: str
+    backbone_sha256: str
+    data: str
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class StepShare:
+    """What one step makes of the difference.
+
+    start, end: the values of its settings. shapley: the mean over all orders of the steps, with its standard error where orders were
+    sampled. sequential: in the order of the table. from_a, from_b: turned alone from A, turned alone back from B; None if not scored.
+    """
+
+    name: str
+    start: str
+    end: str
+    reason: str
+    shapley: float
+    standard_error: float | None
+    sequential: float
+    from_a: float | None
+    from_b: float | None
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A whole ladder. scores: by the names of the steps that are B's. interactions: None where orders were sampled."""
+
+    names: tuple[str, str]
+    run: str
+    metric: str
+    unit: str
+    first: float
+    last: float
+    steps: Sequence[StepShare]
+    scores: Sequence[tuple[str, float]]
+    interactions: Float[np.ndarray, "steps steps"] | None
+
+
+def write_ladder(found: Explained, folder: Path) -> None:
+    """Write tables and waterfall."""
+    head = [
+        "step",
+        f"{found.names[0]} has",
+        f"{found.names[1]} has",
+        "shapley",
+        "standard_error",
+        "sequential",
+        "from_a",
+        "from_b",
+        "joined_because",
+    ]
+    rows = [
+        [s.name, s.start, s.end, *map(_number, (s.shapley, s.standard_error, s.sequential, s.from_a, s.from_b)), s.reason]
+        for s in found.steps
+    ]
+    _write_csv(folder / "steps.csv", [head, *rows])
+    _write_csv(folder / "scores.csv", [["steps of " + found.names[1], found.metric], *([name, _number(v)] for name, v in found.scores)])
+    if found.interactions is not None:
+        names = [step.name for step in found.steps]
+        lines = [[name, *map(_number, row)] for name, row in zip(names, found.interactions.tolist(), strict=True)]
+        _write_csv(folder / "interactions.csv", [["", *names], *lines])
+    with atomic_write(folder / "waterfall.svg") as temporary:
+        temporary.write_text(waterfall(found), encoding="utf-8")
+
+
+def waterfall(found: Explained) -> str:
+    """An SVG: A's score, the share of each step from where the one before it ended, B's score."""
+    values = [found.first, *(s.shapley for s in found.steps), found.last]
+    ends = np.cumsum(values[:-1])  # after A and after each step
+    labels = [found.names[0], *(s.name for s in found.steps), found.names[1]]
+    style: Any = {"svg.hashsalt": "densewalk", "svg.fonttype": "none", "font.size": 9, "text.parse_math": False}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(7.0, 0.9 + 0.34 * len(labels)), layout="constrained")
+        axis = figure.add_subplot()
+        axis.barh(0, found.first, color=WHOLE)
+        for i, step in enumerate(found.steps):
+            axis.barh(i + 1, step.shapley, left=ends[i], color=RISE if step.shapley >= 0 else FALL, xerr=step.standard_error)
+            axis.plot([ends[i], ends[i]], [i - 0.4, i + 1.4], color="#808080", linewidth=0.6)
+        axis.barh(len(labels) - 1, found.last, color=WHOLE)
+        low, high = min(0.0, *ends, found.last), max(*ends, found.first, found.last)
+        near = min(found.first, found.last, *ends)
+        if near > 0.5 * high:  # the steps would be too thin to see
+            low = near - 0.6 * (high - near) - 0.02 * high
+        axis.set_xlim(low, high + 0.14 * (high - low))
+        for i, value in enumerate(values):
+            at = max(ends[i - 1], ends[i]) if 0 < i < len(labels) - 1 else value
+            axis.text(at, i, f" {value:.2f}" if i in (0, len(labels) - 1) else f" {value:+.2f}", va="center")
+        axis.set_yticks(range(len(labels)), labels)
+        axis.invert_yaxis()
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlabel(f"{found.metric} of {found.run} ({found.unit}); Shapley shares of the settings" + (", axis cut" if low > 0 else ""))
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or np.isnan(value) else FORMAT.format(value)
+
+
+def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)

@@ -1,0 +1,1 @@
+"""What lies between two evaluations: settings that are turned one after the other."""
