@@ -92,7 +92,9 @@ TESTED = {
     (
         "densewalk explain incontext_paper incontext_released --run dora_venice"
     ): "jobs/test_explain.py::test_a_ladder_sums_to_the_difference_computes_features_once_and_is_not_scored_twice",
-    "densewalk explain incontext_paper incontext_released --run dora_venice --dry-run": "jobs/test_explain.py::test_a_dry_run_scores_nothing",
+    (
+        "densewalk explain incontext_paper incontext_released --run dora_venice --dry-run"
+    ): "jobs/test_explain.py::test_a_dry_run_scores_nothing",
     "densewalk doctor --config study/config.yaml": "jobs/test_doctor.py::test_paths_are_the_study_s_wherever_doctor_is_called",
     "densewalk tables --table gain --out gain.csv --baseline random_start results": "results/test_gain.py::test_the_command_writes_it",
     "densewalk tables --columns run,J,F --pivot dataset --format latex": "results/test_paper.py::test_it_is_printed_or_written",

@@ -59,6 +59,8 @@ def test_the_evaluation_scores_held_out_images_only(data):
     assert result.metrics["R2"] == pytest.approx(expected.mean(), abs=1e-3)
     assert (result.n, result.details["held_out_images"], result.details["grid"]) == (8, 2, [4, 4])
     assert set(result.metrics) == set(PositionSettings.METRICS)
+    assert (result.units.ids, result.units.unit) == (["images/003.png", "images/007.png"], "image")
+    result.units.require_scores(result.metrics)
 
 
 def test_features_of_nothing_but_position_are_found_out(data, monkeypatch):

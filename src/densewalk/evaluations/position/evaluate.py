@@ -25,6 +25,8 @@ from densewalk.data.image_folder import ImageFolder
 from densewalk.data.images import normalize
 from densewalk.evaluations.common.base import Job, Result, fit_size, load_network, require_finite
 from densewalk.evaluations.position.settings import PositionSettings
+from densewalk.evidence.statistics import RatioOfSums
+from densewalk.evidence.units import Units, image_ids
 from densewalk.models.interface import Network
 from densewalk.ops.position import PlaceSums, RidgeSums, total_squares
 from densewalk.training.signals import leave_signals_to_parent
@@ -76,12 +78,19 @@ def evaluate(settings: PositionSettings, backbone_path: Path, job: Job) -> Resul
     if not squares.sum():
         raise UserError(f"input_size {settings.input_size} gives a map of one place, {network.stride} px wide", todo="raise input_size")
     errors = torch.cat(found.errors)  # [held_out, 2]
-    metrics = dict(zip(("R2_row", "R2_column"), percent(1 - errors.sum(0) / (len(errors) * squares)), strict=True))
-    metrics["R2"] = percent(1 - errors.sum() / (len(errors) * squares.sum()))[0]
+    explained = (squares - errors).cpu().numpy()  # [held_out, 2]
+    totals = np.broadcast_to(squares.cpu().numpy(), explained.shape)
+    statistics = {
+        "R2": RatioOfSums(explained.sum(1), totals.sum(1), 100),
+        "R2_row": RatioOfSums(explained[:, 0], totals[:, 0], 100),
+        "R2_column": RatioOfSums(explained[:, 1], totals[:, 1], 100),
+    }
+    held_out = image_ids([images.root / images.names[i] for i in splits.held_out], settings.root)
     shares = found.places.shares()
+    metrics = {name: statistic.score for name, statistic in statistics.items()}
     metrics |= {"eta2": 100 * shares.eta2, "omega2": 100 * shares.omega2}
     details = {"input_size": size, "grid": list(found.grid), "fitted_images": len(splits.fitted), "held_out_images": len(splits.held_out)}
-    return Result(metrics, n=len(images), unit="images", details=details)
+    return Result(metrics, n=len(images), unit="images", details=details, units=Units(held_out, "image", statistics))
 
 
 def describe_data(settings: PositionSettings) -> dict[str, int]:
@@ -124,8 +133,3 @@ def maps_of(
         maps = network.dense(x.to(job.device))
         require_finite(maps, [images.images.names[i] for i in chosen.tolist()], network.source)
         yield maps
-
-
-def percent(values: Tensor) -> list[float]:
-    """Plain numbers."""
-    return (100 * np.atleast_1d(values.cpu().numpy())).tolist()
