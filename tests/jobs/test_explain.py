@@ -29,6 +29,7 @@ evaluations:
   davis: {protocol: davis, settings: {root: d, dataset: d}}
 execution: {device: cpu, workers: 0}
 """
+EXECUTION = Execution(device="cpu", workers=0)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def study(tmp_path, monkeypatch):
         Image.fromarray(mask).save(path)
     (tmp_path / "config.yaml").write_text(STUDY)
     found = load_study("config.yaml")
-    make_backbone(found.run_spec("start", 0), None, [], tmp_path / "state", tmp_path / "results/start/s0", Execution(device="cpu"))
+    make_backbone(found.run_spec("start", 0), None, [], tmp_path / "state", tmp_path / "results/start/s0", EXECUTION)
     return found
 
 
@@ -87,9 +88,9 @@ def test_the_ends_are_what_the_evaluations_themselves_give(study, tmp_path):
     from densewalk.evaluations.common.base import Job
 
     question = Question("paper", "released", "start")
-    found = explain(study, question, plan(study, question), tmp_path / "results", Execution(device="cpu"))
+    found = explain(study, question, plan(study, question), tmp_path / "results", EXECUTION)
     for name, score in (("paper", found.first), ("released", found.last)):
-        means = Job(out=tmp_path / name, state=tmp_path / f"{name}_state")
+        means = Job(out=tmp_path / name, state=tmp_path / f"{name}_state", workers=0)
         backbone = tmp_path / "results/start/s0/backbone.safetensors"
         assert module.evaluation_module("incontext").evaluate(study.evaluations[name].settings, backbone, means).metrics["mIoU"] == score
 
@@ -119,10 +120,10 @@ def test_a_backbone_that_is_not_there_or_of_another_configuration_is_refused(stu
     question = Question("paper", "released", "start", seed=1)
     answer = plan(study, question)
     with pytest.raises(UserError, match="start has no seed 1; allowed: 0"):
-        explain(study, question, answer, tmp_path / "results", Execution(device="cpu"))
+        explain(study, question, answer, tmp_path / "results", EXECUTION)
     question = Question("paper", "released", "start")
     with pytest.raises(UserError, match="does not exist; to do: make the run first"):
-        explain(study, question, answer, tmp_path / "elsewhere", Execution(device="cpu"))
+        explain(study, question, answer, tmp_path / "elsewhere", EXECUTION)
     (tmp_path / "config.yaml").write_text(STUDY.replace("vit_nano_patch16", "vit_nano_patch8"))
     with pytest.raises(UserError, match="is of an earlier configuration"):
-        explain(load_study("config.yaml"), question, answer, tmp_path / "results", Execution(device="cpu"))
+        explain(load_study("config.yaml"), question, answer, tmp_path / "results", EXECUTION)
