@@ -9,6 +9,7 @@ from PIL import Image
 
 from densewalk.__main__ import main
 from densewalk.core.errors import UserError
+from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Result
 from densewalk.jobs import explain as module
 from densewalk.jobs.explain import Question, explain, plan
@@ -35,6 +36,7 @@ EXECUTION = Execution(device="cpu", workers=0)
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dense_features, "write_segmentation_strip", lambda *_: None)  # slower than the scoring
     write_masks(tmp_path)
     for path in (tmp_path / "masks").iterdir():
         mask = np.array(Image.open(path))
