@@ -131,5 +131,5 @@ def maps_of(
     loader = DataLoader(images, batch_sampler=batches, num_workers=job.workers, worker_init_fn=leave_signals_to_parent)
     for x, chosen in track(loader, label):
         maps = network.dense(x.to(job.device))
-        require_finite(maps, [images.images.names[i] for i in chosen.tolist()], network.source)
+        require_finite(maps, [str(images.images.root / images.images.names[i]) for i in chosen.tolist()], network.source)
         yield maps
