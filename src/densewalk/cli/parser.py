@@ -96,18 +96,7 @@ def _add_study_commands(command: Command) -> None:
     p = command("why", "output")
     p.add_argument("--config", type=Path, default=Path("config.yaml"), help="the study (default: config.yaml)")
     p.add_argument("--results", type=Path, help="folder of results (default: the study's own)")
-    p = command("explain")
-    p.add_argument("first", help="the evaluation to start from")
-    p.add_argument("second", help="another one of the same protocol and data")
-    p.add_argument("--run", required=True, help="the run whose backbone is scored")
-    p.add_argument("--seed", type=int, help="of the run (default: its first)")
-    p.add_argument("--metric", help="what is explained (default: the evaluation's first metric)")
-    p.add_argument("--limit", type=int, default=64, help="refuse more scorings than this (default: 64)")
-    p.add_argument("--pairs", type=int, default=4, help="beyond six steps: orders to sample, each with its reverse (default: 4)")
-    p.add_argument("--dry-run", action="store_true", help="print the steps and what they cost, and stop")
-    p.add_argument("--threads", type=int, help="threads of torch (default: one)")
-    p.add_argument("--config", type=Path, default=Path("config.yaml"), help="the study (default: config.yaml)")
-    p.add_argument("--results", type=Path, help="folder of results (default: the study's own)")
+    _add_explain(command)
     p = command("rename", "config")
     p.add_argument("old", help="the name that the run, evaluation, video, image folder or curation had")
     p.add_argument("new", help="the name that it has in the study now")
@@ -145,6 +134,21 @@ def _add_study_commands(command: Command) -> None:
     p.add_argument("--plan", type=Path, help="the plan that the workflow writes, in its place")
     p.add_argument("--results", type=Path, help="folder of results (default: the study's own)")
     p.add_argument("--out", type=Path, help="default: report.html in the folder of results")
+
+
+def _add_explain(command: Command) -> None:
+    p = command("explain")
+    p.add_argument("first", help="the evaluation to start from")
+    p.add_argument("second", help="another one of the same protocol and data")
+    p.add_argument("--run", required=True, help="the run whose backbone is scored")
+    p.add_argument("--seed", type=int, help="of the run (default: its first)")
+    p.add_argument("--metric", help="what is explained (default: the evaluation's first metric)")
+    p.add_argument("--limit", type=int, default=64, help="refuse more scorings than this (default: 64)")
+    p.add_argument("--pairs", type=int, default=4, help="beyond six steps: orders to sample, each with its reverse (default: 4)")
+    p.add_argument("--dry-run", action="store_true", help="print the steps and what they cost, and stop")
+    p.add_argument("--threads", type=int, help="threads of torch (default: one)")
+    p.add_argument("--config", type=Path, default=Path("config.yaml"), help="the study (default: config.yaml)")
+    p.add_argument("--results", type=Path, help="folder of results (default: the study's own)")
 
 
 def _add_tables(command: Command) -> None:
