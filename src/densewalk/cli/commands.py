@@ -102,12 +102,9 @@ def explain(args: argparse.Namespace) -> None:
 
     question = ladder.Question(args.first, args.second, args.run, args.seed, args.metric, args.limit, args.pairs)
     with study_in_its_folder(args.config, args.results) as (study, results):
-        answer = ladder.plan(study, question)
-        print("\n".join(answer.describe()))
-        if args.dry_run:
-            return
         args.execution = study.execution
-        print("\n".join(ladder.text(ladder.explain(study, question, answer, results, _with_cpus(args)))))
+        for line in ladder.answer(study, question, results, _with_cpus(args), only_plan=args.dry_run):
+            print(line)
 
 
 def rename(args: argparse.Namespace) -> None:

@@ -67,6 +67,14 @@ class Answer:
         yield f"{len(steps)} steps from {names[0]} to {names[1]}, {how}: {costs}"
 
 
+def answer(study: Study, question: Question, results: Path, execution: Execution, *, only_plan: bool) -> Iterator[str]:
+    """Score what a question asks for, unless only the plan is wanted; the plan and what was found as lines."""
+    planned = plan(study, question)
+    yield from planned.describe()
+    if not only_plan:
+        yield from text(explain(study, question, planned, results, execution))
+
+
 def plan(study: Study, question: Question) -> Answer:
     """The steps and what they cost.
 
