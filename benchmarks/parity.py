@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script: `benchmarks` is not installed
 
-from benchmarks.reference_values import dora, frozen, geometry, neco, parts, timetuning
+from benchmarks.reference_values import dora, frozen, geometry, landmarks, neco, parts, timetuning
 from benchmarks.reference_values.rows import Note, Row, compare
 
 __all__ = ["FILES", "Note", "Row", "compare", "kind_of", "main", "rows_of"]
@@ -38,6 +38,7 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
     "dora_step": (dora.dora_step, (r"mot/heads", r"config/sk_eps")),
     "eval_correspondence": (geometry.eval_correspondence, (r"(pair|probe3d)/.+/(trg_bndbox|threshold_scale)",)),
     "eval_discovery": (geometry.eval_discovery, (r"attention/.+/cls|corloc/owner|tokencut/.+/tau",)),
+    "eval_retrieval": (landmarks.eval_retrieval, (r".+/database", r".+/gnd/.+/easy")),
     "eval_vos": (parts.eval_vos, (r".+/categories", r".+/J")),
     "hummingbird": (frozen.hummingbird, (r"cases/.+/fake_weight",)),
     "knn": (frozen.nearest_neighbours, (r".+/train", r".+/vy", r".+/acc\d+")),
@@ -56,7 +57,7 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
 ELSEWHERE = (
     *("cis", "contrastive_losses", "crw", "dinov2_parts", "dinov2_step_centering", "dinov2_step_sinkhorn"),
     *("eval_bootstrap", "eval_depth", "eval_depth_train", "eval_ladder", "eval_position"),
-    *("eval_retrieval", "ibot_loss", "ibot_masks", "ibot_step", "mae_step", "mocov3_step", "mosic_loss", "paka", "pamr"),
+    *("ibot_loss", "ibot_masks", "ibot_step", "mae_step", "mocov3_step", "mosic_loss", "paka", "pamr"),
     *("rasa", "stego"),
 )
 

@@ -18,6 +18,8 @@ from densewalk.study.registry import evaluation_module, evaluations, parse_evalu
 from tests.fixtures.dense import write_backbone, write_masks
 from tests.fixtures.depth import write_nyu
 from tests.fixtures.layouts import write_classes, write_coco, write_got10k, write_spair
+from tests.fixtures.landmarks import write_landmarks
+from tests.fixtures.layouts import write_classes, write_coco, write_got10k
 
 LABELLED = {"images": "images", "masks": "masks", "num_classes": 4, "layout": "masks"}
 VALIDATION = {**LABELLED, "val_every": 2, "val_offset": 1, "input_size": 64, "mask_size": 8}
@@ -105,6 +107,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], str, str | No
         None,
     ),
     "correspondence": ("correspondence", write_spair, {"size": 32}, "JPEGImages/cat/b.jpg", None),
+    "retrieval": ("retrieval", write_landmarks, {"layout": "roxford5k", "size": 64}, "roxford5k/jpg/bridge_1.jpg", None),
     "tracking": ("tracking", write_got10k, {"short_side": 64, "multiple": 16}, "val/*1/00000002.jpg", None),
 }
 WITH_MASKS = [name for name, case in CASES.items() if case[-1] is not None]
@@ -233,7 +236,7 @@ def test_a_turned_image_is_its_upright_self_or_refused(name, orientation, data, 
     tags[0x0112] = orientation
     back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}[orientation]
     upright.transpose(back).save(path, format="PNG", exif=tags)
-    if name in ("knn", "linear", "position") or (orientation == 6 and name not in STILLS and name != "tracking"):
+    if name in ("knn", "linear", "position", "retrieval") or (orientation == 6 and name not in STILLS and name != "tracking"):
         assert evaluate(name, root, tmp_path / "after").metrics == before
     else:
         refused(name, root, tmp_path, path, f"the EXIF orientation {orientation}")

@@ -9,7 +9,7 @@ published values in the tables.
 import hashlib
 from dataclasses import dataclass
 
-from densewalk.data.benchmarks.sizes import DEPTH, DISCOVERY, IMAGES, SPAIR_PAIRS
+from densewalk.data.benchmarks.sizes import DEPTH, DISCOVERY, IMAGES, LANDMARKS, SPAIR_PAIRS
 from densewalk.results.records import ResultRecord
 
 
@@ -38,6 +38,8 @@ BENCHMARKS = {
     ("discovery", "VOC12 val"): Benchmark((VOC,)),  # the list of segmentation
     **{("discovery", name): Benchmark((images,)) for name, images in DISCOVERY.items()},
     **{("depth", name): Benchmark((scored,)) for name, (_, scored) in DEPTH.items()},
+    ("retrieval", "ROxford5k"): Benchmark((LANDMARKS["roxford5k"][1],)),
+    ("retrieval", "RParis6k"): Benchmark((LANDMARKS["rparis6k"][1],)),
 }
 
 

@@ -14,11 +14,33 @@ from densewalk.core.text.complaints import did_you_mean
 from densewalk.evaluations.common.settings import EvaluationSettings
 
 
-class PresetSettings(EvaluationSettings):
-    """Settings with the fields `preset`, `batch_size`, `learning_rate`, `iterations` and `warmup`."""
+class NamedPresets(EvaluationSettings):
+    """Settings with the field `preset`."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]]
     """Name of a published recipe -> the values that differ from the defaults."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def fill_in_preset(cls, given: Any) -> Any:
+        """Add the preset's values where the study gives none."""
+        if not isinstance(given, dict):
+            return given
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        name = given.get("preset", defaults["preset"])
+        if name not in cls.PRESETS:
+            raise ValueError(f"preset '{name}' is unknown{did_you_mean(str(name), cls.PRESETS)}; allowed: {', '.join(cls.PRESETS)}")
+        return {**cls.PRESETS[name], **cls.scaled({**defaults, **cls.PRESETS[name]}, given), **given}
+
+    @classmethod
+    def scaled(cls, recipe: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        """Values of the recipe that change with what is given; none by default."""
+        return {}
+
+
+class PresetSettings(NamedPresets):
+    """Settings with the fields `preset`, `batch_size`, `learning_rate`, `iterations` and `warmup`."""
+
     PROCESSES: ClassVar[bool] = True
 
     @property
@@ -41,21 +63,12 @@ class PresetSettings(EvaluationSettings):
             )
         return None
 
-    @model_validator(mode="before")
     @classmethod
-    def fill_in_preset(cls, given: Any) -> Any:
-        """Add the preset's values, scaled to the batch size, where the study gives none."""
-        if not isinstance(given, dict):
-            return given
-        defaults = {name: field.default for name, field in cls.model_fields.items()}
-        name = given.get("preset", defaults["preset"])
-        if name not in cls.PRESETS:
-            raise ValueError(f"preset '{name}' is unknown{did_you_mean(str(name), cls.PRESETS)}; allowed: {', '.join(cls.PRESETS)}")
-        recipe = {**defaults, **cls.PRESETS[name]}
+    def scaled(cls, recipe: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        """Learning rate, iterations and warm-up of another batch size."""
         size = given.get("batch_size", recipe["batch_size"])
         factor = size / recipe["batch_size"] if isinstance(size, int) and size > 0 else 1
-        scaled = {}
-        if factor != 1:
-            scaled = {"learning_rate": recipe["learning_rate"] * factor}
-            scaled |= {length: max(1, round(recipe[length] / factor)) for length in ("iterations", "warmup") if recipe[length]}
-        return {**cls.PRESETS[name], **scaled, **given}
+        if factor == 1:
+            return {}
+        lengths = {length: max(1, round(recipe[length] / factor)) for length in ("iterations", "warmup") if recipe[length]}
+        return {"learning_rate": recipe["learning_rate"] * factor, **lengths}
