@@ -17,9 +17,8 @@ from densewalk.models.loading import load
 from densewalk.study.registry import evaluation_module, evaluations, parse_evaluation
 from tests.fixtures.dense import write_backbone, write_masks
 from tests.fixtures.depth import write_nyu
-from tests.fixtures.layouts import write_classes, write_coco, write_got10k, write_spair
 from tests.fixtures.landmarks import write_landmarks
-from tests.fixtures.layouts import write_classes, write_coco, write_got10k
+from tests.fixtures.layouts import write_classes, write_coco, write_got10k, write_spair
 
 LABELLED = {"images": "images", "masks": "masks", "num_classes": 4, "layout": "masks"}
 VALIDATION = {**LABELLED, "val_every": 2, "val_offset": 1, "input_size": 64, "mask_size": 8}
