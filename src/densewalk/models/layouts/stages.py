@@ -11,10 +11,19 @@ files); `classy_state_dict.base_model.model.trunk._feature_blocks.` (VISSL's Sim
     stages.1.blocks.2.conv_dw       stages.1.2.dwconv                       stages.1.layers.2.depthwise_conv
     stages.1.blocks.2.mlp.fc1       stages.1.2.pwconv1                      stages.1.layers.2.pointwise_conv1
     head.norm                       norm, and once more norms.3 (DINOv3)    layer_norm
+
+EfficientNets of the package efficientnet_pytorch number their blocks through all stages and call the layers of a block otherwise:
+
+    conv_stem, bn1; conv_head, bn2      _conv_stem, _bn0; _conv_head, _bn1
+    blocks.0.0.conv_dw, bn1             _blocks.0._depthwise_conv, _bn1         (a block that does not expand)
+               conv_pw, bn2                       _project_conv, _bn2
+    blocks.1.0.conv_pw, bn1             _blocks.1._expand_conv, _bn0
+               conv_dw, bn2                       _depthwise_conv, _bn1
+               conv_pwl, bn3                      _project_conv, _bn2
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -42,10 +51,33 @@ HUGGING_FACE = {
     r"^stages\.(\d)\.layers\.(\d+)\.gamma$": r"stages.\1.blocks.\2.gamma",
     r"^layer_norm\.": "head.norm.",
 }
-# a key that only this layout has -> its patterns, in words
-LAYOUTS = {
-    "downsample_layers.0.0.weight": (META, "Meta's names of a ConvNeXt changed to timm's"),
-    "stages.0.downsample_layers.0.weight": (HUGGING_FACE, "Hugging Face's names of a ConvNeXt changed to timm's"),
+EXPANDS = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def efficientnet(own: Mapping[str, Tensor]) -> dict[str, str]:
+    """The patterns of an EfficientNet, by the stages that timm's network has."""
+    layers = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    patterns = {rf"^{old}\.": f"{new}." for old, new in layers.items()}
+    blocks = sorted({(int(k.split(".")[1]), int(k.split(".")[2])) for k in own if k.startswith("blocks.")})
+    for number, (stage, block) in enumerate(blocks):
+        names = EXPANDS if f"blocks.{stage}.{block}.conv_pwl.weight" in own else PLAIN
+        patterns |= {rf"^_blocks\.{number}\.{old}\.": f"blocks.{stage}.{block}.{new}." for old, new in names.items()}
+    return patterns
+
+
+# a key that only this layout has -> its patterns by the network's own state dict, in words
+LAYOUTS: dict[str, tuple[Callable[[Mapping[str, Tensor]], dict[str, str]], str]] = {
+    "downsample_layers.0.0.weight": (lambda _: META, "Meta's names of a ConvNeXt changed to timm's"),
+    "stages.0.downsample_layers.0.weight": (lambda _: HUGGING_FACE, "Hugging Face's names of a ConvNeXt changed to timm's"),
+    "_blocks.0._depthwise_conv.weight": (efficientnet, "efficientnet_pytorch's names of an EfficientNet changed to timm's"),
 }
 
 
@@ -76,7 +108,8 @@ def one_stage_network(
         raise UserError(
             f"checkpoint {path} has no key {unique_key(own)}, as such a network has it", todo="check `arch` and which file this is"
         )
-    prefix, (patterns, words) = chosen[0], LAYOUTS.get(found[chosen[0]], ({}, ""))
+    prefix, (patterns_for, words) = chosen[0], LAYOUTS.get(found[chosen[0]], (lambda _: {}, ""))
+    patterns = patterns_for(own)
     inside = {k.removeprefix(prefix): v for k, v in named.items() if k.startswith(prefix)}
     weights = renamed(without_twins(inside, path), lambda name: substitute(name, patterns))
     taken = {k: v for k, v in weights.items() if k in own or k.split(".")[0] not in STAGE_HEADS}
