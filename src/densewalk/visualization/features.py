@@ -7,6 +7,8 @@
     features/pca_0.png ...          its patches' first three principal components as red, green and blue
     features/attention_0.png ...    attention of the CLS token in the last block, one map for each head, side by side, if it has any
     features/nearest.png            the patches nearest to the center of some images, by the initial backbone and by this one
+    features/clip_0.png ...         frames of one clip
+    features/patches.json           codes of all patches of images and frames (patch_codes.py)
 
 All runs of a study see the same images, at sizes that differ by less than a patch. Nothing is picked by hand.
 """
@@ -22,14 +24,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write
+from densewalk.core.progress import log
 from densewalk.core.typed_files import write_model
 from densewalk.data.augmentation.crops import resized_crop
 from densewalk.data.images import normalize
-from densewalk.data.sources import Source, open_images
+from densewalk.data.receipts import ImagesReceipt
+from densewalk.data.sources import Source, open_clips, open_images
 from densewalk.models.interface import Network
 from densewalk.visualization.overlays import FOUND_COLOR, with_boxes
 from densewalk.visualization.panels import Panel, write_panels
+from densewalk.visualization.patch_codes import CodedImage, PatchCodes, make_codes, patches_path, to_text, write_patches
 from densewalk.visualization.record import DrawnImage, FeaturesRecord
 from densewalk.visualization.settings import PictureSettings
 
@@ -57,6 +63,16 @@ class SourceImage:
     pixels: UInt8[Tensor, "3 height width"]
 
 
+@dataclass(frozen=True)
+class CodedPatches:
+    """An image of which patches are coded. name: of its PNG, without the end. seconds: of a clip's frame, after the first one."""
+
+    name: str
+    image: SourceImage
+    encoded: EncodedImage
+    seconds: float | None = None
+
+
 @torch.inference_mode()
 def draw_features(
     backbone: Network, before: Network | None, sources: Sequence[Source], settings: PictureSettings, out: Path, **marks: str
@@ -66,7 +82,7 @@ def draw_features(
     Args:
         before: what it was trained from; None for a backbone that was taken over as it is. marks: of the record, see FeaturesRecord.
     """
-    folder, drawn = out.with_suffix(""), []
+    folder, drawn, coded = out.with_suffix(""), [], []
     for i, image in enumerate(select_images(sources, settings.images, settings, backbone.multiple)):
         encoded = encode_image(backbone, image)
         components, variance = principal_components(encoded.features, brightness(image.pixels, backbone.stride))
@@ -75,6 +91,13 @@ def draw_features(
         if encoded.attention is not None:
             write_png(folder / f"attention_{i}.png", attention_maps(encoded.attention, encoded.grid, backbone.stride))
         drawn.append(DrawnImage(source=image.source, number=image.number, variance=[round(v, 4) for v in variance]))
+        coded.append(CodedPatches(f"image_{i}", image, encoded))
+    if settings.components and drawn:
+        frames, spacing = select_clip(sources, settings, backbone.multiple)
+        for i, frame in enumerate(frames):
+            write_png(folder / f"clip_{i}.png", frame.pixels.permute(1, 2, 0).numpy())
+            coded.append(CodedPatches(f"clip_{i}", frame, encode_image(backbone, frame), seconds=round(i * spacing, 3)))
+        write_codes(patches_path(out), coded, settings.components)
     if settings.images == 0:
         before = None
     if before is not None:
@@ -91,6 +114,43 @@ def select_images(sources: Sequence[Source], count: int, settings: PictureSettin
         for number in evenly_spaced(len(data), share) if share else []:  # type: ignore[arg-type]
             frames = data[number]
             yield SourceImage(source.name, number, resize_to_patches(frames.reshape(-1, *frames.shape[-3:]), settings.short_side, patch)[0])
+
+
+def select_clip(sources: Sequence[Source], settings: PictureSettings, patch: int) -> tuple[list[SourceImage], float]:
+    """The frames of one clip from the middle of the first source in which one fits, and the seconds between two; none of single images."""
+    for source in sources if settings.clip_frames else []:
+        fps = None if isinstance(source.receipt, ImagesReceipt) else source.receipt.fps
+        if fps is None:
+            continue
+        spacing = max(1, round(settings.clip_spacing * fps)) / fps  # whole frames
+        try:
+            clips = open_clips(source, settings.clip_frames, spacing)
+        except UserError as error:
+            log.warning("no clip is drawn of %s: %s", source.name, error)
+            continue
+        number = evenly_spaced(len(clips), 1)[0]  # type: ignore[arg-type]
+        frames = resize_to_patches(clips[number], settings.short_side, patch)
+        return [SourceImage(source.name, number, frame) for frame in frames], spacing
+    return [], 0.0
+
+
+def write_codes(path: Path, images: Sequence[CodedPatches], components: int) -> None:
+    """Code the patches of all images in one basis."""
+    made = make_codes([image.encoded.features.numpy() for image in images], components)
+    described = [
+        CodedImage(
+            name=image.name,
+            source=image.image.source,
+            number=image.image.number,
+            seconds=image.seconds,
+            rows=image.encoded.grid[0],
+            columns=image.encoded.grid[1],
+            codes=to_text(codes),
+        )
+        for image, codes in zip(images, made.codes, strict=True)
+    ]
+    errors = [round(error, 4) for error in made.errors.tolist()]
+    write_patches(path, PatchCodes(scales=made.scales.tolist(), errors=errors, images=described))
 
 
 def encode_image(backbone: Network, image: SourceImage) -> EncodedImage:

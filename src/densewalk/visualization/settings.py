@@ -18,3 +18,9 @@ class PictureSettings(Settings):
     """Images in which the nearest patches are searched."""
     short_side: int = Field(default=320, ge=32)
     """Shorter side of the network's input in pixels, rounded to whole patches."""
+    components: int = Field(default=24, ge=0, le=64)
+    """Numbers of 8 bits that are kept of each patch, so that the page can be asked which patches are similar to one; 0 keeps none."""
+    clip_frames: int = Field(default=6, ge=0, le=16)
+    """Frames of one clip of the first video, through which a patch's similarity is shown; 0 takes none."""
+    clip_spacing: float = Field(default=0.5, gt=0)
+    """Seconds between two frames of the clip."""

@@ -36,7 +36,7 @@ def features(folders: Mapping[str, Path]) -> Features | None:
         for i, drawn in enumerate(record.images):
             if (drawn.source, drawn.number) not in images:
                 images[drawn.source, drawn.number] = embed(_title(drawn), folders[run] / "features" / f"image_{i}.png")
-    found = Features(images=list(images.values()), components={}, attention=[], without_attention=[], nearest=[])
+    found = Features(images=list(images.values()), drawn=list(images), components={}, attention=[], without_attention=[], nearest=[])
     for run, record in records.items():
         folder = folders[run] / "features"
         found.components[run] = _components(run, folder, list(images), record)

@@ -24,6 +24,7 @@ from densewalk.results.page.charts import PER_HOUR, method_legend, time_unit
 from densewalk.results.page.evaluation_tables import evaluation_sections
 from densewalk.results.page.gains import gain_sections
 from densewalk.results.page.images import features, predictions, training_images
+from densewalk.results.page.patches import asked_patches
 from densewalk.results.page.places import gain_places
 from densewalk.results.page.sections import all_methods, costs, curves, read_curves, rising_losses
 from densewalk.results.page.study_graph import study_diagram
@@ -68,6 +69,7 @@ def contents(plan: Plan, results: Path) -> Page:
     now, runs = provenance.current(), made_runs(plan, results)
     logged = read_curves(plan, results)
     folders = {run: results / run / f"s{planned.seeds[0]}" for run, planned in plan.runs.items()}
+    drawn = features(folders)
     page = Page(
         title=plan.study,
         facts=headline(plan, runs, len(records), len(paths)),
@@ -77,7 +79,8 @@ def contents(plan: Plan, results: Path) -> Page:
         legend=method_legend(all_methods(plan, records)) if charts else None,
         costs=charts,
         sections=evaluation_sections(plan, records, missing, now),
-        features=features(folders),
+        features=drawn,
+        asked=asked_patches(folders, drawn.drawn) if drawn else None,
         training=training_images(plan, folders),
         predictions=predictions(plan, folders),
         gains=gain_sections(plan, records, differences),

@@ -150,14 +150,40 @@ class Section:
 class Features:
     """Images of backbones' features.
 
-    components: of each run, one for each image, None of one that it has not seen. without_attention: runs whose networks have none.
+    drawn: source and number of each image. components: of each run, one for each image, None of one that it has not seen.
+    without_attention: runs whose networks have none.
     """
 
     images: Sequence[Image]
+    drawn: Sequence[tuple[str, int]]
     components: dict[str, list[Image | None]]
     attention: list[Image]
     without_attention: list[str]
     nearest: list[Image]
+
+
+@dataclass(frozen=True)
+class AskedImage:
+    """An image whose patches can be asked. element: id of the image on the page. frame: of a clip, which nothing else shows."""
+
+    title: str
+    element: str
+    frame: Image | None
+
+
+@dataclass(frozen=True)
+class AskedPatches:
+    """Codes of the patches of all images. runs: what the script reads of each. left_out: runs that the page has no room for."""
+
+    images: Sequence[AskedImage]
+    runs: Mapping[str, Mapping[str, object]]
+    components: int
+    left_out: Sequence[str]
+
+    @property
+    def described(self) -> list[dict[str, str]]:
+        """What the script reads of the images."""
+        return [{"title": image.title, "element": image.element} for image in self.images]
 
 
 @dataclass(frozen=True)
@@ -205,6 +231,7 @@ class Page:
     costs: Sequence[Chart]
     sections: Sequence[Section]
     features: Features | None
+    asked: AskedPatches | None
     training: Sequence[Image]
     predictions: Sequence[Predictions]
     curves: Sequence[Chart]

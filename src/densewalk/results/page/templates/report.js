@@ -29,6 +29,7 @@ const viewer = document.getElementById("viewer");
 for (const button of document.querySelectorAll(".open")) {
   button.addEventListener("click", () => {
     const large = button.querySelector("img").cloneNode();
+    large.removeAttribute("id");
     viewer.querySelector("div").replaceChildren(large);
     viewer.querySelector("p").textContent = large.alt;
     viewer.classList.toggle("pixels", button.classList.contains("pixels"));

@@ -1,0 +1,72 @@
+"""The part of the page that can be asked: which patches are similar to this one, by two backbones."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from densewalk.results.page.images import embed
+from densewalk.results.page.view import AskedImage, AskedPatches, Image
+from densewalk.visualization.patch_codes import PatchCodes, codes_of, patches_path, read_patches
+
+MOST_BYTES = 4_500_000  # of all codes as text: with more runs or images, fewer components of each
+FEWEST = 8  # components, below which similarities say little: beyond that, further runs are left out
+Key = tuple[str, int, float | None]  # source, number, seconds of a clip's frame
+
+
+def asked_patches(folders: Mapping[str, Path], drawn: Sequence[tuple[str, int]]) -> AskedPatches | None:
+    """The codes of all runs' patches; None where no run has any.
+
+    Args:
+        drawn: source and number of each image that the page shows: `picture-{its place}` is its element.
+    """
+    known = {run: path for run, folder in folders.items() if (path := patches_path(folder / "features.json")).is_file()}
+    found = {run: codes for run, path in known.items() if (codes := read_patches(path)).images}
+    if not found:
+        return None
+    components, shown = fit(found)
+    images: dict[Key, AskedImage] = {}
+    for run in shown:
+        for image in found[run].images:
+            key = (image.source, image.number, image.seconds)
+            if key in images:
+                continue
+            if image.seconds is None:
+                images[key] = AskedImage(f"{image.source}, image {image.number}", f"picture-{drawn.index(key[:2])}", None)
+            else:
+                title = f"{image.source}, clip, {image.seconds:g} s"
+                images[key] = AskedImage(title, f"frame-{len(images)}", _frame(title, known[run].with_name(f"{image.name}.png")))
+    ordered = {key: images[key] for key in sorted(images, key=lambda key: key[2] is not None)}  # images, then the clip's frames
+    return AskedPatches(
+        images=list(ordered.values()),
+        runs={run: _described(found[run], list(ordered), components) for run in shown},
+        components=components,
+        left_out=[run for run in found if run not in shown],
+    )
+
+
+def fit(found: Mapping[str, PatchCodes]) -> tuple[int, list[str]]:
+    """How many components of each patch, and the codes of which runs, the page can hold."""
+    patches = {run: sum(image.rows * image.columns for image in codes.images) for run, codes in found.items()}
+    most = MOST_BYTES * 3 // 4
+    fewest = min(FEWEST, *(len(codes.scales) for codes in found.values()))
+    sums = np.cumsum(list(patches.values()))
+    shown = [run for run, total in zip(patches, sums, strict=True) if total * fewest <= most or total == sums[0]]
+    whole = max(len(found[run].scales) for run in shown)
+    return max(fewest, min(whole, most // max(1, sum(patches[run] for run in shown)))), shown
+
+
+def _frame(title: str, path: Path) -> Image:
+    return embed(title, path, height=None)
+
+
+def _described(codes: PatchCodes, keys: Sequence[Key], components: int) -> dict[str, object]:
+    """What the script reads of a run; its images are those of `keys`, None of one that it has not seen."""
+    count = min(components, len(codes.scales))
+    own: dict[Key, list[object]] = {}
+    for image in codes.images:
+        kept = codes_of(image, len(codes.scales))[:, :count]
+        text = base64.b64encode(np.ascontiguousarray(kept).tobytes()).decode()
+        own[image.source, image.number, image.seconds] = [image.rows, image.columns, text]
+    return {"scales": codes.scales[:count], "error": codes.errors[count - 1], "images": [own.get(key) for key in keys]}
