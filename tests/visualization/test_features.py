@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from densewalk.data.check_images import check_images
+from densewalk.data.images import normalize
 from densewalk.data.settings import ImagesSettings
 from densewalk.data.sources import Source
 from densewalk.models.loading import create
@@ -27,6 +28,7 @@ from densewalk.visualization.features import (
     select_images,
 )
 from densewalk.visualization.overlays import FOUND_COLOR
+from densewalk.visualization.patch_codes import codes_of, patches_path, read_patches
 from densewalk.visualization.settings import PictureSettings
 
 COLOR = tuple(int(FOUND_COLOR[i : i + 2], 16) for i in (1, 3, 5))
@@ -175,7 +177,7 @@ def test_all_images_of_a_trained_backbone(sources, tmp_path):
     assert [(i["source"], i["number"]) for i in facts["images"]] == [("many", 1), ("many", 3), ("few", 1)]
     assert (facts["heads"], facts["nearest"]) == (after.arch.heads, True)
     assert all(0 < sum(i["variance"]) <= 1 for i in facts["images"])
-    names = {f"{kind}_{i}.png" for kind in ("image", "pca", "attention") for i in range(3)} | {"nearest.png"}
+    names = {f"{kind}_{i}.png" for kind in ("image", "pca", "attention") for i in range(3)} | {"nearest.png", "patches.json"}
     assert {p.name for p in (tmp_path / "one" / "features").iterdir()} == names
     for name in names:
         one, two = (tmp_path / folder / "features" / name for folder in ("one", "two"))
@@ -184,6 +186,47 @@ def test_all_images_of_a_trained_backbone(sources, tmp_path):
         assert image.size == pca.size
     with Image.open(tmp_path / "one" / "features" / "attention_0.png") as attention:
         assert attention.width == after.arch.heads * (image.width + GAP) - GAP
+
+
+def test_codes_are_those_of_the_images_features_and_of_a_clip(sources, tmp_path):
+    for video in ("one", "two"):
+        (tmp_path / "frames" / video).mkdir(parents=True)
+        for i in range(9):
+            pixels = np.random.default_rng(i).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "frames" / video / f"{i:05d}.png")
+    frames = ImagesSettings(source=str(tmp_path / "frames"), layout="sequences", fps=4)
+    sources.append(Source("frames", check_images(frames, "frames")))
+    network = create("vit_nano_patch16", seed=0).eval()
+    settings = PictureSettings(images=3, short_side=48, components=64, clip_frames=3, clip_spacing=0.6)
+    draw_features(network, None, sources, settings, tmp_path / "f.json")
+    found = read_patches(patches_path(tmp_path / "f.json"))
+    assert [(i.name, i.source, i.seconds) for i in found.images[3:]] == [(f"clip_{k}", "frames", k * 0.5) for k in range(3)]
+    assert [(i.source, i.number) for i in found.images[:3]] == [
+        (i["source"], i["number"]) for i in json.loads((tmp_path / "f.json").read_text())["images"]
+    ]
+    decoded, true = [], []
+    for image in found.images:
+        with Image.open(tmp_path / "f" / f"{image.name}.png") as opened:
+            pixels = torch.from_numpy(np.array(opened)).permute(2, 0, 1)
+        maps = network.dense(normalize(pixels / 255, network.statistics)[None])[0].detach()
+        assert maps.shape[1:] == (image.rows, image.columns)
+        true.append(torch.nn.functional.normalize(maps.flatten(1).T, dim=1))
+        decoded.append(torch.from_numpy(codes_of(image, len(found.scales)) * np.array(found.scales)))
+    cosines, products = torch.cat(true) @ torch.cat(true).T, torch.cat(decoded) @ torch.cat(decoded).T
+    assert float((cosines - products).abs().max()) < 0.05
+    assert float((cosines - products).abs().quantile(0.95)) == pytest.approx(found.errors[-1], abs=0.003)
+
+
+def test_without_a_clip_that_fits_or_without_components_there_is_none(sources, tmp_path, caplog):
+    (tmp_path / "short" / "one").mkdir(parents=True)
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / "short" / "one" / "00000.png")
+    short = Source("short", check_images(ImagesSettings(source=str(tmp_path / "short"), layout="sequences", fps=4), "short"))
+    network = create("vit_nano_patch16", seed=0).eval()
+    draw_features(network, None, [*sources, short], PictureSettings(images=2, short_side=32), tmp_path / "f.json")
+    assert [i.name for i in read_patches(patches_path(tmp_path / "f.json")).images] == ["image_0", "image_1"]
+    assert "no clip is drawn of short" in caplog.text
+    draw_features(network, None, sources, PictureSettings(images=1, short_side=32, components=0), tmp_path / "g.json")
+    assert not patches_path(tmp_path / "g.json").exists()
 
 
 def test_a_backbone_that_was_taken_over_has_no_before(sources, tmp_path):

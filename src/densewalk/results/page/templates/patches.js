@@ -119,7 +119,7 @@ const draw = () => {
   const shape = codesOf(byLeft.value)[query.image] ?? codesOf(byRight.value)[query.image];
   const place = shape ? `row ${patchAt(shape, query).row + 1}, column ${patchAt(shape, query).column + 1}` : "";
   said.textContent = `Asked: ${cells[query.image].title}, ${place}${words.length ? `: ${words.join("; ")}` : ""}.`;
-  const errors = [...new Set([byLeft.value, byRight.value])].map(name => `${asked.runs[name].error.toFixed(2)} (${name})`);
+  const errors = [...new Set([byLeft.value, byRight.value])].map(name => `${Math.max(0.01, asked.runs[name].error).toFixed(2)} (${name})`);
   tool.querySelector(".errors").textContent = errors.join(", ");
 };
 const ask = (image, x, y) => { query = { image, x, y }; draw(); };
