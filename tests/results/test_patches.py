@@ -157,7 +157,8 @@ def test_an_image_that_a_run_has_not_seen_says_so(browser, tmp_path):  # noqa: F
     page = browser.new_page()
     page.goto(f"file://{tmp_path / 'report.html'}")
     press(page, 1, 1, 0.5, 0.5)
-    assert page.locator(".value").nth(0).inner_text() == "not seen by walk", "nor is what was asked"
+    assert page.locator(".value").nth(0).inner_text() == "not seen", "nor is what was asked"
+    assert page.locator(".owner").nth(0).inner_text() == "walk"
     assert page.locator(".pair").nth(0).locator(".value").nth(1).inner_text() != ""
     page.close()
 

@@ -38,7 +38,7 @@ const cells = asked.images.map(({ title, element }, number) => {
   const figure = document.createElement("figure"), caption = document.createElement("figcaption"), seen = document.getElementById(element);
   const sides = [byLeft, byRight].map((_, side) => {
     const button = document.createElement("button"), image = document.createElement("img"), canvas = document.createElement("canvas");
-    const mark = document.createElement("span"), best = document.createElement("span"), value = document.createElement("span");
+    const mark = document.createElement("span"), best = document.createElement("span"), value = document.createElement("span"), owner = document.createElement("span");
     button.type = "button";
     button.className = "patches";
     button.tabIndex = side ? -1 : 0;  // one stop of the Tab key for each image
@@ -49,7 +49,8 @@ const cells = asked.images.map(({ title, element }, number) => {
     mark.className = "mark";
     best.className = "best";
     value.className = "value";
-    button.append(image, canvas, mark, best, value);
+    owner.className = "owner";
+    button.append(image, canvas, mark, best, owner, value);
     button.addEventListener("click", event => {
       const box = button.getBoundingClientRect();
       // pressed by a key, it asks where the image was asked last, or its center
@@ -65,7 +66,7 @@ const cells = asked.images.map(({ title, element }, number) => {
       const limited = (value, count) => (Math.min(count - 1, Math.max(0, value)) + 0.5) / count;
       ask(number, limited(column + step[0], shape.columns), limited(row + step[1], shape.rows));
     });
-    return { button, canvas, mark, best, value };
+    return { button, canvas, mark, best, owner, value };
   });
   const row = document.createElement("div");
   row.className = "pair";
@@ -93,10 +94,11 @@ const draw = () => {
     const low = byColors.value === "whole" ? 0 : found?.reduce((least, values) => values ? values.reduce((a, b) => Math.min(a, b), least) : least, 1) ?? 0;
     const others = [];
     cells.forEach(({ sides, title }, number) => {
-      const { button, canvas, mark, best, value } = sides[side], shape = images[number], values = found?.[number];
+      const { button, canvas, mark, best, owner, value } = sides[side], shape = images[number], values = found?.[number];
       canvas.hidden = !values;
       mark.hidden = best.hidden = true;
-      value.textContent = values ? "" : `not seen by ${name}`;
+      owner.textContent = name;
+      value.textContent = values ? "" : "not seen";
       button.setAttribute("aria-label", `${title}, ${name}`);
       if (!values) return;
       paint(canvas, shape, values, low);
