@@ -42,7 +42,11 @@ def write_features(results, runs=("walk", "dino_s16")):
             (folder / "features").mkdir(exist_ok=True)
             for kind in (name, name.replace("image", "pca")):
                 Image.fromarray(np.full((16 * rows, 16 * columns, 3), 90, np.uint8)).save(folder / "features" / f"{kind}.png")
-        record = {"images": [{"source": s, "number": n, "variance": [0.5]} for s, n, t in IMAGES if t is None], "heads": 0, "nearest": False}
+        record = {
+            "images": [{"source": s, "number": n, "variance": [0.5]} for s, n, t in IMAGES if t is None],
+            "heads": 0,
+            "nearest": False,
+        }
         (folder / "features.json").write_text(json.dumps(record))
         content = PatchCodes(scales=made.scales.tolist(), errors=made.errors.tolist(), images=images)
         write_patches(patches_path(folder / "features.json"), content)
