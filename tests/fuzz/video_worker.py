@@ -20,6 +20,7 @@ from densewalk.data.video.transcode import transcode
 
 SECONDS = 60  # for a file; they are of two seconds
 BITS = 16
+RATE = 25
 
 
 def number(image: np.ndarray) -> int | None:
@@ -42,6 +43,14 @@ def sequential(path: str) -> list[int | None]:
             except av.FFmpegError:
                 continue
     return numbers
+
+
+def of_packets(path: str) -> list[int]:
+    """The numbers that the stamps of all packets say, in the order of showing: frames are 1/RATE seconds apart."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stamps = sorted(packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None)
+        return [round((stamp - stamps[0]) * stream.time_base * RATE) for stamp in stamps]
 
 
 def copied(path: str, skip_broken: bool) -> dict[str, list[int | None]]:
@@ -83,10 +92,11 @@ if __name__ == "__main__":
     for name in sys.argv[1:]:
         print(json.dumps({"started": name}), flush=True)
         try:
-            truth: list[int | None] | None = sequential(name)
+            truth: list[int | None] = sequential(name)
+            packets = of_packets(name)
         except (av.FFmpegError, ValueError, IndexError):
-            truth = None
+            truth, packets = [], []
         tasks = {"copy": lambda: copied(name, False), "whole copy": lambda: copied(name, True), "reader": lambda: read(name)}  # noqa: B023
-        print(json.dumps({"truth": truth, **{kind: outcome(task) for kind, task in tasks.items()}}), flush=True)
+        print(json.dumps({"truth": truth, "packets": packets, **{kind: outcome(task) for kind, task in tasks.items()}}), flush=True)
         for copy in Path(name).parent.glob(f"{Path(name).name}.*"):
             copy.unlink()

@@ -1,6 +1,7 @@
 """Read frames of a video by number, with PyAV or decord.
 
-The truth is sequential decoding: frame n is the n-th frame that decoding from the beginning returns. `FrameFile` finds frames by the time
+The truth is sequential decoding: frame n is the n-th frame that decoding from the beginning returns. In a damaged file a frame that does
+not decode keeps its number: reading it is an error, and those behind it are not counted differently. `FrameFile` finds frames by the time
 stamps of their packets, and checks each frame that it decodes on the way. decord counts from the key frame that its own, older FFmpeg
 lands at: `DecordFile` is only used where a file's packets rule out a wrong count and frames of both readers are equal.
 """
