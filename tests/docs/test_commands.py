@@ -141,6 +141,7 @@ NOT_RUN = {
     ".venv/bin/pytest -m gpu": "these tests themselves, on a GPU",
     "DENSEWALK_FUZZ=20 .venv/bin/pytest tests/fuzz": "these tests themselves",
     "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth": "torch's own program",
+    "python -m benchmarks.memory": "three minutes; tests/benchmarks counts blocks, and all methods on nano networks",
     "python -m benchmarks.feeding": "half a minute; tests/benchmarks runs it on one sample",
     "python benchmarks/growth.py": "minutes; it writes 1600 records",
     "ln -s FOLDER benchmarks/frozen_real/data": "a folder of the reader's",

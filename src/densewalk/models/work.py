@@ -11,9 +11,6 @@ from densewalk.models.architecture import Architecture
 
 BACKWARD = 2  # a backward pass is as much work as two forward passes
 LEARN = 1 + BACKWARD
-# of a block, values for each token that its backward pass reads, in widths: inputs of both norms, of query-key-value, projection and
-# both layers of the MLP (1 + 4), queries, keys and values, input of GELU (4)
-KEPT_WIDTHS = 16
 
 
 @dataclass(frozen=True)
@@ -87,6 +84,17 @@ def parameters(arch: Architecture, blocks: int | None = None) -> float:
     return arch.depth * block + arch.dim * (3 * arch.patch**2 + positions + 4 + arch.registers)
 
 
+def kept_widths(arch: Architecture) -> float:
+    """Values of a block for each token that its backward pass reads, in widths of the network.
+
+    Inputs of both norms, of query-key-value, the projection and the MLP; queries, keys and values; the input of GELU, whose output is
+    computed again. Gated MLPs keep both halves, the activation and the product; LayerScale behind them its input. Rotary blocks keep
+    queries and keys before and after the turn, and the inputs of both LayerScales.
+    """
+    hidden = arch.hidden / arch.dim
+    return 8 + (4 * hidden if arch.swiglu else hidden) + (5 if arch.rope else 1 if arch.swiglu else 0)
+
+
 def kept(arch: Architecture, height: int, width: int | None = None, *, blocks: int | None = None) -> float:
     """Values of one image that the backward pass of the blocks reads."""
-    return (arch.depth if blocks is None else blocks) * tokens(arch, height, width) * KEPT_WIDTHS * float(arch.dim)
+    return (arch.depth if blocks is None else blocks) * tokens(arch, height, width) * kept_widths(arch) * float(arch.dim)

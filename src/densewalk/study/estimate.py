@@ -184,7 +184,8 @@ def _runs(study: Study, name: str, amounts: _Amounts, found: Estimate) -> Iterat
         return
     step = settings.step_work(arch)
     flops = steps * step.flops
-    share = Share(max(1, gpus), study.execution.parts_of(name), study.execution.gradient_checkpointing)
+    how = study.execution
+    share = Share(max(1, gpus), how.parts_of(name), how.gradient_checkpointing, None if how.compile else how.shard)
     yield Job(
         rule,
         "trainings",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from densewalk.core.errors import UserError
 from densewalk.models.architecture import Architecture
-from densewalk.models.work import KEPT_WIDTHS, Work
+from densewalk.models.work import Work, kept_widths, parameters
 
 BYTES_OF_VALUE = {"bfloat16": 2.6, "float32": 4.0}  # that the backward pass reads; some stay float32 under autocast
 WITH_OPTIMIZER = 16  # bytes of a learnt parameter: itself, its gradient, two moments of AdamW
@@ -46,20 +46,30 @@ def gpu_named(name: str) -> Gpu:
 
 @dataclass(frozen=True)
 class Share:
-    """How a training's batch is divided, and whether blocks are computed again."""
+    """How a training's batch is divided, whether blocks are computed again, and weights divided among processes (None: they cannot be)."""
 
     processes: int = 1
     parts: int = 1
     recomputed: bool = False
+    sharded: bool | None = None
 
 
 def gigabytes(work: Work, precision: str, share: Share, arch: Architecture) -> float:
     """Memory of one GPU: parameters, and what the backward pass reads of one part of a process's share of the batch."""
     blocks = float(work.kept - work.outside)
     if share.recomputed:  # of a block its input alone, and one whole block at a time
-        blocks *= 1 / KEPT_WIDTHS + 1 / arch.depth
+        blocks *= 1 / kept_widths(arch) + 1 / arch.depth
     kept = (blocks + work.outside) / share.processes / share.parts
-    return (CONTEXT + WITH_OPTIMIZER * work.learnt + 4 * work.fixed + BYTES_OF_VALUE[precision] * kept) / 1e9
+    weights = [WITH_OPTIMIZER * _held(work.learnt, share, arch), 4 * _held(work.fixed, share, arch)]
+    return (CONTEXT + sum(weights) + BYTES_OF_VALUE[precision] * kept) / 1e9
+
+
+def _held(weights: float, share: Share, arch: Architecture) -> float:
+    """Weights of a network and its heads that one process holds: sharded are all blocks but the last, of which one is whole at a time."""
+    if not share.sharded or share.processes == 1:
+        return weights
+    blocks = min(weights, parameters(arch, arch.depth - 1))
+    return weights - blocks * (1 - 1 / share.processes) + min(weights, parameters(arch, 1))
 
 
 def fits(memory: float, gpu: Gpu) -> bool:
@@ -84,6 +94,8 @@ def ways_to_fit(
     powers = [2**i for i in range(1, MOST_PROCESSES.bit_length())]
     parts = [(f"in {n} parts", replace(share, parts=n)) for n in powers if n > share.parts and not obstacle(n, share.processes)]
     more = [(f"gpu={n}", replace(share, processes=n)) for n in powers if n > share.processes and not obstacle(share.parts, n)]
+    if share.processes > 1 and share.sharded is False:
+        candidates.append([("shard", replace(share, sharded=True))])
     for group in [*candidates, parts, more]:
         found = next(((name, memory(other)) for name, other in group if fits(memory(other), gpu)), None)
         if found is not None:
