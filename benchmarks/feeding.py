@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, default_collate
 from torchvision.transforms.v2 import InterpolationMode
 
 from densewalk.data.augmentation.resize import resize_by_products, resized_crops
+from densewalk.data.augmentation.views import make_views
 from densewalk.methods.dino import augmentation as dino
 from densewalk.methods.dino.settings import DinoSettings
 from densewalk.methods.dora import augmentation as dora
@@ -54,7 +55,7 @@ def methods() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
     return {
         "DoRA, clip of 8 frames": (dora.DoraClips(clips, once), lambda b: dora.make_views(b, once, CPU)),
         "DoRA, two global views": (dora.DoraClips(clips, twice), lambda b: dora.make_views(b, twice, CPU)),
-        "DINO": (dino.DinoCrops(images, DinoSettings()), lambda b: dino.make_views(b, CPU)),
+        "DINO": (dino.DinoCrops(images, DinoSettings()), lambda b: make_views(b, CPU)),
         "NeCo, 518 px": (neco.NecoCrops(images, NecoSettings()), lambda b: neco.make_views(b, CPU)),
         "Time-Tuning": (timetuning.ClipDataset([video] * 1000, tuned), lambda b: timetuning.make_views(b, tuned, CPU)),
     }

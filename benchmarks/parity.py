@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script: `benchmarks` is not installed
 
-from benchmarks.reference_values import dora, frozen, geometry, landmarks, neco, parts, timetuning
+from benchmarks.reference_values import contrastive, dora, frozen, geometry, landmarks, mae, neco, parts, timetuning
 from benchmarks.reference_values.rows import Note, Row, compare
 
 __all__ = ["FILES", "Note", "Row", "compare", "kind_of", "main", "rows_of"]
@@ -32,6 +32,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "shared" / "parity"
 Reader = Callable[[Any], Iterator[Row | Note]]
 # kind -> how its rows are made, and patterns of keys that every file of it has
 FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
+    "contrastive_losses": (contrastive.contrastive_losses, (r"process/.+/loss|ntxent_one_process/.+/z0",)),
     "davis_jf": (frozen.davis_jf, (r".+/gt", r".+/pred", r".+/n", r".+/J")),
     "davis_propagation": (frozen.davis_propagation, (r".+/hwrk",)),
     "dinov2_loss": (parts.dinov2_loss, (r"koleo/.+/x|sinkhorn_(cls|patch)/.+/targets",)),
@@ -42,7 +43,9 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
     "eval_vos": (parts.eval_vos, (r".+/categories", r".+/J")),
     "hummingbird": (frozen.hummingbird, (r"cases/.+/fake_weight",)),
     "knn": (frozen.nearest_neighbours, (r".+/train", r".+/vy", r".+/acc\d+")),
+    "mae_step": (mae.mae_step, (r".+/noise", r".+/ids_restore")),
     "lost": (frozen.lost, (r".+/feats", r".+/cfg", r".+/scores")),
+    "mocov3_step": (contrastive.mocov3_step, (r"weights/predictor/.+", r"steps/0/q1")),
     "neco_eval": (frozen.neco_eval, (r"miou/.+/miou|pca/x|process_attentions/.+/attn",)),
     "neco_loss": (neco.neco_loss, (r".+/teacher_gc", r".+/bboxes/gc")),
     "neco_sort": (neco.neco_sort, (r".+/S", r".+/T", r".+/steep_s")),
@@ -55,9 +58,10 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
 }
 # kinds of reference values whose method or evaluation is not here
 ELSEWHERE = (
-    *("cis", "contrastive_losses", "crw", "dinov2_parts", "dinov2_step_centering", "dinov2_step_sinkhorn"),
+    *("cis", "paka", "pamr"),
+    *("crw", "dinov2_parts", "dinov2_step_centering", "dinov2_step_sinkhorn", "ibot_loss", "ibot_masks", "ibot_step"),
     *("eval_bootstrap", "eval_depth", "eval_depth_train", "eval_ladder", "eval_position"),
-    *("ibot_loss", "ibot_masks", "ibot_step", "mae_step", "mocov3_step", "mosic_loss", "paka", "pamr"),
+    *("mosic_loss",),
     *("rasa", "stego"),
 )
 

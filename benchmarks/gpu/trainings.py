@@ -9,15 +9,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from densewalk.data.sources import SpacedImages
 from densewalk.methods.dino.augmentation import DinoCrops
 from densewalk.methods.dino.method import Dino
 from densewalk.methods.dino.settings import DinoSettings
 from densewalk.methods.dora.augmentation import DoraClips
 from densewalk.methods.dora.method import Dora
 from densewalk.methods.dora.settings import DoraSettings
+from densewalk.methods.mae.augmentation import MaeCrops
+from densewalk.methods.mae.method import Mae
+from densewalk.methods.mae.settings import MaeSettings
+from densewalk.methods.mocov3.method import MocoV3
+from densewalk.methods.mocov3.method import TwoViews as MocoV3Views
+from densewalk.methods.mocov3.settings import MocoV3Settings
 from densewalk.methods.neco.augmentation import NecoCrops
 from densewalk.methods.neco.method import Neco
 from densewalk.methods.neco.settings import NecoSettings
+from densewalk.methods.simclr.method import Simclr
+from densewalk.methods.simclr.method import TwoViews as SimclrViews
+from densewalk.methods.simclr.settings import SimclrSettings
 from densewalk.methods.timetuning.clips import ClipDataset, Video
 from densewalk.methods.timetuning.method import TimeTuning
 from densewalk.methods.timetuning.settings import TimeTuningSettings
@@ -98,6 +108,24 @@ def timetuning(arch: str, image: tuple[int, int] = (480, 854), **settings: Any) 
     return Training("Time-Tuning", s, architecture_named(arch), TimeTuning, ClipDataset(videos * STEPS * s.batch_size, s.resolved()))
 
 
+def mae(arch: str, image: tuple[int, int] = (480, 640), **settings: Any) -> Training:
+    """MAE."""
+    s = MaeSettings(steps=STEPS, warmup_epochs=0, **settings)
+    return Training("MAE", s, architecture_named(arch), Mae, MaeCrops(Decoded(*image), s))
+
+
+def simclr(arch: str, image: tuple[int, int] = (480, 640), **settings: Any) -> Training:
+    """SimCLR."""
+    s = SimclrSettings(steps=STEPS, warmup_epochs=0, **settings)
+    return Training("SimCLR", s, architecture_named(arch), Simclr, SimclrViews(SpacedImages([Decoded(*image)], 0.0), s))
+
+
+def mocov3(arch: str, image: tuple[int, int] = (480, 640), **settings: Any) -> Training:
+    """MoCo v3."""
+    s = MocoV3Settings(steps=STEPS, warmup_epochs=0, **settings)
+    return Training("MoCo v3", s, architecture_named(arch), MocoV3, MocoV3Views(SpacedImages([Decoded(*image)], 0.0), s))
+
+
 def small(**changes: Any) -> list[Training]:
     """All methods at a size that one CPU core computes in a second."""
     head = {"out_dim": 256, "head_hidden": 64, "head_bottleneck": 32, "drop_path": 0.0}
@@ -108,6 +136,9 @@ def small(**changes: Any) -> list[Training]:
         dora(arch, image, **head, **views, frames=2),
         neco(arch, image, **views, drop_path=0.0, queue=64, head_hidden=64, head_out=32),
         timetuning(arch, image, batch_size=2, size=48, head_widths=[64, 32], prototypes=8, frames=3, **changes),
+        mae(arch, image, batch_size=2, size=64, decoder_dim=48, decoder_depth=1, decoder_heads=4),
+        simclr(arch, image, batch_size=4, size=64, projector_hidden=64, out_dim=32),
+        mocov3(arch, image, batch_size=4, size=64, projector_hidden=64, predictor_hidden=64, out_dim=32),
     ]
 
 
@@ -119,6 +150,9 @@ def medium() -> list[Training]:
         dora(arch, batch_size=2, local_crops=2, frames=4, **head),
         neco("vit_small_patch14_reg4", batch_size=4, global_size=224, drop_path=0.0),
         timetuning(arch, batch_size=4),
+        mae(arch, batch_size=4),
+        simclr(arch, batch_size=4),
+        mocov3(arch, batch_size=4),
     ]
 
 

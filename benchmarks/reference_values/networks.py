@@ -11,8 +11,8 @@ from densewalk.models.loading import to_timm
 NOISE = 1e-6  # gradients below are rounding: Adam makes whole steps of their signs
 
 
-def architecture(weights: Mapping[str, Tensor], heads: int) -> Architecture:
-    """The vision transformer that a state dict in a release's names is of."""
+def architecture(weights: Mapping[str, Tensor], heads: int, hidden: int | None = None) -> Architecture:
+    """The vision transformer that a state dict in a release's names is of; hidden: width of its MLPs, if not the usual one."""
     own = to_timm(weights)
     registers = own["reg_token"].shape[1] if "reg_token" in own else 0
     dim, _, patch, _ = own["patch_embed.proj.weight"].shape
@@ -28,6 +28,7 @@ def architecture(weights: Mapping[str, Tensor], heads: int) -> Architecture:
         registers=registers,
         layer_scale=any(k.endswith("ls1.gamma") for k in own),
         swiglu=gated,
+        hidden_width=hidden,
     )
 
 

@@ -16,10 +16,11 @@ from torch.utils.data import Dataset
 from densewalk.core import distributed
 from densewalk.core.errors import TrainingError, UserError
 from densewalk.data.augmentation.draws import Distortion
+from densewalk.data.augmentation.views import draw_colors
 from densewalk.data.check_images import check_images
 from densewalk.data.settings import ImagesSettings
 from densewalk.data.sources import Source, open_images
-from densewalk.methods.dino.augmentation import DinoCrops, draw_colors
+from densewalk.methods.dino.augmentation import DinoCrops
 from densewalk.methods.dino.losses import cross_entropies, dino_loss, koleo, teacher_entropies
 from densewalk.methods.dino.method import Dino
 from densewalk.methods.dino.self_distillation import clip_each

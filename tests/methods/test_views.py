@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from densewalk.data.augmentation import colors
+from densewalk.data.augmentation.views import make_views
 from densewalk.methods.dino import augmentation as dino
 from densewalk.methods.dora import augmentation as dora
 from densewalk.methods.neco import augmentation as neco
@@ -56,7 +57,7 @@ class Case:
 
 def dino_case() -> Case:
     settings, images = dino_settings(), Smooth(3, 90, 120)
-    return Case(dino.DinoCrops(images, settings), dino.make_views, lambda item: plain_views.dino(images[item.index], settings, item.seed))
+    return Case(dino.DinoCrops(images, settings), make_views, lambda item: plain_views.dino(images[item.index], settings, item.seed))
 
 
 def dora_case() -> Case:

@@ -6,6 +6,7 @@ import pytest
 
 from densewalk.core.errors import UserError
 from densewalk.study.config import parse_study
+from densewalk.study.registry import methods
 from tests.fixtures.studies import TINY
 
 GONE = object()
@@ -21,9 +22,9 @@ SLIPS = [
     (
         "runs.dora.method",
         "dorra",
-        "runs.dora.method: no such method: 'dorra', did you mean dora?; allowed: none, debias, dino, dora, neco, rasa, timetuning",
+        f"runs.dora.method: no such method: 'dorra', did you mean dora?; allowed: {', '.join(['none', *methods()])}",
     ),
-    ("runs.dora.method", GONE, "runs.dora.method: Field required; allowed: none, debias, dino, dora, neco, rasa, timetuning"),
+    ("runs.dora.method", GONE, f"runs.dora.method: Field required; allowed: {', '.join(['none', *methods()])}"),
     ("runs.dora.methods", "dora", "runs.dora.methods: there is no key 'methods' here, did you mean method?"),
     ("runs.dora.settings", GONE, "runs.dora.settings: Field required"),
     ("runs.dora.settings.batchsize", 3, "runs.dora.settings.batchsize: there is no key 'batchsize' here, did you mean batch_size?"),

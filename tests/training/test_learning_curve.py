@@ -5,8 +5,10 @@ import subprocess
 import time
 
 import pytest
+import torch
 
 from densewalk.results.page.sections import read_curve
+from densewalk.training.learning_curve import LearningCurve
 from densewalk.training.progress_files import append_point, as_line, quantities, read_points
 from tests.fixtures.studies import REPOSITORY
 from tests.fixtures.toy import command, fit
@@ -61,3 +63,12 @@ def test_points_appear_while_a_training_runs(tmp_path):
     assert process.wait(1) == 0
     assert len(seen - {0, 200}) > 5, "a reader sees the curve grow"
     assert [point["step"] for point in read_points(path)] == list(range(200))
+
+
+def test_a_collapse_is_warned_of_once(tmp_path, caplog):
+    curve = LearningCurve(tmp_path / "metrics.jsonl", 0, every=1, settled=2)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    for step, rank in enumerate((1.0, 5.0, 1.05, 1.0)):
+        curve.add(step, torch.tensor(0.5), {"feature_rank": torch.tensor(rank)}, optimizer)
+    said = [record.message for record in caplog.records if "collapsed" in record.message]
+    assert said == ["step 2: feature_rank is 1.05: the features of all images are nearly the same, the training has collapsed"]

@@ -70,6 +70,24 @@ def gathered(x: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
+def summed(x: Tensor) -> Tensor:
+    """Sum of `x` over the processes, with gradient; all must call it with the same shape, and go back through it.
+
+    The gradient is that of the sum of all processes' losses: with gradients averaged over processes, that of their mean loss.
+    """
+    if world_size() == 1:
+        return x
+    from torch.distributed.nn.functional import all_reduce
+
+    total: Tensor = all_reduce(x.contiguous())
+    return total
+
+
+def gathered_with_gradient(x: Tensor) -> Tensor:
+    """The `x` of all processes, [processes, *shape], with the gradient of `summed`; all must call it with one shape."""
+    return summed(torch.stack([x if number == rank() else torch.zeros_like(x) for number in range(world_size())]))
+
+
 def local_part(x: Tensor) -> Tensor:
     """What this process holds of a sharded tensor (training/processes/sharding.py); any other as it is."""
     return x.to_local() if hasattr(x, "to_local") else x

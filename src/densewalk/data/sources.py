@@ -1,9 +1,13 @@
 """Prepared data, opened as images or clips by their receipts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-from torch.utils.data import Dataset
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Generator, Tensor
+from torch.utils.data import ConcatDataset, Dataset
 
 from densewalk.core.errors import UserError
 from densewalk.core.progress import log
@@ -70,3 +74,34 @@ def open_clips(source: Source, frames: int, spacing_seconds: float) -> "Dataset[
     if stride < 1 and frames > 1:
         raise UserError(f"{source.name} has a frame every {1 / receipt.fps:g} s: {spacing_seconds:g} s between frames is less")
     return FrameClips(FrameFolders(receipt.path, only=receipt.chosen), frames, stride)
+
+
+class SpacedImages:
+    """Images of which no two are nearly the same: of a video one frame of each stretch, drawn when it is asked for.
+
+    Stretches are cut at whole multiples of `seconds` of the video; 0 makes each frame one. Folders give all their images.
+
+    Args:
+        opened: the sources, each by `open_images`.
+    """
+
+    def __init__(self, opened: "Sequence[Dataset[Tensor]]", seconds: float) -> None:
+        self.images: ConcatDataset[Tensor] = ConcatDataset(opened)
+        begins, before = [], 0
+        for images in opened:
+            numbers = np.arange(len(images))  # type: ignore[arg-type]
+            if isinstance(images, VideoClips) and seconds:
+                stretch = images.starts // max(1, round(images.fps * seconds))
+                numbers = numbers[np.diff(stretch, prepend=-1) != 0]
+            begins.append(before + numbers)
+            before += len(images)  # type: ignore[arg-type]
+        self.begins = np.concatenate([*begins, [before]])
+
+    def __len__(self) -> int:
+        return len(self.begins) - 1
+
+    def draw(self, index: int, generator: Generator) -> UInt8[Tensor, "3 height width"]:
+        """An image, of a stretch of a video a random one."""
+        first, end = int(self.begins[index]), int(self.begins[index + 1])
+        image = self.images[first + int(torch.randint(end - first, (), generator=generator))]
+        return image[0] if image.ndim == 4 else image

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densewalk.core import distributed
 from densewalk.ops.cpu.linear import Linear, linear
 
 
@@ -66,3 +67,45 @@ class PatchHead(nn.Module):
         """Embeddings, of unit length if `normalize`."""
         x = self.mlp(x)
         return F.normalize(x, dim=-1) if self.normalize else x
+
+
+def normalized_mlp(widths: list[int]) -> nn.Sequential:
+    """Linear layers without bias, each followed by batch normalization over all processes, and but for the last by ReLU (MoCo v3).
+
+    The last normalization has no weights.
+    """
+    layers: list[nn.Module] = []
+    for i, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
+        last = i == len(widths) - 1
+        layers += [Linear(fan_in, fan_out, bias=False), BatchNormOverProcesses(fan_out, affine=not last)] + [nn.ReLU()] * (not last)
+    return nn.Sequential(*layers)
+
+
+class BatchNormOverProcesses(nn.BatchNorm1d):
+    """Batch normalization of [batch, dim] by the mean and variance of all processes' batches, which are of one size, in float32.
+
+    torch's SyncBatchNorm does not run on a CPU. With statistics of one process's batch a network could tell which samples it shares
+    them with, which contrastive losses reward.
+    """
+
+    def forward(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:  # noqa: D102
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            if not self.training or distributed.world_size() == 1:
+                return super().forward(x)
+            count = len(x) * distributed.world_size()
+            mean = distributed.summed(x.sum(dim=0)) / count
+            variance = distributed.summed((x - mean).square().sum(dim=0)) / count
+            self._track(mean.detach(), variance.detach() * count / (count - 1))
+            x = (x - mean) * (variance + self.eps).rsqrt()
+            return x if self.weight is None else x * self.weight + self.bias
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)

@@ -1,9 +1,13 @@
 """Change a backbone: stochastic depth, registers, frozen parts."""
 
+from typing import Literal
+
 import torch
 
+from densewalk.core.errors import UserError
 from densewalk.models.backbone import Backbone
 from densewalk.models.timm_models import architecture_without_registers
+from densewalk.ops.positions import sincos_positions
 
 
 def with_drop_path(backbone: Backbone, rate: float) -> Backbone:
@@ -22,6 +26,26 @@ def without_registers(backbone: Backbone) -> Backbone:
         weights["pos_embed"] = torch.cat([torch.zeros_like(weights["cls_token"]), weights["pos_embed"]], dim=1)
     plain.vit.load_state_dict(weights)
     return plain
+
+
+@torch.no_grad()
+def fix_positions(backbone: Backbone, *, first: Literal["column", "row"]) -> None:
+    """Replace the table of positions by sines and cosines that do not learn; CLS has none.
+
+    Raises:
+        UserError: the network has rotary positions, or was loaded from a file with a table of its own.
+    """
+    if backbone.arch.rope:
+        raise UserError(f"positions: sincos, but {backbone.arch.name} has rotary positions", todo="set positions: kept")
+    table = backbone.vit.pos_embed
+    side = backbone.arch.image // backbone.patch
+    fixed = sincos_positions(backbone.dim, (side, side), first=first).to(table)
+    fixed = torch.cat([fixed.new_zeros(table.shape[1] - len(fixed), backbone.dim), fixed])[None]
+    if backbone.report is not None and not torch.allclose(table, fixed, atol=1e-3):
+        found = f"positions: sincos would replace the learned positions of {backbone.report.source}"
+        raise UserError(found, todo="set positions: kept, which trains them on")
+    table.copy_(fixed)
+    table.requires_grad_(False)
 
 
 def freeze_all_but(backbone: Backbone, last_blocks: int) -> None:

@@ -49,6 +49,11 @@ def vit(arch: Architecture, height: int, width: int | None = None, *, blocks: in
     return embedding + max(0, count - 1) * _block(arch, n, n) + last
 
 
+def encoder(arch: Architecture, count: int) -> float:
+    """Operations of all blocks on so many tokens."""
+    return arch.depth * _block(arch, count, count)
+
+
 def _block(arch: Architecture, n: int, queries: int) -> float:
     """One block of n tokens, of which so many are asked for."""
     d = arch.dim

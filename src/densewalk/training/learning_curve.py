@@ -1,7 +1,9 @@
-"""Write the learning curve of a training while it grows."""
+"""Write the learning curve of a training while it grows, and warn if it shows a collapse."""
 
+import math
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,15 +16,24 @@ from densewalk.core.progress import log
 from densewalk.training.progress_files import Point, append_whole, as_line, read_points
 from densewalk.training.tensorboard import EventFile, newest_event_file
 
+# logged quantity -> at or below which value a training has collapsed, and what that means
+COLLAPSED = {
+    "feature_rank": (1.1, "the features of all images are nearly the same"),
+    "teacher_mean_entropy": (math.log(2), "all images share fewer than two prototypes"),
+    "patch_mean_entropy": (math.log(2), "all patches share fewer than two prototypes"),
+}
+
 
 class LearningCurve:
     """The learning curve, continued after a resume without repeated steps; process 0 writes it.
 
     path: of metrics.jsonl; TensorBoard's event files lie beside it. done: steps done; later points of an earlier attempt are dropped.
+    settled: the step from which on a collapse is warned of: new weights give all images the same features, too.
     """
 
-    def __init__(self, path: Path, done: int, *, every: int, tensorboard: bool = False) -> None:
+    def __init__(self, path: Path, done: int, *, every: int, tensorboard: bool = False, settled: int = 0) -> None:
         self.path, self.every, self.latest_loss = path, every, float("nan")
+        self.settled, self.warned = settled, set[str]()
         self.unwritten = ""  # points that a full disk has not taken yet
         self.events: EventFile | None = None
         if distributed.rank() > 0:
@@ -43,6 +54,14 @@ class LearningCurve:
         point = {"step": step, "time": round(time.time(), 1), "loss": self.latest_loss, "lr": optimizer.param_groups[0]["lr"], **values}
         if distributed.rank() == 0:
             self._write(point)
+            self._warn(step, values)
+
+    def _warn(self, step: int, values: Mapping[str, float]) -> None:
+        """One warning for each quantity that shows a collapse."""
+        for name, (least, meaning) in COLLAPSED.items():
+            if step >= self.settled and name not in self.warned and values.get(name, math.inf) <= least:
+                self.warned.add(name)
+                log.warning("step %d: %s is %.3g: %s, the training has collapsed", step, name, values[name], meaning)
 
     def _write(self, point: Point) -> None:
         """Append a point; on a full disk it waits for the next one, since the training need not stop before its next checkpoint."""

@@ -92,7 +92,7 @@ def train(
     )
     progress = Progress("train", method.total_steps, done=done, seconds=execution.log_seconds)
     saved = time.monotonic()
-    curve = LearningCurve(state.folder / "metrics.jsonl", done, every=execution.metrics_every, tensorboard=execution.tensorboard)
+    curve = open_curve(state, done, method.total_steps, execution)
 
     with stop_signals() as stop, closing(curve):
         for step, batch in enumerate(pixels_ahead(loader, device), start=done):
@@ -110,6 +110,12 @@ def train(
                 raise Interrupted(f"step {step + 1} of {method.total_steps}", state.folder)
     progress.close()
     return Trained(fill(plain, method) if plain else method, method.total_steps, method.total_steps * batch_size, meter.keep())
+
+
+def open_curve(state: State, done: int, total: int, execution: Execution) -> LearningCurve:
+    """The learning curve of a training of `total` steps, after `done` of them; a collapse is warned of after a tenth."""
+    path, every = state.folder / "metrics.jsonl", execution.metrics_every
+    return LearningCurve(path, done, every=every, tensorboard=execution.tensorboard, settled=total // 10)
 
 
 def one_step(

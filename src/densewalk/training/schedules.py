@@ -21,6 +21,19 @@ def cosine(base: float, final: float, total: int, *, warmup: int = 0, start: flo
     return np.concatenate([rise, final + 0.5 * (base - final) * (1 + np.cos(np.pi * progress))])
 
 
+def per_step(base: float, final: float, total: int, *, warmup: float) -> Schedule:
+    """MAE's and MoCo v3's rule: a warm-up that begins with exactly 0 and ends below `base`, then half a cosine towards `final`.
+
+    s[i] = base i / warmup                                                              for i < warmup, which may be a fraction
+    s[i] = final + (base - final) (1 + cos(pi (i - warmup) / (total - warmup))) / 2     after it
+    """
+    if not 0 <= warmup <= total:
+        raise ValueError(f"warm-up of {warmup} steps does not fit into {total} steps")
+    steps = np.arange(total)
+    falling = final + 0.5 * (base - final) * (1 + np.cos(np.pi * (steps - warmup) / max(1, total - warmup)))
+    return np.where(steps < warmup, base * steps / max(1, warmup), falling)
+
+
 def constant(value: float, total: int) -> Schedule:
     """`value` at each of `total` steps."""
     return np.full(total, value)

@@ -61,6 +61,13 @@ def resized_crop(
     return tv.resized_crop(image, *box, sides, interpolation, antialias)
 
 
+def central_square(images: Images, size: int) -> Shaped[Tensor, "*batch 3 size size"]:
+    """The largest square in the middle, resized."""
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    return resized_crop(images, ((height - side) // 2, (width - side) // 2, side, side), size)
+
+
 @dataclass(frozen=True)
 class Crop:
     """One view to cut: side in pixels, share of the image's area, global or local."""

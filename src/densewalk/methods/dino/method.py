@@ -23,8 +23,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
+from densewalk.data.augmentation.views import make_views
 from densewalk.data.sources import Source, open_images
-from densewalk.methods.dino.augmentation import DinoCrops, make_views
+from densewalk.methods.dino.augmentation import DinoCrops
 from densewalk.methods.dino.losses import dino_loss, mean_koleo, teacher_entropies
 from densewalk.methods.dino.self_distillation import SelfDistillation, by_view, stops_on_bad_batch
 from densewalk.methods.dino.settings import DinoSettings

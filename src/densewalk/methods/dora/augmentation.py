@@ -14,7 +14,7 @@ from densewalk.data.augmentation.colors import distort
 from densewalk.data.augmentation.crops import Box, resized_crop
 from densewalk.data.augmentation.draws import Distortion, maybe, to_rows
 from densewalk.data.augmentation.resize import resized_crops
-from densewalk.methods.dino.augmentation import draw_colors, sample_box
+from densewalk.data.augmentation.views import draw_colors, sample_box
 from densewalk.methods.dora.settings import DoraSettings
 from densewalk.training.sampler import Item
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from densewalk.core.errors import UserError
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.data.augmentation.colors import distort
-from densewalk.data.augmentation.crops import random_resized_crop_box, resized_crop
+from densewalk.data.augmentation.crops import central_square, random_resized_crop_box, resized_crop
 from densewalk.data.augmentation.draws import Distortion, draw_distortion, maybe, to_rows
 from densewalk.data.frame_folders import FrameFolders
 from densewalk.data.image_folder import ImageFolder, open_image_folder
@@ -120,10 +120,7 @@ class ClipDataset(Dataset[dict[str, Tensor]]):
 
     def plain(self, index: int) -> UInt8[Tensor, "frames 3 size size"]:
         """The same clip of a video at each call: the middle of its frames, not augmented."""
-        clip = self.read_clip(index, torch.Generator().manual_seed(0))
-        height, width = clip.shape[-2:]
-        side = min(height, width)
-        return resized_crop(clip, ((height - side) // 2, (width - side) // 2, side, side), self.settings.size)
+        return central_square(self.read_clip(index, torch.Generator().manual_seed(0)), self.settings.size)
 
 
 def crop_clip(

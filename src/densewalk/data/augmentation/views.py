@@ -1,0 +1,60 @@
+"""Crops of one image with how to distort each, and views of a batch of them: what DINO and all that are built like it train on.
+
+crop, distortion = random_crop(image, 224, (0.4, 1.0), generator, blur=1.0)      # where the image is read
+sample = collect("global", [(crop, distortion), ...], 224)
+views = make_views(batch, device)["global"]                                        # on the device, [b, views, 3, size, size]
+"""
+
+import torch
+from jaxtyping import UInt8
+from torch import Generator, Tensor
+from torchvision.transforms.v2 import InterpolationMode
+
+from densewalk.data.augmentation.colors import distort
+from densewalk.data.augmentation.crops import Box, random_resized_crop_box, resized_crop
+from densewalk.data.augmentation.draws import Distortion, draw_jitter, maybe, to_rows, uniform
+
+
+def first_frame(image: Tensor) -> UInt8[Tensor, "3 height width"]:
+    """An image as `open_images` gives it, without the axis of frames that one of a video has."""
+    return image[0] if image.ndim == 4 else image
+
+
+def collect(kind: str, crops: list[tuple[Tensor, Distortion]], size: int) -> dict[str, Tensor]:
+    """Crops and their distortions as tensors, of which there may be none."""
+    images = torch.stack([crop for crop, _ in crops]) if crops else torch.empty(0, 3, size, size, dtype=torch.uint8)
+    return {kind: images, f"{kind}_distortions": to_rows([distortion for _, distortion in crops])}
+
+
+def random_crop(
+    image: UInt8[Tensor, "3 height width"],
+    size: int,
+    scale: tuple[float, float],
+    generator: Generator,
+    *,
+    blur: float,
+    solarize: float = 0.0,
+) -> tuple[UInt8[Tensor, "3 size size"], Distortion]:
+    """One crop and how to distort it: flip, colors, blur with probability `blur`, solarization with probability `solarize`."""
+    crop = resized_crop(image, sample_box(image, scale, generator), size, InterpolationMode.BICUBIC)
+    flip = maybe(0.5, generator)
+    colors = draw_colors(generator, blur=blur)
+    return crop, colors._replace(flip=flip, solarize=maybe(solarize, generator))
+
+
+def sample_box(image: Tensor, scale: tuple[float, float], generator: Generator) -> Box:
+    """A crop of a share in `scale` and an aspect ratio of 3/4 to 4/3."""
+    height, width = image.shape[-2:]
+    return random_resized_crop_box(height, width, scale, (3 / 4, 4 / 3), generator)
+
+
+def draw_colors(generator: Generator, *, blur: float) -> Distortion:
+    """Jitter (0.4, 0.4, 0.2, 0.1) with probability 0.8, gray with 0.2, blur of radius U(0.1, 2) with probability `blur`."""
+    drawn = draw_jitter(0.4, 0.4, 0.2, 0.1, generator) if maybe(0.8, generator) else Distortion()
+    gray = maybe(0.2, generator)
+    return drawn._replace(gray=gray, blur=uniform(0.1, 2.0, generator) if maybe(blur, generator) else 0.0)
+
+
+def make_views(batch: dict[str, Tensor], device: torch.device, kinds: tuple[str, ...] = ("global", "local")) -> dict[str, Tensor]:
+    """Views of a batch of crops, normalized: each kind [b, views, 3, size, size]."""
+    return {kind: distort(batch[kind].to(device, non_blocking=True), batch[f"{kind}_distortions"]) for kind in kinds}
