@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from densewalk.core.resources import Resources
 from densewalk.core.settings import Difference, Epochs, LearningRate
 from densewalk.models.architecture import Architecture
-from densewalk.models.work import KEPT_WIDTHS, LEARN, Work, encoder, parameters, tokens
+from densewalk.models.work import LEARN, Work, encoder, kept_widths, parameters, tokens
 from densewalk.training.settings import PresetSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -115,7 +115,7 @@ class MaeSettings(PresetSettings):
         embedding = 2.0 * patches * pixels * arch.dim
         ends = 2.0 * (1 + self.visible(patches)) * arch.dim * decoder.dim + 2.0 * (patches - self.visible(patches)) * decoder.dim * pixels
         flops = encoder(arch, seen) + encoder(decoder, patches + 1) + ends
-        values = KEPT_WIDTHS * float(arch.depth * seen * arch.dim + decoder.depth * (patches + 1) * decoder.dim)
+        values = sum(a.depth * n * kept_widths(a) * a.dim for a, n in ((arch, seen), (decoder, patches + 1)))
         learnt = parameters(arch) + parameters(decoder) + decoder.dim * arch.dim
         # pixels have no gradient, which is half of the embedding's backward pass
         return Work(self.batch_size * (LEARN * flops + 2 * embedding), kept=self.batch_size * values, learnt=learnt)
