@@ -16,6 +16,7 @@ SMALL = {
     "knn": "--training 500 --queries 50 --classes 10",
     "incontext": "--memory 2 --queries 1 --classes 5",
     "depth": "--arch vit_micro_patch16 --size 64 64 --repeats 1",
+    "correspondence": "--arch vit_nano_patch16 --size 32 --images 3 --pairs 4",
 }
 
 

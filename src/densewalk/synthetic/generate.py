@@ -12,6 +12,7 @@
     DAVIS/{JPEGImages,Annotations}/480p/{sequence}/%05d.{jpg,png}, DAVIS/ImageSets/2017/{train,val}.txt
     GOT-10k/val/{sequence}/{%08d.jpg,groundtruth.txt,cover.label,absence.label}, GOT-10k/val/list.txt      one object of each of these
     nyu/{walk}/rgb_%05d.jpg, nyu/{walk}/sync_depth_%05d.png, nyu/nyu_{train,test}.txt      depth in millimeters, 0 for none
+    SPair-71k/{JPEGImages,PairAnnotation,Layout}   rigid things of the DAVIS sequences in two frames each, and points that both show
     imagenet/{train,val}/{category}/%05d.JPEG       the things of the photographs, cut out; categories seen in both splits
     receipt.json                                    counts and class shares; written last
 
@@ -40,6 +41,7 @@ from densewalk.synthetic.city.raster import Labels, Rgb
 from densewalk.synthetic.city.walk import Frame, Walk
 from densewalk.synthetic.depth_layout import DepthLayout
 from densewalk.synthetic.image_writer import write_image
+from densewalk.synthetic.keypoint_layout import KeypointLayout
 from densewalk.synthetic.settings import SyntheticSettings
 
 # https://cocodataset.org: supercategory, then id and name of its categories
@@ -64,7 +66,7 @@ MIN_PIXELS = 24  # smaller visible pieces of an object are not annotated
 DAVIS_OBJECTS = 3
 DAVIS_STARTS = (0.0, 8.0, 16.0)
 MARKER = "SYNTHETIC.txt"
-FOLDERS = ("walk_masks", "ADEChallengeData2016", "coco", "DAVIS", "GOT-10k", "nyu", "imagenet")
+FOLDERS = ("walk_masks", "ADEChallengeData2016", "coco", "DAVIS", "GOT-10k", "nyu", "SPair-71k", "imagenet")
 CROP_PIXELS = 64  # smaller visible pieces of a thing are not cut out
 CROP_MARGIN = 1.2  # side of the square that is cut out, over the thing's longer side
 
@@ -247,18 +249,22 @@ def _cut_out(image: Rgb, mask: Bool[np.ndarray, "height width"]) -> UInt8[np.nda
 
 def _write_davis(root: Path, settings: SyntheticSettings) -> dict[str, Any]:
     names = [f"walk-{number:02d}" for number in range(settings.davis_sequences)]
-    objects = {name: _write_sequence(root, name, settings, number) for number, name in enumerate(names)}
+    pairs = KeypointLayout(root, {c["id"]: c["name"] for c in coco_categories()}, settings.keypoints)
+    objects = {name: _write_sequence(root, name, settings, number, pairs) for number, name in enumerate(names)}
     cut = len(names) // 3
     for split, members in {"train": names[:cut], "val": names[cut:]}.items():
         with atomic_write(root / f"DAVIS/ImageSets/2017/{split}.txt") as temporary:
             temporary.write_text("".join(f"{name}\n" for name in members))
     with atomic_write(root / "GOT-10k/val/list.txt") as temporary:
         temporary.write_text("".join(f"{name}\n" for name in names))
-    return {"sequences": len(names), "frames": settings.davis_frames, "objects": objects}
+    return {"sequences": len(names), "frames": settings.davis_frames, "objects": objects, "spair": pairs.finish()}
 
 
-def _write_sequence(root: Path, name: str, settings: SyntheticSettings, number: int) -> int:
-    """One sequence, for DAVIS with all its objects, for GOT-10k with the box of the most prominent; returns the objects' number."""
+def _write_sequence(root: Path, name: str, settings: SyntheticSettings, number: int, pairs: KeypointLayout) -> int:
+    """One sequence, for DAVIS with all its objects, for GOT-10k with the box of the most prominent; returns the objects' number.
+
+    pairs: takes pairs of its frames.
+    """
     davis = root / "DAVIS"
     walk = _walk(settings, "davis", number, settings.davis_frames / settings.fps + DAVIS_STARTS[-1])
     start, objects = _prominent(walk, settings)
@@ -269,6 +275,7 @@ def _write_sequence(root: Path, name: str, settings: SyntheticSettings, number: 
         write_image(davis / f"JPEGImages/480p/{name}/{position:05d}.jpg", frame.rgb)
     write_labels(davis / "Annotations/480p" / name, np.stack([values[frame.instances] for frame in frames]))
     _write_track(root / "GOT-10k/val" / name, frames, objects[0])
+    pairs.add(name.replace("-", "_"), walk, start, frames)
     return len(objects)
 
 

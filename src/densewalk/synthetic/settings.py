@@ -38,6 +38,8 @@ class SyntheticSettings(Settings):
     """Sequences in the DAVIS-2017 layout; a third of them, rounded down, is listed in train.txt, the others in val.txt."""
     davis_frames: int = Field(default=12, ge=2)
     """Frames of each sequence."""
+    keypoints: int = Field(default=10, ge=4)
+    """Most points of a pair in the SPair-71k layout, whose images are frames of the DAVIS sequences."""
 
     @model_validator(mode="after")
     def even_sizes(self) -> Self:

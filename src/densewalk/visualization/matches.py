@@ -31,7 +31,8 @@ def write_match_strip(path: str | Path, matches: Sequence[Matches], columns: int
     """Write pairs of images in rows: a line from each point to where it was found, and a white ring where it is."""
     panels = [Panel(draw_matches(one), one.title) for one in matches]
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
-    write_panels(path, rows, {"found, right": TRUE_COLOR, "found, wrong": FOUND_COLOR}, width=4.5, note="white ring: where the point is")
+    legend = {"found, right": TRUE_COLOR, "found, wrong": FOUND_COLOR, "ring: where the point is": "white"}
+    write_panels(path, rows, legend, width=4.5)
 
 
 def draw_matches(one: Matches) -> UInt8[np.ndarray, "height width 3"]:

@@ -73,6 +73,13 @@ class Walk:
         raster.darken(scene.shadows, self.light.shadow)
         return self._develop(raster, codes)
 
+    def camera_and_axes(self, number: int, item: int) -> tuple[Camera, Float[np.ndarray, "3 4"]]:
+        """The camera of image `number`, and there an item's axes and place in the world: columns right, up, forward, place."""
+        time, index = number / self.fps, np.array([item - 1])
+        camera = self._camera(time)
+        axes, _ = self._axes(index, self._s[index] + self._speed[index] * time, time, camera)
+        return camera, axes[0]
+
     def position(self, time: float) -> float:
         """How far the walker has come, in meters of street; the pace is not quite even."""
         return WALKING_SPEED * time + 0.5 * float(np.sin(0.35 * time + self.sway[0]))
