@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from densewalk.cli import commands
+from densewalk.cli import job_commands as commands
 from densewalk.cli.parser import parser
 from densewalk.core import distributed
 from densewalk.core.errors import UserError

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from densewalk.study.config import load_study
-from densewalk.study.registry import TABLES
+from densewalk.study.schema.members import TABLES
 from tests.fixtures.studies import REPOSITORY, TINY, planned, snakemake, write_study
 
 pytestmark = pytest.mark.workflow

@@ -16,7 +16,6 @@ from densewalk.core.errors import UserError
 
 if TYPE_CHECKING:
     from densewalk.study.config import Study
-    from densewalk.training.execution import Execution
 
 STUDY_FILE = "config.yaml"  # what Snakemake reads in the folder of its --directory
 
@@ -98,12 +97,13 @@ def why(args: argparse.Namespace) -> None:
 
 def explain(args: argparse.Namespace) -> None:
     """Say which setting makes which part of the difference between two evaluations, by scoring one run with the settings between them."""
+    from densewalk.cli.job_commands import with_cpus
     from densewalk.jobs import explain as ladder
 
     question = ladder.Question(args.first, args.second, args.run, args.seed, args.metric, args.limit, args.pairs)
     with study_in_its_folder(args.config, args.results) as (study, results):
         args.execution = study.execution
-        for line in ladder.answer(study, question, results, _with_cpus(args), only_plan=args.dry_run):
+        for line in ladder.answer(study, question, results, with_cpus(args), only_plan=args.dry_run):
             print(line)
 
 
@@ -232,83 +232,6 @@ def generate(args: argparse.Namespace) -> None:
     from densewalk.synthetic.settings import SyntheticSettings
 
     generate_walk(SyntheticSettings.model_validate(args.settings), args.root)
-
-
-def prepare_video(args: argparse.Namespace) -> None:
-    """Make a video's training copy and receipt."""
-    from densewalk.data.settings import VideoSettings
-    from densewalk.jobs import prepare
-
-    prepare.prepare_video(VideoSettings.model_validate(args.settings), args.out, args.receipt)
-
-
-def check_images(args: argparse.Namespace) -> None:
-    """Check an image folder and write its receipt."""
-    from densewalk.data.settings import ImagesSettings
-    from densewalk.jobs.prepare import prepare_images
-
-    prepare_images(ImagesSettings.model_validate(args.settings), args.receipt)
-
-
-def _with_cpus(args: argparse.Namespace) -> "Execution":
-    """Give torch the threads of this process; how to run within the job's CPUs."""
-    import torch
-
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(max(1, (args.threads or 1) // processes))
-    return args.execution if args.threads is None else args.execution.within(args.threads, processes)
-
-
-def curate(args: argparse.Namespace) -> None:
-    """Choose frames and images to train on."""
-    from densewalk.data.storage.staging import staging
-    from densewalk.jobs.curate import curate as choose
-    from densewalk.study.specs import CurationSpec, read_spec
-
-    with staging(args.execution.stage):
-        choose(read_spec(args.spec, CurationSpec), args.backbone, args.data, args.out, _with_cpus(args))
-
-
-def train(args: argparse.Namespace) -> None:
-    """Make one run's backbone, in as many processes as asked for."""
-    from densewalk.study.specs import RunSpec, read_spec
-    from densewalk.training.launch import become_processes, claim_gpus
-
-    spec = read_spec(args.spec, RunSpec)
-    become_processes(claim_gpus(args.gpus, args.execution.device), args.nodes, args.threads or 1)
-
-    from densewalk.data.storage.staging import staging
-    from densewalk.jobs.train import make_backbone
-
-    with staging(args.execution.stage):
-        make_backbone(spec, args.init, args.data, args.state, args.out, _with_cpus(args))
-
-
-def evaluate(args: argparse.Namespace) -> None:
-    """Evaluate one backbone by one protocol, in as many processes as asked for where they can share the work."""
-    from densewalk.core.progress import log
-    from densewalk.study.specs import EvaluationSpec, read_spec
-    from densewalk.training.launch import become_processes, claim_gpus
-
-    spec, gpus = read_spec(args.spec, EvaluationSpec), args.gpus
-    if gpus > 1 and not spec.settings.PROCESSES:
-        log.info("%s runs in one process instead of %d: several cannot share its work", spec.protocol, gpus)
-        gpus = 1
-    become_processes(claim_gpus(gpus, args.execution.device), 1, args.threads or 1)
-
-    from densewalk.data.storage.staging import staging
-    from densewalk.jobs.evaluate import evaluate as evaluate_backbone
-
-    with staging(args.execution.stage):
-        evaluate_backbone(spec, args.backbone, args.state, args.out, _with_cpus(args), read=args.read_features, keep=args.keep_features)
-
-
-def features(args: argparse.Namespace) -> None:
-    """Draw one backbone's features."""
-    from densewalk.jobs.features import features as draw
-    from densewalk.study.specs import RunSpec, read_spec
-
-    draw(read_spec(args.spec, RunSpec), args.init, args.backbone, args.data, args.settings, args.out, _with_cpus(args).device)
 
 
 def tables(args: argparse.Namespace) -> None:

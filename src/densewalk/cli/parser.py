@@ -34,7 +34,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from densewalk.cli import commands
+from densewalk.cli import commands, job_commands
 from densewalk.core.settings import Settings
 from densewalk.core.text.complaints import complaints
 from densewalk.data.settings import ImagesSettings, VideoSettings
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
     def command(name: str, *paths: str) -> argparse.ArgumentParser:
         """Add the command that calls the function of its name; `paths` are arguments that must be given."""
-        function = getattr(commands, name.replace("-", "_"))
+        function = getattr(job_commands, name.replace("-", "_"), None) or getattr(commands, name.replace("-", "_"))
         text = inspect.getdoc(function)
         p = subparsers.add_parser(name, help=text, description=text)
         p.set_defaults(command=function)

@@ -29,8 +29,8 @@ from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
 from densewalk.results.plan import DatasetName, Generated, Plan, PlannedBackbone, PlannedEvaluation, PlannedRun, result_key, run_key
 from densewalk.study.checks import check_study
 from densewalk.study.public_checkpoints import with_public_checkpoints
-from densewalk.study.registry import TABLES, Evaluation, Run, Table
 from densewalk.study.runs import Baseline, ChangedRun, Name, TrainedRun
+from densewalk.study.schema.members import TABLES, Evaluation, Run, Table
 from densewalk.study.specs import CurationSpec, EvaluationSpec, RunSpec, Specification, code_of
 from densewalk.study.sweeps import as_written, expand_sweeps
 from densewalk.synthetic.settings import SyntheticSettings

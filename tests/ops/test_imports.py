@@ -1,0 +1,34 @@
+"""Jobs start without torch's compiler and without transformers; both work as ever when they are asked for."""
+
+import subprocess
+import sys
+
+import pytest
+
+LIGHT = """
+import sys
+import densewalk.study.specs
+from densewalk.ops.cpu.imports import import_without_compiler
+import_without_compiler()
+import densewalk.jobs.evaluate, densewalk.jobs.train, densewalk.evaluations.davis.evaluate
+assert "torch._dynamo" not in sys.modules
+import timm, torch, torchvision
+assert torch.compiler.disable.__module__ == "torch.compiler"
+assert "torch._dynamo.utils" not in sys.modules
+boxes = torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), torch.tensor([[0.0, 1, 1, 5, 5]]), 2)
+assert boxes.shape == (1, 1, 2, 2) and (boxes == 1).all()
+assert timm.create_model("naflexvit_base_patch16_gap", embed_dim=8, depth=1, num_heads=1, num_classes=0)(torch.ones(1, 3, 32, 32)).shape == (1, 8)
+"""
+WITHOUT = """
+import sys
+import densewalk.evaluations.mmlab.detection
+assert "transformers" not in sys.modules
+import transformers
+assert transformers.BertConfig
+"""
+
+
+@pytest.mark.parametrize("code", [LIGHT, WITHOUT], ids=["compiler", "transformers"])
+def test_jobs_import_neither(code):
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
