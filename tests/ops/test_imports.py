@@ -17,7 +17,8 @@ assert torch.compiler.disable.__module__ == "torch.compiler"
 assert "torch._dynamo.utils" not in sys.modules
 boxes = torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), torch.tensor([[0.0, 1, 1, 5, 5]]), 2)
 assert boxes.shape == (1, 1, 2, 2) and (boxes == 1).all()
-assert timm.create_model("naflexvit_base_patch16_gap", embed_dim=8, depth=1, num_heads=1, num_classes=0)(torch.ones(1, 3, 32, 32)).shape == (1, 8)
+net = timm.create_model("naflexvit_base_patch16_gap", embed_dim=8, depth=1, num_heads=1, num_classes=0)
+assert net(torch.ones(1, 3, 32, 32)).shape == (1, 8)
 """
 WITHOUT = """
 import sys
