@@ -54,6 +54,23 @@ def test_the_second_eigenvector_equals_the_dense_generalized_solution(patches, k
     assert found_gap == pytest.approx(gap, abs=3e-2 if patches > tokencut.DENSE else 1e-10)
 
 
+@pytest.mark.parametrize("kind", ["binary", "weighted"])
+def test_a_graph_of_few_similar_pairs_is_multiplied_sparsely(kind, monkeypatch):
+    """More noise leaves few cosines above tau: the product and the vector are those of the whole matrix."""
+    x = random_features(150) + 2.2 * torch.from_numpy(np.random.default_rng(5).normal(size=(150, 24)))
+    w, expected, gap = plain(x, 0.45, kind)
+    graph = tokencut.build_graph(tokencut.similarities(x), 0.45, kind)
+    assert 0 < (graph > tokencut.WEAK).mean() < tokencut.SPARSE
+    vector = np.random.default_rng(0).normal(size=150)
+    monkeypatch.setattr(tokencut, "dsymv", None)  # of the whole matrix
+    assert np.allclose(tokencut.multiplier(graph)(vector), w @ vector, rtol=1e-12, atol=1e-12)
+    found, found_gap = tokencut.second_eigenvector(graph)
+    found, expected = found / np.linalg.norm(found), expected / np.linalg.norm(expected)
+    at = np.abs(expected).argmax()
+    assert np.allclose(found * np.sign(found[at] * expected[at]), expected, rtol=0, atol=1e-8)
+    assert found_gap == pytest.approx(gap, abs=3e-2)
+
+
 def test_the_same_vector_comes_every_time():
     graph = tokencut.build_graph(tokencut.similarities(random_features(200)), 0.2, "binary")
     assert np.array_equal(tokencut.second_eigenvector(graph)[0], tokencut.second_eigenvector(graph)[0])

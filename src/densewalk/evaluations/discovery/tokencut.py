@@ -5,12 +5,14 @@ vector, gap = second_eigenvector(graph)
 mask, seed = partition(vector)                       # then the 4-connected component of the mask with the seed
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 import scipy.linalg
 from jaxtyping import Bool, Float
 from scipy.linalg.blas import dsymv
+from scipy.sparse import csr_array
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,8 +21,10 @@ WEAK = 1e-5  # weight of patches that are not similar
 DENSE = 64  # patches up to which the dense solver is used: it is exact, and as fast
 REPEATED = 1e-6  # a smaller distance of the second and the third eigenvalue leaves the vector undefined
 TIED = 1e-9  # entries that differ by less, relatively, are equal but for rounding
+SPARSE = 0.1  # share of similar pairs up to which products with these pairs alone are faster
 ROUGH = 1e-2  # accuracy of the third eigenvalue where it is not near the second
 Graph = Float[np.ndarray, "patches patches"]
+Vector = Float[np.ndarray, " patches"]
 
 
 def similarities(x: Float[Tensor, "patches dim"]) -> Graph:
@@ -40,26 +44,27 @@ def build_graph(cosines: Graph, tau: float, kind: Literal["binary", "weighted"])
     return np.where(cosines >= tau, cosines.clip(min=WEAK), WEAK)  # tau 0: no edge without weight
 
 
-def second_eigenvector(graph: Graph) -> tuple[Float[np.ndarray, " patches"], float]:
+def second_eigenvector(graph: Graph) -> tuple[Vector, float]:
     """The second-smallest eigenvector v of (D - W) v = lambda D v, D = diag(W.sum(1)), and lambda_3 - lambda_2.
 
     With S = D^-1/2 W D^-1/2 and S u = mu u: v = D^-1/2 u and lambda = 1 - mu. All weights are positive, so that the largest mu is 1,
     alone, with u = D^1/2 1. S - 2 u u^T has -1 in its place, and Lanczos' method gives its largest pair: products with W instead of a
-    decomposition, more than ten times as fast at 1,024 patches (benchmarks/tokencut.py). Started at fixed random vectors, it gives the same
-    vector every time. A gap that is not below REPEATED is a rough value. The vector's sign is arbitrary.
+    decomposition, more than ten times as fast at 1,024 patches (benchmarks/tokencut.py). Where few patches are similar, the eigenvalues lie
+    close together and more products are needed, but each is quicker. Started at fixed random vectors, it gives the same vector every time.
+    A gap that is not below REPEATED is a rough value. The vector's sign is arbitrary.
     """
     degree = graph.sum(axis=1)
     scale = 1 / np.sqrt(degree)
     if len(graph) <= DENSE:
         return _dense(graph, scale)
     largest = np.sqrt(degree / degree.sum())
-    columns = graph.T  # the same, in the order that BLAS takes without a copy
+    multiply = multiplier(graph)
     start = np.random.default_rng(0).standard_normal((2, len(graph)))
 
-    def without(*known: Float[np.ndarray, " patches"]) -> LinearOperator:
-        def product(x: Float[np.ndarray, " patches"]) -> Float[np.ndarray, " patches"]:
+    def without(*known: Vector) -> LinearOperator:
+        def product(x: Vector) -> Vector:
             x = x.ravel()
-            y: Float[np.ndarray, " patches"] = scale * dsymv(1.0, columns, scale * x)
+            y: Vector = scale * multiply(scale * x)
             for vector in known:
                 y -= 2 * vector * (vector @ x)
             return y
@@ -77,7 +82,22 @@ def second_eigenvector(graph: Graph) -> tuple[Float[np.ndarray, " patches"], flo
     return scale * found[:, 0], float(second - third)
 
 
-def _dense(graph: Graph, scale: Float[np.ndarray, " patches"]) -> tuple[Float[np.ndarray, " patches"], float]:
+def multiplier(graph: Graph) -> Callable[[Vector], Vector]:
+    """A function that multiplies the graph with a vector.
+
+    Where few pairs are similar, W x = WEAK sum(x) + V x, V the sparse matrix of what their weights have more than WEAK.
+    """
+    strong = graph > WEAK
+    if np.count_nonzero(strong) > SPARSE * graph.size:
+        columns = graph.T  # the same, in the order that BLAS takes without a copy
+        return lambda x: dsymv(1.0, columns, x)
+    place, patches = np.flatnonzero(strong), len(graph)
+    rows = np.searchsorted(place, patches * np.arange(patches + 1))
+    more = csr_array((graph.ravel()[place] - WEAK, place % patches, rows), shape=graph.shape)
+    return lambda x: more @ x + WEAK * x.sum()
+
+
+def _dense(graph: Graph, scale: Vector) -> tuple[Vector, float]:
     """The same by a decomposition."""
     patches = len(graph)
     if patches == 1:
@@ -86,7 +106,7 @@ def _dense(graph: Graph, scale: Float[np.ndarray, " patches"]) -> tuple[Float[np
     return scale * vectors[:, -1], float(values[-1] - values[0]) if patches > 2 else float("inf")
 
 
-def partition(vector: Float[np.ndarray, " patches"]) -> tuple[Bool[np.ndarray, " patches"], int]:
+def partition(vector: Vector) -> tuple[Bool[np.ndarray, " patches"], int]:
     """The patches above the vector's mean, or those that are not: whichever has the seed, the entry of the largest size.
 
     Of several seeds that are equal but for rounding, the first.
