@@ -14,8 +14,8 @@ from densewalk.methods.neco.settings import NecoSettings
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.study.config import json_schema, load_study, parse_study
 from densewalk.study.registry import evaluations, methods, parse_evaluation
+from densewalk.study.shorthand.sweeps import OF_THE_RUN
 from densewalk.study.specs import EvaluationSpec, read_spec
-from densewalk.study.sweeps import OF_THE_RUN
 from densewalk.training.execution import Execution
 from densewalk.training.settings import TrainingSettings
 from tests.fixtures.studies import REPOSITORY, TINY

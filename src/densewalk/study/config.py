@@ -28,11 +28,12 @@ from densewalk.models.families.own_code import OWN
 from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
 from densewalk.results.plan import DatasetName, Generated, Plan, PlannedBackbone, PlannedEvaluation, PlannedRun, result_key, run_key
 from densewalk.study.checks import check_study
-from densewalk.study.public_checkpoints import with_public_checkpoints
 from densewalk.study.runs import Baseline, ChangedRun, Name, TrainedRun
 from densewalk.study.schema.members import TABLES, Evaluation, Run, Table
+from densewalk.study.shorthand.evaluation_presets import SCHEMA, expand_evaluations
+from densewalk.study.shorthand.public_checkpoints import with_public_checkpoints
+from densewalk.study.shorthand.sweeps import as_written, expand_sweeps
 from densewalk.study.specs import CurationSpec, EvaluationSpec, RunSpec, Specification, code_of
-from densewalk.study.sweeps import as_written, expand_sweeps
 from densewalk.synthetic.settings import SyntheticSettings
 from densewalk.training.execution import Execution
 from densewalk.visualization.settings import PictureSettings
@@ -69,8 +70,8 @@ class Study(Settings):
     """Initial backbones."""
     runs: dict[Name, Run] = Field(min_length=1)
     """Rows of the tables."""
-    evaluations: dict[Name, Evaluation] = {}
-    """Columns of the tables."""
+    evaluations: dict[Name, Evaluation] = Field(default={}, json_schema_extra=SCHEMA)
+    """Columns of the tables. `preset: model_card` stands for the evaluations of a model card."""
     baseline: Name | None = None
     """The run that every other run is compared with in gain.csv and on the page, besides its own start; none by default."""
     tables: Annotated[list[Table], Unique] | None = None
@@ -82,8 +83,13 @@ class Study(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def sweeps_become_runs(cls, values: Any) -> Any:
-        """Make every variant a run like any other, and every public checkpoint that is named one of the study's."""
+    def write_out_shorthand(cls, values: Any) -> Any:
+        """Make every variant a run like any other, and every public checkpoint that is named one of the study's.
+
+        The same for a preset's evaluations.
+        """
+        if isinstance(values, dict) and "evaluations" in values:
+            values = {**values, "evaluations": expand_evaluations(values["evaluations"])}
         if not isinstance(values, dict) or not isinstance(values.get("runs"), dict):
             return values
         return with_public_checkpoints({**values, "runs": expand_sweeps(values["runs"])})

@@ -17,6 +17,7 @@ from densewalk.jobs.bench.networks import BenchNetwork
 from densewalk.models.architecture import abilities_of
 from densewalk.study.config import Study, parse_study
 from densewalk.study.registry import evaluations, parse_evaluation
+from densewalk.study.shorthand.evaluation_presets import expand_evaluations
 
 HEADER = """\
 # Written by `densewalk bench`, which adds to it: runs are rows, evaluations are columns. What is here stays as it is, so settings may be
@@ -82,6 +83,7 @@ def extended(
     Returns:
         The study, the runs of the networks, and for each evaluation that no network can have, why.
     """
+    study = {**study, "evaluations": expand_evaluations(study.get("evaluations", {}))}
     runs, checkpoints, columns = ({**study.get(key, {})} for key in ("runs", "checkpoints", "evaluations"))
     rows = [_add_network(network, runs, checkpoints) for network in networks]
     for name, evaluation in wanted.items():

@@ -8,11 +8,13 @@ from pydantic import BaseModel
 
 from densewalk.core.settings import Settings
 from densewalk.study.config import Study
-from densewalk.study.sweeps import expand_sweeps
+from densewalk.study.shorthand.evaluation_presets import expand_evaluations
+from densewalk.study.shorthand.sweeps import expand_sweeps
 
 LEGEND = """\
 # Every setting of {source}. `default`, `preset`: where the study says nothing. `follows`: the value that null stands for,
-# decided by another setting. Variants of a sweep stand behind their run. This is a study, too: with the same hashes.
+# decided by another setting. Variants of a sweep stand behind their run, evaluations of a preset before the others. This is a study, too:
+# with the same hashes.
 """
 
 
@@ -22,7 +24,7 @@ def resolved_yaml(study: Study, written: dict[str, Any], source: str) -> str:
     Args:
         written: the contents of its file. source: the file's name, for the first line.
     """
-    given = {**written, "runs": expand_sweeps(written["runs"])}
+    given = {**written, "runs": expand_sweeps(written["runs"]), "evaluations": expand_evaluations(written.get("evaluations", {}))}
     return LEGEND.format(source=source) + "".join(f"{line}\n" for line in _model(study, given, ""))
 
 
