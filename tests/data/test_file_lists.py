@@ -93,14 +93,14 @@ def test_names_that_no_table_could_hold_are_refused(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_a_folder_of_120000_images_is_listed_whole(tmp_path):
+def test_a_folder_of_thousands_of_images_is_listed_whole(tmp_path):
     for part in range(12):
         (tmp_path / f"{part}").mkdir()
-        for number in range(10_000):
+        for number in range(500):
             os.close(os.open(tmp_path / f"{part}/{number}.jpg", os.O_CREAT))
     names = find_files(tmp_path, EXTENSIONS)
     frames = frames_in_order([name for name in names if name.startswith("0/")], tmp_path)
-    assert (len(names), len(frames)) == (120_000, 10_000)
+    assert (len(names), len(frames)) == (6_000, 500)
 
 
 # -- pairs -------------------------------------------------------------------------------------------------------------

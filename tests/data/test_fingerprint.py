@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 
 import pytest
 
@@ -83,12 +82,13 @@ def test_by_sizes_alone_times_do_not_count(data):
     assert fingerprint([data], sizes_only=True) != before
 
 
-@pytest.mark.slow
-def test_120000_files_take_at_most_three_seconds(tmp_path):
+def test_files_of_thousands_are_counted_without_being_opened(tmp_path, monkeypatch):
     for kind, ending in (("images", "jpg"), ("masks", "png")):
         (tmp_path / kind).mkdir()
-        for i in range(60_000):
+        for i in range(1_500):
             (tmp_path / kind / f"{i:06d}.{ending}").write_bytes(b"x" * 1000)
-    begun = time.process_time()
-    assert fingerprint([tmp_path]).files == 120_000
-    assert time.process_time() - begun < 3
+    opened = []
+    monkeypatch.setattr("builtins.open", lambda *args, **options: opened.append(args))
+    monkeypatch.setattr("io.open", lambda *args, **options: opened.append(args))
+    assert fingerprint([tmp_path]).files == 3_000
+    assert opened == []

@@ -77,6 +77,7 @@ class Survived:
 
     folder: Path
     undisturbed: Path
+    node_disk: Path
     checkpoint: dict[str, int] = field(default_factory=dict)  # step of the newest intact one when the fault came
     resumed: dict[str, int | None] = field(default_factory=dict)  # step that the next attempt went on after
     said: dict[str, str] = field(default_factory=dict)  # logs of attempts that failed
@@ -88,10 +89,16 @@ def survived(slurm, tmp_path_factory):
     study = {**TINY, "runs": RUNS, "execution": {**TINY["execution"], "checkpoint_minutes": 0.0, "metrics_every": 1}}
     study["evaluations"] = {"davis": {**TINY["evaluations"]["davis"], "runs": ["warned", "orphaned"]}}
     undisturbed = write_study(tmp_path_factory.mktemp("undisturbed"), study)
-    snakemake(undisturbed, "results/data/walk.json", "results/data/coco.json")
+    snakemake(undisturbed, "results/data/walk.json")
+    archive = shutil.make_archive(str(undisturbed / "data/coco/train2017"), "tar", undisturbed / "data/coco", "train2017")
+    study["images"] = {"coco": {"source": str(Path(archive).relative_to(undisturbed))}}
+    write_study(undisturbed, study)
+    snakemake(undisturbed, "results/data/coco.json")
     folder = tmp_path_factory.mktemp("disturbed") / "study"
     shutil.copytree(undisturbed, folder, copy_function=shutil.copy2)
-    story = Story(slurm, Survived(folder, undisturbed))
+    study["execution"]["stage"] = "$NODE_DISK"
+    write_study(folder, study)
+    story = Story(slurm, Survived(folder, undisturbed, tmp_path_factory.mktemp("node_disk")))
     with SmallDisk(state_folder(folder, "full")) as story.disk:
         try:
             story.tell()
@@ -116,7 +123,7 @@ class Story:
         """All faults, and the end."""
         self.start_driver()
         self.until(lambda: [name for name in ("unlucky", "limited", "warned") if not self.holds(name)] == [], "a checkpoint of each run")
-        self.drivers.append(start(self.survived.undisturbed, "--cores", "1", *LOCALLY))
+        self.drivers.append(start(self.survived.undisturbed, self.survived.node_disk, "--cores", "1", *LOCALLY))
         self.strike("killed", lambda process, _: os.kill(process, signal.SIGKILL))
         self.strike("cancelled", lambda _, job: run("scancel", job))
         self.strike("spoilt", self.spoil_and_kill)
@@ -132,7 +139,7 @@ class Story:
             self.survived.resumed[fault] = resumed_at(self.folder, name)
 
     def start_driver(self) -> None:
-        self.drivers.append(start(self.folder, "--profile", "slurm", *OVERRIDES))
+        self.drivers.append(start(self.folder, self.survived.node_disk, "--profile", "slurm", *OVERRIDES))
 
     def until(self, happened: Callable[[], object], what: str) -> None:
         """Wait, and do meanwhile what may be due at any time."""
@@ -232,10 +239,10 @@ class Story:
 # -- drivers ---------------------------------------------------------------------------------------------------------
 
 
-def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start(folder: Path, node_disk: Path, *arguments: str) -> "subprocess.Popen[str]":
     """`snakemake all` in a process group of its own; what it prints goes to driver.log."""
     command = [sys.executable, "-m", "snakemake", "--directory", str(folder), *arguments, "--", *TARGETS]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NODE_DISK": str(node_disk)}
     with open(folder / "driver.log", "a") as log:
         return subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log, text=True, env=environment, start_new_session=True)
 
@@ -332,6 +339,13 @@ def test_tables_are_those_of_an_undisturbed_study(survived):
     assert (one / "davis.csv").read_bytes() == (two / "davis.csv").read_bytes()
     values = [pd.read_csv(tables / "all.csv")[["run", "metric", "value"]] for tables in (one, two)]
     assert values[0].equals(values[1])
+
+
+def test_jobs_read_copies_on_the_disk_of_their_node(survived):
+    copies = {path.name for path in survived.node_disk.glob("densewalk-*/*/*")}
+    assert copies == {"train2017.tar", "walk.mp4"}
+    for name in ("unlucky", "limited"):
+        assert "is read where it lies" not in said(survived.folder, name)
 
 
 @pytest.mark.parametrize("fault", ["killed", "cancelled", "spoilt", "preempted", "limited", "warned"])

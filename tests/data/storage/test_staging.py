@@ -89,6 +89,24 @@ def test_processes_of_a_node_make_one_copy(source, disk, monkeypatch):
     assert made.value == 1
 
 
+def test_a_job_reads_a_copy_while_another_job_reads_it(source, disk):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    with staging(str(disk)):
+        path, lock = local_copy(source), module._COPIES[os.path.realpath(source)][1]
+        child = context.Process(target=_read_in_another_job, args=(source, disk, queue))
+        child.start()
+        assert queue.get(timeout=60) == str(path), "without waiting for the end of this one"
+        child.join()
+        assert os.fstat(lock).st_nlink == 1, "which holds its lock meanwhile"
+
+
+def _read_in_another_job(source, disk, queue):
+    module._COPIES.clear()  # not by the lock that a fork inherits
+    with staging(str(disk)):
+        queue.put(str(local_copy(source)))
+
+
 @pytest.mark.parametrize(
     ("stage", "reason"),
     [("$NOT_SET_ANYWHERE", "the variable is not set"), ("/no/such/folder", "is no folder"), ("$RELATIVE", "is no absolute path")],

@@ -118,15 +118,15 @@ def _find_or_copy(stage: Path, path: Path, sha256: str | None) -> tuple[Path, in
     lock = os.open(folder / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         while True:
+            _lock(lock, fcntl.LOCK_SH, path)  # those that read do not wait for each other
+            if _is_whole(copy, status.st_size):
+                os.utime(lock)  # when it was used last
+                return copy, lock
+            # a lock does not become another one in one step: another job may have made the copy, or may remove it, in between
             _lock(lock, fcntl.LOCK_EX, path)
             if not _is_whole(copy, status.st_size):
                 _make_room(folder, status.st_size, path)
                 _copy(path, copy, status, sha256)
-            os.utime(lock)  # when it was used last
-            # not in one step: another job may remove the copy in between
-            _lock(lock, fcntl.LOCK_SH, path)
-            if _is_whole(copy, status.st_size):
-                return copy, lock
     except BaseException:
         os.close(lock)
         raise
