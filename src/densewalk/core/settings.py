@@ -1,7 +1,8 @@
 """What every settings model shares: strictness, and switches whose value another setting decides.
 
 Settings are plain pydantic models without torch, so that Snakemake reads and validates a study within a second.
-A default lives here and nowhere else; every field's docstring becomes its description in the JSON schema.
+A default lives here and nowhere else; every field's docstring becomes its description in the JSON schema. Docstrings are read when that
+is made: reading them takes as long as all the rest of a command's start.
 """
 
 import json
@@ -9,7 +10,11 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from densewalk.core.text.docstrings import attribute_docstrings
 
 MOST_STEPS = 10_000_000
 """Most optimizer steps of a training: its schedules are tables with a value for each step, 80 MB each at this length."""
@@ -34,11 +39,11 @@ class Switch:
     source: str
 
     def __call__(self, schema: dict[str, Any]) -> None:
-        """Append the facts to the setting's description in the JSON schema."""
+        """Write the facts into the JSON schema; `Settings` puts the setting's docstring before them."""
         values = ", ".join(f"{name} {json.dumps(value)}" for name, value in self.values.items())
         follows = f"null follows {self.by}: " if self.by else ""
         facts = [f"{follows}{values}", *([self.effect] if self.effect else []), *([self.source] if self.source else [])]
-        schema["description"] += f" [{'; '.join(facts)}]"
+        schema["description"] = f"[{'; '.join(facts)}]"
 
 
 def switch(*, by: str = "compat", default: Any = None, effect: str = "", source: str = "", omit_null: bool = False, **values: Any) -> Any:
@@ -78,10 +83,21 @@ class Settings(BaseModel):
     No number is infinite or NaN.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = ()
     """For docs/deviations.md, beside the switches."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """With the docstrings of the fields."""
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, text in attribute_docstrings(cls).items():
+            if name in properties:
+                facts = properties[name].get("description")
+                properties[name]["description"] = f"{text} {facts}" if facts else text
+        return schema
 
     @classmethod
     def switches(cls) -> dict[str, Switch]:

@@ -27,7 +27,7 @@ Kept = Annotated[Numbers | None, Field(exclude_if=lambda kept: kept is None)]
 
 
 class _Receipt(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     kind: str
     """Which of the classes below it is."""

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from densewalk.core.settings import Settings, Switch
+from densewalk.core.text.docstrings import attribute_docstrings
 from densewalk.study import registry
 
 INTRODUCTION = """\
@@ -39,13 +40,14 @@ def _switches(settings: type[Settings]) -> Iterator[str]:
     """A table for each setting that decides: `compat`, and others such as Time-Tuning's `variant`."""
     by_modes = sorted(settings.switches().items(), key=lambda item: "paper" not in item[1].values)
     for modes, group in groupby(by_modes, key=lambda item: tuple(item[1].values)):
-        rows = [_row(name, settings.model_fields[name], facts) for name, facts in group]
+        texts = attribute_docstrings(settings)
+        rows = [_row(name, settings.model_fields[name], texts[name], facts) for name, facts in group]
         yield _table(["switch", "what it does", *modes, "effect", "source"], rows)
 
 
-def _row(name: str, field: FieldInfo, facts: Switch) -> list[str]:
+def _row(name: str, field: FieldInfo, text: str, facts: Switch) -> list[str]:
     effect = facts.effect if facts.by else f"{facts.effect}; default {_value(field.default)}"
-    return [f"`{name}`", field.description or "", *map(_value, facts.values.values()), effect, facts.source]
+    return [f"`{name}`", text, *map(_value, facts.values.values()), effect, facts.source]
 
 
 def _differences(settings: type[Settings]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from densewalk.core.settings import FOLDER_PATTERN, NAME_PATTERN
+from densewalk.core.text.docstrings import attribute_docstrings
 
 MOST_SHOWN = 40  # characters of a value that is quoted
 # what a text must match -> the same in words
@@ -119,8 +120,8 @@ def _unknown_key(keys: Sequence[str], models: Sequence[type[BaseModel]]) -> str:
 
 def _described(keys: Sequence[str], models: Sequence[type[BaseModel]]) -> str:
     """The first sentence on a field that is missing, and the keys that are known beside it."""
-    field = models[-1].model_fields.get(keys[-1]) if models and keys else None
-    first = re.split(r"(?<=[a-z)`])[.;:] |\.$|\n\n", field.description, maxsplit=1)[0] if field and field.description else ""
+    text = attribute_docstrings(models[-1]).get(keys[-1], "") if models and keys else ""
+    first = re.split(r"(?<=[a-z)`])[.;:] |\.$|\n\n", text, maxsplit=1)[0]
     return f" ({' '.join(first.split())})" if first else ""
 
 
