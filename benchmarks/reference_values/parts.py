@@ -2,12 +2,17 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from benchmarks.reference_values.frozen import Rows
 from benchmarks.reference_values.rows import Note, cases, compare, has, relative
+from torch.nn import functional as F
 
+from densewalk.evaluations.common.label_propagation import rounded_up_size, upsample_labels
 from densewalk.evaluations.metrics.davis import jf
+from densewalk.evaluations.video_objects.scores import score_objects
 from densewalk.methods.dino.losses import cross_entropies, koleo
+from densewalk.ops.label_propagation import Rule, propagate
 from densewalk.ops.sinkhorn import sinkhorn
 
 
@@ -47,6 +52,36 @@ def eval_vos(values: Any) -> Rows:
         j, f = jf(values[f"{case}/gt"], values[f"{case}/pred"], len(values[f"{case}/categories"]))
         yield compare("eval_vos", case, "J", j, values[f"{case}/J"], 1e-6)
         yield compare("eval_vos", case, "F", f, values[f"{case}/F"], 1e-6)
-    for other in ("vos_benchmark", "mose", "dinov3_propagation"):
-        if cases(values, 1).count(other):
-            yield Note("eval_vos", other, "a part of an evaluation that is not here")
+        if has(values, f"vos_benchmark/{case.split('/')[1]}/J"):
+            recorded = np.stack([values[f"vos_benchmark/{case.split('/')[1]}/{kind}"] for kind in "JF"], axis=1)
+            found = score_objects("vos_benchmark", values[f"{case}/gt"], values[f"{case}/pred"], [0] * len(recorded))
+            yield compare("eval_vos", case, "J and F in %, vos-benchmark's rule", 100 * found, recorded, 1e-6)
+    for case in cases(values, 2, having="gt"):
+        if not case.startswith("mose/"):
+            continue
+        truth, objects = values[f"{case}/gt"], int(values[f"{case}/gt"][0].max())
+        found = score_objects("mose", truth, values[f"{case}/pred"], [0] * objects)
+        theirs = [[values[f"{case}/{number}/{kind}"].mean() for kind in "JF"] for number in range(1, objects + 1)]
+        yield compare("eval_vos", case, "J and F, the tool of MOSE's organizers", found, theirs, 1e-6)
+    for case in cases(values, 2, having="context_probs"):
+        yield from _dinov3_propagation(values, case)
+    if has(values, "dinov3_propagation/sizes"):
+        pairs = zip(values["dinov3_propagation/sizes"].tolist(), values["dinov3_propagation/sizes_args"].tolist(), strict=True)
+        found = [rounded_up_size(height, width, side, patch) for (width, height, *_), (side, patch) in pairs]
+        yield compare("eval_vos", "dinov3_propagation", "sizes of inputs", found, values["dinov3_propagation/sizes"][:, [3, 2]], 0)
+
+
+def _dinov3_propagation(values: Any, case: str) -> Rows:
+    """One frame's soft labels, and the labels of pixels by the notebook's rule."""
+    size, square, top_k, temperature = values[f"{case}/cfg"].tolist()
+    soft = torch.from_numpy(values[f"{case}/context_probs"])
+    frames, rows, columns, classes = soft.shape
+    features = F.normalize(torch.from_numpy(values[f"{case}/feats"]), dim=-1).reshape(frames + 1, 1, rows * columns, -1)
+    rule = Rule((rows, columns), int(size), int(top_k), frames, temperature, circle=not square)
+    labels = [x.reshape(1, rows * columns, classes).transpose(1, 2) for x in soft]
+    found = propagate([*features[:-1]], labels, features[-1], rule)[0].T.reshape(rows, columns, classes)
+    yield compare("eval_vos", case, "soft labels, DINOv3", found, values[f"{case}/out"], 1e-4)
+    expected = values[f"{case}/labels"]
+    channels = torch.from_numpy(values[f"{case}/out"]).permute(2, 0, 1).contiguous()
+    pixels = upsample_labels(channels, (0, 0), expected.shape, how="nearest")
+    yield compare("eval_vos", case, "labels of pixels, DINOv3", pixels, expected, 0)

@@ -19,6 +19,7 @@ from tests.fixtures.dense import write_backbone, write_masks
 from tests.fixtures.depth import write_nyu
 from tests.fixtures.landmarks import write_landmarks
 from tests.fixtures.layouts import write_classes, write_coco, write_got10k, write_spair
+from tests.fixtures.video_tasks import write_mose, write_youtube
 
 LABELLED = {"images": "images", "masks": "masks", "num_classes": 4, "layout": "masks"}
 VALIDATION = {**LABELLED, "val_every": 2, "val_offset": 1, "input_size": 64, "mask_size": 8}
@@ -61,6 +62,20 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], str, str | No
         {"layout": "davis", "size": 64, "dataset_size": 32, "clusters": 3, "dataset_clusters": 3, "restarts": 1},
         FRAME,
         MASK,
+    ),
+    "youtube_vos": (
+        "youtube_vos",
+        write_youtube,
+        {"short_side": 64, "multiple": 16},
+        "valid/JPEGImages/kites/00010.jpg",
+        "valid/Annotations/kites/00000.png",
+    ),
+    "mose": (
+        "mose",
+        write_mose,
+        {"short_side": 64, "multiple": 16},
+        "valid/JPEGImages/kites/00010.jpg",
+        "valid/Annotations/kites/00000.png",
     ),
     "clip_propagation": ("clip_propagation", write_davis, {"layout": "davis", "size": 64}, FRAME, MASK),
     "incontext": (

@@ -1,5 +1,6 @@
 """DAVIS label propagation: settings, each step against its rule, whole evaluations of small sequences, and bad input."""
 
+import zipfile
 from itertools import permutations
 
 import numpy as np
@@ -134,6 +135,33 @@ def test_ground_truth_as_prediction_scores_100(tmp_path, backbone, monkeypatch, 
     metrics = run(tmp_path, backbone, tmp_path / "out", task=task).metrics
     assert [metrics[n] for n in ("J&F", "J", "F", "J_recall", "F_recall")] == [100.0] * 5
     assert metrics["J_decay"] == metrics["F_decay"] == 0
+
+
+def test_of_test_dev_a_submission_is_written_and_nothing_is_scored(root, backbone, tmp_path):
+    """Only the first masks are public; predictions do not depend on the others."""
+    scored = run(root, backbone, tmp_path / "val")
+    (root / "ImageSets/2017/val.txt").rename(root / "ImageSets/2017/test-dev.txt")
+    for path in (root / "Annotations/480p").glob("*/*.png"):
+        if path.stem != "00000":
+            path.unlink()
+    result = run(root, backbone, tmp_path / "out", split="test-dev")
+    assert np.isnan(list(result.metrics.values())).all()
+    assert (result.n, result.units, result.details["sequences"]) == (scored.n, None, {"boat": 2, "kites": 1})
+    with zipfile.ZipFile(tmp_path / "out/submission.zip") as archive:
+        assert archive.namelist() == [*(f"boat/{i:05d}.png" for i in range(5)), *(f"kites/{i:05d}.png" for i in range(4))]
+        for name in archive.namelist():
+            assert archive.read(name) == (tmp_path / "val" / name).read_bytes()
+    (root / "Annotations/480p/kites/00000.png").unlink()
+    with pytest.raises(UserError, match=r"kites/00000\.png does not exist"):
+        davis.find_sequences(small(root, split="test-dev").resolved())
+    with pytest.raises(ValueError, match="unsupervised has nothing to be scored with on test-dev"):
+        small(root, split="test-dev", task="unsupervised")
+
+
+def test_dinov3_s_preset_follows_objects(root, backbone, tmp_path):
+    result = run(root, backbone, tmp_path / "out", preset="dinov3_s", short_patches=8)
+    assert result.metrics["J"] > 20
+    assert result.metrics != run(root, backbone, tmp_path / "dino").metrics
 
 
 def test_a_still_video_keeps_its_mask(tmp_path, backbone):
@@ -339,7 +367,7 @@ def test_a_constant_channel_no_longer_wins_everywhere():
 def test_the_window_counts_patches_of_any_size(root, monkeypatch, patch):
     """12 patches to each side are 192 px at patch 16 and 96 px at patch 8, in the released code, too."""
     seen = []
-    monkeypatch.setattr(label_propagation, "follow", lambda frames, first, rule: (seen.append(rule), iter([]))[1])
+    monkeypatch.setattr(label_propagation, "follow", lambda frames, first, rule, later: (seen.append(rule), iter([]))[1])
     sequence = davis.find_sequences(small(root).resolved())[0]
     davis.segment(create(f"vit_nano_patch{patch}", seed=0), sequence, small(root).resolved(), 0, Progress("", 1))
     assert [(rule.grid, rule.radius, rule.top_k, rule.context) for rule in seen] == [((64 // patch, 96 // patch), 12, 5, 7)]

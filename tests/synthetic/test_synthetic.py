@@ -21,12 +21,14 @@ from densewalk.data.benchmarks.boxes import read_tracks
 from densewalk.data.benchmarks.classification import list_imagenet
 from densewalk.data.benchmarks.depth import list_depth, read_depth, require_other_scenes
 from densewalk.data.benchmarks.palette import palette
+from densewalk.data.benchmarks.video_tasks import list_youtube_tasks
+from densewalk.data.image_files import read_mask
 from densewalk.data.video.probe import probe
 from densewalk.synthetic.city.items import ADE, KINDS, WALKING_SPEED
 from densewalk.synthetic.city.raster import SUPERSAMPLE, Camera, Raster, Texture, rotation
 from densewalk.synthetic.city.street import Street
 from densewalk.synthetic.city.walk import Frame, Walk, _Codes
-from densewalk.synthetic.generate import _cut_out, coco_annotations, coco_categories, generate, mask_polygons
+from densewalk.synthetic.generate import MIN_PIXELS, _cut_out, _write_davis, coco_annotations, coco_categories, generate, mask_polygons
 from densewalk.synthetic.settings import SyntheticSettings
 from tests.fixtures.helpers import shared
 
@@ -466,6 +468,25 @@ def test_things_are_cut_out_whole() -> None:
         inside = [np.array_equal(crop[y : y + mask[:, columns.start].sum(), x : x + mask[rows.start].sum()], image[rows, columns])
                   for y in range(crop.shape[0]) for x in range(crop.shape[1])]  # fmt: skip
         assert any(inside)
+
+
+def test_objects_of_youtube_vos_enter_later(tmp_path: Path) -> None:
+    """In the demo's own city; before an object enters, no mask shows it."""
+    root = tmp_path / "city"
+    (root / "GOT-10k/val").mkdir(parents=True)
+    receipt = _write_davis(root, SyntheticSettings(davis_sequences=1))
+    tasks = list_youtube_tasks(root / "YouTube-VOS", "valid")
+    assert receipt["youtube_vos"]["videos"] == len(tasks) == 1
+    firsts = [entry.first for task in tasks for entry in task.entries]
+    assert sum(first > 0 for first in firsts) == receipt["youtube_vos"]["objects_that_enter_later"] >= 1
+    (task,) = tasks
+    assert task.complete
+    truth = task.truth()
+    for number, entry in enumerate(task.entries, start=1):
+        assert not (truth[: entry.first] == number).any()
+        assert (truth[entry.first] == number).sum() >= 2 * MIN_PIXELS or entry.first == 0
+    davis = np.stack([read_mask(path) for path in sorted((root / "DAVIS/Annotations/480p/walk-00").glob("*.png"))])
+    assert all(np.array_equal(davis == n, truth == n) for n in range(1, int(davis.max()) + 1))
 
 
 def test_palette_is_the_one_of_davis() -> None:

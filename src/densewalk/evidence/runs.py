@@ -7,9 +7,9 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Bool
 
-from densewalk.evidence.statistics import MatchedIoU, MeanIoU, Scores, Statistic, Weights
+from densewalk.evidence.statistics import MatchedIoU, MeanIoU, MeanOfUnits, Scores, Statistic, Weights
 
-MEMBERS: dict[str, type[Statistic]] = {kind.KIND: kind for kind in (MeanIoU, MatchedIoU)}
+MEMBERS: dict[str, type[Statistic]] = {kind.KIND: kind for kind in (MeanIoU, MatchedIoU, MeanOfUnits)}
 
 
 @dataclass(frozen=True)

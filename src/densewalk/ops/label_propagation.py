@@ -5,9 +5,10 @@
     label(t)       = sum_{s in kept(t)} affinity(t, s) label(s) / sum_{s in kept(t)} affinity(t, s)
 
 f are L2-normalized patch features; the context of a frame is the first frame and up to `context` frames before it. Radius 0 is no
-window, as in the released codes, which look at it only where it is above 0. Sources: DINO's video segmentation
-(https://arxiv.org/abs/2104.14294, section 4.2.2), which follows https://arxiv.org/abs/2006.14613, appendix F; Time-Tuning
-(https://arxiv.org/abs/2308.11796, section 3) uses the same rule on a clip's soft cluster assignment.
+window, as in the released codes, which look at it only where it is above 0. DINOv3's window is a circle: the squares of both distances
+add up to radius^2 at most. Sources: DINO's video segmentation (https://arxiv.org/abs/2104.14294, section 4.2.2), which follows
+https://arxiv.org/abs/2006.14613, appendix F; Time-Tuning (https://arxiv.org/abs/2308.11796, section 3) uses the same rule on a clip's
+soft cluster assignment.
 
 The result is exact, but no [targets, sources] matrix is built: the target grid is cut into tiles, and each tile is compared only with
 the keys in its window. The k best sources of a target lie on the k positions whose best frame is best, so a maximum over the frames
@@ -16,7 +17,7 @@ comes before any sorting. Memory grows with the window, not with the square of t
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -38,6 +39,7 @@ class Rule:
     top_k: int  # sources kept per target
     context: int  # frames before the target's, in addition to the first
     temperature: float = 0.1
+    circle: bool = False  # the window is a circle of this radius (DINOv3), not a square
 
     @property
     def reach(self) -> int:
@@ -46,19 +48,26 @@ class Rule:
 
 
 def follow(
-    frames: Iterable[Float[Tensor, "batch patches dim"]], first: Float[Tensor, "batch classes patches"], rule: Rule
+    frames: Iterable[Float[Tensor, "batch patches dim"]],
+    first: Float[Tensor, "batch classes patches"],
+    rule: Rule,
+    later: Mapping[int, Float[Tensor, "batch classes patches"]] | None = None,
 ) -> Iterator[Float[Tensor, "batch classes patches"]]:
     """Yield the soft labels of the second, third, ... frame, which are propagated further.
 
     frames: features of every frame, including the first; not necessarily normalized. first: its labels, hard or soft.
+    later: labels of objects that enter, by the number of their frame, the first being 0: where they are above 0, they replace those that
+    were propagated to this frame.
     """
     iterator = iter(frames)
     anchor = (F.normalize(next(iterator), dim=-1), first)
     recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=rule.context)
-    for features in iterator:
+    for number, features in enumerate(iterator, start=1):
         features = F.normalize(features, dim=-1)
         context = [anchor, *recent]
         labels = propagate([f for f, _ in context], [s for _, s in context], features, rule)
+        if later and number in later:
+            labels = torch.where(later[number].sum(dim=1, keepdim=True) > 0, later[number], labels)
         recent.append((features, labels))
         yield labels
 
@@ -185,4 +194,7 @@ def _spans(size: int, rule: Rule, tile: int) -> list[tuple[tuple[int, int], tupl
 def _outside(targets: Int[Tensor, "..."], keys: Int[Tensor, "..."], rule: Rule) -> Bool[Tensor, "targets keys"]:
     """True for each key outside the target's window; positions count row by row."""
     t, s, width = targets.flatten()[:, None], keys.flatten()[None, :], rule.grid[1]
-    return ((t // width - s // width).abs() > rule.reach) | ((t % width - s % width).abs() > rule.reach)
+    rows, columns = (t // width - s // width).abs(), (t % width - s % width).abs()
+    if rule.circle and rule.radius:
+        return rows.square() + columns.square() > rule.radius**2
+    return (rows > rule.reach) | (columns > rule.reach)

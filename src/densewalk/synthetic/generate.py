@@ -10,6 +10,7 @@
     ADEChallengeData2016/{images,annotations}/{training,validation}/ADE_{train,val}_%08d.{jpg,png}
     coco/{train2017,val2017}/%012d.jpg, coco/annotations/instances_{train,val}2017.json
     DAVIS/{JPEGImages,Annotations}/480p/{sequence}/%05d.{jpg,png}, DAVIS/ImageSets/2017/{train,val}.txt
+    YouTube-VOS/valid/{JPEGImages,Annotations}/{sequence}/%05d.{jpg,png}, YouTube-VOS/valid/meta.json      objects enter later
     GOT-10k/val/{sequence}/{%08d.jpg,groundtruth.txt,cover.label,absence.label}, GOT-10k/val/list.txt      one object of each of these
     nyu/{walk}/rgb_%05d.jpg, nyu/{walk}/sync_depth_%05d.png, nyu/nyu_{train,test}.txt      depth in millimeters, 0 for none
     SPair-71k/{JPEGImages,PairAnnotation,Layout}   rigid things of the DAVIS sequences in two frames each, and points that both show
@@ -42,6 +43,7 @@ from densewalk.synthetic.city.walk import Frame, Walk
 from densewalk.synthetic.depth_layout import DepthLayout
 from densewalk.synthetic.image_writer import write_image
 from densewalk.synthetic.keypoint_layout import KeypointLayout
+from densewalk.synthetic.later_objects import LaterObjectsLayout
 from densewalk.synthetic.settings import SyntheticSettings
 
 # https://cocodataset.org: supercategory, then id and name of its categories
@@ -66,7 +68,7 @@ MIN_PIXELS = 24  # smaller visible pieces of an object are not annotated
 DAVIS_OBJECTS = 3
 DAVIS_STARTS = (0.0, 8.0, 16.0)
 MARKER = "SYNTHETIC.txt"
-FOLDERS = ("walk_masks", "ADEChallengeData2016", "coco", "DAVIS", "GOT-10k", "nyu", "SPair-71k", "imagenet")
+FOLDERS = ("walk_masks", "ADEChallengeData2016", "coco", "DAVIS", "YouTube-VOS", "GOT-10k", "nyu", "SPair-71k", "imagenet")
 CROP_PIXELS = 64  # smaller visible pieces of a thing are not cut out
 CROP_MARGIN = 1.2  # side of the square that is cut out, over the thing's longer side
 
@@ -249,19 +251,26 @@ def _cut_out(image: Rgb, mask: Bool[np.ndarray, "height width"]) -> UInt8[np.nda
 
 def _write_davis(root: Path, settings: SyntheticSettings) -> dict[str, Any]:
     names = [f"walk-{number:02d}" for number in range(settings.davis_sequences)]
-    pairs = KeypointLayout(root, {c["id"]: c["name"] for c in coco_categories()}, settings.keypoints)
-    objects = {name: _write_sequence(root, name, settings, number, pairs) for number, name in enumerate(names)}
+    categories = {c["id"]: c["name"] for c in coco_categories()}
+    pairs = KeypointLayout(root, categories, settings.keypoints)
+    later = LaterObjectsLayout(root, categories, 2 * MIN_PIXELS)
+    objects = {name: _write_sequence(root, name, settings, number, pairs, later) for number, name in enumerate(names)}
     cut = len(names) // 3
     for split, members in {"train": names[:cut], "val": names[cut:]}.items():
         with atomic_write(root / f"DAVIS/ImageSets/2017/{split}.txt") as temporary:
             temporary.write_text("".join(f"{name}\n" for name in members))
     with atomic_write(root / "GOT-10k/val/list.txt") as temporary:
         temporary.write_text("".join(f"{name}\n" for name in names))
-    return {"sequences": len(names), "frames": settings.davis_frames, "objects": objects, "spair": pairs.finish()}
+    made = {"spair": pairs.finish(), "youtube_vos": later.finish()}
+    return {"sequences": len(names), "frames": settings.davis_frames, "objects": objects, **made}
 
 
-def _write_sequence(root: Path, name: str, settings: SyntheticSettings, number: int, pairs: KeypointLayout) -> int:
-    """One sequence, for DAVIS with all its objects, for GOT-10k with the box of the most prominent; returns the objects' number.
+def _write_sequence(
+    root: Path, name: str, settings: SyntheticSettings, number: int, pairs: KeypointLayout, later: LaterObjectsLayout
+) -> int:
+    """One sequence, for DAVIS with the objects that are there throughout, for YouTube-VOS with those that enter, too.
+
+    For GOT-10k with the box of the most prominent. Returns DAVIS's number of objects.
 
     pairs: takes pairs of its frames.
     """
@@ -274,6 +283,7 @@ def _write_sequence(root: Path, name: str, settings: SyntheticSettings, number: 
     for position, frame in enumerate(frames):
         write_image(davis / f"JPEGImages/480p/{name}/{position:05d}.jpg", frame.rgb)
     write_labels(davis / "Annotations/480p" / name, np.stack([values[frame.instances] for frame in frames]))
+    later.add(name, frames, objects)
     _write_track(root / "GOT-10k/val" / name, frames, objects[0])
     pairs.add(name.replace("-", "_"), walk, start, frames)
     return len(objects)

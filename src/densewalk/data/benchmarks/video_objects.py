@@ -6,7 +6,8 @@
 Listing checks that every file is there and of the right size, by the files' headers; every error names the file.
 """
 
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,17 +71,20 @@ def list_davis(
     resolution: str = "480p",
     annotations: str = "Annotations",
     only: Sequence[str] | None = None,
+    first_only: bool = False,
 ) -> list[LabelledVideo]:
     """List the sequences of ImageSets/`year`/`split`.txt, in 2016 with merged objects.
 
     Args:
         annotations: `Annotations`, or `Annotations_unsupervised`.
         only: names to choose from the list.
+        first_only: only the first frame's mask is needed, as in test-dev.
     """
     root = existing_folder(Path(root), "DAVIS's folder")
     path = root / "ImageSets" / str(year) / f"{split}.txt"
     names = choose_names(read_list(path, todo="correct `root`, `year` or `split`"), only, path)
-    return [_check_video(root / "JPEGImages" / resolution, root / annotations / resolution, name, merge=year == 2016) for name in names]
+    images, masks = root / "JPEGImages" / resolution, root / annotations / resolution
+    return [_check_video(images, masks, name, merge=year == 2016, first_only=first_only) for name in names]
 
 
 def list_youtube_vos(root: str | Path, *, split: str = "train", only: Sequence[str] | None = None) -> list[LabelledVideo]:
@@ -91,39 +95,68 @@ def list_youtube_vos(root: str | Path, *, split: str = "train", only: Sequence[s
     return [_check_video(folder / "JPEGImages", masks, name, sparse=True) for name in names]
 
 
-def _check_video(images: Path, masks: Path, name: str, *, merge: bool = False, sparse: bool = False) -> LabelledVideo:
+def _check_video(
+    images: Path, masks: Path, name: str, *, merge: bool = False, sparse: bool = False, first_only: bool = False
+) -> LabelledVideo:
     """Return a sequence, in the order of its numbers, if its files are there and of one size, and its masks hold numbers.
 
     Args:
         sparse: frames without a mask are left out. A mask without its frame is refused.
+        first_only: masks of later frames are left out, but not the frames.
     """
     images, masks = existing_folder(images / name), existing_folder(masks / name)
     frames = by_key(images, frames_in_order(find_files(images, EXTENSIONS, below=False), images))
     labels = by_key(masks, find_files(masks, (".png",), below=False))
+    if first_only:
+        labels = {key: labels[key] for key in list(frames)[:1] if key in labels}
     todo = "scoring needs a mask for every frame (test-dev has only first ones)"
-    keys = pair_keys(frames, labels, (images, masks), sparse=sparse, todo=todo)
+    keys = list(frames) if first_only and labels else pair_keys(frames, labels, (images, masks), sparse=sparse, todo=todo)
     if not keys:
         raise UserError(f"{images} has no frame ({' '.join(EXTENSIONS)})" + (f" with a mask in {masks}" if sparse else ""))
-    video = LabelledVideo(name, [images / frames[key] for key in keys], [masks / labels[key] for key in keys], merge)
-    expected = read_header(video.frames[0]).shown
-    for frame, mask in zip(video.frames, video.masks, strict=True):
-        header, mask_header = read_header(frame), read_header(mask)
+    video = LabelledVideo(name, [images / frames[key] for key in keys], [masks / labels[key] for key in keys if key in labels], merge)
+    check_sizes(video.frames, zip(video.frames, video.masks, strict=False))  # the first frame's mask alone may be there
+    return video
+
+
+def check_sizes(frames: Sequence[Path], pairs: Iterable[tuple[Path, Path]]) -> None:
+    """Require that all frames of a video, and its masks, are of one size, and that masks hold numbers, by the files' headers.
+
+    Args:
+        pairs: frames with their masks.
+    """
+    headers = {frame: read_header(frame) for frame in frames}
+    expected = headers[frames[0]].shown
+    for frame, header in headers.items():
         if header.shown != expected:
             size = header.shown
-            raise UserError(f"{frame} is {size[0]}x{size[1]}, but {video.frames[0]} is {expected[0]}x{expected[1]}")
-        mask_turn(mask, mask_header, frame, header)
+            raise UserError(f"{frame} is {size[0]}x{size[1]}, but {frames[0]} is {expected[0]}x{expected[1]}")
+    for frame, mask in pairs:
+        mask_header = read_header(mask)
+        mask_turn(mask, mask_header, frame, headers[frame])
         if mask_header.mode in ("RGB", "RGBA", "LA", "CMYK", "YCbCr"):
             raise UserError(
                 f"mask {mask} is a color image ({mask_header.mode})", allowed="an indexed PNG whose pixel values are the objects"
             )
-    return video
 
 
-def write_labels(folder: Path, labels: Masks) -> None:
-    """Write palette PNGs 00000.png, 00001.png, ..., as DAVIS and its servers have them."""
+def write_labels(folder: Path, labels: Masks, names: Sequence[str] | None = None) -> None:
+    """Write palette PNGs 00000.png, 00001.png, ..., or of these names, as DAVIS and its servers have them."""
     colors = palette().tobytes()
     for number, frame in enumerate(labels):
         image = Image.fromarray(frame)
         image.putpalette(colors)
-        with atomic_write(folder / f"{number:05d}.png") as temporary:
+        with atomic_write(folder / f"{f'{number:05d}' if names is None else names[number]}.png") as temporary:
             image.save(temporary, format="PNG")
+
+
+def zip_labels(path: Path, folder: Path, names: Iterable[str], top: str = "") -> None:
+    """Write the PNGs of these sequences, folders in `folder`, into a zip archive as servers take them; the same files, the same bytes.
+
+    Args:
+        top: a folder above those of the sequences.
+    """
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name in sorted(names):
+            for file in sorted((folder / name).glob("*.png")):
+                place = "/".join(part for part in (top, name, file.name) if part)
+                archive.writestr(zipfile.ZipInfo(place), file.read_bytes(), zipfile.ZIP_STORED)

@@ -1,6 +1,6 @@
 """Mask of a video's first frame, propagated to all its frames: from pixels to patches, along features, and back to pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 
 import cv2
@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from densewalk.core.imagenet import IMAGENET, IMAGENET_STD, PixelStatistics
 from densewalk.core.progress import Progress
 from densewalk.data.benchmarks.video_objects import LabelledVideo, Mask
+from densewalk.data.images import normalize
 from densewalk.evaluations.common.base import require_finite
-from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
+from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings, Resize, Upsample
 from densewalk.models.interface import Network
 from densewalk.ops.label_propagation import Rule, follow
 
@@ -37,33 +38,64 @@ class Propagation:
         *,
         red_std: float = IMAGENET_STD[0],
     ) -> None:
+        self.rules = settings.pixel_rules
         self.shape, self.size = (shape[0], shape[1]), input_size(shape[0], shape[1], settings, backbone.multiple)
         backbone.require_size(*self.size)
         self.grid = (self.size[0] // backbone.stride, self.size[1] // backbone.stride)
-        self.rule = Rule(self.grid, settings.radius, settings.top_k, settings.context, settings.temperature)
-        self.frames = frame_features(backbone, sequence, self.size, progress, red_std=red_std)
+        self.rule = Rule(self.grid, settings.radius, settings.top_k, settings.context, settings.temperature, self.rules.circle)
+        self.frames = frame_features(backbone, sequence, self.size, progress, red_std=red_std, resize=self.rules.resize)
         self.first = next(self.frames)
 
-    def labels(self, first: UInt8[np.ndarray, "rows columns"], *, constant_channel_wins: bool = False) -> Iterator[Mask]:
-        """The labels of the second, third, ... frame, given those of the first frame's patches."""
-        for soft in follow(chain([self.first], self.frames), one_hot(first).to(self.first.device), self.rule):
-            yield upsample_labels(soft[0].unflatten(1, self.grid), self.size, self.shape, constant_channel_wins=constant_channel_wins)
+    def labels(
+        self,
+        first: UInt8[np.ndarray, "rows columns"],
+        *,
+        constant_channel_wins: bool = False,
+        later: Mapping[int, UInt8[np.ndarray, "rows columns"]] | None = None,
+        objects: int | None = None,
+    ) -> Iterator[Mask]:
+        """The labels of the second, third, ... frame, given those of the first frame's patches.
+
+        Args:
+            later: labels of the patches of objects that enter, by the number of their frame.
+            objects: the number of all of them; the highest label of `first` if not given.
+        """
+        device = self.first.device
+        entering = {number: labels_above_background(labels, objects).to(device) for number, labels in (later or {}).items()}
+        for soft in follow(chain([self.first], self.frames), one_hot(first, objects).to(device), self.rule, entering):
+            yield upsample_labels(
+                soft[0].unflatten(1, self.grid),
+                self.size,
+                self.shape,
+                how=self.rules.upsample,
+                constant_channel_wins=constant_channel_wins,
+            )
 
 
 def input_size(height: int, width: int, settings: LabelPropagationSettings, patch: int) -> tuple[int, int]:
     """Height and width of the network's input; see `LabelPropagationSettings.multiple`."""
+    patches = settings.pixel_rules.short_patches
+    if patches is not None:
+        return rounded_up_size(height, width, patches * patch, patch)
     long_side = settings.short_side * max(height, width) // min(height, width) // settings.multiple * settings.multiple
     short, long = (max(1, round(side / patch)) * patch for side in (settings.short_side, long_side))
     return (short, long) if height <= width else (long, short)
 
 
+def rounded_up_size(height: int, width: int, short_side: int, patch: int) -> tuple[int, int]:
+    """The shorter side rounded up to whole patches, and the longer one that keeps the aspect ratio, rounded up likewise (DINOv3)."""
+    short = -(-short_side // patch) * patch
+    long = -(-max(height, width) * short // (min(height, width) * patch)) * patch
+    return (short, long) if height <= width else (long, short)
+
+
 def frame_features(
-    backbone: Network, sequence: LabelledVideo, size: tuple[int, int], progress: Progress, *, red_std: float
+    backbone: Network, sequence: LabelledVideo, size: tuple[int, int], progress: Progress, *, red_std: float, resize: Resize = "opencv"
 ) -> Iterator[Float[Tensor, "1 patches dim"]]:
     """Patch features of each frame after the network's final norm, as they are needed."""
     device = next(backbone.parameters()).device
     for number, frame in enumerate(sequence.frames):
-        x = prepare_frame(sequence.image(number), size, backbone.statistics, red_std=red_std)
+        x = prepare_frame(sequence.image(number), size, backbone.statistics, red_std=red_std, resize=resize)
         patches = backbone.dense(x.to(device)).flatten(2).transpose(1, 2)
         require_finite(patches, [frame], backbone.source)
         yield patches
@@ -76,8 +108,12 @@ def prepare_frame(
     statistics: PixelStatistics = IMAGENET,
     *,
     red_std: float = IMAGENET_STD[0],
+    resize: Resize = "opencv",
 ) -> Float[Tensor, "1 3 rows columns"]:
     """A frame resized and normalized; `red_std`: what red is divided by where the statistics are ImageNet's."""
+    if resize == "bicubic":
+        x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+        return normalize(F.interpolate(x, size, mode="bicubic", antialias=True), statistics.with_imagenet_std(0, red_std))
     resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
     mean, std = (torch.tensor(values) for values in statistics.with_imagenet_std(0, red_std))
     return ((torch.from_numpy(resized).float() / 255 - mean) / std).permute(2, 0, 1)[None]
@@ -100,15 +136,33 @@ def reduce_mask(mask: Mask, grid: tuple[int, int], *, keep_small_objects: bool) 
     return small
 
 
-def one_hot(labels: UInt8[np.ndarray, "rows columns"]) -> Float[Tensor, "1 classes patches"]:
-    """Background and the objects up to the highest id, a channel each."""
-    return F.one_hot(torch.from_numpy(labels).long().flatten()).T[None].float()
+def one_hot(labels: UInt8[np.ndarray, "rows columns"], objects: int | None = None) -> Float[Tensor, "1 classes patches"]:
+    """Background and the objects up to `objects`, or the highest id, a channel each."""
+    return F.one_hot(torch.from_numpy(labels).long().flatten(), -1 if objects is None else objects + 1).T[None].float()
+
+
+def labels_above_background(labels: UInt8[np.ndarray, "rows columns"], objects: int | None) -> Float[Tensor, "1 classes patches"]:
+    """`one_hot` without the background: 0 where there is no object."""
+    found = one_hot(labels, objects)
+    found[:, 0] = 0
+    return found
 
 
 def upsample_labels(
-    soft: Float[Tensor, "classes rows columns"], size: tuple[int, int], original: tuple[int, int], *, constant_channel_wins: bool = False
+    soft: Float[Tensor, "classes rows columns"],
+    size: tuple[int, int],
+    original: tuple[int, int],
+    *,
+    how: Upsample = "stretched",
+    constant_channel_wins: bool = False,
 ) -> Mask:
-    """The label of every pixel of the original frame, from soft labels of patches."""
+    """The label of every pixel of the original frame, from soft labels of patches; see `PixelRules`."""
+    if how == "bilinear":
+        return F.interpolate(soft[None], size=original, mode="bilinear", align_corners=False)[0].argmax(dim=0).byte().cpu().numpy()
+    if how == "nearest":
+        channels = F.interpolate(soft[None], size=original, mode="nearest")[0]
+        low, high = channels.amin(dim=(1, 2), keepdim=True), channels.amax(dim=(1, 2), keepdim=True)
+        return torch.where(high > low, (channels - low) / (high - low), 0).argmax(dim=0).byte().cpu().numpy()
     channels = F.interpolate(soft[None], size=size, mode="bilinear", align_corners=False)[0]
     labels = normalize_channels(channels, constant_channel_wins=constant_channel_wins).argmax(dim=0)
     return resize_labels(labels.byte().cpu().numpy(), original)

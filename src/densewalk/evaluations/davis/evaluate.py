@@ -13,6 +13,7 @@ Sources: DINO (https://arxiv.org/abs/2104.14294, section 4.2.2) and its eval_vid
 (https://arxiv.org/abs/1704.00675, https://arxiv.org/abs/1905.00737) and davis2017-evaluation.
 
     job.out/{sequence}/00000.png ...    predictions, palette PNGs as the DAVIS server takes them (semi-supervised: the first is given)
+    job.out/submission.zip              the same, where nothing is scored here (test-dev)
     job.out/{sequence}.png              some frames, the true objects above, the predicted ones below
 
 In both modes of `compat` frames are resized as in the released code: OpenCV's bilinear interpolation, no antialiasing (854 x 480 to
@@ -20,6 +21,7 @@ In both modes of `compat` frames are resized as in the released code: OpenCV's b
 task, unsupervised, and its way of reporting result tables found from an earlier run have no counterpart here.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +31,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from densewalk.core import distributed
 from densewalk.core.errors import UserError
 from densewalk.core.progress import Progress
-from densewalk.data.benchmarks.video_objects import VOID, LabelledVideo, Masks, list_davis, write_labels
+from densewalk.data.benchmarks.video_objects import VOID, LabelledVideo, Masks, list_davis, write_labels, zip_labels
 from densewalk.evaluations.common.base import Job, Result, load_network
 from densewalk.evaluations.common.label_propagation import Propagation, reduce_mask, resize_labels
 from densewalk.evaluations.common.shares import owned, shared_map
@@ -55,12 +58,18 @@ def evaluate(settings: DavisSettings, backbone_path: Path, job: Job) -> Result:
     def segment_and_score(sequence: LabelledVideo) -> tuple[Scores, Scores]:
         prediction = segment(backbone, sequence, settings, job.seed, progress)
         write_labels(job.out / sequence.name, prediction)
+        if not settings.scored:
+            write_strip(job.out / f"{sequence.name}.png", sequence, [prediction])
+            nothing = np.full((int(prediction[0].max()), 2, 3), math.nan)
+            return nothing, nothing
         write_strip(job.out / f"{sequence.name}.png", sequence, [sequence.truth(), prediction])
         return score(sequence, prediction, settings), score(sequence, np.broadcast_to(prediction[0], prediction.shape), settings)
 
     found = shared_map(segment_and_score, sequences, cost=len)
     progress.close()
     names = [sequence.name for sequence in sequences]
+    if not settings.scored and distributed.rank() == 0:
+        zip_labels(job.out / "submission.zip", job.out, names)
     return summarize(*(dict(zip(names, scores, strict=True)) for scores in zip(*found, strict=True)))
 
 
@@ -80,6 +89,7 @@ def find_sequences(settings: DavisSettings) -> list[LabelledVideo]:
         resolution=settings.resolution,
         annotations="Annotations_unsupervised" if unsupervised and settings.year == 2017 else "Annotations",
         only=settings.sequences,
+        first_only=not settings.scored,
     )
     for sequence in sequences:
         if unsupervised:
@@ -170,6 +180,8 @@ def summarize(scores: dict[str, Float[np.ndarray, "_ 2 3"]], floors: dict[str, F
     metrics = {"J&F": (j[0] + f[0]) / 2, "J": j[0], "F": f[0], "J_recall": j[1], "F_recall": f[1], "J_decay": j[2], "F_decay": f[2]}
     floor_j, floor_f = (100 * np.concatenate(list(floors.values()))).mean(axis=0)[:, 0].tolist()
     metrics |= {"J&F_copied": (floor_j + floor_f) / 2, "J_copied": floor_j}
+    if np.isnan(objects).all():  # masks are on the server only
+        return Result(metrics, len(objects), "objects", {"sequences": {name: len(values) for name, values in scores.items()}})
     details = {"sequences": by_object(scores), "copied": by_object(floors)}
     return Result(metrics, len(objects), "objects", details, object_units(scores))
 

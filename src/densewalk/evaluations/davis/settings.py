@@ -1,18 +1,18 @@
 """Settings of DAVIS label propagation."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import deviation, switch
 from densewalk.data.benchmarks import sizes
-from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings
+from densewalk.evaluations.common.label_propagation_settings import DINOV3_SIZES, PropagationPresets
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 
 
-class DavisSettings(LabelPropagationSettings):
+class DavisSettings(PropagationPresets):
     """Video object segmentation: the first frame's masks travel along frozen features (DINO's protocol).
 
     The released code is https://github.com/facebookresearch/dino at commit 7c446df.
@@ -46,7 +46,8 @@ class DavisSettings(LabelPropagationSettings):
     year: Annotated[Literal[2016, 2017], Shown(lambda s: f"{s.year} {s.split}{s.subset}", "first")] = 2017
     """Which lists of sequences, ImageSets/2016 or 2017. In 2016 all objects of a sequence count as one."""
     split: Annotated[str, SHOWN_BY_ANOTHER] = "val"
-    """List in ImageSets/{year}: `val` or `train`."""
+    """List in ImageSets/{year}: `val` or `train`. Of `test-dev` only the first masks are public: nothing is scored, and submission.zip is
+    what DAVIS's server takes."""
     resolution: Annotated[str, SHOWN_BY_ANOTHER] = "480p"
     """Folder below JPEGImages and Annotations."""
     compat: Annotated[Literal["paper", "released"], Shown("compat {}", "last")] = "paper"
@@ -69,9 +70,24 @@ class DavisSettings(LabelPropagationSettings):
 
     @property
     def published_protocol(self) -> str | None:
-        """`label propagation (DINO)` where every setting is that of DINO's released code and the data are DAVIS-2017's."""
-        dino = self.dataset == "DAVIS-2017" and self.compat == "released" and is_published(self, "compat")
-        return "label propagation (DINO)" if dino else None
+        """DINO's, with its released code's deviations, or DINOv3's, where every other setting is theirs and the data are DAVIS-2017's."""
+        if self.dataset != "DAVIS-2017" or not is_published(self, "compat"):
+            return None
+        if self.preset in DINOV3_SIZES:
+            return f"label propagation (DINOv3, {self.preset[-1].upper()})" if self.compat == "paper" else None
+        return "label propagation (DINO)" if self.compat == "released" else None
+
+    @property
+    def scored(self) -> bool:
+        """False for a list whose masks are on the server only."""
+        return not self.split.startswith("test")
+
+    @model_validator(mode="after")
+    def clusters_are_scored(self) -> Self:
+        """Refuse clusters without any mask to compare them with."""
+        if self.task == "unsupervised" and not self.scored:
+            raise ValueError(f"task: unsupervised has nothing to be scored with on {self.split}; choose split val or train")
+        return self
 
 
 SETTINGS = {"davis": DavisSettings}
