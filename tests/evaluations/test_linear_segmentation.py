@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from densewalk.evaluations.linear_segmentation.evaluate import TrainingImages, c
 from densewalk.evaluations.linear_segmentation.settings import LinearSegmentationSettings
 from densewalk.models.feature_cache import FeatureCache
 from densewalk.models.loading import load
-from tests.fixtures.dense import image_of, label_map, write_backbone, write_masks, write_voc
+from tests.fixtures.dense import MeanColors, image_of, label_map, write_backbone, write_masks, write_voc
 
 
 def settings_of(root=".", layout="masks", **changes):
@@ -36,6 +37,58 @@ def settings_of(root=".", layout="masks", **changes):
 
 def job_in(folder, **changes):
     return Job(out=folder / "out", state=folder / "state", **changes)
+
+
+# -- Cityscapes --------------------------------------------------------------------------------------------------------
+
+
+CITY_COLORS = np.array([[30, 30, 30], [220, 40, 40], [40, 220, 40], [40, 40, 220]], np.uint8)
+CITY_IDS = np.array([7, 33, 19, 4], np.uint8)  # road, bicycle, traffic light, and one that is no class
+
+
+def write_cityscapes(root, *, ids=CITY_IDS):
+    """Quadrants of road, bicycle, traffic light and an id that is not scored."""
+    for split, count in (("train", 2), ("val", 2)):
+        for i in range(count):
+            quadrants = np.roll(np.array([[0, 1], [2, 3]]), i).repeat(16, 0).repeat(16, 1)
+            name = f"aachen_00000{i}_000019"
+            for kind, array, end in (("leftImg8bit", CITY_COLORS[quadrants], "leftImg8bit"), ("gtFine", ids[quadrants], "gtFine_labelIds")):
+                folder = root / kind / split / "aachen"
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(folder / f"{name}_{end}.png")
+
+
+def by_color(*_):
+    """A head that gives each patch the class whose color is nearest: 2 c.x - |c|^2."""
+    colors = (torch.from_numpy(CITY_COLORS[:3]).double() / 255 - torch.tensor(IMAGENET.mean)) / torch.tensor(IMAGENET.std)
+    head = nn.Linear(3, 19)
+    head.weight.data[:], head.bias.data[:] = 0, -1e3
+    for color, label in zip(colors, (0, 18, 6), strict=True):
+        head.weight.data[label], head.bias.data[label] = 2 * color.float(), -float(color.square().sum())
+    return head
+
+
+def test_ids_of_cityscapes_become_its_19_classes(tmp_path, monkeypatch):
+    """Through `evaluate` itself, with a head that knows the colors: road, traffic light and bicycle are classes 0, 6 and 18."""
+    write_cityscapes(tmp_path)
+    monkeypatch.setattr("densewalk.evaluations.common.base.load", lambda _path: MeanColors())
+    monkeypatch.setattr(linear_segmentation, "train", by_color)
+    monkeypatch.setattr(linear_segmentation, "training_state", lambda *_: nullcontext())
+    settings = settings_of(tmp_path, layout="cityscapes")
+    result = evaluate(settings, tmp_path, job_in(tmp_path))
+    assert result.metrics["mIoU"] == 100
+    assert {name for name, value in result.details["IoU"].items() if value is not None} == {"road", "traffic light", "bicycle"}
+    assert result.n == 2
+    assert "linear 8x8 masks" in settings.protocol
+
+
+def test_bad_cityscapes_is_refused_before_the_backbone_is_loaded(tmp_path):
+    write_cityscapes(tmp_path)
+    (tmp_path / "gtFine/val/aachen/aachen_000001_000019_gtFine_labelIds.png").unlink()
+    with pytest.raises(UserError, match=r"aachen_000001_000019.*labelIds"):
+        evaluate(settings_of(tmp_path, layout="cityscapes"), tmp_path / "no.safetensors", job_in(tmp_path))
+    with pytest.raises(UserError, match=r"leftImg8bit/train does not exist"):
+        evaluate(settings_of(tmp_path / "nowhere", layout="cityscapes"), tmp_path / "no.safetensors", job_in(tmp_path))
 
 
 # -- the arithmetic --------------------------------------------------------------------------------------------------

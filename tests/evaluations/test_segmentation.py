@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -301,18 +302,40 @@ def test_levels_and_layers_must_exist(data, nano, tmp_path):
 
 
 @pytest.mark.parametrize("warmup", [0, 4])
-def test_the_learning_rate_is_decay_times_warm_up(warmup):
-    settings = linear("x", iterations=12, warmup=warmup)
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_learning_rate_is_decay_times_warm_up(warmup, schedule):
+    settings = linear("x", iterations=12, warmup=warmup, schedule=schedule)
     optimizer = torch.optim.AdamW([{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)], "lr": 0.5}], lr=1.0)
     schedulers = [PARAM_SCHEDULERS.build(config | {"optimizer": optimizer}) for config in mmseg.schedules(settings)]
     for t in range(12):
-        expected = 1 - t / 12
+        expected = 1 - t / 12 if schedule == "linear" else (1 + math.cos(math.pi * t / 12)) / 2
         if t < warmup:
             expected *= 1 - (1 - t / warmup) * (1 - 1e-6)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected, expected / 2])
         optimizer.step()
         for scheduler in schedulers:
             scheduler.step()
+
+
+def test_dinov3_s_linear_preset_counts_patches():
+    card = Ade20kLinearSettings(root="x", dataset="ADE20K", preset="dinov3")
+    assert card.published_protocol == "linear BN+1x1, 1024 patches (DINOv3)"
+    assert (card.learning_rate, card.weight_decay, card.iterations, card.batch_size, card.warmup) == (1e-3, 1e-3, 40_000, 16, 1500)
+    sides = {patch: card.fitted(patch) for patch in (14, 16, None)}
+    assert {patch: (s.crop, s.short_side, s.stride) for patch, s in sides.items()} == {
+        14: (448, 448, 298),
+        16: (512, 512, 341),
+        None: (512, 512, 341),
+    }
+    assert "crop 32x32 patches, slide 512/341" in card.protocol
+    assert "cosine decay" in card.protocol
+    assert mmseg.schedules(card)[-1]["type"] == "CosineAnnealingLR"
+    plain = Ade20kLinearSettings(root="x", dataset="ADE20K")
+    assert not {"schedule", "crop_patches"} & plain.model_dump().keys(), "the hashes of other recipes stay as they were"
+    changed = Ade20kLinearSettings.model_validate(card.model_dump() | {"schedule": "linear"})
+    assert Ade20kLinearSettings.model_validate(changed.model_dump()) == changed
+    assert changed.published_protocol is None
+    assert changed.protocol != card.protocol
 
 
 def test_published_names_exist_and_need_the_published_settings():

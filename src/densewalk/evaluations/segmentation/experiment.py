@@ -19,6 +19,8 @@ def experiment(
     settings: SegmentationSettings, backbone: str, arch: Shape, training: list[Example], validation: list[Example]
 ) -> Experiment:
     """The whole experiment."""
+    if isinstance(settings, LinearSettings):
+        settings = settings.fitted(None if mm.is_hierarchical(arch) else arch.multiple)
     optimizer = mm.adamw(settings.learning_rate, settings.weight_decay)
     if isinstance(settings, UpernetSettings):
         model = upernet(settings, backbone, arch)
@@ -116,9 +118,13 @@ def prediction(settings: SegmentationSettings, weight: float = 1.0) -> Config:
 def schedules(settings: SegmentationSettings) -> list[Config]:
     """lr(t) = lr (1 - t / iterations) (1 - (1 - t / warmup)(1 - 1e-6)), the last factor while t < warmup.
 
-    mmengine's schedulers multiply what they find, so two that begin together give the product.
+    A cosine has (1 + cos(pi t / iterations)) / 2 in place of (1 - t / iterations). mmengine's schedulers multiply what they find, so two
+    that begin together give the product.
     """
-    decay = {"type": "PolyLR", "power": 1.0, "eta_min": 0.0, "begin": 0, "end": settings.iterations + 1, "by_epoch": False}
+    whole = {"eta_min": 0.0, "begin": 0, "end": settings.iterations + 1, "by_epoch": False}
+    decay: Config = {"type": "PolyLR", "power": 1.0, **whole}
+    if isinstance(settings, LinearSettings) and settings.resolved().schedule == "cosine":
+        decay = {"type": "CosineAnnealingLR", "T_max": settings.iterations, **whole}
     return [*mm.warm_up(settings.warmup, 1e-6), decay]
 
 

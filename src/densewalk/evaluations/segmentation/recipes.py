@@ -110,11 +110,13 @@ class SegmentationSettings(PresetSettings):
 class LinearSettings(SegmentationSettings):
     """A linear head on the frozen backbone.
 
-    `dinov2`: batch normalization and a 1x1 convolution on the last layer's map (https://arxiv.org/abs/2304.07193, section 7.4);
-    `dinov2_4layers` on the last four, concatenated; `dinov2_ms` those at 640 px, tested at five sizes. `ibot`: a 1x1 convolution
-    without normalization on four layers spread over the depth (https://arxiv.org/abs/2111.07832; https://github.com/bytedance/ibot,
-    evaluation/README.md). Not to be mixed, nor with NeCo's (masks of 100 x 100): DINOv2-L scores 47.7 in the first and 41.8 in the
-    last.
+        `dinov2`: batch normalization and a 1x1 convolution on the last layer's map (https://arxiv.org/abs/2304.07193, section 7.4);
+        `dinov2_4layers` on the last four, concatenated; `dinov2_ms` those at 640 px, tested at five sizes. `ibot`: a 1x1 convolution
+        without normalization on four layers spread over the depth (https://arxiv.org/abs/2111.07832; https://github.com/bytedance/ibot,
+        evaluation/README.md). `dinov3`: DINOv2's head at 1,024 patches, cosine decay, weight decay 1e-3, windows
+    (https://arxiv.org/abs/2508.10104, section 6.1.2); its paper reports the best of several learning rates and weight decays for each
+    backbone, of which one pair is here. Not to be mixed, nor with NeCo's (masks of 100 x 100): DINOv2-L
+    scores 47.7 in the first and 41.8 in the last.
     """
 
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
@@ -140,15 +142,35 @@ class LinearSettings(SegmentationSettings):
             "long_side": 2048,
             "slide": True,
         },
+        "dinov3": {"weight_decay": 1e-3, "slide": True},
     }
 
-    preset: Literal["dinov2", "dinov2_4layers", "dinov2_ms", "ibot"] = "dinov2"
+    preset: Literal["dinov2", "dinov2_4layers", "dinov2_ms", "ibot", "dinov3"] = "dinov2"
     """A published recipe; other keys that are given win over its values."""
     layers: Annotated[Annotated[int, Field(ge=1)] | Literal["spread"], Shown(lambda s: s.head_name, "first")] = 1
     """Number of last blocks whose maps are concatenated; `spread`: a third, half, two thirds and all of the depth instead (3, 5, 7,
     11 of 12)."""
     batch_norm: Annotated[bool, SHOWN_BY_ANOTHER] = True
     """Normalize the maps before the convolution."""
+    schedule: Annotated[Literal["linear", "cosine"] | None, Shown(lambda s: s.schedule_name)] = switch(
+        by="preset",
+        **{name: "cosine" if name == "dinov3" else "linear" for name in PRESETS},
+        source="DINOv3's configuration",
+        effect="how the learning rate falls",
+        omit_null=True,
+    )
+    """How the learning rate falls to 0 from the first to the last iteration, under the warm-up."""
+    crop_patches: Annotated[int | None, SHOWN_BY_ANOTHER] = switch(
+        by="preset",
+        **{name: 32 if name == "dinov3" else None for name in PRESETS},
+        source="DINOv3's paper",
+        effect="as many patches for every patch size",
+        omit_null=True,
+    )
+    """Side of the training crops and test windows in patches, and the images' shorter side, instead of `crop` and `short_side`: 448 px with
+    patches of 14, 512 px with patches of 16. Hierarchical networks have no patches: theirs are `crop` and `short_side`."""
+    crop: Annotated[int, Shown(lambda s: s.crop_name)] = Field(default=512, ge=16)
+    """Side of the square training crops in pixels."""
 
     def work(self, arch: Architecture) -> Work | None:
         """The training crops through the frozen backbone, and the test images."""
@@ -161,6 +183,25 @@ class LinearSettings(SegmentationSettings):
     def normalizes_batches(self) -> bool:
         """As said by `batch_norm`."""
         return self.batch_norm
+
+    @property
+    def schedule_name(self) -> str:
+        """`schedule` in words; empty for the one of most recipes."""
+        return "cosine decay" if self.resolved().schedule == "cosine" else ""
+
+    @property
+    def crop_name(self) -> str:
+        """The crop in words."""
+        patches = self.resolved().crop_patches
+        return f"crop {self.crop}" if patches is None else f"crop {patches}x{patches} patches"
+
+    def fitted(self, patch: int | None) -> Self:
+        """The settings for a network of this patch size, with every crop in pixels; None: it has no patches."""
+        own = self.resolved()
+        if own.crop_patches is None or patch is None:
+            return own
+        side = own.crop_patches * patch
+        return own.model_copy(update={"crop": side, "short_side": side})
 
     @property
     def head_name(self) -> str:

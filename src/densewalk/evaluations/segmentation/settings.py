@@ -124,6 +124,7 @@ class Ade20kLinearSettings(LinearSettings, Ade20kData):
     PUBLISHED: ClassVar[dict[str, str]] = {
         "dinov2": "linear BN+1x1 (DINOv2)",
         "ibot": "linear 4-layer concat (iBOT)",
+        "dinov3": "linear BN+1x1, 1024 patches (DINOv3)",
     }
 
 
