@@ -110,13 +110,13 @@ class SegmentationSettings(PresetSettings):
 class LinearSettings(SegmentationSettings):
     """A linear head on the frozen backbone.
 
-        `dinov2`: batch normalization and a 1x1 convolution on the last layer's map (https://arxiv.org/abs/2304.07193, section 7.4);
-        `dinov2_4layers` on the last four, concatenated; `dinov2_ms` those at 640 px, tested at five sizes. `ibot`: a 1x1 convolution
-        without normalization on four layers spread over the depth (https://arxiv.org/abs/2111.07832; https://github.com/bytedance/ibot,
-        evaluation/README.md). `dinov3`: DINOv2's head at 1,024 patches, cosine decay, weight decay 1e-3, windows
+    `dinov2`: batch normalization and a 1x1 convolution on the last layer's map (https://arxiv.org/abs/2304.07193, section 7.4);
+    `dinov2_4layers` on the last four, concatenated; `dinov2_ms` those at 640 px, tested at five sizes. `ibot`: a 1x1 convolution
+    without normalization on four layers spread over the depth (https://arxiv.org/abs/2111.07832; https://github.com/bytedance/ibot,
+    evaluation/README.md). `dinov3`: DINOv2's head at 1,024 patches, with cosine decay, weight decay 1e-3 and windows
     (https://arxiv.org/abs/2508.10104, section 6.1.2); its paper reports the best of several learning rates and weight decays for each
-    backbone, of which one pair is here. Not to be mixed, nor with NeCo's (masks of 100 x 100): DINOv2-L
-    scores 47.7 in the first and 41.8 in the last.
+    backbone, of which one pair is here. Not to be mixed, nor with NeCo's (masks of 100 x 100): DINOv2-L scores 47.7 in the first and
+    41.8 in the last.
     """
 
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
@@ -176,7 +176,8 @@ class LinearSettings(SegmentationSettings):
         """The training crops through the frozen backbone, and the test images."""
         if self.test_images is None:
             return None
-        flops = self.iterations * self.batch_size * vit(arch, self.crop) + self.test_images * self.test_work(arch)
+        own = self.fitted(arch.patch)
+        flops = own.iterations * own.batch_size * vit(arch, own.crop) + self.test_images * own.test_work(arch)
         return Work(flops, bfloat16=True)
 
     @property

@@ -40,6 +40,11 @@ class VideoObjectsSettings(PropagationPresets):
     """Give an object that the reduced mask would lose the patch that it covers most."""
 
     @property
+    def data_paths(self) -> tuple[str, ...]:
+        """The split, and what says which categories the training set has."""
+        return (f"{self.root}/{self.split}", f"{self.root}/train/meta.json")
+
+    @property
     def chosen(self) -> str:
         """`choice` in words, behind the split."""
         return " (a fifth)" if self.choice == "fifth" else ""
