@@ -1,10 +1,13 @@
 """AP of resampled images against recorded values: boxes are matched here by a plain loop."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from densewalk.evidence.average_precision import AveragePrecision
+from densewalk.evidence.average_precision import RECALLS, AveragePrecision
 from densewalk.evidence.bootstrap import counts_of
+from densewalk.evidence.own_scores import class_scores, own_scores
 from tests.fixtures.helpers import shared
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -65,6 +68,54 @@ def test_resampled_ap_equals_the_recorded_one():
         np.testing.assert_allclose([p.score for p in parts], recorded["coco/stats"][row, :3], rtol=0, atol=1e-9)
         replicates = np.stack([p.of_weights(weights) for p in parts], 1)
         np.testing.assert_allclose(replicates, recorded["coco/replicates_AP_AP50_AP75"][:, row], rtol=0, atol=1e-9)
+
+
+def some_detections(images=7, classes=4, seed=0):
+    """Detections and objects at random places, the third class without any object and the last image without all."""
+    generator = np.random.default_rng(seed)
+
+    def boxes(count, last):
+        place = np.stack([generator.integers(images, size=count), generator.integers(classes, size=count)], 1)
+        return np.concatenate([place, generator.integers(0, 12, (count, 2)), generator.integers(8, 14, (count, 2)), last(count)], 1)
+
+    truth = boxes(30, lambda n: generator.random((n, 1)) < 0.1)
+    truth = truth[(truth[:, 1] != 2) & (truth[:, 0] != images - 1)]
+    found = np.concatenate([truth[:, :6], truth[::2, :6], boxes(40, lambda n: np.zeros((n, 1)))[:, :6]])
+    found[:, 2:4] += generator.integers(-1, 2, (len(found), 2))  # near the objects, or anywhere
+    return matched(truth, np.concatenate([found, generator.random((len(found), 1))], 1), images)
+
+
+def test_an_image_alone_has_the_ap_of_its_classes():
+    found = some_detections()
+    own = own_scores(found)
+    assert np.isnan(own[-1])
+    for image in range(6):
+        values = []
+        for category in range(4):
+            if not found.objects[image, category]:
+                continue
+            rows = (found.image == image) & (found.category == category)
+            order = np.argsort(-found.score_of_detection[rows])
+            of_thresholds = []
+            for tp, ignored in zip(found.tp[rows][order].T, found.ignored[rows][order].T, strict=True):
+                hits = np.cumsum(tp[~ignored])
+                precision, recall = hits / np.arange(1, len(hits) + 1), hits / found.objects[image, category]
+                best = [max([p for p, r in zip(precision, recall, strict=True) if r >= wanted], default=0) for wanted in RECALLS]
+                of_thresholds.append(np.mean(best))
+            values.append(np.mean(of_thresholds))
+        assert own[image] == pytest.approx(100 * np.mean(values), abs=1e-9)
+    assert len(set(own[:-1].round(3))) > 3
+
+
+def test_the_mean_of_the_classes_is_the_ap_and_they_have_their_names():
+    found = some_detections(seed=1)
+    by_number = class_scores(found)
+    assert list(by_number) == ["0", "1", "3"], "the third has no object"
+    assert np.mean(list(by_number.values())) == pytest.approx(found.score)
+    named = replace(found, classes=["cat", "dog", "cow", "car"])
+    assert list(class_scores(named)) == ["cat", "dog", "car"]
+    assert AveragePrecision.from_parts(*named.parts()).classes == named.classes
+    assert "classes" not in found.parts()[0], "files of earlier versions are read"
 
 
 def test_two_images_by_hand():

@@ -120,7 +120,8 @@ def matched_detections(evaluation: COCOeval_faster) -> AveragePrecision:
         rows.append((np.full(len(certain), i), np.full(len(certain), k), certain, *flags))
     empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), *np.zeros((2, 0, len(options.iouThrs)), np.bool_))
     image_of, category_of, score, tp, ignored = (np.concatenate(column) for column in zip(empty, *rows, strict=True))
-    return AveragePrecision(len(objects), image_of, category_of, score, tp, ignored, objects)
+    classes = [evaluation.cocoGt.cats[category]["name"] for category in options.catIds]
+    return AveragePrecision(len(objects), image_of, category_of, score, tp, ignored, objects, classes=classes)
 
 
 def _numbered(values: Iterable[Any]) -> list[tuple[Any, int]]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from densewalk.evidence.own_scores import own_scores
+from densewalk.evidence.own_scores import class_scores, own_scores
+from densewalk.evidence.units import Units
 from densewalk.results.pairs.differences import Differences, Pairs
 
 MOST = 5  # units, and classes, at each end
@@ -47,9 +48,8 @@ def where(pairs: Pairs, metric: str, differences: Differences) -> Where | None:
     clusters = list(first.clusters) or [""] * len(first.ids)
     known = np.flatnonzero(~np.isnan(before) & ~np.isnan(after)).tolist()
     moved = [Moved(first.ids[i], float(before[i]), float(after[i]), clusters[i]) for i in known]
-    return Where(
-        first.unit, ends(moved), ends(_classes(pairs)), (sum(m.difference > 0 for m in moved), sum(m.difference < 0 for m in moved))
-    )
+    gained, lost = sum(m.difference > 0 for m in moved), sum(m.difference < 0 for m in moved)
+    return Where(first.unit, ends(moved), ends(_classes(pairs, units, metric)), (gained, lost))
 
 
 def ends(moved: Sequence[Moved]) -> tuple[Sequence[Moved], Sequence[Moved]]:
@@ -58,9 +58,10 @@ def ends(moved: Sequence[Moved]) -> tuple[Sequence[Moved], Sequence[Moved]]:
     return [m for m in order[:MOST] if m.difference > 0], [m for m in order[::-1][:MOST] if m.difference < 0]
 
 
-def _classes(pairs: Pairs) -> list[Moved]:
-    """IoU of each class that both have, mean over seeds."""
-    sides = [[pair[side].class_iou or {} for pair in pairs] for side in (0, 1)]
+def _classes(pairs: Pairs, units: Sequence[Sequence[Units]], metric: str) -> list[Moved]:
+    """IoU or AP of each class that both have, mean over seeds."""
+    of_units = [[class_scores(own.statistics[metric]) for own in side] for side in units]
+    sides = [[of_units[side][i] or pair[side].class_iou or {} for i, pair in enumerate(pairs)] for side in (0, 1)]
     found = []
     for name in sides[0][0]:
         values = [[of_seed.get(name) for of_seed in side] for side in sides]
