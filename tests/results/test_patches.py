@@ -11,8 +11,11 @@ from PIL import Image
 
 from densewalk.results.page.page import report
 from densewalk.results.page.patches import FEWEST, MOST_BYTES, asked_patches, fit
+from densewalk.results.page.votes import asked_votes
 from densewalk.results.plan import Plan
 from densewalk.visualization.patch_codes import CodedImage, PatchCodes, make_codes, patches_path, to_text, write_patches
+from densewalk.visualization.votes import FULL, NO_LABEL, MemoryImage, Query, Votes, small_image, write_votes
+from densewalk.visualization.votes import to_text as to_words
 from tests.fixtures.pages import PLAN, write_study
 from tests.results.test_browser import browser  # noqa: F401
 
@@ -237,3 +240,95 @@ def test_a_page_of_twenty_runs_is_small_and_opens_at_once(browser, tmp_path):  #
     print(f"opened in {time.perf_counter() - started:.2f} s")
     assert re.match("Asked: venice, image 0", page.locator(".said").inner_text())
     page.close()
+
+
+# -- who votes ---------------------------------------------------------------------------------------------------------
+
+
+def write_ballots(results, runs=("walk", "dino_s16"), queries=2, images=3, size=6, voters=2):
+    """Votes of some runs in the in-context evaluation: the second voter of patch p has the first label."""
+    labels = ["sky", "road", "car"]
+    for number, run in enumerate(runs):
+        generator = np.random.default_rng(number)
+        drawn = [small_image(Image.fromarray(generator.integers(0, 256, (48, 48, 3), dtype=np.uint8)), 48) for _ in range(images)]
+        voting = []
+        for q in range(queries):
+            patches = size * size
+            votes = np.zeros((patches, voters, 4), int)
+            votes[..., 0] = np.arange(voters) % images
+            votes[..., 1] = np.arange(patches)[::-1, None]
+            votes[:, 0, 2], votes[:, 0, 3], votes[:, 1:, 3] = 1 + number, 0.7 * FULL, 0.2 * FULL
+            predicted, truth = np.full(patches, 1 + number), np.full(patches, 1)
+            truth[-1] = NO_LABEL
+            voting.append(
+                Query(
+                    name=f"q{q}.png",
+                    image=drawn[q],
+                    predicted=to_words(predicted),
+                    share=to_words(np.full(patches, 0.75 * FULL)),
+                    truth=to_words(truth),
+                    voters=to_words(votes),
+                )
+            )
+        memory = [MemoryImage(name=f"m{i}.png", image=None if i == 1 else drawn[i]) for i in range(images)]
+        content = Votes(rows=size, columns=size, voters=voters, labels=labels, memory=memory, queries=voting)
+        write_votes(results / run / "s0" / "incontext_voc" / "votes.json", content)
+
+
+@pytest.fixture(scope="module")
+def voted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("voted")
+    write_study(folder)
+    write_features(folder)
+    write_ballots(folder)
+    report(Plan.model_validate(PLAN), folder, folder / "report.html")
+    return folder / "report.html"
+
+
+def test_a_pressed_patch_of_a_query_shows_its_prediction_and_its_voters(browser, voted):  # noqa: F811
+    page = browser.new_page(viewport={"width": 1100, "height": 900})
+    complaints = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else complaints.append(r.url))
+    page.goto(f"file://{voted}")
+    tool = page.locator(".voting")
+    query = tool.locator(".patches").nth(0)
+    query.scroll_into_view_if_needed()
+    box = query.bounding_box()
+    query.click(position={"x": 0.75 * box["width"], "y": 0.25 * box["height"]})  # row 2, column 5 of 6
+    answers = tool.locator(".answer").all_inner_texts()
+    assert answers == ["road, 75 % of the votes; which it is.", "car, 75 % of the votes; it is road."]
+    assert [a.get_attribute("class") for a in tool.locator(".answer").all()] == ["answer", "answer wrong"]
+    voters = tool.locator(".voters").nth(0).locator("li")
+    assert voters.all_inner_texts() == ["road 70 %\nm0.png", "sky 20 %\nm1.png"]
+    assert voters.nth(1).locator("img").count() == 0, "an image that is not drawn is named"
+    spot = voters.nth(0).locator(".mark").evaluate("m => [m.style.left, m.style.top].map(parseFloat)")
+    patch = 35 - (1 * 6 + 4)
+    assert spot == pytest.approx([100 * (patch % 6) / 6, 100 * (patch // 6) / 6], abs=0.01)
+    query.focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    assert tool.locator(".answer").first.inner_text() == "road, 75 % of the votes; it has no label."
+    assert "dino_s16: car" in tool.locator(".said").inner_text()
+    tool.get_by_label("Query").select_option("1")
+    assert tool.locator(".patches").nth(0).get_attribute("aria-label") == "q1.png, walk"
+    tool.get_by_label("Left").select_option("dino_s16")
+    assert tool.locator(".owner").all_inner_texts() == ["dino_s16", "dino_s16"]
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert complaints == []
+    page.close()
+
+
+def test_votes_of_an_evaluation_without_a_result_are_not_shown_and_room_is_limited(tmp_path, monkeypatch):
+    write_study(tmp_path)
+    write_ballots(tmp_path)
+    plan, folders = Plan.model_validate(PLAN), {run: tmp_path / run / "s0" for run in GRIDS}
+    found = asked_votes(plan, folders)
+    assert list(found.evaluations["incontext_voc"]) == ["walk", "dino_s16"]
+    assert len(found.images) == 6
+    monkeypatch.setattr("densewalk.results.page.votes.MOST_BYTES", 1000)
+    assert asked_votes(plan, folders).left_out == ["dino_s16 in incontext_voc"]
+    (tmp_path / "walk/s0/incontext_voc.json").unlink()
+    assert list(asked_votes(plan, folders).evaluations["incontext_voc"]) == ["dino_s16"]

@@ -15,7 +15,7 @@ docs/deviations.md lists what the released code does otherwise.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -36,11 +36,13 @@ from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.dense_features import BATCH, DenseFeatures, list_split
 from densewalk.evaluations.common.shares import batches_of, consecutive
-from densewalk.evaluations.incontext.retrieval import Memory, Store, choose_patches, mix_nearest, patch_labels, retrieve
+from densewalk.evaluations.incontext.retrieval import Memory, Store, Told, choose_patches, mix_nearest, patch_labels, retrieve
 from densewalk.evaluations.incontext.settings import IncontextSettings
+from densewalk.evaluations.incontext.votes import QUERIES, Ballot, Origins, OriginStore, count_votes, write_ballots
 from densewalk.evaluations.metrics.image_counts import ImageCounts
 from densewalk.evaluations.metrics.segmentation import hungarian, iou, mean_iou, pixel_accuracy, reassign
 from densewalk.evidence.runs import mean_of_runs
+from densewalk.evidence.units import image_ids
 from densewalk.visualization.overlays import Row
 
 log = logging.getLogger("densewalk")
@@ -53,10 +55,15 @@ def evaluate(settings: IncontextSettings, backbone_path: Path, job: Job) -> Resu
     backbone, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
     plain = partial(prepare, settings=settings, size=features.size, statistics=features.statistics, seed=None)
     features = dense_features.choose_features(settings, backbone, features, memory_set, plain)
-    found = []
+    found: list[Any] = []
     for seed, examples in sample_memory(settings, memory_set):
-        memory = build_memory(settings, features, examples, backbone.stride, seed)
-        found.append((memory.spread.count, *score_queries(settings, features, memory, query_set)))
+        first = not found  # whose votes are kept
+        origins = OriginStore() if first else None
+        memory = build_memory(settings, features, examples, backbone.stride, seed, origins)
+        voting = Voting(origins.origins(), settings, backbone.stride) if origins else None
+        found.append((memory.spread.count, *score_queries(settings, features, memory, query_set, voting)))
+        if voting is not None:
+            write_votes(settings, features, voting, (seed, examples), query_set)
     sizes, counts, rows = (list(column) for column in zip(*found, strict=True))
     dense_features.require_labelled(settings, bool(counts[0].count.any()), len(query_set), "query")
     dense_features.write_strip(settings, job, rows[0])
@@ -99,24 +106,39 @@ def sample_memory(settings: IncontextSettings, examples: Sequence[Example]) -> I
         yield seed, list(examples) if whole else [examples[i] for i in sorted(order.tolist())]
 
 
-def build_memory(settings: IncontextSettings, features: DenseFeatures, examples: Sequence[Example], patch: int, seed: int) -> Memory:
-    """Features and histograms of the memory images, over all augmentation epochs."""
+def build_memory(
+    settings: IncontextSettings,
+    features: DenseFeatures,
+    examples: Sequence[Example],
+    patch: int,
+    seed: int,
+    origins: OriginStore | None = None,
+) -> Memory:
+    """Features and histograms of the memory images, over all augmentation epochs. origins: is told where each patch comes from."""
     images, epochs, patches = len(examples), max(1, settings.augmentation_epochs), (features.size // patch) ** 2
     keep = patches if settings.memory_size is None else min(patches, settings.memory_size // (images * epochs))
     own = consecutive([(epoch, batch) for epoch in range(epochs) for batch in batches_of(images, BATCH)])
     store = Store(keep * sum(len(batch) for _, batch in own), features.job.device)
     for epoch in sorted({epoch for epoch, _ in own}):
         batches = [batch for other, batch in own if other == epoch]
-        epoch_seed = derive_seed(features.job.seed, "incontext", seed, epoch)
+        epoch_seed = seed_of_epoch(features.job.seed, seed, epoch)
         drawn = epoch_seed if settings.augmentation_epochs else None
         transform = partial(prepare, settings=settings, size=features.size, statistics=features.statistics, seed=drawn)
         for maps, mask, i in features.maps(examples, f"memory {epoch + 1}/{epochs}", transform, batches):
             generator = torch.Generator().manual_seed(derive_seed(epoch_seed, "patches", i))
-            store.add(remember(maps, mask, patch, settings, keep, generator))
+            part = remember(maps, mask, patch, settings, keep, generator)
+            store.add(part)
+            if origins is not None and part.patches is not None:
+                origins.add(epoch * images + i, part.patches, part.labels)
     memory = store.memory()
     dense_features.require_labelled(settings, memory.spread.count > 0, images, "memory")
     log.info("memory of %d patches from %d images", memory.spread.count, images)
     return memory
+
+
+def seed_of_epoch(job_seed: int, memory_seed: int, epoch: int) -> int:
+    """Seed of a pass over the memory images: of their augmentation, and of the choice of patches."""
+    return derive_seed(job_seed, "incontext", memory_seed, epoch)
 
 
 def remember(
@@ -133,7 +155,7 @@ def remember(
         mask, ignore = torch.where(mask == ignore, 0, mask), None
     labels = patch_labels(mask[None], patch, settings.label_values, ignore=ignore)[0]
     chosen = choose_patches(labels.cpu(), keep, generator).sort().values.to(maps.device)
-    return Memory(F.normalize(maps.flatten(1).T[chosen], dim=1), labels[chosen])
+    return Memory(F.normalize(maps.flatten(1).T[chosen], dim=1), labels[chosen], patches=chosen)
 
 
 def prepare(
@@ -162,13 +184,73 @@ def augment(
     return crop, TF.resized_crop(mask[None], *box, [size, size], T.InterpolationMode.NEAREST)[0]
 
 
+class Voting:
+    """Counts the votes for some queries while they are scored."""
+
+    def __init__(self, origins: Origins, settings: IncontextSettings, patch: int) -> None:
+        self.origins, self.settings, self.patch = origins, settings, patch
+        self.found: dict[int, Ballot] = {}
+
+    def of(self, number: int, mask: Integer[Tensor, "height width"]) -> Told:
+        """What is to be told of a query."""
+        s = self.settings
+
+        def tell(similarity: Tensor, index: Tensor, mixture: Tensor) -> None:
+            truth = patch_labels(mask[None], self.patch, s.label_values, ignore=s.ignored)[0]
+            self.found[number] = count_votes(self.origins, (similarity / s.temperature).softmax(dim=1), index, mixture, truth)
+
+        return tell
+
+
+def write_votes(
+    settings: IncontextSettings,
+    features: DenseFeatures,
+    voting: Voting,
+    memory: tuple[int, Sequence[Example]],
+    queries: Sequence[Example],
+) -> None:
+    """Write `job.out`/votes.json: who voted for the patches of some queries. memory: its seed and images."""
+    seed, examples = memory
+    root, size = settings.root, features.size
+
+    def names(of: Sequence[Example]) -> Callable[[int], str]:
+        return lambda number: name_of(of[number % len(of)], root)
+
+    def query(i: int) -> Image.Image:
+        return TF.to_pil_image(dense_features.resize(*dense_features.read_pair(queries[i]), size)[0])
+
+    def view(number: int) -> Image.Image:
+        epoch, i = divmod(number, len(examples))
+        pair = dense_features.read_pair(examples[i])
+        if not settings.augmentation_epochs:
+            return TF.to_pil_image(dense_features.resize(*pair, size)[0])
+        return TF.to_pil_image(augment(*pair, size, derive_seed(seed_of_epoch(features.job.seed, seed, epoch), i))[0])
+
+    side = size // voting.patch
+    write_ballots(
+        features.job.out / "votes.json",
+        voting.found,
+        (names(queries), query),
+        (names(examples), view),
+        (side, side),
+        dense_features.label_names(settings),
+    )
+
+
+def name_of(example: Example, root: str) -> str:
+    """An example's path below the root, and its frame."""
+    return image_ids([example.image], root)[0] + ("" if example.frame is None else f", frame {example.frame}")
+
+
 def score_queries(
-    settings: IncontextSettings, features: DenseFeatures, memory: Memory, queries: Sequence[Example]
+    settings: IncontextSettings, features: DenseFeatures, memory: Memory, queries: Sequence[Example], voting: Voting | None = None
 ) -> tuple[ImageCounts, list[Row]]:
     """Confusion matrices of all queries' predictions, and rows for the strip."""
+    voted = dense_features.shown_numbers(len(queries))[:QUERIES]
 
-    def predict(maps: Tensor, mask: Tensor, _number: int) -> tuple[Tensor, Tensor]:
-        return mask, retrieve(memory, maps, settings, (features.size, features.size))
+    def predict(maps: Tensor, mask: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        tell = voting.of(number, mask) if voting is not None and number in voted else None
+        return mask, retrieve(memory, maps, settings, (features.size, features.size), tell)
 
     def help_others() -> None:
         mix_nearest(memory, memory.features[:0], settings)

@@ -1,5 +1,6 @@
 """Dense nearest-neighbor retrieval: from features and masks of a few images to the label map of another one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +19,14 @@ class Memory:
 
     features: L2-normalized. labels: share of each class among a patch's pixels; sums to less than 1 where some are ignored. Of several
     processes, each has a part. start: number of its first patch among all. all_entries: of all processes; None: there are no others.
+    patches: of one image's memory, the numbers of its patches.
     """
 
     features: Float[Tensor, "entries dim"]
     labels: Float[Tensor, "entries classes"]
     start: int = 0
     all_entries: int | None = None
+    patches: Int[Tensor, " entries"] | None = None
 
     @property
     def spread(self) -> SpreadMemory:
@@ -116,14 +119,28 @@ def predict(mixture: Float[Tensor, "patches classes"], grid: tuple[int, int], si
     return voted[F.interpolate(maps, size, mode="bilinear")[0].permute(1, 2, 0).argmax(-1)]
 
 
+# what is told of a query: each patch's nearest patches by similarity, their numbers, and the mixture of their histograms
+Told = Callable[[Float[Tensor, "queries k"], Int[Tensor, "queries k"], Float[Tensor, "queries classes"]], None]
+
+
 def retrieve(
-    memory: Memory, features: Float[Tensor, "dim rows columns"], settings: IncontextSettings, size: tuple[int, int]
+    memory: Memory,
+    features: Float[Tensor, "dim rows columns"],
+    settings: IncontextSettings,
+    size: tuple[int, int],
+    tell: Told | None = None,
 ) -> Int[Tensor, "height width"]:
     """The label map of one image, from its features."""
     rows, columns = features.shape[1:]
-    return predict(mix_nearest(memory, F.normalize(features.flatten(1).T, dim=1), settings), (rows, columns), size)
+    return predict(mix_nearest(memory, F.normalize(features.flatten(1).T, dim=1), settings, tell), (rows, columns), size)
 
 
-def mix_nearest(memory: Memory, queries: Float[Tensor, "queries dim"], settings: IncontextSettings) -> Float[Tensor, "queries classes"]:
+def mix_nearest(
+    memory: Memory, queries: Float[Tensor, "queries dim"], settings: IncontextSettings, tell: Told | None = None
+) -> Float[Tensor, "queries classes"]:
     """The mixture of each query's nearest patches; all processes call it equally often, perhaps without queries."""
-    return mix_labels(memory, *memory.spread.nearest(queries, settings.neighbours), settings.temperature)
+    similarity, index = memory.spread.nearest(queries, settings.neighbours)
+    mixture = mix_labels(memory, similarity, index, settings.temperature)
+    if tell is not None:
+        tell(similarity, index, mixture)
+    return mixture

@@ -29,6 +29,7 @@ from densewalk.results.page.places import gain_places
 from densewalk.results.page.sections import all_methods, costs, curves, read_curves, rising_losses
 from densewalk.results.page.study_graph import study_diagram
 from densewalk.results.page.view import Facts, NumberTable, Page
+from densewalk.results.page.votes import asked_votes
 from densewalk.results.pairs.differences import Differences, differences_file
 from densewalk.results.plan import Plan, result_key
 from densewalk.results.records import ResultRecord, RunRecord, read_results, read_run
@@ -49,6 +50,7 @@ def report(plan: Plan, results: Path, out: Path) -> None:
         loader=jinja2.PackageLoader(__package__), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["breakable"] = breakable
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # runs stay in the study's order
     with atomic_write(out) as temporary:
         temporary.write_text(environment.get_template("report.html").render(page=contents(plan, results)), encoding="utf-8")
 
@@ -81,6 +83,7 @@ def contents(plan: Plan, results: Path) -> Page:
         sections=evaluation_sections(plan, records, missing, now),
         features=drawn,
         asked=asked_patches(folders, drawn.drawn) if drawn else None,
+        votes=asked_votes(plan, folders),
         training=training_images(plan, folders),
         predictions=predictions(plan, folders),
         gains=gain_sections(plan, records, differences),

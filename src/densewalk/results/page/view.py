@@ -187,6 +187,15 @@ class AskedPatches:
 
 
 @dataclass(frozen=True)
+class AskedVotes:
+    """Who voted for patches. images: in base64. evaluations: of each, what the script reads of each run. left_out: without room."""
+
+    images: Sequence[str]
+    evaluations: Mapping[str, Mapping[str, object]]
+    left_out: Sequence[str]
+
+
+@dataclass(frozen=True)
 class PredictionGroup:
     """Images of one name, one for each run. legend: label -> color, of all of them."""
 
@@ -232,6 +241,7 @@ class Page:
     sections: Sequence[Section]
     features: Features | None
     asked: AskedPatches | None
+    votes: AskedVotes | None
     training: Sequence[Image]
     predictions: Sequence[Predictions]
     curves: Sequence[Chart]
