@@ -182,6 +182,19 @@ def init_option(wildcards):
     return "" if init.kind == "random" else f"--init={for_shell(path_of(init))}"
 
 
+@one_line_errors
+def run_teachers(wildcards):
+    teachers = [] if run_is_settled(wildcards) else run_spec(wildcards).teachers or []
+    return [path for one in teachers for path in [waits_for(one.backbone)] if path]
+
+
+def teacher_options(wildcards):
+    teachers = run_spec(wildcards).teachers or []
+    return " ".join(
+        f"--teacher={for_shell(path_of(one.backbone))}" for one in teachers
+    )
+
+
 def run_receipts(wildcards):
     return receipts(run_spec(wildcards).data or [])
 

@@ -11,6 +11,7 @@ for method, asked in METHODS.items():
             "baseline" if method == "none" else f"train_{method}"
         input:
             init=run_init,
+            teachers=run_teachers,
             data=run_data,
         output:
             backbone="<results>/{run}/s{seed}/backbone.safetensors",
@@ -33,9 +34,10 @@ for method, asked in METHODS.items():
         params:
             spec=file_of(run_spec),
             init=init_option,
+            teachers=teacher_options,
             data=run_receipts,
             state=state_of(run_spec),
             out=subpath(output.backbone, parent=True),
         shell:
-            "densewalk train --spec {params.spec:q} {params.init} --data {params.data:q} --state {params.state} --out {params.out}"
+            "densewalk train --spec {params.spec:q} {params.init} {params.teachers} --data {params.data:q} --state {params.state} --out {params.out}"
             " --threads {threads} --gpus {resources.gpu} --nodes {resources.nodes} 2>> {log}"

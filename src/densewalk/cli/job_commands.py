@@ -63,7 +63,7 @@ def train(args: argparse.Namespace) -> None:
     from densewalk.jobs.train import make_backbone
 
     with staging(args.execution.stage):
-        make_backbone(spec, args.init, args.data, args.state, args.out, execution)
+        make_backbone(spec, args.init, args.data, args.state, args.out, execution, teachers=args.teacher)
 
 
 def evaluate(args: argparse.Namespace) -> None:

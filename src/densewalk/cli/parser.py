@@ -215,6 +215,7 @@ def _add_job_commands(command: Command) -> None:
     _job_options(p)
     p = job("train", "--out")
     p.add_argument("--nodes", type=int, default=1, help="of the Slurm job; each runs a process per GPU that Slurm gives it")
+    p.add_argument("--teacher", type=Path, action="append", default=[], help="file of a network to learn from, in the study's order")
     _job_options(p, "--init", "--data", "--state")
     p = job("evaluate", "--backbone", "--out")
     p.add_argument("--read-features", nargs="*", default=[], metavar="SPLIT", help="look for features of these images in the cache")

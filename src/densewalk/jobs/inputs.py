@@ -34,6 +34,20 @@ def initial_backbone(spec: RunSpec, init: Path | None) -> Network:
     return read_backbone(spec.init, spec.arch, init, spec.code)
 
 
+def read_teachers(spec: RunSpec, files: Sequence[Path]) -> list[Network]:
+    """The networks that a run learns from, in the specification's order, in evaluation mode and without gradients.
+
+    Raises:
+        UserError: see `read_backbone`; or there are more or fewer files than teachers.
+    """
+    wanted = spec.teachers or []
+    if len(files) != len(wanted):
+        names = ", ".join(teacher.backbone.name for teacher in wanted)
+        raise UserError(f"--teacher is given {len(files)} times", allowed=f"once for each of {names or 'no teachers'}")
+    pairs = zip(wanted, files, strict=True)
+    return [read_backbone(teacher.backbone, teacher.arch, file, teacher.code).eval().requires_grad_(False) for teacher, file in pairs]
+
+
 def require_code(arch: str, planned: str | None) -> None:
     """UserError if the file of the user's own network is another one than the specification was made with."""
     if (found := code_of(arch)) != planned:

@@ -22,7 +22,7 @@ from densewalk.data.contents import contents_of
 from densewalk.data.fingerprint import fingerprint
 from densewalk.data.receipts import CuratedReceipt, VideoReceipt, read_receipt
 from densewalk.data.sources import Source, stage_source
-from densewalk.jobs.inputs import initial_backbone, read_data, require_trainable
+from densewalk.jobs.inputs import initial_backbone, read_data, read_teachers, require_trainable
 from densewalk.models.backbone import Backbone
 from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.export import export_backbone, write_card
@@ -59,19 +59,29 @@ class Inputs:
     def fingerprints(self) -> dict[str, str]:
         """Name -> fingerprint of all that the training's state depends on: contents, whatever their files are called."""
         init = {} if self.contents.init is None else {"initial backbone": self.contents.init}
-        return init | {f"data {number}": content for number, content in enumerate(self.contents.data)} | self.choices
+        teachers = {f"teacher {number}": content for number, content in enumerate(self.contents.teachers)}
+        return init | {f"data {number}": content for number, content in enumerate(self.contents.data)} | self.choices | teachers
 
     def former_fingerprints(self) -> dict[str, str]:
         """The same as earlier versions recorded it, by path."""
         return {path: file.sha256 for path, file in self.files.items()} | {f"folder {name}": value for name, value in self.data.items()}
 
 
-def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], state: Path, out: Path, execution: Execution) -> None:
+def make_backbone(
+    spec: RunSpec,
+    init: Path | None,
+    receipts: Sequence[Path],
+    state: Path,
+    out: Path,
+    execution: Execution,
+    *,
+    teachers: Sequence[Path] = (),
+) -> None:
     """Make one run's backbone: train it, change it, or for a baseline take it over.
 
     Args:
         init: file of the initial backbone, unless it is random. receipts: of the prepared data, in the specification's order.
-        state: folder of the resumable state. out: folder of the results.
+        state: folder of the resumable state. out: folder of the results. teachers: files of the networks that it learns from, in order.
     """
     files = read_files([init] if init and init.is_file() else [])
     of_init = files[str(init)].sha256 if str(init) in files else None
@@ -86,13 +96,12 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
     if execution.tensorboard:
         require_tensorboard()
     sources = read_data(receipts, spec.data or {})
+    networks = read_teachers(spec, teachers)
     files = read_files(receipts) | files
-    read = [read_receipt(path) for path in receipts]
-    contents = InputContents(
-        init=of_init,
-        data=[content for receipt in read for content in contents_of(receipt)],
-        curated=[r.backbone_sha256 for r in read if isinstance(r, CuratedReceipt) and r.backbone_sha256 is not None],
-    )
+    taught_by = read_files(teachers)
+    networks = read_teachers(spec, teachers)
+    files = read_files(receipts) | files | taught_by
+    contents = input_contents(of_init, receipts, [file.sha256 for file in taught_by.values()])
     inputs = Inputs(files, folder_fingerprints(sources), provenance.current(), loaded, contents, choices(sources))
     for source in sources:
         stage_source(source)
@@ -102,10 +111,10 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
         former, newer = inputs.former_fingerprints(), frozenset(f"folder {name}" for name in inputs.data)
         held = State(state, inputs.fingerprints(), how=how, former=former, newer=newer)
         if distributed.rank() > 0:
-            train(spec, backbone, sources, held, execution, device)
+            train(spec, backbone, sources, held, execution, device, networks)
             return
         with held:
-            method, data, trained = train(spec, backbone, sources, held, execution, device)
+            method, data, trained = train(spec, backbone, sources, held, execution, device, networks)
             latest = held.made[-1]
             training = TrainingRecord(
                 steps=trained.steps,
@@ -118,6 +127,17 @@ def make_backbone(spec: RunSpec, init: Path | None, receipts: Sequence[Path], st
             draw_images(method, data, out / "training")
             learning_curve.copy_learning_curve(held.folder, out, tensorboard=execution.tensorboard)
             export_run(method.export(), spec, out, training, inputs)
+
+
+def input_contents(init: str | None, receipts: Sequence[Path], teachers: list[str]) -> InputContents:
+    """By content, what a training is made from. init, teachers: sha256 of the backbones."""
+    read = [read_receipt(path) for path in receipts]
+    return InputContents(
+        init=init,
+        data=[content for receipt in read for content in contents_of(receipt)],
+        curated=[r.backbone_sha256 for r in read if isinstance(r, CuratedReceipt) and r.backbone_sha256 is not None],
+        teachers=teachers,
+    )
 
 
 def read_files(paths: Sequence[Path]) -> dict[str, FileRecord]:
@@ -138,7 +158,13 @@ def folder_fingerprints(sources: Sequence[Source]) -> dict[str, str]:
 
 
 def train(
-    spec: RunSpec, backbone: Backbone, sources: Sequence[Source], state: State, execution: Execution, device: torch.device
+    spec: RunSpec,
+    backbone: Backbone,
+    sources: Sequence[Source],
+    state: State,
+    execution: Execution,
+    device: torch.device,
+    teachers: Sequence[Network] = (),
 ) -> tuple[Method, "Dataset[Any]", loop.Trained]:
     """Build the method and train it to the end; the method, the data set and what was spent."""
     assert isinstance(spec.settings, TrainingSettings)
@@ -153,7 +179,8 @@ def train(
         gpus = distributed.world_size() if device.type == "cuda" else 0
         write_model(state.folder / PLAN, TrainingPlan(steps=total, gpus=gpus))
     torch.manual_seed(spec.seed)
-    method = kind(settings, backbone, total, per_epoch, spec.seed)
+    taught = {"teachers": teachers} if teachers else {}
+    method = kind(settings, backbone, total, per_epoch, spec.seed, **taught)
     method.diagnostics = state.folder
     compiled = CompiledBlocks() if execution.compile else None
     for part in method.modules():

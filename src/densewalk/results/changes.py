@@ -101,6 +101,8 @@ class Changes:
         # not strict here and below: records of earlier versions have no `curated`
         compared = [path for path, a in zip(planned.curated, then.curated, strict=False) if self.contents.of(path) not in (None, a)]
         found += [f"{path}, with which its data were chosen, has another content" for path in compared]
+        taught = zip(planned.teachers, then.teachers, strict=False)
+        found += [f"{path}, from which it learned, has another content" for path, a in taught if self.contents.of(path) not in (None, a)]
         now = self._contents_now(planned)
         # not strict: a record of an earlier version may know no contents, and then nothing is said of them
         changed = [source for source, a, b in zip(planned.sources, then.data, now, strict=False) if b is not None and a != b]

@@ -33,7 +33,11 @@ def what_decides(spec: Spec, init_hash: str | None = None) -> dict[str, Any]:
     if found.get("code"):  # where the file lies does not count, but which of its functions
         found["arch"] = found["arch"].rpartition(":")[2]
     if "backbone" in found:
-        found |= {"backbone": _origin(found["backbone"], None), "settings": _without(found["settings"], OF_CURATION)}
+        found["backbone"] = _origin(found["backbone"], None)
+        if "settings" in found:  # of a curation; a teacher has none
+            found["settings"] = _without(found["settings"], OF_CURATION)
+    if found.get("teachers"):
+        found["teachers"] = [what_decides(teacher) for teacher in found["teachers"]]
     if "init" in found:
         found["init"] = _origin(found["init"], init_hash)
     elif "run_hash" in found:

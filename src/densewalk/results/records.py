@@ -58,12 +58,13 @@ class InputContents(Settings):
     """What a run was made from, by content: the initial backbone's sha256 (None for random weights), and those of its data in order.
 
     Of a video it is the original's sha256, of a folder that of all names and sizes (data/contents.py). curated: of the backbones that
-    curations chose the data with; records of earlier versions have none.
+    curations chose the data with; records of earlier versions have none. teachers: of the backbones that it learned from.
     """
 
     init: str | None
     data: list[str]
     curated: list[str] = []
+    teachers: list[str] = []
 
 
 class MadeRun(Settings):

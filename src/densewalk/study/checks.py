@@ -10,7 +10,7 @@ from densewalk.models.catalog import published
 from densewalk.models.families.abilities import ABILITIES
 from densewalk.models.families.own_code import OWN
 from densewalk.study.published_rows import check_published_rows
-from densewalk.study.runs import BaseEvaluation, Baseline, BaseRun, ChangedRun, TrainedRun
+from densewalk.study.runs import BaseEvaluation, Baseline, BaseRun, ChangedRun, TaughtRun, TrainedRun
 
 if TYPE_CHECKING:
     from densewalk.study.config import Study
@@ -111,16 +111,26 @@ def _check_run(study: "Study", where: str, name: str, run: BaseRun) -> None:
         raise ValueError(f"{where}.arch: give it exactly where init is random (init: {run.init}, arch: {run.arch})")
     if isinstance(run, TrainedRun) and (obstacle := run.settings.obstacle()):
         raise ValueError(f"{where}.settings: {obstacle}")
+    for teacher in run.teachers if isinstance(run, TaughtRun) else []:
+        if teacher not in inits[1:]:
+            found = f"'{teacher}' is neither a checkpoint nor a run{did_you_mean(teacher, [*inits[1:], *published()])}"
+            raise ValueError(f"{where}.teachers: {found}; allowed: {', '.join(inits[1:]) or 'none yet'}, {OR_PUBLIC}")
+        _require_seeds(study, where, run, teacher)
     sources = [*study.videos, *study.images, *study.curations]
     for source in run.data if isinstance(run, TrainedRun) else []:
         if source not in sources:
             allowed = ", ".join(sources) or "none yet"
             found = f"'{source}' is no video, image folder or curation{did_you_mean(source, sources)}"
             raise ValueError(f"{where}.data: {found}; allowed: {allowed}")
-    init_seeds = study.runs[run.init].seeds if run.init in study.runs else []
-    missing = [s for s in run.seeds if s not in init_seeds]
-    if missing and len(init_seeds) > 1:
-        raise ValueError(f"{where}.seeds: {run.init} has no seed {missing[0]} (it has {init_seeds})")
+    _require_seeds(study, where, run, run.init)
+
+
+def _require_seeds(study: "Study", where: str, run: BaseRun, built_on: str) -> None:
+    """Require that the run that another is built on has one seed, or all of the other's."""
+    seeds = study.runs[built_on].seeds if built_on in study.runs else []
+    missing = [seed for seed in run.seeds if seed not in seeds]
+    if missing and len(seeds) > 1:
+        raise ValueError(f"{where}.seeds: {built_on} has no seed {missing[0]} (it has {seeds})")
 
 
 def _check_curation(study: "Study", where: str, curation: CurationSettings) -> None:
@@ -140,7 +150,7 @@ def _check_curation(study: "Study", where: str, curation: CurationSettings) -> N
 
 
 def _check_chains(study: "Study") -> None:
-    """Require that no run is built on itself, by its initial backbone or by those that its data were chosen with."""
+    """Require that no run is built on itself, by its initial backbone, its teachers or those that its data were chosen with."""
     lengths: dict[str, int] = {}  # of the longest chain that ends in a run
 
     def length(chain: list[str]) -> int:
@@ -150,7 +160,8 @@ def _check_chains(study: "Study") -> None:
         if name not in lengths:
             run = study.runs[name]
             chosen_with = [study.curations[n].backbone for n in getattr(run, "data", []) if n in study.curations]
-            built_on = [other for other in (run.init, *chosen_with) if other in study.runs]
+            taught_by = run.teachers if isinstance(run, TaughtRun) else []
+            built_on = [other for other in (run.init, *chosen_with, *taught_by) if other in study.runs]
             for other in built_on:
                 if other in chain:
                     raise ValueError(f"runs.{other}: a circle, {' -> '.join([*chain[chain.index(other) :], other])}")

@@ -28,12 +28,12 @@ from densewalk.models.families.own_code import OWN
 from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
 from densewalk.results.plan import DatasetName, Generated, Plan, PlannedBackbone, PlannedEvaluation, PlannedRun, result_key, run_key
 from densewalk.study.checks import check_study
-from densewalk.study.runs import Baseline, ChangedRun, Name, TrainedRun
+from densewalk.study.runs import Baseline, ChangedRun, Name, TaughtRun, TrainedRun
 from densewalk.study.schema.members import TABLES, Evaluation, Run, Table
 from densewalk.study.shorthand.evaluation_presets import SCHEMA, expand_evaluations
 from densewalk.study.shorthand.public_checkpoints import with_public_checkpoints
 from densewalk.study.shorthand.sweeps import as_written, expand_sweeps
-from densewalk.study.specs import CurationSpec, EvaluationSpec, RunSpec, Specification, code_of
+from densewalk.study.specs import CurationSpec, EvaluationSpec, RunSpec, Specification, TeacherSpec, code_of
 from densewalk.synthetic.settings import SyntheticSettings
 from densewalk.training.execution import Execution
 from densewalk.visualization.settings import PictureSettings
@@ -222,9 +222,9 @@ class Study(Settings):
         parent = (spec.init.name, spec.init.seed) if isinstance(spec.init, RunBackbone) else None
         init = None if isinstance(spec.init, RandomWeights) else self._path_of(spec.init)
         curated = [self._path_of(self.curation_spec(name).backbone) for name in names if name in self.curations]
-        return PlannedBackbone(
-            hash=spec.hash, init=init, parent=parent, receipts=names, sources=[s.source for s in sources], lists=lists, curated=curated
-        )
+        teachers = [self._path_of(teacher.backbone) for teacher in spec.teachers or ()]
+        more: dict[str, Any] = {"lists": lists, "curated": curated, "teachers": teachers}
+        return PlannedBackbone(hash=spec.hash, init=init, parent=parent, receipts=names, sources=[s.source for s in sources], **more)
 
     def _path_of(self, origin: CheckpointFile | RunBackbone) -> str:
         """Where the weights lie, from the study's folder."""
@@ -259,13 +259,23 @@ class Study(Settings):
             changed["data"] = {name: self._data(name) for name in r.data}
         if isinstance(r, ChangedRun):
             changed |= {"settings": r.settings, "version": r.settings.VERSION}
+        if isinstance(r, TaughtRun):
+            changed["teachers"] = [self._teacher(name, seed) for name in r.teachers]
         arch = self.arch_of(run)
         return RunSpec(run=run, seed=seed, method=r.method, arch=arch, init=init, code=code_of(arch), **changed)
+
+    def _teacher(self, name: str, seed: int) -> TeacherSpec:
+        arch = self._arch_named(name)
+        return TeacherSpec(arch=arch, code=code_of(arch), backbone=self._backbone(name, seed))
+
+    def _arch_named(self, name: str) -> str:
+        """The architecture of a checkpoint or a run."""
+        return self.checkpoints[name].arch if name in self.checkpoints else self.arch_of(name)
 
     def curation_spec(self, name: str) -> CurationSpec:
         """All that determines which images a curation keeps."""
         c = self.curations[name]
-        arch = self.checkpoints[c.backbone].arch if c.backbone in self.checkpoints else self.arch_of(c.backbone)
+        arch = self._arch_named(c.backbone)
         data = {source: self._source(source) for source in c.data}
         return CurationSpec(arch=arch, code=code_of(arch), backbone=self._backbone(c.backbone, c.seed), data=data, settings=c)
 

@@ -56,6 +56,14 @@ class TrainedRun(ChangedRun):
     settings: TrainingSettings
 
 
+class TaughtRun(TrainedRun):
+    """A run that learns from other networks."""
+
+    teachers: Annotated[list[str], Unique] = Field(min_length=1)
+    """Networks of any family that it learns from: checkpoints, runs or public checkpoints. Of a run, the backbone of the same seed, or its
+    only one."""
+
+
 class BaseEvaluation(Settings):
     """An evaluation is applied to every run and seed."""
 

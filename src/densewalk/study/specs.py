@@ -73,12 +73,20 @@ class CurationSpec(Specification):
     settings: CurationSettings
 
 
+class TeacherSpec(Settings):
+    """A network that a run learns from; arch, code: see `RunSpec`."""
+
+    arch: str
+    code: str | None = Field(default=None, exclude_if=is_null)
+    backbone: CheckpointFile | RunBackbone
+
+
 class RunSpec(Specification):
     """What determines the backbone of one run and seed.
 
     settings: of a run whose method changes its initial backbone. data: of one that trains. version: of the method's code.
 
-    code: sha256 of the file with the user's own network, if it is one.
+    code: sha256 of the file with the user's own network, if it is one. teachers: in the study's order, of methods that have some.
 
     Version 1 is left out of hash and file, so that hashes from before methods had versions stay as they were: a file without a version
     is one of version 1.
@@ -92,6 +100,7 @@ class RunSpec(Specification):
     arch: str
     code: str | None = Field(default=None, exclude_if=is_null)
     init: Origin
+    teachers: list[TeacherSpec] | None = Field(default=None, exclude_if=is_null)
     data: dict[str, VideoSettings | ImagesSettings | CurationSpec] | None = Field(default=None, exclude_if=is_null)
     settings: SerializeAsAny[MethodSettings] | None = Field(default=None, exclude_if=is_null)
     version: int = Field(default=1, ge=1, exclude_if=is_first)

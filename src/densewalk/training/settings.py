@@ -70,6 +70,9 @@ class TrainingSettings(MethodSettings):
     SAMPLES: ClassVar[Literal["images", "clips"]] = "images"
     """What a batch is made of, and what `samples_seen` counts."""
 
+    TEACHERS: ClassVar[bool] = False
+    """It learns from other networks, which the run names in `teachers`."""
+
     compat: Literal["paper", "released"] = "paper"
     """`paper`: the method as published. `released`: the released code's known deviations, to the digit."""
     batch_size: int = Field(default=64, ge=1)

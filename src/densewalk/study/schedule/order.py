@@ -82,10 +82,11 @@ class Order:
         return places
 
     def _parents(self, run: str, seed: int) -> list[tuple[str, int]]:
-        """The backbones that a run starts from, or whose data it is trained on were chosen with."""
+        """The backbones that a run starts from or learns from, or with which the data it is trained on were chosen."""
         spec = self.study.run_spec(run, seed)
         curated = [self.study.curation_spec(name).backbone for name in spec.data or () if name in self.study.curations]
-        return [(origin.name, origin.seed) for origin in (spec.init, *curated) if origin.kind == "run"]
+        taught_by = [teacher.backbone for teacher in spec.teachers or ()]
+        return [(origin.name, origin.seed) for origin in (spec.init, *curated, *taught_by) if origin.kind == "run"]
 
     @cached_property
     def _minutes(self) -> dict[tuple[str, str], float]:

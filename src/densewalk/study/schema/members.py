@@ -9,8 +9,8 @@ from pydantic import AfterValidator, Field, create_model
 
 from densewalk.core.text.complaints import did_you_mean
 from densewalk.study.registry import evaluations, methods
-from densewalk.study.runs import BaseEvaluation, Baseline, BaseRun, ChangedRun, TrainedRun
-from densewalk.training.settings import TrainingSettings
+from densewalk.study.runs import BaseEvaluation, Baseline, BaseRun, ChangedRun, TaughtRun, TrainedRun
+from densewalk.training.settings import MethodSettings, TrainingSettings
 
 
 def _model(name: str, base: type, tag: str, settings: type, suffix: str) -> Any:
@@ -24,6 +24,13 @@ def _model(name: str, base: type, tag: str, settings: type, suffix: str) -> Any:
 TABLES = tuple(dict.fromkeys(settings.TABLE for settings in evaluations().values()))
 
 
+def _base(settings: type[MethodSettings]) -> type[BaseRun]:
+    """What a run of a method may say besides its settings."""
+    if not issubclass(settings, TrainingSettings):
+        return ChangedRun
+    return TaughtRun if settings.TEACHERS else TrainedRun
+
+
 def _known_table(name: str) -> str:
     if name not in TABLES:
         raise ValueError(f"no such table: '{name}'{did_you_mean(name, TABLES)}; allowed: {', '.join(TABLES)}")
@@ -35,10 +42,7 @@ if TYPE_CHECKING:
     Run = BaseRun
     Evaluation = BaseEvaluation
 else:
-    _RUNS = [
-        _model(name, TrainedRun if issubclass(settings, TrainingSettings) else ChangedRun, "method", settings, "Run")
-        for name, settings in methods().items()
-    ]
+    _RUNS = [_model(name, _base(settings), "method", settings, "Run") for name, settings in methods().items()]
     _EVALUATIONS = [_model(name, BaseEvaluation, "protocol", settings, "") for name, settings in evaluations().items()]
     Run = Annotated[Union[Baseline, *_RUNS], Field(discriminator="method")]
     Evaluation = Annotated[Union[*_EVALUATIONS], Field(discriminator="protocol")]

@@ -23,10 +23,17 @@ def with_public_checkpoints(study: dict[str, Any]) -> dict[str, Any]:
 
 def _with_own_names(section: dict[str, Any], key: str, taken: set[str], added: dict[str, Any]) -> dict[str, Any]:
     """Replace the public names in a section by the study's own, and put those checkpoints among `added`."""
-    renamed = dict(section)
-    for name, content in section.items():
-        wanted = content.get(key) if isinstance(content, dict) else None
+
+    def own(wanted: Any) -> Any:
         if isinstance(wanted, str) and wanted not in taken and (found := public_checkpoint(wanted)) is not None:
             added[found[0]] = found[1]
-            renamed[name] = {**content, key: found[0]}
+            return found[0]
+        return wanted
+
+    renamed = dict(section)
+    for name, content in section.items():
+        if isinstance(content, dict):
+            teachers = content.get("teachers")
+            taught = {"teachers": [own(teacher) for teacher in teachers]} if isinstance(teachers, list) else {}
+            renamed[name] = {**content, **({key: own(content[key])} if key in content else {}), **taught}
     return renamed

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-OF_THE_RUN = ("data", "labels")  # what a variant says about the run, beside its settings; no method has settings of these names
+OF_THE_RUN = ("data", "labels", "teachers")  # what a variant says about the run, beside its settings; no method has settings of these names
 
 
 def expand_sweeps(runs: dict[str, Any]) -> dict[str, Any]:
