@@ -190,9 +190,7 @@ def run_teachers(wildcards):
 
 def teacher_options(wildcards):
     teachers = run_spec(wildcards).teachers or []
-    return " ".join(
-        f"--teacher={for_shell(path_of(one.backbone))}" for one in teachers
-    )
+    return " ".join(f"--teacher={for_shell(path_of(one.backbone))}" for one in teachers)
 
 
 def run_receipts(wildcards):
