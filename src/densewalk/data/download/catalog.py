@@ -100,6 +100,8 @@ def dataset_of(protocol: str, settings: Any) -> str | None:
         if settings.layout == "coco":
             return "coco2014" if settings.images == "train2014" else None
         return "voc" if settings.year == 2012 else "voc2007"
+    if protocol == "correspondence":
+        return "spair"
     return NAMED.get(getattr(settings, "label_set", getattr(settings, "layout", protocol)))
 
 
