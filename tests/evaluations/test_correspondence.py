@@ -179,12 +179,12 @@ def test_whole_evaluation(tmp_path, readout):
     assert result.metrics["PCK@0.1_position"] == 100
     average = "by point over categories" if readout == "probe3d" else "by image over pairs"
     assert result.details["averages"]["PCK@0.1"][average] == result.metrics["PCK@0.1"]
-    if readout == "probe3d":
-        assert result.units is None
-    else:
-        result.units.require_scores(result.metrics)
+    result.units.require_scores(result.metrics)
     by_point = run(tmp_path, readout=readout, size=64, average="point", over="pairs")
     by_point.units.require_scores(by_point.metrics)
+    by_category = run(tmp_path, readout=readout, size=64, average="image", over="categories")
+    by_category.units.require_scores(by_category.metrics)
+    assert by_category.metrics["PCK@0.1"] == result.details["averages"]["PCK@0.1"]["by image over categories"]
     assert by_point.metrics["PCK@0.1"] == result.details["averages"]["PCK@0.1"]["by point over pairs"]
 
 

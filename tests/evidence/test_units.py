@@ -9,6 +9,7 @@ import pytest
 
 from densewalk.core.errors import UserError
 from densewalk.evidence.average_precision import AveragePrecision
+from densewalk.evidence.groups import MeanOfGroups
 from densewalk.evidence.runs import mean_of_runs
 from densewalk.evidence.statistics import MatchedIoU, MeanIoU, MeanOfUnits, RatioOfSums
 from densewalk.evidence.units import Units, image_ids, read_units, require_same_units, units_path, write_units
@@ -29,6 +30,7 @@ def all_kinds():
         ),
         "J": MeanOfUnits(np.array([0.5, 0.25, np.nan, 1.0]), scale=100.0),
         "PCK": RatioOfSums(np.array([1, 0, 2, 3]), np.array([2, 2, 2, 4])),
+        "categories": MeanOfGroups(np.array([0, 1, 0, 2]), np.array([1, 0, 2, 3]), np.array([2, 2, 2, 4])),
         "AP": AveragePrecision(4, *detections, *flags, np.ones((4, 2), int)),
     }
 

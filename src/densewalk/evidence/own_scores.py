@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from densewalk.evidence.average_precision import AveragePrecision
+from densewalk.evidence.groups import MeanOfGroups
 from densewalk.evidence.runs import MeanOfRuns
 from densewalk.evidence.statistics import MatchedIoU, MeanIoU, MeanOfUnits, RatioOfSums, Statistic
 
@@ -20,7 +21,7 @@ def own_scores(statistic: Statistic) -> Float[np.ndarray, " units"] | None:
     match statistic:
         case MeanOfUnits():
             return statistic.scale * np.asarray(statistic.values, np.float64)
-        case RatioOfSums():
+        case RatioOfSums() | MeanOfGroups():
             with np.errstate(invalid="ignore", divide="ignore"):
                 return statistic.scale * np.asarray(statistic.correct / statistic.total, np.float64)
         case MeanIoU():

@@ -24,11 +24,12 @@ from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write
 from densewalk.core.settings import Settings
 from densewalk.evidence.average_precision import AveragePrecision
+from densewalk.evidence.groups import MeanOfGroups
 from densewalk.evidence.runs import MeanOfRuns
 from densewalk.evidence.statistics import MatchedIoU, MeanIoU, MeanOfUnits, RatioOfSums, Statistic
 
 KINDS: dict[str, type[Statistic]] = {
-    kind.KIND: kind for kind in (MeanOfUnits, RatioOfSums, MeanIoU, MatchedIoU, MeanOfRuns, AveragePrecision)
+    kind.KIND: kind for kind in (MeanOfUnits, RatioOfSums, MeanOfGroups, MeanIoU, MatchedIoU, MeanOfRuns, AveragePrecision)
 }
 TOLERANCE = 1e-4  # relative: a metric may have been computed from float32
 ARCHIVE = re.compile(r"\.(tar|zip)$")

@@ -32,6 +32,7 @@ from densewalk.evaluations.common.base import Job, Result, fit_size, load_networ
 from densewalk.evaluations.common.shares import owned, shared_map
 from densewalk.evaluations.correspondence.readouts import READOUTS, Readout, View, insid3, same_place
 from densewalk.evaluations.correspondence.settings import ALPHAS, CorrespondenceSettings
+from densewalk.evidence.groups import MeanOfGroups
 from densewalk.evidence.statistics import MeanOfUnits, RatioOfSums, Statistic
 from densewalk.evidence.units import Units
 from densewalk.models.feature_cache import Dense
@@ -174,9 +175,7 @@ def summarize(settings: CorrespondenceSettings, pairs: list[KeypointPair], found
         correct = np.array([int(is_correct(error, alpha, settings).sum()) for error in errors])
         metrics[metric] = four_averages(correct, total, names)[chosen]
         averages[metric] = {f"by {a} over {o}": value for (a, o), value in four_averages(correct, total, names).items()}
-        if settings.over == "pairs":
-            by_image = settings.average == "image"
-            statistics[metric] = MeanOfUnits(correct / total, 100.0) if by_image else RatioOfSums(correct, total, 100.0)
+        statistics[metric] = statistic_of(correct, total, names, *chosen)
     at_once = np.array([int(is_correct(one.error, 0.1, settings).sum()) for one in found])
     viewpoints = np.array([-1 if pair.viewpoint is None else pair.viewpoint for pair in pairs])
     details: dict[str, Any] = {
@@ -185,9 +184,25 @@ def summarize(settings: CorrespondenceSettings, pairs: list[KeypointPair], found
         "PCK@0.1_by_category": grouped(at_once, total, names),
         "PCK@0.1_by_viewpoint": grouped(at_once, total, viewpoints),
     }
-    units = Units([pair.name for pair in pairs], "pair", statistics) if statistics else None
+    units = Units([pair.name for pair in pairs], "pair", statistics)
     order = {metric: metrics[metric] for metric in settings.METRICS}
     return Result(metrics=order, n=len(pairs), unit="pairs", details=details, units=units)
+
+
+def statistic_of(
+    correct: Shaped[np.ndarray, " pairs"],
+    total: Shaped[np.ndarray, " pairs"],
+    categories: Shaped[np.ndarray, " pairs"],
+    average: str,
+    over: str,
+) -> Statistic:
+    """The average, pair by pair."""
+    if over == "pairs":
+        return MeanOfUnits(correct / total, 100.0) if average == "image" else RatioOfSums(correct, total, 100.0)
+    group = np.unique(categories, return_inverse=True)[1]
+    if average == "point":
+        return MeanOfGroups(group, correct, total, 100.0)
+    return MeanOfGroups(group, correct / total, np.ones(len(total)), 100.0)
 
 
 def four_averages(
