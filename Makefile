@@ -1,16 +1,18 @@
 # make demo    the whole study on a generated city walk, on two CPU cores     (VIDEO=my.mp4 trains on your own video)
 # make test    all tests
+# make lock    renew requirements*.lock after a change of requirements*.txt
 # make lint    formatting, style, types, workflow lint
 # make gpu-check    what only runs on a GPU, proved on one in minutes (docs/gpu.md)    (PYTHON=python3.12: any Python that has torch)
 # make test-slurm    the study on a real Slurm of this machine, with faults (docs/testing.md)
-PYTHON ?= python3.11
+# the Python that the environment is made with; empty: one on the PATH, else one that is fetched (envs/python.sh)
+PYTHON ?=
 CORES ?= 2
 VIDEO ?=
 VENV := .venv
 BIN := $(VENV)/bin
-REQUIREMENTS := requirements.txt requirements-mm.txt requirements-dev.txt pyproject.toml
+REQUIREMENTS := requirements.lock requirements-mm.lock pyproject.toml
 
-.PHONY: demo test gpu-check test-slurm lint format install clean
+.PHONY: demo test gpu-check test-slurm lint format lock install clean
 
 demo: install
 	$(BIN)/snakemake --directory demo --cores $(CORES) $(if $(VIDEO),--config 'videos={"walk": {"source": "$(abspath $(VIDEO))"}}' --) all
@@ -21,12 +23,13 @@ test: install
 
 # the environment that is there: PYTHON if it is given, else that of make install, if there is one
 gpu-check:
-	$(or $(if $(filter file,$(origin PYTHON)),$(wildcard $(BIN)/python)),$(PYTHON)) -m benchmarks.gpu
+	$(or $(PYTHON),$(wildcard $(BIN)/python),python3) -m benchmarks.gpu
 
 test-slurm: install
 	$(BIN)/pytest tests/workflow/test_slurm*.py -rs --durations=3
 
 lint: install
+	$(BIN)/python envs/lock.py --check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/snakefmt --check Snakefile workflow
@@ -43,13 +46,17 @@ format: install
 
 install: $(VENV)/.installed
 
+# every package in one version, with the sha256 of its files: again after a change of requirements*.txt
+lock: install
+	$(BIN)/python envs/lock.py
+
 # two steps, because the OpenMMLab packages are installed without their own requirements (docs/environment.md)
 $(VENV)/.installed: $(REQUIREMENTS)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -r requirements.txt -r requirements-dev.txt
-	$(BIN)/pip install --no-deps -r requirements-mm.txt
+	test -x $(BIN)/python || { python=$$(PYTHON="$(PYTHON)" sh envs/python.sh) && "$$python" -m venv $(VENV); }
+	$(BIN)/pip install --require-hashes -r requirements.lock
+	$(BIN)/pip install --require-hashes --no-deps -r requirements-mm.lock
 	$(BIN)/pip install --no-deps --no-build-isolation -e .
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo/results demo/data demo/.snakemake
+	rm -rf $(VENV) .uv demo/results demo/data demo/.snakemake

@@ -140,7 +140,7 @@ def test_make_runs_it_with_any_python():
         ).stdout.strip()
 
     assert recipe("PYTHON=python3.12") == "python3.12 -m benchmarks.gpu"
-    environment = ".venv/bin/python" if (REPOSITORY / ".venv/bin/python").exists() else "python3.11"
+    environment = ".venv/bin/python" if (REPOSITORY / ".venv/bin/python").exists() else "python3"
     assert recipe() == f"{environment} -m benchmarks.gpu"
 
 
