@@ -78,6 +78,8 @@ RECIPES = (
     "make lint",
     "make format",
     "make install",
+    "make install PYTHON=python3.12",
+    "make lock",
 )
 
 TESTED = {
@@ -130,8 +132,8 @@ TESTED = {
 NOT_RUN = {
     "source .venv/bin/activate": "make install makes it",
     "python3.11 -m venv .venv": "a line of make install, see test_the_environment_is_that_of_make_install",
-    ".venv/bin/pip install -r requirements.txt -r requirements-dev.txt": "the same",
-    ".venv/bin/pip install --no-deps -r requirements-mm.txt": "the same",
+    ".venv/bin/pip install --require-hashes -r requirements.lock": "the same",
+    ".venv/bin/pip install --require-hashes --no-deps -r requirements-mm.lock": "the same",
     ".venv/bin/pip install --no-deps --no-build-isolation -e .": "the same",
     "pip check": "looks at the whole environment, in which tests may run from another checkout",
     "pip install yt-dlp": "a download",

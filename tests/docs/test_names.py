@@ -41,7 +41,9 @@ ELSEWHERE = {
         "opencv-python",
         "opencv-python-headless",
         "pkg_resources",
+        "python3-venv",
     ),  # packages
+    *("python3", "python3.11", "python3.12", "venv", "uv", ".uv/", ".uv/log.txt"),  # Python, and what brings it
     *("scancel", "tail -f", "cat", "ffmpeg -i walk.avi -crf 15 walk.mp4", ".venv", "sinfo -o %m"),  # programs and what make install makes
     *("oom_kill", "exceeded memory limit", "MemoryError", "can't allocate memory"),  # words in logs
     *(".h264", ".h265", ".m2v"),  # raw streams
@@ -239,7 +241,7 @@ def exists(word: str, names: set[str], before: list[str]) -> bool:
         return yaml_exists(mapping, names)
     if word.removeprefix("$") in known_names():
         return True
-    if "/" in word or re.fullmatch(r"\.?[\w.{}*-]+\.(?:md|py|ya?ml|csv|jsonl?|html|pth|pt|part|png)|\.\w+", word):
+    if "/" in word or re.fullmatch(r"\.?[\w.{}*-]+\.(?:md|py|ya?ml|txt|lock|csv|jsonl?|html|pth|pt|part|png)|\.\w+", word):
         return path_exists(word)
     call = re.sub(r"\(.*\)$|\[.*\]$", "", word)
     if "." in call:

@@ -4,8 +4,8 @@ import re
 import shutil
 
 import pytest
-
 from envs import lock
+
 from tests.fixtures.studies import REPOSITORY
 
 FILES = ("requirements.txt", "requirements-dev.txt", "requirements-mm.txt", "pyproject.toml", *lock.LOCKS)

@@ -18,6 +18,7 @@ from densewalk.study.config import load_study, parse_study
 from densewalk.study.registry import evaluation_module, evaluations, parse_evaluation
 from tests.fixtures.helpers import shared
 from tests.fixtures.official import official_weights
+from tests.fixtures.studies import REPOSITORY
 
 RUN = {"runs": {"a": {"method": "none", "init": "random", "arch": "vit_nano_patch16"}}}
 # protocol -> folder of the real data, settings, what is counted there
@@ -269,3 +270,11 @@ def test_a_study_of_the_papers_is_examined_for_exactly_what_it_needs(name, tmp_p
     assert found.keys() == {f"{section}.{key}" for section in sections for key in getattr(study, section)}
     for subject, problem in found.items():
         assert re.search(r"command: densewalk data \w+|densewalk fetch \w+|open https://.* in a browser", problem), (subject, problem)
+
+
+def test_the_pythons_are_those_of_pyproject(monkeypatch):
+    (first, end) = re.findall(r'^requires-python = ">=3\.(\d+),<3\.(\d+)"$', (REPOSITORY / "pyproject.toml").read_text(), flags=re.M)[0]
+    assert tuple((3, minor) for minor in range(int(first), int(end))) == doctor.PYTHONS
+    monkeypatch.setattr(doctor.sys, "version_info", (3, int(end), 0))
+    with pytest.raises(UserError, match=r"allowed: 3\.11 or 3\.12"):
+        doctor._python()

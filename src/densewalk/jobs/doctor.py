@@ -77,9 +77,14 @@ def _finding(subject: str, check: Check, command: str | None = None) -> Finding:
 # -- this machine ------------------------------------------------------------------------------------------------------
 
 
+PYTHONS = ((3, 11), (3, 12))
+"""requires-python of pyproject.toml."""
+
+
 def _python() -> str:
-    if sys.version_info[:2] != (3, 11):
-        raise UserError(f"Python {platform.python_version()}", allowed="3.11", todo="make the environment again: docs/environment.md")
+    if sys.version_info[:2] not in PYTHONS:
+        allowed = " or ".join(f"{major}.{minor}" for major, minor in PYTHONS)
+        raise UserError(f"Python {platform.python_version()}", allowed=allowed, todo="make the environment again: docs/environment.md")
     return platform.python_version()
 
 
