@@ -1,5 +1,6 @@
 # make demo    the whole study on a generated city walk, on two CPU cores     (VIDEO=my.mp4 trains on your own video)
 # make test    all tests
+# make docs    the site of the documentation, in site/
 # make lock    renew requirements*.lock after a change of requirements*.txt
 # make lint    formatting, style, types, workflow lint
 # make gpu-check    what only runs on a GPU, proved on one in minutes (docs/gpu.md)    (PYTHON=python3.12: any Python that has torch)
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements.lock requirements-mm.lock pyproject.toml
 
-.PHONY: demo test gpu-check test-slurm lint format lock install clean
+.PHONY: demo test gpu-check test-slurm lint format docs lock install clean
 
 demo: install
 	$(BIN)/snakemake --directory demo --cores $(CORES) $(if $(VIDEO),--config 'videos={"walk": {"source": "$(abspath $(VIDEO))"}}' --) all
@@ -46,6 +47,10 @@ format: install
 
 install: $(VENV)/.installed
 
+# strict: a link or a heading that does not exist is an error
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # every package in one version, with the sha256 of its files: again after a change of requirements*.txt
 lock: install
 	$(BIN)/python envs/lock.py
@@ -59,4 +64,4 @@ $(VENV)/.installed: $(REQUIREMENTS)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .uv demo/results demo/data demo/.snakemake
+	rm -rf $(VENV) .uv site demo/results demo/data demo/.snakemake

@@ -80,6 +80,7 @@ RECIPES = (
     "make install",
     "make install PYTHON=python3.12",
     "make lock",
+    "make docs",
 )
 
 TESTED = {
@@ -135,6 +136,9 @@ NOT_RUN = {
     ".venv/bin/pip install --require-hashes -r requirements.lock": "the same",
     ".venv/bin/pip install --require-hashes --no-deps -r requirements-mm.lock": "the same",
     ".venv/bin/pip install --no-deps --no-build-isolation -e .": "the same",
+    "cd demo": "a folder",
+    "source ../.venv/bin/activate": "make install makes it",
+    "densewalk compare random_start:davis dora:davis": "needs the demo's results; `densewalk compare dino:davis neco:davis` is tested",
     "pip check": "looks at the whole environment, in which tests may run from another checkout",
     "pip install yt-dlp": "a download",
     "snakemake --sdm conda --cores 8 all": "conda downloads the environment",

@@ -299,7 +299,7 @@ def test_every_key_of_execution_is_described():
 
 def test_every_method_and_evaluation_is_described():
     assert set(evaluations()) <= set(code_words(REPOSITORY / "docs/protocols.md"))
-    (listed,) = re.findall(r"method: \w+ +# (none .*)", (REPOSITORY / "README.md").read_text())
+    (listed,) = re.findall(r"method: \w+ +# (none .*)", (REPOSITORY / "docs/your_study.md").read_text())
     assert set(listed.split(" | ")) == {"none", *methods()}
 
 
