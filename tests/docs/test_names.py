@@ -27,7 +27,7 @@ from tests.fixtures.documents import PAGES, Block, blocks, code_words, is_comman
 from tests.fixtures.studies import REPOSITORY
 
 SOURCE = REPOSITORY / "src/densewalk"
-MADE = ("results/", "demo/results/", "report/", "studies/dora/")  # by a study
+MADE = ("results/", "demo/results/", "demo/data/", "report/", "studies/dora/")  # by a study
 GIVEN = ("data/", "checkpoints/", "my-study/", "study/", "shared/")  # by its user
 
 # names that are not ours, by where they come from
