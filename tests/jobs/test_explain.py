@@ -15,6 +15,8 @@ from densewalk.jobs import explain as module
 from densewalk.jobs.explain import Question, explain, plan
 from densewalk.jobs.train import make_backbone
 from densewalk.models.backbone import Backbone
+from densewalk.results.ladder import read_ladders
+from densewalk.results.page.ladders import ladder_parts
 from densewalk.study.config import load_study
 from densewalk.training.execution import Execution
 from tests.fixtures.dense import write_masks
@@ -82,6 +84,14 @@ def test_a_ladder_sums_to_the_difference_computes_features_once_and_is_not_score
     assert len(rows(folder / "interactions.csv")) == 5
     svg = (folder / "waterfall.svg").read_text()
     assert all(name in svg for name in ("paper", "released", "blue_std", "neighbours"))
+    (found,) = read_ladders(tmp_path / "results")
+    assert (found.names, found.run, found.seed, found.metric) == (("paper", "released"), "start", 0, "mIoU")
+    assert sum(step.shapley for step in found.steps) == pytest.approx(found.last - found.first)
+    (part,) = ladder_parts(study.plan(), tmp_path / "results")
+    assert part.heading.startswith("mIoU of start, seed 0: from paper to released, ")
+    assert [row[0] for row in part.rows] == ["blue_std", "neighbours", "remember_ignored", "count_absent_classes"]
+    assert part.rows[1][1:3] == ["3", "2"]
+    assert part.svg.startswith("<svg role=")
     assert main(["explain", "paper", "released", "--run", "start", "--metric", "mIoU_hungarian"]) == 0
     assert calls["scorings"] == 16, "another metric of the same scores"
 

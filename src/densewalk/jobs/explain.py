@@ -114,7 +114,7 @@ def explain(study: Study, question: Question, answer: Answer, results: Path, exe
             raise UserError(f"{metric} is not defined with {name_of(answer.ladder, subset)}", todo="choose another --metric")
         scores[subset] = value
         log.info("%d/%d  %s: %s %.2f", number + 1, len(answer.subsets), name_of(answer.ladder, subset), metric, value)
-    found = summarize(question, answer, metric, scores)
+    found = summarize(question, seed, answer, metric, scores)
     write_ladder(found, folder)
     log.info("wrote %s", folder)
     return found
@@ -170,7 +170,7 @@ class Scorer:
         return metrics
 
 
-def summarize(question: Question, answer: Answer, metric: str, scores: dict[int, float]) -> Explained:
+def summarize(question: Question, seed: int, answer: Answer, metric: str, scores: dict[int, float]) -> Explained:
     """Shares, single steps and interactions of the scores."""
     ladder = answer.ladder
     steps, order = ladder.steps, list(range(len(ladder.steps)))
@@ -178,20 +178,41 @@ def summarize(question: Question, answer: Answer, metric: str, scores: dict[int,
     pairs, errors, from_a, from_b = None, unknown, unknown, unknown
     if answer.orders:
         sampled: SampledShares = sampled_shapley(scores.__getitem__, len(steps), answer.orders)
-        shares, errors = sampled.shares.tolist(), sampled.standard_error.tolist()
+        shares = sampled.shares.tolist()
+        errors = [None if np.isnan(error) else error for error in sampled.standard_error.tolist()]  # of one pair of orders
     else:
         table = np.array([scores[s] for s in range(ladder.whole + 1)])
-        shares, pairs = shapley(table).tolist(), interactions(table)
+        shares, pairs = shapley(table).tolist(), interactions(table).tolist()
         from_a, from_b = (values.tolist() for values in one_at_a_time(table))
     passed = prefixes(order)
     along = [scores[passed[i + 1]] - scores[passed[i]] for i in order]
     found = [
-        StepShare(str(step), *ladder.values(step), step.reason, shares[i], errors[i], along[i], from_a[i], from_b[i])
+        StepShare(
+            name=str(step),
+            start=ladder.values(step)[0],
+            end=ladder.values(step)[1],
+            reason=step.reason,
+            shapley=shares[i],
+            standard_error=errors[i],
+            sequential=along[i],
+            from_a=from_a[i],
+            from_b=from_b[i],
+        )
         for i, step in enumerate(steps)
     ]
     named = [(name_of(ladder, subset), scores[subset]) for subset in answer.subsets]
-    unit = ladder.a.METRICS[metric].unit
-    return Explained(ladder.names, question.run, metric, unit, scores[0], scores[ladder.whole], found, named, pairs)
+    return Explained(
+        names=ladder.names,
+        run=question.run,
+        seed=seed,
+        metric=metric,
+        unit=ladder.a.METRICS[metric].unit,
+        first=scores[0],
+        last=scores[ladder.whole],
+        steps=found,
+        scores=named,
+        interactions=pairs,
+    )
 
 
 def text(found: Explained) -> Iterator[str]:
@@ -200,7 +221,7 @@ def text(found: Explained) -> Iterator[str]:
     yield f"{found.metric} of {found.run}: {a} {found.first:.2f}, {b} {found.last:.2f} ({difference:+.2f} {found.unit})"
     for s in found.steps:
         parts = [f"{s.shapley:+.2f}", f"in this order {s.sequential:+.2f}"]
-        if s.standard_error is not None and not np.isnan(s.standard_error):
+        if s.standard_error is not None:
             parts[0] += f" (standard error {s.standard_error:.2f})"
         if s.from_a is not None and s.from_b is not None:
             parts.append(f"alone from {a} {s.from_a:+.2f}, from {b} {s.from_b:+.2f}")

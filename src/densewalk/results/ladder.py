@@ -5,22 +5,22 @@ results/explain/{A}-{B}/{run}-s{seed}/steps.csv               what each step mak
 results/explain/{A}-{B}/{run}-s{seed}/scores.csv              every score
 results/explain/{A}-{B}/{run}-s{seed}/interactions.csv        what two steps do together; where all combinations are scored
 results/explain/{A}-{B}/{run}-s{seed}/waterfall.svg           from A's score to B's by the Shapley shares
+results/explain/{A}-{B}/{run}-s{seed}/ladder.json             Explained: all of it, which the page reads
 """
 
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from densewalk.core.files import atomic_write
 from densewalk.core.settings import Settings
+from densewalk.core.typed_files import read_model, write_model
 
 RISE, FALL, WHOLE = "#0072b2", "#d55e00", "#7f7f7f"
 FORMAT = "{:.4f}"
@@ -35,8 +35,7 @@ class LadderScore(Settings):
     metrics: dict[str, float | None]
 
 
-@dataclass(frozen=True)
-class StepShare:
+class StepShare(Settings):
     """What one step makes of the difference.
 
     start, end: the values of its settings. shapley: the mean over all orders of the steps, with its standard error where orders were
@@ -54,19 +53,20 @@ class StepShare:
     from_b: float | None
 
 
-@dataclass(frozen=True)
-class Explained:
-    """A whole ladder. scores: by the names of the steps that are B's. interactions: None where orders were sampled."""
+class Explained(Settings):
+    """A whole ladder. scores: by the names of the steps that are B's. interactions: of pairs of steps; None where orders were sampled."""
 
+    version: Literal[1] = 1
     names: tuple[str, str]
     run: str
+    seed: int
     metric: str
     unit: str
     first: float
     last: float
-    steps: Sequence[StepShare]
-    scores: Sequence[tuple[str, float]]
-    interactions: Float[np.ndarray, "steps steps"] | None
+    steps: list[StepShare]
+    scores: list[tuple[str, float]]
+    interactions: list[list[float]] | None
 
 
 def write_ladder(found: Explained, folder: Path) -> None:
@@ -90,45 +90,57 @@ def write_ladder(found: Explained, folder: Path) -> None:
     _write_csv(folder / "scores.csv", [["steps of " + found.names[1], found.metric], *([name, _number(v)] for name, v in found.scores)])
     if found.interactions is not None:
         names = [step.name for step in found.steps]
-        lines = [[name, *map(_number, row)] for name, row in zip(names, found.interactions.tolist(), strict=True)]
+        lines = [[name, *map(_number, row)] for name, row in zip(names, found.interactions, strict=True)]
         _write_csv(folder / "interactions.csv", [["", *names], *lines])
+    write_model(folder / "ladder.json", found)
     with atomic_write(folder / "waterfall.svg") as temporary:
         temporary.write_text(waterfall(found), encoding="utf-8")
 
 
+def read_ladders(results: Path) -> list[Explained]:
+    """All ladders of a folder of results, by their names; a UserError names a broken one."""
+    paths = sorted((results / "explain").glob("*/*/ladder.json"))
+    return [read_model(path, Explained, "ladder", "delete it, and run densewalk explain again") for path in paths]
+
+
 def waterfall(found: Explained) -> str:
-    """An SVG: A's score, the share of each step from where the one before it ended, B's score."""
-    values = [found.first, *(s.shapley for s in found.steps), found.last]
-    ends = np.cumsum(values[:-1])  # after A and after each step
-    labels = [found.names[0], *(s.name for s in found.steps), found.names[1]]
+    """An SVG in colors of its own."""
     style: Any = {"svg.hashsalt": "densewalk", "svg.fonttype": "none", "font.size": 9, "text.parse_math": False}
     with mpl.rc_context(style):
-        figure = Figure(figsize=(7.0, 0.9 + 0.34 * len(labels)), layout="constrained")
-        axis = figure.add_subplot()
-        axis.barh(0, found.first, color=WHOLE)
-        for i, step in enumerate(found.steps):
-            axis.barh(i + 1, step.shapley, left=ends[i], color=RISE if step.shapley >= 0 else FALL, xerr=step.standard_error)
-            axis.plot([ends[i], ends[i]], [i - 0.4, i + 1.4], color="#808080", linewidth=0.6)
-        axis.barh(len(labels) - 1, found.last, color=WHOLE)
-        low, high = min(0.0, *ends, found.last), max(*ends, found.first, found.last)
-        near = min(found.first, found.last, *ends)
-        if near > 0.5 * high:  # the steps would be too thin to see
-            low = near - 0.6 * (high - near) - 0.02 * high
-        axis.set_xlim(low, high + 0.14 * (high - low))
-        for i, value in enumerate(values):
-            at = max(ends[i - 1], ends[i]) if 0 < i < len(labels) - 1 else value
-            axis.text(at, i, f" {value:.2f}" if i in (0, len(labels) - 1) else f" {value:+.2f}", va="center")
-        axis.set_yticks(range(len(labels)), labels)
-        axis.invert_yaxis()
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_xlabel(f"{found.metric} of {found.run} ({found.unit}); Shapley shares of the settings" + (", axis cut" if low > 0 else ""))
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        draw_waterfall(found).savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
 
+def draw_waterfall(found: Explained) -> Figure:
+    """A's score, the share of each step from where the one before it ended, B's score."""
+    values = [found.first, *(s.shapley for s in found.steps), found.last]
+    ends = np.cumsum(values[:-1])  # after A and after each step
+    labels = [found.names[0], *(s.name for s in found.steps), found.names[1]]
+    figure = Figure(figsize=(7.0, 0.9 + 0.34 * len(labels)), layout="constrained")
+    axis = figure.add_subplot()
+    axis.barh(0, found.first, color=WHOLE)
+    for i, step in enumerate(found.steps):
+        axis.barh(i + 1, step.shapley, left=ends[i], color=RISE if step.shapley >= 0 else FALL, xerr=step.standard_error)
+        axis.plot([ends[i], ends[i]], [i - 0.4, i + 1.4], color="#808080", linewidth=0.6)
+    axis.barh(len(labels) - 1, found.last, color=WHOLE)
+    low, high = min(0.0, *ends, found.last), max(*ends, found.first, found.last)
+    near = min(found.first, found.last, *ends)
+    if near > 0.5 * high:  # the steps would be too thin to see
+        low = near - 0.6 * (high - near) - 0.02 * high
+    axis.set_xlim(low, high + 0.14 * (high - low))
+    for i, value in enumerate(values):
+        at = max(ends[i - 1], ends[i]) if 0 < i < len(labels) - 1 else value
+        axis.text(at, i, f" {value:.2f}" if i in (0, len(labels) - 1) else f" {value:+.2f}", va="center")
+    axis.set_yticks(range(len(labels)), labels)
+    axis.invert_yaxis()
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_xlabel(f"{found.metric} of {found.run} ({found.unit}); Shapley shares of the settings" + (", axis cut" if low > 0 else ""))
+    return figure
+
+
 def _number(value: float | None) -> str:
-    return "" if value is None or np.isnan(value) else FORMAT.format(value)
+    return "" if value is None else FORMAT.format(value)
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:

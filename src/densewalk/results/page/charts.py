@@ -21,6 +21,7 @@ from matplotlib.transforms import Affine2D, Bbox
 from numpy.typing import NDArray
 
 from densewalk.core.metric import Ceiling
+from densewalk.results.ladder import Explained, draw_waterfall
 from densewalk.training.progress_files import NOT_QUANTITIES
 
 INK = "#010203"  # stands for the text's color, which is only known when the page is shown
@@ -219,6 +220,16 @@ def _grid(count: int, *, width: float, height: float, most: int = 4, margins: Ma
     for axis in axes[count:]:
         axis.set_visible(False)
     return figure, list(axes[:count])
+
+
+@mpl.rc_context(STYLE | {"axes.grid": False})
+def ladder_chart(ladder: Explained) -> Markup:
+    """Draw a ladder's waterfall."""
+    a, b = ladder.names
+    label = (
+        f"{ladder.metric} of {ladder.run}: from {a} ({ladder.first:.2f}) to {b} ({ladder.last:.2f}) by the settings' Shapley shares"
+    )
+    return _svg(draw_waterfall(ladder), name=f"ladder-{a}-{b}-{ladder.run}-{ladder.seed}", label=label)
 
 
 def _svg(figure: Figure, *, name: str, label: str) -> Markup:

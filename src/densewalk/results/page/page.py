@@ -24,6 +24,7 @@ from densewalk.results.page.charts import PER_HOUR, method_legend, time_unit
 from densewalk.results.page.evaluation_tables import evaluation_sections
 from densewalk.results.page.gains import gain_sections
 from densewalk.results.page.images import features, predictions, training_images
+from densewalk.results.page.ladders import ladder_parts
 from densewalk.results.page.patches import asked_patches
 from densewalk.results.page.places import gain_places
 from densewalk.results.page.sections import all_methods, costs, curves, read_curves, rising_losses
@@ -81,6 +82,7 @@ def contents(plan: Plan, results: Path) -> Page:
         legend=method_legend(all_methods(plan, records)) if charts else None,
         costs=charts,
         sections=evaluation_sections(plan, records, missing, now),
+        ladders=ladder_parts(plan, results),
         features=drawn,
         asked=asked_patches(folders, drawn.drawn) if drawn else None,
         votes=asked_votes(plan, folders),

@@ -147,6 +147,17 @@ class Section:
 
 
 @dataclass(frozen=True)
+class LadderPart:
+    """Which setting makes which part of a difference. rows: step, values, share, what it adds in this order and from either end."""
+
+    heading: str
+    svg: Markup
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+
+
+@dataclass(frozen=True)
 class Features:
     """Images of backbones' features.
 
@@ -239,6 +250,7 @@ class Page:
     rising: Sequence[str]
     costs: Sequence[Chart]
     sections: Sequence[Section]
+    ladders: Sequence[LadderPart]
     features: Features | None
     asked: AskedPatches | None
     votes: AskedVotes | None
