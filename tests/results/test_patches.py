@@ -297,7 +297,7 @@ def test_a_pressed_patch_of_a_query_shows_its_prediction_and_its_voters(browser,
     box = query.bounding_box()
     query.click(position={"x": 0.75 * box["width"], "y": 0.25 * box["height"]})  # row 2, column 5 of 6
     answers = tool.locator(".answer").all_inner_texts()
-    assert answers == ["road, 75 % of the votes; which it is.", "car, 75 % of the votes; it is road."]
+    assert answers == ["road, 75 % of the votes: correct.", "car, 75 % of the votes: wrong, it is road."]
     assert [a.get_attribute("class") for a in tool.locator(".answer").all()] == ["answer", "answer wrong"]
     voters = tool.locator(".voters").nth(0).locator("li")
     assert voters.all_inner_texts() == ["road 70 %\nm0.png", "sky 20 %\nm1.png"]
@@ -309,7 +309,7 @@ def test_a_pressed_patch_of_a_query_shows_its_prediction_and_its_voters(browser,
     for _ in range(6):
         page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
-    assert tool.locator(".answer").first.inner_text() == "road, 75 % of the votes; it has no label."
+    assert tool.locator(".answer").first.inner_text() == "road, 75 % of the votes: it has no label."
     assert "dino_s16: car" in tool.locator(".said").inner_text()
     tool.get_by_label("Query").select_option("1")
     assert tool.locator(".patches").nth(0).get_attribute("aria-label") == "q1.png, walk"

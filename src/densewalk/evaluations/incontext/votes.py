@@ -16,8 +16,8 @@ from densewalk.visualization.votes import FULL, NO_LABEL, MemoryImage, Query, Vo
 
 QUERIES = 2  # of those in `strip.png`
 VOTERS = 4  # of each patch, those with the largest weights
-PICTURED = 24  # memory images with the most votes, which are drawn
-THUMBNAIL, SHOWN = 112, 320  # pixels of a memory image and of a query
+PICTURED = 48  # memory images with the most votes, which are drawn
+THUMBNAIL, SHOWN = 96, 320  # pixels of a memory image and of a query
 Named = Callable[[int], str]  # number of an image -> its name
 Drawn = Callable[[int], Image.Image]  # number of an image -> what the network has seen
 

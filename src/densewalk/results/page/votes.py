@@ -7,7 +7,7 @@ from densewalk.results.page.view import AskedVotes
 from densewalk.results.plan import Plan
 from densewalk.visualization.votes import Votes, read_votes
 
-MOST_BYTES = 2_500_000  # of votes and images as text, of all runs and evaluations
+MOST_BYTES = 3_500_000  # of votes and images as text, of all runs and evaluations
 
 
 def asked_votes(plan: Plan, folders: Mapping[str, Path]) -> AskedVotes | None:

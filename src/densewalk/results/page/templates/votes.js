@@ -7,6 +7,7 @@ const numbers = text => {
   if (!decoded.has(text)) decoded.set(text, new Uint16Array(Uint8Array.from(atob(text), letter => letter.charCodeAt(0)).buffer));
   return decoded.get(text);
 };
+const short = name => name.split("/").pop();
 const source = number => `data:image/webp;base64,${images[number]}`;
 const place = (element, { rows, columns }, patch) => Object.assign(element.style, {
   left: `${100 * (patch % columns) / columns}%`, top: `${100 * Math.floor(patch / columns) / rows}%`, width: `${100 / columns}%`, height: `${100 / rows}%`,
@@ -47,7 +48,7 @@ const fill = () => {
   for (const select of [byLeft, byRight]) options(select, runs.map(run => [run, run]));
   if (first) byRight.value = runs[runs.length - 1];
   const { queries } = evaluations[byEvaluation.value][byLeft.value];
-  options(byQuery, queries.map(([name], i) => [name, String(i)]));
+  options(byQuery, queries.map(([name], i) => [short(name), String(i)]));
 };
 const percent = share => `${Math.round(100 * share / FULL)} %`;
 const draw = () => {
@@ -61,8 +62,8 @@ const draw = () => {
     button.setAttribute("aria-label", `${name}, ${select.value}`);
     place(mark, found, patch);
     const label = numbers(predicted)[patch], real = numbers(truth)[patch];
-    const rest = real === NO_LABEL ? "it has no label" : real === label ? "which it is" : `it is ${labels[real]}`;
-    answer.textContent = `${labels[label]}, ${percent(numbers(shares)[patch])} of the votes; ${rest}.`;
+    const rest = real === NO_LABEL ? "it has no label" : real === label ? "correct" : `wrong, it is ${labels[real]}`;
+    answer.textContent = `${labels[label]}, ${percent(numbers(shares)[patch])} of the votes: ${rest}.`;
     answer.classList.toggle("wrong", real !== NO_LABEL && real !== label);
     for (let i = 0; i < found.voters; i++) {
       const [from, at, own, weight] = numbers(voters).subarray(4 * (patch * found.voters + i));
@@ -75,7 +76,7 @@ const draw = () => {
         frame.append(seen, spot);
         item.append(frame);
       }
-      item.append(create("strong", "", `${labels[own]} ${percent(weight)}`), create("span", "note", title));
+      item.append(create("strong", "", `${labels[own]} ${percent(weight)}`), Object.assign(create("span", "note", short(title)), { title }));
       list.append(item);
     }
     return `${select.value}: ${answer.textContent}`;
