@@ -42,6 +42,8 @@ def test_an_evaluation_of_the_study_takes_the_place_of_the_presets_and_others_ar
         ("knn_imagenet", "k-NN (DINO)"),
         ("depth_nyu", "linear 256 bins (DINOv3)"),
         ("davis", "label propagation (DINO)"),
+        ("davis_dinov3", "label propagation (DINOv3, M)"),
+        ("linear_ade20k_dinov3", "linear BN+1x1, 1024 patches (DINOv3)"),
         ("retrieval_oxford", "CLS cosine 224 (DINOv3)"),
         ("correspondence_spair", None),  # which pairs the published rows have drawn is not known
     ],

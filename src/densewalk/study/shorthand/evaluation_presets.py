@@ -8,11 +8,16 @@ MODEL_CARD: dict[str, dict[str, Any]] = {
     "knn_imagenet": {"protocol": "knn", "settings": {"root": "data/imagenet", "dataset": "ImageNet-1k"}},
     "linear_imagenet": {"protocol": "linear", "settings": {"root": "data/imagenet", "dataset": "ImageNet-1k"}},
     "linear_ade20k": {"protocol": "ade20k_linear", "settings": {"root": "data/ade/ADEChallengeData2016", "dataset": "ADE20K"}},
+    "linear_ade20k_dinov3": {
+        "protocol": "ade20k_linear",
+        "settings": {"root": "data/ade/ADEChallengeData2016", "dataset": "ADE20K", "preset": "dinov3"},
+    },
     "depth_nyu": {
         "protocol": "depth",
         "settings": {"root": "data/nyu", "dataset": "NYUv2", "preset": "dinov3", "compat": "released"},
     },
     "davis": {"protocol": "davis", "settings": {"root": "data/DAVIS", "dataset": "DAVIS-2017", "compat": "released"}},
+    "davis_dinov3": {"protocol": "davis", "settings": {"root": "data/DAVIS", "dataset": "DAVIS-2017", "preset": "dinov3_m"}},
     "correspondence_spair": {
         "protocol": "correspondence",
         "settings": {"root": "data/SPair-71k", "dataset": "SPair-71k", "readout": "probe3d"},
