@@ -42,6 +42,8 @@ ELSEWHERE = {
         "opencv-python-headless",
         "pkg_resources",
         "python3-venv",
+        "connection-pool",
+        "immutables",
     ),  # packages
     *("python3", "python3.11", "python3.12", "venv", "uv", ".uv/", ".uv/log.txt"),  # Python, and what brings it
     *("scancel", "tail -f", "cat", "ffmpeg -i walk.avi -crf 15 walk.mp4", ".venv", "sinfo -o %m"),  # programs and what make install makes
