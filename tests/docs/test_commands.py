@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from snakemake.cli import get_argument_parser
 from densewalk.__main__ import main
 from densewalk.cli.parser import parse, parser
 from densewalk.data.video.encode import write_video
+from tests.fixtures import snakemake_server
 from tests.fixtures.documents import COMMENTED, PAGES, code_words, command_lines, is_mention
 from tests.fixtures.pages import write_study as write_results
 from tests.fixtures.studies import REPOSITORY, TINY, write_study
@@ -248,8 +248,7 @@ def dry_run(command: str, clone: Path) -> str:
     args = get_argument_parser().parse_args(words)
     more = [] if args.dryrun or args.unlock else ["-n"]
     environment = {**os.environ, "PYTHONPATH": str(clone / "src")}
-    line = [sys.executable, "-m", "snakemake", *more, *words]
-    done = subprocess.run(line, cwd=clone, capture_output=True, text=True, check=False, env=environment)
+    done = snakemake_server.dry_run([*more, *words], clone, environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
