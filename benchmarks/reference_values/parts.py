@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.reference_values.frozen import Rows
-from benchmarks.reference_values.rows import Note, cases, compare, has, relative
+from benchmarks.reference_values.rows import Note, Row, cases, children, compare, has, relative
 from torch.nn import functional as F
 
 from densewalk.evaluations.common.label_propagation import rounded_up_size, upsample_labels
@@ -52,23 +52,39 @@ def eval_vos(values: Any) -> Rows:
         j, f = jf(values[f"{case}/gt"], values[f"{case}/pred"], len(values[f"{case}/categories"]))
         yield compare("eval_vos", case, "J", j, values[f"{case}/J"], 1e-6)
         yield compare("eval_vos", case, "F", f, values[f"{case}/F"], 1e-6)
-        if has(values, f"vos_benchmark/{case.split('/')[1]}/J"):
-            recorded = np.stack([values[f"vos_benchmark/{case.split('/')[1]}/{kind}"] for kind in "JF"], axis=1)
-            found = score_objects("vos_benchmark", values[f"{case}/gt"], values[f"{case}/pred"], [0] * len(recorded))
-            yield compare("eval_vos", case, "J and F in %, vos-benchmark's rule", 100 * found, recorded, 1e-6)
-    for case in cases(values, 2, having="gt"):
-        if not case.startswith("mose/"):
-            continue
-        truth, objects = values[f"{case}/gt"], int(values[f"{case}/gt"][0].max())
-        found = score_objects("mose", truth, values[f"{case}/pred"], [0] * objects)
-        theirs = [[values[f"{case}/{number}/{kind}"].mean() for kind in "JF"] for number in range(1, objects + 1)]
-        yield compare("eval_vos", case, "J and F, the tool of MOSE's organizers", found, theirs, 1e-6)
+    for case in cases(values, 2, having="objects"):
+        video = f"ytvos/{case.split('/')[1]}"
+        objects = values[f"{case}/objects"]
+        found = score_objects("vos_benchmark", values[f"{video}/gt"], values[f"{video}/pred"], [0] * int(objects.max()))
+        recorded = np.stack([values[f"{case}/{kind}"] for kind in "JF"], axis=1)
+        yield compare("eval_vos", case, "J and F in %, vos-benchmark's rule", 100 * found[objects - 1], recorded, 1e-6)
+    if has(values, "ytvos/seen_categories"):
+        yield _youtube_vos(values)
+    for case in [case for case in cases(values, 2, having="gt") if case.startswith("mose/")]:
+        numbers = [int(name) for name in children(values, case) if name.isdigit()]
+        found = score_objects("mose", values[f"{case}/gt"], values[f"{case}/pred"], [0] * max(numbers))
+        theirs = [[values[f"{case}/{number}/{kind}"].mean() for kind in "JF"] for number in numbers]
+        yield compare("eval_vos", case, "J and F, the tool of MOSE's organizers", found[np.array(numbers) - 1], theirs, 1e-6)
     for case in cases(values, 2, having="context_probs"):
         yield from _dinov3_propagation(values, case)
     if has(values, "dinov3_propagation/sizes"):
         pairs = zip(values["dinov3_propagation/sizes"].tolist(), values["dinov3_propagation/sizes_args"].tolist(), strict=True)
         found = [rounded_up_size(height, width, side, patch) for (width, height, *_), (side, patch) in pairs]
         yield compare("eval_vos", "dinov3_propagation", "sizes of inputs", found, values["dinov3_propagation/sizes"][:, [3, 2]], 0)
+
+
+def _youtube_vos(values: Any) -> Row:
+    """J and F of seen and unseen categories, in percent, on the frames after an object's first."""
+    videos = cases(values, 2, having="categories")
+    found = [
+        score_objects("youtube_vos", values[f"{video}/gt"], values[f"{video}/pred"], values[f"{video}/first"].tolist()) for video in videos
+    ]
+    seen = np.isin(np.concatenate([values[f"{video}/categories"] for video in videos]), values["ytvos/seen_categories"])
+    objects = 100 * np.concatenate(found)
+    groups = [objects[chosen].mean(0) for chosen in (seen, ~seen)]
+    return compare(
+        "eval_vos", "ytvos", "J, F, seen and unseen, %", np.concatenate(groups), values["ytvos/J_seen_F_seen_J_unseen_F_unseen"], 1e-6
+    )
 
 
 def _dinov3_propagation(values: Any, case: str) -> Rows:
