@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script: `benchmarks` is not installed
 
-from benchmarks.reference_values import contrastive, dora, frozen, geometry, landmarks, mae, neco, parts, timetuning
+from benchmarks.reference_values import contrastive, crw, dora, frozen, geometry, landmarks, mae, masked, neco, parts, timetuning
 from benchmarks.reference_values.rows import Note, Row, compare
 
 __all__ = ["FILES", "Note", "Row", "compare", "kind_of", "main", "rows_of"]
@@ -33,8 +33,12 @@ Reader = Callable[[Any], Iterator[Row | Note]]
 # kind -> how its rows are made, and patterns of keys that every file of it has
 FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
     "contrastive_losses": (contrastive.contrastive_losses, (r"process/.+/loss|ntxent_one_process/.+/z0",)),
+    "crw": (crw.crw, (r"walks/.+/embeddings",)),
     "davis_jf": (frozen.davis_jf, (r".+/gt", r".+/pred", r".+/n", r".+/J")),
     "davis_propagation": (frozen.davis_propagation, (r".+/hwrk",)),
+    "dinov2_parts": (masked.dinov2_parts, (r"positions/.+/resized", r"layer_decay/.+")),
+    "dinov2_step_centering": (masked.dinov2_step, (r"group_multipliers/.+", r"steps/0/globals")),
+    "dinov2_step_sinkhorn": (masked.dinov2_step, (r"group_multipliers/.+", r"steps/0/drop_path_kept/.+")),
     "dinov2_loss": (parts.dinov2_loss, (r"koleo/.+/x|sinkhorn_(cls|patch)/.+/targets",)),
     "dora_step": (dora.dora_step, (r"mot/heads", r"config/sk_eps")),
     "eval_correspondence": (geometry.eval_correspondence, (r"(pair|probe3d)/.+/(trg_bndbox|threshold_scale)",)),
@@ -43,6 +47,9 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
     "eval_vos": (parts.eval_vos, (r".+/categories", r".+/J")),
     "hummingbird": (frozen.hummingbird, (r"cases/.+/fake_weight",)),
     "knn": (frozen.nearest_neighbours, (r".+/train", r".+/vy", r".+/acc\d+")),
+    "ibot_loss": (masked.ibot_loss, (r"steps/.+/student_patch",)),
+    "ibot_masks": (masked.ibot_masks, (r"(ibot|dinov2)/.+/attempts",)),
+    "ibot_step": (masked.ibot_step, (r"config/shared_head", r"steps/0/images/globals")),
     "mae_step": (mae.mae_step, (r".+/noise", r".+/ids_restore")),
     "lost": (frozen.lost, (r".+/feats", r".+/cfg", r".+/scores")),
     "mocov3_step": (contrastive.mocov3_step, (r"weights/predictor/.+", r"steps/0/q1")),
@@ -59,7 +66,6 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
 # kinds of reference values whose method or evaluation is not here
 ELSEWHERE = (
     *("cis", "paka", "pamr"),
-    *("crw", "dinov2_parts", "dinov2_step_centering", "dinov2_step_sinkhorn", "ibot_loss", "ibot_masks", "ibot_step"),
     *("eval_bootstrap", "eval_depth", "eval_depth_train", "eval_ladder", "eval_position"),
     *("mosic_loss",),
     *("rasa", "stego"),

@@ -81,14 +81,24 @@ class Backbone(Network):
 
     # -- stages: embed -> run -> finish; a method that freezes or shares a part calls them one by one ----------------
 
-    def embed(self, images: Float[Tensor, "batch 3 height width"]) -> tuple[Float[Tensor, "batch tokens dim"], tuple[int, int]]:
-        """CLS, registers and patches with their positions, and the grid (rows, columns)."""
+    def embed(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        masked: tuple[Bool[Tensor, "batch patches"], Float[Tensor, "1 dim"]] | None = None,
+    ) -> tuple[Float[Tensor, "batch tokens dim"], tuple[int, int]]:
+        """CLS, registers and patches with their positions, and the grid (rows, columns).
+
+        masked: patches that are replaced by a vector, before they get their positions.
+        """
         height, width = images.shape[-2:]
         if height % self.patch or width % self.patch:
             raise ValueError(f"image of {height} x {width} px: both sides must be multiples of the patch size {self.patch}")
         x = self.vit.patch_embed.proj(images)
         grid = (x.shape[-2], x.shape[-1])
         x, cls = x.flatten(2).transpose(1, 2), self.vit.cls_token
+        if masked is not None:
+            mask, token = masked
+            x = torch.where(mask[..., None], token.to(x.dtype), x)
         if not self.arch.rope:
             patch_position, cls_position = self.positions(grid)
             x, cls = x + patch_position, None if cls is None else cls + cls_position

@@ -35,14 +35,14 @@ class PrototypeHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
-        self.last_layer = _WeightNormLinear(bottleneck, out_dim, trainable_scale=trainable_scale)
+        self.last_layer = WeightNormLinear(bottleneck, out_dim, trainable_scale=trainable_scale)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch protos"]:
         """Logits, each within [-g_o, g_o]."""
         return self.last_layer(F.normalize(self.mlp(x), dim=-1))
 
 
-class _WeightNormLinear(nn.Module):
+class WeightNormLinear(nn.Module):
     """Linear without bias whose rows are g_o v_o / ||v_o||."""
 
     def __init__(self, dim: int, out_dim: int, *, trainable_scale: bool) -> None:
@@ -51,7 +51,7 @@ class _WeightNormLinear(nn.Module):
         bound = dim**-0.5
         self.weight_v = nn.Parameter(torch.empty(out_dim, dim).uniform_(-bound, bound))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return linear(x, torch._weight_norm(self.weight_v, self.weight_g, 0))
 
 

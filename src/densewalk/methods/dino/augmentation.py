@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from densewalk.data.augmentation.views import collect, first_frame, random_crop
-from densewalk.methods.dino.settings import DinoSettings
+from densewalk.methods.dino.settings import SelfDistillationSettings
 from densewalk.training.sampler import Item
 
 
@@ -16,7 +16,7 @@ class DinoCrops(Dataset[dict[str, Tensor]]):
     `local_distortions`: a row for each (data/augmentation/draws.py).
     """
 
-    def __init__(self, images: "Dataset[Tensor]", settings: DinoSettings) -> None:
+    def __init__(self, images: "Dataset[Tensor]", settings: SelfDistillationSettings) -> None:
         self.images, self.settings = images, settings
 
     def __len__(self) -> int:

@@ -52,14 +52,18 @@ class SelfDistillation(Method):
         self.settings = s = settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            head = PrototypeHead(
-                backbone.dim, s.out_dim, hidden=s.head_hidden, bottleneck=s.head_bottleneck, trainable_scale=not s.norm_last_layer
-            )
-            self.teacher = make_teacher(Network(backbone, head))
-            self.student = Network(with_drop_path(backbone, s.drop_path), head)
+            self.teacher, self.student = self.make_networks(backbone)
         self.register_buffer("center", torch.zeros(s.out_dim))
         self.mean_logits: list[Tensor] = []  # of the parts of this step's batch
         self.make_schedules()
+
+    def make_networks(self, backbone: Backbone) -> tuple[Any, Any]:
+        """Teacher and student with the same new head."""
+        s = self.settings
+        head = PrototypeHead(
+            backbone.dim, s.out_dim, hidden=s.head_hidden, bottleneck=s.head_bottleneck, trainable_scale=not s.norm_last_layer
+        )
+        return make_teacher(Network(backbone, head)), Network(with_drop_path(backbone, s.drop_path), head)
 
     def make_schedules(self) -> None:
         """Learning rate, weight decay and momentum of every step, teacher temperature of every epoch."""
@@ -67,7 +71,7 @@ class SelfDistillation(Method):
         warmup = round(s.warmup_epochs * self.steps_per_epoch)
         if warmup > total:
             raise UserError(f"warmup_epochs {s.warmup_epochs} are {warmup} steps, the training has {total}", todo="lower warmup_epochs")
-        self.lr = cosine(s.lr * s.batch_size / 256, s.min_lr, total, warmup=warmup)
+        self.lr = cosine(s.peak_lr, s.min_lr, total, warmup=warmup)
         self.decay = cosine(s.weight_decay, s.weight_decay_end, total)
         self.momentum = cosine(s.teacher_momentum, 1.0, total)
         start, end, epochs = s.teacher_temperature_start, s.teacher_temperature, -(-total // self.steps_per_epoch)
@@ -78,10 +82,19 @@ class SelfDistillation(Method):
         return decay_groups("student", list(self.student.named_parameters()), self.lr, self.decay)
 
     def targets(self, logits: Float[Tensor, "*batch protos"], step: int) -> Float[Tensor, "*batch protos"]:
-        """The teacher's distribution: centered and sharpened (equation 1), or shared out evenly over all processes' batch."""
-        temperature = float(self.temperatures[min(step // self.steps_per_epoch, len(self.temperatures) - 1)])
+        """The teacher's distribution for its own logits at a step."""
+        return self.distribution(logits, self.temperature(step), self.center)
+
+    def temperature(self, step: int) -> float:
+        """The teacher's temperature, one value an epoch."""
+        return float(self.temperatures[min(step // self.steps_per_epoch, len(self.temperatures) - 1)])
+
+    def distribution(
+        self, logits: Float[Tensor, "*batch protos"], temperature: float, center: Float[Tensor, " protos"]
+    ) -> Float[Tensor, "*batch protos"]:
+        """Centered and sharpened (equation 1), or shared out evenly over all processes' batch."""
         if self.settings.centering == "mean":
-            return ((logits.float() - self.center) / temperature).softmax(dim=-1)
+            return ((logits.float() - center) / temperature).softmax(dim=-1)
         iterations = self.settings.sinkhorn_centering_iterations
         try:
             rows = sinkhorn(logits.flatten(0, -2), epsilon=temperature, iterations=iterations, across_processes=True)

@@ -76,7 +76,8 @@ class SelfDistillationSettings(PresetSettings):
     """Centering `sinkhorn`: iterations; few, so that the shares are only roughly even."""
 
     koleo_weight: float = Field(default=0.0, ge=0)
-    """Weight of the KoLeo regularizer on the student's global views, in DoRA on the masked ones (DINOv2 uses 0.1)."""
+    """Weight of the KoLeo regularizer on the student's global views, in DoRA on the masked ones (the mean over the
+    views; DINOv2's 0.1 of their sum is 0.2 here)."""
 
     global_size: int = Field(default=224, ge=8)
     """Side of a global view in pixels."""
@@ -105,6 +106,11 @@ class SelfDistillationSettings(PresetSettings):
         if self.koleo_weight:
             return "koleo_weight spreads the images of a batch apart"
         return "centering: sinkhorn shares the prototypes out among the whole batch" if self.centering == "sinkhorn" else None
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after its warm-up."""
+        return self.lr * self.batch_size / 256
 
     @property
     def head_widths(self) -> list[int]:

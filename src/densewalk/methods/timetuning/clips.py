@@ -5,12 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Generator, Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from densewalk.core.errors import UserError
@@ -25,7 +23,6 @@ from densewalk.data.sources import Source
 from densewalk.data.video.clips import VideoClips
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.training.sampler import Item
-from densewalk.visualization.strips import write_rows
 
 Clips = Float[Tensor, "batch frames 3 height width"]
 
@@ -150,13 +147,3 @@ def statistics(settings: TimeTuningSettings) -> tuple[Sequence[float], Sequence[
     """Mean and standard deviation of the channels."""
     assert settings.red_std is not None
     return IMAGENET_MEAN, [settings.red_std, *IMAGENET_STD[1:]]
-
-
-def draw_prototypes(path: Path, clips: UInt8[Tensor, "clips frames 3 size size"], maps: Int[Tensor, "clips frames rows columns"]) -> None:
-    """Draw each clip's frames, and below them the same with every patch in its prototype's color; frequent ones get the clearest."""
-    _, prototype, count = maps.unique(return_inverse=True, return_counts=True)
-    rank = count.argsort(descending=True, stable=True).argsort() + 1
-    colors = rank[prototype].clamp(max=255)
-    large = F.interpolate(colors.float(), clips.shape[-2:], mode="nearest").byte()
-    rows = [(frames, labels) for frames, own in zip(clips.permute(0, 1, 3, 4, 2), large, strict=True) for labels in (0 * own, own)]
-    write_rows(path, [(frames.numpy(), labels.numpy()) for frames, labels in rows])

@@ -33,7 +33,7 @@ from densewalk.core import distributed
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import derive_seed
 from densewalk.data.sources import Source
-from densewalk.methods.timetuning.clips import ClipDataset, Clips, draw_prototypes, make_views, normalize_clip, videos_of
+from densewalk.methods.timetuning.clips import ClipDataset, Clips, make_views, normalize_clip, videos_of
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.ema import make_teacher, update_teacher
@@ -43,6 +43,7 @@ from densewalk.ops.label_propagation import Rule, follow
 from densewalk.ops.sinkhorn import sinkhorn
 from densewalk.training.method import Method, ParamGroup, decay_groups
 from densewalk.training.schedules import cosine
+from densewalk.visualization.prototypes import draw_prototypes
 
 CLIPS_SHOWN = 4  # in the image of a finished training
 Tokens = Float[Tensor, "batch frames tokens dim"]

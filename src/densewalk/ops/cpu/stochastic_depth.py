@@ -19,6 +19,9 @@ def residual(
     for image in x:
         image + kept / (1 - rate) * branch(image), kept with probability 1 - rate
     """
+    if isinstance(drop, BatchSubset) and drop.training and drop.drop_prob:
+        images = drop.draw(len(x), x.device)
+        return _IndexAdd.apply(x, images, branch(x.index_select(0, images)).to(x.dtype), len(x) / len(images))
     rate = getattr(drop, "drop_prob", 0.0) if drop.training else 0.0
     if not rate:
         return x + branch(x)
@@ -30,6 +33,30 @@ def residual(
         images = kept.flatten().nonzero()[:, 0]
         return _IndexAdd.apply(x, images, branch(x.index_select(0, images)).to(x.dtype), 1 / (1 - rate))
     return x + branch(x) * (kept / (1 - rate))
+
+
+class BatchSubset(nn.Module):
+    """Stochastic depth that keeps a random subset of a batch, of fixed size, and computes a branch for it alone (DINOv2).
+
+        kept = a random subset of max(int(images * (1 - rate)), 1) images
+        x[kept] += images / len(kept) * branch(x[kept])
+
+    `residual` does so. Called on a branch's output as timm's DropPath is, it scales what is kept and makes the rest 0.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.drop_prob = rate
+
+    def draw(self, images: int, device: torch.device) -> Tensor:
+        """Places of the images that are kept."""
+        return torch.randperm(images, device=device)[: max(int(images * (1 - self.drop_prob)), 1)]
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        if not self.training or not self.drop_prob:
+            return x
+        kept = self.draw(len(x), x.device)
+        return torch.zeros_like(x).index_add(0, kept, x.index_select(0, kept), alpha=len(x) / len(kept))
 
 
 class _IndexAdd(torch.autograd.Function):
