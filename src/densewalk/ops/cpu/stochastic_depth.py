@@ -19,7 +19,7 @@ def residual(
     for image in x:
         image + kept / (1 - rate) * branch(image), kept with probability 1 - rate
     """
-    if isinstance(drop, BatchSubset) and drop.training and drop.drop_prob:
+    if isinstance(drop, BatchSubset) and drop.training and drop.drop_prob and len(x):
         images = drop.draw(len(x), x.device)
         return _IndexAdd.apply(x, images, branch(x.index_select(0, images)).to(x.dtype), len(x) / len(images))
     rate = getattr(drop, "drop_prob", 0.0) if drop.training else 0.0
@@ -53,7 +53,7 @@ class BatchSubset(nn.Module):
         return torch.randperm(images, device=device)[: max(int(images * (1 - self.drop_prob)), 1)]
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        if not self.training or not self.drop_prob:
+        if not self.training or not self.drop_prob or not len(x):
             return x
         kept = self.draw(len(x), x.device)
         return torch.zeros_like(x).index_add(0, kept, x.index_select(0, kept), alpha=len(x) / len(kept))
