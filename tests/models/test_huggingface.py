@@ -23,6 +23,11 @@ FAMILIES = {
     "dinov2": ("Dinov2", {}),
     "dinov2_gated": ("Dinov2", {"use_swiglu_ffn": True}),
     "dinov2_with_registers": ("Dinov2WithRegisters", {}),
+    "dinov3_vit": ("DINOv3ViT", {"intermediate_size": 192, "num_register_tokens": 4}),
+    "dinov3_vit_gated": (
+        "DINOv3ViT",
+        {"intermediate_size": 192, "num_register_tokens": 4, "use_gated_mlp": True, "hidden_act": "silu", "rope_theta": 50.0},
+    ),
     "clip": ("CLIPVision", MLP),
     "siglip": ("SiglipVision", MLP),
 }
@@ -54,7 +59,7 @@ def expected(family, net, x, **options):
     if family in ("clip", "siglip"):
         patches = net.post_layernorm(last)[:, 1:] if family == "clip" else last
         return patches, out.pooler_output
-    return last[:, 1 + (4 if "registers" in family else 0) :], last[:, 0]
+    return last[:, 1 + (4 if "registers" in family or "dinov3" in family else 0) :], last[:, 0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

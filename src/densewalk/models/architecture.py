@@ -37,7 +37,7 @@ SIZES = {
 }
 PATCHES = (8, 14, 16)
 HUGGING_FACE = "huggingface/"
-HUGGING_FACE_FAMILIES = ("vit", "vit_mae", "dinov2", "dinov2_with_registers", "clip", "siglip")
+HUGGING_FACE_FAMILIES = ("vit", "vit_mae", "dinov2", "dinov2_with_registers", "dinov3_vit", "clip", "siglip")
 # what the files of networks from Hugging Face's folders say of themselves
 SHAPE = (
     *("dim", "depth", "heads", "patch", "image", "registers", "layer_scale", "swiglu"),
@@ -171,7 +171,8 @@ class Architecture:
         """Rule for positions, and what differs from the name's usual network."""
         periods = {} if self.periods is None else {"periods": json.dumps(self.periods)}
         debias = {} if self.debias is None else {"debias": str(self.debias)}
-        shape = {"shape": json.dumps({name: getattr(self, name) for name in SHAPE})} if self.name.startswith(HUGGING_FACE) else {}
+        facts = {name: getattr(self, name) for name in SHAPE} | ({"rope": True} if self.rope else {})
+        shape = {"shape": json.dumps(facts)} if self.name.startswith(HUGGING_FACE) else {}
         return {"interpolation": self.interpolation, **periods, **debias, **shape, **statistics_metadata(self.statistics)}
 
     @property

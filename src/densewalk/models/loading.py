@@ -85,7 +85,7 @@ def _load_vit(
     drop_path: float,
 ) -> Backbone:
     """A vision transformer with a file's weights."""
-    if architecture.name.startswith(HUGGING_FACE) and "shape" not in metadata:
+    if architecture.name.startswith(HUGGING_FACE) and "shape" not in metadata and not architecture.rope:
         weights, report = huggingface.to_timm(flat_content(content, path), str(path))
     else:
         weights, report = _one_network(content, path, key)
@@ -104,7 +104,8 @@ def _load_vit(
         raise UserError(f"{path} has the rotary positions of DINOv3, {architecture.name} has none", todo=todo)
     changed = report.changed + describe_changes(weights) + dinov3.describe_changes(weights)
     if architecture.rope:
-        architecture = replace(architecture, periods=dinov3.periods(weights, metadata, architecture.dim // architecture.heads, str(path)))
+        found = dinov3.periods(weights, metadata, architecture.dim // architecture.heads, str(path))
+        architecture = replace(architecture, periods=found or architecture.periods)
         weights = dinov3.to_timm(weights, str(path))
     try:
         weights = to_timm(weights)

@@ -1,6 +1,7 @@
 """Vision transformers of Hugging Face transformers: a folder's config.json and weights, for our own network. Nothing of transformers runs.
 
-    huggingface/vit, huggingface/vit_mae, huggingface/dinov2, huggingface/dinov2_with_registers, huggingface/clip, huggingface/siglip
+    huggingface/vit, huggingface/vit_mae, huggingface/dinov2, huggingface/dinov2_with_registers, huggingface/clip,
+    huggingface/siglip; huggingface/dinov3_vit, whose weights dinov3.py renames
 
 The file is the folder's model.safetensors; config.json says the shape, preprocessor_config.json mean and std of pixels. Names of versions
 4 and 5 of transformers are understood. Positions are resampled as the program there does it (`size`), of DINOv2 as Meta does it.
@@ -23,6 +24,7 @@ from densewalk.models.interface import LoadReport
 from densewalk.models.layouts.dinov3 import substitute
 from densewalk.models.layouts.key_names import renamed
 
+DINOV3 = "dinov3_vit"
 CLIP_MODELS = ("clip", "clip_vision_model")
 SIGLIP_MODELS = ("siglip", "siglip_vision_model")
 # `model_type` of config.json -> rule for positions
@@ -72,6 +74,8 @@ def folder_architecture(name: str, file: Path) -> Architecture:
         )
     c = config.get("vision_config", config)
     kind = str(kind)
+    if kind == DINOV3:
+        return _dinov3_architecture(name, c, file)
     activation = c.get("hidden_act", "quick_gelu" if kind in CLIP_MODELS else "gelu_pytorch_tanh" if kind in SIGLIP_MODELS else "gelu")
     if activation not in ACTIVATIONS or not c.get("qkv_bias", True):
         raise UserError(f"{file.with_name('config.json')}: hidden_act {activation}", allowed=f"{', '.join(ACTIVATIONS)}; qkv_bias true")
@@ -96,6 +100,31 @@ def folder_architecture(name: str, file: Path) -> Architecture:
         activation=ACTIVATIONS[activation],  # type: ignore[arg-type]
         pre_norm=kind in CLIP_MODELS,
         class_token=kind not in SIGLIP_MODELS,
+    )
+
+
+def _dinov3_architecture(name: str, c: Mapping[str, Any], file: Path) -> Architecture:
+    """The shape of a DINOv3; UserError for what the network here has not."""
+    dim, heads, gated = int(c["hidden_size"]), int(c["num_attention_heads"]), bool(c.get("use_gated_mlp"))
+    fixed = {"intermediate_size": 4 * dim, "layer_norm_eps": 1e-5, "key_bias": False, "hidden_act": "silu" if gated else "gelu"}
+    if other := [f"{key} {c[key]}" for key, value in fixed.items() if c.get(key, value) != value]:
+        allowed = ", ".join(f"{key} {value}" for key, value in fixed.items())
+        raise UserError(f"{file.with_name('config.json')}: {other[0]}", allowed=allowed)
+    usual, theta = 100.0, float((c.get("rope_parameters") or c).get("rope_theta", 100.0))
+    exponents = (4 * k / (dim // heads) for k in range(dim // heads // 4))
+    return Architecture(
+        name,
+        dim,
+        int(c["num_hidden_layers"]),
+        heads,
+        int(c["patch_size"]),
+        image=int(c["image_size"]),
+        registers=int(c.get("num_register_tokens", 0)),
+        layer_scale=True,
+        swiglu=gated,
+        rope=True,
+        periods=None if theta == usual else tuple(theta**exponent for exponent in exponents),
+        statistics=_statistics(file.with_name("preprocessor_config.json")),
     )
 
 
