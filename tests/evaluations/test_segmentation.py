@@ -194,9 +194,9 @@ def test_a_finished_training_is_only_tested_again_and_other_settings_start_over(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["linear", "upernet"])
-def test_four_images_are_overfitted(tmp_path, kind):
-    backbone = backbone_file(tmp_path, "vit_nano_patch8")
+@pytest.mark.parametrize(("kind", "arch"), [("linear", "vit_nano_patch8"), ("upernet", "vit_nano_patch8"), ("upernet", "timm/resnet10t")])
+def test_four_images_are_overfitted(tmp_path, kind, arch):
+    backbone = backbone_file(tmp_path, arch)
     size = 128 if kind == "linear" else 96
     root = write_ade(tmp_path, validation=4, size=(size, size), objects=1, same=True)
     common = {"classes": 4, "batch_size": 4, "short_side": size, "warmup": 5}

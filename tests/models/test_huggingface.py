@@ -105,3 +105,20 @@ def test_bad_folders_are_named(tmp_path):
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(UserError, match=r"preprocessor_config.json does not exist"):
         load(tmp_path, "huggingface/clip")
+
+
+def test_dinov3_convnexts_equal_transformers(tmp_path):
+    """Its file alone: timm's name says the shape."""
+    torch.manual_seed(0)
+    net = transformers.DINOv3ConvNextModel(transformers.DINOv3ConvNextConfig()).eval()  # the tiny one
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.endswith("gamma"):
+                parameter.fill_(0.5)
+    net.save_pretrained(tmp_path)
+    network = load(tmp_path / "model.safetensors", "timm/convnext_tiny.dinov3_lvd1689m").eval()
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        out = net(x)
+        torch.testing.assert_close(network.dense(x).flatten(2).transpose(1, 2), out.last_hidden_state[:, 1:], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(network.pooled(x), out.pooler_output, rtol=1e-5, atol=1e-5)

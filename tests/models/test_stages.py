@@ -65,6 +65,16 @@ LAYOUTS = {
         "teacher",
         "teacher.backbone",
     ),
+    "vicregl": (
+        lambda w: {
+            "epoch": 1,
+            "model": {f"module.backbone.{k}": v for k, v in w.items()}
+            | {f"module.{name}.0.weight": torch.ones(2, 2) for name in ("maps_projector", "projector", "classifier")},
+            "optimizer": {"state": {0: {"mu": torch.ones(2)}}},
+        },
+        None,
+        "model.backbone",
+    ),
     "wrapped": (lambda w: {f"_orig_mod.{k.replace('layer1.0', 'layer1._fsdp_wrapped_module.0')}": v for k, v in w.items()}, None, ""),
 }
 
