@@ -43,7 +43,7 @@ class Checkpoint(Settings):
     """Path, relative to the study's folder."""
     arch: ArchitectureName
     """`vit_{tiny,small,base,large,huge,giant}_patch{8,14,16}[_reg4][_swiglu][_rope]`, `timm/` and a name of timm's, or
-    `huggingface/` and a family ({vit,vit_mae,dinov2,dinov2_with_registers,clip,siglip})."""
+    `huggingface/` and a family ({vit,vit_mae,dinov2,dinov2_with_registers,dinov3_vit,clip,siglip})."""
     key: str | None = None
     """Which network of a training checkpoint, by a part of its name: `teacher`, `student`, `model` (the student in NeCo's and
     Leopart's), `feature_extractor` (the student in Time-Tuning's). Found by itself where there is only one."""
