@@ -225,8 +225,8 @@ def test_without_a_clip_that_fits_or_without_components_there_is_none(sources, t
     draw_features(network, None, [*sources, short], PictureSettings(images=2, short_side=32), tmp_path / "f.json")
     assert [i.name for i in read_patches(patches_path(tmp_path / "f.json")).images] == ["image_0", "image_1"]
     assert "no clip is drawn of short" in caplog.text
-    draw_features(network, None, sources, PictureSettings(images=1, short_side=32, components=0), tmp_path / "g.json")
-    assert not patches_path(tmp_path / "g.json").exists()
+    draw_features(network, None, sources, PictureSettings(images=1, short_side=32, components=0), tmp_path / "f.json")
+    assert not patches_path(tmp_path / "f.json").exists(), "nor are earlier ones left"
 
 
 def test_a_backbone_that_was_taken_over_has_no_before(sources, tmp_path):

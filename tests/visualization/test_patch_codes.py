@@ -9,6 +9,7 @@ import pytest
 
 from densewalk.core.errors import UserError
 from densewalk.visualization.patch_codes import CodedImage, PatchCodes, codes_of, make_codes, read_patches, to_text, write_patches
+from densewalk.visualization.record import DrawnImage, FeaturesRecord
 
 
 def features(*grids, dim=96, seed=0):
@@ -96,6 +97,17 @@ def test_a_damaged_file_is_named(tmp_path, changed, message):
     with pytest.raises(UserError, match=message) as error:
         read_patches(path)
     assert str(path) in str(error.value)
+
+
+def test_codes_of_other_features_than_the_record_beside_them_are_refused(tmp_path):
+    path = tmp_path / "patches.json"
+    write_patches(path, PatchCodes.model_validate(coded(base64.b64encode(bytes(12)).decode()) | {"backbone_sha256": "a"}))
+    drawn = [DrawnImage(source="walk", number=3, variance=[0.5])]
+    read_patches(path, FeaturesRecord(images=drawn, heads=0, nearest=False, backbone_sha256="a"))
+    with pytest.raises(UserError, match="backbone_sha256 differs"):
+        read_patches(path, FeaturesRecord(images=drawn, heads=0, nearest=False, backbone_sha256="b"))
+    with pytest.raises(UserError, match="other images"):
+        read_patches(path, FeaturesRecord(images=[], heads=0, nearest=False, backbone_sha256="a"))
 
 
 def test_a_name_is_one_of_a_picture_and_no_path():

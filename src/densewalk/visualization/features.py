@@ -83,6 +83,7 @@ def draw_features(
         before: what it was trained from; None for a backbone that was taken over as it is. marks: of the record, see FeaturesRecord.
     """
     folder, drawn, coded = out.with_suffix(""), [], []
+    patches_path(out).unlink(missing_ok=True)  # those of other settings, which may write none
     for i, image in enumerate(select_images(sources, settings.images, settings, backbone.multiple)):
         encoded = encode_image(backbone, image)
         components, variance = principal_components(encoded.features, brightness(image.pixels, backbone.stride))
@@ -97,7 +98,7 @@ def draw_features(
         for i, frame in enumerate(frames):
             write_png(folder / f"clip_{i}.png", frame.pixels.permute(1, 2, 0).numpy())
             coded.append(CodedPatches(f"clip_{i}", frame, encode_image(backbone, frame), seconds=round(i * spacing, 3)))
-        write_codes(patches_path(out), coded, settings.components)
+        write_codes(patches_path(out), coded, settings.components, **marks)
     if settings.images == 0:
         before = None
     if before is not None:
@@ -134,8 +135,8 @@ def select_clip(sources: Sequence[Source], settings: PictureSettings, patch: int
     return [], 0.0
 
 
-def write_codes(path: Path, images: Sequence[CodedPatches], components: int) -> None:
-    """Code the patches of all images in one basis."""
+def write_codes(path: Path, images: Sequence[CodedPatches], components: int, **marks: str) -> None:
+    """Code the patches of all images in one basis. marks: as of the record."""
     made = make_codes([image.encoded.features.numpy() for image in images], components)
     described = [
         CodedImage(
@@ -150,7 +151,7 @@ def write_codes(path: Path, images: Sequence[CodedPatches], components: int) -> 
         for image, codes in zip(images, made.codes, strict=True)
     ]
     errors = [round(error, 4) for error in made.errors.tolist()]
-    write_patches(path, PatchCodes(scales=made.scales.tolist(), errors=errors, images=described))
+    write_patches(path, PatchCodes(scales=made.scales.tolist(), errors=errors, images=described, **marks))
 
 
 def encode_image(backbone: Network, image: SourceImage) -> EncodedImage:

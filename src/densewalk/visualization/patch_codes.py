@@ -25,6 +25,7 @@ from pydantic import Field
 from densewalk.core.errors import UserError
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import read_model, write_model
+from densewalk.visualization.record import FeaturesRecord
 
 AGAIN = "delete features.json, so that it is made again (snakemake does so)"
 LARGEST = 127  # of an 8-bit code
@@ -52,9 +53,12 @@ class PatchCodes(Settings):
     """The codes of all images of one backbone, in one basis.
 
     scales: of each component. errors: with the first component, the first two, ...: 95 % of the cosines are at most so far off.
+    config_hash, backbone_sha256: as in the record of the drawn features.
     """
 
     version: Literal[1] = 1
+    config_hash: str | None = None
+    backbone_sha256: str | None = None
     scales: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
     errors: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
     images: list[CodedImage]
@@ -115,9 +119,18 @@ def write_patches(path: Path, content: PatchCodes) -> None:
     write_model(path, content)
 
 
-def read_patches(path: Path) -> PatchCodes:
-    """Read the codes of a backbone's patches; a UserError names what is missing or broken."""
+def read_patches(path: Path, record: FeaturesRecord | None = None) -> PatchCodes:
+    """Read the codes of a backbone's patches; a UserError names what is missing or broken.
+
+    Args:
+        record: of the drawn features, with which they were written; codes of other features are refused.
+    """
     found = read_model(path, PatchCodes, "file of patch codes", AGAIN)
+    for name in ("config_hash", "backbone_sha256") if record is not None else ():
+        if getattr(found, name) != getattr(record, name):
+            raise UserError(f"{path} is of other features than the record beside it: {name} differs", todo=AGAIN)
+    if record is not None and (unknown := {(i.source, i.number) for i in found.images if i.seconds is None} - _drawn(record)):
+        raise UserError(f"{path} is of other images than the record beside it: {sorted(unknown)[0]}", todo=AGAIN)
     if len(found.scales) != len(found.errors):
         raise UserError(f"{path}: {len(found.scales)} scales and {len(found.errors)} errors", todo=AGAIN)
     for image in found.images:
@@ -126,3 +139,7 @@ def read_patches(path: Path) -> PatchCodes:
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
     return found
+
+
+def _drawn(record: FeaturesRecord) -> set[tuple[str, int]]:
+    return {(image.source, image.number) for image in record.images}

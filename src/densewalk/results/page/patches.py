@@ -9,6 +9,7 @@ import numpy as np
 from densewalk.results.page.images import embed
 from densewalk.results.page.view import AskedImage, AskedPatches, Image
 from densewalk.visualization.patch_codes import PatchCodes, codes_of, patches_path, read_patches
+from densewalk.visualization.record import read_features
 
 MOST_BYTES = 4_500_000  # of all codes as text: with more runs or images, fewer components of each
 FEWEST = 8  # components, below which similarities say little: beyond that, further runs are left out
@@ -21,8 +22,9 @@ def asked_patches(folders: Mapping[str, Path], drawn: Sequence[tuple[str, int]])
     Args:
         drawn: source and number of each image that the page shows: `picture-{its place}` is its element.
     """
-    known = {run: path for run, folder in folders.items() if (path := patches_path(folder / "features.json")).is_file()}
-    found = {run: codes for run, path in known.items() if (codes := read_patches(path)).images}
+    records = {run: folder / "features.json" for run, folder in folders.items() if (folder / "features.json").is_file()}
+    known = {run: path for run, record in records.items() if (path := patches_path(record)).is_file()}
+    found = {run: codes for run, path in known.items() if (codes := read_patches(path, read_features(records[run]))).images}
     if not found:
         return None
     components, shown = fit(found)
