@@ -13,7 +13,7 @@
 All runs of a study see the same images, at sizes that differ by less than a patch. Nothing is picked by hand.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def draw_features(
         for i, frame in enumerate(frames):
             write_png(folder / f"clip_{i}.png", frame.pixels.permute(1, 2, 0).numpy())
             coded.append(CodedPatches(f"clip_{i}", frame, encode_image(backbone, frame), seconds=round(i * spacing, 3)))
-        write_codes(patches_path(out), coded, settings.components, **marks)
+        write_codes(patches_path(out), coded, settings.components, marks)
     if settings.images == 0:
         before = None
     if before is not None:
@@ -135,7 +135,7 @@ def select_clip(sources: Sequence[Source], settings: PictureSettings, patch: int
     return [], 0.0
 
 
-def write_codes(path: Path, images: Sequence[CodedPatches], components: int, **marks: str) -> None:
+def write_codes(path: Path, images: Sequence[CodedPatches], components: int, marks: Mapping[str, str]) -> None:
     """Code the patches of all images in one basis. marks: as of the record."""
     made = make_codes([image.encoded.features.numpy() for image in images], components)
     described = [
@@ -151,7 +151,8 @@ def write_codes(path: Path, images: Sequence[CodedPatches], components: int, **m
         for image, codes in zip(images, made.codes, strict=True)
     ]
     errors = [round(error, 4) for error in made.errors.tolist()]
-    write_patches(path, PatchCodes(scales=made.scales.tolist(), errors=errors, images=described, **marks))
+    of = {"config_hash": marks.get("config_hash"), "backbone_sha256": marks.get("backbone_sha256")}
+    write_patches(path, PatchCodes(scales=made.scales.tolist(), errors=errors, images=described).model_copy(update=of))
 
 
 def encode_image(backbone: Network, image: SourceImage) -> EncodedImage:
