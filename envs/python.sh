@@ -58,7 +58,8 @@ uv_here() {
 say "no $supported with its module venv on the PATH: uv fetches 3.$first into .uv/ ..."
 uv=$(uv_here) &&
     "$uv" python install --no-bin "3.$first" >> "$log" 2>&1 &&
-    found=$("$uv" --quiet python find --managed-python --no-project "3.$first" 2>> "$log") &&
+    found=$("$uv" python find --managed-python --system --no-project "3.$first" 2>> "$log") &&
+    found=$(usable "$found") &&
     say "uv brought $found" && echo "$found" && exit 0
 say "it could not be fetched (.uv/log.txt says why): install $supported with venv, or add PYTHON=/path/to/python3.$first to the command if you have one."
 exit 1

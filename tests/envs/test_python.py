@@ -10,10 +10,14 @@ import pytest
 
 from tests.fixtures.studies import REPOSITORY
 
-TOOLS = ("sh", "sed", "awk", "grep", "mkdir", "dirname", "cat")
+TOOLS = ("sh", "sed", "awk", "grep", "mkdir", "dirname", "cat", "ln")
 UV_THAT_FETCHES = """#!/bin/sh
 echo "$*" >> "$LOG"
-case "$*" in *"python find"*) echo "$UV_PYTHON_INSTALL_DIR/python3.11" ;; esac
+case "$*" in
+*--quiet*) ;; # prints nothing at all
+"python install --no-bin 3.11") mkdir -p "$UV_PYTHON_INSTALL_DIR" && ln -s "${0%/*}/fetched" "$UV_PYTHON_INSTALL_DIR/python3.11" ;;
+"python find --managed-python --system"*) echo "$UV_PYTHON_INSTALL_DIR/python3.11" ;;
+esac
 """
 UV_WITHOUT_NETWORK = "#!/bin/sh\necho 'error: dns error' >&2\nexit 2\n"
 
@@ -98,14 +102,23 @@ def without_a_supported_one(machine: Machine) -> None:
 def test_uv_brings_one_into_the_project_s_folder(machine):
     without_a_supported_one(machine)
     machine.program("uv", UV_THAT_FETCHES)
+    fetched = machine.python("fetched", "3.11")
     done = machine.run()
-    fetched = machine.root / ".uv/python/python3.11"
     assert (done.returncode, done.stdout) == (0, f"{fetched}\n")
     assert done.stderr == (
         "densewalk: no Python 3.11 or 3.12 with its module venv on the PATH: uv fetches 3.11 into .uv/ ...\n"
         f"densewalk: uv brought {fetched}\n"
     )
-    assert machine.log.read_text().splitlines()[0] == "python install --no-bin 3.11"
+    assert (machine.root / ".uv/python/python3.11").exists()
+
+
+def test_what_uv_brings_is_tried_before_it_is_taken(machine):
+    without_a_supported_one(machine)
+    machine.program("uv", UV_THAT_FETCHES)
+    machine.python("fetched", "3.11", venv=False)
+    done = machine.run()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "it could not be fetched" in done.stderr
 
 
 def test_uv_itself_is_the_wheel_that_the_lock_names(machine):
@@ -117,6 +130,7 @@ def test_uv_itself_is_the_wheel_that_the_lock_names(machine):
 echo "$*" >> "$LOG"
 mkdir -p .uv/wheel/bin && cat > .uv/wheel/bin/uv <<'END'
 {UV_THAT_FETCHES}END
+ln -s {machine.python("fetched", "3.11")} .uv/wheel/bin/fetched
 {sys.executable} -c "import os; os.chmod('.uv/wheel/bin/uv', 0o755)"
 """,
     )
