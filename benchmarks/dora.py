@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from benchmarks.gpu.trainings import Decoded
 from torch.utils.data import default_collate
 
 from densewalk.methods.dora.augmentation import DoraClips, make_views
@@ -82,8 +83,8 @@ def part_stages(watch: Stopwatch, method: Dora, batch: dict[str, torch.Tensor], 
 def clip_stages(settings: DoraSettings, height: int, width: int) -> dict[str, float]:
     """The views of one decoded clip."""
     watch = Stopwatch()
-    frames = torch.randint(0, 256, (settings.frames, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    sample = watch("cut the clip, draw", lambda: DoraClips([frames], settings)[Item(0, seed=0)])  # type: ignore[arg-type]
+    clips = Decoded(settings.frames, height, width, different=1)
+    sample = watch("cut the clip, draw", lambda: DoraClips(clips, settings)[Item(0, seed=0)])
     watch("views", lambda: make_views(default_collate([sample]), settings, torch.device("cpu")))
     return watch.seconds
 

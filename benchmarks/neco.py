@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from benchmarks import matrix_sort
+from benchmarks.gpu.trainings import Decoded
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -141,8 +142,7 @@ def new_run(options: argparse.Namespace, compat: str) -> tuple[Neco, torch.optim
     sizes = {"global_size": options.size, "local_size": options.local, "batch_size": options.batch}
     settings = NecoSettings(compat=compat, queue=0, steps=10, **sizes)  # type: ignore[arg-type]
     method = Neco(settings, create(options.arch, seed=0), 10, 10, seed=0)
-    pictures = [torch.randint(0, 256, (3, 480, 640), dtype=torch.uint8) for _ in range(options.batch)]
-    crops = NecoCrops(pictures, settings)  # type: ignore[arg-type]
+    crops = NecoCrops(Decoded(480, 640, different=options.batch), settings)
     batch = torch.utils.data.default_collate([crops[Item(i, i)] for i in range(options.batch)])
     return method, make_optimizer(method), make_views(batch, torch.device("cpu"))
 

@@ -137,8 +137,8 @@ def small(**changes: Any) -> list[Training]:
         neco(arch, image, **views, drop_path=0.0, queue=64, head_hidden=64, head_out=32),
         timetuning(arch, image, batch_size=2, size=48, head_widths=[64, 32], prototypes=8, frames=3, **changes),
         mae(arch, image, batch_size=2, size=64, decoder_dim=48, decoder_depth=1, decoder_heads=4),
-        simclr(arch, image, batch_size=4, size=64, projector_hidden=64, out_dim=32),
-        mocov3(arch, image, batch_size=4, size=64, projector_hidden=64, predictor_hidden=64, out_dim=32),
+        simclr(arch, image, batch_size=16, size=64, projector_hidden=64, out_dim=32),
+        mocov3(arch, image, batch_size=16, size=64, projector_hidden=64, predictor_hidden=64, out_dim=32),
     ]
 
 
@@ -151,8 +151,8 @@ def medium() -> list[Training]:
         neco("vit_small_patch14_reg4", batch_size=4, global_size=224, drop_path=0.0),
         timetuning(arch, batch_size=4),
         mae(arch, batch_size=4),
-        simclr(arch, batch_size=4),
-        mocov3(arch, batch_size=4),
+        simclr(arch, batch_size=16),
+        mocov3(arch, batch_size=16),
     ]
 
 

@@ -31,5 +31,5 @@ def test_blocks_keep_what_the_plan_says(name, precision):
 
 @pytest.mark.parametrize("training", small(), ids=lambda training: training.name)
 def test_twice_the_batch_keeps_twice_as_much(training):
-    larger = replace(training, settings=training.settings.model_copy(update={"batch_size": 4}))
+    larger = replace(training, settings=training.settings.model_copy(update={"batch_size": 2 * training.settings.batch_size}))
     assert kept(larger, "float32") == pytest.approx(2 * kept(training, "float32"), rel=0.1)
