@@ -10,12 +10,20 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from densewalk.data.sources import SpacedImages
+from densewalk.methods.crw.clips import WalkClips
+from densewalk.methods.crw.method import Crw
+from densewalk.methods.crw.settings import CrwSettings
 from densewalk.methods.dino.augmentation import DinoCrops
 from densewalk.methods.dino.method import Dino
 from densewalk.methods.dino.settings import DinoSettings
+from densewalk.methods.dinov2.method import DinoV2
+from densewalk.methods.dinov2.settings import DinoV2Settings
 from densewalk.methods.dora.augmentation import DoraClips
 from densewalk.methods.dora.method import Dora
 from densewalk.methods.dora.settings import DoraSettings
+from densewalk.methods.ibot.augmentation import MaskedCrops
+from densewalk.methods.ibot.method import MaskedDistillation
+from densewalk.methods.ibot.settings import IbotSettings
 from densewalk.methods.mae.augmentation import MaeCrops
 from densewalk.methods.mae.method import Mae
 from densewalk.methods.mae.settings import MaeSettings
@@ -126,6 +134,24 @@ def mocov3(arch: str, image: tuple[int, int] = (480, 640), **settings: Any) -> T
     return Training("MoCo v3", s, architecture_named(arch), MocoV3, MocoV3Views(SpacedImages([Decoded(*image)], 0.0), s))
 
 
+def ibot(arch: str, image: tuple[int, int] = (480, 640), **settings: Any) -> Training:
+    """iBOT."""
+    s = IbotSettings(steps=STEPS, warmup_epochs=0, freeze_last_layer_epochs=0, **settings)
+    return Training("iBOT", s, architecture_named(arch), MaskedDistillation, MaskedCrops(Decoded(*image), s))
+
+
+def dinov2(arch: str, image: tuple[int, int] = (480, 640), **settings: Any) -> Training:
+    """DINOv2."""
+    s = DinoV2Settings(steps=STEPS, warmup_epochs=0, freeze_last_layer_epochs=0, epoch_steps=None, **settings)
+    return Training("DINOv2", s, architecture_named(arch), DinoV2, MaskedCrops(Decoded(*image), s))
+
+
+def crw(arch: str, image: tuple[int, int] = (270, 480), **settings: Any) -> Training:
+    """The contrastive random walk."""
+    s = CrwSettings(steps=STEPS, **settings)
+    return Training("CRW", s, architecture_named(arch), Crw, WalkClips(Decoded(s.frames, *image), s))
+
+
 def small(**changes: Any) -> list[Training]:
     """All methods at a size that one CPU core computes in a second."""
     head = {"out_dim": 256, "head_hidden": 64, "head_bottleneck": 32, "drop_path": 0.0}
@@ -139,6 +165,9 @@ def small(**changes: Any) -> list[Training]:
         mae(arch, image, batch_size=2, size=64, decoder_dim=48, decoder_depth=1, decoder_heads=4),
         simclr(arch, image, batch_size=16, size=64, projector_hidden=64, out_dim=32),
         mocov3(arch, image, batch_size=16, size=64, projector_hidden=64, predictor_hidden=64, out_dim=32),
+        ibot(arch, image, **head, **views),
+        dinov2(arch, image, **head, **views),
+        crw(arch, image, batch_size=2, size=64, node_size=32, node_stride=32, out_dim=32, edge_dropout=0.0),
     ]
 
 
@@ -153,6 +182,9 @@ def medium() -> list[Training]:
         mae(arch, batch_size=4),
         simclr(arch, batch_size=16),
         mocov3(arch, batch_size=16),
+        ibot(arch, batch_size=4, local_crops=2, **head),
+        dinov2(arch, batch_size=4, local_crops=2, **head),
+        crw(arch, batch_size=2, edge_dropout=0.0),
     ]
 
 

@@ -1,0 +1,156 @@
+"""Steps of MAE, SimCLR, MoCo v3, iBOT, DINOv2 and the contrastive random walk, each against the passes that it is made of.
+
+    python benchmarks/self_supervised.py                                    # ViT-S/16, two images a batch: some minutes
+    python benchmarks/self_supervised.py --arch vit_micro_patch16 --batch 4
+
+The passes: all networks forward on what the step gives them, heads included, and backward from the sum of their outputs. What a step
+takes more is its losses, targets and centers. CPU seconds on one thread. Below, parts for themselves: logits of masked patches against
+those of all, and the walk's chains against products made from the beginning for each cycle.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from benchmarks.gpu import trainings
+from benchmarks.gpu.trainings import Training
+from torch import Tensor
+
+from densewalk.methods.crw.walk import chains, cycle_loss, transitions
+from densewalk.methods.mocov3.method import MocoV3
+
+CPU = torch.device("cpu")
+
+
+def passes(method: Any, batch: Any) -> Tensor:
+    """The sum of all outputs of a step's forward passes."""
+    match type(method).__name__:
+        case "Mae":
+            return method.decoder(method.encode(batch["images"], batch["order"]), batch["order"]).sum()
+        case "Simclr":
+            return method.projector(method.backbone.cls(batch.transpose(0, 1).flatten(0, 1))).sum()
+        case "MocoV3":
+            return moco_passes(method, batch)
+        case "Crw":
+            return method.head(method.backbone.tokens(batch.flatten(0, 2)).patches.mean(dim=1)).sum()
+        case "Dino":
+            teacher, (logits, _) = method.encode_teacher(batch["global"]), method.encode_student(batch)
+            return logits.sum() + teacher.sum()
+    teacher, student = method.encode_teacher(batch), method.encode_student(batch)
+    return student.cls.sum() + student.patches.sum() + teacher.cls.sum()
+
+
+def moco_passes(method: MocoV3, batch: Tensor) -> Tensor:
+    """Queries of both views, and their keys."""
+    queries = [method.predictor(method.student(view)) for view in batch.unbind(1)]
+    return torch.stack([x.sum() for x in (*queries, *method.encode_keys(batch))]).sum()
+
+
+def cpu_seconds(function: Callable[[], Any], repeat: int) -> float:
+    """The fewest of several runs."""
+    spent = []
+    for _ in range(repeat):
+        begun = time.process_time()
+        function()
+        spent.append(time.process_time() - begun)
+    return min(spent)
+
+
+def seconds_of(training: Training, repeat: int) -> tuple[float, float]:
+    """Of a step, and of its passes."""
+    method = training.method().train()
+    batch = method.prepare(training.batch(), CPU)
+
+    def step() -> None:
+        loss, _ = method.step(batch, 0, torch.Generator().manual_seed(0))
+        loss.backward()
+        for name in ("patch_sums", "mean_logits"):  # of the centers, which no update takes here
+            getattr(method, name, []).clear()
+
+    def plain() -> None:
+        passes(method, batch).backward()
+        getattr(method, "patch_sums", []).clear()
+
+    plain()
+    return cpu_seconds(step, repeat), cpu_seconds(plain, repeat)
+
+
+def patch_logits_row(arch: str, batch: int, repeat: int) -> str:
+    """Logits and their backward pass for masked patches, and for all of them."""
+    training = trainings.ibot(arch, batch_size=batch, local_crops=0, drop_path=0.0)
+    method: Any = training.method()
+    views = method.prepare(training.batch(), CPU)
+    patches = torch.randn(views["masks"].numel(), method.student.backbone.dim, requires_grad=True)
+    head = method.student
+
+    def logits(places: Any) -> None:
+        head.patch_prototypes(head.bottleneck(patches[places])).logsumexp(dim=1).sum().backward()
+
+    masked, whole = (cpu_seconds(lambda own=own: logits(own), repeat) for own in (views["places"], slice(None)))
+    share = len(views["places"]) / views["masks"].numel()
+    return (
+        f"| {100 * share:.0f} % masked, {method.settings.patch_prototypes} prototypes | {whole:.2f} | {masked:.2f} | {whole / masked:.1f} |"
+    )
+
+
+def walk_row(frames: int, repeat: int) -> str:
+    """All cycles of a clip of 49 nodes, forward and backward."""
+    nodes = torch.nn.functional.normalize(
+        torch.randn(4, frames, 49, 128, generator=torch.Generator().manual_seed(0)), dim=-1
+    ).requires_grad_()
+
+    def chained() -> Tensor:
+        return torch.stack([cycle_loss(*walk) for walk in chains(*transitions(nodes, 0.05, 0.0, None, inherited=False))]).mean()
+
+    def plain() -> Tensor:
+        there, back = transitions(nodes, 0.05, 0.0, None, inherited=False)
+        losses = []
+        for k in range(frames - 1):
+            product = there[0]
+            for step in (*there[1 : k + 1], *back[: k + 1].flip(0)):
+                product = product @ step
+            losses.append(-(product.diagonal(dim1=1, dim2=2) + 1e-20).log().mean() + product.sum(dim=2).log().mean())
+        return torch.stack(losses).mean()
+
+    difference = abs(chained().item() - plain().item())
+    ours, theirs = (cpu_seconds(lambda way=way: way().backward(), repeat) for way in (chained, plain))
+    return f"| {frames} | {1000 * theirs:.1f} | {1000 * ours:.1f} | {theirs / ours:.1f} | {difference:.0e} |"
+
+
+def main() -> None:
+    """Measure and print Markdown tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="vit_small_patch16")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--out-dim", type=int, default=8192, help="prototypes of iBOT, DINOv2 and DINO")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    heads = {"out_dim": args.out_dim, "local_crops": 8, "drop_path": 0.0}
+    found = [
+        trainings.dino(args.arch, batch_size=args.batch, **heads),
+        trainings.mae(args.arch, batch_size=args.batch, decoder_dim=192, decoder_depth=4, decoder_heads=6),
+        trainings.simclr(args.arch, batch_size=args.batch),
+        trainings.mocov3(args.arch, batch_size=args.batch),
+        trainings.ibot(args.arch, batch_size=args.batch, **heads),
+        trainings.dinov2(args.arch, batch_size=args.batch, **heads),
+        trainings.crw(args.arch, batch_size=1),
+    ]
+    print(f"{args.arch}, {args.batch} images of 224 px (one clip of 4 frames), one thread\n")
+    print("| method | passes, CPU s | step | overhead | step of DINO's |\n|---|---|---|---|---|")
+    reference = None
+    for training in found:
+        step, plain = seconds_of(training, args.repeat)
+        reference = reference or step
+        print(f"| {training.name} | {plain:.2f} | {step:.2f} | {100 * (step / plain - 1):.0f} % | {step / reference:.2f} |", flush=True)
+    print("\n| patches' logits | of all, CPU s | of masked | ratio |\n|---|---|---|---|")
+    print(patch_logits_row(args.arch, args.batch, args.repeat))
+    print("\n| frames of a walk | products from the beginning, CPU ms | chained | ratio | difference |\n|---|---|---|---|---|")
+    for frames in (4, 8, 16):
+        print(walk_row(frames, args.repeat))
+
+
+if __name__ == "__main__":
+    main()
