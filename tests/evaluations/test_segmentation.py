@@ -361,6 +361,7 @@ def test_every_setting_that_matters_is_in_the_protocols_name(kind):
     settings = kind(root="x", dataset="x")
     settings = settings.model_copy(update={"multi_scale": True, "slide": True})
     others = {"levels": [1, 2, 3, 4], "channels": 5, "window_step": 100, "test_ratios": [1.0], "scale_range": (1.0, 2.0), "long_side": 900}
+    others |= {"schedule": "cosine", "crop_patches": 20}
     for name in kind.model_fields.keys() - {"root", "dataset", "gradient_checkpointing", "preset"}:
         value = getattr(settings, name)
         other = others.get(name) or ((not value) if isinstance(value, bool) else value / 2 if isinstance(value, float) else value + 1)

@@ -152,7 +152,7 @@ def test_protocol_is_said_to_be_ours():
 
 def test_settings_reach_the_propagation(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(label_propagation, "follow", lambda frames, first, rule: (seen.append(rule), iter([]))[1])
+    monkeypatch.setattr(label_propagation, "follow", lambda frames, first, rule, *entering: (seen.append(rule), iter([]))[1])
     write_got10k(tmp_path)
     settings = small(tmp_path, top_k=9, radius=None, temperature=0.3, context=4)
     tracking.propagate_box(MeanColors(), read_tracks(tmp_path, "val", None)[0], settings, Progress("test", 1))
