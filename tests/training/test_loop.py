@@ -73,7 +73,9 @@ def test_a_batch_in_parts_equals_the_whole(tmp_path, parts):
 
 def test_a_job_refuses_parts_that_would_change_what_is_learned(tmp_path):
     settings = {"steps": 1, "batch_size": 2}
-    spec = RunSpec(run="neco_dora", seed=0, method="neco", arch="vit_nano_patch16", init=RandomWeights(), settings=settings, version=2)
+    spec = RunSpec(
+        run="neco_dora", seed=0, method="neco", arch="vit_nano_patch16", init=RandomWeights(), data={}, settings=settings, version=2
+    )
     execution = Execution(accumulate={"neco_dora": 2})
     with pytest.raises(UserError, match=r"from the patches of the whole batch.*correct execution\.accumulate"):
         train_job.train(spec, create("vit_nano_patch16", seed=0), [], State(tmp_path, {}), execution, torch.device("cpu"))
