@@ -251,7 +251,7 @@ def test_modules_that_cannot_be_imported_or_found(folder):
 
 
 def test_state_outside_of_the_module_is_noticed(folder):
-    """What a function draws anew would be another network in every evaluation."""
+    """What a function draws at each call would be another network in every evaluation."""
     (folder / "hidden.py").write_text(
         "import os, torch, densewalk\nfrom torch import nn\n\ndef build():\n"
         "    w = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(int.from_bytes(os.urandom(4), 'big')))\n"
