@@ -1,10 +1,13 @@
 """Every frame carries its number as a 16-bit barcode: a reader that is off by one cannot pass."""
 
+import gc
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -566,6 +569,34 @@ def test_forked_and_copied_readers_do_not_disturb_each_other(source, reader):
     # in a process of its own: a fork copies the locks that other tests' threads hold, and would wait for them
     call = f"from tests.data.video.test_video import *; read_in_forked_processes({str(source)!r}, {reader!r})"
     done = subprocess.run([sys.executable, "-c", call], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def collect_in_a_fork(path):
+    """A file that waits for the collector when the process forks; status 1 if the other process does not come to its end."""
+    gc.disable()
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        next(container.decode(stream))
+        assert stream.codec_context.thread_count > 1
+        circle = [container, stream]
+        circle.append(circle)
+    del container, stream, circle
+    child = os.fork()
+    if child == 0:
+        gc.collect()
+        os._exit(0)
+    deadline = time.monotonic() + 20
+    while os.waitpid(child, os.WNOHANG)[0] == 0:
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            sys.exit("the forked process waits for threads that it does not have")
+        time.sleep(0.05)
+
+
+def test_a_forked_process_does_not_wait_for_the_decoders_of_the_first(source):
+    call = f"from tests.data.video.test_video import *; collect_in_a_fork({str(source)!r})"
+    done = subprocess.run([sys.executable, "-c", call], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -1,5 +1,7 @@
 """Open a video file and choose its stream of moving images."""
 
+import gc
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,11 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from densewalk.core.errors import UserError
+
+# A closed file waits for Python's collector, with its decoder's threads, because PyAV's objects refer to each other. A forked process has
+# none of these threads: its collector would wait for their end forever. What a process holds when it forks is therefore not collected in
+# the other one.
+os.register_at_fork(before=gc.freeze, after_in_parent=gc.unfreeze)
 
 # streams of single images: an album's cover, thumbnails of chapters
 IMAGES = Disposition.attached_pic | Disposition.timed_thumbnails
