@@ -68,7 +68,7 @@ class PatchCodes(Settings):
 class Codes:
     """Codes of the patches of several images, the scale of each component and the error with the first 1, 2, ... of them."""
 
-    codes: list[Int8[np.ndarray, "patches components"]]
+    codes: list[Int8[np.ndarray, "_ components"]]
     scales: Float[np.ndarray, " components"]
     errors: Float[np.ndarray, " components"]
 
