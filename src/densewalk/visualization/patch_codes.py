@@ -73,7 +73,7 @@ class Codes:
     errors: Float[np.ndarray, " components"]
 
 
-def make_codes(features: Sequence[Float[np.ndarray, "patches dim"]], components: int) -> Codes:
+def make_codes(features: Sequence[Float[np.ndarray, "_ dim"]], components: int) -> Codes:
     """Code the patches of all images in one basis of at most `components`."""
     every = np.concatenate(features).astype(np.float64)
     unit = every / np.maximum(np.linalg.norm(every, axis=1, keepdims=True), np.finfo(np.float64).tiny)
