@@ -114,7 +114,7 @@ def _check_video(
     if not keys:
         raise UserError(f"{images} has no frame ({' '.join(EXTENSIONS)})" + (f" with a mask in {masks}" if sparse else ""))
     video = LabelledVideo(name, [images / frames[key] for key in keys], [masks / labels[key] for key in keys if key in labels], merge)
-    check_sizes(video.frames, zip(video.frames, video.masks, strict=False))  # the first frame's mask alone may be there
+    check_sizes(video.frames, [(images / frames[key], masks / labels[key]) for key in keys if key in labels])
     return video
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 def without_transformers() -> Iterator[None]:
     """Let `import transformers` fail inside, unless it has been imported before.
 
-    mmengine then registers no Adafactor, and mmdet has no language models; both ask first whether it is there.
+    mmengine then registers no Adafactor, and mmdet none of its text encoders; both ask first whether it is there.
     """
     if "transformers" in sys.modules:
         yield
