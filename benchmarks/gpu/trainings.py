@@ -27,14 +27,12 @@ from densewalk.methods.ibot.settings import IbotSettings
 from densewalk.methods.mae.augmentation import MaeCrops
 from densewalk.methods.mae.method import Mae
 from densewalk.methods.mae.settings import MaeSettings
-from densewalk.methods.mocov3.method import MocoV3
-from densewalk.methods.mocov3.method import TwoViews as MocoV3Views
+from densewalk.methods.mocov3.method import ByolViews, MocoV3
 from densewalk.methods.mocov3.settings import MocoV3Settings
 from densewalk.methods.neco.augmentation import NecoCrops
 from densewalk.methods.neco.method import Neco
 from densewalk.methods.neco.settings import NecoSettings
-from densewalk.methods.simclr.method import Simclr
-from densewalk.methods.simclr.method import TwoViews as SimclrViews
+from densewalk.methods.simclr.method import Simclr, SimclrViews
 from densewalk.methods.simclr.settings import SimclrSettings
 from densewalk.methods.timetuning.clips import ClipDataset, Video
 from densewalk.methods.timetuning.method import TimeTuning
@@ -131,7 +129,7 @@ def simclr(arch: str, image: tuple[int, int] = (480, 640), **settings: Any) -> T
 def mocov3(arch: str, image: tuple[int, int] = (480, 640), **settings: Any) -> Training:
     """MoCo v3."""
     s = MocoV3Settings(steps=STEPS, warmup_epochs=0, **settings)
-    return Training("MoCo v3", s, architecture_named(arch), MocoV3, MocoV3Views(SpacedImages([Decoded(*image)], 0.0), s))
+    return Training("MoCo v3", s, architecture_named(arch), MocoV3, ByolViews(SpacedImages([Decoded(*image)], 0.0), s))
 
 
 def ibot(arch: str, image: tuple[int, int] = (480, 640), **settings: Any) -> Training:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from densewalk.core.errors import UserError
 from densewalk.data.sources import SpacedImages
-from densewalk.methods.mocov3.method import MocoV3, TwoViews, contrast
+from densewalk.methods.mocov3.method import ByolViews, MocoV3, contrast
 from densewalk.methods.mocov3.settings import MocoV3Settings
 from densewalk.models.loading import create
 from densewalk.ops.positions import sincos_positions
@@ -37,7 +37,7 @@ def moco(**changes):
 
 
 def views(**changes):
-    return TwoViews(SpacedImages([Images(3, 48, 64)], 1.0), settings(**changes))
+    return ByolViews(SpacedImages([Images(3, 48, 64)], 1.0), settings(**changes))
 
 
 def plain_contrast(q, k, temperature):

@@ -313,7 +313,7 @@ def test_clipping_works_except_in_the_release():
 
 
 def test_what_cannot_work_is_refused():
-    with pytest.raises(UserError, match="local_size 98 is no multiple of the patch size 16; to do: set it to 96"):
+    with pytest.raises(UserError, match=r"local_size 98 is not a multiple of the patch size 16; allowed: e\.g\. 96"):
         neco(global_size=224, local_size=98)
     neco(global_size=64, local_size=35, compat="released")
     with pytest.raises(ValueError, match="preset 'small/neco' is unknown"):

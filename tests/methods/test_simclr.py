@@ -11,7 +11,7 @@ from torch import nn
 from densewalk.core.errors import UserError
 from densewalk.data import sources
 from densewalk.data.sources import SpacedImages
-from densewalk.methods.simclr.method import Simclr, TwoViews, nt_xent
+from densewalk.methods.simclr.method import Simclr, SimclrViews, nt_xent
 from densewalk.methods.simclr.settings import SimclrSettings
 from densewalk.models.heads import BatchNormOverProcesses
 from densewalk.models.loading import create
@@ -32,7 +32,7 @@ def simclr(**changes) -> Method:
 
 
 def views(**changes):
-    return TwoViews(SpacedImages([Images(3, 48, 64)], 1.0), settings(**changes))
+    return SimclrViews(SpacedImages([Images(3, 48, 64)], 1.0), settings(**changes))
 
 
 def plain_nt_xent(z, temperature):

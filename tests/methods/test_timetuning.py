@@ -493,7 +493,7 @@ def test_radius_zero_is_no_window():
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(UserError, match="size 50 is no multiple of the patch size; to do: set size to 48 or 64"):
+    with pytest.raises(UserError, match=r"size 50 is not a multiple of the patch size 16; allowed: e\.g\. 48"):
         make(small(size=50))
     with pytest.raises(UserError, match="trainable_blocks 3: vit_nano_patch16 has 2 blocks"):
         make(small(trainable_blocks=3))

@@ -53,9 +53,7 @@ class Crw(Method):
     def __init__(self, settings: CrwSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         self.settings = settings = settings.resolved()
-        if settings.node_size % backbone.patch:
-            near = max(1, round(settings.node_size / backbone.patch)) * backbone.patch
-            raise UserError(f"node_size {settings.node_size} is not a multiple of the patch size {backbone.patch}", allowed=f"e.g. {near}")
+        backbone.require_whole_patches(node_size=settings.node_size)
         self.backbone = backbone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "crw"))

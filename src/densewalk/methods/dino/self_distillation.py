@@ -48,7 +48,7 @@ class SelfDistillation(Method):
 
     def __init__(self, settings: SelfDistillationSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
-        require_patch_multiples(settings, backbone.patch)
+        backbone.require_whole_patches(global_size=settings.global_size, local_size=settings.local_size)
         self.settings = s = settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -153,14 +153,6 @@ def stops_on_bad_batch(step: Step) -> Step:
             raise TrainingError(f"step {number}: {error}; {where}") from error
 
     return guarded
-
-
-def require_patch_multiples(settings: SelfDistillationSettings, patch: int) -> None:
-    """Raise UserError unless both kinds of views are whole patches."""
-    for name in ("global_size", "local_size"):
-        size = getattr(settings, name)
-        if size % patch:
-            raise UserError(f"{name} {size} is not a multiple of the patch size {patch}", allowed=f"e.g. {round(size / patch) * patch}")
 
 
 @torch.no_grad()

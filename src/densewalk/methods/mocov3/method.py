@@ -13,7 +13,6 @@ The patches' projection is random and does not learn (section 4.2). An epoch on 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
@@ -22,46 +21,30 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from densewalk.core import distributed
-from densewalk.core.errors import UserError
 from densewalk.core.hashing import derive_seed
-from densewalk.data.augmentation.crops import central_square
-from densewalk.data.augmentation.views import collect, make_views, random_crop
-from densewalk.data.images import normalize
-from densewalk.data.sources import Source, SpacedImages, open_images
+from densewalk.data.augmentation.views import random_crop
+from densewalk.data.sources import Source
 from densewalk.methods.mocov3.settings import MocoV3Settings
+from densewalk.methods.simclr.two_views import Contrastive, TwoViews, View, open_spaced
 from densewalk.models.backbone import Backbone
 from densewalk.models.ema import make_teacher, update_teacher
 from densewalk.models.heads import normalized_mlp
 from densewalk.models.surgery import fix_positions
 from densewalk.ops.collapse import feature_rank
-from densewalk.training.method import Method, ParamGroup
-from densewalk.training.sampler import Item
+from densewalk.training.method import ParamGroup
 from densewalk.training.schedules import constant, cosine, per_step
-from densewalk.visualization.neighbors import draw_neighbors
 
-IMAGES_LOOKED_AT = 64  # by the image of a finished training
 Embeddings = Float[Tensor, "batch dim"]
 
 
-class TwoViews(Dataset[dict[str, Tensor]]):
-    """Two crops of each image, distorted as BYOL's: `views` [2, 3, size, size], uint8, and `views_distortions`, a row for each."""
+class ByolViews(TwoViews[MocoV3Settings]):
+    """Two crops of each image, distorted as BYOL's."""
 
-    def __init__(self, images: SpacedImages, settings: MocoV3Settings) -> None:
-        self.images, self.settings = images, settings
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, item: Item) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(item.seed)
-        image, s = self.images.draw(item.index, generator), self.settings
+    def crops(self, image: UInt8[Tensor, "3 height width"], generator: Generator) -> list[View]:
+        """The crops, and how each is distorted."""
+        s = self.settings
         first = random_crop(image, s.size, s.scale, generator, blur=1.0)
-        second = random_crop(image, s.size, s.scale, generator, blur=0.1, solarize=0.2)
-        return collect("views", [first, second], s.size)
-
-    def plain(self, index: int) -> UInt8[Tensor, "3 size size"]:
-        """The middle of an image, the same at each call."""
-        return central_square(self.images.draw(index, torch.Generator().manual_seed(0)), self.settings.size)
+        return [first, random_crop(image, s.size, s.scale, generator, blur=0.1, solarize=0.2)]
 
 
 class Network(nn.Module):
@@ -77,7 +60,7 @@ class Network(nn.Module):
         return self.projector(self.backbone.cls(images))
 
 
-class MocoV3(Method):
+class MocoV3(Contrastive):
     """One training run of MoCo v3.
 
     Raises:
@@ -85,12 +68,12 @@ class MocoV3(Method):
             that would be lost.
     """
 
+    settings: MocoV3Settings
+
     def __init__(self, settings: MocoV3Settings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         self.settings = settings
-        if settings.size % backbone.patch:
-            near = max(1, round(settings.size / backbone.patch)) * backbone.patch
-            raise UserError(f"size {settings.size} is not a multiple of the patch size {backbone.patch}", allowed=f"e.g. {near}")
+        backbone.require_whole_patches(size=settings.size)
         if settings.positions == "sincos":
             fix_positions(backbone, first="row")
         with torch.random.fork_rng(devices=[]):
@@ -105,21 +88,14 @@ class MocoV3(Method):
     @staticmethod
     def dataset(settings: MocoV3Settings, sources: Sequence[Source]) -> "Dataset[dict[str, Tensor]]":
         """Two views of every image, and of a frame of every stretch of a video."""
-        return TwoViews(SpacedImages([open_images(source) for source in sources], settings.frame_seconds), settings)
+        return ByolViews(open_spaced(sources, settings), settings)
 
     def param_groups(self) -> list[ParamGroup]:
         """Network and predictor, all with weight decay."""
         s, total = self.settings, self.total_steps
-        warmup = s.warmup_epochs * self.steps_per_epoch
-        if warmup > total:
-            raise UserError(f"warmup_epochs {s.warmup_epochs:g} are {warmup:g} steps, the training has {total}", todo="lower warmup_epochs")
-        lr = per_step(s.lr * s.batch_size / 256, 0.0, total, warmup=warmup)
+        lr = per_step(s.lr * s.batch_size / 256, 0.0, total, warmup=self.warmup_steps())
         learned = [p for part in (self.student, self.predictor) for p in part.parameters() if p.requires_grad]
         return [ParamGroup("all", learned, lr, constant(s.weight_decay, total))]
-
-    def prepare(self, batch: dict[str, Tensor], device: torch.device) -> Float[Tensor, "batch 2 3 height width"]:
-        """Flips, colors and blur."""
-        return make_views(batch, device, ("views",))["views"]
 
     def step(self, batch: Tensor, step: int, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch of two views each, [b, 2, 3, h, w]."""
@@ -138,16 +114,6 @@ class MocoV3(Method):
     def encode_keys(self, batch: Float[Tensor, "batch 2 3 height width"]) -> list[Embeddings]:
         """The keys of both views, each normalized over its own batch."""
         return [self.teacher(view) for view in batch.unbind(1)]
-
-    def pictures(self, data: "Dataset[dict[str, Tensor]]", folder: Path) -> None:
-        """Draw some images with those that are most similar to each."""
-        assert isinstance(data, TwoViews)
-        count = min(IMAGES_LOOKED_AT, len(data))
-        images = torch.stack([data.plain(i * len(data) // count) for i in range(count)])
-        backbone = self.export()
-        device = next(backbone.parameters()).device
-        features = torch.cat([backbone.cls(normalize(image[None].to(device) / 255)) for image in images])
-        draw_neighbors(folder / "neighbors.png", images, features)
 
     def export(self) -> Backbone:
         """The network that learns by gradients, as published, without projector and predictor."""

@@ -1,30 +1,23 @@
 """Settings of MoCo v3."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from densewalk.core.metric import Ceiling
-from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate
-from densewalk.data.amounts import Amount
+from densewalk.core.settings import Difference, LearningRate
+from densewalk.methods.simclr.settings import ContrastiveSettings, Count
 from densewalk.models.architecture import Architecture
 from densewalk.models.work import LEARN, Work, kept, mlp, mlp_parameters, parameters, vit
-from densewalk.training.settings import PresetSettings
-
-Share = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 
 
-class MocoV3Settings(PresetSettings):
+class MocoV3Settings(ContrastiveSettings):
     """MoCo v3 (https://arxiv.org/abs/2104.02057) on video frames or images; defaults are the published recipe for ViT-S (CONFIG.md).
 
     The released code is https://github.com/facebookresearch/moco-v3 at commit c349e6e. `compat` changes nothing. Its ViT-S has 12 heads:
     `arch: vit_small12_patch16` is published, `vit_small_patch16` has 6.
     """
 
-    RESOURCES: ClassVar[Resources] = Resources(gpu=4, threads=32, mem_mb=128_000, runtime=2880)
-    PICTURES: ClassVar[dict[str, str]] = {"neighbors": "Images, and the five that are most similar to each by the CLS token."}
+    TITLE: ClassVar[str] = "MoCo v3"
     NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
         Difference("the network begins with Xavier's uniform weights", "with timm's", "vits.py:33-55"),
         Difference("views made by Pillow", "by torch: pixels differ in the last digits", "main_moco.py:240-270"),
@@ -48,18 +41,6 @@ class MocoV3Settings(PresetSettings):
         },
     }
 
-    batch_size: int = Field(default=4096, ge=2)
-    """Images of one optimizer step over all processes together; the keys of all others are an image's negatives."""
-    epochs: Epochs | None = 300
-    """Passes over the data. Exactly one of `epochs` and `steps`."""
-    frame_seconds: float = Field(default=1.0, ge=0)
-    """An epoch has one random frame of each such stretch of a video: frames that look alike would be negatives of each other. 0: every
-    frame. Folders of images, also of a video's frames, are taken whole."""
-
-    size: int = Field(default=224, ge=8)
-    """Side of a view in pixels."""
-    scale: tuple[Share, Share] = (0.08, 1.0)
-    """Share of the image's area that a view covers, from and to."""
     temperature: float = Field(default=0.2, gt=0)
     """Temperature of the softmax over all keys."""
     projector_hidden: Count = 4096
@@ -82,26 +63,6 @@ class MocoV3Settings(PresetSettings):
     """Linear warm-up of the learning rate."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Weight decay, on biases and norms, too."""
-
-    def obstacle(self) -> str | None:
-        """A warm-up that is longer than the training would never reach the learning rate."""
-        if self.epochs is not None and self.warmup_epochs > self.epochs:
-            return f"warmup_epochs {self.warmup_epochs} are more than epochs {self.epochs}"
-        return None
-
-    def across_samples(self) -> str:
-        """Negatives and batch normalization."""
-        return "MoCo v3's negatives are the other images of the batch"
-
-    def ceilings(self) -> dict[str, Ceiling]:
-        """RankMe looks at no more than 64 images."""
-        return {"feature_rank": Ceiling(64, "64, the images that it looks at")}
-
-    def samples(self, amount: Amount) -> int:
-        """One frame of each stretch of a video, or every image."""
-        if amount.kind == "video" and self.frame_seconds:
-            return max(1, round(amount.seconds / max(self.frame_seconds, 1 / amount.fps)))
-        return amount.frames
 
     def step_work(self, arch: Architecture) -> Work:
         """Two views for each network, the predictor, and all pairs of queries and keys."""

@@ -29,7 +29,6 @@ from torch import Generator, Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from densewalk.core import distributed
-from densewalk.core.errors import UserError
 from densewalk.data.sources import Source, open_images
 from densewalk.methods.neco import alignment
 from densewalk.methods.neco.alignment import Aligned, Covered, InGlobal, InView, Learned, Maps, Masks, crop_pairs, distances
@@ -60,7 +59,8 @@ class Neco(Method):
     def __init__(self, settings: NecoSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         self.settings = s = settings.resolved()
-        require_patch_multiples(s, backbone.patch)
+        if not s.cut_remainder:
+            backbone.require_whole_patches(global_size=s.global_size, local_size=s.local_size)
         if s.registers == "drop" and backbone.arch.registers:
             backbone = without_registers(backbone)
         if s.offset_positions:
@@ -222,14 +222,6 @@ class Neco(Method):
     def export(self) -> Backbone:
         """The student: it is what the paper evaluates."""
         return self.student.backbone
-
-
-def require_patch_multiples(settings: NecoSettings, patch: int) -> None:
-    """Refuse crops of which the patches would miss a part, unless that is what was asked for."""
-    for name in ("global_size", "local_size"):
-        size = getattr(settings, name)
-        if size % patch and not settings.cut_remainder:
-            raise UserError(f"{name} {size} is no multiple of the patch size {patch}", todo=f"set it to {size - size % patch}")
 
 
 METHOD = Neco

@@ -10,7 +10,6 @@ of one process on the whole batch, up to rounding. Batch normalization is over a
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
@@ -20,62 +19,48 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode
 
 from densewalk.core import distributed
-from densewalk.core.errors import UserError
 from densewalk.core.hashing import derive_seed
-from densewalk.data.augmentation.crops import central_square, resized_crop
+from densewalk.data.augmentation.crops import resized_crop
 from densewalk.data.augmentation.draws import draw_distortion, maybe
-from densewalk.data.augmentation.views import collect, make_views, sample_box
-from densewalk.data.images import normalize
-from densewalk.data.sources import Source, SpacedImages, open_images
+from densewalk.data.augmentation.views import sample_box
+from densewalk.data.sources import Source
 from densewalk.methods.simclr.settings import SimclrSettings
+from densewalk.methods.simclr.two_views import Contrastive, TwoViews, View, open_spaced
 from densewalk.models.backbone import Backbone
 from densewalk.models.heads import normalized_mlp
 from densewalk.ops.collapse import feature_rank
-from densewalk.training.method import Method, ParamGroup, decay_groups
-from densewalk.training.sampler import Item
+from densewalk.training.method import ParamGroup, decay_groups
 from densewalk.training.schedules import constant, cosine
-from densewalk.visualization.neighbors import draw_neighbors
 
-IMAGES_LOOKED_AT = 64  # by the image of a finished training
 Embeddings = Float[Tensor, "batch dim"]
 
 
-class TwoViews(Dataset[dict[str, Tensor]]):
-    """Two crops of each image: `views` [2, 3, size, size], uint8, and `views_distortions`, a row for each."""
+class SimclrViews(TwoViews[SimclrSettings]):
+    """Two crops of each image, with colors and blur drawn alike."""
 
-    def __init__(self, images: SpacedImages, settings: SimclrSettings) -> None:
-        self.images, self.settings = images, settings
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, item: Item) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(item.seed)
-        s, image, views = self.settings, self.images.draw(item.index, generator), []
+    def crops(self, image: UInt8[Tensor, "3 height width"], generator: Generator) -> list[View]:
+        """The crops, and how each is distorted."""
+        s, views = self.settings, []
         for _ in range(2):
             crop = resized_crop(image, sample_box(image, s.scale, generator), s.size, InterpolationMode.BICUBIC)
             flip = maybe(0.5, generator)
             views.append((crop, draw_distortion(generator, strength=s.color_strength)._replace(flip=flip)))
-        return collect("views", views, s.size)
-
-    def plain(self, index: int) -> UInt8[Tensor, "3 size size"]:
-        """The middle of an image, the same at each call."""
-        return central_square(self.images.draw(index, torch.Generator().manual_seed(0)), self.settings.size)
+        return views
 
 
-class Simclr(Method):
+class Simclr(Contrastive):
     """One training run of SimCLR.
 
     Raises:
         UserError: a view's side is not a multiple of the patch size, or the warm-up is longer than the training.
     """
 
+    settings: SimclrSettings
+
     def __init__(self, settings: SimclrSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         self.settings = settings = settings.resolved()
-        if settings.size % backbone.patch:
-            near = max(1, round(settings.size / backbone.patch)) * backbone.patch
-            raise UserError(f"size {settings.size} is not a multiple of the patch size {backbone.patch}", allowed=f"e.g. {near}")
+        backbone.require_whole_patches(size=settings.size)
         self.backbone = backbone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "simclr"))
@@ -84,20 +69,13 @@ class Simclr(Method):
     @staticmethod
     def dataset(settings: SimclrSettings, sources: Sequence[Source]) -> "Dataset[dict[str, Tensor]]":
         """Two views of every image, and of a frame of every stretch of a video."""
-        return TwoViews(SpacedImages([open_images(source) for source in sources], settings.frame_seconds), settings)
+        return SimclrViews(open_spaced(sources, settings), settings)
 
     def param_groups(self) -> list[ParamGroup]:
         """Backbone and projector, with and without weight decay."""
         s, total = self.settings, self.total_steps
-        warmup = round(s.warmup_epochs * self.steps_per_epoch)
-        if warmup > total:
-            raise UserError(f"warmup_epochs {s.warmup_epochs:g} are {warmup} steps, the training has {total}", todo="lower warmup_epochs")
-        lr = cosine(s.lr * s.batch_size / 256, 0.0, total, warmup=warmup)
+        lr = cosine(s.lr * s.batch_size / 256, 0.0, total, warmup=round(self.warmup_steps()))
         return decay_groups("all", list(self.named_parameters()), lr, constant(s.weight_decay, total))
-
-    def prepare(self, batch: dict[str, Tensor], device: torch.device) -> Float[Tensor, "batch 2 3 height width"]:
-        """Flips, colors and blur."""
-        return make_views(batch, device, ("views",))["views"]
 
     def step(self, batch: Tensor, step: int, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch of two views each, [b, 2, 3, h, w]."""
@@ -105,15 +83,6 @@ class Simclr(Method):
         one, two = self.projector(features).chunk(2)
         loss = nt_xent(one, two, self.settings.temperature)
         return loss * (2 if self.settings.summed_views else 1), {"feature_rank": feature_rank(features)}
-
-    def pictures(self, data: "Dataset[dict[str, Tensor]]", folder: Path) -> None:
-        """Draw some images with those that are most similar to each."""
-        assert isinstance(data, TwoViews)
-        count = min(IMAGES_LOOKED_AT, len(data))
-        images = torch.stack([data.plain(i * len(data) // count) for i in range(count)])
-        device = next(self.backbone.parameters()).device
-        features = torch.cat([self.backbone.cls(normalize(image[None].to(device) / 255)) for image in images])
-        draw_neighbors(folder / "neighbors.png", images, features)
 
     def export(self) -> Backbone:
         """The backbone, without the projector."""

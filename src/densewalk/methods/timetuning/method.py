@@ -217,9 +217,7 @@ class Clusterer(nn.Module):
 
 def check_backbone(settings: TimeTuningSettings, backbone: Backbone) -> None:
     """Refuse what does not fit together, before anything is computed."""
-    if settings.size % backbone.patch:
-        near = settings.size // backbone.patch * backbone.patch
-        raise UserError(f"size {settings.size} is no multiple of the patch size", todo=f"set size to {near} or {near + backbone.patch}")
+    backbone.require_whole_patches(size=settings.size)
     if settings.trainable_blocks > backbone.arch.depth:
         raise UserError(f"trainable_blocks {settings.trainable_blocks}: {backbone.arch.name} has {backbone.arch.depth} blocks")
 
