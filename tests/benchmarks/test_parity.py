@@ -49,6 +49,13 @@ def test_a_difference_is_seen(parity):
         parity.compare("f", "c", "q", [1.0], [1.0, 2.0], 0)
 
 
+def test_no_script_hides_a_package():
+    """A script's folder comes first where modules are looked for: `coverage` would be found there by numba, which asks for it."""
+    names = {file.stem for file in SCRIPT.parent.glob("*.py")}
+    assert len(names) > 10
+    assert not names & ({"coverage", "numba", "numpy", "torch", "torchvision", "pandas", "PIL", "cv2"} | set(sys.stdlib_module_names))
+
+
 # -- other folders -----------------------------------------------------------------------------------------------------
 
 

@@ -118,7 +118,7 @@ TESTED = {
     "densewalk compare dino:davis neco:davis timet:davis": "results/test_pairs.py::test_rows_are_compared_over_units_and_over_seeds",
     "densewalk compare dino:davis neco:davis --metric J --csv j.csv": "results/test_pairs.py::test_the_command",
     "densewalk compare before.json after.json": "results/test_pairs.py::test_right_and_wrong_answers_are_counted",
-    "python -m benchmarks.coverage": "benchmarks/test_coverage.py::test_intervals_of_accuracies_hold_the_truth",
+    "python -m benchmarks.interval_coverage": "benchmarks/test_interval_coverage.py::test_intervals_of_accuracies_hold_the_truth",
     "densewalk rename config.yaml OLD NEW": "workflow/test_changes.py::test_renamed_runs_evaluations_and_videos_keep_their_results",
     "snakemake --report study.zip": "workflow/test_workflow.py::test_snakemake_s_own_report_is_made_without_a_network_and_has_captions",
     "python benchmarks/parity.py [FOLDER]": "benchmarks/test_parity.py::test_a_folder_with_other_cases_is_compared",

@@ -28,7 +28,7 @@ class Statistic(ABC):
     """What one metric is made of, unit by unit; `scale` turns the score into the metric's unit (100 for percent).
 
     INTERVAL: the default one. BCa where the score is a mean of units. For the mIoU of 200 images BCa's interval holds the truth less often
-    than it says, the percentile interval as often (benchmarks/coverage.py).
+    than it says, the percentile interval as often (benchmarks/interval_coverage.py).
     """
 
     KIND: ClassVar[str]

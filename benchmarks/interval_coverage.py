@@ -1,6 +1,6 @@
 """How often a 95 % interval over test units holds the truth, in simulated studies.
 
-    python -m benchmarks.coverage [STUDIES]
+    python -m benchmarks.interval_coverage [STUDIES]
 
 A study is a sample of test units from a large population, scored by two rows that agree in part; the truth is the difference on the
 whole population. Printed: the share of 1,000 studies whose interval holds it, and on which side it lies in the others.
