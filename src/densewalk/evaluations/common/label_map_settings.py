@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from densewalk.core.hashing import config_hash
-from densewalk.core.settings import PathText, deviation
+from densewalk.core.settings import PathText, Unique, deviation, is_null
 from densewalk.data.benchmarks import sizes
 from densewalk.data.benchmarks.label_rules import LABELS, LabelRule, identity_rule
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown
@@ -139,7 +139,36 @@ class FeatureSettings(LabelledSettings):
         return self.features in ("all", "without_position")
 
 
-class ValidationSettings(LabelledSettings):
+PAMR_ITERATIONS, PAMR_DILATIONS = 10, (1, 2, 4, 8, 12, 24)
+
+
+class RefinedSettings(LabelledSettings):
+    """Evaluations whose predicted label maps can be refined by the image's colors before they are scored.
+
+    The settings are newer than stored results, whose hashes stay as they were.
+    """
+
+    refine: Literal["pamr"] | None = Field(default=None, exclude_if=is_null)
+    """`pamr`: pixel-adaptive mask refinement (https://arxiv.org/abs/2005.08104, section 3.3), which has no parameters: the labels'
+    scores move to pixels of similar color, at the size of the network's input, or of the image where every pixel of it is scored. Another
+    protocol than without it."""
+    refine_iterations: int = Field(default=PAMR_ITERATIONS, ge=1, le=1000, exclude_if=lambda value: value == PAMR_ITERATIONS)
+    """How often the scores move."""
+    refine_dilations: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Unique] = Field(
+        default=PAMR_DILATIONS, min_length=1, exclude_if=lambda value: value == PAMR_DILATIONS
+    )
+    """Distances of a pixel's neighbors, of which there are eight at each, in pixels."""
+
+    @model_validator(mode="after")
+    def refinement_is_chosen(self) -> Self:
+        """Refuse settings of a refinement that is not made: they would silently do nothing."""
+        changed = [("refine_iterations", PAMR_ITERATIONS), ("refine_dilations", PAMR_DILATIONS)]
+        if self.refine is None and (extra := [name for name, default in changed if getattr(self, name) != default]):
+            raise ValueError(f"{extra[0]}: nothing is refined; set `refine: pamr`, or leave it out")
+        return self
+
+
+class ValidationSettings(RefinedSettings):
     """The images that are scored, and their size."""
 
     val_list: str = "val"

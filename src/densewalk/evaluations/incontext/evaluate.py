@@ -35,6 +35,7 @@ from densewalk.data.benchmarks.label_maps import Example
 from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.dense_features import BATCH, DenseFeatures, list_split
+from densewalk.evaluations.common.refinement import refined_labels
 from densewalk.evaluations.common.shares import batches_of, consecutive
 from densewalk.evaluations.incontext.retrieval import Memory, Store, Told, choose_patches, mix_nearest, patch_labels, retrieve
 from densewalk.evaluations.incontext.settings import IncontextSettings
@@ -250,7 +251,8 @@ def score_queries(
 
     def predict(maps: Tensor, mask: Tensor, number: int) -> tuple[Tensor, Tensor]:
         tell = voting.of(number, mask) if voting is not None and number in voted else None
-        return mask, retrieve(memory, maps, settings, (features.size, features.size), tell)
+        refined = partial(refined_labels, settings, example=queries[number]) if settings.refine else None
+        return mask, retrieve(memory, maps, settings, (features.size, features.size), tell, refined)
 
     def help_others() -> None:
         mix_nearest(memory, memory.features[:0], settings)

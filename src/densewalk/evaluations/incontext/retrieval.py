@@ -111,12 +111,23 @@ def mix_labels(
     return F.embedding_bag(index, labels, per_sample_weights=weights, mode="sum")
 
 
-def predict(mixture: Float[Tensor, "patches classes"], grid: tuple[int, int], size: tuple[int, int]) -> Int[Tensor, "height width"]:
-    """The most voted class of every pixel after bilinear interpolation; classes that got no vote are left out before it."""
+# scores of the labels at each pixel -> label of each pixel
+Refined = Callable[[Float[Tensor, "labels height width"]], Int[Tensor, "height width"]]
+
+
+def predict(
+    mixture: Float[Tensor, "patches classes"], grid: tuple[int, int], size: tuple[int, int], refined: Refined | None = None
+) -> Int[Tensor, "height width"]:
+    """The most voted class of every pixel after bilinear interpolation; classes that got no vote are left out before it.
+
+    Args:
+        refined: chooses labels by their votes in place of the argmax.
+    """
     voted = mixture.any(0).nonzero()[:, 0]
     # channels last (recognized by its strides, the batch's included) is five times faster here, and so is its argmax
     maps = mixture[:, voted].unflatten(0, (1, *grid)).permute(0, 3, 1, 2)
-    return voted[F.interpolate(maps, size, mode="bilinear")[0].permute(1, 2, 0).argmax(-1)]
+    votes = F.interpolate(maps, size, mode="bilinear")[0]
+    return voted[votes.permute(1, 2, 0).argmax(-1) if refined is None else refined(votes)]
 
 
 # what is told of a query: each patch's nearest patches by similarity, their numbers, and the mixture of their histograms
@@ -129,10 +140,12 @@ def retrieve(
     settings: IncontextSettings,
     size: tuple[int, int],
     tell: Told | None = None,
+    refined: Refined | None = None,
 ) -> Int[Tensor, "height width"]:
     """The label map of one image, from its features."""
     rows, columns = features.shape[1:]
-    return predict(mix_nearest(memory, F.normalize(features.flatten(1).T, dim=1), settings, tell), (rows, columns), size)
+    mixture = mix_nearest(memory, F.normalize(features.flatten(1).T, dim=1), settings, tell)
+    return predict(mixture, (rows, columns), size, refined)
 
 
 def mix_nearest(

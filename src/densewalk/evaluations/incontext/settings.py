@@ -8,14 +8,14 @@ from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import MOST_STEPS, Difference, Seed, Unique, deviation, switch
 from densewalk.data.benchmarks.label_rules import LABELS
-from densewalk.evaluations.common.label_map_settings import FeatureSettings
+from densewalk.evaluations.common.label_map_settings import FeatureSettings, RefinedSettings
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
 from densewalk.evaluations.common.settings import FeatureRead
 from densewalk.models.architecture import Architecture
 from densewalk.models.work import Work, tokens, vit
 
 
-class IncontextSettings(FeatureSettings):
+class IncontextSettings(FeatureSettings, RefinedSettings):
     """Dense nearest-neighbor retrieval: patches of labeled memory images vote on the patches of query images.
 
     The released code is https://github.com/vpariza/open-hummingbird-eval at commit 5e79da2, with which the published values were made.

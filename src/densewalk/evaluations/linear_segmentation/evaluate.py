@@ -44,6 +44,7 @@ from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result, require_finite, training_state
 from densewalk.evaluations.common.dense_features import BATCH, DenseFeatures, list_split, list_validation, read_pair, reduce_masks
 from densewalk.evaluations.common.periodic_saver import PeriodicSaver
+from densewalk.evaluations.common.refinement import refined_labels
 from densewalk.evaluations.common.shares import in_order, own_batches
 from densewalk.evaluations.linear_segmentation.settings import LinearSegmentationSettings
 from densewalk.evaluations.metrics.image_counts import ImageCounts
@@ -247,11 +248,17 @@ def score(
     """Confusion matrices of all validation images, and rows for the strip."""
 
     def predict(maps: Tensor, mask: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        if settings.scoring == "reduced":
+        reduced = settings.scoring == "reduced"
+        if reduced:
             target = reduce_masks(mask[None], settings.mask_size)[0]
         else:
             labels = read_labels(examples[number].mask, examples[number].rule, examples[number].still)
             target = torch.from_numpy(labels.astype(np.int32)).to(mask.device)
-        return target, logits(head, maps[None], (target.shape[0], target.shape[1]))[0].argmax(0)
+        refined_at = mask if settings.refine and reduced else target
+        scores = logits(head, maps[None], (refined_at.shape[0], refined_at.shape[1]))[0]
+        if settings.refine is None:
+            return target, scores.argmax(0)
+        refined = refined_labels(settings, scores.softmax(0), examples[number])
+        return target, reduce_masks(refined[None], settings.mask_size)[0] if reduced else refined
 
     return dense_features.score_predictions(features, examples, predict, "validation")

@@ -25,6 +25,7 @@ from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.components import project_features
 from densewalk.evaluations.common.dense_features import list_validation, reduce_masks
+from densewalk.evaluations.common.refinement import labels_of_patches
 from densewalk.evaluations.common.shares import shared_map
 from densewalk.evaluations.metrics.image_counts import ImageCounts, counted
 from densewalk.evaluations.metrics.segmentation import match_clusters, mean_iou, reassign
@@ -49,10 +50,11 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
 
     def one_run(repeat: int) -> tuple[float, Statistic]:
         assigned = cluster(settings, points, clusters, derive_seed(job.seed, "overcluster", repeat))
-        counts = count(settings, assigned, masks, clusters)
+        predicted = labels_of_patches(settings, assigned, examples, features.size, job.device)
+        counts = count(settings, predicted, masks, clusters)
         confusion, assignment = match(settings, counts.matrix)
         if repeat == 0:  # process 0's
-            matched = assignment[reduce_masks(assigned, settings.mask_size).long()]
+            matched = assignment[predicted]
             shown = dense_features.shown_numbers(len(examples))
             dense_features.write_strip(settings, job, [dense_features.strip_row(examples[i], masks[i], matched[i]) for i in shown])
         statistic = counts.matched_iou(matching=settings.matching, absent=absent)

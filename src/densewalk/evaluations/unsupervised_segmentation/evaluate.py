@@ -34,6 +34,7 @@ from densewalk.data.benchmarks.label_maps import Example
 from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job, Result
 from densewalk.evaluations.common.dense_features import list_split, list_validation, reduce_masks
+from densewalk.evaluations.common.refinement import labels_of_patches
 from densewalk.evaluations.common.shares import by_first, shared_map
 from densewalk.evaluations.metrics.image_counts import ImageCounts, counted
 from densewalk.evaluations.metrics.segmentation import hungarian, mean_iou, reassign
@@ -66,13 +67,17 @@ def evaluate(settings: Settings, backbone_path: Path, job: Job) -> Result:
     split = cbfe.read_split(settings, features, validation, "validation")
     foreground = by_first(lambda: cbfe.extract_foreground(settings, split, threshold, job.seed))
 
+    def in_pixels(segmented: Labels) -> Masks:
+        return labels_of_patches(settings, segmented, validation, features.size, job.device)
+
+    def parts(seed: int) -> Labels:
+        return cluster_foreground(settings, split, foreground, settings.foreground_classes, seed)
+
     seeds = [derive_seed(job.seed, "parts", i) for i in range(settings.repeats)]
-    by_kmeans, _, _, of_kmeans = score_runs(
-        settings, split, lambda seed: cluster_foreground(settings, split, foreground, settings.foreground_classes, seed), seeds
-    )
+    by_kmeans, _, _, of_kmeans = score_runs(settings, split, parts, in_pixels, seeds)
     seeds = [derive_seed(job.seed, "objects", i) for i in range(settings.community_repeats)]
     by_community, communities, matched, of_communities = score_runs(
-        settings, split, lambda seed: find_objects(settings, split, foreground, seed), seeds
+        settings, split, lambda seed: find_objects(settings, split, foreground, seed), in_pixels, seeds
     )
     shown = dense_features.shown_numbers(len(validation))
     dense_features.write_strip(settings, job, [dense_features.strip_row(validation[i], split.masks[i], matched[i]) for i in shown])
@@ -134,20 +139,24 @@ def find_objects(settings: Settings, split: Split, foreground: Patches, seed: in
 
 
 def score_runs(
-    settings: Settings, split: Split, segment: Callable[[int], Labels], seeds: Sequence[int]
+    settings: Settings, split: Split, segment: Callable[[int], Labels], in_pixels: Callable[[Labels], Masks], seeds: Sequence[int]
 ) -> tuple[list[float], list[int], Masks, Statistic]:
     """mIoU in percent and number of labels besides the background of each seed's run, and the first run's labels after matching.
 
     The last is what the mean of the former is made of, image by image.
+
+    Args:
+        in_pixels: label maps of patches -> those in the masks' size.
     """
     absent: Literal["skip", "zero"] = "zero" if settings.count_absent_classes else "skip"
 
     def one_run(number: int) -> tuple[float, int, Masks | None, Statistic]:
         segmented = segment(seeds[number])
-        counts = count(settings, segmented, split.masks)
+        predicted = in_pixels(segmented)
+        counts = count(settings, predicted, split.masks)
         confusion, assignment = match(settings, counts.matrix)
         miou = 100 * mean_iou(confusion, absent=absent)
-        shown = assignment[reduce_masks(segmented, settings.mask_size)] if number == 0 else None
+        shown = assignment[predicted] if number == 0 else None
         found = counts.matched_iou(matching="hungarian", absent=absent, unmatched=settings.background, void=settings.ignored)
         return miou, len(segmented[segmented > 0].unique()), shown, found
 
