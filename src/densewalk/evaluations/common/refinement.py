@@ -17,7 +17,7 @@ from torchvision.transforms import functional as TF
 from densewalk.data.benchmarks import label_maps
 from densewalk.data.benchmarks.label_maps import Example
 from densewalk.evaluations.common.dense_features import reduce_masks
-from densewalk.evaluations.common.label_map_settings import RefinedSettings
+from densewalk.evaluations.common.label_map_settings import RefinedSettings, ValidationSettings
 from densewalk.ops.pamr import pamr
 
 
@@ -33,7 +33,7 @@ def refined_labels(
 
 
 def labels_of_patches(
-    settings: RefinedSettings, labels: Int[Tensor, "images rows columns"], examples: Sequence[Example], size: int, device: str
+    settings: ValidationSettings, labels: Int[Tensor, "images rows columns"], examples: Sequence[Example], size: int, device: str
 ) -> Int[Tensor, "images mask mask"]:
     """Label maps of patches in the masks' size by nearest neighbor; refined, if they are, at the size of the network's input.
 
