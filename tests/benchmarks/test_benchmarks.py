@@ -10,6 +10,7 @@ SMALL = {
     "neco": "--arch vit_nano_patch14_reg4 --size 56 --local 28 --rows 49",
     "feeding": "--samples 1 --repeat 1",
     "products": "--runs 1",
+    "inner_loops": "--repeat 1 --pixels 40 60 --entries 500 --queries 40",
     "knn": "--training 500 --queries 50 --classes 10",
     "incontext": "--memory 2 --queries 1 --classes 5",
     "self_supervised": "--arch vit_nano_patch16 --batch 2 --repeat 1 --out-dim 64",

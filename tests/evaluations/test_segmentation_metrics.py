@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from densewalk.evaluations.metrics import segmentation
 from densewalk.evaluations.metrics.segmentation import (
+    COMPILED_FROM,
     Confusion,
     confusion_matrix,
     hungarian,
@@ -78,10 +80,46 @@ def test_an_ignored_class_inside_the_range_has_an_empty_row():
     assert mean_iou(confusion, absent="zero") == pytest.approx(2 / 3)
 
 
+@pytest.fixture(params=["compiled", "of a few pixels"])
+def way(request, monkeypatch):
+    """Both ways of counting."""
+    monkeypatch.setattr(segmentation, "COMPILED_FROM", 0 if request.param == "compiled" else 1 << 62)
+
+
 @pytest.mark.parametrize(("target", "prediction"), [([0, 3], [0, 0]), ([0, -1], [0, 0]), ([0, 0], [0, 3]), ([0, 0], [-1, 0])])
-def test_a_label_out_of_range_never_lands_in_another_row(target, prediction):
+@pytest.mark.parametrize("ignore", [None, 255, -2])
+def test_a_label_out_of_range_never_lands_in_another_row(way, target, prediction, ignore):
     with pytest.raises(ValueError, match="expected 0 to 2"):
-        confusion_matrix(torch.tensor(target), torch.tensor(prediction), 3, 3)
+        confusion_matrix(torch.tensor(target), torch.tensor(prediction), 3, 3, ignore=ignore)
+
+
+def test_an_ignored_pixel_does_not_excuse_a_prediction_out_of_range(way):
+    with pytest.raises(ValueError, match="prediction labels run from 0 to 3, expected 0 to 2"):
+        confusion_matrix(torch.tensor([255, 1]), torch.tensor([3, 0]), 3, 3, ignore=255)
+
+
+@pytest.mark.parametrize("ignore", [None, 0, 4, 255, -1])
+@pytest.mark.parametrize(
+    "types", [(torch.uint8, torch.int64), (torch.int64, torch.uint8), (torch.int16, torch.int32), (torch.int8, torch.bool)]
+)
+def test_both_ways_of_counting_equal_the_loop(way, types, ignore):
+    generator = torch.Generator().manual_seed(0)
+    target, prediction = torch.randint(0, 5, (7, 11), generator=generator), torch.randint(0, 2, (7, 11), generator=generator)
+    if ignore is not None and types[0] != torch.int8:
+        target[2:4] = ignore % 256 if types[0] == torch.uint8 else ignore
+    if ignore == -1 and types[0] == torch.uint8:
+        target[target == 255] = 0
+    pair = target.to(types[0]), prediction.to(types[1])
+    expected = loop_confusion(*(x.flatten().int().tolist() for x in pair), 5, 6, ignore)
+    assert torch.equal(confusion_matrix(pair[0].T, pair[1].T, 5, 6, ignore=ignore), expected)
+
+
+def test_an_image_of_many_pixels_is_counted_by_the_compiled_loop(monkeypatch):
+    target, prediction = (torch.arange(COMPILED_FROM).add(i).remainder(21).to(torch.uint8) for i in (0, 5))
+    found = confusion_matrix(target, prediction, 21, 21, ignore=20)
+    monkeypatch.setattr(segmentation, "COMPILED_FROM", 1 << 62)
+    assert torch.equal(found, confusion_matrix(target, prediction, 21, 21, ignore=20))
+    assert found.sum() == (target != 20).sum()
 
 
 def test_mean_of_nothing_is_an_error_not_a_number():

@@ -12,27 +12,55 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from densewalk.ops.cpu.linear import linear
+from densewalk.ops.cpu.switch import use_cpu_kernels
 
 BLOCK, TILE = 1_024, 16_384  # queries and memory entries at once: 64 MiB of similarities
+CPU_BLOCK = 256  # queries at once on a CPU: 16 MiB, memory that is used again instead of asked for
+COMPILED_FROM = 1 << 22  # similarities: with fewer, loading numba (0.3 s) would take longer than it saves
+MOST_COMPILED = 512  # neighbors: the compiled loop's insertions grow with their square
 Found = tuple[Float[Tensor, "queries k"], Int[Tensor, "queries k"]]
 
 
+@torch.no_grad()
 def nearest(memory: Float[Tensor, "entries dim"], queries: Float[Tensor, "queries dim"], k: int) -> Found:
     """The `k` largest inner products of each query, descending, and their memory entries; of equal ones the earlier entry comes first.
 
     for q in queries:
         best = sorted(range(len(memory)), key=lambda j: -q @ memory[j])[:k]
+
+    On a CPU, little more than the products takes time (benchmarks/inner_loops.py).
     """
-    blocks = [_nearest_of_block(memory, block, k) for block in queries.split(BLOCK)]
-    return torch.cat([values for values, _ in blocks]), torch.cat([index for _, index in blocks])
+    on_cpu = use_cpu_kernels(queries.device)
+    large = len(memory) * len(queries) >= COMPILED_FROM and k <= MOST_COMPILED
+    search = _compiled_search if on_cpu and large and queries.dtype == torch.float32 else _search
+    blocks = queries.tensor_split(max(1, -(-len(queries) // CPU_BLOCK))) if on_cpu else queries.split(BLOCK)
+    found = [search(memory, block, k) for block in blocks]
+    return torch.cat([values for values, _ in found]), torch.cat([index for _, index in found])
 
 
-def _nearest_of_block(memory: Tensor, queries: Tensor, k: int) -> Found:
+def _search(memory: Tensor, queries: Tensor, k: int) -> Found:
     found = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     for start in range(0, len(memory), TILE):
         values, index = largest(linear(queries, memory[start : start + TILE]), k)
         found = merge([found, (values, index + start)], k)
     return found
+
+
+def _compiled_search(memory: Tensor, queries: Tensor, k: int) -> Found:
+    """`_search` by a compiled loop, equal to the last bit."""
+    from densewalk.ops.cpu.compiled import over_rows  # late: numba is slow to load
+    from densewalk.ops.nearest_kernel import take_in
+
+    values = queries.new_full((len(queries), min(k, len(memory))), -torch.inf)
+    index = torch.zeros(values.shape, dtype=torch.int64)
+    for start in range(0, len(memory), TILE):
+        similarity = linear(queries, memory[start : start + TILE])
+
+        def work(rows: slice, similarity: Tensor = similarity, start: int = start) -> None:
+            take_in(similarity[rows].numpy(), start, min(k, start), values[rows].numpy(), index[rows].numpy())
+
+        over_rows(work, len(queries))
+    return values, index
 
 
 def merge(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> Found:

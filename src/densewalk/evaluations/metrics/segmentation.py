@@ -14,11 +14,15 @@ Rows are ground truth, columns predictions. Counts are int64, so that a whole da
 
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from densewalk.evidence import matching
+from densewalk.ops.cpu.switch import use_cpu_kernels
+
+COMPILED_FROM = 1 << 17  # pixels at once: with fewer, loading numba (0.3 s) would take longer than it saves
 
 
 class Confusion:
@@ -36,7 +40,7 @@ class Confusion:
 def confusion_matrix(
     target: Shaped[Tensor, "*shape"], prediction: Shaped[Tensor, "*shape"], classes: int, clusters: int, *, ignore: int | None = None
 ) -> Int[Tensor, "{classes} {clusters}"]:
-    """Count the pixels of each class with each predicted label, by a single bincount.
+    """Count the pixels of each class with each predicted label.
 
         for t, p in zip(target, prediction):
             if t != ignore:
@@ -45,13 +49,29 @@ def confusion_matrix(
     Raises:
         ValueError: a target that is not `ignore` lies outside [0, classes), or a prediction outside [0, clusters).
     """
+    if use_cpu_kernels(target.device) and target.device == prediction.device and target.numel() >= COMPILED_FROM:
+        counts = _count_compiled(target, prediction, (classes, clusters), ignore)
+        if counts is not None:
+            return counts
     t, p = target.flatten().long(), prediction.flatten().long()
-    if ignore is not None:
-        t = torch.where(t == ignore, classes, t)  # one more row, cut off below
-    _require_range("target", t, classes + (ignore is not None))
+    ignored = torch.zeros_like(t, dtype=torch.bool) if ignore is None else t == ignore
+    _require_range("target", t.masked_fill(ignored, 0), classes)
     _require_range("prediction", p, clusters)
+    t = t.masked_fill(ignored, classes)  # one more row, cut off below
     counts = torch.bincount(torch.add(p, t, alpha=clusters), minlength=(classes + 1) * clusters)
     return counts.view(classes + 1, clusters)[:classes]
+
+
+def _count_compiled(target: Tensor, prediction: Tensor, shape: tuple[int, int], ignore: int | None) -> Tensor | None:
+    """The same by a compiled loop; None if a label is out of range."""
+    from densewalk.evaluations.metrics.confusion_kernel import count_pairs  # late: numba is slow to load
+
+    labels = [x.flatten() if x.dtype == torch.uint8 else x.flatten().long() for x in (target, prediction)]  # no more types to compile for
+    counts = torch.zeros(2, *shape, dtype=torch.int64)
+    ignored = np.uint64((ignore or 0) % 2**64)  # its bits without a sign
+    if not count_pairs(*(x.numpy() for x in labels), ignored, ignore is not None, counts.numpy()):
+        return None
+    return counts.sum(0)
 
 
 def _require_range(name: str, labels: Tensor, end: int) -> None:

@@ -8,12 +8,9 @@ the caches. Inputs that cannot have reached a wire yet are left out. The rows ar
 # mypy: allow-untyped-defs, no-check-untyped-defs
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -21,22 +18,12 @@ from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
 from torch import Tensor
 
+from densewalk.ops.cpu.compiled import compiled, over_rows
 from densewalk.ops.soft_sort.loss import FLOOR
 from densewalk.ops.soft_sort.networks import SWAPS, Network, Relaxation
 
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile to machine code, cached if numba finds a folder for it.
-
-    Sums may be reordered and multiplications fused with additions; NaN and infinity keep their meaning.
-    """
-    compiler = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-    try:
-        return compiler(cache=True)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # numba found no such folder
-        return compiler()(function)  # type: ignore[no-any-return]
-
-
+# sums may be reordered and multiplications fused with additions; NaN and infinity keep their meaning
+_compiled = compiled(fastmath={"reassoc", "contract", "nsz"})
 _F = np.float32
 _I = np.int32
 _PI = _F(math.pi)
@@ -90,13 +77,7 @@ def score_rows(
     def work(rows: slice) -> None:
         _score_rows(wiring, kind, s[rows], t[rows], losses[rows], grad[rows])
 
-    step = max(1, -(-len(s) // torch.get_num_threads()))
-    slices = [slice(i, i + step) for i in range(0, len(s), step)]
-    if len(slices) == 1:
-        work(slices[0])
-    elif slices:
-        with ThreadPoolExecutor(len(slices)) as pool:
-            list(pool.map(work, slices))
+    over_rows(work, len(s))
     return torch.from_numpy(losses), torch.from_numpy(grad[:, order].copy()) if with_gradient else None
 
 

@@ -1,0 +1,118 @@
+"""The compiled loops beside plain forms and beside their floors: confusion matrix, exact search; CPU milliseconds on one thread.
+
+    python -m benchmarks.inner_loops                     # half a minute
+    python -m benchmarks.inner_loops --repeat 1 --pixels 40 60 --entries 500 --queries 40
+
+Everything is measured in this process, in turns; medians. The floor of the confusion matrix is reading its labels, that of the search its
+matrix products, in the same blocks. The histograms are how mmsegmentation counts an image: intersection, prediction, truth.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from benchmarks.measure import medians
+from torch import Tensor
+from torch.nn import functional as F
+
+from densewalk.evaluations.metrics.segmentation import confusion_matrix
+from densewalk.ops import nearest_neighbors
+from densewalk.ops.cpu.linear import linear
+
+
+def main() -> None:
+    """Print a table for each loop."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--pixels", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--entries", type=int, default=18_816, help="of the memory: 24 images of 784 patches")
+    parser.add_argument("--queries", type=int, default=784)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for classes in (21, 151):
+        target, prediction = label_maps(*args.pixels, classes)
+        print_rows(f"confusion matrix, {classes} classes", confusion_rivals(target, prediction, classes), args.repeat)
+    for k in (1, 30, 200):
+        memory, queries = features(args.entries), features(args.queries)
+        print_rows(f"the {k} nearest of {args.entries}, {args.queries} queries", search_rivals(memory, queries, k), args.repeat)
+
+
+def print_rows(title: str, rivals: dict[str, Callable[[], object]], repeat: int) -> None:
+    """One line for each rival; the first one's time is the floor."""
+    taken = medians(rivals, repeat)
+    floor = next(iter(taken.values()))
+    print(f"\n{title:48} {'CPU ms':>9} {'x floor':>9}")
+    for name, seconds in taken.items():
+        print(f"  {name:46} {1e3 * seconds:9.2f} {seconds / floor:9.2f}")
+
+
+# -- confusion matrix --------------------------------------------------------------------------------------------------
+
+
+def label_maps(height: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Rectangles of classes as 8-bit labels, some ignored; a prediction that is wrong in a twentieth of the pixels."""
+    rng = torch.Generator().manual_seed(0)
+    target = torch.zeros(height, width, dtype=torch.uint8)
+    for _ in range(12):
+        y, x = int(torch.randint(0, height, (1,), generator=rng)), int(torch.randint(0, width, (1,), generator=rng))
+        target[y : y + height // 3, x : x + width // 3] = int(torch.randint(0, classes, (1,), generator=rng))
+    wrong = torch.rand(target.shape, generator=rng) < 0.05
+    prediction = torch.where(wrong, torch.randint(0, classes, target.shape, generator=rng), target.long())
+    target[:3] = 255
+    return target, prediction
+
+
+def confusion_rivals(target: Tensor, prediction: Tensor, classes: int) -> dict[str, Callable[[], object]]:
+    """Reading the labels, counting them, and two plain forms."""
+
+    def histograms() -> None:
+        kept = target != 255
+        t, p = target[kept], prediction[kept]
+        for labels in (p[p == t], p, t):
+            torch.histc(labels.float(), bins=classes, min=0, max=classes - 1)
+
+    def bincount() -> None:
+        kept = target.flatten() != 255
+        (target.flatten()[kept].long() * classes + prediction.flatten()[kept]).bincount(minlength=classes**2)
+
+    return {
+        "floor: reading the labels": lambda: (target.max(), prediction.max()),
+        "here": lambda: confusion_matrix(target, prediction, classes, classes, ignore=255),
+        "one bincount": bincount,
+        "three histograms, without a matrix": histograms,
+    }
+
+
+# -- search ------------------------------------------------------------------------------------------------------------
+
+
+def features(count: int, dim: int = 384) -> Tensor:
+    """Random unit vectors."""
+    return F.normalize(torch.randn(count, dim, generator=torch.Generator().manual_seed(count)), dim=1)
+
+
+def search_rivals(memory: Tensor, queries: Tensor, k: int) -> dict[str, Callable[[], object]]:
+    """The products alone, the search, and plain forms."""
+    tiles = memory.split(nearest_neighbors.TILE)
+    blocks = queries.tensor_split(-(-len(queries) // nearest_neighbors.CPU_BLOCK))
+
+    def products() -> None:
+        for block in blocks:
+            for tile in tiles:
+                linear(block, tile)
+
+    def products_and_topk() -> None:
+        for block in blocks:
+            for tile in tiles:
+                linear(block, tile).topk(min(k, len(tile)))
+
+    return {
+        "floor: its matrix products": products,
+        "here": lambda: nearest_neighbors.nearest(memory, queries, k),
+        "the same products, and topk of each": products_and_topk,
+        "all similarities, then topk": lambda: (queries @ memory.T).topk(min(k, len(memory))),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Loops over numbers, compiled by numba at their first call; rows are divided among as many threads as torch uses.
+
+@compiled()
+def double_rows(x, result): ...
+
+over_rows(lambda rows: double_rows(x[rows], result[rows]), len(x))
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import torch
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile to machine code that runs beside other threads, cached if numba finds a folder for it. options: of numba.njit."""
+
+    def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
+        compiler = numba.njit(nogil=True, error_model="numpy", cache=True, **options)
+        try:
+            return compiler(function)  # type: ignore[no-any-return]
+        except RuntimeError:  # numba found no such folder
+            return numba.njit(nogil=True, error_model="numpy", **options)(function)  # type: ignore[no-any-return]
+
+    return compile_function
+
+
+def over_rows(work: Callable[[slice], None], rows: int) -> None:
+    """Call `work` for slices that together are all rows, in torch's number of threads."""
+    step = max(1, -(-rows // torch.get_num_threads()))
+    slices = [slice(i, i + step) for i in range(0, rows, step)]
+    if len(slices) == 1:
+        work(slices[0])
+    elif slices:
+        with ThreadPoolExecutor(len(slices)) as pool:
+            list(pool.map(work, slices))
