@@ -194,17 +194,20 @@ def test_a_finished_training_is_only_tested_again_and_other_settings_start_over(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "arch"), [("linear", "vit_nano_patch8"), ("upernet", "vit_nano_patch8"), ("upernet", "timm/resnet10t")])
-def test_four_images_are_overfitted(tmp_path, kind, arch):
+@pytest.mark.parametrize(
+    ("kind", "arch", "iterations", "least"),
+    [("linear", "vit_nano_patch8", 100, 90), ("upernet", "vit_nano_patch8", 110, 80), ("upernet", "timm/resnet10t", 60, 80)],
+)
+def test_four_images_are_overfitted(tmp_path, kind, arch, iterations, least):
     backbone = backbone_file(tmp_path, arch)
     size = 128 if kind == "linear" else 96
     root = write_ade(tmp_path, validation=4, size=(size, size), objects=1, same=True)
-    common = {"classes": 4, "batch_size": 4, "short_side": size, "warmup": 5}
+    common = {"classes": 4, "batch_size": 4, "short_side": size, "warmup": 5, "iterations": iterations}
     if kind == "linear":
-        settings = linear(root, **common, iterations=100, crop=96, learning_rate=2e-2)
+        settings = linear(root, **common, crop=96, learning_rate=2e-2)
     else:
-        settings = upernet(root, **common, iterations=110, crop=64, learning_rate=3e-3, channels=48, auxiliary_channels=32, drop_path=0.0)
-    assert ade20k.evaluate(settings, backbone, job(tmp_path)).metrics["mIoU"] > 90
+        settings = upernet(root, **common, crop=64, learning_rate=6e-3, channels=24, auxiliary_channels=16, drop_path=0.0)
+    assert ade20k.evaluate(settings, backbone, job(tmp_path)).metrics["mIoU"] > least  # without training 5
 
 
 # -- data and score --------------------------------------------------------------------------------------------------
