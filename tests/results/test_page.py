@@ -351,6 +351,25 @@ def test_cost_says_whose_time_it_is():
     assert ">process seconds" in charts(1.0, None), "a GPU's and a CPU's time are not called by one of the two"
 
 
+def test_quality_is_drawn_by_counted_work_where_it_is_known():
+    """A training on another one is to the right of it by its own work; one that was not counted is left out."""
+
+    def charts(*counted):
+        chain = [FROM_SCRATCH, {"method": "neco", "init": "r0", "init_kind": "run", "init_seed": 0}]
+        pairs = enumerate(zip(counted, chain, strict=True))
+        records = [typed(record(f"r{i}", 0, {"mIoU": 1.0 + i}, training={**TRAINED, "teraflop": t}, **how)) for i, (t, how) in pairs]
+        runs = {r.run: {"method": r.method, "init": r.init, "arch": r.arch, "data": [], "seeds": [0]} for r in records}
+        evaluations = {"incontext_voc": {**PLAN["evaluations"]["incontext_voc"], "runs": list(runs)}}
+        hashes = {f"{run}/s0/incontext_voc": "" for run in runs}
+        return costs(Plan.model_validate({**PLAN, "runs": runs, "evaluations": evaluations, "hashes": hashes}), records)
+
+    chart = charts(120.0, 30.0)[1]
+    assert chart.title == "incontext_voc: mIoU by counted work"
+    assert "mIoU by counted teraflop: r0 120 teraflop, 1.00; r1 150 teraflop, 2.00" in chart.svg
+    assert "r0 1.2 petaflop" in charts(1200.0, 30.0)[1].svg
+    assert [len(charts(*counted)) for counted in ((None, None), (120.0, None))] == [1, 1]
+
+
 def test_a_method_has_one_color_and_marker_on_the_whole_page():
     methods = ["none", "dora", "neco"]
     points = [Point("a", "neco", 0.1, 1.0, 0.0, None), Point("b", "none", 0.2, 2.0, 0.0, None)]

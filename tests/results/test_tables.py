@@ -16,11 +16,11 @@ from densewalk.results.tables import (
     LEADING,
     TIDY,
     TRAILING,
+    compute,
     fixed,
-    hours_with_init,
     mean_and_interval,
     read_table,
-    training_hours,
+    with_init,
     write_table,
 )
 from tests.fixtures.records import DINO, PROTOCOL, TRAINED, record, typed
@@ -50,13 +50,13 @@ GOLDEN_HEAD = (
     "run,method,init,arch,compat,pretraining_data,evaluation,dataset,protocol,protocol_version,seeds,n,unit,"
     "mIoU,mIoU ci95,"
     "mIoU_hungarian,mIoU_hungarian ci95,mIoU_hungarian published,mIoU_hungarian published_source,mIoU_hungarian published_delta,"
-    "training_steps,samples_seen,samples_unit,method_version,config_hash,commit\n"
+    "training_steps,samples_seen,samples_unit,method_version,config_hash,commit,training_teraflop\n"
 )
 GOLDEN = (
     GOLDEN_HEAD + 'walk,dora,random,vit_small_patch16,paper,,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,2,1449,images,'
-    "40.50,6.35,43.00,12.71,,,,100,6400,clips,1,000000000000; 000000000001,0123456789ab+dirty; 0123456789ab\n"
+    "40.50,6.35,43.00,12.71,,,,100,6400,clips,1,000000000000; 000000000001,0123456789ab+dirty; 0123456789ab,\n"
     'dino_s16,none,dino_s16,vit_small_patch16,,ImageNet-1k,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,1,1449,images,'
-    "46.12,,48.46,,48.70,NeCo paper via DIP paper Tab. 1,-0.24,,,,1,000000000000,0123456789ab\n"
+    "46.12,,48.46,,48.70,NeCo paper via DIP paper Tab. 1,-0.24,,,,1,000000000000,0123456789ab,\n"
 )
 
 
@@ -96,7 +96,7 @@ def test_golden_tidy_table(records, tmp_path):
     assert lines[1] == (
         'walk,dora,random,vit_small_patch16,paper,,incontext,incontext_voc,PascalVOC,"dense NN, fraction 1, 512 px",1,'
         "mIoU,0,40.000000,40.50,6.35,2,1449,images,,,,,,100,6400,clips,0.0334,0.0334,cuda:0,1,"
-        "000000000000,000000000000,0123456789abcdef0123456789abcdef,true,python=3.11.7 torch=2.14.1,cpu,12.3,,813,,,60.0,0.5000,900,,"
+        "000000000000,000000000000,0123456789abcdef0123456789abcdef,true,python=3.11.7 torch=2.14.1,cpu,12.3,,813,,,60.0,0.5000,900,,,,,"
     )
     matched = read_table(tmp_path / "all.csv").iloc[5]
     assert matched[["metric", "published", "published_protocol", "published_delta"]].tolist() == [
@@ -115,9 +115,9 @@ def test_golden_cost_table(records, tmp_path):
     write_table(records, "cost", tmp_path / "cost.csv")
     assert (tmp_path / "cost.csv").read_text().splitlines() == [
         ",".join(COST),
-        "walk,dora,random,vit_small_patch16,0,cuda:0,2,100,6400,clips,60.0,0.5000,0.0334,0.0334,12.3,813",
-        "walk,dora,random,vit_small_patch16,1,cuda:0,2,100,6400,clips,60.0,0.5000,0.0334,0.0334,12.3,813",
-        "dino_s16,none,dino_s16,vit_small_patch16,0,,,,,,,,,0.0000,24.7,813",
+        "walk,dora,random,vit_small_patch16,0,cuda:0,2,100,6400,clips,60.0,0.5000,0.0334,0.0334,12.3,813,,,",
+        "walk,dora,random,vit_small_patch16,1,cuda:0,2,100,6400,clips,60.0,0.5000,0.0334,0.0334,12.3,813,,,",
+        "dino_s16,none,dino_s16,vit_small_patch16,0,,,,,,,,,0.0000,24.7,813,,0.000,",
     ]
 
 
@@ -131,11 +131,11 @@ def test_hours_follow_the_chain_of_initial_backbones():
     plain = record("kept", 0, METRIC, init="neco", init_kind="run", init_seed=0)
     lost = record("lost", 0, METRIC, init="gone", init_kind="run", init_seed=0, training=trained(8))
     public = record("public", 0, METRIC, init="dora", init_kind="checkpoint", training=trained(16))
-    hours = training_hours([typed(r) for r in (start, other, *chain, plain, lost, public)])
-    assert [hours_with_init("neco", s, hours) for s in (0, 1)] == [5, 6]
-    assert hours_with_init("kept", 0, hours) == 5
-    assert math.isnan(hours_with_init("lost", 0, hours))
-    assert hours_with_init("public", 0, hours) == 16  # a checkpoint that is called like a run is none
+    hours = compute([typed(r) for r in (start, other, *chain, plain, lost, public)]).hours
+    assert [with_init("neco", s, hours) for s in (0, 1)] == [5, 6]
+    assert with_init("kept", 0, hours) == 5
+    assert math.isnan(with_init("lost", 0, hours))
+    assert with_init("public", 0, hours) == 16  # a checkpoint that is called like a run is none
 
 
 def test_hours_are_those_of_the_seed_that_a_run_is_built_on():
@@ -145,14 +145,35 @@ def test_hours_are_those_of_the_seed_that_a_run_is_built_on():
     start = [record("dora", s, METRIC, init="random", init_kind="random", training=trained(h)) for s, h in ((0, 1), (2, 4))]
     chain = record("neco", 1, METRIC, init="dora", init_kind="run", init_seed=2, training=trained(8))
     lost = record("lost", 1, METRIC, init="dora", init_kind="run", init_seed=1, training=trained(8))
-    hours = training_hours([typed(r) for r in (*start, chain, lost)])
-    assert hours_with_init("neco", 1, hours) == 12
-    assert math.isnan(hours_with_init("lost", 1, hours)), "another seed's hours are not its own"
+    hours = compute([typed(r) for r in (*start, chain, lost)]).hours
+    assert with_init("neco", 1, hours) == 12
+    assert math.isnan(with_init("lost", 1, hours)), "another seed's hours are not its own"
+
+
+def test_counted_work_follows_the_chain_and_is_empty_where_it_was_not_counted(tmp_path):
+    def trained(teraflop):
+        return {**TRAINED, "teraflop": teraflop, "cpu_seconds": 90.04}
+
+    chain = {"init": "dora", "init_kind": "run", "init_seed": 0}
+    content = [
+        record("dora", 0, METRIC, init="random", init_kind="random", training=trained(1.5)),
+        record("neco", 0, METRIC, training=trained(0.25), **chain),
+        record("old", 0, METRIC, training=trained(None), **chain),
+    ]
+    for number, one in enumerate(content):
+        (tmp_path / f"{number}.json").write_text(json.dumps(one))
+    paths = [tmp_path / f"{number}.json" for number in range(3)]
+    for table in ("all", "cost"):
+        write_table(paths, table, tmp_path / "t.csv")
+        cells = read_table(tmp_path / "t.csv")[["training_teraflop", "training_teraflop_with_init", "training_cpu_seconds"]]
+        assert cells.to_numpy().tolist() == [["1.500", "1.500", "90.0"], ["0.250", "1.750", "90.0"], ["", "", "90.0"]]
+    write_table(paths, "incontext", tmp_path / "t.csv")
+    assert read_table(tmp_path / "t.csv")["training_teraflop"].tolist() == ["1.500", "0.250", ""]
 
 
 def test_records_that_lead_in_a_circle_have_no_hours():
     pair = [record(a, 0, METRIC, init=b, init_kind="run", init_seed=0, training=TRAINED) for a, b in (("a", "b"), ("b", "a"))]
-    assert math.isnan(hours_with_init("a", 0, training_hours([typed(r) for r in pair])))
+    assert math.isnan(with_init("a", 0, compute([typed(r) for r in pair]).hours))
 
 
 def test_no_difference_where_the_seeds_do_not_share_a_protocol(tmp_path):

@@ -2,6 +2,9 @@
 
 import json
 import math
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -54,6 +57,17 @@ def test_on_a_cpu_nothing_is_said_of_a_gpu(tmp_path):
     assert json.loads((tmp_path / "cost.json").read_text())["gpu_hours"] is None
 
 
+def test_cpu_time_is_that_of_this_process_and_of_children_that_have_ended(tmp_path):
+    meter = Meter(tmp_path / "cost.json", CPU)
+    assert meter.total().cpu_seconds < 0.1
+    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"], check=True)
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+    assert 0.5 <= meter.keep().cpu_seconds < 0.9
+    assert 0.5 <= Meter(tmp_path / "cost.json", CPU).total().cpu_seconds < 0.9, "an earlier attempt counts"
+
+
 def test_energy_is_the_difference_of_the_counter_in_watt_hours(nvml, tmp_path):
     meter = Meter(tmp_path / "cost.json", GPU)
     nvml.millijoules += 7_200_000  # 7.2 kJ = 2 Wh
@@ -99,20 +113,22 @@ def test_energy_that_is_not_known_is_empty(nvml, tmp_path, reason):
 
 
 def test_an_unmeasured_attempt_makes_the_sum_unknown():
-    measured = Cost(seconds=1, gpu_hours=1, peak_rss_mib=5, peak_gpu_mib=7, energy_wh=2)
+    measured = Cost(seconds=1, gpu_hours=1, peak_rss_mib=5, peak_gpu_mib=7, energy_wh=2, cpu_seconds=3)
     unmeasured = Cost(seconds=2, gpu_hours=None, peak_rss_mib=3, peak_gpu_mib=None, energy_wh=None)
     assert measured.after(unmeasured) == Cost(3, None, 5, None, None)
-    assert measured.after(measured) == Cost(2, 2, 5, 7, 4)
+    assert measured.after(measured) == Cost(2, 2, 5, 7, 4, 6)
 
 
 def test_several_processes_share_one_bill(nvml, tmp_path, monkeypatch):
     """Times of the slowest and memory of the largest, but every GPU's hours and energy."""
-    other = torch.tensor([20.0, 50.0, 900.0, 3.0], dtype=torch.float64)
+    other = torch.tensor([20.0, 50.0, 900.0, 3.0, 6.0], dtype=torch.float64)
     monkeypatch.setattr(cost.distributed, "gathered", lambda mine: torch.stack([mine, other]))
     meter = Meter(tmp_path / "cost.json", GPU)
     meter.begun -= 10
+    meter.begun_cpu -= 30
     nvml.millijoules += 3_600_000
     spent = meter.total()
+    assert spent.cpu_seconds == pytest.approx(36, abs=1)
     assert (spent.seconds, spent.peak_gpu_mib, spent.energy_wh) == (20, 900, pytest.approx(4))
     assert spent.gpu_hours == pytest.approx(30 / 3600, rel=0.1)
     other[3] = math.nan

@@ -1,8 +1,10 @@
-"""Receipts and checkpoints as objects: what several jobs read."""
+"""Receipts, checkpoints and specifications as objects: what several jobs read."""
 
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import torch
 
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import file_sha256
@@ -11,13 +13,17 @@ from densewalk.core.progress import log
 from densewalk.data.receipts import CuratedReceipt, read_receipt
 from densewalk.data.sources import Source
 from densewalk.models.backbone import Backbone
+from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.feature_cache import FeatureCache
 from densewalk.models.interface import Network
 from densewalk.models.layouts.content import require_file
 from densewalk.models.loading import create, load
 from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
+from densewalk.study.registry import method_class
 from densewalk.study.specs import RunSpec, code_of
 from densewalk.training.execution import Execution
+from densewalk.training.method import Method
+from densewalk.training.settings import TrainingSettings
 
 
 def initial_backbone(spec: RunSpec, init: Path | None) -> Network:
@@ -78,6 +84,25 @@ def read_backbone(origin: CheckpointFile | RunBackbone, arch: str, file: Path, c
         backbone = load(file, arch, key=checkpoint.key, interpolation=checkpoint.interpolation, **given)  # type: ignore[arg-type]
     log.info("%s", backbone.report)
     return backbone
+
+
+def make_method(
+    spec: RunSpec, settings: TrainingSettings, backbone: Backbone, samples: int, execution: Execution, teachers: Sequence[Network] = ()
+) -> Method:
+    """The method of a run before its first step, from the run's seed, set up for how it is executed.
+
+    Args:
+        settings: those of the specification, or the same of another length. samples: of the data set.
+    """
+    torch.manual_seed(spec.seed)
+    taught = {"teachers": teachers} if teachers else {}
+    method: Method = method_class(spec.method)(settings, backbone, *settings.total_steps(samples), spec.seed, **taught)
+    compiled = CompiledBlocks() if execution.compile else None
+    for part in method.modules():
+        if isinstance(part, Backbone):
+            part.gradient_checkpointing = execution.gradient_checkpointing
+            part.run_blocks = compiled or part.run_blocks
+    return method
 
 
 def require_trainable(network: Network, method: str) -> Backbone:

@@ -22,9 +22,10 @@ from densewalk.data.contents import contents_of
 from densewalk.data.fingerprint import fingerprint
 from densewalk.data.receipts import CuratedReceipt, VideoReceipt, read_receipt
 from densewalk.data.sources import Source, stage_source
-from densewalk.jobs.inputs import initial_backbone, read_data, read_teachers, require_trainable
+from densewalk.jobs.inputs import initial_backbone, make_method, read_data, read_teachers, require_trainable
+from densewalk.jobs.length import planned_length
+from densewalk.models.architecture import shape_of
 from densewalk.models.backbone import Backbone
-from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.export import export_backbone, write_card
 from densewalk.models.interface import Network
 from densewalk.ops.deterministic import deterministic_kernels
@@ -34,7 +35,7 @@ from densewalk.study.specs import RunSpec
 from densewalk.training import learning_curve, loop
 from densewalk.training.execution import Execution
 from densewalk.training.method import Method
-from densewalk.training.progress_files import PLAN, How, TrainingPlan
+from densewalk.training.progress_files import PLAN, PLANNED_LENGTH, How, PlannedLength, TrainingPlan
 from densewalk.training.settings import TrainingSettings
 from densewalk.training.state import State
 from densewalk.training.tensorboard import require_tensorboard
@@ -96,8 +97,6 @@ def make_backbone(
     if execution.tensorboard:
         require_tensorboard()
     sources = read_data(receipts, spec.data or {})
-    networks = read_teachers(spec, teachers)
-    files = read_files(receipts) | files
     taught_by = read_files(teachers)
     networks = read_teachers(spec, teachers)
     files = read_files(receipts) | files | taught_by
@@ -107,26 +106,44 @@ def make_backbone(
         stage_source(source)
     device = distributed.local_device(execution.device)
     with distributed.process_group(device):
-        how = How(device=str(device), processes=distributed.world_size(), execution=execution.model_dump(mode="json"))
-        former, newer = inputs.former_fingerprints(), frozenset(f"folder {name}" for name in inputs.data)
-        held = State(state, inputs.fingerprints(), how=how, former=former, newer=newer)
+        length = planned_length(spec, backbone, sources, contents, state, execution, device, networks)
+        held = open_state(state, inputs, length, execution, device)
         if distributed.rank() > 0:
-            train(spec, backbone, sources, held, execution, device, networks)
+            train(spec, backbone, sources, held, execution, device, networks, length)
             return
         with held:
-            method, data, trained = train(spec, backbone, sources, held, execution, device, networks)
-            latest = held.made[-1]
-            training = TrainingRecord(
-                steps=trained.steps,
-                samples_seen=trained.samples,
-                samples_unit=spec.settings.SAMPLES,
-                **trained.cost.record(),  # type: ignore[arg-type]
-                **latest.model_dump(include={"device", "processes", "execution"}),
-                made=held.made,
-            )
+            method, data, trained = train(spec, backbone, sources, held, execution, device, networks, length)
+            training = training_record(spec, spec.settings, trained, held, length)
             draw_images(method, data, out / "training")
             learning_curve.copy_learning_curve(held.folder, out, tensorboard=execution.tensorboard)
             export_run(method.export(), spec, out, training, inputs)
+
+
+def open_state(state: Path, inputs: Inputs, length: PlannedLength | None, execution: Execution, device: torch.device) -> State:
+    """The resumable state, not yet held. The steps of a measured budget are one of its inputs: schedules of another length are no part of
+    the same training."""
+    how = How(device=str(device), processes=distributed.world_size(), execution=execution.model_dump(mode="json"))
+    if length is not None:
+        return State(state, inputs.fingerprints() | {"steps": str(length.steps)}, how=how)
+    former, newer = inputs.former_fingerprints(), frozenset(f"folder {name}" for name in inputs.data)
+    return State(state, inputs.fingerprints(), how=how, former=former, newer=newer)
+
+
+def training_record(
+    spec: RunSpec, settings: TrainingSettings, trained: loop.Trained, held: State, length: PlannedLength | None
+) -> TrainingRecord:
+    """What a finished training was."""
+    shape = shape_of(spec.arch)
+    return TrainingRecord(
+        steps=trained.steps,
+        samples_seen=trained.samples,
+        samples_unit=settings.SAMPLES,
+        **trained.cost.record(),  # type: ignore[arg-type]
+        **held.made[-1].model_dump(include={"device", "processes", "execution"}),
+        made=held.made,
+        teraflop=None if shape is None else trained.steps * settings.step_work(shape).flops / 1e12,
+        length=length,
+    )
 
 
 def input_contents(init: str | None, receipts: Sequence[Path], teachers: list[str]) -> InputContents:
@@ -165,28 +182,25 @@ def train(
     execution: Execution,
     device: torch.device,
     teachers: Sequence[Network] = (),
+    length: PlannedLength | None = None,
 ) -> tuple[Method, "Dataset[Any]", loop.Trained]:
-    """Build the method and train it to the end; the method, the data set and what was spent."""
+    """Build the method and train it to the end; the method, the data set and what was spent. length: of a measured budget."""
     assert isinstance(spec.settings, TrainingSettings)
     settings, parts = spec.settings, execution.parts_of(spec.run)
     if obstacle := settings.obstacle_to_parts(parts, distributed.world_size()):
         raise UserError(obstacle, todo="correct execution.accumulate")
-    kind = method_class(spec.method)
-    data = kind.dataset(settings, sources)
-    total, per_epoch = settings.total_steps(len(data))
+    if length is not None:
+        settings = settings.of_steps(length.steps)
+    data = method_class(spec.method).dataset(settings, sources)
+    total, _ = settings.total_steps(len(data))
     log.info("%s, seed %d: %d samples, %d steps of batch %d", spec.run, spec.seed, len(data), total, settings.batch_size)
-    if distributed.rank() == 0:  # for `densewalk status`
+    if distributed.rank() == 0:
+        if length is not None:
+            write_model(state.folder / PLANNED_LENGTH, length)
         gpus = distributed.world_size() if device.type == "cuda" else 0
-        write_model(state.folder / PLAN, TrainingPlan(steps=total, gpus=gpus))
-    torch.manual_seed(spec.seed)
-    taught = {"teachers": teachers} if teachers else {}
-    method = kind(settings, backbone, total, per_epoch, spec.seed, **taught)
+        write_model(state.folder / PLAN, TrainingPlan(steps=total, gpus=gpus))  # for `densewalk status`
+    method = make_method(spec, settings, backbone, len(data), execution, teachers)
     method.diagnostics = state.folder
-    compiled = CompiledBlocks() if execution.compile else None
-    for part in method.modules():
-        if isinstance(part, Backbone):
-            part.gradient_checkpointing = execution.gradient_checkpointing
-            part.run_blocks = compiled or part.run_blocks
     with deterministic_kernels(execution.deterministic, device):
         trained = loop.train(
             method,

@@ -208,6 +208,16 @@ def architecture_named(name: str) -> Architecture | None:
     )
 
 
+def shape_of(name: str) -> Architecture | None:
+    """The shape of a network by its name alone, timm's by the size in it; None where that does not tell."""
+    if known := architecture_named(name):
+        return known
+    parts = name.removeprefix("timm/").split(".")[0].split("_")
+    size = next((part for part in parts if part in SIZES), None)
+    patch = next((part for part in parts if part.startswith("patch")), None)
+    return architecture_named(f"vit_{size}_{patch}")
+
+
 def known_architecture(name: str) -> str:
     """The name, for a field of a study.
 

@@ -139,7 +139,10 @@ def _facts(a: ResultRecord | RunRecord, b: ResultRecord | RunRecord) -> Iterator
     if a.code != b.code or a.dirty:
         yield f"commit: {a.code} -> {b.code}"
     yield from (f"versions: {text}" for text in unequal(a.versions, b.versions))
-    trained = [{name: getattr(r.training, name, None) for name in ("device", "processes")} for r in (a, b)]
+    trained = [{name: getattr(r.training, name, None) for name in ("device", "processes", "steps")} for r in (a, b)]
+    for found, record in zip(trained, (a, b), strict=True):
+        if record.training and record.training.length:
+            found["budget measured on"] = record.training.length.machine
     yield from (f"training: {text}" for text in unequal(*trained))
 
 

@@ -13,12 +13,12 @@ from pydantic import ConfigDict, Field, TypeAdapter, field_validator, model_vali
 
 from densewalk.core.errors import UserError
 from densewalk.core.provenance import Provenance
-from densewalk.core.settings import Settings
+from densewalk.core.settings import Settings, is_null
 from densewalk.core.typed_files import read_model
 from densewalk.data.fingerprint import Fingerprint
 from densewalk.models.catalog import Labels
 from densewalk.models.origin import Origin
-from densewalk.training.progress_files import Attempt, CostRecord
+from densewalk.training.progress_files import Attempt, CostRecord, PlannedLength
 
 AGAIN = "delete it, so that it is made again (snakemake does so)"
 CLASS_VALUES = TypeAdapter(dict[str, dict[str, float | None]])
@@ -37,7 +37,8 @@ class TrainingRecord(CostRecord):
 
     device, processes, execution: of the attempt that made the last step; the latter says how it was run, which changes no hash.
     made: who made the steps, in order, whenever the weights were exported. samples_unit: what the samples are. Both are empty in
-    records of earlier versions.
+    records of earlier versions. teraflop: counted work of all steps, None where it is not known. length: how a measured budget became
+    steps.
     """
 
     steps: int = Field(ge=1)
@@ -47,6 +48,8 @@ class TrainingRecord(CostRecord):
     device: str
     execution: dict[str, Any]
     made: tuple[Attempt, ...] = ()
+    teraflop: float | None = Field(default=None, ge=0)
+    length: PlannedLength | None = Field(default=None, exclude_if=is_null)
 
     @property
     def process_hours(self) -> float:

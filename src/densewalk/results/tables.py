@@ -13,6 +13,7 @@ the cost table. Equal records give equal bytes. docs/tables.md says what each co
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ LEADING = (
     *("run", "method", "init", "arch", "compat", "pretraining_data", "evaluation", "dataset", "protocol", "protocol_version"),
     *("seeds", "n", "unit"),
 )
-TRAILING = ("training_steps", "samples_seen", "samples_unit", "method_version", "config_hash", "commit")
+TRAILING = ("training_steps", "samples_seen", "samples_unit", "method_version", "config_hash", "commit", "training_teraflop")
 SUFFIXES = (" ci95", " published", " published_source", " published_delta")  # of a metric's columns after the first
+COMPUTE = ("training_teraflop", "training_teraflop_with_init", "training_cpu_seconds")  # what equal compute is told by
 COST_OF_JOB = {"seconds": 1, "gpu_hours": 4, "peak_rss_mib": 0, "peak_gpu_mib": 0, "energy_wh": 2}  # and their decimals
 TIDY = (
     *("run", "method", "init", "arch", "compat", "pretraining_data", "task", "evaluation", "dataset", "protocol", "protocol_version"),
@@ -41,15 +43,25 @@ TIDY = (
     *("method_version", "config_hash", "run_hash", "commit", "dirty", "versions", "device"),
     *COST_OF_JOB,
     *(f"training_{name}" for name in COST_OF_JOB),
+    *COMPUTE,
 )
 COST = (
     *("run", "method", "init", "arch", "seed", "training_device", "processes", "training_steps", "samples_seen", "samples_unit"),
     *("training_seconds", "training_gpu_hours", "training_hours", "training_hours_with_init"),
     *("evaluation_seconds", "evaluation_peak_rss_mib"),
+    *COMPUTE,
 )
 
-# (run, seed) -> the run and seed that it is built on (None for none), and hours of its own training
-Hours = dict[tuple[str, int], tuple[tuple[str, int] | None, float]]
+# (run, seed) -> the run and seed that it is built on (None for none), and what its own training has spent
+Spent = dict[tuple[str, int], tuple[tuple[str, int] | None, float]]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What each run is built on, and of its own training the hours and the counted work, NaN where it was not counted."""
+
+    hours: Spent
+    teraflop: Spent
 
 
 def write_table(paths: Sequence[Path], table: str, out: Path, named: Named | None = None) -> None:
@@ -118,6 +130,7 @@ def wide_row(group: Sequence[ResultRecord], metrics: Sequence[str]) -> dict[str,
         "method_version": _same(r.method_version for r in group),
         "config_hash": _same(r.config_hash for r in group),
         "commit": _same(r.code for r in group),
+        "training_teraflop": _same(_of(t, "teraflop", 3) for t in trainings),
     }
     for metric in metrics:
         cells = metric_cells(group, metric)
@@ -152,18 +165,18 @@ def metric_cells(group: Sequence[ResultRecord], metric: str) -> dict[str, str]:
 
 def tidy_table(records: Sequence[ResultRecord]) -> pd.DataFrame:
     """One line per metric of each record."""
-    groups, hours = grouped(records), training_hours(records)
-    rows = [tidy_row(r, m, groups[r.run, r.evaluation], hours) for r in records for m in r.metrics]
+    groups, spent = grouped(records), compute(records)
+    rows = [tidy_row(r, m, groups[r.run, r.evaluation], spent) for r in records for m in r.metrics]
     return pd.DataFrame(rows, columns=list(TIDY), dtype=str).fillna("")
 
 
-def tidy_row(record: ResultRecord, metric: str, group: Sequence[ResultRecord], hours: Hours) -> dict[str, str]:
+def tidy_row(record: ResultRecord, metric: str, group: Sequence[ResultRecord], spent: Compute) -> dict[str, str]:
     """One number with all that is known about it. `group`: the records of all its seeds."""
     plain = ("task", "n", "seed", "method_version", "config_hash", "run_hash", "commit", "device")
     return {
         **description_cells([record]),
         **metric_cells(group, metric),
-        **training_cells(record, hours),
+        **training_cells(record, spent),
         **{name: str(getattr(record, name)) for name in plain},
         "metric": metric,
         "value": fixed(record.metrics[metric], 6),
@@ -181,15 +194,15 @@ def cost_table(records: Sequence[ResultRecord]) -> pd.DataFrame:
     groups: dict[tuple[str, int], list[ResultRecord]] = defaultdict(list)
     for record in records:
         groups[record.run, record.seed].append(record)
-    hours = training_hours(records)
-    return pd.DataFrame([_cost_row(g, hours) for g in groups.values()], columns=list(COST), dtype=str).fillna("")
+    spent = compute(records)
+    return pd.DataFrame([_cost_row(g, spent) for g in groups.values()], columns=list(COST), dtype=str).fillna("")
 
 
-def _cost_row(group: Sequence[ResultRecord], hours: Hours) -> dict[str, str]:
+def _cost_row(group: Sequence[ResultRecord], spent: Compute) -> dict[str, str]:
     first = group[0]
     return {
         **{name: str(getattr(first, name)) for name in ("run", "method", "init", "arch", "seed")},
-        **training_cells(first, hours),
+        **training_cells(first, spent),
         "processes": _of(first.training, "processes"),
         "training_seconds": _of(first.training, "seconds", 1),
         "evaluation_seconds": fixed(sum(r.seconds for r in group), 1),
@@ -200,24 +213,27 @@ def _cost_row(group: Sequence[ResultRecord], hours: Hours) -> dict[str, str]:
 # -- cost ------------------------------------------------------------------------------------------------------------
 
 
-def training_hours(records: Sequence[ResultRecord]) -> Hours:
-    """What each run is built on, and the hours of its own training."""
-    hours: Hours = {}
+def compute(records: Sequence[ResultRecord]) -> Compute:
+    """What every run of the records has spent."""
+    hours: Spent = {}
+    teraflop: Spent = {}
     for r in records:
-        built_on = (r.init, r.init_seed) if r.init_seed is not None else None
-        hours[r.run, r.seed] = (built_on, r.training.process_hours if r.training else 0.0)
-    return hours
+        key, built_on, training = (r.run, r.seed), (r.init, r.init_seed) if r.init_seed is not None else None, r.training
+        hours[key] = (built_on, training.process_hours if training else 0.0)
+        counted = 0.0 if training is None else training.teraflop
+        teraflop[key] = (built_on, math.nan if counted is None else counted)
+    return Compute(hours, teraflop)
 
 
-def hours_with_init(run: str, seed: int, hours: Hours) -> float:
-    """A run's own hours and those of the runs that it is built on; what a public checkpoint cost counts as nothing.
+def with_init(run: str, seed: int, spent: Spent) -> float:
+    """What a run has spent itself and the runs that it is built on; what a public checkpoint cost counts as nothing.
 
     NaN where there is no record of a run that it is built on, or where records of different studies lead in a circle.
     """
     total, seen, key = 0.0, set(), (run, seed)
-    while key in hours and key not in seen:
+    while key in spent and key not in seen:
         seen.add(key)
-        built_on, own = hours[key]
+        built_on, own = spent[key]
         total += own
         if built_on is None:
             return total
@@ -225,7 +241,7 @@ def hours_with_init(run: str, seed: int, hours: Hours) -> float:
     return math.nan
 
 
-def training_cells(record: ResultRecord, hours: Hours) -> dict[str, str]:
+def training_cells(record: ResultRecord, spent: Compute) -> dict[str, str]:
     """What the record's run cost and saw."""
     training, key = record.training, (record.run, record.seed)
     return {
@@ -234,8 +250,11 @@ def training_cells(record: ResultRecord, hours: Hours) -> dict[str, str]:
         "samples_unit": _of(training, "samples_unit"),
         "training_device": _of(training, "device"),
         "training_gpu_hours": _of(training, "gpu_hours", 4),
-        "training_hours": fixed(hours[key][1], 4) if training else "",
-        "training_hours_with_init": fixed(hours_with_init(*key, hours), 4),
+        "training_hours": fixed(spent.hours[key][1], 4) if training else "",
+        "training_hours_with_init": fixed(with_init(*key, spent.hours), 4),
+        "training_teraflop": _of(training, "teraflop", 3),
+        "training_teraflop_with_init": fixed(with_init(*key, spent.teraflop), 3),
+        "training_cpu_seconds": _of(training, "cpu_seconds", 1),
     }
 
 

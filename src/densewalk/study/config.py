@@ -30,6 +30,7 @@ from densewalk.results.plan import DatasetName, Generated, Plan, PlannedBackbone
 from densewalk.study.checks import check_study
 from densewalk.study.runs import Baseline, ChangedRun, Name, TaughtRun, TrainedRun
 from densewalk.study.schema.members import TABLES, Evaluation, Run, Table
+from densewalk.study.shorthand.budgets import count_steps, spread_budget
 from densewalk.study.shorthand.evaluation_presets import SCHEMA, expand_evaluations
 from densewalk.study.shorthand.public_checkpoints import with_public_checkpoints
 from densewalk.study.shorthand.sweeps import as_written, expand_sweeps
@@ -79,25 +80,26 @@ class Study(Settings):
     pictures: PictureSettings = PictureSettings()
     """Images of every run's features on the page; they change no number."""
     execution: Execution = Execution()
-    """How jobs are run; changes no configuration hash."""
+    """How jobs are run; changes no configuration hash, but for `budget`."""
 
     @model_validator(mode="before")
     @classmethod
     def write_out_shorthand(cls, values: Any) -> Any:
         """Make every variant a run like any other, and every public checkpoint that is named one of the study's.
 
-        The same for a preset's evaluations.
+        The same for a preset's evaluations. Every run that trains gets the study's budget.
         """
         if isinstance(values, dict) and "evaluations" in values:
             values = {**values, "evaluations": expand_evaluations(values["evaluations"])}
         if not isinstance(values, dict) or not isinstance(values.get("runs"), dict):
             return values
-        return with_public_checkpoints({**values, "runs": expand_sweeps(values["runs"])})
+        return with_public_checkpoints(spread_budget({**values, "runs": expand_sweeps(values["runs"])}))
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
-        """See `check_study`."""
+        """See `check_study`; budgets in teraflop become steps."""
         check_study(self)
+        count_steps(self)
         return self
 
     # -- answers for the workflow ------------------------------------------------------------------------------------

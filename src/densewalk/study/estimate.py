@@ -13,7 +13,7 @@ from densewalk.data.amounts import Amount
 from densewalk.data.benchmarks import sizes
 from densewalk.data.receipts import CuratedReceipt, ImagesReceipt, Receipt, SequencesReceipt, VideoReceipt, read_receipt
 from densewalk.evaluations.common.settings import EvaluationSettings
-from densewalk.models.architecture import SIZES, Architecture, architecture_named
+from densewalk.models.architecture import Architecture, shape_of
 from densewalk.models.work import Work, parameters
 from densewalk.study.config import Study
 from densewalk.study.gpus import Gpu, Share, fits, gigabytes, ways_to_fit
@@ -155,16 +155,6 @@ def architecture(study: Study, run: str, found: Estimate) -> Architecture | None
     return known
 
 
-def shape_of(name: str) -> Architecture | None:
-    """An architecture, timm's by the size in its name; None where that does not tell."""
-    if known := architecture_named(name):
-        return known
-    parts = name.removeprefix("timm/").split(".")[0].split("_")
-    size = next((part for part in parts if part in SIZES), None)
-    patch = next((part for part in parts if part.startswith("patch")), None)
-    return architecture_named(f"vit_{size}_{patch}")
-
-
 def _runs(study: Study, name: str, amounts: _Amounts, found: Estimate) -> Iterator[Job]:
     run = study.runs[name]
     arch = architecture(study, name, found)
@@ -174,29 +164,35 @@ def _runs(study: Study, name: str, amounts: _Amounts, found: Estimate) -> Iterat
     settings, gpus = run.settings, study.execution.gpus_of(run.settings.RESOURCES)
     rule = f"train_{run.method}"
     samples = sum(settings.samples(amount) for source in run.data for amount in amounts.of(source))
-    try:
-        steps, _ = settings.total_steps(samples)
-    except UserError as error:
-        found.note(f"run {name}: {error}")
-        steps = settings.steps or 0
+    steps = _steps(name, settings, samples, found)
     if arch is None:
-        yield Job(rule, "trainings", name, len(run.seeds), gpus, steps, None, None, None)
+        hours = settings.budget.amount * len(run.seeds) if settings.budget and settings.budget.unit == "gpu_hours" else None
+        yield Job(rule, "trainings", name, len(run.seeds), gpus, steps, None, hours, None)
         return
     step = settings.step_work(arch)
-    flops = steps * step.flops
+    flops = None if steps is None else steps * step.flops * len(run.seeds)
+    hours = None if flops is None else found.gpu_hours(flops, found.precision)
+    if settings.budget is not None and settings.budget.unit == "gpu_hours":
+        hours = settings.budget.amount * len(run.seeds)
     how = study.execution
     share = Share(max(1, gpus), how.parts_of(name), how.gradient_checkpointing, None if how.compile else how.shard)
-    yield Job(
-        rule,
-        "trainings",
-        name,
-        len(run.seeds),
-        gpus,
-        steps,
-        flops * len(run.seeds),
-        found.gpu_hours(flops, found.precision) * len(run.seeds),
-        *_memory(step, found.precision, share, arch, settings, found.gpu),
-    )
+    memory = _memory(step, found.precision, share, arch, settings, found.gpu)
+    yield Job(rule, "trainings", name, len(run.seeds), gpus, steps, flops, hours, *memory)
+
+
+def _steps(name: str, settings: TrainingSettings, samples: int, found: Estimate) -> int | None:
+    """The steps of a training; None where they are measured when it begins."""
+    if settings.budget is not None:
+        found.note(f"run {name}: {settings.budget.text}; how many steps they pay for is measured when it begins")
+        return None
+    try:
+        steps, per_epoch = settings.total_steps(samples)
+    except UserError as error:
+        found.note(f"run {name}: {error}")
+        return settings.steps or 0
+    if (warmup := settings.warmup_steps(per_epoch)) > steps:
+        found.note(f"run {name}: its warm-up of {warmup:g} steps is longer than its {steps} steps; it would be refused")
+    return steps
 
 
 def _memory(

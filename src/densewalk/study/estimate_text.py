@@ -79,16 +79,17 @@ def _trainings(found: Estimate) -> str:
     for job in found.jobs:
         if job.gigabytes is None:
             continue
-        each = (job.gpu_hours or 0.0) / job.count
-        wall = each / max(1, job.gpus)
+        each = None if job.gpu_hours is None else job.gpu_hours / job.count
+        hours = ("", "") if each is None else (_number(each), _number(each / max(1, job.gpus)))
         least = smallest(job.gigabytes)
         fits_in = "none" if least is None else f"{least:g} GB"
         ways = ", or ".join(f"{name} ({_number(memory)} GB)" for name, memory in job.ways)
         advice = f"too much for {found.gpu.gigabytes:g} GB; fits {ways or 'with a smaller batch only'}"
         todo = "" if fits(job.gigabytes, found.gpu) else advice
         steps = "" if job.steps is None else str(job.steps)
-        rows.append((job.name, str(job.count), str(job.gpus), steps, _number(each), _number(wall), _number(job.gigabytes), fits_in, todo))
-    head = ("learns", "jobs", "GPUs", "steps", "GPU-hours each", "hours", "GB a GPU", "fits a GPU of", "")
+        work = "" if job.flops is None else _number(job.flops / job.count / 1e12)
+        rows.append((job.name, str(job.count), str(job.gpus), steps, work, *hours, _number(job.gigabytes), fits_in, todo))
+    head = ("learns", "jobs", "GPUs", "steps", "teraflop each", "GPU-hours each", "hours", "GB a GPU", "fits a GPU of", "")
     return columns(head, rows) if rows else ""
 
 
@@ -101,6 +102,8 @@ def _largest(jobs: Sequence[Job], hours: float) -> str:
 def _notes(study: Study, found: Estimate) -> list[str]:
     """What a reader must know."""
     notes = list(found.notes)
+    if (budget := study.execution.budget) is not None:
+        notes.append(f"execution.budget: {budget.text} for each training that gives no epochs, steps or budget itself")
     if study.execution.device == "cpu":
         notes.append("execution.device is cpu: the jobs ask for no GPU, and the GPU-hours are those of one that does their work")
     notes.append(f"states hold {CHECKPOINTS} checkpoints each and are kept until somebody removes them")

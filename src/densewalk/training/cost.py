@@ -1,4 +1,4 @@
-"""Time, GPU-hours, memory and energy of a job, over all its attempts and processes.
+"""Time, GPU-hours, CPU seconds, memory and energy of a job, over all its attempts and processes.
 
 results/state/{run}-s{seed}-{hash}/cost.json      the cost up to the newest checkpoint
 """
@@ -31,6 +31,7 @@ class Cost:
     peak_rss_mib: float  # of the largest process
     peak_gpu_mib: float | None  # most memory that torch had allocated on one GPU
     energy_wh: float | None  # of all GPUs, including other users' jobs on them
+    cpu_seconds: float | None = None  # of all processes and threads; of data-loading processes as soon as they have ended
 
     def after(self, before: "Cost") -> "Cost":
         """The cost of both attempts; what one of them did not measure is unknown for both."""
@@ -39,12 +40,12 @@ class Cost:
             values = getattr(self, name), getattr(before, name)
             return None if None in values else combine(values)
 
-        sums = {name: both(sum, name) for name in ("seconds", "gpu_hours", "energy_wh")}
+        sums = {name: both(sum, name) for name in ("seconds", "gpu_hours", "energy_wh", "cpu_seconds")}
         return Cost(**sums, **{name: both(max, name) for name in ("peak_rss_mib", "peak_gpu_mib")})
 
     def record(self) -> dict[str, float | None]:
         """Rounded, for a result record."""
-        digits = {"seconds": 2, "gpu_hours": 4, "peak_rss_mib": 1, "peak_gpu_mib": 1, "energy_wh": 3}
+        digits = {"seconds": 2, "gpu_hours": 4, "peak_rss_mib": 1, "peak_gpu_mib": 1, "energy_wh": 3, "cpu_seconds": 2}
         return {name: None if value is None else round(value, digits[name]) for name, value in asdict(self).items()}
 
 
@@ -54,19 +55,21 @@ class Meter:
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path, self.device = path, device
         self.before = cost_before(path)
-        self.begun, self.counter = time.monotonic(), energy_mj(device)
+        self.begun, self.begun_cpu, self.counter = time.monotonic(), cpu_seconds(), energy_mj(device)
 
     def total(self) -> Cost:
         """The cost so far; all processes must call it at the same time."""
         on_gpu = self.device.type == "cuda"
-        mine = [time.monotonic() - self.begun, peak_rss_mib(), peak_gpu_mib(self.device), self._energy_wh()]
-        seconds, rss, gpu, energy = distributed.gathered(torch.tensor(mine, dtype=torch.float64, device=self.device)).unbind(1)
+        cpu = cpu_seconds() - self.begun_cpu
+        mine = [time.monotonic() - self.begun, peak_rss_mib(), peak_gpu_mib(self.device), self._energy_wh(), cpu]
+        seconds, rss, gpu, energy, cpus = distributed.gathered(torch.tensor(mine, dtype=torch.float64, device=self.device)).unbind(1)
         this = Cost(
             seconds=seconds.max().item(),
             gpu_hours=seconds.sum().item() / 3600 if on_gpu else None,
             peak_rss_mib=rss.max().item(),
             peak_gpu_mib=gpu.max().item() if on_gpu else None,
             energy_wh=None if energy.isnan().any() else energy.sum().item(),
+            cpu_seconds=cpus.sum().item(),
         )
         return this if self.before is None else this.after(self.before)
 
@@ -134,6 +137,12 @@ def energy_mj(device: torch.device) -> int | None:
 def uuid_of(device: torch.device) -> str:
     """NVML's name of the GPU: numbers depend on CUDA_VISIBLE_DEVICES."""
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process with all its threads, and of its children that have ended, in seconds."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def peak_rss_mib() -> float:

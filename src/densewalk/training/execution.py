@@ -1,4 +1,4 @@
-"""How jobs are run. Nothing here enters a hash: changing it reruns nothing."""
+"""How jobs are run. Nothing here enters a hash, and changing it reruns nothing, but `budget`: it says how long trainings are."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Settings
+from densewalk.core.settings import Settings, is_null
+from densewalk.training.budget.settings import Budget
 
 Parts = Annotated[int, Field(ge=1)]
 VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})", re.ASCII)
@@ -24,6 +25,9 @@ def _stage(folder: str) -> str:
 class Execution(Settings):
     """Machine matters, the same for every job of a study."""
 
+    budget: Budget | None = Field(default=None, exclude_if=is_null)
+    """What each training may spend, whatever its preset says: of every run that gives no `epochs`, `steps` or `budget` itself. The one
+    key here that enters the hashes of runs: `teraflop` as a number of steps, a measured unit as it is."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda`."""
     workers: int = Field(default=4, ge=0, le=1024)

@@ -76,20 +76,10 @@ def train(
         TrainingError: the loss is not finite.
     """
     meter = Meter(state.folder / "cost.json", device)
-    method.to(device).train()
-    plain = shard(method, device) if execution.shard and distributed.world_size() > 1 else None
-    optimizer = make_optimizer(method)
-    # FSDP2 sends within the backward pass, too: the order of both would depend on the pass
-    averager = GradientAverager(learned_parameters(method, optimizer), during_backward=plain is None)
+    plain, optimizer, averager = ready(method, execution, device)
     done = resume(method, optimizer, state, device)
     sampler = StepSampler(len(data), batch_size, seed, done, method.total_steps)  # type: ignore[arg-type]
-    loader = DataLoader(
-        data,
-        batch_sampler=sampler,
-        num_workers=usable_workers(execution.workers),
-        pin_memory=device.type == "cuda",
-        worker_init_fn=leave_signals_to_parent,
-    )
+    loader = open_loader(data, sampler, usable_workers(execution.workers), device)
     progress = Progress("train", method.total_steps, done=done, seconds=execution.log_seconds)
     saved = time.monotonic()
     curve = open_curve(state, done, method.total_steps, execution)
@@ -110,6 +100,26 @@ def train(
                 raise Interrupted(f"step {step + 1} of {method.total_steps}", state.folder)
     progress.close()
     return Trained(fill(plain, method) if plain else method, method.total_steps, method.total_steps * batch_size, meter.keep())
+
+
+def ready(method: Method, execution: Execution, device: torch.device) -> tuple[Any, torch.optim.Optimizer, GradientAverager]:
+    """Put a method on the device, ready for `one_step`: what `fill` needs if it is sharded, the optimizer, what averages gradients."""
+    method.to(device).train()
+    plain = shard(method, device) if execution.shard and distributed.world_size() > 1 else None
+    optimizer = make_optimizer(method)
+    # FSDP2 sends within the backward pass, too: the order of both would depend on the pass
+    return plain, optimizer, GradientAverager(learned_parameters(method, optimizer), during_backward=plain is None)
+
+
+def open_loader(data: "Dataset[Any]", sampler: StepSampler, workers: int, device: torch.device) -> "DataLoader[Any]":
+    """Load the sampler's batches in so many processes, or in this one."""
+    return DataLoader(
+        data,
+        batch_sampler=sampler,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=leave_signals_to_parent,
+    )
 
 
 def open_curve(state: State, done: int, total: int, execution: Execution) -> LearningCurve:

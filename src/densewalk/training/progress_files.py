@@ -3,6 +3,7 @@
 results/state/{run}-s{seed}-{hash}/
     inputs.json           name -> fingerprint of everything that the state was made from
     plan.json             TrainingPlan
+    budget.json           PlannedLength, of a training whose length is a measured budget
     step-00001200.json    Seal of step-00001200.pt
     cost.json             CostRecord, up to the newest checkpoint
     metrics.jsonl         {"step": 20, "time": 1760000000.0, "loss": 8.1, "lr": 0.0004, ...}, a point of the learning curve each
@@ -29,9 +30,11 @@ from densewalk.core.progress import log
 from densewalk.core.provenance import UNKNOWN, Provenance
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import Model, read_model
+from densewalk.training.budget.settings import Budget
 
 NotNegative = Annotated[float, Field(ge=0)]
 PLAN = "plan.json"
+PLANNED_LENGTH = "budget.json"
 HOLDER = ".holder"  # who works in the folder
 
 
@@ -40,6 +43,21 @@ class TrainingPlan(Settings):
 
     steps: int = Field(ge=0)
     gpus: int = Field(ge=0)
+
+
+class PlannedLength(Settings):
+    """The steps that a measured budget pays for, written once, before the first of them.
+
+    step_seconds: of one step, in the budget's unit: CPU seconds of all processes, or seconds times GPUs. machine: where they were
+    measured. what: hash of all that decides what a step does, but for the seed. how: hash of machine, processes and execution.
+    """
+
+    steps: int = Field(ge=1)
+    budget: Budget
+    step_seconds: NotNegative
+    machine: str
+    what: str
+    how: str
 
 
 class How(Settings):
@@ -112,7 +130,8 @@ class CostRecord(Settings):
     """What a job has cost. None for what the device does not tell, which is never the same as zero.
 
     seconds: wall time. gpu_hours: of all GPUs. peak_rss_mib: of the largest process. peak_gpu_mib: what torch had allocated at
-    once on the fullest GPU. energy_wh: of all GPUs, whoever used them.
+    once on the fullest GPU. energy_wh: of all GPUs, whoever used them. cpu_seconds: of all processes and threads; records of earlier
+    versions have none.
     """
 
     seconds: NotNegative
@@ -120,6 +139,7 @@ class CostRecord(Settings):
     peak_rss_mib: NotNegative
     peak_gpu_mib: NotNegative | None
     energy_wh: NotNegative | None
+    cpu_seconds: NotNegative | None = None
 
 
 def read_progress(path: Path, model: type[Model]) -> Model:

@@ -9,12 +9,16 @@ from pydantic import Field, model_validator
 from densewalk.core.errors import UserError
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
-from densewalk.core.settings import MOST_STEPS, Epochs, Settings, Steps
+from densewalk.core.settings import MOST_STEPS, Epochs, Settings, Steps, is_null
 from densewalk.core.text.complaints import did_you_mean
 from densewalk.data.amounts import Amount
 from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
 from densewalk.models.work import LEARN, Work, kept, parameters, vit
+from densewalk.training.budget.settings import Budget
+
+LENGTHS = ("epochs", "steps", "budget")
+"""Settings that say how long a training is; one of them does."""
 
 
 def epochs_in(label: str) -> float | None:
@@ -78,23 +82,30 @@ class TrainingSettings(MethodSettings):
     batch_size: int = Field(default=64, ge=1)
     """Samples of one optimizer step over all processes together."""
     epochs: Epochs | None = None
-    """Passes over the data. Exactly one of `epochs` and `steps`."""
+    """Passes over the data. Exactly one of `epochs`, `steps` and `budget`."""
     steps: Steps | None = None
-    """Optimizer steps, at most ten million. Exactly one of `epochs` and `steps`."""
+    """Optimizer steps, at most ten million. Exactly one of `epochs`, `steps` and `budget`."""
+    budget: Budget | None = Field(default=None, exclude_if=is_null)
+    """As many steps as this pays for. Exactly one of `epochs`, `steps` and `budget`; `execution.budget` gives one to all runs that
+    have no length of their own."""
 
     @model_validator(mode="before")
     @classmethod
-    def steps_replace_default_epochs(cls, values: Any) -> Any:
-        """A study that says `steps` need not take back the default of `epochs`."""
-        if isinstance(values, dict) and values.get("steps") is not None and "epochs" not in values:
+    def length_replaces_default_epochs(cls, values: Any) -> Any:
+        """A study that says `steps` or a budget need not take back the default of `epochs`."""
+        if isinstance(values, dict) and "epochs" not in values and any(values.get(name) is not None for name in ("steps", "budget")):
             return {**values, "epochs": None}
         return values
 
     @model_validator(mode="after")
     def one_length(self) -> Self:
         """The length is given in one way."""
-        if (self.epochs is None) == (self.steps is None):
+        if self.budget is None and (self.epochs is None) == (self.steps is None):
             raise ValueError(f"set exactly one of epochs and steps (epochs={self.epochs}, steps={self.steps})")
+        if self.budget is not None and (self.epochs, self.steps) != (None, None):
+            raise ValueError(
+                f"set exactly one of epochs, steps and budget (epochs={self.epochs}, steps={self.steps}, budget={self.budget})"
+            )
         return self
 
     def ceilings(self) -> dict[str, Ceiling]:
@@ -133,6 +144,8 @@ class TrainingSettings(MethodSettings):
     def total_steps(self, samples: int) -> tuple[int, int]:
         """Optimizer steps in all and per epoch, for a data set of `samples` samples (incomplete batches are dropped).
 
+        Of a budget, `of_steps` gives settings with the number of steps first.
+
         Raises:
             UserError: one batch is larger than the data set, or the epochs have too many steps.
         """
@@ -144,6 +157,14 @@ class TrainingSettings(MethodSettings):
             found = f"{self.epochs:g} epochs of {per_epoch} steps are {total:,} steps"
             raise UserError(found, allowed=f"{MOST_STEPS:,}", todo="lower epochs")
         return total, per_epoch
+
+    def of_steps(self, steps: int) -> Self:
+        """The same settings with this number of steps for a length."""
+        return self.model_copy(update={"steps": steps, "epochs": None, "budget": None})
+
+    def warmup_steps(self, per_epoch: int) -> float:
+        """Steps until the learning rate is at its peak: of the setting `warmup_epochs`, if the method has one."""
+        return float(getattr(self, "warmup_epochs", 0)) * per_epoch
 
     # -- for `densewalk plan`: estimates, which a method gives that wants better ones ---------------------------------------------
 
@@ -176,9 +197,8 @@ class PresetSettings(TrainingSettings):
         if (name := values["preset"]) not in cls.PRESETS:
             raise ValueError(f"preset '{name}' is unknown{did_you_mean(str(name), cls.PRESETS)}; allowed: {', '.join(cls.PRESETS)}")
         preset = cls.preset_beside(values)
-        for length, other in (("steps", "epochs"), ("epochs", "steps")):
-            if values.get(length) is not None:
-                preset[other] = None
+        if given := [name for name in LENGTHS if values.get(name) is not None]:
+            preset |= {name: None for name in LENGTHS if name not in given}
         return {**preset, **values}
 
     @classmethod

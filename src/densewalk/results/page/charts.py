@@ -52,11 +52,14 @@ Curves = Mapping[str, Mapping[str, Sequence[float]]]  # seed -> quantity -> valu
 
 @dataclass(frozen=True)
 class Point:
-    """One run in the plot of cost against quality. half: of the interval, 0 for one seed. after: the run it is built on."""
+    """One run in the plot of cost against quality. half: of the interval, 0 for one seed. after: the run it is built on.
+
+    spent: hours, or counted teraflop.
+    """
 
     run: str
     method: str
-    hours: float
+    spent: float
     value: float
     half: float
     after: str | None
@@ -105,6 +108,7 @@ def method_legend(methods: Sequence[str]) -> Markup:
 
 
 PER_HOUR = {"h": 1, "min": 60, "s": 3600}
+COUNTED = "counted"  # in place of whose time it is
 WORDS = {"h": "hours", "min": "minutes", "s": "seconds"}
 
 
@@ -116,32 +120,40 @@ def time_unit(hours: float) -> str:
 
 
 @mpl.rc_context(STYLE)
-def cost_and_quality(name: str, metric: str, points: Sequence[Point], device: str, methods: Sequence[str]) -> Markup:
-    """Draw mean and interval of a metric by the time that a backbone took, an arrow from each run to what was built on it.
+def cost_and_quality(name: str, metric: str, points: Sequence[Point], unit: str, methods: Sequence[str]) -> Markup:
+    """Draw mean and interval of a metric by what a backbone has cost, an arrow from each run to what was built on it.
 
     Args:
-        name: of the evaluation. device: whose time it is. methods: of all runs of the page, in their order.
+        name: of the evaluation. unit: whose time it is, or COUNTED. methods: of all runs of the page, in their order.
     """
-    unit = time_unit(max(p.hours for p in points))
-    points = [replace(p, hours=p.hours * PER_HOUR[unit]) for p in points]
-    places = {p.run: (p.hours, p.value) for p in points}
+    scale, short, words = units_of(unit, max(p.spent for p in points))
+    points = [replace(p, spent=p.spent * scale) for p in points]
+    places = {p.run: (p.spent, p.value) for p in points}
     figure, (axis,) = _grid(1, width=4.6, height=3.2)
     for p in points:
         if p.after in places:
             arrow = {"arrowstyle": "->", "color": "#80808090", "lw": 1, "shrinkB": 5}
-            axis.annotate("", (p.hours, p.value), places[p.after], arrowprops=arrow)
-        axis.errorbar(p.hours, p.value, yerr=p.half or None, capsize=3, markersize=7, **marker_style(p.method, methods))
+            axis.annotate("", (p.spent, p.value), places[p.after], arrowprops=arrow)
+        axis.errorbar(p.spent, p.value, yerr=p.half or None, capsize=3, markersize=7, **marker_style(p.method, methods))
     axis.margins(x=0.2, y=0.16)
     low, high = axis.get_ylim()
     if (lacking := SPAN - (high - low)) > 0:
         axis.set_ylim(low - lacking / 2, high + lacking / 2)
     left, right = axis.get_xlim()
     axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= right])  # left of zero there is room for names, but no time
-    axis.set(xlim=(left, right), xlabel=f"{device} {WORDS[unit]}, initial runs included", ylabel=metric)
+    axis.set(xlim=(left, right), xlabel=f"{words}, initial runs included", ylabel=metric)
     _label_points(figure, axis, points[:NAMED])
-    costs = "; ".join(f"{p.run} {p.hours:.3g} {unit}, {p.value:.2f}" for p in points)
-    label = f"{name}: {metric} by {device} {WORDS[unit]}: {costs}"
-    return _svg(figure, name=f"cost-{name}", label=label)
+    costs = "; ".join(f"{p.run} {p.spent:.3g} {short}, {p.value:.2f}" for p in points)
+    label = f"{name}: {metric} by {words}: {costs}"
+    return _svg(figure, name=f"{'work' if unit == COUNTED else 'cost'}-{name}", label=label)
+
+
+def units_of(unit: str, most: float) -> tuple[float, str, str]:
+    """What hours of a device, or teraflop, are multiplied by on an axis that ends at `most`, and the unit there, short and in words."""
+    if unit == COUNTED:
+        return (1e-3, "petaflop", "counted petaflop") if most >= 1000 else (1.0, "teraflop", "counted teraflop")
+    short = time_unit(most)
+    return PER_HOUR[short], short, f"{unit} {WORDS[short]}"
 
 
 SPAN = 2.0  # least of the axis of a metric, in its unit: hundredths of a percent shall not look like a difference
@@ -156,14 +168,14 @@ def _label_points(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
     scale = 72 / figure.dpi
     inside = axis.bbox.frozen().transformed(Affine2D().scale(scale))
 
-    def at(hours: float, value: float) -> tuple[float, float]:
-        x, y = axis.transData.transform((hours, value))
+    def at(spent: float, value: float) -> tuple[float, float]:
+        x, y = axis.transData.transform((spent, value))
         return scale * x, scale * y
 
-    ends = [[at(p.hours, p.value + sign * p.half) for sign in (-1, 1)] for p in points]
+    ends = [[at(p.spent, p.value + sign * p.half) for sign in (-1, 1)] for p in points]
     taken = np.array([(x - 5, low - 5, x + 5, high + 5) for (x, low), (_, high) in ends])  # left, bottom, right, top
     for p in points:
-        (x, y), width, height = at(p.hours, p.value), 4.9 * len(p.run), 9.0
+        (x, y), width, height = at(p.spent, p.value), 4.9 * len(p.run), 9.0
         boxes = []
         for across, up in OFFSETS:
             center = (x + across * (width / 2 + 7), y + up * (height / 2 + 7 + (abs(up) > 1) * 6))
@@ -172,7 +184,7 @@ def _label_points(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
         box = boxes[int(np.argmin([float(_overlap(box, taken).sum()) + out for box, out in zip(boxes, outside, strict=True)]))]
         taken = np.vstack([taken, box.extents])
         offset = ((box.x0 + box.x1) / 2 - x, (box.y0 + box.y1) / 2 - y)
-        axis.annotate(p.run, (p.hours, p.value), offset, textcoords="offset points", ha="center", va="center", fontsize=8)
+        axis.annotate(p.run, (p.spent, p.value), offset, textcoords="offset points", ha="center", va="center", fontsize=8)
 
 
 def _overlap(box: Bbox, others: NDArray[np.float64]) -> NDArray[np.float64]:

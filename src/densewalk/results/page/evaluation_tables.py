@@ -12,7 +12,7 @@ from densewalk.results.plan import Plan
 from densewalk.results.records import ResultRecord
 from densewalk.results.significance import best_runs
 from densewalk.results.stale import code_reasons
-from densewalk.results.tables import SUFFIXES, Hours, grouped, metrics_in, of_task, tidy_row, training_hours, wide_row
+from densewalk.results.tables import COMPUTE, SUFFIXES, Compute, compute, grouped, metrics_in, of_task, tidy_row, wide_row
 
 # columns after the numbers, which come first so that a phone shows them; one that is the same in all rows stands above the table
 COLUMNS = ("method", "init", "arch", "compat", "seeds", "dataset", "protocol")
@@ -20,6 +20,7 @@ NAMES = {"dataset": "data", "arch": "architecture"}
 HOW = (
     *("evaluation", "protocol", "protocol_version", "dataset", "pretraining_data", "compat", "method_version"),
     *("training_steps", "samples_seen", "training_gpu_hours", "training_hours", "training_hours_with_init", "training_device"),
+    *COMPUTE,
 )
 # of a row's facts, those that are told once if they are the same for all rows
 ONCE = ("evaluation", "protocol", "protocol version", "dataset", "scored", "commit", "device", "versions")
@@ -27,7 +28,7 @@ ONCE = ("evaluation", "protocol", "protocol version", "dataset", "scored", "comm
 
 def evaluation_sections(plan: Plan, records: Sequence[ResultRecord], missing: Sequence[Output], now: Provenance) -> list[Section]:
     """A section for each table of the study. now: the code that results should have been made by."""
-    hours, sections = training_hours(records), []
+    spent, sections = compute(records), []
     for task in dict.fromkeys(e.table for e in plan.evaluations.values()):
         own = of_task(records, task)
         names = [name for name, e in plan.evaluations.items() if e.table == task]
@@ -35,20 +36,20 @@ def evaluation_sections(plan: Plan, records: Sequence[ResultRecord], missing: Se
         tables = []
         for name in names:
             label = f"{heading}, {name}" if len(names) > 1 else heading
-            tables.append(_table(name, label, plan, [r for r in own if r.evaluation == name], missing, hours, now))
+            tables.append(_table(name, label, plan, [r for r in own if r.evaluation == name], missing, spent, now))
         sections.append(Section(task, heading, tables))
     return sections
 
 
 def _table(
-    name: str, label: str, plan: Plan, records: Sequence[ResultRecord], missing: Sequence[Output], hours: Hours, now: Provenance
+    name: str, label: str, plan: Plan, records: Sequence[ResultRecord], missing: Sequence[Output], spent: Compute, now: Provenance
 ) -> EvaluationTable:
     """A row for each run of the plan, whether there is a result or not."""
     planned = plan.evaluations[name]
     groups, metrics = {run: group for (run, _), group in grouped(records).items()}, metrics_in(records)
     runs = [run for run in plan.runs if run in planned.runs]
     wide = {run: wide_row(groups[run], metrics) for run in runs if run in groups}
-    facts = {run: how_made(groups[run], hours, plan.results) for run in wide}
+    facts = {run: how_made(groups[run], spent, plan.results) for run in wide}
     same, columns = constants(list(wide.values()))
     best = best_of({run: groups[run] for run in wide}, metrics, planned.metrics)
     shared = [fact for fact in next(iter(facts.values()), []) if fact[0] in ONCE and all(fact in own for own in facts.values())]
@@ -104,11 +105,11 @@ def _number(row: Mapping[str, str], metric: str, best: bool) -> Number:
     return Number(row[metric], interval, published, published_delta, best)
 
 
-def how_made(group: Sequence[ResultRecord], hours: Hours, results: str) -> Facts:
+def how_made(group: Sequence[ResultRecord], spent: Compute, results: str) -> Facts:
     """Protocol, cost, provenance, published values and the command that makes the numbers again."""
     metrics = metrics_in(group)
-    lines = {m: tidy_row(group[0], m, group, hours) for m in metrics}
-    seeds = [tidy_row(r, metrics[0], group, hours) for r in group]
+    lines = {m: tidy_row(group[0], m, group, spent) for m in metrics}
+    seeds = [tidy_row(r, metrics[0], group, spent) for r in group]
 
     def of_all_seeds(name: str) -> str:
         return ", ".join(dict.fromkeys(line[name] for line in seeds if line[name]))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from densewalk.results.page.charts import NAMED, Point, class_values, cost_and_quality, learning_curves
+from densewalk.results.page.charts import COUNTED, NAMED, Point, class_values, cost_and_quality, learning_curves
 from densewalk.results.page.view import Chart
 from densewalk.results.plan import Plan
 from densewalk.results.records import ResultRecord
 from densewalk.results.significance import mean_and_interval
-from densewalk.results.tables import Hours, grouped, hours_with_init, training_hours
+from densewalk.results.tables import Spent, compute, grouped, with_init
 from densewalk.training.progress_files import read_points
 
 Curve = Mapping[str, Sequence[float]]  # quantity -> values, one of which is `step`
@@ -20,19 +20,25 @@ CLASSES, RUNS = 40, 6  # most that a chart of classes shows
 
 
 def costs(plan: Plan, records: Sequence[ResultRecord]) -> list[Chart]:
-    """For each evaluation its first metric by what the backbones cost, their initial runs included; none without two runs to compare."""
-    groups, hours = grouped(records), training_hours(records)
+    """For each evaluation its first metric by what the backbones cost, their initial runs included; none without two runs to compare.
+
+    By time, and by counted operations where they are known.
+    """
+    groups, spent = grouped(records), compute(records)
     methods = all_methods(plan, records)
     devices = {"GPU" if r.training.gpu_hours else "CPU" for r in records if r.training} or {"CPU"}
     device = devices.pop() if len(devices) == 1 else "process"
     charts = []
     for evaluation in plan.evaluations:
         own = {run: groups[run, evaluation] for run in plan.runs if (run, evaluation) in groups}
-        points = [p for run, group in own.items() if (p := _point(run, group, hours, plan)) is not None]
-        if len(points) > 1:
+        for unit, of_runs in ((device, spent.hours), (COUNTED, spent.teraflop)):
+            points = [p for run, group in own.items() if (p := _point(run, group, of_runs, plan)) is not None]
+            if len(points) < 2 or (unit == COUNTED and not any(p.spent for p in points)):
+                continue
             metric = next(iter(own[points[0].run][0].metrics))
             note = f"The first {NAMED} of {len(points)} runs are named." if len(points) > NAMED else ""
-            charts.append(Chart(f"{evaluation}: {metric}", cost_and_quality(evaluation, metric, points, device, methods), note))
+            title = f"{evaluation}: {metric}{' by counted work' if unit == COUNTED else ''}"
+            charts.append(Chart(title, cost_and_quality(evaluation, metric, points, unit, methods), note))
     return charts
 
 
@@ -41,11 +47,11 @@ def all_methods(plan: Plan, records: Sequence[ResultRecord]) -> list[str]:
     return list(dict.fromkeys([*(run.method for run in plan.runs.values()), *(r.method for r in records)]))
 
 
-def _point(run: str, group: Sequence[ResultRecord], hours: Hours, plan: Plan) -> Point | None:
-    """A run's place in the chart; None without a value, or where it is not known what it was built on."""
+def _point(run: str, group: Sequence[ResultRecord], of_runs: Spent, plan: Plan) -> Point | None:
+    """A run's place in the chart; None without a value, or where it is not known what it was built on or what it spent."""
     metric = next(iter(group[0].metrics))
     mean, half = mean_and_interval([r.metrics.get(metric) for r in group])
-    spent, _ = mean_and_interval([hours_with_init(run, r.seed, hours) for r in group])
+    spent, _ = mean_and_interval([with_init(run, r.seed, of_runs) for r in group])
     if mean != mean or spent != spent:
         return None
     init = plan.runs[run].init

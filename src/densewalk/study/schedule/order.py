@@ -7,8 +7,9 @@ comes after these.
 
 from functools import cached_property
 
+from densewalk.models.architecture import shape_of
 from densewalk.study.config import Study
-from densewalk.study.estimate import UTILIZATION, Estimate, shape_of
+from densewalk.study.estimate import UTILIZATION, Estimate
 from densewalk.study.gpus import gpu_named
 from densewalk.study.runs import TrainedRun
 from densewalk.training.settings import TrainingSettings
