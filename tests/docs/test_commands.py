@@ -31,6 +31,7 @@ COMMANDS = {
     "densewalk check studies/dora.yaml": 0,
     "densewalk status config.yaml": 0,
     "densewalk plan config.yaml --gpu h100": 0,
+    "densewalk plan studies/one_video.yaml --gpu h100": 0,
     "densewalk report config.yaml": 0,
     "densewalk why results/dora/s0/davis.json": 0,
     "densewalk stale config.yaml": 0,
@@ -67,6 +68,12 @@ DRY_RUNS = (
     "snakemake --directory demo --cores 2",
     "snakemake --directory benchmarks/frozen_real --cores 1 all",
     "snakemake --directory benchmarks/davis_floor --cores 1 all",
+    "snakemake --directory benchmarks/one_video --cores 1 all",
+    "snakemake --directory benchmarks/one_video --cores 1 --configfile benchmarks/one_video/config.yaml benchmarks/one_video/small.yaml -- all",
+    (
+        "snakemake --directory benchmarks/one_video --cores 1 --config results=results/pedestrians"
+        """ 'videos={"video": {"source": "data/videos/vtest_pedestrians_79s.mp4"}}' -- all"""
+    ),
 )
 
 # make: its recipe, without running it. .ci/run runs the four whole.
@@ -157,6 +164,8 @@ NOT_RUN = {
     "python benchmarks/growth.py": "minutes; it writes 1600 records",
     "ln -s FOLDER benchmarks/frozen_real/data": "a folder of the reader's",
     "ln -s FOLDER benchmarks/davis_floor/data": "a folder of the reader's",
+    "ln -s FOLDER benchmarks/one_video/data": "a folder of the reader's",
+    "densewalk fetch --config benchmarks/one_video/config.yaml": "a download",
     "tar -C data/coco -cf data/coco/train2017.tar train2017": "tar's own program; data/storage/test_archives.py makes such archives",
     "squeue --me -o '%i %T %k'": "needs a cluster",
 }
@@ -214,7 +223,8 @@ def folder(tmp_path_factory) -> Path:
     frames = np.random.default_rng(0).integers(0, 255, (40, 64, 96, 3), np.uint8)
     (folder / "data").mkdir()
     (folder / "studies").mkdir()
-    shutil.copy2(REPOSITORY / "studies" / "dora.yaml", folder / "studies")
+    for name in ("dora.yaml", "one_video.yaml"):
+        shutil.copy2(REPOSITORY / "studies" / name, folder / "studies")
     for name in ("data/lisbon.mp4", "walk.mp4"):
         write_video(folder / name, list(frames), 10.0)
     return folder

@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from densewalk.core.errors import UserError
 from densewalk.models.architecture import architecture_named
-from densewalk.study.config import parse_study
+from densewalk.study.config import load_study, parse_study
 from densewalk.study.estimate import Assumed, estimate
 from densewalk.study.estimate_text import text
 from densewalk.study.gpus import GPUS
-from tests.fixtures.studies import write_study
+from tests.fixtures.studies import REPOSITORY, write_study
 
 DINO = {"method": "dino", "init": "random", "arch": "vit_micro_patch16", "data": ["walk"]}
 STUDY = {
@@ -129,6 +130,42 @@ def test_the_plan_names_a_warm_up_that_a_budget_does_not_pay_for():
     _, cost = planned({"teraflop": 5})
     assert any(note.startswith("run default: its warm-up of") and note.endswith("its 2 steps; it would be refused") for note in cost.notes)
     assert not any(note.startswith("run preset: its warm-up") for note in cost.notes)
+
+
+PRETRAINING = {"mae", "simclr", "mocov3", "ibot", "dinov2", "crw", "dino", "dora", "distill"}
+
+
+@pytest.mark.parametrize("path", ["studies/one_video.yaml", "benchmarks/one_video/config.yaml"])
+def test_the_studies_of_one_video_compare_every_method_at_one_length_with_a_random_start(path):
+    found = load_study(REPOSITORY / path)
+    trained = {name: run for name, run in found.runs.items() if run.method != "none"}
+    assert {run.method for run in trained.values()} >= PRETRAINING
+    assert {tuple(run.seeds) for run in found.runs.values()} == {(0, 1, 2)}
+    assert len({(run.arch, run.init, tuple(run.data)) for run in trained.values()}) == len(found.videos) == 1
+    assert (found.baseline, found.runs["random_start"].method) == ("random_start", "none")
+    if found.execution.budget.unit == "cpu_seconds":
+        assert {run.settings.budget.cpu_seconds for run in trained.values()} == {300}
+        return
+    shape = architecture_named("vit_small_patch16")
+    for run in trained.values():
+        step = run.settings.step_work(shape).flops / 1e12
+        assert 0 <= found.execution.budget.teraflop - run.settings.steps * step < step
+        assert run.settings.warmup_steps(390_000 // run.settings.batch_size) < run.settings.steps
+
+
+def test_the_small_file_changes_length_and_seeds_of_the_small_study_alone():
+    folder = REPOSITORY / "benchmarks/one_video"
+    whole, small = (yaml.safe_load((folder / name).read_text()) for name in ("config.yaml", "small.yaml"))
+    assert small["runs"].keys() == whole["runs"].keys()
+    merged = {
+        **whole,
+        "results": small["results"],
+        "runs": {name: {**run, **small["runs"][name]} for name, run in whole["runs"].items()},
+        "execution": {**whole["execution"], **small["execution"]},
+    }
+    found = parse_study(merged)
+    assert [*found.jobs()] == [(name, 0) for name in whole["runs"]]
+    assert {run.settings.budget.text for run in found.runs.values() if run.method != "none"} == {"60 CPU seconds"}
 
 
 def test_a_study_with_a_budget_is_read_without_torch(tmp_path):
