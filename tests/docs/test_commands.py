@@ -69,7 +69,10 @@ DRY_RUNS = (
     "snakemake --directory benchmarks/frozen_real --cores 1 all",
     "snakemake --directory benchmarks/davis_floor --cores 1 all",
     "snakemake --directory benchmarks/one_video --cores 1 all",
-    "snakemake --directory benchmarks/one_video --cores 1 --configfile benchmarks/one_video/config.yaml benchmarks/one_video/small.yaml -- all",
+    (
+        "snakemake --directory benchmarks/one_video --cores 1"
+        " --configfile benchmarks/one_video/config.yaml benchmarks/one_video/small.yaml -- all"
+    ),
     (
         "snakemake --directory benchmarks/one_video --cores 1 --config results=results/pedestrians"
         """ 'videos={"video": {"source": "data/videos/vtest_pedestrians_79s.mp4"}}' -- all"""
