@@ -59,6 +59,7 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
     "neco_step": (neco.neco_step, (r"student0/cls_token", r"steps/0/loss")),
     "neco_views": (neco.neco_views, (r"(box_arithmetic|cases)/.+/gc",)),
     "pamr": (segments.pamr, (r"cases/.+/dilations", r"cases/.+/refined")),
+    "stego": (segments.stego, (r"(correlation/.+/coords1|cluster_probe/.+/clusters|crf/guidance)",)),
     "timetuning_eval": (frozen.timetuning_eval, (r"annotations", r"cases/.+/cluster_maps")),
     "timetuning_propagation": (timetuning.timetuning_propagation, (r".+/n_last_frames",)),
     "timetuning_sinkhorn": (timetuning.timetuning_sinkhorn, (r".+/scores", r".+/eps", r".+/q")),
@@ -69,7 +70,7 @@ ELSEWHERE = (
     *("cis", "paka"),
     *("eval_bootstrap", "eval_depth", "eval_depth_train", "eval_ladder", "eval_position"),
     *("mosic_loss",),
-    *("rasa", "stego"),
+    "rasa",
 )
 
 

@@ -20,7 +20,7 @@ KINDS = [
     *("dinov2_parts", "dinov2_step_centering", "dinov2_step_sinkhorn", "ibot_loss", "ibot_masks", "ibot_step"),
     *("dinov2_loss", "eval_correspondence", "eval_discovery", "eval_retrieval", "eval_vos"),
     *("davis_jf", "davis_propagation", "dora_step", "hummingbird", "knn", "lost", "neco_eval", "neco_loss", "neco_sort", "neco_step"),
-    *("neco_views", "pamr", "timetuning_eval", "timetuning_propagation", "timetuning_sinkhorn", "timetuning_step"),
+    *("neco_views", "pamr", "stego", "timetuning_eval", "timetuning_propagation", "timetuning_sinkhorn", "timetuning_step"),
 ]
 
 

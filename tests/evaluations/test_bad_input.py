@@ -108,6 +108,13 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], str, str | No
         "images/003.png",
         "masks/003.png",
     ),
+    "stego": (
+        "stego",
+        write_masks,
+        {**VALIDATION, "train_every": 2, "crops": "none", "train_size": 32, "code_dim": 4, "knn": 2, "batch_size": 2, "iterations": 1},
+        "images/003.png",
+        "masks/003.png",
+    ),
     "knn": ("knn", write_imagenet, {"resize": 18, "size": 16}, "val/n02/*", None),
     "linear": ("linear", write_imagenet, {"resize": 18, "size": 16, "batch_size": 4, "epochs": 1, "blocks": [1]}, "val/n02/*", None),
     "position": ("position", write_masks, {"images": "images", "input_size": 64, "held_out_every": 2}, "images/003.png", None),

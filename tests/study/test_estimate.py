@@ -94,6 +94,7 @@ EXAMPLES = {
     "linear_segmentation": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
     "overcluster": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
     "unsupervised_segmentation": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
+    "stego": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
     "discovery": {"root": "d", "dataset": "VOC12", "layout": "voc"},
     "ade20k_linear": {"root": "d", "dataset": "ADE20K"},
     "ade20k_upernet": {"root": "d", "dataset": "ADE20K"},

@@ -5,9 +5,11 @@ result = evaluate(settings, backbone_path, job)         # UserError: data are mi
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -84,6 +86,15 @@ def training_state(settings: EvaluationSettings, backbone: Path, job: Job) -> St
         "data": job.data or fingerprint(settings.data_paths).sha256,
     }
     return State(job.state / "training", inputs, how=How(device=job.device, processes=distributed.world_size()))
+
+
+def scratch(job: Job, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor in a file of its own in the job's folder of state, whose name is removed at once: it ends with the process."""
+    job.state.mkdir(parents=True, exist_ok=True)
+    path = job.state / "features.scratch"
+    stored = torch.from_file(str(path), shared=True, size=prod(shape), dtype=dtype).view(shape)
+    path.unlink()
+    return stored
 
 
 def load_network(settings: EvaluationSettings, path: Path, job: Job) -> Network:

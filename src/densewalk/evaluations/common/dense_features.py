@@ -28,7 +28,7 @@ from densewalk.evaluations.common.label_map_settings import (
     BatchedValidationSettings,
     FeatureSettings,
     LabelledSettings,
-    ValidationSettings,
+    ScoredSettings,
 )
 from densewalk.evaluations.common.shares import batches_of, in_order, own_batches
 from densewalk.evaluations.metrics.image_counts import ImageCounts, counted
@@ -72,7 +72,7 @@ def list_split(
     return examples[first::every]
 
 
-def list_validation(settings: ValidationSettings) -> list[Example]:
+def list_validation(settings: ScoredSettings) -> list[Example]:
     """The images that are scored."""
     return list_split(settings, "validation", settings.val_list, settings.val_every, settings.val_offset)
 

@@ -168,7 +168,7 @@ class RefinedSettings(LabelledSettings):
         return self
 
 
-class ValidationSettings(RefinedSettings):
+class ScoredSettings(RefinedSettings):
     """The images that are scored, and their size."""
 
     val_list: str = "val"
@@ -181,12 +181,6 @@ class ValidationSettings(RefinedSettings):
     """Side of the square images in pixels, rounded down to a multiple of the backbone's patch size."""
     mask_size: int = Field(default=100, ge=1)
     """Side that masks are reduced to."""
-    compat: Annotated[Literal["paper", "released"], Shown("compat {}")] = "paper"
-    """`paper`: the protocol as published. `released`: the released code's known deviations."""
-    count_absent_classes: bool | None = deviation(
-        source="PredsmIoU of NeCo's code", effect="ADE20K's empty class costs 1/151", omit_null=True
-    )
-    """Count a class that occurs nowhere as 0 in the mean, instead of leaving it out."""
 
     def feature_reads(self) -> dict[str, FeatureRead]:
         """The validation images, once."""
@@ -196,6 +190,17 @@ class ValidationSettings(RefinedSettings):
         """One pass over the scored images; what is clustered on their features is not counted."""
         images = self.images_of("validation", self.val_every, self.val_offset)
         return None if images is None else Work(images * vit(arch, self.input_size))
+
+
+class ValidationSettings(ScoredSettings):
+    """Scored images in the protocols of NeCo and Leopart."""
+
+    compat: Annotated[Literal["paper", "released"], Shown("compat {}")] = "paper"
+    """`paper`: the protocol as published. `released`: the released code's known deviations."""
+    count_absent_classes: bool | None = deviation(
+        source="PredsmIoU of NeCo's code", effect="ADE20K's empty class costs 1/151", omit_null=True
+    )
+    """Count a class that occurs nowhere as 0 in the mean, instead of leaving it out."""
 
 
 class BatchedValidationSettings(ValidationSettings):

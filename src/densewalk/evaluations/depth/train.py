@@ -15,7 +15,7 @@ from densewalk.core.errors import TrainingError
 from densewalk.core.progress import Progress, track
 from densewalk.data.benchmarks.depth import DepthImage
 from densewalk.data.images import normalize
-from densewalk.evaluations.common.base import Job, require_finite
+from densewalk.evaluations.common.base import Job, require_finite, scratch
 from densewalk.evaluations.common.periodic_saver import PeriodicSaver
 from densewalk.evaluations.common.shares import batches_of
 from densewalk.evaluations.depth.data import TrainingCrops, WholeImages
@@ -170,13 +170,4 @@ def whole_features(
         stored[first : first + len(images)] = features.cpu()
         first += len(images)
     assert stored is not None
-    return stored
-
-
-def scratch(job: Job, shape: tuple[int, ...]) -> Tensor:
-    """A float32 tensor in a file of its own, whose name is removed at once: it ends with the process."""
-    job.state.mkdir(parents=True, exist_ok=True)
-    path = job.state / "features.scratch"
-    stored = torch.from_file(str(path), shared=True, size=int(np.prod(shape)), dtype=torch.float32).view(shape)
-    path.unlink()
     return stored
