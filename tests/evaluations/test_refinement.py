@@ -6,6 +6,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from densewalk.core.hashing import config_hash
+from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job
 from densewalk.study.registry import evaluation_module, parse_evaluation
 from tests.fixtures.dense import COLORS, MeanColors, write_backbone
@@ -57,8 +58,9 @@ def score(name, root, **changes):
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_refined_label_maps(name, tmp_path):
+def test_refined_label_maps(name, tmp_path, monkeypatch):
     """Edges between patches: everything is found without and with it. Edges inside patches: with it alone."""
+    monkeypatch.setattr(dense_features, "write_segmentation_strip", lambda *_: None)
     write_stripes(tmp_path / "even", [(20, 40), (24, 44)])
     write_stripes(tmp_path / "odd", [(20, 40), (21, 47)])
     refine = {"refine": "pamr", "refine_dilations": [1, 2, 4]}

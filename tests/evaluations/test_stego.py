@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from densewalk.core.errors import Interrupted, UserError
+from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.stego import losses, views
 from densewalk.evaluations.stego import train as training
@@ -23,6 +24,12 @@ from densewalk.evaluations.stego.views import TrainingView, nearest_views
 from tests.fixtures.dense import COLORS, MeanColors, write_backbone, write_masks
 
 FEW = {"input_size": 32, "train_size": 32, "mask_size": 16, "crops": "none", "code_dim": 8, "knn": 2, "batch_size": 3, "iterations": 2}
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Drawing takes longer than all the rest."""
+    monkeypatch.setattr(dense_features, "write_segmentation_strip", lambda *_: None)
 
 
 def settings_of(root=".", **changes):
@@ -141,7 +148,7 @@ def test_the_cluster_loss_against_its_loop(sharpness):
                 values.append(sum(w * c for w, c in zip(weights, cosine, strict=True)) / sum(weights))
     with_gradient = codes.requires_grad_()
     loss = losses.cluster_loss(with_gradient, centers, sharpness)
-    assert float(loss) == pytest.approx(-sum(values) / 8, abs=1e-9)
+    assert loss.item() == pytest.approx(-sum(values) / 8, abs=1e-9)
     loss.backward()
     assert with_gradient.grad is None
 
@@ -192,7 +199,7 @@ def test_dropped_channels():
     assert torch.equal(drop_channels(maps, 0.0, torch.Generator()), maps)
 
 
-def test_neighbors_of_dropped_channels_follow_compat(tmp_path, monkeypatch):
+def test_neighbors_of_dropped_channels_follow_compat(undrawn, tmp_path, monkeypatch):
     write_masks(tmp_path)
     backbone, seen, original = write_backbone(tmp_path / "b.safetensors"), [], views.drop_channels
     monkeypatch.setattr(views, "drop_channels", lambda *a: (seen.append(1), original(*a))[1])
@@ -219,11 +226,11 @@ class Colors(MeanColors):
         return replace(found, cls=patches[:, 0], registers=patches[:, :0], patches=patches)
 
 
-@pytest.mark.parametrize("changes", [{}, {"refine": "pamr", "refine_dilations": [1, 2], "refine_iterations": 1}])
+@pytest.mark.parametrize("changes", [{}, {"refine": "pamr", "refine_dilations": [1, 2], "refine_iterations": 4}])
 def test_perfect_features_score_one_hundred(changes, tmp_path, monkeypatch):
     """Shifts and lengths for features whose cosines are 0 or 1."""
     write_masks(tmp_path, 12)
-    learning = {"iterations": 150, "learning_rate": 1e-2, "probe_learning_rate": 5e-2, "shift_random": 0.3, "dropout": 0.0, "knn": 3}
+    learning = {"iterations": 100, "learning_rate": 1e-2, "probe_learning_rate": 5e-2, "shift_random": 0.3, "dropout": 0.0, "knn": 3}
     settings = settings_of(tmp_path, batch_size=4, feature_samples=4, **learning, **changes)
     original = Stego.__init__
 
@@ -238,11 +245,13 @@ def test_perfect_features_score_one_hundred(changes, tmp_path, monkeypatch):
     assert result.n == 6
     assert result.details["pixel_accuracy"] == 100
     json.dumps(result.details, allow_nan=False)
+    assert (tmp_path / "out/strip.png").is_file()
 
 
-def test_resume_is_bitwise_equal(tmp_path, monkeypatch):
+def test_resume_is_bitwise_equal(undrawn, tmp_path, monkeypatch):
     write_masks(tmp_path)
     backbone = write_backbone(tmp_path / "b.safetensors")
+    monkeypatch.setattr(training, "CRF_PIXELS", 50)
     settings = settings_of(tmp_path, iterations=4, weight_crf=0.1)
     expected = evaluate(settings, backbone, job_in(tmp_path / "whole"))
     original = training.PeriodicSaver.is_due
@@ -261,7 +270,7 @@ def test_resume_is_bitwise_equal(tmp_path, monkeypatch):
     assert torch.equal(weights[0]["shares"], weights[1]["shares"])
 
 
-def test_a_finished_training_is_not_made_again(tmp_path, monkeypatch):
+def test_a_finished_training_is_not_made_again(undrawn, tmp_path, monkeypatch):
     write_masks(tmp_path)
     backbone = write_backbone(tmp_path / "b.safetensors")
     expected = evaluate(settings_of(tmp_path), backbone, job_in(tmp_path))
@@ -269,7 +278,7 @@ def test_a_finished_training_is_not_made_again(tmp_path, monkeypatch):
     assert evaluate(settings_of(tmp_path), backbone, job_in(tmp_path)) == expected
 
 
-def test_position_as_features(tmp_path):
+def test_position_as_features(undrawn, tmp_path):
     write_masks(tmp_path)
     backbone = write_backbone(tmp_path / "b.safetensors")
     for features in ("position", "position_code", "without_position"):
