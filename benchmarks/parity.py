@@ -24,7 +24,21 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script: `benchmarks` is not installed
 
-from benchmarks.reference_values import contrastive, crw, dora, frozen, geometry, landmarks, mae, masked, neco, parts, segments, timetuning
+from benchmarks.reference_values import (
+    contrastive,
+    crw,
+    dora,
+    frozen,
+    geometry,
+    landmarks,
+    mae,
+    masked,
+    neco,
+    paka,
+    parts,
+    segments,
+    timetuning,
+)
 from benchmarks.reference_values.rows import Note, Row, compare
 
 __all__ = ["FILES", "Note", "Row", "compare", "kind_of", "main", "rows_of"]
@@ -58,6 +72,7 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
     "neco_sort": (neco.neco_sort, (r".+/S", r".+/T", r".+/steep_s")),
     "neco_step": (neco.neco_step, (r"student0/cls_token", r"steps/0/loss")),
     "neco_views": (neco.neco_views, (r"(box_arithmetic|cases)/.+/gc",)),
+    "paka": (paka.paka, (r"cka/.+/student|roi/.+/tokens",)),
     "pamr": (segments.pamr, (r"cases/.+/dilations", r"cases/.+/refined")),
     "stego": (segments.stego, (r"(correlation/.+/coords1|cluster_probe/.+/clusters|crf/guidance)",)),
     "timetuning_eval": (frozen.timetuning_eval, (r"annotations", r"cases/.+/cluster_maps")),
@@ -67,7 +82,7 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
 }
 # kinds of reference values whose method or evaluation is not here
 ELSEWHERE = (
-    *("cis", "paka"),
+    "cis",
     *("eval_bootstrap", "eval_depth", "eval_depth_train", "eval_ladder", "eval_position"),
     *("mosic_loss",),
     "rasa",

@@ -1,4 +1,4 @@
-"""Steps of MAE, SimCLR, MoCo v3, iBOT, DINOv2 and the contrastive random walk, each against the passes that it is made of.
+"""Steps of MAE, SimCLR, MoCo v3, iBOT, DINOv2, PaKA and the contrastive random walk, each against the passes that it is made of.
 
     python benchmarks/self_supervised.py                                    # ViT-S/16, two images a batch: some minutes
     python benchmarks/self_supervised.py --arch vit_micro_patch16 --batch 4
@@ -20,32 +20,42 @@ from torch import Tensor
 
 from densewalk.methods.crw.walk import chains, cycle_loss, transitions
 from densewalk.methods.mocov3.method import MocoV3
+from densewalk.methods.paka.method import Paka
 
 CPU = torch.device("cpu")
 
 
-def passes(method: Any, batch: Any) -> Tensor:
-    """The sum of all outputs of a step's forward passes."""
+def passes(method: Any, batch: Any) -> list[Tensor]:
+    """All outputs of a step's forward passes."""
     match type(method).__name__:
         case "Mae":
-            return method.decoder(method.encode(batch["images"], batch["order"]), batch["order"]).sum()
+            return [method.decoder(method.encode(batch["images"], batch["order"]), batch["order"])]
         case "Simclr":
-            return method.projector(method.backbone.cls(batch.transpose(0, 1).flatten(0, 1))).sum()
+            return [method.projector(method.backbone.cls(batch.transpose(0, 1).flatten(0, 1)))]
         case "MocoV3":
             return moco_passes(method, batch)
         case "Crw":
-            return method.head(method.backbone.tokens(batch.flatten(0, 2)).patches.mean(dim=1)).sum()
+            return [method.head(method.backbone.tokens(batch.flatten(0, 2)).patches.mean(dim=1))]
         case "Dino":
-            teacher, (logits, _) = method.encode_teacher(batch["global"]), method.encode_student(batch)
-            return logits.sum() + teacher.sum()
+            return [method.encode_teacher(batch["global"]), method.encode_student(batch)[0]]
     teacher, student = method.encode_teacher(batch), method.encode_student(batch)
-    return student.cls.sum() + student.patches.sum() + teacher.cls.sum()
+    outputs = [student.cls, student.patches, teacher.cls]
+    return [*outputs, *aligned_passes(method, batch)] if isinstance(method, Paka) else outputs
 
 
-def moco_passes(method: MocoV3, batch: Tensor) -> Tensor:
+def aligned_passes(method: Paka, batch: dict[str, Tensor]) -> list[Tensor]:
+    """The teacher's plain global views, the student's crops to align, and heads on as many patches as are aligned."""
+    with torch.no_grad():
+        plain = method.teacher.backbone.tokens(batch["plain"].flatten(0, 1)).patches
+    crops = method.student.backbone.tokens(batch["aligned"].flatten(0, 1)).patches
+    places = method.side**2
+    aligned = plain[:, :places].repeat_interleave(len(crops) // len(plain), dim=0)
+    return [method.student.aligned_head(crops[:, :places]), method.teacher.aligned_head(aligned)]
+
+
+def moco_passes(method: MocoV3, batch: Tensor) -> list[Tensor]:
     """Queries of both views, and their keys."""
-    queries = [method.predictor(method.student(view)) for view in batch.unbind(1)]
-    return torch.stack([x.sum() for x in (*queries, *method.encode_keys(batch))]).sum()
+    return [*(method.predictor(method.student(view)) for view in batch.unbind(1)), *method.encode_keys(batch)]
 
 
 def cpu_seconds(function: Callable[[], Any], repeat: int) -> float:
@@ -70,7 +80,9 @@ def seconds_of(training: Training, repeat: int) -> tuple[float, float]:
             getattr(method, name, []).clear()
 
     def plain() -> None:
-        passes(method, batch).backward()
+        learned = [output for output in passes(method, batch) if output.requires_grad]
+        # ones in memory: the gradient of a sum is one number seen many times, for which matrix products have a slow path
+        torch.autograd.backward(learned, [torch.ones_like(output) for output in learned])
         getattr(method, "patch_sums", []).clear()
 
     plain()
@@ -136,6 +148,7 @@ def main() -> None:
         trainings.mocov3(args.arch, batch_size=args.batch),
         trainings.ibot(args.arch, batch_size=args.batch, **heads),
         trainings.dinov2(args.arch, batch_size=args.batch, **heads),
+        trainings.paka(args.arch, batch_size=args.batch, global_size=224, local_size=112, **heads),
         trainings.crw(args.arch, batch_size=1),
     ]
     print(f"{args.arch}, {args.batch} images of 224 px (one clip of 4 frames), one thread\n")

@@ -32,6 +32,9 @@ from densewalk.methods.mocov3.settings import MocoV3Settings
 from densewalk.methods.neco.augmentation import NecoCrops
 from densewalk.methods.neco.method import Neco
 from densewalk.methods.neco.settings import NecoSettings
+from densewalk.methods.paka.augmentation import PakaCrops
+from densewalk.methods.paka.method import Paka
+from densewalk.methods.paka.settings import PakaSettings
 from densewalk.methods.simclr.method import Simclr, SimclrViews
 from densewalk.methods.simclr.settings import SimclrSettings
 from densewalk.methods.timetuning.clips import ClipDataset, Video
@@ -144,6 +147,12 @@ def dinov2(arch: str, image: tuple[int, int] = (480, 640), **settings: Any) -> T
     return Training("DINOv2", s, architecture_named(arch), DinoV2, MaskedCrops(Decoded(*image), s))
 
 
+def paka(arch: str, image: tuple[int, int] = (480, 640), **settings: Any) -> Training:
+    """PaKA."""
+    s = PakaSettings(steps=STEPS, warmup_epochs=0, freeze_last_layer_epochs=0, epoch_steps=None, **settings)
+    return Training("PaKA", s, architecture_named(arch), Paka, PakaCrops(Decoded(*image), s))
+
+
 def crw(arch: str, image: tuple[int, int] = (270, 480), **settings: Any) -> Training:
     """The contrastive random walk."""
     s = CrwSettings(steps=STEPS, **settings)
@@ -165,6 +174,7 @@ def small(**changes: Any) -> list[Training]:
         mocov3(arch, image, batch_size=16, size=64, projector_hidden=64, predictor_hidden=64, out_dim=32),
         ibot(arch, image, **head, **views),
         dinov2(arch, image, **head, **views),
+        paka(arch, image, **head, **views, aligned_crops=2, paka_hidden=64, paka_out=32),
         crw(arch, image, batch_size=2, size=64, node_size=32, node_stride=32, out_dim=32, edge_dropout=0.0),
     ]
 
@@ -182,6 +192,7 @@ def medium() -> list[Training]:
         mocov3(arch, batch_size=16),
         ibot(arch, batch_size=4, local_crops=2, **head),
         dinov2(arch, batch_size=4, local_crops=2, **head),
+        paka(arch, batch_size=4, local_crops=2, global_size=224, local_size=112, aligned_crops=4, **head),
         crw(arch, batch_size=2, edge_dropout=0.0),
     ]
 

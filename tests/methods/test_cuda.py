@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from densewalk.ops.soft_sort import loss as sorting
 from densewalk.training.optimizer import make_optimizer, set_schedules
 
-NAMES = ("DINO", "DoRA", "NeCo", "Time-Tuning", "MAE", "SimCLR", "MoCo v3", "iBOT", "DINOv2")
+NAMES = ("DINO", "DoRA", "NeCo", "Time-Tuning", "MAE", "SimCLR", "MoCo v3", "iBOT", "DINOv2", "PaKA")
 
 
 def made(name, monkeypatch, **changes):

@@ -19,6 +19,7 @@ from densewalk.training.tensorboard import EventFile, newest_event_file
 # logged quantity -> at or below which value a training has collapsed, and what that means
 COLLAPSED = {
     "feature_rank": (1.1, "the features of all images are nearly the same"),
+    "patch_rank": (1.1, "the features of all patches are nearly the same"),
     "teacher_mean_entropy": (math.log(2), "all images share fewer than two prototypes"),
     "patch_mean_entropy": (math.log(2), "all patches share fewer than two prototypes"),
 }

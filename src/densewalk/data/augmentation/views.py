@@ -1,9 +1,12 @@
 """Crops of one image with how to distort each, and views of a batch of them: what DINO and all that are built like it train on.
 
 crop, distortion = random_crop(image, 224, (0.4, 1.0), generator, blur=1.0)      # where the image is read
+drawn = draw_crop(image, (0.4, 1.0), generator, blur=1.0); drawn.cut(image, 224)   # the same, its box kept
 sample = collect("global", [(crop, distortion), ...], 224)
 views = make_views(batch, device)["global"]                                        # on the device, [b, views, 3, size, size]
 """
+
+from typing import NamedTuple
 
 import torch
 from jaxtyping import UInt8
@@ -26,6 +29,24 @@ def collect(kind: str, crops: list[tuple[Tensor, Distortion]], size: int) -> dic
     return {kind: images, f"{kind}_distortions": to_rows([distortion for _, distortion in crops])}
 
 
+class DrawnCrop(NamedTuple):
+    """Where a crop is, and how to distort it."""
+
+    box: Box
+    distortion: Distortion
+
+    def cut(self, image: UInt8[Tensor, "3 height width"], size: int) -> tuple[UInt8[Tensor, "3 size size"], Distortion]:
+        """The crop, resized and not yet distorted."""
+        return resized_crop(image, self.box, size, InterpolationMode.BICUBIC), self.distortion
+
+
+def draw_crop(
+    image: UInt8[Tensor, "3 height width"], scale: tuple[float, float], generator: Generator, *, blur: float, solarize: float = 0.0
+) -> DrawnCrop:
+    """A box, flip, colors, blur with probability `blur`, solarization with probability `solarize`."""
+    return DrawnCrop(sample_box(image, scale, generator), draw_flip_and_colors(generator, blur=blur, solarize=solarize))
+
+
 def random_crop(
     image: UInt8[Tensor, "3 height width"],
     size: int,
@@ -35,11 +56,15 @@ def random_crop(
     blur: float,
     solarize: float = 0.0,
 ) -> tuple[UInt8[Tensor, "3 size size"], Distortion]:
-    """One crop and how to distort it: flip, colors, blur with probability `blur`, solarization with probability `solarize`."""
-    crop = resized_crop(image, sample_box(image, scale, generator), size, InterpolationMode.BICUBIC)
+    """One crop and how to distort it, as `draw_crop` draws it."""
+    return draw_crop(image, scale, generator, blur=blur, solarize=solarize).cut(image, size)
+
+
+def draw_flip_and_colors(generator: Generator, *, blur: float, solarize: float = 0.0) -> Distortion:
+    """A flip with probability 1/2, then colors, and solarization with probability `solarize`."""
     flip = maybe(0.5, generator)
     colors = draw_colors(generator, blur=blur)
-    return crop, colors._replace(flip=flip, solarize=maybe(solarize, generator))
+    return colors._replace(flip=flip, solarize=maybe(solarize, generator))
 
 
 def sample_box(image: Tensor, scale: tuple[float, float], generator: Generator) -> Box:

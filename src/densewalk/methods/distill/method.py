@@ -22,9 +22,8 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import derive_seed
-from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD, PixelStatistics
 from densewalk.data.augmentation.views import make_views
-from densewalk.data.images import normalize
+from densewalk.data.images import denormalize, normalize
 from densewalk.data.sources import Source, open_images
 from densewalk.methods.distill.augmentation import DistillCrops
 from densewalk.methods.distill.losses import feature_loss, map_loss
@@ -36,6 +35,7 @@ from densewalk.ops.collapse import feature_rank
 from densewalk.training.method import Method, ParamGroup, decay_groups
 from densewalk.training.sampler import Item
 from densewalk.training.schedules import constant, per_step
+from densewalk.visualization.similarity import draw_similarity, to_row
 from densewalk.visualization.strips import write_rows
 
 IMAGES_SHOWN = 4  # in the image of a finished training
@@ -154,7 +154,7 @@ class Distill(Method):
     @torch.no_grad()
     def _encode(self, number: int, images: Images) -> Features:
         teacher = self.teachers[number].eval().to(images.device)
-        shown = normalize(denormalized(images), teacher.statistics)
+        shown = normalize(denormalize(images), teacher.statistics)
         return Features(teacher.dense(shown), teacher.pooled(shown) if self.settings.pooled_weight else None)
 
     def pictures(self, data: "Dataset[dict[str, Tensor]]", folder: Path) -> None:
@@ -167,8 +167,8 @@ class Distill(Method):
         tokens = self.backbone.tokens(batch["images"])
         learned = self.dense_projectors[0](tokens.patches).transpose(1, 2).unflatten(2, tokens.grid)
         taught = self.encode_teacher(0, batch["shown"], batch["index"]).map
-        rows = [denormalized(batch["shown"]), *(similarity(m, self.settings.teachers_size) for m in (taught, learned))]
-        write_rows(folder / "similarity.png", [pixels_of(row) for row in rows])
+        rows = [denormalize(batch["shown"]), *(draw_similarity(m, self.settings.teachers_size) for m in (taught, learned))]
+        write_rows(folder / "similarity.png", [to_row(row) for row in rows])
 
     def export(self) -> Backbone:
         """The network without projectors."""
@@ -195,27 +195,6 @@ def resized(images: Images, side: int) -> Float[Tensor, "batch 3 {side} {side}"]
     if images.shape[-1] == side:
         return images
     return F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True)
-
-
-def denormalized(images: Images) -> Images:
-    """Pixels in 0..1."""
-    usual = PixelStatistics(IMAGENET_MEAN, IMAGENET_STD)
-    mean, std = (images.new_tensor(values)[:, None, None] for values in usual)
-    return images * std + mean
-
-
-def similarity(features: Float[Tensor, "batch dim rows columns"], side: int) -> Float[Tensor, "batch 3 {side} {side}"]:
-    """Cosine of each position with the middle one, as gray images: black -1, white 1."""
-    features = F.normalize(features.float(), dim=1)
-    middle = features[:, :, features.shape[2] // 2, features.shape[3] // 2, None, None]
-    cosine = (features * middle).sum(dim=1, keepdim=True)
-    return F.interpolate((cosine + 1) / 2, (side, side)).expand(-1, 3, -1, -1)
-
-
-def pixels_of(images: Images) -> tuple[Any, Any]:
-    """8-bit pixels, with no labels, for a row of an image."""
-    pixels = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return pixels, 0 * pixels[..., 0]
 
 
 METHOD = Distill

@@ -21,8 +21,8 @@ from torch import Generator, Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from densewalk.core import distributed
-from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from densewalk.data.augmentation.views import make_views
+from densewalk.data.images import denormalize
 from densewalk.data.sources import Source, open_images
 from densewalk.methods.dino.losses import dino_loss, koleo, teacher_entropies
 from densewalk.methods.dino.self_distillation import SelfDistillation, clip_each, stops_on_bad_batch
@@ -199,8 +199,7 @@ class MaskedDistillation(SelfDistillation):
         for network, own in ((self.teacher, None), (self.student, masks)):
             _, patches = network.encode(images, own)
             maps.append(network.patch_prototypes(network.bottleneck(patches)).argmax(dim=-1).unflatten(1, self.grid))
-        mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-        pixels = ((images * std + mean).clamp(0, 1) * 255).round().byte().cpu()
+        pixels = (denormalize(images).clamp(0, 1) * 255).round().byte().cpu()
         patch = self.student.backbone.patch
         hidden = masks.unflatten(1, self.grid).repeat_interleave(patch, 1).repeat_interleave(patch, 2).cpu()
         draw_prototypes(folder / "prototypes.png", torch.stack([pixels, pixels * ~hidden[:, None]], 1), torch.stack(maps, 1).cpu())
@@ -247,7 +246,7 @@ def layer_groups(method: MaskedDistillation) -> list[ParamGroup]:
 
 def rate_factor(name: str, backbone: Backbone, s: MaskedDistillationSettings) -> float:
     """The factor of the learning rate of a parameter of the student."""
-    if name.startswith(("head.", "patch_head.", "patch_layer.")):
+    if not (name.startswith("backbone.") or name == "mask_token"):  # of heads
         return 1.0
     layer, layers = backbone.layer_of(name.removeprefix("backbone."))  # the mask token's is 0, as that of all embeddings
     return s.layer_decay ** (layers - 1 - layer) * (s.patch_embed_lr_factor if "patch_embed." in name else 1.0)

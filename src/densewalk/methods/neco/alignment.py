@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from densewalk.methods.neco.settings import NecoSettings
+from densewalk.ops.roi_align import aligned_patches
 
 InGlobal = Float[Tensor, "batch globals views 4"]  # boxes as left, top, right, bottom in patches
 InView = Float[Tensor, "batch views globals 4"]
@@ -74,8 +74,7 @@ def resample(
     """RoIAlign of several boxes of each map, `side` squared patches each."""
     shape = boxes.shape[:3]
     numbers = torch.arange(shape[0] * shape[1], device=boxes.device).repeat_interleave(shape[2])
-    numbered = torch.cat([numbers[:, None], boxes.flatten(0, 2)], dim=1)
-    return roi_align(maps.flatten(0, 1), numbered.to(maps.dtype), side, aligned=True).flatten(2).transpose(1, 2).unflatten(0, shape)
+    return aligned_patches(maps.flatten(0, 1), numbers, boxes.flatten(0, 2), side).unflatten(0, shape)
 
 
 def distances(
