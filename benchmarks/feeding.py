@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import InterpolationMode
 
 from densewalk.data.augmentation.resize import resize_by_products, resized_crops
 from densewalk.data.augmentation.views import make_views
+from densewalk.data.stretches import Video
 from densewalk.methods.dino import augmentation as dino
 from densewalk.methods.dino.settings import DinoSettings
 from densewalk.methods.dora import augmentation as dora
@@ -51,7 +52,7 @@ def methods() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
     images, clips, short = Decoded(480, 640, 3), Decoded(8, 540, 960, 3), Decoded(4, 480, 854, 3)
     once, twice = DoraSettings(compat="released").resolved(), DoraSettings(global_views=2).resolved()
     tuned = TimeTuningSettings().resolved()
-    video = timetuning.Video(lambda _: short[0], 0, 100)
+    video = Video(lambda _: short[0], 0, 100)
     return {
         "DoRA, clip of 8 frames": (dora.DoraClips(clips, once), lambda b: dora.make_views(b, once, CPU)),
         "DoRA, two global views": (dora.DoraClips(clips, twice), lambda b: dora.make_views(b, twice, CPU)),

@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from densewalk.data.augmentation.draws import to_rows
 from densewalk.evaluations.metrics.segmentation import confusion_matrix, hungarian, many_to_one, mean_iou, reassign
 from densewalk.methods.timetuning.clips import crop_clip, make_views
-from densewalk.methods.timetuning.method import Clusterer, TimeTuning
+from densewalk.methods.timetuning.method import TimeTuning
 from densewalk.methods.timetuning.settings import TimeTuningSettings
+from densewalk.models.heads import Clusterer
 from densewalk.models.loading import create
 from densewalk.ops.label_propagation import Rule, follow
 from densewalk.ops.sinkhorn import sinkhorn

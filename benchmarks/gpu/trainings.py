@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from densewalk.data.sources import SpacedImages
+from densewalk.data.stretches import Video
 from densewalk.methods.crw.clips import WalkClips
 from densewalk.methods.crw.method import Crw
 from densewalk.methods.crw.settings import CrwSettings
@@ -37,7 +38,7 @@ from densewalk.methods.paka.method import Paka
 from densewalk.methods.paka.settings import PakaSettings
 from densewalk.methods.simclr.method import Simclr, SimclrViews
 from densewalk.methods.simclr.settings import SimclrSettings
-from densewalk.methods.timetuning.clips import ClipDataset, Video
+from densewalk.methods.timetuning.clips import ClipDataset
 from densewalk.methods.timetuning.method import TimeTuning
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.models.architecture import Architecture, architecture_named

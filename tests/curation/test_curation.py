@@ -22,6 +22,7 @@ from densewalk.data.image_folder import open_image_folder
 from densewalk.data.receipts import CuratedReceipt, VideoReceipt, read_receipt, write_receipt
 from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.data.sources import Source
+from densewalk.data.stretches import segments
 from densewalk.data.video.clips import VideoClips
 from densewalk.data.video.encode import write_video
 from densewalk.data.video.transcode import transcode
@@ -33,7 +34,6 @@ from densewalk.methods.dino.method import Dino
 from densewalk.methods.dino.settings import DinoSettings
 from densewalk.methods.dora.method import Dora
 from densewalk.methods.dora.settings import DoraSettings
-from densewalk.methods.timetuning.clips import segments
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create
 from densewalk.ops.clustering import kmeans

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from densewalk.core.errors import UserError
 from densewalk.data.augmentation.draws import to_rows
 from densewalk.data.sources import Source
+from densewalk.data.stretches import segments, videos_of
 from densewalk.methods.timetuning import method as timetuning
-from densewalk.methods.timetuning.clips import crop_clip, make_views, sample_frames, segments, videos_of
+from densewalk.methods.timetuning.clips import crop_clip, make_views, sample_frames
 from densewalk.methods.timetuning.method import TimeTuning
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.models import blocks
@@ -424,7 +425,7 @@ def test_folders_of_frames_and_of_pictures(tmp_path):
         assert all(torch.equal(sample[key], again[key]) for key in sample)
         assert not torch.equal(sample["clip"], other["clip"])
     chosen = Source("s", sequences_receipt(tmp_path / "sequences", chosen=("b",)))
-    assert [v.length for v in videos_of(chosen, small().resolved())] == [2]
+    assert [v.length for v in videos_of(chosen, 5.0, 3)] == [2]
     still = data[Item(3, seed=4)]["clip"]
     assert torch.equal(still[0], still[2])
 
@@ -440,12 +441,12 @@ def test_video_files_are_cut_into_segments(tmp_path):
     write_video(tmp_path / "walk.mp4", frames, 8.0)
     settings = VideoSettings(source=str(tmp_path / "walk.mp4"))
     source = Source("walk", transcode(settings, tmp_path / "copy.mp4"))
-    videos = videos_of(source, small(segment_seconds=1.0).resolved())
+    videos = videos_of(source, 1.0, 3)
     assert [(v.start, v.length) for v in videos] == [(0, 8), (8, 8), (16, 8)]
     assert videos[1].read([videos[1].start])[0].float().mean() == pytest.approx(np.mean(frames[8]), abs=4)
     assert TimeTuning.dataset(small(segment_seconds=1.0), [source])[Item(2, seed=0)]["clip"].shape == (3, 3, 48, 48)
     with pytest.raises(UserError, match=r"walk: no usable part without a scene cut has 30 frames"):
-        videos_of(source, small(frames=30).resolved())
+        videos_of(source, 5.0, 30)
 
 
 def augment(clip, settings, generator):

@@ -1,13 +1,15 @@
-"""Projection heads."""
+"""Projection heads, and a network that clusters patches behind one."""
 
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densewalk.core import distributed
+from densewalk.core.errors import UserError
+from densewalk.models.backbone import Backbone
 from densewalk.ops.cpu.linear import Linear, linear
 
 
@@ -109,3 +111,61 @@ class BatchNormOverProcesses(nn.BatchNorm1d):
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance, self.momentum)
+
+
+class Clusterer(nn.Module):
+    """Backbone, projection head to unit vectors, and prototypes of unit length (Time-Tuning, MoSiC).
+
+    Args:
+        size: side of the images in pixels. learning: last blocks of the backbone that learn; everything else is frozen, the final norm too.
+        widths: of the head's layers, the prototypes' dimension last. prototypes: how many.
+    """
+
+    def __init__(self, backbone: Backbone, size: int, *, learning: int, widths: list[int], prototypes: int) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False)
+        self.backbone.vit.blocks[-learning:].requires_grad_(True)
+        self.learning = learning
+        self.grid = (size // backbone.patch, size // backbone.patch)
+        self.head = PatchHead([backbone.dim, *widths], normalize=True)
+        self.prototypes = nn.Parameter(torch.randn(prototypes, widths[-1]))
+        self.normalize_prototypes()
+
+    @torch.no_grad()
+    def normalize_prototypes(self) -> None:
+        """Every prototype to unit length."""
+        self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
+
+    @torch.no_grad()
+    def encode_trunk(self, clips: Float[Tensor, "batch frames 3 height width"]) -> Float[Tensor, "batch frames tokens dim"]:
+        """The frozen part's output for every frame."""
+        x, _ = self.backbone.embed(clips.flatten(0, 1))
+        return self.backbone.run(x, self.grid, 0, -self.learning).unflatten(0, clips.shape[:2])
+
+    def encode(self, trunk: Float[Tensor, "batch frames tokens dim"]) -> Float[Tensor, "batch frames patches dim"]:
+        """Patch features: the last blocks and the final norm."""
+        x = self.backbone.run(trunk.flatten(0, 1), self.grid, -self.learning)
+        return self.backbone.finish(x, self.grid).patches.unflatten(0, trunk.shape[:2])
+
+
+def require_clusterable(backbone: Backbone, size: int, learning: int) -> None:
+    """Refuse what does not fit together, before anything is computed.
+
+    Raises:
+        UserError: the size is not a multiple of the patch size, or more blocks are to learn than there are.
+    """
+    backbone.require_whole_patches(size=size)
+    if learning > backbone.arch.depth:
+        raise UserError(f"trainable_blocks {learning}: {backbone.arch.name} has {backbone.arch.depth} blocks")
+
+
+def assignment_statistics(
+    assignment: Float[Tensor, "*rows protos"], labels: Int[Tensor, "*rows"], scores: Float[Tensor, "*rows protos"]
+) -> dict[str, Tensor]:
+    """Mean largest share of a patch, share of the prototypes that some label names, share of labels the student already gives."""
+    used = torch.bincount(labels.flatten(), minlength=assignment.shape[-1]) > 0
+    return {
+        "assignment_confidence": assignment.amax(dim=-1).mean(),
+        "prototypes_used": used.float().mean(),
+        "student_agrees": (scores.argmax(dim=-1) == labels).float().mean(),
+    }

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from densewalk.data.sources import Source
 from densewalk.models.backbone import Backbone
+from densewalk.models.heads import Clusterer
 from densewalk.training.schedules import Schedule
 from densewalk.training.settings import TrainingSettings
 
@@ -34,6 +35,15 @@ def decay_groups(name: str, named_params: Sequence[tuple[str, nn.Parameter]], lr
     plain = [p for n, p in trainable if n.endswith(".bias") or p.ndim == 1]
     decayed = [p for n, p in trainable if not (n.endswith(".bias") or p.ndim == 1)]
     return [ParamGroup(f"{name}/decay", decayed, lr, decay), ParamGroup(f"{name}/no_decay", plain, lr, decay * 0.0)]
+
+
+def clusterer_groups(student: Clusterer, lr: Schedule, backbone_lr: Schedule, decay: Schedule) -> list[ParamGroup]:
+    """Prototypes and head, and the blocks of the backbone that learn, by a rate of their own."""
+    return [
+        *decay_groups("prototypes", [("prototypes", student.prototypes)], lr, decay),
+        *decay_groups("head", list(student.head.named_parameters()), lr, decay),
+        *decay_groups("backbone", list(student.backbone.named_parameters()), backbone_lr, decay),
+    ]
 
 
 class Method(nn.Module, ABC):

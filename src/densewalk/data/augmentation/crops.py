@@ -63,9 +63,13 @@ def resized_crop(
 
 def central_square(images: Images, size: int) -> Shaped[Tensor, "*batch 3 size size"]:
     """The largest square in the middle, resized."""
-    height, width = images.shape[-2:]
+    return resized_crop(images, central_box(*images.shape[-2:]), size)
+
+
+def central_box(height: int, width: int) -> Box:
+    """The largest square in the middle."""
     side = min(height, width)
-    return resized_crop(images, ((height - side) // 2, (width - side) // 2, side, side), size)
+    return (height - side) // 2, (width - side) // 2, side, side
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,17 @@ sample = collect("global", [(crop, distortion), ...], 224)
 views = make_views(batch, device)["global"]                                        # on the device, [b, views, 3, size, size]
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, Float64, UInt8
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
 from densewalk.data.augmentation.colors import distort
 from densewalk.data.augmentation.crops import Box, random_resized_crop_box, resized_crop
-from densewalk.data.augmentation.draws import Distortion, draw_jitter, maybe, to_rows, uniform
+from densewalk.data.augmentation.draws import Distortion, draw_distortion, draw_jitter, maybe, to_rows, uniform
 
 
 def first_frame(image: Tensor) -> UInt8[Tensor, "3 height width"]:
@@ -83,3 +84,17 @@ def draw_colors(generator: Generator, *, blur: float) -> Distortion:
 def make_views(batch: dict[str, Tensor], device: torch.device, kinds: tuple[str, ...] = ("global", "local")) -> dict[str, Tensor]:
     """Views of a batch of crops, normalized: each kind [b, views, 3, size, size]."""
     return {kind: distort(batch[kind].to(device, non_blocking=True), batch[f"{kind}_distortions"]) for kind in kinds}
+
+
+def draw_clip_view(height: int, width: int, scale: tuple[float, float], generator: Generator) -> tuple[Box, Distortion]:
+    """Draw crop, colors, blur and flip, once for all frames of a clip (Time-Tuning, MoSiC)."""
+    box = random_resized_crop_box(height, width, scale, (3 / 4, 4 / 3), generator)
+    drawn = draw_distortion(generator)
+    return box, drawn._replace(flip=maybe(0.5, generator))
+
+
+def distort_clips(
+    clips: UInt8[Tensor, "clips frames 3 height width"], rows: Float64[Tensor, "clips columns"], *statistics: Sequence[float]
+) -> Float[Tensor, "clips frames 3 height width"]:
+    """Change all frames of a clip as its row says, and normalize them."""
+    return distort(clips, rows[:, None].expand(-1, clips.shape[1], -1), *statistics)

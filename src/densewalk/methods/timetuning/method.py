@@ -25,23 +25,23 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from densewalk.core import distributed
-from densewalk.core.errors import UserError
 from densewalk.core.hashing import derive_seed
 from densewalk.data.sources import Source
-from densewalk.methods.timetuning.clips import ClipDataset, Clips, make_views, normalize_clip, videos_of
+from densewalk.data.stretches import videos_of
+from densewalk.methods.timetuning.clips import ClipDataset, Clips, make_views, normalize_clip
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.ema import make_teacher, update_teacher
-from densewalk.models.heads import PatchHead
+from densewalk.models.heads import Clusterer, assignment_statistics, require_clusterable
 from densewalk.ops.attention_mask import top_mass_mask
 from densewalk.ops.label_propagation import Rule, follow
 from densewalk.ops.sinkhorn import sinkhorn
-from densewalk.training.method import Method, ParamGroup, decay_groups
+from densewalk.training.method import Method, ParamGroup, clusterer_groups
 from densewalk.training.schedules import cosine
 from densewalk.visualization.prototypes import draw_prototypes
 
@@ -64,10 +64,12 @@ class TimeTuning(Method):
     def __init__(self, settings: TimeTuningSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         self.settings = settings = settings.resolved()
-        check_backbone(settings, backbone)
+        require_clusterable(backbone, settings.size, settings.trainable_blocks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "timetuning"))
-            self.student = Clusterer(backbone, settings)
+            self.student = Clusterer(
+                backbone, settings.size, learning=settings.trainable_blocks, widths=settings.head_widths, prototypes=settings.prototypes
+            )
         self.teacher = make_teacher(self.student) if settings.teacher else None
         # one value more: the update after step i takes the schedule's value at i + 1, as released
         self.momentum = [*cosine(settings.momentum, 1.0, total_steps).tolist(), 1.0]
@@ -79,18 +81,16 @@ class TimeTuning(Method):
     def dataset(settings: TimeTuningSettings, sources: Sequence[Source]) -> "Dataset[dict[str, Tensor]]":
         """One clip of every video, segment of a video file, or image."""
         settings = settings.resolved()
-        return ClipDataset([video for source in sources for video in videos_of(source, settings)], settings)
+        return ClipDataset(
+            [video for source in sources for video in videos_of(source, settings.segment_seconds, settings.frames)], settings
+        )
 
     def param_groups(self) -> list[ParamGroup]:
         """Prototypes, head and the last blocks."""
-        s, student = self.settings, self.student
+        s = self.settings
         decay = cosine(s.weight_decay, s.weight_decay_end, self.total_steps)
         lr, slow = (cosine(rate, 0.0, self.total_steps) for rate in (s.lr, s.backbone_lr))
-        return [
-            *decay_groups("prototypes", [("prototypes", student.prototypes)], lr, decay),
-            *decay_groups("head", list(student.head.named_parameters()), lr, decay),
-            *decay_groups("backbone", list(student.backbone.named_parameters()), slow, decay),
-        ]
+        return clusterer_groups(self.student, lr, slow, decay)
 
     def prepare(self, batch: dict[str, Tensor], device: torch.device) -> Clips:
         """Flip, colors and blur, the same for all frames of a clip."""
@@ -183,53 +183,6 @@ class TimeTuning(Method):
             chosen = rows[torch.randperm(len(rows), generator=generator, device=generator.device)[:count].to(rows.device)]
             new = distributed.gathered(chosen).flatten(0, 1)[: len(self.queue)]
             self.queue.copy_(torch.cat([new, self.queue[: len(self.queue) - len(new)]]))
-
-
-class Clusterer(nn.Module):
-    """Backbone, projection head to unit vectors, and prototypes. Of the backbone only the last blocks learn."""
-
-    def __init__(self, backbone: Backbone, settings: TimeTuningSettings) -> None:
-        super().__init__()
-        self.backbone = backbone.requires_grad_(False)
-        self.backbone.vit.blocks[-settings.trainable_blocks :].requires_grad_(True)
-        self.trainable_blocks = settings.trainable_blocks
-        self.grid = (settings.size // backbone.patch, settings.size // backbone.patch)
-        self.head = PatchHead([backbone.dim, *settings.head_widths], normalize=True)
-        self.prototypes = nn.Parameter(torch.randn(settings.prototypes, settings.head_widths[-1]))
-        self.normalize_prototypes()
-
-    @torch.no_grad()
-    def normalize_prototypes(self) -> None:
-        """Every prototype to unit length."""
-        self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
-
-    @torch.no_grad()
-    def encode_trunk(self, clips: Clips) -> Tokens:
-        """The frozen part's output for every frame."""
-        x, _ = self.backbone.embed(clips.flatten(0, 1))
-        return self.backbone.run(x, self.grid, 0, -self.trainable_blocks).unflatten(0, clips.shape[:2])
-
-    def encode(self, trunk: Tokens) -> Patches:
-        """Patch features: the last blocks and the final norm."""
-        x = self.backbone.run(trunk.flatten(0, 1), self.grid, -self.trainable_blocks)
-        return self.backbone.finish(x, self.grid).patches.unflatten(0, trunk.shape[:2])
-
-
-def check_backbone(settings: TimeTuningSettings, backbone: Backbone) -> None:
-    """Refuse what does not fit together, before anything is computed."""
-    backbone.require_whole_patches(size=settings.size)
-    if settings.trainable_blocks > backbone.arch.depth:
-        raise UserError(f"trainable_blocks {settings.trainable_blocks}: {backbone.arch.name} has {backbone.arch.depth} blocks")
-
-
-def assignment_statistics(assignment: Shares, labels: Labels, scores: Shares) -> dict[str, Tensor]:
-    """Mean largest share of a patch, share of the prototypes that some label names, share of labels the student already gives."""
-    used = torch.bincount(labels.flatten(), minlength=assignment.shape[-1]) > 0
-    return {
-        "assignment_confidence": assignment.amax(dim=-1).mean(),
-        "prototypes_used": used.float().mean(),
-        "student_agrees": (scores.argmax(dim=-1) == labels).float().mean(),
-    }
 
 
 METHOD = TimeTuning
