@@ -24,7 +24,6 @@ import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write, write_json
 from densewalk.data.benchmarks.video_objects import write_labels
 from densewalk.data.video.encode import write_video
+from densewalk.ops.optical_flow import one_opencv_thread
 from densewalk.synthetic.city.items import ADE
 from densewalk.synthetic.city.raster import Labels, Rgb
 from densewalk.synthetic.city.walk import Frame, Walk
@@ -87,7 +87,7 @@ def generate(root: Path, settings: SyntheticSettings) -> dict[str, Any]:
     root = Path(root)
     _clear(root)
     crops = _ImageNetLayout(root)
-    with _one_opencv_thread():  # images this small are only slowed down by several
+    with one_opencv_thread():  # images this small are only slowed down by several
         receipt = {
             "name": "synthetic city walk",
             "settings": settings.model_dump(),
@@ -99,16 +99,6 @@ def generate(root: Path, settings: SyntheticSettings) -> dict[str, Any]:
         }
     write_json(root / "receipt.json", receipt)
     return receipt
-
-
-@contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 def _clear(root: Path) -> None:
