@@ -33,6 +33,7 @@ from benchmarks.reference_values import (
     landmarks,
     mae,
     masked,
+    mosic,
     neco,
     paka,
     parts,
@@ -66,6 +67,7 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
     "ibot_step": (masked.ibot_step, (r"config/shared_head", r"steps/0/images/globals")),
     "mae_step": (mae.mae_step, (r".+/noise", r".+/ids_restore")),
     "lost": (frozen.lost, (r".+/feats", r".+/cfg", r".+/scores")),
+    "mosic_loss": (mosic.mosic_loss, (r"cases/.+/teacher_scores", r"cases/.+/visible")),
     "mocov3_step": (contrastive.mocov3_step, (r"weights/predictor/.+", r"steps/0/q1")),
     "neco_eval": (frozen.neco_eval, (r"miou/.+/miou|pca/x|process_attentions/.+/attn",)),
     "neco_loss": (neco.neco_loss, (r".+/teacher_gc", r".+/bboxes/gc")),
@@ -84,7 +86,6 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
 ELSEWHERE = (
     "cis",
     *("eval_bootstrap", "eval_depth", "eval_depth_train", "eval_ladder", "eval_position"),
-    *("mosic_loss",),
     "rasa",
 )
 

@@ -1,4 +1,4 @@
-"""Steps of MAE, SimCLR, MoCo v3, iBOT, DINOv2, PaKA and the contrastive random walk, each against the passes that it is made of.
+"""Steps of MAE, SimCLR, MoCo v3, iBOT, DINOv2, PaKA, the contrastive random walk and MoSiC, each against the passes they are made of.
 
     python benchmarks/self_supervised.py                                    # ViT-S/16, two images a batch: some minutes
     python benchmarks/self_supervised.py --arch vit_micro_patch16 --batch 4
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from densewalk.methods.crw.walk import chains, cycle_loss, transitions
 from densewalk.methods.mocov3.method import MocoV3
+from densewalk.methods.mosic.method import Mosic
 from densewalk.methods.paka.method import Paka
 
 CPU = torch.device("cpu")
@@ -36,6 +37,8 @@ def passes(method: Any, batch: Any) -> list[Tensor]:
             return moco_passes(method, batch)
         case "Crw":
             return [method.head(method.backbone.tokens(batch.flatten(0, 2)).patches.mean(dim=1))]
+        case "Mosic":
+            return mosic_passes(method, batch)
         case "Dino":
             return [method.encode_teacher(batch["global"]), method.encode_student(batch)[0]]
     teacher, student = method.encode_teacher(batch), method.encode_student(batch)
@@ -56,6 +59,14 @@ def aligned_passes(method: Paka, batch: dict[str, Tensor]) -> list[Tensor]:
 def moco_passes(method: MocoV3, batch: Tensor) -> list[Tensor]:
     """Queries of both views, and their keys."""
     return [*(method.predictor(method.student(view)) for view in batch.unbind(1)), *method.encode_keys(batch)]
+
+
+def mosic_passes(method: Mosic, batch: dict[str, Tensor]) -> list[Tensor]:
+    """The frozen blocks on all frames; the student's last ones on the first, the teacher's on all; scores of all patches."""
+    trunk = method.student.encode_trunk(batch["clip"])
+    with torch.no_grad():
+        taught = method.teacher.head(method.teacher.encode(trunk)) @ method.teacher.prototypes.T
+    return [method.student.head(method.student.encode(trunk[:, :1])) @ method.student.prototypes.T, taught]
 
 
 def cpu_seconds(function: Callable[[], Any], repeat: int) -> float:
@@ -150,8 +161,9 @@ def main() -> None:
         trainings.dinov2(args.arch, batch_size=args.batch, **heads),
         trainings.paka(args.arch, batch_size=args.batch, global_size=224, local_size=112, **heads),
         trainings.crw(args.arch, batch_size=1),
+        trainings.mosic(args.arch, batch_size=1, frames=4),
     ]
-    print(f"{args.arch}, {args.batch} images of 224 px (one clip of 4 frames), one thread\n")
+    print(f"{args.arch}, {args.batch} images of 224 px (one clip of 4 frames for CRW and MoSiC), one thread\n")
     print("| method | passes, CPU s | step | overhead | step of DINO's |\n|---|---|---|---|---|")
     reference = None
     for training in found:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
@@ -30,6 +31,9 @@ from densewalk.methods.mae.method import Mae
 from densewalk.methods.mae.settings import MaeSettings
 from densewalk.methods.mocov3.method import ByolViews, MocoV3
 from densewalk.methods.mocov3.settings import MocoV3Settings
+from densewalk.methods.mosic.clips import TrackDataset, Tracked
+from densewalk.methods.mosic.method import Mosic
+from densewalk.methods.mosic.settings import MosicSettings
 from densewalk.methods.neco.augmentation import NecoCrops
 from densewalk.methods.neco.method import Neco
 from densewalk.methods.neco.settings import NecoSettings
@@ -160,6 +164,14 @@ def crw(arch: str, image: tuple[int, int] = (270, 480), **settings: Any) -> Trai
     return Training("CRW", s, architecture_named(arch), Crw, WalkClips(Decoded(s.frames, *image), s))
 
 
+def mosic(arch: str, image: tuple[int, int] = (480, 854), **settings: Any) -> Training:
+    """MoSiC, with tracks by optical flow."""
+    s = MosicSettings(steps=STEPS, frame_step=1, **settings)
+    clips = Decoded(s.frames, *image)
+    videos = [Tracked(Video(partial(clips.frames, i), 0, s.span), np.zeros(1, np.int64)) for i in range(len(clips.samples))]
+    return Training("MoSiC", s, architecture_named(arch), Mosic, TrackDataset(videos * STEPS * s.batch_size, s.resolved()))
+
+
 def small(**changes: Any) -> list[Training]:
     """All methods at a size that one CPU core computes in a second."""
     head = {"out_dim": 256, "head_hidden": 64, "head_bottleneck": 32, "drop_path": 0.0}
@@ -177,6 +189,7 @@ def small(**changes: Any) -> list[Training]:
         dinov2(arch, image, **head, **views),
         paka(arch, image, **head, **views, aligned_crops=2, paka_hidden=64, paka_out=32),
         crw(arch, image, batch_size=2, size=64, node_size=32, node_stride=32, out_dim=32, edge_dropout=0.0),
+        mosic(arch, image, batch_size=2, size=48, head_widths=[64, 32], prototypes=8, frames=3, grid=4),
     ]
 
 
@@ -195,6 +208,7 @@ def medium() -> list[Training]:
         dinov2(arch, batch_size=4, local_crops=2, **head),
         paka(arch, batch_size=4, local_crops=2, global_size=224, local_size=112, aligned_crops=4, **head),
         crw(arch, batch_size=2, edge_dropout=0.0),
+        mosic(arch, batch_size=4, frames=4),
     ]
 
 

@@ -34,6 +34,7 @@ from densewalk.models.layouts.content import require_file
 from densewalk.models.loading import load
 from densewalk.study.config import Study
 from densewalk.study.registry import evaluation_module
+from densewalk.study.runs import ChangedRun
 from densewalk.training.tensorboard import require_tensorboard
 
 Check = Callable[[], str]  # says what was found, or raises a UserError
@@ -125,6 +126,9 @@ def _study_checks(study: Study, config: Path | None) -> Iterator[tuple[str, Chec
         yield f"images.{name}", partial(_image_folder, images), command_for_file(images.source)
     for name, checkpoint in study.checkpoints.items():
         yield f"checkpoints.{name}", partial(_checkpoint, name, checkpoint, config), None
+    for name, run in study.runs.items():
+        for path in run.settings.files() if isinstance(run, ChangedRun) else []:
+            yield f"runs.{name}.settings", partial(_named_file, path), None
     for name, evaluation in study.evaluations.items():
         settings = evaluation.settings
         known = dataset_of(evaluation.protocol, settings)
@@ -135,6 +139,12 @@ def _study_checks(study: Study, config: Path | None) -> Iterator[tuple[str, Chec
 def _event_files() -> str:
     require_tensorboard()
     return "event files are written beside each metrics.jsonl"
+
+
+def _named_file(path: str) -> str:
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist", todo="put it there, or correct the run's settings")
+    return f"{path}, {Path(path).stat().st_size / 2**20:.1f} MiB"
 
 
 def _video_file(path: str) -> str:

@@ -60,8 +60,11 @@ class Inputs:
     def fingerprints(self) -> dict[str, str]:
         """Name -> fingerprint of all that the training's state depends on: contents, whatever their files are called."""
         init = {} if self.contents.init is None else {"initial backbone": self.contents.init}
-        teachers = {f"teacher {number}": content for number, content in enumerate(self.contents.teachers)}
-        return init | {f"data {number}": content for number, content in enumerate(self.contents.data)} | self.choices | teachers
+        data, teachers, named = (
+            {f"{kind} {number}": content for number, content in enumerate(contents)}
+            for kind, contents in (("data", self.contents.data), ("teacher", self.contents.teachers), ("file", self.contents.files))
+        )
+        return init | data | self.choices | teachers | named
 
     def former_fingerprints(self) -> dict[str, str]:
         """The same as earlier versions recorded it, by path."""
@@ -99,8 +102,9 @@ def make_backbone(
     sources = read_data(receipts, spec.data or {})
     taught_by = read_files(teachers)
     networks = read_teachers(spec, teachers)
-    files = read_files(receipts) | files | taught_by
-    contents = input_contents(of_init, receipts, [file.sha256 for file in taught_by.values()])
+    named = read_files(named_files(spec))
+    files = read_files(receipts) | files | taught_by | named
+    contents = input_contents(of_init, receipts, *([file.sha256 for file in read.values()] for read in (taught_by, named)))
     inputs = Inputs(files, folder_fingerprints(sources), provenance.current(), loaded, contents, choices(sources))
     for source in sources:
         stage_source(source)
@@ -146,14 +150,28 @@ def training_record(
     )
 
 
-def input_contents(init: str | None, receipts: Sequence[Path], teachers: list[str]) -> InputContents:
-    """By content, what a training is made from. init, teachers: sha256 of the backbones."""
+def named_files(spec: RunSpec) -> list[Path]:
+    """The files that the settings name.
+
+    Raises:
+        UserError: one is not there.
+    """
+    paths = [Path(path) for path in spec.settings.files()] if spec.settings else []
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"file {path} of run {spec.run} does not exist", todo="put it there, or correct the run's settings")
+    return paths
+
+
+def input_contents(init: str | None, receipts: Sequence[Path], teachers: list[str], files: list[str]) -> InputContents:
+    """By content, what a training is made from. init, teachers: sha256 of the backbones. files: of those that the settings name."""
     read = [read_receipt(path) for path in receipts]
     return InputContents(
         init=init,
         data=[content for receipt in read for content in contents_of(receipt)],
         curated=[r.backbone_sha256 for r in read if isinstance(r, CuratedReceipt) and r.backbone_sha256 is not None],
         teachers=teachers,
+        files=files,
     )
 
 

@@ -103,6 +103,8 @@ class Changes:
         found += [f"{path}, with which its data were chosen, has another content" for path in compared]
         taught = zip(planned.teachers, then.teachers, strict=False)
         found += [f"{path}, from which it learned, has another content" for path, a in taught if self.contents.of(path) not in (None, a)]
+        named = zip(planned.files, then.files, strict=False)
+        found += [f"{path}, which its settings name, has another content" for path, a in named if self.contents.of(path) not in (None, a)]
         now = self._contents_now(planned)
         # not strict: a record of an earlier version may know no contents, and then nothing is said of them
         changed = [source for source, a, b in zip(planned.sources, then.data, now, strict=False) if b is not None and a != b]

@@ -11,6 +11,7 @@ from densewalk.core.hashing import config_hash
 
 LABELS = ("run", "evaluation", "labels")  # of a specification itself
 OF_EVALUATION = ("dataset",)  # the data's name in the tables
+OF_METHOD = ("track_files",)  # paths, whose contents are compared apart
 OF_SOURCE = ("source", "sequence_list")  # paths
 OF_CURATION = ("data", "backbone")  # names, which the specification beside it resolves
 OF_CHECKPOINT = ("name", "file", "sha256", "url")  # names and places; the content is compared apart
@@ -38,6 +39,8 @@ def what_decides(spec: Spec, init_hash: str | None = None) -> dict[str, Any]:
             found["settings"] = _without(found["settings"], OF_CURATION)
     if found.get("teachers"):
         found["teachers"] = [what_decides(teacher) for teacher in found["teachers"]]
+    if "method" in found and found.get("settings"):
+        found["settings"] = _without(found["settings"], OF_METHOD)
     if "init" in found:
         found["init"] = _origin(found["init"], init_hash)
     elif "run_hash" in found:

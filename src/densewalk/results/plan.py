@@ -54,7 +54,7 @@ class PlannedBackbone(Settings):
     hash: of its specification. init: file of the initial backbone, None for random weights. parent: run and seed whose backbone that
     is, if it is one's. receipts: names of the data. sources: their videos and folders; of a curation, those that it chooses from.
     lists: text files with the names of the sequences in use, by their folder. curated: backbones that curations chose its data with.
-    teachers: backbones that it learns from.
+    teachers: backbones that it learns from. files: that its settings name.
     """
 
     hash: str
@@ -65,6 +65,7 @@ class PlannedBackbone(Settings):
     lists: dict[str, str] = {}
     curated: list[str] = Field(default=[], exclude_if=is_empty)
     teachers: list[str] = Field(default=[], exclude_if=is_empty)
+    files: list[str] = Field(default=[], exclude_if=is_empty)
 
 
 class Generated(Settings):

@@ -62,12 +62,14 @@ class InputContents(Settings):
 
     Of a video it is the original's sha256, of a folder that of all names and sizes (data/contents.py). curated: of the backbones that
     curations chose the data with; records of earlier versions have none. teachers: of the backbones that it learned from.
+    files: of those that its settings name.
     """
 
     init: str | None
     data: list[str]
     curated: list[str] = []
     teachers: list[str] = []
+    files: list[str] = []
 
 
 class MadeRun(Settings):

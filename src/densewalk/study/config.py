@@ -225,7 +225,8 @@ class Study(Settings):
         init = None if isinstance(spec.init, RandomWeights) else self._path_of(spec.init)
         curated = [self._path_of(self.curation_spec(name).backbone) for name in names if name in self.curations]
         teachers = [self._path_of(teacher.backbone) for teacher in spec.teachers or ()]
-        more: dict[str, Any] = {"lists": lists, "curated": curated, "teachers": teachers}
+        files = spec.settings.files() if spec.settings else []
+        more: dict[str, Any] = {"lists": lists, "curated": curated, "teachers": teachers, "files": files}
         return PlannedBackbone(hash=spec.hash, init=init, parent=parent, receipts=names, sources=[s.source for s in sources], **more)
 
     def _path_of(self, origin: CheckpointFile | RunBackbone) -> str:

@@ -61,6 +61,10 @@ class MethodSettings(Settings):
         """
         return None
 
+    def files(self) -> list[str]:
+        """Files beside the data that the settings name and the training reads: their contents decide what is learned, not their names."""
+        return []
+
     def all_settings(self, *without: str) -> dict[str, tuple[Any, ...]]:
         """Every resolved setting, in the form of `published_settings`, but those that change no number and those `without`."""
         resolved = self.resolved()

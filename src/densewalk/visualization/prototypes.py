@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from densewalk.visualization.strips import write_rows
 
-DISKS = 100  # radii of a point's disk in the side of a frame
+DISKS, LEAST = 100, 1.5  # radii of a point's disk in the side of a frame, and the smallest radius in pixels
 
 
 def draw_prototypes(path: Path, clips: UInt8[Tensor, "clips frames 3 size size"], maps: Int[Tensor, "clips frames rows columns"]) -> None:
@@ -30,13 +30,13 @@ def draw_tracks(
 ) -> None:
     """Draw each clip's frames, and below them the same with every visible point as a disk of its own color. points: x, y in pixels."""
     size, colors = clips.shape[-1], torch.arange(points.shape[1]) % 255 + 1
-    middles = torch.arange(size) + 0.5
+    middles, radius = torch.arange(size) + 0.5, max(LEAST, size / DISKS)
     rows: list[tuple[Tensor, Tensor]] = []
     for frames, own, seen in zip(clips.permute(0, 1, 3, 4, 2), points, visible, strict=True):
         labels = torch.zeros(frames.shape[:3], dtype=torch.uint8)
         for number, (color, track) in enumerate(zip(colors.tolist(), own, strict=True)):
             x, y = track.unbind(1)  # [frames]
-            near = (middles - y[:, None]).square()[:, :, None] + (middles - x[:, None]).square()[:, None] < (size / DISKS) ** 2
+            near = (middles - y[:, None]).square()[:, :, None] + (middles - x[:, None]).square()[:, None] < radius**2
             labels[near & seen[number, :, None, None]] = color
         rows += [(frames, torch.zeros_like(labels)), (frames, labels)]
     write_rows(path, [([*frames.numpy()], [*labels.numpy()]) for frames, labels in rows])

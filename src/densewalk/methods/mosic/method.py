@@ -109,7 +109,12 @@ class Mosic(Method):
 
     @torch.no_grad()
     def statistics(
-        self, features: Float[Tensor, "batch 1 patches dim"], assignment: Scores, labels: Labels, visible: Visible, scores: Scores
+        self,
+        features: Float[Tensor, "batch 1 patches dim"],
+        assignment: Scores,
+        labels: Labels,
+        visible: Visible,
+        scores: Float[Tensor, "batch 1 points protos"],
     ) -> dict[str, Tensor]:
         """Of visible points: how sure and how even their labels are, and how many the student gives; and the rank of the features."""
         seen = visible.flatten()
