@@ -332,7 +332,7 @@ def test_clips_that_are_too_long_are_refused(tmp_path):
     write_scene(tmp_path / "scenes/a")
     with pytest.raises(UserError, match="scene: a clip of 3 frames, every 5, takes 11 frames; the longest video has 8"):
         Mosic.dataset(settings(frame_step=5), [source_of(tmp_path / "scenes")])
-    with pytest.raises(UserError, match="size 50 is no multiple of the patch size"):
+    with pytest.raises(UserError, match="size 50 is not a multiple of the patch size 16"):
         mosic(size=50)
 
 
