@@ -16,6 +16,7 @@ REQUIREMENTS := requirements.lock requirements-mm.lock pyproject.toml
 .PHONY: demo test gpu-check test-slurm lint format docs lock install clean
 
 demo: install
+	$(BIN)/densewalk fetch --config demo/config.yaml
 	$(BIN)/snakemake --directory demo --cores $(CORES) $(if $(VIDEO),--config 'videos={"walk": {"source": "$(abspath $(VIDEO))"}}' --) all
 	@echo "tables: demo/results/tables/    page: demo/results/report.html"
 
@@ -64,4 +65,4 @@ $(VENV)/.installed: $(REQUIREMENTS)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .uv site demo/results demo/data demo/.snakemake
+	rm -rf $(VENV) .uv site demo/results demo/data demo/checkpoints demo/.snakemake

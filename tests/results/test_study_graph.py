@@ -21,6 +21,7 @@ PLAN = {
         "neco_dora": run("neco", "dora", "coco"),
         "neco_dino": run("neco", "dino_s16", "coco"),
         "dino": run("none", "dino_s16"),
+        "taught": {**run("distill", "random", "venice"), "teachers": ["dino_s16", "dora", "lite0"]},
         "tt_neco_dora": run("timetuning", "neco_dora", "venice", "coco"),
     },
     "evaluations": {},
@@ -51,6 +52,8 @@ def test_every_run_and_all_that_it_is_made_from_is_a_box():
         ("neco_dora", "neco, seed 0"): "run",
         ("neco_dino", "neco, seed 0"): "run",
         ("dino", "as it is, seed 0"): "run",
+        ("lite0", "checkpoint"): "source",
+        ("taught", "distill, seed 0"): "run",
         ("tt_neco_dora", "timetuning, seed 0"): "run",
     }
 
@@ -62,9 +65,18 @@ def test_lines_lead_from_what_a_run_is_made_from_to_it():
         ("random", "start"), ("random", "dora"), ("venice", "dora"), ("dora", "neco_dora"), ("coco", "neco_dora"),
         ("dino_s16", "neco_dino"), ("coco", "neco_dino"), ("dino_s16", "dino"),
         ("neco_dora", "tt_neco_dora"), ("venice", "tt_neco_dora"), ("coco", "tt_neco_dora"),
+        ("random", "taught"), ("venice", "taught"), ("dino_s16", "taught"), ("dora", "taught"), ("lite0", "taught"),
     }  # fmt: skip
     expected = {((corner[a][0] + WIDTH, corner[a][1] + HEIGHT / 2), (corner[b][0], corner[b][1] + HEIGHT / 2)) for a, b in edges}
     assert set(lines) == expected
+
+
+def test_lines_from_teachers_are_broken():
+    svg, boxes, lines = drawn(PLAN)
+    left = {(x + WIDTH, y + HEIGHT / 2): title for (title, _), (_, x, y) in boxes.items()}
+    broken = [path.get("class") == "teacher" for path in svg.iter("path")]
+    assert {left[start] for (start, _), learns in zip(lines, broken, strict=True) if learns} == {"dino_s16", "dora", "lite0"}
+    assert sum(broken) == 3
 
 
 def test_boxes_do_not_touch_and_lie_inside():

@@ -241,7 +241,7 @@ def test_a_broken_receipt_of_a_removed_source_is_one_error(tmp_path, content):
 
 def test_the_demo_study_is_valid():
     study = load_study(REPOSITORY / "demo" / "config.yaml")
-    others = {"segmentation", "retrieval", "mose", "position", "correspondence"}
+    others = {"segmentation", "retrieval", "mose"}
     assert {*TABLES} - {*study.task_tables} <= others, "the demo shows every table of its own data"
     assert {*study.task_tables} <= {*TABLES}
     assert yaml.safe_load((REPOSITORY / "demo" / "config.yaml").read_text())["synthetic"]["root"] == "data"

@@ -21,12 +21,17 @@ def is_empty(value: list[str]) -> bool:
 
 
 class PlannedRun(Settings):
-    """A row of the tables. captions: of the images of its training, by file name without its end. ceilings: of its learning curves."""
+    """A row of the tables.
+
+    captions: of the images of its training, by file name without its end. ceilings: of its learning curves. teachers: runs and
+    checkpoints that it learns from.
+    """
 
     method: str
     init: str
     arch: str
     data: list[str]
+    teachers: list[str] = Field(default=[], exclude_if=is_empty)
     seeds: list[int] = Field(min_length=1)
     captions: dict[str, str] = {}
     ceilings: dict[str, Ceiling] = {}

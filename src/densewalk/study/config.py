@@ -175,6 +175,7 @@ class Study(Settings):
                 init=r.init,
                 arch=self.arch_of(name),
                 data=r.data if isinstance(r, TrainedRun) else [],
+                teachers=r.teachers if isinstance(r, TaughtRun) else [],
                 seeds=r.seeds,
                 captions=r.settings.PICTURES if isinstance(r, ChangedRun) else {},
                 ceilings=r.settings.ceilings() if isinstance(r, TrainedRun) else {},

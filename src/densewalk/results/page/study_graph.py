@@ -28,12 +28,16 @@ NODE = Markup(
 
 @dataclass(frozen=True)
 class Box:
-    """A node: title, what stands below it, its kind (`source`, `run` or `gap`) and the keys of what it is made from."""
+    """A node: title, what stands below it, its kind (`source`, `run` or `gap`) and the keys of what it is made from.
+
+    teachers: those of the parents from which it learns.
+    """
 
     name: str
     note: str
     kind: str
     parents: Sequence[Key] = ()
+    teachers: Sequence[Key] = ()
 
 
 def study_diagram(plan: Plan, incomplete: Mapping[str, str]) -> Markup:
@@ -48,7 +52,9 @@ def study_diagram(plan: Plan, incomplete: Mapping[str, str]) -> Markup:
         made="; ".join(f"{b.name} from {', '.join(name for _, name in b.parents)}" for b in boxes.values() if b.parents),
         width=max(x for x, _ in places.values()) + WIDTH + 2,
         height=max([*(y + HEIGHT for _, y in places.values()), *(y for lane in lanes.values() for _, y in lane)]) + 2,
-        edges=Markup().join(_edge(places[p], lanes[p, key], places[key]) for key, b in boxes.items() for p in b.parents),
+        edges=Markup().join(
+            _edge(places[p], lanes[p, key], places[key], learns=p in b.teachers) for key, b in boxes.items() for p in b.parents
+        ),
         nodes=Markup().join(_node(b, *places[key]) for key, b in boxes.items()),
     )
 
@@ -57,14 +63,15 @@ def _boxes(plan: Plan, incomplete: Mapping[str, str]) -> dict[Key, Box]:
     """Data, weights that no run of the study makes, then runs."""
     boxes = {("data", data): Box(data, "data", "source") for run in plan.runs.values() for data in run.data}
     for run in plan.runs.values():
-        if run.init not in plan.runs:
-            boxes["weights", run.init] = Box(run.init, "random weights" if run.init == "random" else "checkpoint", "source")
+        for start in (run.init, *run.teachers):
+            if start not in plan.runs:
+                boxes["weights", start] = Box(start, "random weights" if start == "random" else "checkpoint", "source")
     for name, run in plan.runs.items():
         seeds = f"{len(run.seeds)} seeds" if len(run.seeds) > 1 else f"seed {run.seeds[0]}"
         method = "as it is" if run.method == "none" else run.method
-        init = ("run" if run.init in plan.runs else "weights", run.init)
+        init, *teachers = [("run" if start in plan.runs else "weights", start) for start in (run.init, *run.teachers)]
         note, kind = (incomplete[name], "gap") if name in incomplete else (f"{method}, {seeds}", "run")
-        boxes["run", name] = Box(name, note, kind, (init, *(("data", data) for data in run.data)))
+        boxes["run", name] = Box(name, note, kind, [*dict.fromkeys((init, *teachers, *(("data", data) for data in run.data)))], teachers)
     return boxes
 
 
@@ -107,8 +114,8 @@ def layout(boxes: Mapping[Key, Box]) -> tuple[dict[Key, Point], Lanes]:
     return places, lanes
 
 
-def _edge(start: Point, lane: Sequence[Point], end: Point) -> Markup:
-    """A line from one box's right side to another's left, straight within the columns that it passes."""
+def _edge(start: Point, lane: Sequence[Point], end: Point, *, learns: bool) -> Markup:
+    """A line from one box's right side to another's left, straight within the columns that it passes; broken from a teacher."""
     x, y = start[0] + WIDTH, start[1] + HEIGHT / 2
     path = f"M{x:.0f} {y:.0f}"
     for left, middle in [*lane, (end[0], end[1] + HEIGHT / 2)]:
@@ -116,7 +123,7 @@ def _edge(start: Point, lane: Sequence[Point], end: Point) -> Markup:
         path += f" C{x + bend:.0f} {y:.0f} {left - bend:.0f} {middle:.0f} {left:.0f} {middle:.0f}"
         x, y = left + WIDTH, middle
         path += f" H{x:.0f}" if (left, middle) in lane else ""
-    return Markup('<path d="{}"/>').format(path)
+    return Markup('<path{} d="{}"/>').format(Markup(' class="teacher"') if learns else "", path)
 
 
 def _node(box: Box, x: float, y: float) -> Markup:
