@@ -13,7 +13,7 @@ from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.incontext.evaluate import augment, evaluate, list_splits, seed_of_epoch
 from densewalk.evaluations.incontext.retrieval import Memory, mix_nearest
 from densewalk.evaluations.incontext.settings import IncontextSettings
-from densewalk.evaluations.incontext.votes import PICTURED, QUERIES, VOTERS, Origins, OriginStore, count_votes
+from densewalk.evaluations.incontext.votes import CLASSES, PICTURED, QUERIES, VOTERS, Origins, OriginStore, count_votes
 from densewalk.visualization.votes import FULL, NO_LABEL, from_text, read_votes
 from tests.fixtures.dense import label_map, write_backbone, write_masks
 
@@ -28,15 +28,16 @@ def test_the_largest_votes_are_those_of_a_plain_search():
     generator = torch.Generator().manual_seed(0)
     memory = torch.nn.functional.normalize(torch.randn(50, 6, generator=generator), dim=1)
     queries = torch.nn.functional.normalize(torch.randn(9, 6, generator=generator), dim=1)
-    labels = torch.rand(50, 3, generator=generator)
-    truth = torch.rand(9, 3, generator=generator)
+    labels = torch.rand(50, 5, generator=generator)
+    labels /= labels.sum(1, keepdim=True)
+    truth = torch.rand(9, 5, generator=generator)
     truth[4] = 0
     origins = Origins(np.arange(50) // 10, np.arange(50) % 10, labels.argmax(1).numpy())
     settings = settings_of(".", neighbours=7, temperature=0.1)
     told = []
 
-    def tell(similarity, index, mixture):
-        told.append(count_votes(origins, (similarity / settings.temperature).softmax(dim=1), index, mixture, truth))
+    def tell(similarity, index, histograms, mixture):
+        told.append(count_votes(origins, (similarity / settings.temperature).softmax(dim=1), index, histograms, mixture, truth))
 
     mixture = mix_nearest(Memory(memory, labels), queries, settings, tell)
     for q in range(9):
@@ -45,6 +46,12 @@ def test_the_largest_votes_are_those_of_a_plain_search():
         weights = [math.exp(cosines[i] / 0.1) for i in nearest]
         expected = [(i // 10, i % 10, int(labels[i].argmax()), w / sum(weights)) for i, w in zip(nearest, weights, strict=True)][:VOTERS]
         np.testing.assert_allclose(told[0].voters[q], expected, atol=1e-5)
+        given = [[w / sum(weights) * float(labels[i, c]) for c in range(5)] for i, w in zip(nearest, weights, strict=True)]
+        votes = [sum(one[c] for one in given) for c in range(5)]
+        first = max(range(5), key=lambda c: votes[c])
+        kept = list(dict.fromkeys([first, *([] if q == 4 else [int(truth[q].argmax())]), *sorted(range(5), key=lambda c: -votes[c])]))
+        mixture_of_q = [(c, votes[c], *(one[c] for one in given[:VOTERS])) for c in kept[:CLASSES]]
+        np.testing.assert_allclose(told[0].mixture[q], mixture_of_q, atol=1e-5)
     assert told[0].predicted.tolist() == mixture.argmax(1).tolist()
     np.testing.assert_allclose(told[0].share, mixture.max(1).values.clamp(max=1), atol=1e-6)
     assert told[0].truth.tolist() == [NO_LABEL if q == 4 else int(truth[q].argmax()) for q in range(9)]
@@ -92,6 +99,10 @@ def test_the_votes_of_an_evaluation_give_its_predictions_and_lead_to_the_memorys
                 votes[label] += weight
             assert predicted[patch] == int(np.argmax(votes))
             assert share[patch] == pytest.approx(max(votes), abs=4)
+        mixture = from_text(query.mixture, "").reshape(4, found.classes, 5).astype(int)
+        assert mixture[:, 0, 0].tolist() == predicted
+        assert mixture[:, 0, 1].tolist() == share
+        np.testing.assert_allclose(mixture[..., 2:].sum(2), mixture[..., 1], atol=4), "all neighbors are kept, so they give everything"
 
 
 def test_an_augmented_memory_is_shown_as_it_was_remembered(data, tmp_path):

@@ -145,6 +145,18 @@ def test_each_number_says_how_it_was_made(page):
     assert "0123456789ab" in page.text
 
 
+def test_a_study_in_a_folder_of_its_own_is_made_again_by_its_directory(tmp_path, monkeypatch):
+    folder = tmp_path / "my study"
+    write_study(folder / "results")
+    (folder / "config.yaml").touch()
+    monkeypatch.chdir(folder)
+    text = write_page(folder / "results").text
+    assert f"snakemake --directory '{folder}' --cores all --force results/dino_s16/s0/davis.json" in text
+    assert "are for the folder of the Snakefile" in text
+    (folder / "config.yaml").unlink()
+    assert f"--directory '{folder}' --configfile STUDY.yaml --cores all" in write_page(folder / "results").text
+
+
 def test_the_page_needs_no_network(page):
     assert "http:" not in page.source
     assert "https:" not in page.source

@@ -245,7 +245,7 @@ def test_a_page_of_twenty_runs_is_small_and_opens_at_once(browser, tmp_path):  #
 # -- who votes ---------------------------------------------------------------------------------------------------------
 
 
-def write_ballots(results, runs=("walk", "dino_s16"), queries=2, images=3, size=6, voters=2):
+def write_ballots(results, runs=("walk", "dino_s16"), queries=2, images=3, size=6, voters=2, classes=3):
     """Votes of some runs in the in-context evaluation: the second voter of patch p has the first label."""
     labels = ["sky", "road", "car"]
     for number, run in enumerate(runs):
@@ -260,6 +260,9 @@ def write_ballots(results, runs=("walk", "dino_s16"), queries=2, images=3, size=
             votes[:, 0, 2], votes[:, 0, 3], votes[:, 1:, 3] = 1 + number, 0.7 * FULL, 0.2 * FULL
             predicted, truth = np.full(patches, 1 + number), np.full(patches, 1)
             truth[-1] = NO_LABEL
+            others = [label for label in (1, 2, 0) if label != 1 + number]
+            shares = FULL * np.array([[0.75, 0.5, 0.15], [0.1, 0.1, 0], [0.12, 0.1, 0.02]])  # all, and what each of two voters gives
+            mixture = np.tile(np.column_stack([[1 + number, *others], shares]), (patches, 1, 1))
             voting.append(
                 Query(
                     name=f"q{q}.png",
@@ -268,10 +271,11 @@ def write_ballots(results, runs=("walk", "dino_s16"), queries=2, images=3, size=
                     share=to_words(np.full(patches, 0.75 * FULL)),
                     truth=to_words(truth),
                     voters=to_words(votes),
+                    mixture=to_words(mixture) if classes else "",
                 )
             )
         memory = [MemoryImage(name=f"m{i}.png", image=None if i == 1 else drawn[i]) for i in range(images)]
-        content = Votes(rows=size, columns=size, voters=voters, labels=labels, memory=memory, queries=voting)
+        content = Votes(rows=size, columns=size, voters=voters, classes=classes, labels=labels, memory=memory, queries=voting)
         write_votes(results / run / "s0" / "incontext_voc" / "votes.json", content)
 
 
@@ -297,10 +301,25 @@ def test_a_pressed_patch_of_a_query_shows_its_prediction_and_its_voters(browser,
     box = query.bounding_box()
     query.click(position={"x": 0.75 * box["width"], "y": 0.25 * box["height"]})  # row 2, column 5 of 6
     answers = tool.locator(".answer").all_inner_texts()
-    assert answers == ["road, 75 % of the votes: correct.", "car, 75 % of the votes: wrong, it is road."]
+    assert [a.replace("\u00a0", " ") for a in answers] == [
+        "road, 75.0 % of the votes: correct.",
+        "car, 75.0 % of the votes: wrong, it is road (10.0 %).",
+    ]
     assert [a.get_attribute("class") for a in tool.locator(".answer").all()] == ["answer", "answer wrong"]
     voters = tool.locator(".voters").nth(0).locator("li")
-    assert voters.all_inner_texts() == ["road 70 %\nm0.png", "sky 20 %\nm1.png"]
+    assert [v.replace("\u00a0", " ").split("\n") for v in voters.all_inner_texts()] == [
+        ["70.0 %", "road 50.0 %", "car 10.0 %", "sky 10.0 %", "m0.png"],
+        ["20.0 %", "road 15.0 %", "sky 2.0 %", "other or no label 3.0 %", "m1.png"],
+    ], "what a voter gives sums to its weight"
+    rows = tool.locator(".shares").nth(0).locator("tr").all()
+    assert [row.inner_text().replace("\u00a0", " ").split("\t") for row in rows] == [
+        ["votes for", "all", "these 2", "other neighbors"],
+        ["road", "75.0 %", "65.0 %", "10.0 %"],
+        ["car", "10.0 %", "10.0 %", "0.0 %"],
+        ["sky", "12.0 %", "12.0 %", "0.0 %"],
+        ["other or no label", "3.0 %", "3.0 %", "0.0 %"],
+        ["together", "100.0 %", "90.0 %", "10.0 %"],
+    ]
     assert voters.nth(1).locator("img").count() == 0, "an image that is not drawn is named"
     spot = voters.nth(0).locator(".mark").evaluate("m => [m.style.left, m.style.top].map(parseFloat)")
     patch = 35 - (1 * 6 + 4)
@@ -309,7 +328,7 @@ def test_a_pressed_patch_of_a_query_shows_its_prediction_and_its_voters(browser,
     for _ in range(6):
         page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
-    assert tool.locator(".answer").first.inner_text() == "road, 75 % of the votes: it has no label."
+    assert tool.locator(".answer").first.inner_text() == "road, 75.0\u00a0% of the votes: it has no label."
     assert "dino_s16: car" in tool.locator(".said").inner_text()
     tool.get_by_label("Query").select_option("1")
     assert tool.locator(".patches").nth(0).get_attribute("aria-label") == "q1.png, walk"
@@ -318,6 +337,21 @@ def test_a_pressed_patch_of_a_query_shows_its_prediction_and_its_voters(browser,
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert complaints == []
+    page.close()
+
+
+def test_votes_of_an_earlier_version_say_what_a_voter_mostly_is(browser, tmp_path):  # noqa: F811
+    write_study(tmp_path)
+    write_ballots(tmp_path, classes=0)
+    report(Plan.model_validate(PLAN), tmp_path, tmp_path / "report.html")
+    page = browser.new_page()
+    page.goto(f"file://{tmp_path / 'report.html'}")
+    voters = page.locator(".voters").nth(0).locator("li").all_inner_texts()
+    assert [v.replace("\u00a0", " ").split("\n") for v in voters] == [
+        ["70.0 %", "mostly road", "m0.png"],
+        ["20.0 %", "mostly sky", "m1.png"],
+    ]
+    assert page.locator(".shares").nth(0).is_hidden()
     page.close()
 
 

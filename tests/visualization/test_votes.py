@@ -17,9 +17,10 @@ def votes(**changes):
         "share": to_text(np.array([65535, 100])),
         "truth": to_text(np.array([1, 65535])),
         "voters": to_text(np.array([[[0, 1, 1, 9]], [[1, 0, 0, 7]]])),
+        "mixture": to_text(np.array([[[0, 9, 9]], [[1, 9, 9]]])),
     }
     memory = [MemoryImage(name="a.png", image=""), MemoryImage(name="b.png", image=None)]
-    return Votes(rows=1, columns=2, voters=1, labels=["sky", "road"], memory=memory, queries=[Query(**{**query, **changes})])
+    return Votes(rows=1, columns=2, voters=1, classes=1, labels=["sky", "road"], memory=memory, queries=[Query(**{**query, **changes})])
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path):
@@ -33,6 +34,8 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
     ("changes", "message"),
     [
         ({"truth": "!"}, "truth of q.png is no base64"),
+        ({"mixture": "AAA="}, "mixture of q.png has 1 numbers; allowed: 6"),
+        ({"mixture": to_text(np.array([[[0, 9, 9]], [[2, 9, 9]]]))}, "mixture of q.png has label 2 of 2"),
         ({"share": "AAA="}, "share of q.png has 1 numbers; allowed: 2"),
         ({"voters": to_text(np.array([[[0, 1, 1, 9]], [[2, 0, 0, 7]]]))}, "vote of memory image 2 of 2"),
         ({"voters": to_text(np.array([[[0, 2, 1, 9]], [[1, 0, 0, 7]]]))}, "vote of patch 2 of 2"),

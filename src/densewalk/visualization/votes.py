@@ -31,7 +31,9 @@ class Query(Settings):
     """A query. image: WebP in base64. The others are base64 of little-endian uint16, for each patch, row by row.
 
     predicted, truth: its most voted and its most frequent label. share: of all votes, that the predicted label has; 65535 is 1.
-    voters: [patches, voters, 4]: memory image, patch in it, that patch's most frequent label, its share of all votes.
+    voters: [patches, voters, 4]: memory image, patch in it, that patch's most frequent label, its share of all votes. mixture:
+    [patches, classes, 2 + voters]: a label, its share of all votes, and of this what each voter gives to it, as a voter votes for every
+    label in its patch; empty in files of earlier versions.
     """
 
     name: str
@@ -40,15 +42,21 @@ class Query(Settings):
     share: str
     truth: str
     voters: str
+    mixture: str = ""
 
 
 class Votes(Settings):
-    """The votes for a few queries. rows, columns: of every image's patches. voters: that are kept of each patch, the largest first."""
+    """The votes for a few queries.
+
+    rows, columns: of every image's patches. voters: that are kept of each patch, the largest first. classes: whose shares are kept of
+    each patch: the predicted one, the true one, then those with the largest shares; 0 in files of earlier versions.
+    """
 
     version: Literal[1] = 1
     rows: int = Field(ge=1)
     columns: int = Field(ge=1)
     voters: int = Field(ge=1)
+    classes: int = Field(default=0, ge=0)
     labels: list[str] = Field(min_length=1)
     memory: list[MemoryImage]
     queries: list[Query]
@@ -64,7 +72,8 @@ def read_votes(path: Path) -> Votes:
     found = read_model(path, Votes, "file of votes", AGAIN)
     patches = found.rows * found.columns
     for query in found.queries:
-        for name, numbers in (("predicted", 1), ("share", 1), ("truth", 1), ("voters", 4 * found.voters)):
+        shares = found.classes * (2 + found.voters)
+        for name, numbers in (("predicted", 1), ("share", 1), ("truth", 1), ("voters", 4 * found.voters), ("mixture", shares)):
             content = from_text(getattr(query, name), f"{path}: {name} of {query.name}")
             if len(content) != patches * numbers:
                 raise UserError(f"{path}: {name} of {query.name} has {len(content)} numbers", allowed=str(patches * numbers), todo=AGAIN)
@@ -72,6 +81,9 @@ def read_votes(path: Path) -> Votes:
         for column, limit, what in ((0, len(found.memory), "memory image"), (1, patches, "patch"), (2, len(found.labels), "label")):
             if voters[:, column].max() >= limit:
                 raise UserError(f"{path}: {query.name} has a vote of {what} {voters[:, column].max()} of {limit}", todo=AGAIN)
+        labels = from_text(query.mixture, str(path)).reshape(patches * found.classes, -1)[:, :1] if found.classes else np.zeros(1)
+        if labels.max() >= len(found.labels):
+            raise UserError(f"{path}: mixture of {query.name} has label {labels.max()} of {len(found.labels)}", todo=AGAIN)
     return found
 
 

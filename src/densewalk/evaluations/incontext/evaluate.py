@@ -196,9 +196,10 @@ class Voting:
         """What is to be told of a query."""
         s = self.settings
 
-        def tell(similarity: Tensor, index: Tensor, mixture: Tensor) -> None:
+        def tell(similarity: Tensor, index: Tensor, labels: Tensor, mixture: Tensor) -> None:
             truth = patch_labels(mask[None], self.patch, s.label_values, ignore=s.ignored)[0]
-            self.found[number] = count_votes(self.origins, (similarity / s.temperature).softmax(dim=1), index, mixture, truth)
+            weights = (similarity / s.temperature).softmax(dim=1)
+            self.found[number] = count_votes(self.origins, weights, index, labels, mixture, truth)
 
         return tell
 

@@ -102,13 +102,23 @@ def mix_labels(
     memory: Memory, similarity: Float[Tensor, "queries k"], index: Int[Tensor, "queries k"], temperature: float
 ) -> Float[Tensor, "queries classes"]:
     """The neighbors' histograms, weighted by softmax(cosine / temperature)."""
-    weights, labels = (similarity / temperature).softmax(dim=1), memory.labels
-    if distributed.world_size() > 1:
-        labels = memory.spread.fetch(memory.labels, index).flatten(0, 1)
-        index = torch.arange(index.numel(), device=index.device).view_as(index)
-    if not len(index):
+    return _mix(*neighbor_labels(memory, index), similarity, temperature)
+
+
+def neighbor_labels(memory: Memory, index: Int[Tensor, "queries k"]) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, "queries k"]]:
+    """A table of histograms, and each neighbor's row in it; all processes call it equally often."""
+    if distributed.world_size() == 1:
+        return memory.labels, index
+    labels = memory.spread.fetch(memory.labels, index).flatten(0, 1)
+    return labels, torch.arange(index.numel(), device=index.device).view_as(index)
+
+
+def _mix(
+    labels: Float[Tensor, "rows classes"], rows: Int[Tensor, "queries k"], similarity: Float[Tensor, "queries k"], temperature: float
+) -> Float[Tensor, "queries classes"]:
+    if not len(rows):
         return labels.new_zeros(0, labels.shape[1])
-    return F.embedding_bag(index, labels, per_sample_weights=weights, mode="sum")
+    return F.embedding_bag(rows, labels, per_sample_weights=(similarity / temperature).softmax(dim=1), mode="sum")
 
 
 # scores of the labels at each pixel -> label of each pixel
@@ -130,8 +140,10 @@ def predict(
     return voted[votes.permute(1, 2, 0).argmax(-1) if refined is None else refined(votes)]
 
 
-# what is told of a query: each patch's nearest patches by similarity, their numbers, and the mixture of their histograms
-Told = Callable[[Float[Tensor, "queries k"], Int[Tensor, "queries k"], Float[Tensor, "queries classes"]], None]
+# what is told of a query: each patch's nearest patches by similarity, their numbers, their histograms, and the mixture of these
+Told = Callable[
+    [Float[Tensor, "queries k"], Int[Tensor, "queries k"], Float[Tensor, "queries k classes"], Float[Tensor, "queries classes"]], None
+]
 
 
 def retrieve(
@@ -153,7 +165,8 @@ def mix_nearest(
 ) -> Float[Tensor, "queries classes"]:
     """The mixture of each query's nearest patches; all processes call it equally often, perhaps without queries."""
     similarity, index = memory.spread.nearest(queries, settings.neighbours)
-    mixture = mix_labels(memory, similarity, index, settings.temperature)
+    labels, rows = neighbor_labels(memory, index)
+    mixture = _mix(labels, rows, similarity, settings.temperature)
     if tell is not None:
-        tell(similarity, index, mixture)
+        tell(similarity, index, labels[rows], mixture)
     return mixture

@@ -16,6 +16,7 @@ from densewalk.visualization.votes import FULL, NO_LABEL, MemoryImage, Query, Vo
 
 QUERIES = 2  # of those in `strip.png`
 VOTERS = 4  # of each patch, those with the largest weights
+CLASSES = 3  # of each patch, whose shares of the votes are kept
 PICTURED = 48  # memory images with the most votes, which are drawn
 THUMBNAIL, SHOWN = 96, 320  # pixels of a memory image and of a query
 Named = Callable[[int], str]  # number of an image -> its name
@@ -50,25 +51,31 @@ class OriginStore:
 
 @dataclass(frozen=True)
 class Ballot:
-    """The votes for a query. voters: [patches, voters, 4], the memory's views by their own numbers."""
+    """The votes for a query. voters: [patches, voters, 4], the memory's views by their own numbers.
+
+    mixture: [patches, classes, 2 + voters]: label, its share of all votes, and of this what each voter gives to it.
+    """
 
     predicted: Int[np.ndarray, " patches"]
     share: Float[np.ndarray, " patches"]
     truth: Int[np.ndarray, " patches"]
     voters: Float[np.ndarray, "patches voters 4"]
+    mixture: Float[np.ndarray, "patches classes given"]
 
 
 def count_votes(
     origins: Origins,
     weights: Float[Tensor, "patches k"],
     index: Int[Tensor, "patches k"],
+    labels: Float[Tensor, "patches k classes"],
     mixture: Float[Tensor, "patches classes"],
     truth: Float[Tensor, "patches classes"],
 ) -> Ballot:
     """The largest votes for each patch of a query.
 
     Args:
-        weights, index: of the nearest patches, which sum to 1, and their numbers in the memory. truth: share of each class in a patch.
+        weights, index, labels: of the nearest patches, which sum to 1, their numbers in the memory, and their histograms. mixture: of
+            these. truth: share of each class in a patch.
     """
     largest = weights.topk(min(VOTERS, weights.shape[1]), dim=1)
     numbers = index.gather(1, largest.indices).cpu().numpy()
@@ -76,7 +83,19 @@ def count_votes(
     known = truth.any(1)
     voters = np.stack([origins.view[numbers], origins.patch[numbers], origins.label[numbers], largest.values.cpu().numpy()], axis=-1)
     label = torch.where(known, truth.argmax(1), NO_LABEL)
-    return Ballot(predicted.cpu().numpy(), share.clamp(0, 1).cpu().numpy(), label.cpu().numpy(), voters)
+    kept = _kept_classes(mixture, predicted, torch.where(known, truth.argmax(1), predicted))
+    given = (labels * weights[..., None]).gather(1, largest.indices[..., None].expand(-1, -1, labels.shape[2]))
+    parts = [kept[:, None].float(), mixture.gather(1, kept)[:, None], given.gather(2, kept[:, None].expand(-1, given.shape[1], -1))]
+    mixed = torch.cat(parts, dim=1).transpose(1, 2)
+    return Ballot(predicted.cpu().numpy(), share.clamp(0, 1).cpu().numpy(), label.cpu().numpy(), voters, mixed.cpu().numpy())
+
+
+def _kept_classes(
+    mixture: Float[Tensor, "patches classes"], predicted: Int[Tensor, " patches"], truth: Int[Tensor, " patches"]
+) -> Int[Tensor, "patches kept"]:
+    """The predicted class of each patch, the true one, then the others with the largest shares."""
+    scores = mixture.scatter(1, truth[:, None], 3.0).scatter(1, predicted[:, None], 4.0)
+    return scores.topk(min(CLASSES, scores.shape[1]), dim=1).indices
 
 
 def write_ballots(
@@ -102,6 +121,8 @@ def write_ballots(
         voters = ballot.voters.copy()
         voters[..., 0] = np.searchsorted(known, voters[..., 0])
         voters[..., 3] = np.round(FULL * voters[..., 3])
+        mixture = ballot.mixture.copy()
+        mixture[..., 1:] = np.round(FULL * mixture[..., 1:].clip(0, 1))
         written.append(
             Query(
                 name=query_name(number),
@@ -110,8 +131,9 @@ def write_ballots(
                 share=to_text(np.round(FULL * ballot.share)),
                 truth=to_text(ballot.truth),
                 voters=to_text(voters),
+                mixture=to_text(mixture),
             )
         )
     rows, columns = grid
-    kept = ballots[0].voters.shape[1]
-    write_votes(path, Votes(rows=rows, columns=columns, voters=kept, labels=list(labels), memory=memory, queries=written))
+    shape = {"rows": rows, "columns": columns, "voters": ballots[0].voters.shape[1], "classes": ballots[0].mixture.shape[1]}
+    write_votes(path, Votes(**shape, labels=list(labels), memory=memory, queries=written))

@@ -1,6 +1,8 @@
 """The page's tables: one for each evaluation, because numbers compare within one protocol only."""
 
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from densewalk.core.metric import Metric
 from densewalk.core.provenance import Provenance
@@ -124,5 +126,11 @@ def how_made(group: Sequence[ResultRecord], spent: Compute, results: str) -> Fac
         if line["published_elsewhere"]:
             facts.append((f"{metric} by other protocols", f"{line['published_elsewhere']} (not comparable: no difference is given)"))
     again = " ".join(f"{results}/{r.run}/s{r.seed}/{r.evaluation}.json" for r in group)
-    study = "" if results == "results" else " --configfile STUDY.yaml"
-    return [*facts, ("again", f"snakemake{study} --cores all --force {again}")]
+    return [*facts, ("again", f"snakemake{_study_options(results)} --cores all --force {again}")]
+
+
+def _study_options(results: str) -> str:
+    """How Snakemake, started where the Snakefile is, finds the study whose folder is the working directory."""
+    if Path("Snakefile").is_file():
+        return "" if results == "results" else " --configfile STUDY.yaml"
+    return f" --directory {shlex.quote(str(Path.cwd()))}" + ("" if Path("config.yaml").is_file() else " --configfile STUDY.yaml")

@@ -22,7 +22,8 @@ def asked_votes(plan: Plan, folders: Mapping[str, Path]) -> AskedVotes | None:
                 continue
             votes = read_votes(path)
             new = dict.fromkeys(image for image in _images(votes) if image not in images)
-            needed = sum(map(len, new)) + sum(len(q.voters) + len(q.predicted) + len(q.share) + len(q.truth) for q in votes.queries)
+            texts = (text for q in votes.queries for text in (q.voters, q.predicted, q.share, q.truth, q.mixture))
+            needed = sum(map(len, new)) + sum(map(len, texts))
             if size + needed > MOST_BYTES and found:
                 left_out.append(f"{run} in {evaluation}")
                 continue
@@ -42,7 +43,8 @@ def _described(votes: Votes, images: Mapping[str, int]) -> dict[str, object]:
         "rows": votes.rows,
         "columns": votes.columns,
         "voters": votes.voters,
+        "classes": votes.classes,
         "labels": votes.labels,
         "memory": [[m.name, None if m.image is None else images[m.image]] for m in votes.memory],
-        "queries": [[q.name, images[q.image], q.predicted, q.share, q.truth, q.voters] for q in votes.queries],
+        "queries": [[q.name, images[q.image], q.predicted, q.share, q.truth, q.voters, q.mixture] for q in votes.queries],
     }
