@@ -165,7 +165,7 @@ def test_the_small_file_changes_length_and_seeds_of_the_small_study_alone():
     }
     found = parse_study(merged)
     assert [*found.jobs()] == [(name, 0) for name in whole["runs"]]
-    assert {run.settings.budget.text for run in found.runs.values() if run.method != "none"} == {"60 CPU seconds"}
+    assert {run.settings.budget.text for run in found.runs.values() if run.method != "none"} == {"30 CPU seconds"}
 
 
 def test_a_study_with_a_budget_is_read_without_torch(tmp_path):
