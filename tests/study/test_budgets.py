@@ -138,7 +138,7 @@ PRETRAINING = {"mae", "simclr", "mocov3", "ibot", "dinov2", "crw", "dino", "dora
 @pytest.mark.parametrize("path", ["studies/one_video.yaml", "benchmarks/one_video/config.yaml"])
 def test_the_studies_of_one_video_compare_every_method_at_one_length_with_a_random_start(path):
     found = load_study(REPOSITORY / path)
-    trained = {name: run for name, run in found.runs.items() if run.method != "none"}
+    trained = {name: run for name, run in found.runs.items() if not name.endswith("_start")}
     assert {run.method for run in trained.values()} >= PRETRAINING
     assert {tuple(run.seeds) for run in found.runs.values()} == {(0, 1, 2)}
     assert len({(run.arch, run.init, tuple(run.data)) for run in trained.values()}) == len(found.videos) == 1
@@ -165,7 +165,8 @@ def test_the_small_file_changes_length_and_seeds_of_the_small_study_alone():
     }
     found = parse_study(merged)
     assert [*found.jobs()] == [(name, 0) for name in whole["runs"]]
-    assert {run.settings.budget.text for run in found.runs.values() if run.method != "none"} == {"30 CPU seconds"}
+    assert {run.settings.budget.text for run in found.runs.values() if run.method != "none" and run.settings.budget} == {"30 CPU seconds"}
+    assert [name for name, run in found.runs.items() if run.method != "none" and not run.settings.budget] == ["mae_start", "mocov3_start"]
 
 
 def test_a_study_with_a_budget_is_read_without_torch(tmp_path):
