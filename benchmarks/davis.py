@@ -1,24 +1,21 @@
-"""Label propagation and J&F, each against its plain form: CPU seconds on one thread, and growth of the peak memory.
+"""Label propagation and J&F, each in turns with its plain form: CPU time on one thread, and growth of the peak memory.
 
-    python benchmarks/davis.py                      # a quarter of a minute
-    python benchmarks/davis.py --plain-patch8       # the plain form at patch 8, too: 3 GB and half a minute
+    python -m benchmarks.davis                      # a quarter of a minute
+    python -m benchmarks.davis --plain-patch8       # the plain form at patch 8, too: 3 GB and a minute
 
 The plain form of propagation is its formula with a dense [sources, targets] matrix, as the released code has it; the one of J&F
-goes mask by mask, with OpenCV's dilation. The official tools, measured on another two-core machine: propagation 1.1 s (190 MB) at
-patch 16 and 35.8 s (2.7 GB) at patch 8, J&F of 60 frames with 3 objects 3.85 s.
+goes mask by mask, with OpenCV's dilation. The floor of propagation is its own products, that of J&F is reading both label maps.
 """
 
 import argparse
 import math
-import multiprocessing
-import resource
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 import torch
+from benchmarks.floors import Products
+from benchmarks.measure import Row, memory_growth, table
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -52,32 +49,44 @@ def plain_propagate(context: list[Tensor], labels: list[Tensor], target: Tensor,
     return torch.cat([s[0] for s in labels], dim=1) @ (affinity / affinity.sum(dim=0))
 
 
-def propagation_row(name: str, grid: tuple[int, int], with_plain: bool) -> str:
-    """One line of the table."""
+def propagation_row(patch: int, grid: tuple[int, int], repeat: int, with_plain: bool = True) -> Row:
+    """One frame."""
     rule = Rule(grid, radius=12, top_k=5, context=7)
     problem = video(grid)
-    seconds, memory, result = measure(lambda: propagate(*problem, rule)[0], repeat=3)
+    with Products() as products:
+        propagate(*problem, rule)
+    rivals = {"all pairs": lambda: plain_propagate(*problem, rule)} if with_plain else {}
+    what = f"propagation of one frame, patch {patch} ({grid[0]} x {grid[1]})"
+    return Row.of(what, lambda: propagate(*problem, rule), ("its products", products.seconds()), rivals, repeat)
+
+
+def propagation_memory(grid: tuple[int, int], with_plain: bool) -> str:
+    """Growth of the peak memory, and how far both forms are apart."""
+    rule, problem = Rule(grid, radius=12, top_k=5, context=7), video(grid)
+    line = f"| {grid[0]} x {grid[1]} | {memory_growth(lambda: propagate(*problem, rule)):.0f} | "
     if not with_plain:
-        return f"| {name} | | {seconds:.2f} | | | {memory:.0f} | |"
-    plain_seconds, plain_memory, expected = measure(lambda: plain_propagate(*problem, rule), repeat=1)
+        return line + "| |"
+    grown = memory_growth(lambda: plain_propagate(*problem, rule))
+    result, expected = propagate(*problem, rule)[0], plain_propagate(*problem, rule)
     same = (result.argmax(0) == expected.argmax(0)).float().mean()
-    equality = f"{(result - expected).abs().max():.0e}, labels {100 * same:.2f} % equal"
-    return (
-        f"| {name} | {plain_seconds:.2f} | {seconds:.2f} | {plain_seconds / seconds:.1f} | {plain_memory:.0f} | {memory:.0f} | {equality} |"
-    )
+    return line + f"{grown:.0f} | {(result - expected).abs().max():.0e}, labels {100 * same:.2f} % equal |"
 
 
-def follow_row(grid: tuple[int, int]) -> str:
-    """One line: frames of YouTube-VOS, in which an object enters, against those of DAVIS, CPU seconds a frame."""
+def follow_row(grid: tuple[int, int], repeat: int) -> Row:
+    """Frames of YouTube-VOS, in which an object enters, in turns with those of DAVIS."""
     rule = Rule(grid, radius=12, top_k=5, context=7)
     context, (first, *_), target = video(grid)
-    features, frames = [*context, target], CONTEXT + 1
     newcomer = torch.zeros_like(first)
     newcomer[:, -1, : grid[1]] = 1
-    plain_seconds, plain_memory, _ = measure(lambda: list(follow(features, first, rule))[-1][0], repeat=2)
-    seconds, memory, _ = measure(lambda: list(follow(features, first, rule, {3: newcomer}))[-1][0], repeat=2)
-    columns = f"{plain_seconds / frames:.3f} | {seconds / frames:.3f} | {plain_seconds / seconds:.2f} | {plain_memory:.0f} | {memory:.0f}"
-    return f"| a frame of YouTube-VOS (second column) and of DAVIS (first), patch 16 | {columns} | |"
+
+    def run(later: dict[int, Tensor] | None) -> list[Tensor]:
+        return list(follow([*context, target], first, rule, later))
+
+    with Products() as products:
+        run(None)
+    rivals = {"DAVIS": lambda: run(None)}
+    what = f"{CONTEXT} frames of YouTube-VOS, patch 16"
+    return Row.of(what, lambda: run({3: newcomer}), ("its products", products.seconds()), rivals, repeat)
 
 
 # -- J and F ---------------------------------------------------------------------------------------------------------
@@ -110,7 +119,7 @@ def plain_jf(truth: np.ndarray, prediction: np.ndarray, objects: int) -> tuple[n
             cg, cp = contour(g), contour(p)
             near_g, near_p = (cv2.dilate(c.astype(np.uint8), disk) > 0 for c in (cg, cp))
             precision, recall = (cp & near_g).sum() / max(1, cp.sum()), (cg & near_p).sum() / max(1, cg.sum())
-            scores[1, number - 1, t] = 2 * precision * recall / (precision + recall) if precision + recall else 0
+            scores[1, number - 1, t] = 2 * precision * recall / (precision + recall) if precision + recall else not (cg | cp).any()
     return scores[0], scores[1]
 
 
@@ -120,54 +129,41 @@ def contour(mask: np.ndarray) -> np.ndarray:
     return (mask ^ padded[:-1, 1:]) | (mask ^ padded[1:, :-1]) | (mask ^ padded[1:, 1:])
 
 
-def jf_row(objects: int) -> str:
-    """One line of the table."""
-    truth, prediction = label_maps(60, objects)
-    seconds, memory, result = measure(lambda: jf(truth, prediction, objects), repeat=3)
-    plain_seconds, plain_memory, expected = measure(lambda: plain_jf(truth, prediction, objects), repeat=1)
-    difference = max(np.abs(a - b).max() for a, b in zip(result, expected, strict=True))
-    columns = f"{plain_seconds:.2f} | {seconds:.2f} | {plain_seconds / seconds:.1f} | {plain_memory:.0f} | {memory:.0f} | {difference:.0e}"
-    return f"| J&F, 60 frames 854 x 480, {objects} objects | {columns} |"
+def jf_row(objects: int, repeat: int, frames: int = 60) -> Row:
+    """One video."""
+    truth, prediction = label_maps(frames, objects)
+    for one, other in zip(jf(truth, prediction, objects), plain_jf(truth, prediction, objects), strict=True):
+        assert np.abs(one - other).max() < 1e-12
+    return Row.of(
+        f"J&F, {frames} frames of 854 x 480, {objects} objects",
+        lambda: jf(truth, prediction, objects),
+        ("reading the maps", lambda: (truth.max(), prediction.max())),
+        {"mask by mask": lambda: plain_jf(truth, prediction, objects)},
+        repeat,
+    )
 
 
-# -- measuring -------------------------------------------------------------------------------------------------------
-
-
-def measure(function: Callable[[], Any], repeat: int) -> tuple[float, float, Any]:
-    """Fewest CPU seconds, growth of the peak memory in MiB, and the result; in a process of its own, since a peak never falls."""
-
-    def child(pipe: "multiprocessing.connection.Connection") -> None:
-        torch.set_num_threads(1)
-        cv2.setNumThreads(1)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        spent = []
-        for _ in range(repeat):
-            begun = time.process_time()
-            result = function()
-            spent.append(time.process_time() - begun)
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        pipe.send((min(spent), grown, result.numpy() if isinstance(result, Tensor) else result))
-
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=child, args=(sender,))
-    process.start()
-    seconds, memory, result = receiver.recv()
-    process.join()
-    return seconds, memory, torch.from_numpy(result) if isinstance(result, np.ndarray) else result
+def rows(repeat: int, *, plain_patch8: bool) -> Iterator[Row]:
+    """All measurements."""
+    yield propagation_row(16, (30, 52), repeat)
+    yield propagation_row(8, (60, 104), repeat if not plain_patch8 else 1, plain_patch8)
+    yield follow_row((30, 52), repeat)
+    for objects in (1, 3, 5):
+        yield jf_row(objects, repeat)
 
 
 def main() -> None:
-    """Measure everything and print a Markdown table."""
+    """Measure everything and print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plain-patch8", action="store_true", help="measure the plain form at patch 8, too")
+    parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print("| | plain, CPU s | ours, CPU s | ratio | plain, MiB | ours, MiB | largest difference |\n|---|---|---|---|---|---|---|")
-    print(propagation_row("propagation, one frame, patch 16 (30 x 52)", (30, 52), True))
-    print(propagation_row("propagation, one frame, patch 8 (60 x 104)", (60, 104), args.plain_patch8))
-    print(follow_row((30, 52)))
-    for objects in (1, 3, 5):
-        print(jf_row(objects))
+    cv2.setNumThreads(1)
+    print(table(rows(args.repeat, plain_patch8=args.plain_patch8)))
+    print("\n| propagation | here, MiB more | all pairs, MiB more | largest difference |\n|---|---|---|---|")
+    print(propagation_memory((30, 52), True))
+    print(propagation_memory((60, 104), args.plain_patch8))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """How the cost of planning, tables and page grows with a study: CPU seconds and memory of the commands, by result records.
 
-    python benchmarks/growth.py [--records 100 400 1600] [--folder DIR]
+    python -m benchmarks.growth [--records 100 400 1600] [--folder DIR]
 
 A study with so many records is written as its jobs would leave it: four evaluations of each run, every other run trained, with
-learning curves and images. Each command is a process of its own, as the workflow starts it.
+learning curves and images. Each command is a process of its own, as the workflow starts it. benchmarks/all.py writes the exponents of
+these and of what grows with images, a memory and a pool to docs/performance.md.
 """
 
 import argparse
@@ -14,12 +15,21 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
+from benchmarks.measure import medians
 from PIL import Image
+from torch.nn import functional as F
 
+from densewalk.curation.select import choose
+from densewalk.curation.settings import CurationSettings
+from densewalk.data.image_folder import ImageFolder
+from densewalk.ops.nearest_neighbors import nearest
 from densewalk.study.config import Study, parse_study
 from densewalk.study.runs import TrainedRun
 
@@ -128,6 +138,72 @@ def measured(command: list[str], folder: Path) -> tuple[float, float]:
         raise SystemExit(f"{' '.join(command)}: {done.stderr[-2000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, after.ru_maxrss / 1024
+
+
+# -- exponents -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """Once, four times and 16 times so many records, images, entries of a memory and frames of a pool."""
+
+    records: tuple[int, ...]
+    images: int
+    entries: int
+    pool: int
+
+
+def page(amounts: Amounts) -> str:
+    """How CPU time grows with each amount, in Markdown."""
+    lines = ["| | amounts | CPU s | exponent of the last step | of the whole |", "|---|---|---|---|---|"]
+    lines += [growth_line(what, found) for what, found in (*of_records(amounts.records), *of_arrays(amounts))]
+    return "\n".join(lines) + (
+        "\n\nAn exponent of 1 is twice the time for twice the amount. Commands are processes of their own, whose start takes time, too; "
+        "the last step has the smallest share of it. Each run of a study has four records, every other run was trained."
+    )
+
+
+def growth_line(what: str, found: dict[int, float]) -> str:
+    """Seconds by amount, and the slopes of their logarithms."""
+    (first, *_, before, last) = found.items()
+    slopes = [math.log(last[1] / other[1]) / math.log(last[0] / other[0]) for other in (before, first)]
+    seconds = ", ".join(f"{taken:.3g}" for taken in found.values())
+    return f"| {what} | {', '.join(f'{amount:,}' for amount in found)} | {seconds} | {slopes[0]:.2f} | {slopes[1]:.2f} |"
+
+
+def of_records(counts: Sequence[int]) -> Iterator[tuple[str, dict[int, float]]]:
+    """Each command, by records."""
+    with tempfile.TemporaryDirectory() as temporary:
+        for records in counts:
+            write_study(Path(temporary, str(records)), records // len(EVALUATIONS))
+        for name, command in COMMANDS.items() if counts else ():
+            yield f"`{name}`, by records", {records: measured(command, Path(temporary, str(records)))[0] for records in counts}
+
+
+def of_arrays(amounts: Amounts) -> Iterator[tuple[str, dict[int, float]]]:
+    """What runs in this process."""
+    yield "listing a folder, by images", {n: listing_seconds(n) for n in times_four(amounts.images)}
+    features = F.normalize(torch.randn(16 * max(amounts.entries, amounts.pool), 384, generator=torch.Generator().manual_seed(0)), dim=1)
+    searches = {str(n): lambda n=n: nearest(features[:n], features[:200], 30) for n in times_four(amounts.entries)}
+    yield "exact search of 200 queries, by entries of the memory", {int(n): taken for n, taken in medians(searches, 3).items()}
+    settings = CurationSettings(data=["pool"], backbone="any", duplicates=0.9)
+    choices = {str(n): lambda n=n: choose(features[:n], None, settings) for n in times_four(amounts.pool)}
+    yield "groups of duplicates, by frames of the pool", {int(n): taken for n, taken in medians(choices, 3).items()}
+
+
+def times_four(amount: int) -> list[int]:
+    """Once, four times, 16 times."""
+    return [amount, 4 * amount, 16 * amount]
+
+
+def listing_seconds(images: int) -> float:
+    """CPU seconds of the list of so many files in folders of 1,000."""
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(images):
+            path = Path(folder, str(i // 1000), f"{i}.jpg")
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+        return medians({"list": lambda: ImageFolder(folder)}, 3)["list"]
 
 
 def main() -> None:

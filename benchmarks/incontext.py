@@ -1,7 +1,7 @@
-"""In-context segmentation with 151 classes: each step and the whole, against its plain form, in CPU seconds and memory.
+"""In-context segmentation with 151 classes: each step and the whole, in turns with its plain form, in CPU time and memory.
 
-    python benchmarks/incontext.py                  # about half a minute
-    python benchmarks/incontext.py --memory 48 --queries 16 --classes 21
+    python -m benchmarks.incontext                  # about half a minute
+    python -m benchmarks.incontext --memory 48 --queries 16 --classes 21
 
 The plain form is what the released implementation does by its description: one-hot labels of every pixel, all similarities at
 once, gathered neighbor features, all classes interpolated, label maps kept until the end. Both score by the same confusion matrix.
@@ -9,13 +9,14 @@ Features are given (clustered random unit vectors), so the backbone's time, the 
 """
 
 import argparse
-import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 import torch
+from benchmarks.floors import Products
+from benchmarks.measure import Row, memory_growth, table
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -139,41 +140,45 @@ class Clock:
         self.spent[self.label] = self.spent.get(self.label, 0.0) + time.process_time() - self.begun
 
 
-def measure(way: Callable[[Data, Clock], tuple[float, float]], data: Data) -> tuple[dict[str, float], float, tuple[float, float]]:
-    """CPU seconds by step, growth of the peak memory in MiB, scores; in a process of its own, since a peak never falls."""
+def row(memory: int, queries: int, classes: int, repeat: int) -> Row:
+    """The whole, from features to scores; the floor is the products of the search."""
+    data = make_data(memory, queries, classes)
+    with Products() as products:
+        ours(data, Clock())
+    rivals = {"plain": lambda: plain(data, Clock())}
+    what = f"in-context, {memory * 784} patches, {queries * 784} queries, {classes} classes"
+    return Row.of(what, lambda: ours(data, Clock()), ("its products", products.seconds()), rivals, repeat)
 
-    def child(pipe: "multiprocessing.connection.Connection") -> None:
-        torch.set_num_threads(1)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        clock = Clock()
-        found = way(data, clock)
-        pipe.send((clock.spent, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, found))
 
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=child, args=(sender,))
-    process.start()
-    result = receiver.recv()
-    process.join()
-    return result
+def steps(data: Data, repeat: int) -> list[str]:
+    """A line for each step: medians of both, in turns."""
+    clocks: dict[Callable[[Data, Clock], tuple[float, float]], list[Clock]] = {plain: [], ours: []}
+    for _ in range(repeat):
+        for way, own in clocks.items():
+            own.append(Clock())
+            way(data, own[-1])
+    lines = []
+    for step in clocks[plain][0].spent:
+        slow, fast = (median(clock.spent[step] for clock in own) for own in clocks.values())
+        lines.append(f"| {step} | {slow:.2f} | {fast:.2f} | {slow / fast:.1f} |")
+    return lines
 
 
 def main() -> None:
-    """Measure both and print a Markdown table."""
+    """Measure both and print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memory", type=int, default=24, help="memory images of 784 patches")
     parser.add_argument("--queries", type=int, default=16, help="query images")
     parser.add_argument("--classes", type=int, default=151)
+    parser.add_argument("--repeat", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    print(table([row(args.memory, args.queries, args.classes, args.repeat)]))
     data = make_data(args.memory, args.queries, args.classes)
-    (fast, fast_rss, fast_scores), (slow, slow_rss, slow_scores) = measure(ours, data), measure(plain, data)
-    print(f"{args.memory * 784} memory patches, {args.queries * 784} queries, {args.classes} classes, one thread\n")
-    print("| step | plain, CPU s | ours, CPU s | ratio |\n|---|---|---|---|")
-    for step in slow:
-        print(f"| {step} | {slow[step]:.2f} | {fast[step]:.2f} | {slow[step] / fast[step]:.1f} |")
-    total_slow, total_fast = sum(slow.values()), sum(fast.values())
-    print(f"| **whole** | {total_slow:.2f} | {total_fast:.2f} | **{total_slow / total_fast:.1f}** |")
-    print(f"| additional peak memory, MiB | {slow_rss:.0f} | {fast_rss:.0f} | {slow_rss / max(fast_rss, 1):.1f} |")
+    print("\n| step | plain, CPU s | ours, CPU s | ratio |\n|---|---|---|---|", *steps(data, args.repeat), sep="\n")
+    grown = [memory_growth(lambda way=way: way(data, Clock())) for way in (plain, ours)]
+    print(f"| additional peak memory, MiB | {grown[0]:.0f} | {grown[1]:.0f} | {grown[0] / max(grown[1], 1):.1f} |")
+    fast_scores, slow_scores = ours(data, Clock()), plain(data, Clock())
     difference = max(abs(a - b) for a, b in zip(fast_scores, slow_scores, strict=True))
     print(f"\nmIoU {fast_scores[0]:.6f}, matched {fast_scores[1]:.6f}; largest difference to the plain form {difference:.1e}")
 

@@ -8,10 +8,10 @@ matrix products, in the same blocks. The histograms are how mmsegmentation count
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 
 import torch
-from benchmarks.measure import medians
+from benchmarks.measure import Row, table
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +21,7 @@ from densewalk.ops.cpu.linear import linear
 
 
 def main() -> None:
-    """Print a table for each loop."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--pixels", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
@@ -29,21 +29,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=784)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for classes in (21, 151):
-        target, prediction = label_maps(*args.pixels, classes)
-        print_rows(f"confusion matrix, {classes} classes", confusion_rivals(target, prediction, classes), args.repeat)
-    for k in (1, 30, 200):
-        memory, queries = features(args.entries), features(args.queries)
-        print_rows(f"the {k} nearest of {args.entries}, {args.queries} queries", search_rivals(memory, queries, k), args.repeat)
-
-
-def print_rows(title: str, rivals: dict[str, Callable[[], object]], repeat: int) -> None:
-    """One line for each rival; the first one's time is the floor."""
-    taken = medians(rivals, repeat)
-    floor = next(iter(taken.values()))
-    print(f"\n{title:48} {'CPU ms':>9} {'x floor':>9}")
-    for name, seconds in taken.items():
-        print(f"  {name:46} {1e3 * seconds:9.2f} {seconds / floor:9.2f}")
+    print(table([*confusion_rows(args.pixels, args.repeat), *search_rows(args.entries, args.queries, args.repeat)]))
 
 
 # -- confusion matrix --------------------------------------------------------------------------------------------------
@@ -62,8 +48,14 @@ def label_maps(height: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
     return target, prediction
 
 
-def confusion_rivals(target: Tensor, prediction: Tensor, classes: int) -> dict[str, Callable[[], object]]:
-    """Reading the labels, counting them, and two plain forms."""
+def confusion_rows(pixels: Sequence[int], repeat: int, every: Sequence[int] = (21, 151)) -> Iterator[Row]:
+    """A row for each number of classes."""
+    for classes in every:
+        yield confusion_row(*label_maps(pixels[0], pixels[1], classes), classes, repeat)
+
+
+def confusion_row(target: Tensor, prediction: Tensor, classes: int, repeat: int) -> Row:
+    """Counting the labels, and two plain forms."""
 
     def histograms() -> None:
         kept = target != 255
@@ -75,12 +67,13 @@ def confusion_rivals(target: Tensor, prediction: Tensor, classes: int) -> dict[s
         kept = target.flatten() != 255
         (target.flatten()[kept].long() * classes + prediction.flatten()[kept]).bincount(minlength=classes**2)
 
-    return {
-        "floor: reading the labels": lambda: (target.max(), prediction.max()),
-        "here": lambda: confusion_matrix(target, prediction, classes, classes, ignore=255),
-        "one bincount": bincount,
-        "three histograms, without a matrix": histograms,
-    }
+    return Row.of(
+        f"confusion matrix of {target.shape[0]} x {target.shape[1]} pixels, {classes} classes",
+        lambda: confusion_matrix(target, prediction, classes, classes, ignore=255),
+        ("reading the labels", lambda: (target.max(), prediction.max())),
+        {"one bincount": bincount, "three histograms": histograms},
+        repeat,
+    )
 
 
 # -- search ------------------------------------------------------------------------------------------------------------
@@ -91,8 +84,15 @@ def features(count: int, dim: int = 384) -> Tensor:
     return F.normalize(torch.randn(count, dim, generator=torch.Generator().manual_seed(count)), dim=1)
 
 
-def search_rivals(memory: Tensor, queries: Tensor, k: int) -> dict[str, Callable[[], object]]:
-    """The products alone, the search, and plain forms."""
+def search_rows(entries: int, queries: int, repeat: int, every: Sequence[int] = (1, 30, 200)) -> Iterator[Row]:
+    """A row for each number of neighbors."""
+    memory, asked = features(entries), features(queries)
+    for k in every:
+        yield search_row(memory, asked, k, repeat)
+
+
+def search_row(memory: Tensor, queries: Tensor, k: int, repeat: int) -> Row:
+    """The search, and two plain forms."""
     tiles = memory.split(nearest_neighbors.TILE)
     blocks = queries.tensor_split(-(-len(queries) // nearest_neighbors.CPU_BLOCK))
 
@@ -106,12 +106,13 @@ def search_rivals(memory: Tensor, queries: Tensor, k: int) -> dict[str, Callable
             for tile in tiles:
                 linear(block, tile).topk(min(k, len(tile)))
 
-    return {
-        "floor: its matrix products": products,
-        "here": lambda: nearest_neighbors.nearest(memory, queries, k),
-        "the same products, and topk of each": products_and_topk,
-        "all similarities, then topk": lambda: (queries @ memory.T).topk(min(k, len(memory))),
-    }
+    return Row.of(
+        f"the {k} nearest of {len(memory)}, {len(queries)} queries",
+        lambda: nearest_neighbors.nearest(memory, queries, k),
+        ("its products", products),
+        {"its products, topk of each": products_and_topk, "one product, topk": lambda: (queries @ memory.T).topk(min(k, len(memory)))},
+        repeat,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""k-NN votes for four numbers of neighbors: one search against four, in CPU seconds on one thread and growth of the peak memory.
+"""k-NN votes for four numbers of neighbors: one search in turns with four, in CPU time on one thread and growth of the peak memory.
 
-    python benchmarks/knn.py                        # a few seconds
-    python benchmarks/knn.py --training 100000 --queries 500
+    python -m benchmarks.knn                        # a few seconds
+    python -m benchmarks.knn --training 100000 --queries 500
 
 The plain form does what the released code does by its description: a search for each number of neighbors, over all similarities
 of a hundredth of the queries (at least one) at a time, and votes by a one-hot row of all classes for each neighbor. Features are
@@ -9,13 +9,10 @@ given (clustered random unit vectors), so the backbone's time, the same in both,
 """
 
 import argparse
-import multiprocessing
-import resource
-import time
-from collections.abc import Callable
-from typing import Any
 
 import torch
+from benchmarks.floors import Products
+from benchmarks.measure import Row, memory_growth, table
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,49 +55,33 @@ def plain_for(train: Tensor, labels: Tensor, test: Tensor, classes: int, k: int)
     return torch.cat(predictions)
 
 
-def measure(function: Callable[..., Tensor], data: tuple[Any, ...], repeat: int = 3) -> tuple[float, float, Tensor]:
-    """Fewest CPU seconds, growth of the peak memory in MiB, and the result; in a process of its own, since a peak never falls."""
-
-    def child(pipe: "multiprocessing.connection.Connection") -> None:
-        torch.set_num_threads(1)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        spent = []
-        for _ in range(repeat):
-            begun = time.process_time()
-            result = function(*data)
-            spent.append(time.process_time() - begun)
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        pipe.send((min(spent), grown, result.numpy()))
-
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(there,))
-    process.start()
-    seconds, grown, result = here.recv()
-    process.join()
-    return seconds, grown, torch.from_numpy(result)
+def row(training: int, queries: int, classes: int, repeat: int) -> Row:
+    """One number of queries; the floor is the products of one search."""
+    data = (*make_data(training, queries, classes), classes)
+    with Products() as products:
+        ours(*data)
+    rivals = {"a search for each k": lambda: plain(*data)}
+    what = f"k-NN, {training} images, {queries} queries, four k"
+    return Row.of(what, lambda: ours(*data), ("its products", products.seconds()), rivals, repeat)
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--training", type=int, default=20_000, help="training pictures")
     parser.add_argument("--queries", type=int, nargs="+", default=[200, 5_000], help="pictures to classify")
     parser.add_argument("--classes", type=int, default=1_000)
+    parser.add_argument("--repeat", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{arguments.training} training pictures, {arguments.classes} classes, k = {NEIGHBORS}")
-    print("| queries | plain, CPU s | ours | ratio | plain, MiB more | ours | equal predictions |\n|---|---|---|---|---|---|---|")
+    print(f"{arguments.training} training pictures, {arguments.classes} classes, k = {NEIGHBORS}\n")
+    print(table(row(arguments.training, queries, arguments.classes, arguments.repeat) for queries in arguments.queries))
+    print("\n| queries | plain, MiB more | ours | equal predictions |\n|---|---|---|---|")
     for queries in arguments.queries:
         data = (*make_data(arguments.training, queries, arguments.classes), arguments.classes)
-        seconds, memory, result = measure(ours, data)
-        plain_seconds, plain_memory, expected = measure(plain, data, repeat=1)
-        equal = 100 * (result == expected).double().mean().item()
-        ratio = plain_seconds / seconds
-        print(
-            f"| {queries} | {plain_seconds:.2f} | {seconds:.2f} | {ratio:.1f} | {plain_memory:.0f} | {memory:.0f} | {equal:.2f} % |",
-            flush=True,
-        )
+        memory = [memory_growth(lambda way=way, data=data: way(*data)) for way in (plain, ours)]
+        equal = 100 * (ours(*data) == plain(*data)).double().mean().item()
+        print(f"| {queries} | {memory[0]:.0f} | {memory[1]:.0f} | {equal:.2f} % |")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """Cost of NeCo's loss and of a whole step, against the published formula in matrices and the release's way of running it.
 
     python -m benchmarks.neco                            # the loss; a step of one 224 px image; under a minute
-    python -m benchmarks.neco --size 224 --batch 4       # the cases of the release's measurements
+    python -m benchmarks.neco --size 224 --batch 4       # the release's two sizes
     python -m benchmarks.neco --size 518 --batch 1
 
 One thread, CPU seconds of this process, the best of several runs, the rivals in turn, so that a busy machine is equally unfair to all. The
-release itself was measured at 1,703 us per row of 49 (bitonic), and 15.0 s (224 px, 4 images) and 23.7 s (518 px, 1 image) per step; its
-modules write out the matrix of attention, too, which is why the first row does.
+release's modules write out the matrix of attention, too, which is why the first row does. The floor of a step is in benchmarks/steps.py.
 """
 
 import argparse
@@ -70,7 +69,7 @@ def print_losses(kind: str, rows: int, repeats: int) -> None:
     for run in list(rivals.values())[1:]:
         evaluate(lambda s, run=run: run(s, teacher[few]), student[few])  # compiles
     seconds: dict[str, float] = {}
-    for name in (rival for rival in rivals for _ in range(counts[rival])):
+    for name in (rival for turn in range(max(counts.values())) for rival in rivals if turn < counts[rival]):
         taken = timed(lambda name=name: evaluate(lambda s: rivals[name](s, teacher), student))
         seconds[name] = min(taken, seconds.get(name, taken))
     for name, run in rivals.items():

@@ -9,13 +9,12 @@ those of all, and the walk's chains against products made from the beginning for
 """
 
 import argparse
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from benchmarks.gpu import trainings
 from benchmarks.gpu.trainings import Training
+from benchmarks.measure import medians
 from torch import Tensor
 
 from densewalk.methods.crw.walk import chains, cycle_loss, transitions
@@ -69,16 +68,6 @@ def mosic_passes(method: Mosic, batch: dict[str, Tensor]) -> list[Tensor]:
     return [method.student.head(method.student.encode(trunk[:, :1])) @ method.student.prototypes.T, taught]
 
 
-def cpu_seconds(function: Callable[[], Any], repeat: int) -> float:
-    """The fewest of several runs."""
-    spent = []
-    for _ in range(repeat):
-        begun = time.process_time()
-        function()
-        spent.append(time.process_time() - begun)
-    return min(spent)
-
-
 def seconds_of(training: Training, repeat: int) -> tuple[float, float]:
     """Of a step, and of its passes."""
     method = training.method().train()
@@ -96,8 +85,8 @@ def seconds_of(training: Training, repeat: int) -> tuple[float, float]:
         torch.autograd.backward(learned, [torch.ones_like(output) for output in learned])
         getattr(method, "patch_sums", []).clear()
 
-    plain()
-    return cpu_seconds(step, repeat), cpu_seconds(plain, repeat)
+    taken = medians({"step": step, "passes": plain}, repeat)
+    return taken["step"], taken["passes"]
 
 
 def patch_logits_row(arch: str, batch: int, repeat: int) -> str:
@@ -111,7 +100,8 @@ def patch_logits_row(arch: str, batch: int, repeat: int) -> str:
     def logits(places: Any) -> None:
         head.patch_prototypes(head.bottleneck(patches[places])).logsumexp(dim=1).sum().backward()
 
-    masked, whole = (cpu_seconds(lambda own=own: logits(own), repeat) for own in (views["places"], slice(None)))
+    taken = medians({"masked": lambda: logits(views["places"]), "whole": lambda: logits(slice(None))}, repeat)
+    masked, whole = taken["masked"], taken["whole"]
     share = len(views["places"]) / views["masks"].numel()
     return (
         f"| {100 * share:.0f} % masked, {method.settings.patch_prototypes} prototypes | {whole:.2f} | {masked:.2f} | {whole / masked:.1f} |"
@@ -138,7 +128,8 @@ def walk_row(frames: int, repeat: int) -> str:
         return torch.stack(losses).mean()
 
     difference = abs(chained().item() - plain().item())
-    ours, theirs = (cpu_seconds(lambda way=way: way().backward(), repeat) for way in (chained, plain))
+    taken = medians({"chained": lambda: chained().backward(), "plain": lambda: plain().backward()}, repeat)
+    ours, theirs = taken["chained"], taken["plain"]
     return f"| {frames} | {1000 * theirs:.1f} | {1000 * ours:.1f} | {theirs / ours:.1f} | {difference:.0e} |"
 
 

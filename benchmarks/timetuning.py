@@ -1,22 +1,22 @@
 """Time-Tuning's step, its feature-forwarder and its scores, each against the plain form; CPU seconds on one thread.
 
-    python benchmarks/timetuning.py                                       # ViT-S/16, 2 clips of 4 frames of 224 px: two minutes
-    python benchmarks/timetuning.py --arch vit_micro_patch16 --size 96 --batch 4
+    python -m benchmarks.timetuning                                       # ViT-S/16, 2 clips of 4 frames of 224 px: two minutes
+    python -m benchmarks.timetuning --arch vit_micro_patch16 --size 96 --batch 4
 
 The release asks for features three times (student for propagation, student for the loss, teacher), each time of all frames, and
 passes the backbone twice for each, once for attention maps that nothing uses: 6 x 12 blocks x 4 frames = 288 block passes a clip.
-Measured with its code on another two-core machine: 5.41 s a step, against 1.04 s for a prototype of the schedule used here.
+Here its order of work is run in turns with ours, in this process.
 
 The plain forwarder goes clip by clip with a dense float64 [sources, targets] matrix. Matching has two plain forms: the confusion
 matrix pixel by pixel, and counting the pixels of every pair of class and cluster again, as the release does.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from benchmarks.measure import medians
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -81,16 +81,6 @@ def block_passes(networks: list[nn.Module], clips: Tensor, function: Callable[[]
     return passes / len(clips)
 
 
-def cpu_seconds(function: Callable[[], Any], repeat: int) -> float:
-    """The fewest of several runs."""
-    spent = []
-    for _ in range(repeat):
-        begun = time.process_time()
-        function()
-        spent.append(time.process_time() - begun)
-    return min(spent)
-
-
 # -- the feature-forwarder -------------------------------------------------------------------------------------------
 
 
@@ -120,8 +110,8 @@ def propagation_row(grid: tuple[int, int], clips: int, repeat: int) -> str:
     *_, last = follow(features, first, rule)
     expected = plain_follow(features, first, rule)
     same = (last.argmax(1) == expected.argmax(1)).float().mean()
-    plain = cpu_seconds(lambda: plain_follow(features, first, rule), repeat)
-    ours = cpu_seconds(lambda: list(follow(features, first, rule)), repeat)
+    taken = medians({"plain": lambda: plain_follow(features, first, rule), "ours": lambda: list(follow(features, first, rule))}, repeat)
+    plain, ours = taken["plain"], taken["ours"]
     equality = f"{(last - expected).abs().max():.0e}, labels {100 * same:.2f} % equal"
     return f"| {grid[0]} x {grid[1]}, {clips} clips | {1000 * plain:.0f} | {1000 * ours:.0f} | {plain / ours:.1f} | {equality} |"
 
@@ -154,8 +144,9 @@ def matching_row(name: str, match: Callable[[Tensor], Tensor], count: int, pixel
         return mean_iou(reassign(confusion, match(confusion)))
 
     scores: list[float] = []
-    ways = ((confusion_matrix, 5), (pixel_by_pixel, 1), (pair_by_pair, 1))
-    ours, loop, pairs = (cpu_seconds(lambda way=way: scores.append(score(way)), repeat) for way, repeat in ways)
+    ways = (confusion_matrix, pixel_by_pixel, pair_by_pair)
+    runs = {way.__name__: lambda way=way: scores.append(score(way)) for way in ways}
+    ours, loop, pairs = medians(runs, repeat=1, warm=False).values()
     assert len(set(scores)) == 1, scores
     ratios = f"{loop / ours:.0f}, {pairs / ours:.0f}"
     return f"| {name}, {count} clusters, {pixels} pixels | {loop:.1f} | {pairs:.1f} | {1000 * ours:.1f} | {ratios} |"
@@ -174,17 +165,10 @@ def main() -> None:
     method = TimeTuning(settings, create(args.arch, seed=0), 1, 1, seed=0)
     clips = torch.randn(args.batch, settings.frames, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
 
-    results, rows = [], []
-    for name, way in (("the release's", release_step), ("ours", step)):
-        results.append(backward(method, way, clips))
-        networks = [method.student, method.teacher]
-        rows.append(
-            (
-                name,
-                block_passes(networks, clips, lambda way=way: way(method, clips)),
-                cpu_seconds(lambda way=way: backward(method, way, clips), args.repeat),
-            )
-        )
+    ways, networks = {"the release's": release_step, "ours": step}, [method.student, method.teacher]
+    taken = medians({name: lambda way=way: backward(method, way, clips) for name, way in ways.items()}, args.repeat)
+    results = [backward(method, way, clips) for way in ways.values()]
+    rows = [(name, block_passes(networks, clips, lambda way=way: way(method, clips)), taken[name]) for name, way in ways.items()]
     print(f"{args.arch}, {args.batch} clips of {settings.frames} frames of {args.size} px, one thread\n")
     print("| schedule of work | block passes a clip | step, CPU s |\n|---|---|---|")
     for name, passes, seconds in rows:
@@ -200,7 +184,7 @@ def main() -> None:
         clip, drawn = crop_clip(frame, settings, torch.Generator().manual_seed(1))
         return make_views({"clip": clip[None], "distortion": to_rows([drawn])}, settings, torch.device("cpu"))
 
-    clip = cpu_seconds(augment, args.repeat)
+    clip = medians({"clip": augment}, args.repeat)["clip"]
     print(f"augmentation of one decoded clip of 854 x 480: {1000 * clip:.0f} ms")
     print("\n| propagation over 4 frames | plain, CPU ms | ours | ratio | largest difference |\n|---|---|---|---|---|")
     print(propagation_row((14, 14), 8, args.repeat))

@@ -52,9 +52,9 @@ def main() -> None:
         print(f"{info.codec} {info.width}x{info.height}, {info.fps:g} fps, {info.frames} frames, {source.stat().st_size / 2**20:.1f} MiB")
         receipt, ratio = compare_transcoding(source, Path(folder), settings, args.repeats)
         print(f"training copy {receipt.width}x{receipt.height}, gop {receipt.gop}, {receipt.bytes / 2**20:.1f} MiB")
-        seconds, own, rss = compare_clips(source, receipt, args.clips)
+        _, own, rss = compare_clips(source, receipt, args.clips)
         if info.height >= 2160:
-            compare_figures(ratio, seconds, own, rss)
+            compare_figures(ratio, own, rss)
 
 
 def parse() -> argparse.Namespace:
@@ -111,12 +111,11 @@ def cut(source: Path, target: Path, seconds: float) -> None:
             out.mux(packet)
 
 
-def compare_figures(ratio: float, seconds: float, own: float, rss: float) -> None:
-    """What was measured on a 4K source beside the most it may be."""
+def compare_figures(ratio: float, own: float, rss: float) -> None:
+    """A ratio of two runs in turns and memory, on a 4K source, beside the most they may be; seconds depend on the machine."""
     print(f"\n{'figure, for a 4K60 source':28} {'here':>7} {'most':>7}")
     for name, here, most in (
         ("transcode / plain, CPU", ratio, 1.3),
-        ("CPU-s a clip in a loader", seconds, 0.07),
         ("MiB a worker, own", own, 600),
         ("MiB a worker, RSS", rss, 600),
     ):

@@ -16,6 +16,7 @@ SMALL = {
     "self_supervised": "--arch vit_nano_patch16 --batch 2 --repeat 1 --out-dim 64",
     "depth": "--arch vit_micro_patch16 --size 64 64 --repeats 1",
     "correspondence": "--arch vit_nano_patch16 --size 32 --images 3 --pairs 4",
+    "all": "--size tiny",  # the last, because it imports others
 }
 
 

@@ -194,7 +194,8 @@ def _spans(size: int, rule: Rule, tile: int) -> list[tuple[tuple[int, int], tupl
 def _outside(targets: Int[Tensor, "..."], keys: Int[Tensor, "..."], rule: Rule) -> Bool[Tensor, "targets keys"]:
     """True for each key outside the target's window; positions count row by row."""
     t, s, width = targets.flatten()[:, None], keys.flatten()[None, :], rule.grid[1]
-    rows, columns = (t // width - s // width).abs(), (t % width - s % width).abs()
+    # short integers: of 64 bits, a twentieth of the whole search would be spent here
+    rows, columns = ((a.short() - b.short()).abs_() for a, b in ((t // width, s // width), (t % width, s % width)))
     if rule.circle and rule.radius:
-        return rows.square() + columns.square() > rule.radius**2
+        return rows.int().square() + columns.int().square() > rule.radius**2
     return (rows > rule.reach) | (columns > rule.reach)

@@ -1,0 +1,117 @@
+"""Steps, scores and their inner loops, each beside its floor and in turns with a plain form; docs/performance.md is made of it.
+
+python -m benchmarks.all                              # some minutes, one thread; prints the page
+python -m benchmarks.all --out docs/performance.md
+python -m benchmarks.all --size tiny                  # seconds: does it run?
+"""
+
+import argparse
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import torch
+from benchmarks import davis, growth, incontext, inner_loops, knn, steps
+from benchmarks.floors import bandwidth, product_rate
+from benchmarks.gpu import trainings
+from benchmarks.measure import Row, table
+
+HEAD = """# How near to the machine's limits
+
+This page is written by `python -m benchmarks.all --out docs/performance.md`. The column to look at is the first one: the time of a
+computation divided by the time of what it cannot do without on this machine, which is measured in the same run. 1 is the limit.
+
+* Every number is CPU time of one process on one thread, the median of several runs. Nothing measured on another machine or day is here.
+* Rivals ran in turns with it, in the same process: one run of each after the other. A ratio above 1 means that the rival takes longer.
+* A floor of matrix products is those that the computation itself asks for, each kind measured alone by the fastest way that torch has.
+  Attention that is computed again in a backward pass is counted twice. What is read and written besides is not counted.
+* A floor of bytes is one pass over what must be read or written.
+
+"""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    trainings: Callable[[], list[trainings.Training]]
+    repeat: int  # of steps and scores; inner loops are repeated three times as often
+    sorted_rows: int
+    pixels: tuple[int, int]
+    entries: int
+    queries: int
+    memory_images: int
+    query_images: int
+    knn: tuple[int, int]
+    grids: dict[int, tuple[int, int]]
+    plain_patch8: bool
+    frames: int
+    growth: growth.Amounts
+
+
+SIZES = {
+    "tiny": Size(
+        lambda: trainings.small()[2:5], 1, 20, (40, 60), 500, 40, 1, 1, (200, 20), {16: (6, 8)}, False, 2, growth.Amounts((), 20, 40, 40)
+    ),
+    "full": Size(
+        steps.ordinary, 3, 784, (480, 640), 18_816, 784, 24, 8, (20_000, 1_000), {16: (30, 52), 8: (60, 104)}, True, 60,
+        growth.Amounts((40, 160, 640), 1_000, 4_000, 1_000),
+    ),
+}  # fmt: skip
+
+
+def sections(size: Size) -> Iterator[tuple[str, Iterator[Row]]]:
+    """Headings and what is below them."""
+    yield "Training steps", steps.rows(size.trainings(), size.repeat, size.sorted_rows)
+    yield "Scores", score_rows(size)
+    yield "Inner loops", loop_rows(size)
+
+
+def score_rows(size: Size) -> Iterator[Row]:
+    """Evaluations from features on."""
+    for classes in (21, 151):
+        yield incontext.row(size.memory_images, size.query_images, classes, size.repeat)
+    yield knn.row(*size.knn, classes=1_000, repeat=size.repeat)
+    for patch, grid in size.grids.items():
+        yield davis.propagation_row(patch, grid, size.repeat if patch > 8 else 1, patch > 8 or size.plain_patch8)
+    yield davis.jf_row(3, size.repeat, size.frames)
+
+
+def loop_rows(size: Size) -> Iterator[Row]:
+    """Confusion matrix and search."""
+    yield from inner_loops.confusion_rows(size.pixels, 3 * size.repeat)
+    yield from inner_loops.search_rows(size.entries, size.queries, 3 * size.repeat)
+
+
+def machine() -> str:
+    """The machine's own limits."""
+    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return (
+        f"Measured on {names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}: "
+        f"{product_rate() / 1e9:.0f} Gflop/s in products of ViT-S's sizes, {bandwidth() / 1e9:.1f} GB/s in copies, on one thread."
+    )
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--out", type=Path, help="a file instead of the standard output")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    size = SIZES[args.size]
+    page = HEAD + machine() + "\n"
+    for title, rows in sections(size):
+        page += f"\n## {title}\n\n{table(rows)}\n"
+    page += f"\n## Growth\n\n{growth.page(size.growth)}\n"
+    if args.out:
+        args.out.write_text(page)
+    else:
+        print(page)
+
+
+if __name__ == "__main__":
+    main()
