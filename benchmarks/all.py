@@ -2,11 +2,13 @@
 
 python -m benchmarks.all                              # some minutes, one thread; prints the page
 python -m benchmarks.all --out docs/performance.md
+python -m benchmarks.all --size small                 # a minute: fewer methods, one run of each after one that warms up
 python -m benchmarks.all --size tiny                  # seconds: does it run?
 """
 
 import argparse
 import platform
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +57,10 @@ SIZES = {
     "tiny": Size(
         lambda: trainings.small()[2:5], 1, 20, (40, 60), 500, 40, 1, 1, (200, 20), {16: (6, 8)}, False, 2, growth.Amounts((), 20, 40, 40)
     ),
+    "small": Size(
+        lambda: steps.ordinary()[1:4:2], 1, 200, (480, 640), 18_816, 784, 12, 2, (20_000, 200), {16: (30, 52), 8: (60, 104)}, False, 20,
+        growth.Amounts((), 1_000, 4_000, 500),
+    ),
     "full": Size(
         steps.ordinary, 3, 784, (480, 640), 18_816, 784, 24, 8, (20_000, 1_000), {16: (30, 52), 8: (60, 104)}, True, 60,
         growth.Amounts((40, 160, 640), 1_000, 4_000, 1_000),
@@ -85,13 +91,21 @@ def loop_rows(size: Size) -> Iterator[Row]:
     yield from inner_loops.search_rows(size.entries, size.queries, 3 * size.repeat)
 
 
-def machine() -> str:
-    """The machine's own limits."""
+def machine(size: str) -> str:
+    """How much is measured on which machine, and its own limits."""
     names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
     return (
-        f"Measured on {names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}: "
+        f"Size `{size}`, measured on {name}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}:\n"
         f"{product_rate() / 1e9:.0f} Gflop/s in products of ViT-S's sizes, {bandwidth() / 1e9:.1f} GB/s in copies, on one thread."
     )
+
+
+def told(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows, each told on the standard error when it is measured."""
+    for row in rows:
+        print(f"{row.what}: {row.times_floor:.2f} of its floor", file=sys.stderr, flush=True)
+        yield row
 
 
 def main() -> None:
@@ -103,9 +117,9 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     size = SIZES[args.size]
-    page = HEAD + machine() + "\n"
+    page = HEAD + machine(args.size) + "\n"
     for title, rows in sections(size):
-        page += f"\n## {title}\n\n{table(rows)}\n"
+        page += f"\n## {title}\n\n{table(told(rows))}\n"
     page += f"\n## Growth\n\n{growth.page(size.growth)}\n"
     if args.out:
         args.out.write_text(page)

@@ -158,7 +158,7 @@ def page(amounts: Amounts) -> str:
     lines = ["| | amounts | CPU s | exponent of the last step | of the whole |", "|---|---|---|---|---|"]
     lines += [growth_line(what, found) for what, found in (*of_records(amounts.records), *of_arrays(amounts))]
     return "\n".join(lines) + (
-        "\n\nAn exponent of 1 is twice the time for twice the amount. Commands are processes of their own, whose start takes time, too; "
+        "\n\nAn exponent of 1 is twice the time for twice the amount. Commands are processes of their own, whose start takes time, too;\n"
         "the last step has the smallest share of it. Each run of a study has four records, every other run was trained."
     )
 
