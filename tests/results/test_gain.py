@@ -15,6 +15,7 @@ from densewalk.results.page.gains import gain_sections
 from densewalk.results.page.page import report
 from densewalk.results.page.sections import rise
 from densewalk.results.page.view import GainCell
+from densewalk.results.paper.tables import paper_table
 from densewalk.results.plan import Plan
 from densewalk.results.significance import best_runs, paired
 from densewalk.results.tables import read_table
@@ -132,6 +133,17 @@ def test_floors_are_rows_without_a_difference_and_an_interval():
     assert floors[["run", "metric", "value"]].to_numpy().tolist() == [["start", "J", "20.50"], ["copying", "J", "17.50"]]
     assert (floors[["difference", "ci95", "against", "seeds"]] == "").all(axis=None)
     assert "J_copied" not in set(table["metric"]), "a floor has no gain"
+
+
+def test_a_network_of_one_s_own_is_a_run_and_no_floor():
+    own = record("mynet_build", 0, {"mIoU": 40.0}, **START, arch="python/mypackage.mynet:build")
+    records = [typed(own), *study()]
+    table = gain_table(records, METRICS, "mynet_build").set_index(["run", "against"])
+    assert list(table[table["kind"] == "floor"].index.get_level_values("run")) == ["start"]
+    assert table.loc[("walk", "baseline"), "by_seed"] == "seed 0: -7.00; seed 1: -5.50; seed 2: -8.10", "one seed of it for all"
+    shown = paper_table(records, ["run", "mIoU"], None, "incontext", METRICS)
+    assert "mynet_build" in {row[0].text for row in shown.rows}
+    assert [row[0].text for row in shown.floors] == ["start (floor)"]
 
 
 def test_every_floor_of_an_evaluation_is_known_by_its_name_and_is_nobody_s_merit():

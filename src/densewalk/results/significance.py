@@ -16,6 +16,7 @@ from typing import Literal
 
 from scipy.stats import t as student
 
+from densewalk.models.families.own_code import OWN
 from densewalk.results.records import ResultRecord
 
 Better = Literal["higher", "lower"] | None
@@ -59,8 +60,8 @@ def _number(value: float | None) -> float:
 
 
 def _partner(record: ResultRecord, reference: Sequence[ResultRecord]) -> ResultRecord | None:
-    """The reference's record of the same seed, or of the seed that the run is built on; a checkpoint may have only one for all seeds."""
-    if len(reference) == 1 and is_checkpoint(reference[0]):
+    """The reference's record of the same seed, or of the seed that the run is built on; a network as it is may have only one for all seeds."""
+    if len(reference) == 1 and is_as_it_is(reference[0]):
         return reference[0]
     built_on = record.init_seed is not None and any(r.run == record.init for r in reference)
     seed = record.init_seed if built_on else record.seed
@@ -68,13 +69,13 @@ def _partner(record: ResultRecord, reference: Sequence[ResultRecord]) -> ResultR
 
 
 def is_random_start(record: ResultRecord) -> bool:
-    """True of random weights as they are: a floor."""
-    return record.method == "none" and record.init_kind == "random"
+    """True of random weights as they are: a floor. A network of the user's own is none, because its function gives it its weights."""
+    return record.method == "none" and record.init_kind == "random" and not record.arch.startswith(OWN)
 
 
-def is_checkpoint(record: ResultRecord) -> bool:
-    """True of a checkpoint as it is."""
-    return record.method == "none" and record.init_kind == "checkpoint"
+def is_as_it_is(record: ResultRecord) -> bool:
+    """True of a checkpoint or a network of the user's own, as it is."""
+    return record.method == "none" and (record.init_kind == "checkpoint" or record.arch.startswith(OWN))
 
 
 def best_runs(groups: Mapping[str, Sequence[ResultRecord]], metric: str, better: Better) -> set[str]:
