@@ -12,7 +12,7 @@ from densewalk.core import memory
 from densewalk.core.errors import RESUME, Interrupted, TrainingError, UserError
 from densewalk.core.machine import machine_fault
 from densewalk.core.progress import log, start_logging
-from densewalk.core.text.attempts import begin_attempt
+from densewalk.core.text.attempts import begin_attempt, end_attempt
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     with watched as ends_for_another_reason:
         status = run(args)
         ends_for_another_reason()
+    if first and args.is_job and status == 0:
+        end_attempt()
     return status
 
 

@@ -135,13 +135,16 @@ def test_floors_are_rows_without_a_difference_and_an_interval():
     assert "J_copied" not in set(table["metric"]), "a floor has no gain"
 
 
-def test_a_network_of_one_s_own_is_a_run_and_no_floor():
+def test_a_network_of_one_s_own_is_a_run_and_no_floor(tmp_path):
     own = record("mynet_build", 0, {"mIoU": 40.0}, **START, arch="python/mypackage.mynet:build")
     records = [typed(own), *study()]
     table = gain_table(records, METRICS, "mynet_build").set_index(["run", "against"])
     assert list(table[table["kind"] == "floor"].index.get_level_values("run")) == ["start"]
     assert table.loc[("walk", "baseline"), "by_seed"] == "seed 0: -7.00; seed 1: -5.50; seed 2: -8.10", "one seed of it for all"
-    shown = paper_table(records, ["run", "mIoU"], None, "incontext", METRICS)
+    paths = [tmp_path / f"{one.run}{one.seed}.json" for one in records]
+    for path, one in zip(paths, records, strict=True):
+        path.write_text(one.model_dump_json())
+    shown = paper_table(paths, ["run", "mIoU"], None, "incontext", METRICS)
     assert "mynet_build" in {row[0].text for row in shown.rows}
     assert [row[0].text for row in shown.floors] == ["start (floor)"]
 

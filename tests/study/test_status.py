@@ -23,6 +23,7 @@ from densewalk.study.config import Study, parse_study
 from densewalk.study.specs import RunSpec
 from densewalk.study.status import Status, seconds_per_step, status, table
 from densewalk.study.upkeep.former import take_over_states
+from densewalk.study.upkeep.why import why
 from densewalk.training.execution import Execution
 from densewalk.training.progress_files import HOLDER
 from densewalk.training.state import State
@@ -71,12 +72,12 @@ def write_result(study: Study, results: Path, **changes: Any) -> None:
     (results / "dino" / "s0" / "davis.json").write_text(json.dumps(record("dino", 0, {"J&F": 60.0}, **changes)))
 
 
-def test_a_run_is_waiting_started_or_done(study: Study, tmp_path: Path) -> None:
+def test_a_run_is_not_started_not_finished_or_done(study: Study, tmp_path: Path) -> None:
     write_result(study, tmp_path)
     assert list(status(study, tmp_path)) == [
-        Status("start", 0, "waiting", (0, 1)),
+        Status("start", 0, "not started", (0, 1)),
         Status("dino", 0, "done", (1, 1), 6, 6),
-        Status("dino", 1, "waiting", (0, 1)),
+        Status("dino", 1, "not started", (0, 1)),
     ]
     (tmp_path / "dino" / "s0" / "backbone.safetensors").unlink()
     state = state_of(tmp_path, study.run_spec("dino", 0))
@@ -87,7 +88,7 @@ def test_a_run_is_waiting_started_or_done(study: Study, tmp_path: Path) -> None:
     os.utime(state / "plan.json", (0, 0))
     newest = max(path.stat().st_mtime for path in [state / "metrics.jsonl", *state.glob("step-*.json")])
     row = list(status(study, tmp_path, now=newest + 90))[1]
-    assert (row.state, row.step, row.total, row.checkpoint, row.evaluations) == ("started", 5, 6, 5, (1, 1))
+    assert (row.state, row.step, row.total, row.checkpoint, row.evaluations) == ("not finished", 5, 6, 5, (1, 1))
     assert row.seen == pytest.approx(90)
     assert row.left == pytest.approx(seconds_per_step([json.loads(line) for line in lines[:4]]))
     assert row.loss == json.loads(lines[3])["loss"]
@@ -105,7 +106,25 @@ def test_results_that_are_outdated_or_have_failed_are_counted(study: Study, tmp_
     rows = list(status(study, tmp_path))
     assert (rows[1].state, rows[1].evaluations, rows[1].problems) == ("done", (0, 1), ", 1 failed")
     assert (rows[2].state, rows[2].problems) == ("failed", ""), "its evaluation waits for it"
-    assert table(rows).splitlines()[2].endswith("0 of 1, 1 failed")
+    lines = table(rows).splitlines()
+    assert lines[2].endswith("0 of 1, 1 failed")
+    error = "(12:01 error: data/DAVIS does not exist; to do: download it)"
+    assert lines[-2:] == [
+        f"failed: dino, seed 0: davis has failed {error}; log: {logs / 's0' / 'davis.log'}",
+        f"failed: dino, seed 1: the training has failed {error}; log: {logs / 's1' / 'train.log'}",
+    ]
+
+
+def test_a_result_that_was_made_and_is_gone_is_called_removed(study: Study, tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "dino" / "s0" / "davis.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("==== attempt 1, 2026-01-01 00:00:00, here, process 7 ====\nerror in 2 of 3\n==== done ====\n")
+    path = tmp_path / "dino" / "s0" / "davis.json"
+    assert list(why(study, path, tmp_path)) == [f"{path}: removed (it was made, and its file is gone; Snakemake makes it again)"]
+    assert list(status(study, tmp_path))[1].problems == ", 1 removed"
+    with log.open("a") as file:
+        file.write("==== attempt 2, 2026-01-01 00:00:00, here, process 8 ====\n12:00 begun\n")
+    assert list(why(study, path, tmp_path)) == [f"{path}: not finished (12:00 begun)"]
 
 
 def test_gpu_hours_of_a_training_under_way_count_every_gpu_and_no_pause(study: Study, tmp_path: Path) -> None:
@@ -149,7 +168,7 @@ def test_an_error_of_an_earlier_attempt_is_no_failure(study: Study, tmp_path: Pa
     log.parent.mkdir(parents=True)
     head = "==== attempt {}, 2026-01-01 00:00:00, here, process 7 ====\n"
     log.write_text(f"{head.format(1)}error: no room\n{head.format(2)}train 1/8\n")
-    assert list(status(study, tmp_path))[2].state == "waiting"
+    assert list(status(study, tmp_path))[2].state == "not finished"
 
 
 def test_too_short_a_curve_tells_no_speed() -> None:
@@ -165,14 +184,14 @@ def test_what_somebody_works_on_is_running_and_a_dead_process_works_on_nothing(s
         (text,) = row.running
         assert text == f"dino, seed 1: the training is running (by process {os.getpid()} on {os.uname().nodename})"
         assert f"now: {text}" in table([row])
-    assert list(status(study, tmp_path))[2].state == "waiting", "it has ended"
+    assert list(status(study, tmp_path))[2].state == "not started", "it has ended"
     (folder / HOLDER).write_text(f"process 4194304 on {os.uname().nodename}")  # above the largest number of a process
-    assert list(status(study, tmp_path))[2].state == "waiting", "it was killed"
+    assert list(status(study, tmp_path))[2].state == "not started", "it was killed"
     (folder / HOLDER).write_text("process 7 on node12, Slurm job 31")
     assert list(status(study, tmp_path))[2].running == ("dino, seed 1: the training is running (by process 7 on node12, Slurm job 31)",)
     for path in folder.iterdir():
         os.utime(path, (1, 1))
-    assert list(status(study, tmp_path))[2].state == "waiting", "no sign of life from another machine"
+    assert list(status(study, tmp_path))[2].state == "not started", "no sign of life from another machine"
 
 
 def test_a_deleted_record_is_missing_and_other_contents_are_outdated(study: Study, tmp_path: Path) -> None:

@@ -87,11 +87,14 @@ def test_logs_are_appended_and_a_failure_shows_the_end_of_the_latest(folder):
     log = folder / "results" / "logs" / "start" / "s0" / "train.log"
     (folder / "first").write_text('case "$*" in train*s0*) echo "attempt $(date +%N)" >&2; exit 1;; esac\n')
     for attempts in (1, 2):
-        process = start(folder, "results/start/s0/run.json")
+        process = start(folder, "results/start/s0/run.json", "results/start/s1/run.json")
         _, text = process.communicate(timeout=300)
         assert process.returncode == 1
         lines = log.read_text().splitlines()
         assert len(lines) == attempts
+        other = folder / "results" / "start" / "s1" / "run.json"
+        assert other.exists(), "another job goes on after the failure"
+        other.unlink()
         assert f"    {lines[-1]}" in text
 
 
@@ -122,4 +125,4 @@ def test_a_dry_run_ends_with_a_summary(folder):
     found = {rule: (int(count), why) for count, rule, why in lines[2:]}
     assert lines[0][2].startswith(f"{sum(count for count, _ in found.values())} jobs")
     assert found["evaluate_coco"] == (3, found["evaluate_coco"][1])
-    assert re.sub(r"\s+", " ", found["train_dora"][1]) == "not there yet dora (0, 1)"
+    assert re.sub(r"\s+", " ", found["train_dora"][1]) == "not started dora (0, 1)"

@@ -10,6 +10,7 @@ from snakemake.logging import logger
 
 from densewalk.core.errors import RESUME
 from densewalk.core.text.attempts import latest_attempt
+from densewalk.results.missing import state_by_log
 from densewalk.study.schedule.order import Order
 from densewalk.study.schedule.todo import JobToDo, summary
 
@@ -104,11 +105,13 @@ if DECIDES and threading.current_thread() is threading.main_thread():
 
 
 def why(job):
-    """Why a job would run: as results/changes.py says it, else what is missing or what it is made from."""
+    """Why a job would run: as results/changes.py says it, else how far it has come, or what it is made from."""
     if reasons := [r for path in job.output for r in REASONS.get(str(path), ())]:
         return "; ".join(dict.fromkeys(reasons))
     if any(not os.path.exists(path) for path in job.output):
-        return "not there yet"
+        # logs of tables and page do not say how these ended
+        logs = job.log if {"run", "name"} & set(job.wildcards_dict) else []
+        return next((state_by_log(Path(log))[0] for log in logs), "not there")
     needed = [
         other for other in workflow.dag.dependencies[job] if workflow.dag.needrun(other)
     ]

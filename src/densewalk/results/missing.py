@@ -5,13 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from densewalk.core.text.attempts import latest_attempt
+from densewalk.core.text.attempts import is_done, latest_attempt
 from densewalk.results.changes import Changes
 from densewalk.results.plan import Plan, result_key, run_key, state_folder
 from densewalk.results.records import ResultRecord, RunRecord
 from densewalk.training.progress_files import holder
 
-State = Literal["there", "outdated", "running", "failed", "not finished", "not started", "waits"]
+State = Literal["done", "outdated", "running", "failed", "not finished", "removed", "not started", "waiting"]
+"""The words of `densewalk status`, `plan` and `why`, of the page, and of the summary of a dry run."""
+FINISHED: tuple[State, ...] = ("done", "outdated")
+GONE = "it was made, and its file is gone; Snakemake makes it again"
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Output:
     """A backbone (evaluation: None) or a result of the plan.
 
     state: `outdated` is what would be made otherwise today (results/changes.py), `running` what somebody works on now, `not finished`
-    one whose log has no error, `waits` one that needs another output first. record: of what is there.
+    one that was begun and whose log has no error, `removed` one whose log says that it was made, `waiting` one that needs another output
+    first. record: of what is there.
     """
 
     run: str
@@ -33,7 +37,7 @@ class Output:
     @property
     def text(self) -> str:
         """One line for people."""
-        verb = {"failed": "has ", "waits": ""}.get(self.state, "is ")
+        verb = {"failed": "has ", "removed": "was "}.get(self.state, "is ")
         why = f" ({self.why})" if self.why else ""
         return f"{self.run}, seed {self.seed}: {self.evaluation or 'the training'} {verb}{self.state}{why}"
 
@@ -49,8 +53,8 @@ class RunOutputs:
     def missing(self) -> list[Output]:
         """What a reader of the results must be told: nobody misses the backbone where all results are there."""
         outdated = [output for output in (self.backbone, *self.results) if output.state == "outdated"]
-        absent = [result for result in self.results if result.state not in ("there", "outdated")]
-        if self.backbone.state not in ("there", "outdated") and (absent or not self.results):
+        absent = [result for result in self.results if result.state not in FINISHED]
+        if self.backbone.state not in FINISHED and (absent or not self.results):
             absent = [self.backbone]
         return outdated + absent
 
@@ -72,14 +76,14 @@ def _backbone(changes: Changes, run: str, seed: int) -> Output:
         return Output(run, seed, None, "running", f"by {who}")
     if changes.is_made(run, seed) if planned else (results / run_key(run, seed) / "backbone.safetensors").is_file():
         reasons = changes.of_run(run, seed)
-        return Output(run, seed, None, "outdated" if reasons else "there", "; ".join(reasons), record=changes.run_record(run, seed))
+        return Output(run, seed, None, "outdated" if reasons else "done", "; ".join(reasons), record=changes.run_record(run, seed))
     init = plan.runs[run].init
     if init in plan.runs:
         seeds = plan.runs[init].seeds
         init_seed = seed if seed in seeds else seeds[0]
         if not (results / run_key(init, init_seed) / "backbone.safetensors").is_file():
-            return Output(run, seed, None, "waits", f"for {init}, seed {init_seed}")
-    return Output(run, seed, None, *_by_log(results / "logs" / run_key(run, seed) / "train.log"))
+            return Output(run, seed, None, "waiting", f"for {init}, seed {init_seed}")
+    return Output(run, seed, None, *state_by_log(results / "logs" / run_key(run, seed) / "train.log"))
 
 
 def _result(changes: Changes, backbone: Output, evaluation: str) -> Output:
@@ -89,16 +93,19 @@ def _result(changes: Changes, backbone: Output, evaluation: str) -> Output:
         return Output(run, seed, evaluation, "running", f"by {who}")
     if record := changes.result_record(run, seed, evaluation):
         reasons = changes.of_result(run, seed, evaluation)
-        return Output(run, seed, evaluation, "outdated" if reasons else "there", "; ".join(reasons), record=record)
-    if backbone.state not in ("there", "outdated"):
-        return Output(run, seed, evaluation, "waits", "for the training")
-    return Output(run, seed, evaluation, *_by_log(changes.results / "logs" / f"{key}.log"))
+        return Output(run, seed, evaluation, "outdated" if reasons else "done", "; ".join(reasons), record=record)
+    if backbone.state not in FINISHED:
+        return Output(run, seed, evaluation, "waiting", "for the training")
+    return Output(run, seed, evaluation, *state_by_log(changes.results / "logs" / f"{key}.log"))
 
 
-def _by_log(log: Path) -> tuple[State, str, str]:
-    """State, reason and log of a job by what it last wrote."""
-    if not log.is_file():
+def state_by_log(log: Path) -> tuple[State, str, str]:
+    """State, reason and log of a job whose output is not there, by what it last wrote."""
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    if not text.strip():
         return "not started", "", ""
-    lines = [line.strip() for line in latest_attempt(log.read_text(errors="replace")).splitlines() if line.strip()]
+    if is_done(text):
+        return "removed", GONE, str(log)
+    lines = [line.strip() for line in latest_attempt(text).splitlines() if line.strip()]
     errors = [line for line in lines[-20:] if "error" in line.lower()]
     return ("failed", errors[-1], str(log)) if errors else ("not finished", lines[-1] if lines else "", str(log))

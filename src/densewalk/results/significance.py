@@ -60,7 +60,7 @@ def _number(value: float | None) -> float:
 
 
 def _partner(record: ResultRecord, reference: Sequence[ResultRecord]) -> ResultRecord | None:
-    """The reference's record of the same seed, or of the seed that the run is built on; a network as it is may have only one for all seeds."""
+    """The reference's record of the same seed, or of the seed that the run is built on; a network as it is may have one for all."""
     if len(reference) == 1 and is_as_it_is(reference[0]):
         return reference[0]
     built_on = record.init_seed is not None and any(r.run == record.init for r in reference)

@@ -56,8 +56,8 @@ def _rule(plan: Plan, output: Output) -> str:
 
 
 def _reasons(states: Counter[str]) -> str:
-    """Counts of states, e.g. `2 there, 3 not started`."""
-    return ", ".join(f"{count} {state}" for state, count in sorted(states.items(), key=lambda item: (item[0] != "there", item[0])))
+    """Counts of states, e.g. `2 done, 3 not started`."""
+    return ", ".join(f"{count} {state}" for state, count in sorted(states.items(), key=lambda item: (item[0] != "done", item[0])))
 
 
 def _tables(jobs: Sequence[Job], hours: float) -> str:

@@ -7,7 +7,8 @@
     neco_dora        0  running   1200/5000      2.3412  1:05:20  0:00:12 ago       1180   0.41   0.00  0 of 4
     neco_dora        1  waiting                                                              0.00   0.00  0 of 4
 
-What is done, outdated, running or missing is decided where the workflow and the page ask, too: results/missing.py. `left` goes by the
+What is done, outdated, running or missing is decided where the workflow and the page ask, too: results/missing.py,
+whose words for a state these are. `left` goes by the
 median time of the latest steps, whatever was before an interruption; `seen` is the age of the latest sign of life. Hours are those of a
 run and its evaluations: of GPUs, and of processes that had none. A job that Slurm has killed looks like one between two signs: `squeue`
 knows better.
@@ -22,12 +23,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from densewalk.core.progress import clock, columns
-from densewalk.results.missing import RunOutputs, survey
+from densewalk.results.missing import FINISHED, RunOutputs, State, survey
 from densewalk.results.records import ResultRecord, RunRecord, TrainingRecord
 from densewalk.study.config import Study
 from densewalk.study.runs import TrainedRun
 from densewalk.training.progress_files import PLAN, CostRecord, Point, TrainingPlan, newest_seal, read_or_none, read_points
 
+COUNTED: tuple[State, ...] = ("failed", "outdated", "running", "removed")  # results that a row tells of
 LATEST = 50  # points of the learning curve that `left` goes by
 
 
@@ -35,15 +37,15 @@ LATEST = 50  # points of the learning curve that `left` goes by
 class Status:
     """One run with one seed.
 
-    problems: how many of its results are outdated, have failed or are running. total: steps in all, None before the training has started.
-    left: seconds. seen: seconds since the latest sign of life. checkpoint: step of the newest one. gpu_hours, cpu_hours: spent, of a
-    training that is not done by the time of its steps. running: what is worked on now, and by whom. to_do: seconds of each job that is
-    to be done, None where no earlier job tells.
+    problems: how many of its results are in one of the states `COUNTED`. failed: what has failed, with the error and the log. total:
+    steps in all, None before the training has started. left: seconds. seen: seconds since the latest sign of life. checkpoint: step of the
+    newest one. gpu_hours, cpu_hours: spent, of a training that is not done by the time of its steps. running: what is worked on now, and
+    by whom. to_do: seconds of each job that is to be done, None where no earlier job tells.
     """
 
     run: str
     seed: int
-    state: str  # waiting, started, running, failed, outdated, done
+    state: State
     evaluations: tuple[int, int]  # done, of how many
     step: int | None = None
     total: int | None = None
@@ -55,6 +57,7 @@ class Status:
     problems: str = ""
     cpu_hours: float = field(default=0.0, compare=False)
     running: tuple[str, ...] = ()
+    failed: tuple[str, ...] = field(default=(), compare=False)
     to_do: tuple[float | None, ...] = field(default=(), compare=False)
 
 
@@ -70,17 +73,17 @@ def status(study: Study, results: Path, now: float | None = None) -> Iterator[St
     for outputs in found:
         backbone, run, seed = outputs.backbone, outputs.backbone.run, outputs.backbone.seed
         count = Counter(result.state for result in outputs.results)
-        state = {"there": "done", "outdated": "outdated", "failed": "failed", "running": "running"}.get(backbone.state, "waiting")
         gpu, cpu = _hours([output.record for output in outputs.results])
         row = Status(
             run,
             seed,
-            state,
-            (count["there"], len(outputs.results)),
-            problems="".join(f", {count[state]} {state}" for state in ("failed", "outdated", "running") if count[state]),
+            backbone.state,
+            (count["done"], len(outputs.results)),
+            problems="".join(f", {count[state]} {state}" for state in COUNTED if count[state]),
             running=tuple(output.text for output in (backbone, *outputs.results) if output.state == "running"),
+            failed=tuple(f"{output.text}; log: {output.log}" for output in (backbone, *outputs.results) if output.state == "failed"),
         )
-        if backbone.state in ("there", "outdated"):
+        if backbone.state in FINISHED:
             training = backbone.record.training if isinstance(backbone.record, RunRecord) else None
             row = _done(row, training)
         else:
@@ -109,11 +112,11 @@ class Pace:
 
     def to_do(self, outputs: RunOutputs, left: float | None, method: str) -> Iterator[float | None]:
         """Seconds of each job that is to be done: of a training by its own steps, the run's other seeds, or the method's other runs."""
-        if outputs.backbone.state != "there" and method != "none":
+        if outputs.backbone.state != "done" and method != "none":
             known = self.trainings.get(outputs.backbone.run) or self.trainings.get(method)
             yield left if left is not None else _median(known)
         for output in outputs.results:
-            if output.state != "there":
+            if output.state != "done":
                 known = self.evaluations.get(output.evaluation or "")
                 yield _median(known)
 
@@ -151,7 +154,7 @@ def _unfinished(row: Status, state: Path, now: float) -> Status:
     signs = [path.stat().st_mtime for path in (plan, state / "metrics.jsonl", *seals[-1:]) if path.is_file()]
     return replace(
         row,
-        state=row.state if row.state in ("failed", "running") else "started",
+        state=row.state if row.state in ("failed", "running", "removed") else "not finished",
         step=step,
         total=planned.steps if planned else None,
         loss=curve[-1].get("loss") if curve else None,
@@ -187,8 +190,8 @@ def _outlook(rows: Sequence[Status]) -> Iterator[str]:
         yield f"left: about {clock(sum(known))} for {len(known)} jobs one after another{others}"
     elif jobs:
         yield f"left: {len(jobs)} jobs, whose time no earlier job tells"
-    running = [text for row in rows for text in row.running]
-    yield from (f"now: {text}" for text in running)
+    yield from (f"now: {text}" for row in rows for text in row.running)
+    yield from (f"failed: {text}" for row in rows for text in row.failed)
 
 
 def _cells(row: Status) -> tuple[str, ...]:

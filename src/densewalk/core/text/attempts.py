@@ -1,4 +1,4 @@
-"""Logs to which every attempt of a job is appended, each below a line that says when it began."""
+"""Logs to which every attempt of a job is appended, each below a line that says when it began, and above one if it came to its end."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import stat
 import time
 from pathlib import Path
 
+_DONE = "==== done ===="
 _HEAD = re.compile(r"^==== attempt (\d+), .* ====$", re.MULTILINE)
 
 
@@ -19,6 +20,17 @@ def begin_attempt() -> None:
     where = f"{os.uname().nodename}, process {os.getpid()}{slurm}"
     head = f"==== attempt {max(earlier, default=0) + 1}, {time.strftime('%Y-%m-%d %H:%M:%S')}, {where} ====\n"
     os.write(2, head.encode())
+
+
+def end_attempt() -> None:
+    """Say in the file that standard error is that this attempt has made what it should; nothing if it is no file."""
+    if stat.S_ISREG(os.fstat(2).st_mode):
+        os.write(2, f"{_DONE}\n".encode())
+
+
+def is_done(text: str) -> bool:
+    """True if the latest attempt of a log has come to its end without an error."""
+    return latest_attempt(text).rstrip().endswith(_DONE)
 
 
 def latest_attempt(text: str) -> str:

@@ -147,7 +147,7 @@ def _to_do(study: Study, out: Path) -> list[str]:
         with chdir(out):
             found = list(survey(study.plan(), Path(study.results)))
         for one in found:
-            names = [output.evaluation or "backbone" for output in (one.backbone, *one.results) if output.state != "there"]
+            names = [output.evaluation or "backbone" for output in (one.backbone, *one.results) if output.state != "done"]
             lines += [f"  {one.backbone.run}: {', '.join(names)}"] if names else []
     return ["would run:", *lines] if lines else ["nothing would run: all results are there"]
 

@@ -80,6 +80,6 @@ def _output(study: Study, path: Path, results: Path) -> Output:
 
 
 def _state(output: Output) -> str:
-    if output.state == "there":
+    if output.state == "done":
         return "up to date"
     return f"{output.state}{f' ({output.why})' if output.why and output.state != 'outdated' else ''}"
