@@ -237,6 +237,14 @@ def test_the_page_begins_with_the_gains(tmp_path):
     assert ">+20.00" in main
 
 
+def test_a_baseline_that_is_every_start_is_shown_once(tmp_path):
+    plan, records = page_study(tmp_path)
+    chosen = [r for r in records if r.run in ("start", "walk", "lone")]
+    own = plan.model_copy(update={"baseline": "start", "runs": {run: plan.runs[run] for run in ("start", "walk", "lone")}})
+    assert [table.heading for table in gain_sections(own, chosen)] == ["Gain over the start"]
+    assert len(gain_sections(plan.model_copy(update={"baseline": "start"}), records)) == 2, "neco starts from another run"
+
+
 def test_a_page_without_a_start_has_no_gains(tmp_path):
     plan, records = page_study(tmp_path)
     assert gain_sections(plan.model_copy(update={"baseline": None}), [r for r in records if r.method != "none" and r.run != "neco"]) == []

@@ -22,7 +22,7 @@ from densewalk.methods.dora.settings import DoraSettings
 from densewalk.results.page.charts import COLORS, Point, cost_and_quality
 from densewalk.results.page.evaluation_tables import best_of
 from densewalk.results.page.images import features
-from densewalk.results.page.page import duration, report
+from densewalk.results.page.page import duration, report, with_code
 from densewalk.results.page.sections import costs, read_curve
 from densewalk.results.plan import Plan
 from densewalk.study import registry
@@ -198,7 +198,7 @@ def test_what_is_missing_is_said_at_the_top_and_in_the_cells(tmp_path):
     log.parent.mkdir(parents=True)
     log.write_text("12:00 begun\n12:01 error: data/DAVIS does not exist; to do: download it\n")
     page = write_page(tmp_path)
-    assert "This page is incomplete: 2 things are missing." in page.text
+    assert "This page is incomplete: 2 of 4 results are missing." in page.text
     assert "dino_s16, seed 0: davis has failed (12:01 error: data/DAVIS does not exist; to do: download it)" in page.text
     assert "walk, seed 1: incontext_voc is not started" in page.text
     assert "only 1 of 2 seeds: not started" in page.words
@@ -251,8 +251,10 @@ def test_every_evaluation_that_draws_says_what():
 
 def test_a_study_without_any_result_still_gives_a_page(tmp_path):
     page = write_page(tmp_path)
-    assert "This page is incomplete: 3 things are missing." in page.text
-    assert "walk, seed 0: the training is not started" in page.text
+    assert "This page is incomplete: 4 of 4 results are missing." in page.text
+    assert "walk, seed 0: the training is not started; 1 result of it" in page.text
+    assert "dino_s16, seed 0: the backbone is not made yet; 2 results of it" in page.text
+    assert "densewalk tables --table davis --out davis.csv results" in page.text
 
 
 def test_a_curve_that_is_still_being_written(tmp_path):
@@ -294,7 +296,7 @@ def test_a_result_of_another_configuration_is_shown_and_flagged(tmp_path):
     changed = copy.deepcopy(PLAN)
     changed["hashes"]["walk/s1/incontext_voc"] = "another"
     page = write_page(tmp_path, changed)
-    assert "This page is incomplete: 1 thing is missing or outdated." in page.text
+    assert "This page is incomplete: 1 output is outdated." in page.text
     assert "walk, seed 1: incontext_voc is outdated (made by another configuration than the study's is now" in page.text
     assert "1 of 2 seeds outdated" in page.words
     assert "1 result outdated" in page.words, "in the diagram, too"
@@ -331,6 +333,10 @@ def test_times_have_a_unit(hours, text):
     assert duration(hours) == text
 
 
+def test_text_in_backticks_is_code():
+    assert with_code("a `b < c` d") == "a <code>b &lt; c</code> d"
+
+
 def test_a_training_without_results_counts_among_what_was_spent(tmp_path):
     write_study(tmp_path)
     for seed in (0, 1):
@@ -347,9 +353,9 @@ FROM_SCRATCH = {"method": "dora", "init": "random", "init_kind": "random"}
 
 
 def test_cost_says_whose_time_it_is():
-    def charts(*gpu_hours):
+    def charts(*gpu_hours, **cost):
         records = [
-            typed(record(f"r{i}", 0, {"mIoU": 1.0 + i}, training={**TRAINED, "gpu_hours": hours}, **FROM_SCRATCH))
+            typed(record(f"r{i}", 0, {"mIoU": 1.0 + i}, training={**TRAINED, "gpu_hours": hours, **cost}, **FROM_SCRATCH))
             for i, hours in enumerate(gpu_hours)
         ]
         runs = {r.run: {"method": "dora", "init": "random", "arch": "vit_small_patch16", "data": [], "seeds": [0]} for r in records}
@@ -359,8 +365,9 @@ def test_cost_says_whose_time_it_is():
         return str(costs(plan, records)[0].svg)
 
     assert "GPU seconds, initial runs included" in charts(1.0, 1.0)
-    assert "CPU seconds" in charts(None, None)
-    assert ">process seconds" in charts(1.0, None), "a GPU's and a CPU's time are not called by one of the two"
+    assert "mIoU by CPU seconds: r0 80 s" in charts(None, None, cpu_seconds=80.0)
+    assert "mIoU by seconds × processes: r0 120 s" in charts(None, None), "CPU time is not known of an earlier version's record"
+    assert ">seconds × processes" in charts(1.0, None), "a GPU's and a CPU's time are not called by one of the two"
 
 
 def test_quality_is_drawn_by_counted_work_where_it_is_known():

@@ -352,6 +352,7 @@ def test_votes_of_an_earlier_version_say_what_a_voter_mostly_is(browser, tmp_pat
         ["20.0 %", "mostly sky", "m1.png"],
     ]
     assert page.locator(".shares").nth(0).is_hidden()
+    assert page.get_by_text("evaluate again to see it").first.is_visible()
     page.close()
 
 

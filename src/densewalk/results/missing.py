@@ -1,7 +1,7 @@
 """What a folder of results holds of a study: what is there, outdated or missing, and why as far as logs tell. Free of torch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,13 +33,17 @@ class Output:
     why: str = ""
     log: str = ""
     record: RunRecord | ResultRecord | None = field(default=None, compare=False, repr=False)
+    trains: bool = True  # False of a run that is a backbone as it is
+    results: int = field(default=0, compare=False)  # of a missing backbone: how many results need it
 
     @property
     def text(self) -> str:
         """One line for people."""
         verb = {"failed": "has ", "removed": "was "}.get(self.state, "is ")
         why = f" ({self.why})" if self.why else ""
-        return f"{self.run}, seed {self.seed}: {self.evaluation or 'the training'} {verb}{self.state}{why}"
+        state = "not made yet" if self.state == "not started" and not self.trains else self.state
+        what = self.evaluation or ("the training" if self.trains else "the backbone")
+        return f"{self.run}, seed {self.seed}: {what} {verb}{state}{why}"
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class RunOutputs:
         outdated = [output for output in (self.backbone, *self.results) if output.state == "outdated"]
         absent = [result for result in self.results if result.state not in FINISHED]
         if self.backbone.state not in FINISHED and (absent or not self.results):
-            absent = [self.backbone]
+            absent = [replace(self.backbone, results=len(absent))]
         return outdated + absent
 
 
@@ -65,6 +69,7 @@ def survey(plan: Plan, results: Path) -> Iterator[RunOutputs]:
     for run, planned in plan.runs.items():
         for seed in planned.seeds:
             backbone = _backbone(changes, run, seed)
+            backbone = replace(backbone, trains=bool(planned.data))
             yield RunOutputs(backbone, [_result(changes, backbone, name) for name in plan.evaluations_of(run, seed)])
     changes.contents.save()
 
@@ -95,7 +100,7 @@ def _result(changes: Changes, backbone: Output, evaluation: str) -> Output:
         reasons = changes.of_result(run, seed, evaluation)
         return Output(run, seed, evaluation, "outdated" if reasons else "done", "; ".join(reasons), record=record)
     if backbone.state not in FINISHED:
-        return Output(run, seed, evaluation, "waiting", "for the training")
+        return Output(run, seed, evaluation, "waiting", "for the training" if backbone.trains else "for the backbone")
     return Output(run, seed, evaluation, *state_by_log(changes.results / "logs" / f"{key}.log"))
 
 

@@ -58,10 +58,14 @@ Spent = dict[tuple[str, int], tuple[tuple[str, int] | None, float]]
 
 @dataclass(frozen=True)
 class Compute:
-    """What each run is built on, and of its own training the hours and the counted work, NaN where it was not counted."""
+    """What each run is built on, and what its own training has spent.
+
+    hours: seconds times processes. teraflop, cpu_hours: counted work, and CPU time of all processes and threads; NaN where not known.
+    """
 
     hours: Spent
     teraflop: Spent
+    cpu_hours: Spent
 
 
 def write_table(paths: Sequence[Path], table: str, out: Path, named: Named | None = None) -> None:
@@ -217,12 +221,14 @@ def compute(records: Sequence[ResultRecord]) -> Compute:
     """What every run of the records has spent."""
     hours: Spent = {}
     teraflop: Spent = {}
+    cpu_hours: Spent = {}
     for r in records:
         key, built_on, training = (r.run, r.seed), (r.init, r.init_seed) if r.init_seed is not None else None, r.training
         hours[key] = (built_on, training.process_hours if training else 0.0)
-        counted = 0.0 if training is None else training.teraflop
+        counted, cpu = (0.0, 0.0) if training is None else (training.teraflop, training.cpu_seconds)
         teraflop[key] = (built_on, math.nan if counted is None else counted)
-    return Compute(hours, teraflop)
+        cpu_hours[key] = (built_on, math.nan if cpu is None else cpu / 3600)
+    return Compute(hours, teraflop, cpu_hours)
 
 
 def with_init(run: str, seed: int, spent: Spent) -> float:

@@ -10,7 +10,8 @@
 What is done, outdated, running or missing is decided where the workflow and the page ask, too: results/missing.py,
 whose words for a state these are. `left` goes by the
 median time of the latest steps, whatever was before an interruption; `seen` is the age of the latest sign of life. Hours are those of a
-run and its evaluations: of GPUs, and of processes that had none. A job that Slurm has killed looks like one between two signs: `squeue`
+run and its evaluations: of GPUs, and for processes that had none the CPU time of all of them; of records without it, and of a training
+that is not done, time × processes. A job that Slurm has killed looks like one between two signs: `squeue`
 knows better.
 """
 
@@ -126,17 +127,18 @@ def _median(seconds: Sequence[float] | None) -> float | None:
 
 
 def _hours(records: Iterable[CostRecord | RunRecord | None]) -> tuple[float, float]:
-    """Hours of GPUs, and of processes without one."""
+    """Hours of GPUs, and of the CPUs of processes without one."""
     costs = [record for record in records if isinstance(record, CostRecord)]
     gpu = sum(cost.gpu_hours or 0.0 for cost in costs)
-    return gpu, sum(cost.seconds / 3600 for cost in costs if not cost.gpu_hours)
+    return gpu, sum((cost.seconds if cost.cpu_seconds is None else cost.cpu_seconds) / 3600 for cost in costs if not cost.gpu_hours)
 
 
 def _done(row: Status, training: TrainingRecord | None) -> Status:
     if training is None:
         return row
     gpu = training.gpu_hours or 0.0
-    cpu = 0.0 if gpu else training.process_hours
+    cpu = training.process_hours if training.cpu_seconds is None else training.cpu_seconds / 3600
+    cpu = 0.0 if gpu else cpu
     return replace(row, step=training.steps, total=training.steps, gpu_hours=gpu, cpu_hours=cpu)
 
 

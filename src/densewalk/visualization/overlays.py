@@ -28,6 +28,9 @@ class Row:
     prediction: Integer[np.ndarray, "height width"]
 
 
+NAMED = 24  # most labels of a legend that names every one
+
+
 def write_segmentation_strip(path: str | Path, rows: Sequence[Row], names: Sequence[str], ignore: int | None = None) -> None:
     """Write image, ground truth and prediction side by side, with a legend of the labels that occur; ignored pixels are cream."""
     colors = palette(max(256, len(names)))
@@ -52,10 +55,11 @@ def _color_labels(
 
 
 def _legend(rows: Sequence[Row], names: Sequence[str], colors: UInt8[np.ndarray, "labels 3"], ignore: int | None) -> dict[str, str]:
-    """The labels on at least one percent of some map, in order: a hundred names would leave no room for the images."""
+    """The labels that occur, in order; of more than `NAMED`, those on at least one percent of some map, to leave room for the images."""
     maps = [m for row in rows for m in (row.target, row.prediction)]
     shares = np.max([np.bincount(m.ravel(), minlength=256)[:256] / m.size for m in maps], axis=0)
-    kept = [int(i) for i in np.flatnonzero(shares >= 0.01) if i < len(names) and i != ignore]
+    least = 0.01 if (shares > 0).sum() > NAMED else 0
+    kept = [int(i) for i in np.flatnonzero((shares > 0) & (shares >= least)) if i < len(names) and i != ignore]
     legend = {names[i]: _hexadecimal(colors[i]) for i in kept}
     return legend | ({NOT_SCORED_TEXT: _hexadecimal(NOT_SCORED)} if ignore is not None else {})
 

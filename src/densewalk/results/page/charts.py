@@ -109,6 +109,7 @@ def method_legend(methods: Sequence[str]) -> Markup:
 
 PER_HOUR = {"h": 1, "min": 60, "s": 3600}
 COUNTED = "counted"  # in place of whose time it is
+PROCESSES = "processes"  # of a time that is multiplied by how many there were
 WORDS = {"h": "hours", "min": "minutes", "s": "seconds"}
 
 
@@ -124,7 +125,7 @@ def cost_and_quality(name: str, metric: str, points: Sequence[Point], unit: str,
     """Draw mean and interval of a metric by what a backbone has cost, an arrow from each run to what was built on it.
 
     Args:
-        name: of the evaluation. unit: whose time it is, or COUNTED. methods: of all runs of the page, in their order.
+        name: of the evaluation. unit: whose time it is, or COUNTED, or PROCESSES. methods: of all runs of the page, in their order.
     """
     scale, short, words = units_of(unit, max(p.spent for p in points))
     points = [replace(p, spent=p.spent * scale) for p in points]
@@ -153,7 +154,7 @@ def units_of(unit: str, most: float) -> tuple[float, str, str]:
     if unit == COUNTED:
         return (1e-3, "petaflop", "counted petaflop") if most >= 1000 else (1.0, "teraflop", "counted teraflop")
     short = time_unit(most)
-    return PER_HOUR[short], short, f"{unit} {WORDS[short]}"
+    return PER_HOUR[short], short, f"{WORDS[short]} × processes" if unit == PROCESSES else f"{unit} {WORDS[short]}"
 
 
 SPAN = 2.0  # least of the axis of a metric, in its unit: hundredths of a percent shall not look like a difference

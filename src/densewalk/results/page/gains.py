@@ -21,6 +21,12 @@ def gain_sections(plan: Plan, records: Sequence[ResultRecord], differences: Diff
     """A table against the runs' own starts, and one against the baseline if the study names one; none without a difference."""
     firsts, all_gains = first_metrics(plan), gains(records, plan.metrics_of_tables(), plan.baseline, differences)
     found = [gain for gain in all_gains if firsts.get(gain.evaluation) == gain.metric]
+    pairs = {
+        against: {(g.run, g.evaluation, g.reference) for g in found if g.against == against and g.paired is not None and g.paired.seeds}
+        for against in ("start", "baseline")
+    }
+    if pairs["baseline"] <= pairs["start"]:  # where it is every run's start, its table would be the same
+        found = [gain for gain in found if gain.against != "baseline"]
     headings = {"start": ("Gain over the start", OWN_START), "baseline": (f"Difference to {plan.baseline}", "")}
     tables = []
     for against, (heading, text) in headings.items():

@@ -38,6 +38,7 @@ from densewalk.results.stale import by_other_code
 from densewalk.results.tables import cost_table, tidy_table
 
 LONG = 18  # letters of a name that fits a narrow column
+FIRST = ("run", "seed", "evaluation", "metric", "value")  # columns of a whole table on the page; its file has them elsewhere
 LINES = 5000  # most of a whole table that the page shows: a browser takes long for more
 
 
@@ -51,6 +52,7 @@ def report(plan: Plan, results: Path, out: Path) -> None:
         loader=jinja2.PackageLoader(__package__), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["breakable"] = breakable
+    environment.filters["with_code"] = with_code
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # runs stay in the study's order
     with atomic_write(out) as temporary:
         temporary.write_text(environment.get_template("report.html").render(page=contents(plan, results)), encoding="utf-8")
@@ -59,6 +61,11 @@ def report(plan: Plan, results: Path, out: Path) -> None:
 def breakable(name: str) -> Markup:
     """A name that a narrow column may break after an underscore if it is a long one."""
     return escape(name).replace("_", Markup("_<wbr>")) if len(name) > LONG else escape(name)
+
+
+def with_code(text: str) -> Markup:
+    """A text whose parts in backticks are code."""
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(text.split("`")))
 
 
 def contents(plan: Plan, results: Path) -> Page:
@@ -77,6 +84,7 @@ def contents(plan: Plan, results: Path) -> Page:
         title=plan.study,
         facts=headline(plan, runs, len(records), len(paths)),
         missing=missing,
+        lacking=lacking(missing, len(paths)),
         stale=by_other_code(list(runs.values()), records, now),
         diagram=study_diagram(plan, incomplete(plan, missing)),
         legend=method_legend(all_methods(plan, records)) if charts else None,
@@ -93,6 +101,7 @@ def contents(plan: Plan, results: Path) -> Page:
         rising=rising_losses(logged),
         curves=curves(plan, logged),
         numbers=[_numbers(name, table) for name, table in whole_tables(plan, records, differences).items()] if records else [],
+        results=plan.results,
         version=__version__,
         commit=now.commit[:12],
     )
@@ -107,7 +116,8 @@ def whole_tables(plan: Plan, records: Sequence[ResultRecord], differences: Diffe
 
 
 def _numbers(name: str, table: pd.DataFrame) -> NumberTable:
-    return NumberTable(f"{name}.csv", len(table), table.head(LINES))
+    first = [column for column in FIRST if column in table]
+    return NumberTable(f"{name}.csv", len(table), table.head(LINES)[[*first, *(c for c in table if c not in first)]])
 
 
 def made_runs(plan: Plan, results: Path) -> dict[tuple[str, int], RunRecord]:
@@ -120,13 +130,31 @@ def headline(plan: Plan, runs: Mapping[tuple[str, int], RunRecord], found: int, 
     """A few figures about the whole study. Of trainings, all that are done count, evaluated or not."""
     trainings = [training for place in plan.trainings() if place in runs and (training := runs[place].training)]
     gpu_hours = sum(t.gpu_hours or 0 for t in trainings)
-    hours = sum(t.process_hours for t in trainings)
+    cpu = [t.cpu_seconds for t in trainings if t.cpu_seconds is not None]
+    if len(cpu) == len(trainings):
+        spent = ("CPU time of training, all processes", duration(sum(cpu) / 3600))
+    else:
+        spent = ("of training, time × processes", duration(sum(t.process_hours for t in trainings)))
     return [
         ("runs", str(len(plan.runs))),
         ("trainings done", f"{len(trainings)} of {len(plan.trainings())}"),
         ("results", f"{found} of {wanted}"),
-        ("of training, all GPUs", duration(gpu_hours)) if gpu_hours else ("of training, all CPU processes", duration(hours)),
+        ("of training, all GPUs", duration(gpu_hours)) if gpu_hours else spent,
     ]
+
+
+def lacking(missing: Sequence[Output], wanted: int) -> str:
+    """Say how many results are missing or outdated, counted like the head's; a backbone that is missing lacks all of its results."""
+    absent = [output for output in missing if output.state != "outdated"]
+    results = sum(1 if output.evaluation else output.results for output in absent)
+    alone = sum(output.evaluation is None and not output.results for output in absent)
+    counts = [
+        (results, f"of {wanted} results", "missing"),
+        (alone, "backbone without evaluations" if alone == 1 else "backbones without evaluations", "missing"),
+    ]
+    outdated = len(missing) - len(absent)
+    counts.append((outdated, "output" if outdated == 1 else "outputs", "outdated"))
+    return ", ".join(f"{count} {what} {'is' if count == 1 else 'are'} {state}" for count, what, state in counts if count)
 
 
 def duration(hours: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from densewalk.results.page.charts import COUNTED, NAMED, Point, class_values, cost_and_quality, learning_curves
+from densewalk.results.page.charts import COUNTED, NAMED, PROCESSES, Point, class_values, cost_and_quality, learning_curves
 from densewalk.results.page.view import Chart
 from densewalk.results.plan import Plan
 from densewalk.results.records import ResultRecord
@@ -27,11 +27,14 @@ def costs(plan: Plan, records: Sequence[ResultRecord]) -> list[Chart]:
     groups, spent = grouped(records), compute(records)
     methods = all_methods(plan, records)
     devices = {"GPU" if r.training.gpu_hours else "CPU" for r in records if r.training} or {"CPU"}
-    device = devices.pop() if len(devices) == 1 else "process"
+    device, hours = devices.pop() if len(devices) == 1 else PROCESSES, spent.hours
+    if device == "CPU":
+        known = all(r.training.cpu_seconds is not None for r in records if r.training)
+        device, hours = ("CPU", spent.cpu_hours) if known else (PROCESSES, spent.hours)
     charts = []
     for evaluation in plan.evaluations:
         own = {run: groups[run, evaluation] for run in plan.runs if (run, evaluation) in groups}
-        for unit, of_runs in ((device, spent.hours), (COUNTED, spent.teraflop)):
+        for unit, of_runs in ((device, hours), (COUNTED, spent.teraflop)):
             points = [p for run, group in own.items() if (p := _point(run, group, of_runs, plan)) is not None]
             if len(points) < 2 or (unit == COUNTED and not any(p.spent for p in points)):
                 continue

@@ -236,12 +236,15 @@ class NumberTable:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything on the page, in its order. legend: of the charts of costs. stale: reason -> what other code has made. rising:
-    losses that end higher than they began."""
+    """Everything on the page, in its order. legend: of the charts of costs. lacking: how much is missing. results: their folder.
+
+    stale: reason -> what other code has made. rising: losses that end higher than they began.
+    """
 
     title: str
     facts: Facts
     missing: Sequence[Output]
+    lacking: str
     stale: Mapping[str, Sequence[str]]
     diagram: Markup
     legend: Markup | None
@@ -258,5 +261,6 @@ class Page:
     predictions: Sequence[Predictions]
     curves: Sequence[Chart]
     numbers: Sequence[NumberTable]
+    results: str
     version: str
     commit: str

@@ -89,7 +89,7 @@ const paint = (canvas, { rows, columns }, values, low) => {
 const draw = () => {
   const words = [];
   keys.replaceChildren();
-  [byLeft.value, byRight.value].forEach((name, side) => {
+  [byLeft.value, byRight.value].slice(0, names.length).forEach((name, side) => {
     const images = codesOf(name), found = similarities(name);
     const low = byColors.value === "whole" ? 0 : found?.reduce((least, values) => values ? values.reduce((a, b) => Math.min(a, b), least) : least, 1) ?? 0;
     const others = [];
@@ -124,6 +124,12 @@ const draw = () => {
   const errors = [...new Set([byLeft.value, byRight.value])].map(name => `${Math.max(0.01, asked.runs[name].error).toFixed(2)} (${name})`);
   tool.querySelector(".errors").textContent = errors.join(", ");
 };
+// of one run there is nothing to compare
+if (names.length < 2) {
+  byLeft.parentElement.hidden = byRight.parentElement.hidden = true;
+  for (const { sides } of cells) sides[1].button.hidden = true;
+  tool.classList.add("alone");
+}
 const ask = (image, x, y) => { query = { image, x, y }; draw(); };
 pairs.append(...cells.map(({ figure }) => figure));
 tool.querySelector("form").addEventListener("change", draw);

@@ -18,13 +18,15 @@ let asked = { x: 0.5, y: 0.5 };
 const sides = [byLeft, byRight].map((select, side) => {
   const button = create("button", "patches"), image = create("img", ""), mark = create("span", "mark"), owner = create("span", "owner");
   const answer = create("p", "answer"), list = create("ol", "voters"), column = create("div", ""), table = create("table", "shares");
+  const unknown = create("p", "note", "How the votes of each neighbor are divided is not in this file of an earlier version: evaluate again to see it.");
+  unknown.hidden = true;
   table.createTHead();
   table.createTBody();
   button.type = "button";
   button.tabIndex = side ? -1 : 0;
   image.alt = "";
   button.append(image, mark, owner);
-  column.append(button, answer, list, table);
+  column.append(button, answer, list, table, unknown);
   const votes = () => evaluations[byEvaluation.value]?.[select.value];
   button.addEventListener("click", event => {
     const box = button.getBoundingClientRect();
@@ -38,7 +40,7 @@ const sides = [byLeft, byRight].map((select, side) => {
     const limited = (value, count) => (Math.min(count - 1, Math.max(0, value)) + 0.5) / count;
     ask(limited(patch % columns + step[0], columns), limited(Math.floor(patch / columns) + step[1], rows));
   });
-  return { select, votes, button, image, mark, owner, answer, list, column, table };
+  return { select, votes, button, image, mark, owner, answer, list, column, table, unknown };
 });
 const options = (select, names) => {
   const before = select.value;
@@ -49,6 +51,7 @@ const fill = () => {
   const runs = Object.keys(evaluations[byEvaluation.value]), first = byLeft.options.length === 0;
   for (const select of [byLeft, byRight]) options(select, runs.map(run => [run, run]));
   if (first) byRight.value = runs[runs.length - 1];
+  byLeft.parentElement.hidden = byRight.parentElement.hidden = sides[1].column.hidden = runs.length < 2;
   const { queries } = evaluations[byEvaluation.value][byLeft.value];
   options(byQuery, queries.map(([name], i) => [short(name), String(i)]));
 };
@@ -77,7 +80,7 @@ const fillTable = (table, mixture, weights) => {
   table.tBodies[0].replaceChildren(...lines.slice(1));
 };
 const draw = () => {
-  const words = sides.map(({ votes, select, button, image, mark, owner, answer, list, table }) => {
+  const words = sides.map(({ votes, select, button, image, mark, owner, answer, list, table, unknown }) => {
     const found = votes(), query = found?.queries[Number(byQuery.value)];
     list.replaceChildren();
     table.hidden = true;
@@ -113,6 +116,7 @@ const draw = () => {
       list.append(item);
     }
     fillTable(table, mixture, weights);
+    unknown.hidden = mixture.length > 0;
     return `${select.value}: ${answer.textContent}`;
   });
   said.textContent = words.join(" ");
