@@ -111,8 +111,8 @@ def test_a_protocol_that_needs_more_is_refused_by_name(voc):
 @pytest.mark.parametrize(
     ("protocol", "settings", "message"),
     [
-        ("incontexts", {}, "no protocol is called 'incontexts'; allowed: "),
-        ("incontext", {"neighbors": 3}, "neighbors: Extra inputs are not permitted.*neighbours"),
+        ("incontexts", {}, "no protocol is called 'incontexts', did you mean incontext.; allowed: "),
+        ("incontext", {"neighbors": 3}, "neighbors: there is no key 'neighbors' here, did you mean neighbours.; allowed: "),
         ("incontext", {"neighbours": 0}, r"neighbours: .*greater than or equal to 1 \(found 0\)"),
     ],
 )

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from densewalk.core.errors import UserError
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD, Channels, PixelStatistics
-from densewalk.core.typed_files import complaints
+from densewalk.core.text.complaints import complaints, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -212,9 +212,8 @@ def _settings(protocol: str, given: dict[str, Any]) -> "EvaluationSettings":
 
     known = protocols()
     if protocol not in known:
-        raise UserError(f"no protocol is called '{protocol}'", allowed=", ".join(known))
+        raise UserError(f"no protocol is called '{protocol}'{did_you_mean(protocol, known)}", allowed=", ".join(known))
     try:
         return parse_evaluation(protocol, given)
     except ValidationError as error:
-        allowed = ", ".join(known[protocol].model_fields)
-        raise UserError(f"{protocol}: {'; '.join(complaints(error))}", allowed=f"settings {allowed}") from error
+        raise UserError(f"{protocol}: {'; '.join(complaints(error, known[protocol]))}") from error

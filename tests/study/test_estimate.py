@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from densewalk.__main__ import main
@@ -16,8 +18,9 @@ from densewalk.methods.dora.settings import DoraSettings
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.models.architecture import architecture_named
 from densewalk.models.work import parameters, vit
+from densewalk.study.amounts import Amounts, Assumed, require_warmups
 from densewalk.study.config import parse_study
-from densewalk.study.estimate import Assumed, estimate
+from densewalk.study.estimate import estimate
 from densewalk.study.gpus import GPUS, Gpu, Share, gigabytes, smallest, ways_to_fit
 from densewalk.study.registry import evaluations
 from tests.fixtures.studies import REPOSITORY, TINY, write_study
@@ -182,3 +185,42 @@ def test_parts_of_an_evaluation_are_refused_where_they_change_it():
         evaluated("a100", accumulate_evaluations={"heads": 2})
     with pytest.raises(UserError, match=r"execution.accumulate_evaluations: no such evaluation: head; allowed: heads"):
         evaluated("a100", head="maskrcnn", accumulate_evaluations={"head": 2})
+
+
+def with_warmup(folder, **settings):
+    """A study on a folder of 8 images, with one training of 4 images a step: 2 steps an epoch."""
+    (folder / "pets").mkdir(exist_ok=True)
+    for number in range(8):
+        (folder / "pets" / f"{number}.png").touch()
+    run = {"method": "dino", "init": "random", "arch": "vit_nano_patch16", "data": ["pets"], "settings": {"batch_size": 4, **settings}}
+    return {"study": "Warm", "images": {"pets": {"source": "pets"}}, "runs": {"dino": run}, "evaluations": {}}
+
+
+def test_a_warm_up_that_is_longer_than_the_training_is_refused_before_the_jobs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = r"runs\.dino\.settings: warmup_epochs 10 are 20 steps, the training has 5; allowed: at most 2\.5; to do: lower warmup_epochs"
+    with pytest.raises(UserError, match=found):
+        require_warmups(parse_study(with_warmup(tmp_path, steps=5, warmup_epochs=10)), Path("results"))
+    require_warmups(parse_study(with_warmup(tmp_path, steps=5, warmup_epochs=2.5)), Path("results"))
+    study = with_warmup(tmp_path, steps=5, warmup_epochs=10)
+    study["images"]["pets"]["source"] = "not_there_yet"
+    require_warmups(parse_study(study), Path("results"))
+
+
+def test_what_lies_on_the_disk_is_counted_and_not_assumed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with av.open("walk.mp4", "w") as container:
+        stream = container.add_stream("mpeg4", rate=10, width=32, height=32, pix_fmt="yuv420p")
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 10 * number, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    study = with_warmup(tmp_path, steps=5, warmup_epochs=0)
+    study["videos"] = {"walk": {"source": "walk.mp4"}, "gone": {"source": "gone.mp4"}}
+    notes = []
+    amounts = Amounts(parse_study(study), Path("results"), Assumed(), notes.append)
+    assert amounts.of("pets") == [Amount("images", 8)]
+    assert amounts.of("walk") == [Amount("video", 20, 10.0)]
+    assert amounts.of("gone") == [Amount("video", 90 * 60 * 30, 30.0)]
+    assert amounts.guessed == {"gone"}
+    assert [note.partition(", ")[2].split()[0] for note in notes] == ["its", "assumed"]

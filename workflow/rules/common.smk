@@ -12,6 +12,7 @@ from densewalk.core.text.quoting import for_shell, for_snakemake
 from densewalk.core.resources import Resources as Asked
 from densewalk.core.typed_files import write_model
 from densewalk.study import registry
+from densewalk.study.amounts import require_warmups
 from densewalk.study.config import parse_study
 from densewalk.study.upkeep.former import take_over_states
 
@@ -45,7 +46,9 @@ wildcard_constraints:
 RESULTS = Path(STUDY.results)
 try:
     PLAN = STUDY.plan()
-except UserError as error:  # a network of the user's own that is not there
+    if workflow.is_main_process:
+        require_warmups(STUDY, RESULTS)
+except UserError as error:  # no network of the user's own there, too long a warm-up
     raise WorkflowError(str(error))
 PLAN_FILE = f"{RESULTS}/specs/plan-{PLAN.hash}.json"
 

@@ -121,9 +121,9 @@ def why(job):
 
 
 def to_do():
-    """The jobs that would run, in the order of their priority."""
+    """The jobs that would run, in the order of their priority. A dry run calls those that it has printed finished."""
     dag = workflow.dag
-    jobs = [job for job in dag.needrun_jobs() if job.output]
+    jobs = [job for job in dag.needrun_jobs(exclude_finished=False) if job.output]
     for job in sorted(
         jobs, key=lambda job: (-dag.priority(job), job.rule.name, str(job.output[0]))
     ):

@@ -60,6 +60,7 @@ def _results(given: Path | None, planned: str) -> Path:
 
 def check(args: argparse.Namespace) -> None:
     """Validate a study's configuration, or print all of its settings."""
+    from densewalk.study.amounts import require_warmups
     from densewalk.study.config import load_study
     from densewalk.study.text.own_code import own_code_lines
 
@@ -72,6 +73,7 @@ def check(args: argparse.Namespace) -> None:
         return
     print(f"{args.config} is a study of {len(list(study.jobs()))} runs and {len(list(study.evaluation_jobs()))} evaluations")
     with chdir(_folder_of(args.config)):
+        require_warmups(study, Path(study.results))
         for line in own_code_lines(study):
             print(line)
 
@@ -139,7 +141,8 @@ def stale(args: argparse.Namespace) -> None:
 def plan(args: argparse.Namespace) -> None:
     """Estimate a study before anything is queued: jobs, GPU-hours, memory, disk, and what dominates."""
     from densewalk.study import estimate_text
-    from densewalk.study.estimate import Assumed, estimate
+    from densewalk.study.amounts import Assumed
+    from densewalk.study.estimate import estimate
     from densewalk.study.gpus import gpu_named
 
     gpu = gpu_named(args.gpu)

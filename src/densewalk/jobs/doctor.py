@@ -32,6 +32,7 @@ from densewalk.data.video.probe import missing_codecs, probe
 from densewalk.models.catalog import Checkpoint, public_checkpoint, published
 from densewalk.models.layouts.content import require_file
 from densewalk.models.loading import load
+from densewalk.study.amounts import require_warmups
 from densewalk.study.config import Study
 from densewalk.study.registry import evaluation_module
 from densewalk.study.runs import ChangedRun
@@ -118,6 +119,7 @@ def _slurm() -> str:
 
 
 def _study_checks(study: Study, config: Path | None) -> Iterator[tuple[str, Check, str | None]]:
+    yield "warm-up", partial(_warmups, study), None
     if study.execution.tensorboard:
         yield "execution.tensorboard", _event_files, None
     for name, video in study.videos.items():
@@ -134,6 +136,11 @@ def _study_checks(study: Study, config: Path | None) -> Iterator[tuple[str, Chec
         known = dataset_of(evaluation.protocol, settings)
         command = command_for(known, settings.root) if known else None
         yield f"evaluations.{name}", partial(data_of, evaluation.protocol, settings), command
+
+
+def _warmups(study: Study) -> str:
+    require_warmups(study, Path(study.results))
+    return "of no training longer than the training, as far as the data tell"
 
 
 def _event_files() -> str:

@@ -246,7 +246,9 @@ def known_architecture(name: str) -> str:
             return name
         flags = ["".join(chosen) for chosen in product(*(("", flag) for flag in FLAGS))]
         names = [f"vit_{size}_patch{patch}{flag}" for size, patch, flag in product(SIZES, PATCHES, flags)]
-    raise ValueError(f"unknown architecture '{name}'{did_you_mean(name, names, most=2)}; allowed: {ALLOWED}")
+    size = next((part for part in name.removeprefix("vit").strip("_-").split("_") if part in SIZES), None)
+    near = did_you_mean(name, names, most=2) or (f", did you mean vit_{size}_patch16?" if size else "")
+    raise ValueError(f"unknown architecture '{name}'{near}; allowed: {ALLOWED}")
 
 
 def abilities_of(name: str) -> frozenset[str]:

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from densewalk.core.errors import UserError
-from densewalk.data.amounts import Amount
-from densewalk.data.benchmarks import sizes
-from densewalk.data.receipts import CuratedReceipt, ImagesReceipt, Receipt, SequencesReceipt, VideoReceipt, read_receipt
+from densewalk.data.receipts import VideoReceipt
 from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.models.architecture import Architecture, shape_of
 from densewalk.models.work import Work, parameters
+from densewalk.study.amounts import Amounts, Assumed
 from densewalk.study.config import Study
 from densewalk.study.gpus import Gpu, Share, fits, gigabytes, ways_to_fit
 from densewalk.study.runs import TrainedRun
@@ -23,16 +22,6 @@ from densewalk.training.settings import TrainingSettings
 UTILIZATION = {"bfloat16": 0.3, "float32": 0.6}  # of a GPU's peak, assumed
 CHECKPOINTS = 2  # that a training keeps
 BITS_OF_PIXEL = 0.2  # of a training copy with its short groups of pictures
-
-
-@dataclass(frozen=True)
-class Assumed:
-    """What is taken for data that are not there yet, and share of a GPU's peak that is reached (None: `UTILIZATION`)."""
-
-    hours: float = 1.5
-    fps: float = 30.0
-    images: int = 100_000
-    utilization: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +68,7 @@ def estimate(study: Study, gpu: Gpu, results: Path, assumed: Assumed) -> Estimat
     """The cost of a whole study, whatever of it is done."""
     utilization = dict(UTILIZATION) if assumed.utilization is None else dict.fromkeys(UTILIZATION, assumed.utilization)
     found = Estimate(gpu, utilization, study.execution.precision)
-    amounts = _Amounts(study, results, assumed, found)
+    amounts = Amounts(study, results, assumed, found.note)
     found.jobs += _other_jobs(study)
     for name in study.runs:
         found.jobs += _runs(study, name, amounts, found)
@@ -87,60 +76,6 @@ def estimate(study: Study, gpu: Gpu, results: Path, assumed: Assumed) -> Estimat
         found.jobs += _evaluations(study, name, found)
     _disk(study, amounts, found)
     return found
-
-
-# -- data --------------------------------------------------------------------------------------------------------------
-
-
-class _Amounts:
-    """The amount of each source: of its receipt, of its folder, of a public data set, or assumed."""
-
-    def __init__(self, study: Study, results: Path, assumed: Assumed, found: Estimate) -> None:
-        self.study, self.results, self.assumed, self.found = study, results, assumed, found
-        self.receipts: dict[str, Receipt | None] = {}
-
-    def receipt(self, name: str) -> Receipt | None:
-        """A source's receipt, if it was prepared."""
-        path = self.results / "data" / f"{name}.json"
-        if name not in self.receipts:
-            self.receipts[name] = read_receipt(path) if path.is_file() else None
-        return self.receipts[name]
-
-    def of(self, name: str) -> list[Amount]:
-        """A source's, or those that a curation chooses from."""
-        receipt = self.receipt(name)
-        if name in self.study.curations:
-            if isinstance(receipt, CuratedReceipt):
-                return [Amount("images", receipt.kept)]
-            self.found.note(f"curation {name}: it has not chosen yet, all of its sources are counted")
-            return [amount for source in self.study.curations[name].data for amount in self.of(source)]
-        return [self._video(name, receipt) if name in self.study.videos else self._images(name, receipt)]
-
-    def _video(self, name: str, receipt: Receipt | None) -> Amount:
-        if isinstance(receipt, VideoReceipt):
-            usable = sum(end - start for start, end in receipt.usable)
-            return Amount("video", usable, receipt.fps, len(receipt.usable))
-        fps = self.study.videos[name].fps or self.assumed.fps
-        seconds = self.assumed.hours * 3600
-        if ranges := self.study.videos[name].usable_seconds:
-            seconds = sum(end - start for start, end in ranges)
-        length = f"{seconds / 3600:.2g} hours of {fps:g} frames a second"
-        self.found.note(f"video {name}: not prepared yet, {length} are assumed (--hours, --fps)")
-        return Amount("video", round(seconds * fps), fps)
-
-    def _images(self, name: str, receipt: Receipt | None) -> Amount:
-        settings = self.study.images[name]
-        kind, fps = ("sequences" if settings.layout == "sequences" else "images"), settings.fps or 1.0
-        if isinstance(receipt, SequencesReceipt):
-            frames = receipt.files if receipt.chosen is None else receipt.sequences * (receipt.shortest + receipt.longest) // 2
-            return Amount("sequences", frames, fps, receipt.sequences)
-        if isinstance(receipt, ImagesReceipt):
-            return Amount("images", receipt.files)
-        count = sizes.images_below(settings.source)
-        if count is None:
-            count = self.assumed.images
-            self.found.note(f"images {name}: not checked yet, {count} are assumed (--images)")
-        return Amount(kind, count, fps, sizes.YOUTUBE_VOS_SEQUENCES if kind == "sequences" else 1)  # type: ignore[arg-type]
 
 
 # -- jobs --------------------------------------------------------------------------------------------------------------
@@ -155,7 +90,7 @@ def architecture(study: Study, run: str, found: Estimate) -> Architecture | None
     return known
 
 
-def _runs(study: Study, name: str, amounts: _Amounts, found: Estimate) -> Iterator[Job]:
+def _runs(study: Study, name: str, amounts: Amounts, found: Estimate) -> Iterator[Job]:
     run = study.runs[name]
     arch = architecture(study, name, found)
     if not isinstance(run, TrainedRun):
@@ -190,8 +125,8 @@ def _steps(name: str, settings: TrainingSettings, samples: int, found: Estimate)
     except UserError as error:
         found.note(f"run {name}: {error}")
         return settings.steps or 0
-    if (warmup := settings.warmup_steps(per_epoch)) > steps:
-        found.note(f"run {name}: its warm-up of {warmup:g} steps is longer than its {steps} steps; it would be refused")
+    if obstacle := settings.warmup_obstacle(steps, per_epoch):
+        found.note(f"run {name}: {obstacle}; it would be refused")
     return steps
 
 
@@ -240,7 +175,7 @@ def _evaluations(study: Study, name: str, found: Estimate) -> Iterator[Job]:
 
 def _other_jobs(study: Study) -> Iterator[Job]:
     """Jobs whose work is not on a GPU, or is nothing."""
-    tables = len(study.task_tables) + 2
+    tables = len(study.task_tables) + 3  # gain, all, cost
     counts = {
         "generate": int(study.synthetic is not None),
         "prepare_video": len(study.videos),
@@ -249,6 +184,7 @@ def _other_jobs(study: Study) -> Iterator[Job]:
         "features": len(study.runs) if study.picture_sources() else 0,
         "table": tables,
         "report": 1,
+        "all": 1,
     }
     return (Job(rule, "data, pictures and tables", rule, count, 0, None, 0.0, 0.0, None) for rule, count in counts.items() if count)
 
@@ -256,7 +192,7 @@ def _other_jobs(study: Study) -> Iterator[Job]:
 # -- disk --------------------------------------------------------------------------------------------------------------
 
 
-def _disk(study: Study, amounts: _Amounts, found: Estimate) -> None:
+def _disk(study: Study, amounts: Amounts, found: Estimate) -> None:
     copies = 0.0
     for name, video in study.videos.items():
         receipt = amounts.receipt(name)

@@ -1,6 +1,7 @@
 """Settings that all methods share, those that train and those that only change a backbone."""
 
 import json
+import math
 import re
 from typing import Any, ClassVar, Literal, Self
 
@@ -169,6 +170,14 @@ class TrainingSettings(MethodSettings):
     def warmup_steps(self, per_epoch: int) -> float:
         """Steps until the learning rate is at its peak: of the setting `warmup_epochs`, if the method has one."""
         return float(getattr(self, "warmup_epochs", 0)) * per_epoch
+
+    def warmup_obstacle(self, total: int, per_epoch: int) -> str | None:
+        """Why the warm-up does not fit into a training of `total` steps, and the longest one that does; None where it fits."""
+        if (warmup := self.warmup_steps(per_epoch)) <= total:
+            return None
+        longest = math.floor(1000 * total / per_epoch) / 1000
+        found = f"warmup_epochs {getattr(self, 'warmup_epochs', 0):g} are {warmup:g} steps, the training has {total}"
+        return f"{found}; allowed: at most {longest:g}; to do: lower warmup_epochs"
 
     # -- for `densewalk plan`: estimates, which a method gives that wants better ones ---------------------------------------------
 

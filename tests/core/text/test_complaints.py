@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
+from densewalk.core.errors import UserError
 from densewalk.core.settings import Settings
 from densewalk.core.text.complaints import complaints, did_you_mean
+from densewalk.study.config import parse_study
 
 
 class Inner(Settings):
@@ -99,3 +101,26 @@ def test_five_are_listed_and_the_others_counted():
 )
 def test_the_nearest_name_is_suggested(name, known, hint):
     assert did_you_mean(name, known) == hint
+
+
+class Chooser(BaseModel):
+    """A required choice."""
+
+    layout: Literal["ade20k", "voc"]
+    """`ade20k`: of MIT; `voc`: of Oxford."""
+
+
+def test_a_missing_choice_lists_what_may_be_chosen():
+    with pytest.raises(ValidationError) as error:
+        Chooser.model_validate({})
+    assert complaints(error.value, Chooser) == ["layout: Field required; allowed: ade20k, voc"]
+
+
+def test_a_size_alone_is_told_the_name_of_an_architecture_and_a_long_message_is_said_once():
+    run = {"method": "none", "init": "random", "arch": "nano"}
+    with pytest.raises(UserError) as error:
+        parse_study({"study": "A", "runs": {"a": run, "b": run}, "evaluations": {}})
+    assert str(error.value).startswith(
+        "config.yaml: runs.a.arch, runs.b.arch: unknown architecture 'nano', did you mean vit_nano_patch16?;"
+    )
+    assert str(error.value).count("unknown architecture") == 1

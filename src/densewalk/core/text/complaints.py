@@ -15,6 +15,7 @@ from densewalk.core.settings import FOLDER_PATTERN, NAME_PATTERN
 from densewalk.core.text.docstrings import attribute_docstrings
 
 MOST_SHOWN = 40  # characters of a value that is quoted
+LONG = 80  # characters of a message that is not repeated for each key
 # what a text must match -> the same in words
 PATTERNS = {
     NAME_PATTERN: "a name has lower-case letters, digits and _, a letter first",
@@ -36,8 +37,20 @@ def complaints(error: ValidationError, model: type[BaseModel] | None = None, mos
     Args:
         model: that the content of a person's file was to be; without it, messages and places are pydantic's.
     """
-    lines = list(dict.fromkeys(_complaints(error, model)))
+    lines = _merged(_complaints(error, model))
     return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more"]
+
+
+def _merged(lines: Iterable[str]) -> list[str]:
+    """Each line once; a long message that several keys have, once after all of these."""
+    keys: dict[tuple[str, str], list[str]] = {}
+    for line in dict.fromkeys(lines):
+        key, colon, message = line.partition(": ")
+        same = ("", message) if len(message) > LONG else (key, message)
+        keys.setdefault(same, []).append(f"{key}{colon}")
+    return [
+        f"{', '.join(key.removesuffix(': ') for key in own[:-1])}{', ' * (len(own) > 1)}{own[-1]}{text}" for (_, text), own in keys.items()
+    ]
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
@@ -89,7 +102,8 @@ def _message(e: Any, keys: Sequence[str], models: Sequence[type[BaseModel]], ann
         case "extra_forbidden":
             return _unknown_key(keys, models)
         case "missing":
-            return "Field required" + _described(keys, models)
+            choices = [str(choice) for choice in get_args(annotation)] if get_origin(annotation) is Literal else []
+            return "Field required" + (f"; allowed: {', '.join(choices)}" if choices else _described(keys, models))
         case "value_error":
             return str(e["msg"].removeprefix("Value error, "))
         case "union_tag_not_found":

@@ -69,8 +69,8 @@ class SelfDistillation(Method):
         """Learning rate, weight decay and momentum of every step, teacher temperature of every epoch."""
         s, total = self.settings, self.total_steps
         warmup = round(s.warmup_epochs * self.steps_per_epoch)
-        if warmup > total:
-            raise UserError(f"warmup_epochs {s.warmup_epochs} are {warmup} steps, the training has {total}", todo="lower warmup_epochs")
+        if obstacle := s.warmup_obstacle(total, self.steps_per_epoch):
+            raise UserError(obstacle)
         self.lr = cosine(s.peak_lr, s.min_lr, total, warmup=warmup)
         self.decay = cosine(s.weight_decay, s.weight_decay_end, total)
         self.momentum = cosine(s.teacher_momentum, 1.0, total)

@@ -99,8 +99,8 @@ class Distill(Method):
         """Network and projectors, with and without weight decay."""
         s, total = self.settings, self.total_steps
         warmup = s.warmup_epochs * self.steps_per_epoch
-        if warmup > total:
-            raise UserError(f"warmup_epochs {s.warmup_epochs:g} are {warmup:g} steps, the training has {total}", todo="lower warmup_epochs")
+        if obstacle := s.warmup_obstacle(total, self.steps_per_epoch):
+            raise UserError(obstacle)
         lr = per_step(s.lr, 0.0, total, warmup=warmup)
         return decay_groups("all", list(self.named_parameters()), lr, constant(s.weight_decay, total))
 

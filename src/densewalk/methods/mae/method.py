@@ -68,8 +68,8 @@ class Mae(Method):
         """Encoder and decoder, with and without weight decay."""
         s, total = self.settings, self.total_steps
         warmup = s.warmup_epochs * self.steps_per_epoch
-        if warmup > total:
-            raise UserError(f"warmup_epochs {s.warmup_epochs:g} are {warmup:g} steps, the training has {total}", todo="lower warmup_epochs")
+        if obstacle := s.warmup_obstacle(total, self.steps_per_epoch):
+            raise UserError(obstacle)
         lr = per_step(s.lr * s.batch_size / 256, s.min_lr, total, warmup=warmup)
         groups = decay_groups("all", list(self.named_parameters()), lr, constant(s.weight_decay, total))
         for group in groups:

@@ -64,11 +64,9 @@ class Contrastive(Method):
         Raises:
             UserError: they are more than the training has.
         """
-        steps = self.settings.warmup_epochs * self.steps_per_epoch
-        if steps > self.total_steps:
-            found = f"warmup_epochs {self.settings.warmup_epochs:g} are {steps:g} steps, the training has {self.total_steps}"
-            raise UserError(found, todo="lower warmup_epochs")
-        return steps
+        if obstacle := self.settings.warmup_obstacle(self.total_steps, self.steps_per_epoch):
+            raise UserError(obstacle)
+        return self.settings.warmup_epochs * self.steps_per_epoch
 
     def prepare(self, batch: dict[str, Tensor], device: torch.device) -> Float[Tensor, "batch 2 3 height width"]:
         """Flips, colors and blur."""

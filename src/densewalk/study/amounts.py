@@ -1,0 +1,111 @@
+"""How much each source of a study's training data holds, for what is asked before the jobs. Free of torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from densewalk.core.errors import UserError
+from densewalk.data.amounts import Amount
+from densewalk.data.benchmarks import sizes
+from densewalk.data.file_lists import find_files
+from densewalk.data.image_files import EXTENSIONS
+from densewalk.data.receipts import CuratedReceipt, ImagesReceipt, Receipt, SequencesReceipt, VideoReceipt, read_receipt
+from densewalk.data.video.stated import stated_length
+from densewalk.study.config import Study
+from densewalk.study.runs import TrainedRun
+
+FEWER = 0.9  # share of the samples that are counted: with so few, too, a warm-up must be too long to be refused before the job counts them
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What is taken for data that are not there yet, and share of a GPU's peak that is reached (None: `UTILIZATION`)."""
+
+    hours: float = 1.5
+    fps: float = 30.0
+    images: int = 100_000
+    utilization: float | None = None
+
+
+class Amounts:
+    """The amount of each source: of its receipt, of a public data set, of its file or folder, or assumed.
+
+    guessed: names of the sources whose amount is assumed.
+    """
+
+    def __init__(self, study: Study, results: Path, assumed: Assumed, note: Callable[[str], None]) -> None:
+        self.study, self.results, self.assumed, self.note = study, results, assumed, note
+        self.receipts: dict[str, Receipt | None] = {}
+        self.guessed: set[str] = set()
+
+    def receipt(self, name: str) -> Receipt | None:
+        """A source's receipt, if it was prepared."""
+        path = self.results / "data" / f"{name}.json"
+        if name not in self.receipts:
+            self.receipts[name] = read_receipt(path) if path.is_file() else None
+        return self.receipts[name]
+
+    def of(self, name: str) -> list[Amount]:
+        """A source's, or those that a curation chooses from."""
+        receipt = self.receipt(name)
+        if name in self.study.curations:
+            if isinstance(receipt, CuratedReceipt):
+                return [Amount("images", receipt.kept)]
+            self.note(f"curation {name}: it has not chosen yet, all of its sources are counted")
+            return [amount for source in self.study.curations[name].data for amount in self.of(source)]
+        return [self._video(name, receipt) if name in self.study.videos else self._images(name, receipt)]
+
+    def _video(self, name: str, receipt: Receipt | None) -> Amount:
+        if isinstance(receipt, VideoReceipt):
+            usable = sum(end - start for start, end in receipt.usable)
+            return Amount("video", usable, receipt.fps, len(receipt.usable))
+        settings = self.study.videos[name]
+        stated = stated_length(settings.source)
+        seconds, fps = stated or (self.assumed.hours * 3600, self.assumed.fps)
+        fps = settings.fps or fps
+        if ranges := settings.usable_seconds:
+            seconds = sum(end - start for start, end in ranges)
+        length = f"{seconds / 3600:.2g} hours of {fps:g} frames a second"
+        if stated is None:
+            self.guessed.add(name)
+        how = "its file states" if stated else "assumed (--hours, --fps) are"
+        self.note(f"video {name}: not prepared yet, {how} {length}")
+        return Amount("video", round(seconds * fps), fps)
+
+    def _images(self, name: str, receipt: Receipt | None) -> Amount:
+        settings = self.study.images[name]
+        kind, fps = ("sequences" if settings.layout == "sequences" else "images"), settings.fps or 1.0
+        if isinstance(receipt, SequencesReceipt):
+            frames = receipt.files if receipt.chosen is None else receipt.sequences * (receipt.shortest + receipt.longest) // 2
+            return Amount("sequences", frames, fps, receipt.sequences)
+        if isinstance(receipt, ImagesReceipt):
+            return Amount("images", receipt.files)
+        count = sizes.images_below(settings.source)
+        if count is None and Path(settings.source).is_dir():
+            count = len(find_files(settings.source, EXTENSIONS)) or None
+        if count is None:
+            count = self.assumed.images
+            self.guessed.add(name)
+            self.note(f"images {name}: not checked yet, {count} are assumed (--images)")
+        return Amount(kind, count, fps, sizes.YOUTUBE_VOS_SEQUENCES if kind == "sequences" else 1)  # type: ignore[arg-type]
+
+
+def require_warmups(study: Study, results: Path) -> None:
+    """Refuse a training whose warm-up is longer than the training, as far as receipts, files and folders tell how many samples there are.
+
+    Raises:
+        UserError: the first such run, with the longest warm-up that it may have.
+    """
+    amounts = Amounts(study, results, Assumed(), lambda _: None)
+    for name, run in study.runs.items():
+        if not isinstance(run, TrainedRun) or run.settings.steps is None or not run.settings.warmup_steps(1):
+            continue
+        counted = sum(run.settings.samples(amount) for source in run.data for amount in amounts.of(source))
+        sources = {other for source in run.data for other in (study.curations[source].data if source in study.curations else [source])}
+        if sources & amounts.guessed:
+            continue
+        if any(source in study.curations and amounts.receipt(source) is None for source in run.data):
+            continue
+        # too few samples for a batch is another fault, which the job names
+        if counted * FEWER >= run.settings.batch_size and run.settings.warmup_obstacle(*run.settings.total_steps(int(counted * FEWER))):
+            raise UserError(f"runs.{name}.settings: {run.settings.warmup_obstacle(*run.settings.total_steps(counted))}")
