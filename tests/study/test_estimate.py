@@ -12,6 +12,7 @@ import pytest
 from densewalk.__main__ import main
 from densewalk.core.errors import UserError
 from densewalk.data.amounts import Amount
+from densewalk.data.video.stated import stated_length
 from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.methods.dino.settings import DinoSettings
 from densewalk.methods.dora.settings import DoraSettings
@@ -200,11 +201,11 @@ def test_a_warm_up_that_is_longer_than_the_training_is_refused_before_the_jobs(t
     monkeypatch.chdir(tmp_path)
     found = r"runs\.dino\.settings: warmup_epochs 10 are 20 steps, the training has 5; allowed: at most 2\.5; to do: lower warmup_epochs"
     with pytest.raises(UserError, match=found):
-        require_warmups(parse_study(with_warmup(tmp_path, steps=5, warmup_epochs=10)), Path("results"))
-    require_warmups(parse_study(with_warmup(tmp_path, steps=5, warmup_epochs=2.5)), Path("results"))
+        require_warmups(parse_study(with_warmup(tmp_path, steps=5, warmup_epochs=10)), Path("results"), stated_length)
+    require_warmups(parse_study(with_warmup(tmp_path, steps=5, warmup_epochs=2.5)), Path("results"), stated_length)
     study = with_warmup(tmp_path, steps=5, warmup_epochs=10)
     study["images"]["pets"]["source"] = "not_there_yet"
-    require_warmups(parse_study(study), Path("results"))
+    require_warmups(parse_study(study), Path("results"), stated_length)
 
 
 def test_what_lies_on_the_disk_is_counted_and_not_assumed(tmp_path, monkeypatch):
@@ -218,7 +219,7 @@ def test_what_lies_on_the_disk_is_counted_and_not_assumed(tmp_path, monkeypatch)
     study = with_warmup(tmp_path, steps=5, warmup_epochs=0)
     study["videos"] = {"walk": {"source": "walk.mp4"}, "gone": {"source": "gone.mp4"}}
     notes = []
-    amounts = Amounts(parse_study(study), Path("results"), Assumed(), notes.append)
+    amounts = Amounts(parse_study(study), Path("results"), Assumed(stated_length=stated_length), notes.append)
     assert amounts.of("pets") == [Amount("images", 8)]
     assert amounts.of("walk") == [Amount("video", 20, 10.0)]
     assert amounts.of("gone") == [Amount("video", 90 * 60 * 30, 30.0)]

@@ -47,7 +47,9 @@ RESULTS = Path(STUDY.results)
 try:
     PLAN = STUDY.plan()
     if workflow.is_main_process:
-        require_warmups(STUDY, RESULTS)
+        from densewalk.data.video.stated import stated_length
+
+        require_warmups(STUDY, RESULTS, stated_length)
 except UserError as error:  # no network of the user's own there, too long a warm-up
     raise WorkflowError(str(error))
 PLAN_FILE = f"{RESULTS}/specs/plan-{PLAN.hash}.json"

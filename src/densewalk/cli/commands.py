@@ -60,6 +60,7 @@ def _results(given: Path | None, planned: str) -> Path:
 
 def check(args: argparse.Namespace) -> None:
     """Validate a study's configuration, or print all of its settings."""
+    from densewalk.data.video.stated import stated_length
     from densewalk.study.amounts import require_warmups
     from densewalk.study.config import load_study
     from densewalk.study.text.own_code import own_code_lines
@@ -73,7 +74,7 @@ def check(args: argparse.Namespace) -> None:
         return
     print(f"{args.config} is a study of {len(list(study.jobs()))} runs and {len(list(study.evaluation_jobs()))} evaluations")
     with chdir(_folder_of(args.config)):
-        require_warmups(study, Path(study.results))
+        require_warmups(study, Path(study.results), stated_length)
         for line in own_code_lines(study):
             print(line)
 
@@ -140,13 +141,14 @@ def stale(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Estimate a study before anything is queued: jobs, GPU-hours, memory, disk, and what dominates."""
+    from densewalk.data.video.stated import stated_length
     from densewalk.study import estimate_text
     from densewalk.study.amounts import Assumed
     from densewalk.study.estimate import estimate
     from densewalk.study.gpus import gpu_named
 
     gpu = gpu_named(args.gpu)
-    assumed = Assumed(args.hours, args.fps, args.images, args.utilization)
+    assumed = Assumed(args.hours, args.fps, args.images, args.utilization, stated_length)
     with study_in_its_folder(args.config, args.results) as (study, results):
         print(estimate_text.text(study, estimate(study, gpu, results, assumed), results, args.gpu))
 

@@ -29,6 +29,7 @@ from densewalk.data.download.fetch import receipt_path, verify
 from densewalk.data.receipts import SequencesReceipt
 from densewalk.data.settings import ImagesSettings
 from densewalk.data.video.probe import missing_codecs, probe
+from densewalk.data.video.stated import stated_length
 from densewalk.models.catalog import Checkpoint, public_checkpoint, published
 from densewalk.models.layouts.content import require_file
 from densewalk.models.loading import load
@@ -139,7 +140,7 @@ def _study_checks(study: Study, config: Path | None) -> Iterator[tuple[str, Chec
 
 
 def _warmups(study: Study) -> str:
-    require_warmups(study, Path(study.results))
+    require_warmups(study, Path(study.results), stated_length)
     return "of no training longer than the training, as far as the data tell"
 
 

@@ -10,21 +10,25 @@ from densewalk.data.benchmarks import sizes
 from densewalk.data.file_lists import find_files
 from densewalk.data.image_files import EXTENSIONS
 from densewalk.data.receipts import CuratedReceipt, ImagesReceipt, Receipt, SequencesReceipt, VideoReceipt, read_receipt
-from densewalk.data.video.stated import stated_length
 from densewalk.study.config import Study
 from densewalk.study.runs import TrainedRun
 
 FEWER = 0.9  # share of the samples that are counted: with so few, too, a warm-up must be too long to be refused before the job counts them
+StatedLength = Callable[[str], tuple[float, float] | None]  # data/video/stated.py, which needs PyAV
 
 
 @dataclass(frozen=True)
 class Assumed:
-    """What is taken for data that are not there yet, and share of a GPU's peak that is reached (None: `UTILIZATION`)."""
+    """What is taken for data that are not there yet.
+
+    utilization: share of a GPU's peak that is reached, None for `UTILIZATION`. stated_length: reads the length of a video that is there.
+    """
 
     hours: float = 1.5
     fps: float = 30.0
     images: int = 100_000
     utilization: float | None = None
+    stated_length: StatedLength | None = None
 
 
 class Amounts:
@@ -60,7 +64,8 @@ class Amounts:
             usable = sum(end - start for start, end in receipt.usable)
             return Amount("video", usable, receipt.fps, len(receipt.usable))
         settings = self.study.videos[name]
-        stated = stated_length(settings.source)
+        read = self.assumed.stated_length
+        stated = read(settings.source) if read else None
         seconds, fps = stated or (self.assumed.hours * 3600, self.assumed.fps)
         fps = settings.fps or fps
         if ranges := settings.usable_seconds:
@@ -90,13 +95,13 @@ class Amounts:
         return Amount(kind, count, fps, sizes.YOUTUBE_VOS_SEQUENCES if kind == "sequences" else 1)  # type: ignore[arg-type]
 
 
-def require_warmups(study: Study, results: Path) -> None:
+def require_warmups(study: Study, results: Path, stated_length: StatedLength) -> None:
     """Refuse a training whose warm-up is longer than the training, as far as receipts, files and folders tell how many samples there are.
 
     Raises:
         UserError: the first such run, with the longest warm-up that it may have.
     """
-    amounts = Amounts(study, results, Assumed(), lambda _: None)
+    amounts = Amounts(study, results, Assumed(stated_length=stated_length), lambda _: None)
     for name, run in study.runs.items():
         if not isinstance(run, TrainedRun) or run.settings.steps is None or not run.settings.warmup_steps(1):
             continue

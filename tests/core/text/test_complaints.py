@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal
 
+import pydantic
 import pytest
 from pydantic import Field, ValidationError
 
@@ -103,7 +104,7 @@ def test_the_nearest_name_is_suggested(name, known, hint):
     assert did_you_mean(name, known) == hint
 
 
-class Chooser(BaseModel):
+class Chooser(pydantic.BaseModel):
     """A required choice."""
 
     layout: Literal["ade20k", "voc"]
