@@ -26,7 +26,14 @@ install_import_hook([*numerical_modules(), "densewalk.core.distributed"], "beart
 
 import torch  # noqa: E402  after the hook, so that the modules are imported through it
 
-torch.set_num_threads(1)
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """One thread, whatever a command that an earlier test ran has set.
+
+    More threads than cores make small networks many times slower, and a forked process hangs in its first parallel loop.
+    """
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):

@@ -182,8 +182,10 @@ def test_fifty_random_kills_change_nothing(tmp_path):
         before = newest_step(folder)
         child = os.fork()
         if child == 0:
-            fit(folder, steps=steps, minutes=0.0)
-            os._exit(0)
+            try:
+                fit(folder, steps=steps, minutes=0.0)
+            finally:
+                os._exit(0)
         deadline = time.monotonic() + 60
         while newest_step(folder) < before + rng.randint(1, 4) and time.monotonic() < deadline:
             time.sleep(0.001)
