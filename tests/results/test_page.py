@@ -382,7 +382,8 @@ def test_quality_is_drawn_by_counted_work_where_it_is_known():
         hashes = {f"{run}/s0/incontext_voc": "" for run in runs}
         return costs(Plan.model_validate({**PLAN, "runs": runs, "evaluations": evaluations, "hashes": hashes}), records)
 
-    chart = charts(120.0, 30.0)[1]
+    by_time, chart = charts(120.0, 30.0)
+    assert [by_time.counted, chart.counted] == [False, True], "the page folds the latter"
     assert chart.title == "incontext_voc: mIoU by counted work"
     assert "mIoU by counted teraflop: r0 120 teraflop, 1.00; r1 150 teraflop, 2.00" in chart.svg
     assert "r0 1.2 petaflop" in charts(1200.0, 30.0)[1].svg

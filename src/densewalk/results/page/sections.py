@@ -41,7 +41,7 @@ def costs(plan: Plan, records: Sequence[ResultRecord]) -> list[Chart]:
             metric = next(iter(own[points[0].run][0].metrics))
             note = f"The first {NAMED} of {len(points)} runs are named." if len(points) > NAMED else ""
             title = f"{evaluation}: {metric}{' by counted work' if unit == COUNTED else ''}"
-            charts.append(Chart(title, cost_and_quality(evaluation, metric, points, unit, methods), note))
+            charts.append(Chart(title, cost_and_quality(evaluation, metric, points, unit, methods), note, counted=unit == COUNTED))
     return charts
 
 

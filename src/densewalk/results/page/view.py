@@ -75,11 +75,12 @@ class GainPlace:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with its heading; note: stands below it."""
+    """A chart with its heading; note: stands below it. counted: it is by counted work."""
 
     title: str
     svg: Markup
     note: str = ""
+    counted: bool = False
 
 
 @dataclass(frozen=True)
