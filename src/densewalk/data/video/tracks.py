@@ -25,7 +25,7 @@ from densewalk.core.files import atomic_write
 from densewalk.core.text.complaints import complaints
 from densewalk.data.receipts import Positive, Sha256
 
-TODO = "write it by densewalk.data.video.tracks.write_tracks"
+REMEDY = "write it by densewalk.data.video.tracks.write_tracks"
 KINDS = {"points": "f", "visible": "b", "first": "iu", "sequence": "iu"}  # of the tensors' numbers, as numpy names them
 
 
@@ -99,24 +99,24 @@ def read_tracks(path: str | Path) -> Tracks:
             tensors = {name: file.get_tensor(name) for name in file.keys() if name in KINDS}  # noqa: SIM118  no mapping
     except (OSError, SafetensorError, TypeError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise UserError(f"tracks {path} cannot be read: {reason}", todo=f"correct the path, or {TODO}") from error
+        raise UserError(f"tracks {path} cannot be read: {reason}", todo=f"correct the path, or {REMEDY}") from error
     if missing := [name for name in KINDS if name not in tensors and name != "sequence"]:
-        raise UserError(f"{path} is no file of tracks: it has no tensor {missing[0]}", todo=TODO)
+        raise UserError(f"{path} is no file of tracks: it has no tensor {missing[0]}", todo=REMEDY)
     for name, values in tensors.items():
         if values.dtype.kind not in KINDS[name]:
-            raise UserError(f"{path}: {name} holds numbers of type {values.dtype}", todo=TODO)
+            raise UserError(f"{path}: {name} holds numbers of type {values.dtype}", todo=REMEDY)
     kinds = {"points": np.float32, "visible": np.bool_, "first": np.int64, "sequence": np.int64}
     try:
         return Tracks(_header(header, path), **{name: values.astype(kinds[name]) for name, values in tensors.items()})
     except UserError as error:
-        raise error if str(path) in error.found else UserError(f"{path}: {error.found}", todo=error.todo or TODO) from error
+        raise error if str(path) in error.found else UserError(f"{path}: {error.found}", todo=error.todo or REMEDY) from error
 
 
 def _header(text: str | None, path: str | Path) -> TracksHeader:
     """The header as a model."""
     if text is None:
-        raise UserError(f"{path} is no file of tracks: its metadata have no key tracks", todo=TODO)
+        raise UserError(f"{path} is no file of tracks: its metadata have no key tracks", todo=REMEDY)
     try:
         return TracksHeader.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(f"{path} is no file of tracks: metadata, tracks: {'; '.join(complaints(error))}", todo=TODO) from error
+        raise UserError(f"{path} is no file of tracks: metadata, tracks: {'; '.join(complaints(error))}", todo=REMEDY) from error

@@ -39,7 +39,7 @@ class PakaSettings(DinoV2Settings):
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
         Difference(
-            "heads of DINOv2's training are read, too", "heads begin anew: a run gives its backbone", "lightly-train, methods/dinov31"
+            "heads of DINOv2's training are read, too", "heads begin untrained: a run gives its backbone", "lightly-train, methods/dinov31"
         ),
         Difference("views made by albumentations", "by torch: pixels differ in the last digits", "lightly-train, methods/dinov31"),
     )
@@ -91,7 +91,7 @@ class PakaSettings(DinoV2Settings):
     aligned_patches: Annotated[int, Field(ge=2)] | None = None
     """Patches along a side of the grid that is laid over what two crops share; null: as many as a local crop has."""
     most_places: int = Field(default=512, ge=3)
-    """Places of the grid that are compared, drawn anew in each step where the grid has more."""
+    """Places of the grid that are compared, drawn again in each step where the grid has more."""
     paka_hidden: int = Field(default=2048, ge=1)
     """Width of the hidden layers of the head on aligned patches."""
     paka_out: int = Field(default=256, ge=1)
