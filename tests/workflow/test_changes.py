@@ -182,7 +182,7 @@ def test_status_says_what_snakemake_plans_and_why_says_which_setting(study, monk
     wanted = {
         f"results/{o.run}/s{o.seed}/{f'{o.evaluation}.json' if o.evaluation else 'backbone.safetensors'}"
         for o in outputs
-        if o.state != "there"
+        if o.state != "done"
     }
     assert wanted == jobs
     text = densewalk(study, "status", "config.yaml")
