@@ -177,7 +177,7 @@ def of_records(counts: Sequence[int]) -> Iterator[tuple[str, dict[int, float]]]:
         for records in counts:
             write_study(Path(temporary, str(records)), records // len(EVALUATIONS))
         for name, command in COMMANDS.items() if counts else ():
-            yield f"`{name}`, by records", {records: measured(command, Path(temporary, str(records)))[0] for records in counts}
+            yield f"{name}, by records", {records: measured(command, Path(temporary, str(records)))[0] for records in counts}
 
 
 def of_arrays(amounts: Amounts) -> Iterator[tuple[str, dict[int, float]]]:
