@@ -98,7 +98,7 @@ class Changes:
         path = init or planned.init
         if path is not None and then.init is not None and self.contents.of(path) not in (None, then.init):
             found.append(f"{path} has another content")
-        # not strict here and below: records of earlier versions have no `curated`
+        # not strict in these three: records of earlier versions lack `curated`, `teachers` or `files`, and then nothing is said of them
         compared = [path for path, a in zip(planned.curated, then.curated, strict=False) if self.contents.of(path) not in (None, a)]
         found += [f"{path}, with which its data were chosen, has another content" for path in compared]
         taught = zip(planned.teachers, then.teachers, strict=False)
