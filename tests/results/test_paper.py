@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -32,7 +33,7 @@ def records(tmp_path):
     for run, (made, values) in runs.items():
         for seed, value in enumerate(values):
             for dataset, more in (("DAVIS-2017", 0.0), ("MOSE_1", 5.0)):
-                metrics = {"J": value + more, "F": value - 1, "J_copied": 17.5 + more}
+                metrics = {"J": value + more, "F": value - 1, "J_copied": 17.5 + more, **({"J&F": value + 2} if more else {})}
                 content.append(record(run, seed, metrics, **made, task="davis", evaluation=f"davis_{dataset[:4]}", dataset=dataset))
             content.append(record(run, seed, {"mIoU": value}, **made))
     paths = []
@@ -216,8 +217,10 @@ def test_names_are_the_labels_and_tell_runs_apart():
     ("columns", "pivot", "message"),
     [
         (["run", "IoU"], None, "--columns: IoU is neither a fact of the wide tables nor a metric.*allowed: run, method"),
-        (["run", "J", "mIoU"], None, "no record has all of J, mIoU"),
-        (["run", "J"], None, "--columns: rows of davis_DAVI, davis_MOSE could not be told apart.*--pivot dataset"),
+        (["run", "J", "mIoU"], None, "J is a metric of davis_DAVI and davis_MOSE; allowed: davis_DAVI:J, davis_MOSE:J; to do: name one"),
+        (["run", "J"], None, "rows of davis_DAVI, davis_MOSE could not be told apart.*--pivot dataset.*or name one, e.g. davis_DAVI:J"),
+        (["run", "davis:J"], None, "davis:J: no record of an evaluation davis, did you mean davis_MOSE.*allowed: davis_DAVI, davis_MOSE"),
+        (["run", "davis_DAVI:mIoU"], None, "--columns: davis_DAVI has no metric mIoU; allowed: J, F, J_copied"),
         (["run", "seeds"], "dataset", None),
     ],
 )
@@ -229,6 +232,30 @@ def test_what_a_reader_could_not_understand_is_refused(records, columns, pivot, 
         paper_table(records, columns, pivot, None, METRICS)
 
 
+def test_several_tasks_stand_side_by_side_in_one_row_of_each_run(records):
+    """The numbers and the bold type of each evaluation are those of its own table; a run that was not evaluated has a dash."""
+    os.remove(next(path for path in records if path.parts[-3:] == ("dino_s16", "s0", "incontext_voc.json")))
+    records = [path for path in records if path.exists()]
+    table = paper_table(records, ["run", "mIoU", "davis_MOSE:J", "davis_DAVI:J"], None, None, METRICS)
+    assert table.heads == [("", "run"), ("incontext_voc", "mIoU"), ("davis_MOSE", "J"), ("davis_DAVI", "J")]
+    assert table.rows == [
+        [Cell("DoRA"), Cell("40.75", "9.53", best=True), Cell("45.75", "9.53", best=True), Cell("40.75", "9.53", best=True)],
+        [Cell("DINO"), Cell("–"), Cell("35.00"), Cell("30.00")],
+    ]
+    assert table.floors == [
+        [Cell("start (floor)"), Cell("20.50"), Cell("25.50"), Cell("20.50")],
+        [Cell("copying (floor)"), Cell("–"), Cell("22.50"), Cell("17.50")],
+    ]
+    of_all = "incontext_voc on PascalVOC, davis_MOSE on MOSE_1, davis_DAVI on DAVIS-2017: dense NN, fraction 1, 512 px."
+    assert table.caption[-1] == of_all
+    check_structure(latex(table))
+    assert markdown(table).startswith("| run | mIoU, incontext_voc | J, davis_MOSE | J, davis_DAVI |")
+    assert comma_separated(table).startswith('run,"mIoU, incontext_voc","mIoU, incontext_voc ci95","J, davis_MOSE"')
+    by_dataset = paper_table(records, ["run", "mIoU", "J", "F"], "dataset", None, METRICS).heads[1:]
+    assert by_dataset == [("PascalVOC", "mIoU"), *(("DAVIS-2017", m) for m in ("J", "F")), *(("MOSE_1", m) for m in ("J", "F"))]
+    assert paper_table(records, ["run", "davis_MOSE:J"], None, None, METRICS).heads == [("", "run"), ("", "J")]
+
+
 def test_two_evaluations_of_one_data_set_need_a_choice(records):
     for path in records:
         content = json.loads(path.read_text())
@@ -236,6 +263,12 @@ def test_two_evaluations_of_one_data_set_need_a_choice(records):
     with pytest.raises(UserError, match="--pivot dataset: davis_DAVI, davis_MOSE have the same dataset"):
         paper_table(records, ["run", "J"], "dataset", None, METRICS)
     assert paper_table(records, ["run", "J"], "evaluation", None, METRICS).heads[1:] == [("davis_DAVI", "J"), ("davis_MOSE", "J")]
+    with pytest.raises(
+        UserError, match="--pivot dataset: J on DAVIS-2017 is of davis_DAVI and davis_MOSE; allowed: davis_DAVI:J, davis_MOSE:J"
+    ):
+        paper_table(records, ["run", "mIoU", "J"], "dataset", None, METRICS)
+    chosen = paper_table(records, ["run", "davis_DAVI:J", "davis_MOSE:F"], "dataset", None, METRICS)
+    assert chosen.heads[1:] == [("DAVIS-2017", "J"), ("DAVIS-2017", "F")], "two metrics of one data set are told apart by their names"
 
 
 def test_it_is_printed_or_written(records, tmp_path, monkeypatch, capsys, caplog):
@@ -245,6 +278,10 @@ def test_it_is_printed_or_written(records, tmp_path, monkeypatch, capsys, caplog
     check_structure(text)
     assert main(["tables", "--columns", "run,J,F", "--pivot", "dataset", "--format", "latex", "--out", "a.tex", "results"]) == 0
     assert (tmp_path / "a.tex").read_text() == text
+    assert main(["tables", "--columns", "run,mIoU,J&F", "--format", "latex"]) == 0
+    text = capsys.readouterr().out
+    check_structure(text)
+    assert r"DoRA & \textbf{40.75}$_{\pm 9.53}$ & \textbf{42.75}$_{\pm 9.53}$ \\" in text
     assert main(["tables", "--pivot", "dataset", "--table", "davis", "--out", "a.csv"]) == 2
     assert "needs --table and --out, or --columns" in caplog.text
     assert main(["tables", "--table", "davis"]) == 2

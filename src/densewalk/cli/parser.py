@@ -160,7 +160,11 @@ def _add_tables(command: Command) -> None:
     p.add_argument("--plan", type=Path, help="in their place, the workflow's plan: all records of the table's evaluations")
     p.add_argument("--results", type=Path, help="with --plan: folder of results (default: the plan's, from where you are)")
     p.add_argument("--baseline", help="table `gain`: the run that the others are compared with (default: the plan's `baseline`, if any)")
-    p.add_argument("--columns", type=_names, help="a table for a paper: its columns, e.g. run,J,F, from the wide tables")
+    p.add_argument(
+        "--columns",
+        type=_names,
+        help="a table for a paper: its columns, e.g. run,J,F, from the wide tables; of one evaluation: EVALUATION:METRIC",
+    )
     p.add_argument("--pivot", choices=("dataset", "evaluation"), help="with --columns: a group of columns for each of these")
     p.add_argument("--format", choices=("latex", "markdown", "csv"), help="with --columns: (default: markdown)")
 

@@ -1,6 +1,7 @@
-"""A table for a paper: chosen columns, a row for each run, one group of columns for each data set.
+"""A table for a paper: chosen columns, a row for each run, one group of columns for each data set or evaluation.
 
     densewalk tables --columns run,J,F --pivot dataset --format latex results
+    densewalk tables --columns "run,mIoU,J&F" --format latex results
 
 The best value of a column is bold only where it is better than every other by more than the interval of the paired difference over seeds
 (significance.py). Floors come last, without an interval. The caption says what bold, intervals and floors mean, and names the protocols.
@@ -10,18 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from densewalk.core.errors import UserError
 from densewalk.core.metric import floor_of
 from densewalk.results.gain import Groups, Metrics, floors
+from densewalk.results.paper.columns import FACTS, Number, Pivot, layout
 from densewalk.results.records import Named, ResultRecord, read_results
 from densewalk.results.significance import best_runs, is_random_start
-from densewalk.results.tables import LEADING, TRAILING, grouped, metrics_in, wide_row
-
-Pivot = Literal["dataset", "evaluation"]
-PIVOTS: tuple[Pivot, ...] = ("dataset", "evaluation")
-FACTS = (*LEADING, *(name for name in TRAILING if name != "samples_unit"))  # the unit stands behind `samples_seen`
+from densewalk.results.tables import grouped, metrics_in, wide_row
 
 
 @dataclass(frozen=True)
@@ -50,70 +46,43 @@ def paper_table(
     """Make the table of some records.
 
     Args:
-        columns: facts of the wide tables and metrics. pivot: a group of columns for each of these. task: only this table's evaluations.
-        named: see `read_results`.
+        columns: facts of the wide tables and metrics (columns.py). pivot: a group of columns for each of these. task: only this table's
+            evaluations. named: see `read_results`.
 
     Raises:
-        UserError: an unknown column, no record that has all the metrics, or two evaluations for one place of the table.
+        UserError: see `layout`.
     """
     records = [r for r in read_results(paths, named) if task is None or r.task == task]
-    names = [c for c in columns if c not in FACTS]
-    records = _with_metrics(records, names)
-    places = {r.evaluation: getattr(r, pivot) if pivot else "" for r in records}
-    _require_one_each(places, columns, pivot)
-    groups: dict[str, dict[str, list[ResultRecord]]] = {evaluation: {} for evaluation in places}
-    for (run, evaluation), group in grouped(records).items():
+    found = layout(records, columns, pivot)
+    groups: dict[str, dict[str, list[ResultRecord]]] = {evaluation: {} for evaluation in found.evaluations}
+    for (run, evaluation), group in grouped(r for r in records if r.evaluation in groups).items():
         groups[evaluation][run] = group
-    table = _pivoted if pivot else _listed
-    return table(groups, places, columns, metrics)
+    return _listed(groups, columns, metrics) if found.is_listed else _by_run(groups, found.numbers, columns, metrics)
 
 
-def _with_metrics(records: Sequence[ResultRecord], names: Sequence[str]) -> list[ResultRecord]:
-    """The records of the evaluations that have all these metrics."""
-    known = metrics_in(records)
-    if unknown := [name for name in names if name not in known]:
-        allowed = ", ".join([*FACTS, *known])
-        raise UserError(f"--columns: {unknown[0]} is neither a fact of the wide tables nor a metric of these records", allowed=allowed)
-    found = [r for r in records if all(name in r.metrics for name in names)]
-    if not found:
-        raise UserError(f"no record has all of {', '.join(names) or 'the columns'}", todo="name metrics of one evaluation")
-    return found
-
-
-def _require_one_each(places: Mapping[str, str], columns: Sequence[str], pivot: Pivot | None) -> None:
-    """Require that no two evaluations have the same place in the table: a reader could not tell them apart."""
-    told_apart = pivot is not None or {"evaluation", "dataset", "protocol"} & set(columns)
-    twice = [place for place, count in Counter(places.values()).items() if count > 1]
-    if pivot and twice:
-        both = ", ".join(evaluation for evaluation, place in places.items() if place == twice[0])
-        raise UserError(f"--pivot {pivot}: {both} have the same {pivot}, {twice[0]}", todo="choose one by --table, or --pivot evaluation")
-    if not told_apart and len(places) > 1:
-        found = ", ".join(places)
-        raise UserError(f"--columns: rows of {found} could not be told apart", todo="add evaluation, or --pivot dataset, or --table")
-
-
-def _pivoted(groups: Mapping[str, Groups], places: Mapping[str, str], columns: Sequence[str], metrics: Metrics) -> PaperTable:
-    """A row for each run."""
-    facts, names = [c for c in columns if c in FACTS], [c for c in columns if c not in FACTS]
+def _by_run(groups: Mapping[str, Groups], numbers: Sequence[Number], columns: Sequence[str], metrics: Metrics) -> PaperTable:
+    """A row for each run; facts come before the numbers."""
+    facts = [c for c in columns if c in FACTS]
     runs = list(dict.fromkeys(run for of_runs in groups.values() for run in of_runs))
     shown = display_names({run: next(of_runs[run][0] for of_runs in groups.values() if run in of_runs) for run in runs})
-    values = {e: _cells(of_runs, names, metrics) for e, of_runs in groups.items()}
+    values = {e: _cells(of_runs, [n.metric for n in numbers if n.evaluation == e], metrics) for e, of_runs in groups.items()}
+    others = [_other_floors(groups[n.evaluation], n.metric) for n in numbers]
     rows: list[list[Cell]] = []
     below: list[list[Cell]] = []
     for run in runs:
         own = [record for of_runs in groups.values() for record in of_runs.get(run, [])]
         is_floor = is_random_start(own[0])
         cells = [_fact(own, name, shown[run], is_floor=is_floor) for name in facts]
-        cells += [values[e][run][m] if run in values[e] else Cell("–") for e in groups for m in names]
+        cells += [values[n.evaluation][run][n.metric] if run in values[n.evaluation] else Cell("–") for n in numbers]
         (below if is_floor else rows).append(cells)
-    for floor in dict.fromkeys(f for of_runs in groups.values() for m in names for f in _other_floors(of_runs, m)):
-        known = [_other_floors(of_runs, m).get(floor, "–") for of_runs in groups.values() for m in names]
-        below.append([Cell(f"{floor} (floor)" if name == "run" else "") for name in facts] + [Cell(value) for value in known])
-    heads = [("", name) for name in facts] + [(places[e], m) for e in groups for m in names]
+    for floor in dict.fromkeys(floor for known in others for floor in known):
+        names = [Cell(f"{floor} (floor)" if name == "run" else "") for name in facts]
+        below.append([*names, *(Cell(known.get(floor, "–")) for known in others)])
+    heads = [("", name) for name in facts] + [(n.group, n.metric) for n in numbers]
     return _finished(heads, rows, below, groups)
 
 
-def _listed(groups: Mapping[str, Groups], _places: Mapping[str, str], columns: Sequence[str], metrics: Metrics) -> PaperTable:
+def _listed(groups: Mapping[str, Groups], columns: Sequence[str], metrics: Metrics) -> PaperTable:
     """A row for each run and evaluation."""
     names = [c for c in columns if c not in FACTS]
     first = {run: group[0] for of_runs in groups.values() for run, group in of_runs.items()}
