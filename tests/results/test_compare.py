@@ -1,6 +1,7 @@
 """Two result folders: what is new, gone or other, and the reasons that the records give."""
 
 import json
+import os
 
 import pytest
 
@@ -98,6 +99,86 @@ def test_rows_that_appear_and_vanish(tmp_path):
     assert kinds == [("vanished", "dora", "J"), ("appeared", "dora", "F"), ("appeared", "neco", "J&F"), ("appeared", "neco", "F")]
     assert "davis   neco seed 0   J&F   appeared: 60.00" in text(found)
     assert "davis   neco seed 0   F   appeared: no value" in text(found)
+
+
+def renamed(folder, run, new, dataset=None, video=None):
+    """What `densewalk rename` makes of a run in a folder, and the study's other names of data."""
+    os.rename(folder / run, folder / new)
+    for path in folder.glob("*/s0/*.json"):
+        content = json.loads(path.read_text())
+        for part in (content, content["spec"]):
+            part |= {"run": new} if part.get("run") == run else {}
+        if "evaluation" in content and dataset:
+            content["dataset"] = dataset
+        if content["spec"].get("init", {}).get("name") == run:
+            content["spec"]["init"]["name"] = new
+        if video and "data" in content["spec"]:
+            content["spec"]["data"] = {video: {"source": f"{video}.mp4", "fps": 5}}
+        path.write_text(json.dumps(content))
+
+
+def with_data(folder, content):
+    """Both runs are trained on the video lisbon."""
+    for path in folder.glob("*/s0/run.json"):
+        record = json.loads(path.read_text())
+        record["spec"]["data"] = {"lisbon": {"source": "lisbon.mp4", "fps": 5}}
+        record["contents"] = {"init": None, "data": [content]}
+        path.write_text(json.dumps(record))
+    return folder
+
+
+def test_other_names_are_said_and_are_neither_gone_nor_new(tmp_path, capsys):
+    """Of a run, its evaluation, its data and a data set: the numbers are compared as if nothing had another name."""
+    a, b = (with_data(write(tmp_path / name), "1") for name in "ab")
+    renamed(b, "dora", "dora_lisbon", dataset="VOC", video="walk")
+    for run in ("dora_lisbon", "neco"):
+        content = json.loads((b / run / "s0" / "davis.json").read_text())
+        (b / run / "s0" / "davis.json").unlink()
+        (b / run / "s0" / "davis_walk.json").write_text(json.dumps({**content, "evaluation": "davis_walk"}))
+    assert main(["diff", str(a), str(b), "--csv", str(tmp_path / "changes.csv")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "renamed run: dora -> dora_lisbon",
+        "renamed evaluation: davis -> davis_walk",
+        "renamed data set: PascalVOC -> VOC",
+        "renamed data: lisbon -> walk",
+        "4 numbers are equal, 0 changed, 0 appeared, 0 vanished",
+    ]
+    table = read_table(tmp_path / "changes.csv")
+    assert table["change"].tolist() == ["renamed"] * 4
+    assert table["why"][0] == "renamed run: dora -> dora_lisbon"
+
+
+def test_numbers_under_another_name_are_compared_with_reasons(tmp_path):
+    a, b = write(tmp_path / "a"), write(tmp_path / "b", metrics={"J&F": 60.0, "J": 58.0}, device="cuda:0")
+    renamed(b, "dora", "dora_lisbon")
+    found = compare(a, b)
+    assert [(c.kind, c.run, c.metric, c.after) for c in found.changes] == [("changed", r, "J", 58.0) for r in ("dora_lisbon", "neco")]
+    assert found.changes[0].why == ("device: cpu -> cuda:0",)
+    assert [one.text for one in found.renamed] == ["renamed run: dora -> dora_lisbon"]
+
+
+def test_the_same_settings_on_another_video_are_no_other_name(tmp_path):
+    a, b = with_data(write(tmp_path / "a"), "1"), with_data(write(tmp_path / "b"), "2")
+    renamed(b, "dora", "dora_lisbon")
+    found = compare(a, b)
+    assert [(c.kind, c.run) for c in found.changes] == [("vanished", "dora")] * 2 + [("appeared", "dora_lisbon")] * 2
+    assert found.renamed == []
+    changed = compare(a, with_data(write(tmp_path / "c", metrics={"J&F": 61.0, "J": 59.0}), "2"))
+    assert changed.changes[0].why == ("the run: lisbon: another content",)
+
+
+def test_a_parent_under_another_name_is_no_reason(tmp_path):
+    a, b = write(tmp_path / "a"), write(tmp_path / "b", metrics={"J&F": 61.0, "J": 59.0})
+    for folder, queue in ((a, 4), (b, 8)):
+        for path in folder.glob("neco/s0/*.json"):
+            content = json.loads(path.read_text())
+            content["spec"].get("settings", {}).update(queue=queue)
+            content |= {"run_hash": f"{queue:012d}"} if "evaluation" in content else {"config_hash": f"{queue:012d}"}
+            path.write_text(json.dumps(content))
+    renamed(b, "dora", "dora_lisbon")
+    why = next(change.why for change in compare(a, b).changes if change.run == "neco")
+    assert "the run: settings.queue: 4 -> 8" in why
+    assert not [text for text in why if "init" in text or "name" in text]
 
 
 def test_a_difference_below_the_printed_digits_is_one(tmp_path):

@@ -13,21 +13,26 @@ the records has changed, such as the data; that is said, too.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from densewalk.core.errors import UserError
 from densewalk.models.origin import RunBackbone
-from densewalk.results.identity import unequal
+from densewalk.results.identity import unequal, what_decides
 from densewalk.results.records import ResultRecord, RunRecord, read_results, read_run, results_in
 from densewalk.results.significance import fixed
 from densewalk.results.tables import write_csv
+from densewalk.training.progress_files import read_or_none
 
 COLUMNS = ("change", "run", "seed", "evaluation", "metric", "before", "after", "difference", "why")
 UNKNOWN = "nothing that the records tell: has the data, or a checkpoint's file, changed?"
+NAMES = ("run", "evaluation", "labels", "dataset", "run_hash")  # of an evaluation's specification, and the hash of what is told apart
 Metrics = Mapping[str, float | None]
+Key = tuple[str, int, str]  # run, seed and evaluation
+Results = Mapping[Key, ResultRecord]
 
 
 @dataclass(frozen=True)
@@ -61,26 +66,97 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Renamed:
+    """What has another name in the second folder. kind: run, evaluation, data set or data."""
+
+    kind: str
+    before: str
+    after: str
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        return f"renamed {self.kind}: {self.before} -> {self.after}"
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """All changes, and how many numbers are the same."""
+    """All changes, by the names of the second folder; how many numbers are the same; and what has another name now."""
 
     changes: list[Change]
     equal: int
+    renamed: list[Renamed] = field(default_factory=list)
 
 
 def compare(before: Path, after: Path) -> Comparison:
     """Compare two folders of results."""
     old, new = (_results_of(folder) for folder in (before, after))
+    partners = _partners(old, new, before, after)
+    renamed: list[Renamed] = []
     changes, equal = [], 0
-    for key in dict.fromkeys([*old, *new]):
-        a, b = old.get(key), new.get(key)
+    for key, other in [*partners.items(), *((None, key) for key in new if key not in partners.values())]:
+        a, b = old[key] if key else None, new[other] if other else None
         one, two = (record.metrics if record else {} for record in (a, b))
         kinds = {metric: _kind(metric, one, two) for metric in {**one, **two}}
         different = [metric for metric, kind in kinds.items() if kind != "equal"]
         equal += len(kinds) - len(different)
         why = tuple(reasons(a, b, before, after)) if different and a and b else ()
-        changes += [Change(kinds[m], *key, m, one.get(m), two.get(m), why) for m in different]
-    return Comparison(changes, equal)
+        renamed += _renamed(a, b, before, after) if a and b else []
+        name = other or key
+        assert name is not None
+        changes += [Change(kinds[m], *name, m, one.get(m), two.get(m), why) for m in different]
+    return Comparison(changes, equal, list(dict.fromkeys(renamed)))
+
+
+def _partners(old: Results, new: Results, before: Path, after: Path) -> dict[Key, Key | None]:
+    """What each result of the first folder is called in the second one; None where it is gone.
+
+    A name that is in both folders keeps its results, whatever they are now. The others go by what made them.
+    """
+    fresh = [key for key in new if key not in old]
+    made = {key: _made_by(new[key], after) for key in fresh}
+    found: dict[Key, Key | None] = {}
+    for key, record in old.items():
+        if key in new:
+            found[key] = key
+            continue
+        wanted = _made_by(record, before) if fresh else None
+        alike = [other for other in fresh if made[other] == wanted]
+        # of several that are made alike the one with most names in common
+        found[key] = max(alike, key=lambda other: (other[0] == key[0]) + (other[2] == key[2]), default=None)
+        fresh = [other for other in fresh if other != found[key]]
+    return found
+
+
+def _made_by(record: ResultRecord, folder: Path) -> tuple[Any, ...]:
+    """What makes a result, without names: hashes, seed, and the contents that its backbone was made from."""
+    run = _run_of(folder, record.run, record.seed)
+    contents = run.contents.model_dump_json() if run and run.contents else None
+    return record.config_hash, record.run_hash, record.seed, record.task, contents
+
+
+def _run_of(folder: Path, run: str, seed: int) -> RunRecord | None:
+    path = folder / run / f"s{seed}" / "run.json"
+    return read_run(path) if path.is_file() else None
+
+
+def _renamed(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> Iterator[Renamed]:
+    """The names that differ between two records of one outcome."""
+    pairs = {"run": (a.run, b.run), "evaluation": (a.evaluation, b.evaluation)}
+    if a.config_hash == b.config_hash:
+        pairs["data set"] = (a.dataset, b.dataset)
+    yield from (Renamed(kind, *names) for kind, names in pairs.items() if names[0] != names[1])
+    if a.run_hash != b.run_hash:
+        return
+    places = (before / a.run / f"s{a.seed}" / "run.json", after / b.run / f"s{b.seed}" / "run.json")
+    one, two = (read_or_none(path, RunRecord) for path in places)  # where no number differs, a damaged one stops nothing
+    if one and two and one.contents == two.contents:
+        yield from (Renamed("data", *names) for names in zip(_data_of(one), _data_of(two), strict=False) if names[0] != names[1])
+
+
+def _data_of(record: RunRecord) -> list[str]:
+    """The names of the data that a run was trained on, in order."""
+    return list(record.spec.model_dump().get("data") or {})
 
 
 def _results_of(folder: Path) -> dict[tuple[str, int, str], ResultRecord]:
@@ -103,7 +179,7 @@ def _kind(metric: str, before: Metrics, after: Metrics) -> str:
 def reasons(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> Iterator[str]:
     """What the records of one evaluation, and of the runs behind it, say differently."""
     found = [
-        *(f"the evaluation: {text}" for text in unequal(a.spec, b.spec, ignored=("run_hash", "labels"))),
+        *(f"the evaluation: {text}" for text in unequal(a.spec, b.spec, ignored=NAMES)),
         *_run_reasons(a, b, before, after),
         *_facts(a, b),
     ]
@@ -112,22 +188,52 @@ def reasons(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> Iter
 
 def _run_reasons(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> Iterator[str]:
     """What differs in how the backbone was made, back to the first run of the chain that differs by itself."""
-    run, seed, where, seen = a.run, a.seed, "the run", set()
-    while (run, seed) not in seen:
-        seen.add((run, seed))
-        paths = [folder / run / f"s{seed}" / "run.json" for folder in (before, after)]
-        one, two = (read_run(path) if path.is_file() else None for path in paths)
+    names, seed, where, seen = (a.run, b.run), a.seed, "the run", set()
+    while (names, seed) not in seen:
+        seen.add((names, seed))
+        one, two = (_run_of(folder, name, seed) for folder, name in zip((before, after), names, strict=True))
         if a.run_hash == b.run_hash:
-            yield from (f"the run: {text}" for text in (_facts(one, two) if one and two else []))
+            yield from (f"the run: {text}" for text in ([*_other_contents(one, two), *_facts(one, two)] if one and two else []))
             return
         if not (one and two):
             yield f"{where}: another configuration, of which run.json is not there"
             return
-        yield from (f"{where}: {text}" for text in unequal(one.spec.model_dump(), two.spec.model_dump(), ignored=("hash", "run")))
-        init = two.spec.init
-        if not isinstance(init, RunBackbone) or init == one.spec.init:
+        yield from (f"{where}: {text}" for text in _unequal_specs(one, two))
+        old, init = one.spec.init, two.spec.init
+        if not (isinstance(init, RunBackbone) and isinstance(old, RunBackbone)) or old.hash == init.hash:
             return
-        run, seed, where = init.name, init.seed, f"{init.name}, which it is built on"
+        names, seed, where = (old.name, init.name), init.seed, f"{init.name}, which it is built on"
+
+
+def _unequal_specs(one: RunRecord, two: RunRecord) -> Iterator[str]:
+    """How the specifications of two runs differ, but for names and paths of what is the same."""
+    whole = [record.spec.model_dump(mode="json") for record in (one, two)]
+    specs = [what_decides(spec) for spec in whole]
+    names = _data_of(two)
+    for spec, before in zip(specs, whole, strict=True):
+        spec["init"] = {key: value for key, value in before["init"].items() if key != "name" or not _same_parent(one, two)}
+        if isinstance(spec.get("data"), list):
+            spec["data"] = dict(zip(names if len(names) == len(spec["data"]) else before["data"], spec["data"], strict=True))
+    yield from unequal(*specs, ignored=("hash",))
+    yield from _other_contents(one, two)
+
+
+def _same_parent(one: RunRecord, two: RunRecord) -> bool:
+    a, b = one.spec.init, two.spec.init
+    return isinstance(a, RunBackbone) and isinstance(b, RunBackbone) and a.hash == b.hash
+
+
+def _other_contents(one: RunRecord, two: RunRecord) -> Iterator[str]:
+    """Which data, or initial backbone, of one specification held something else."""
+    then, now = one.contents, two.contents
+    if then is None or now is None:
+        return
+    names = _data_of(two)
+    changed = [i for i, pair in enumerate(zip(then.data, now.data, strict=False)) if pair[0] != pair[1]]
+    of_each = len(names) == len(now.data)  # a curation chooses from several
+    yield from dict.fromkeys(f"{names[i] if of_each else 'its data'}: another content" for i in changed)
+    if then.init != now.init and (_same_parent(one, two) or one.spec.init == two.spec.init):
+        yield "its initial backbone: another content"
 
 
 def _facts(a: ResultRecord | RunRecord, b: ResultRecord | RunRecord) -> Iterator[str]:
@@ -156,13 +262,14 @@ def text(found: Comparison) -> str:
         lines += [*(change.text for change in changes), *(f"    {why}" for why in changes[0].why)]
     kinds = Counter(change.kind for change in found.changes)
     counts = ", ".join(f"{kinds[kind]} {kind}" for kind in ("changed", "appeared", "vanished"))
-    return "\n".join([*lines, f"{found.equal} numbers are equal, {counts}"])
+    return "\n".join([*(renamed.text for renamed in found.renamed), *lines, f"{found.equal} numbers are equal, {counts}"])
 
 
 def write_changes(found: Comparison, path: Path) -> None:
-    """Write the changes as CSV, one line each."""
-    rows = [
+    """Write what is renamed and the changes as CSV, one line each."""
+    renamed: list[tuple[str, ...]] = [("renamed", *[""] * (len(COLUMNS) - 2), one.text) for one in found.renamed]
+    rows: list[tuple[str, ...]] = [
         (c.kind, c.run, str(c.seed), c.evaluation, c.metric, fixed(c.before, 6), fixed(c.after, 6), c.difference, "; ".join(c.why))
         for c in found.changes
     ]
-    write_csv(pd.DataFrame(rows, columns=list(COLUMNS), dtype=str), path)
+    write_csv(pd.DataFrame(renamed + rows, columns=list(COLUMNS), dtype=str), path)
