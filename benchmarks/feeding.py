@@ -1,25 +1,35 @@
 """Cost of feeding each method: CPU seconds and bytes of a sample in a data-loading process, and CPU seconds of its views after that.
 
-    python -m benchmarks.feeding                         # half a minute; decoded images are given, reading them is not counted
-    python -m benchmarks.feeding --samples 2 --repeat 1
+    python -m benchmarks.feeding                         # a minute
+    python -m benchmarks.feeding --samples 2 --repeat 1 --fps 4
 
-Float32 is what the views would take as a sample. One thread, CPU seconds of this process, the fewest of several runs. The last table
-compares the two ways of resizing the local crops of a DoRA clip (data/augmentation/resize.py).
+A loading process reads (decodes) and cuts. It reads clips from the training copy of a generated walk in 960 x 540, and JPEGs of
+640 x 480 and 854 x 480. Float32 is what the views would take as a sample. One thread, CPU seconds of this process, the fewest of
+several runs. The last table compares the two ways of resizing the local crops of a DoRA clip (data/augmentation/resize.py).
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.video import generate, walk
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from torchvision.transforms.v2 import InterpolationMode
 
 from densewalk.data.augmentation.resize import resize_by_products, resized_crops
 from densewalk.data.augmentation.views import make_views
+from densewalk.data.frame_folders import FrameFolders
+from densewalk.data.image_folder import ImageFolder
+from densewalk.data.settings import VideoSettings
 from densewalk.data.stretches import Video
+from densewalk.data.video.clips import VideoClips
+from densewalk.data.video.transcode import transcode
 from densewalk.methods.dino import augmentation as dino
 from densewalk.methods.dino.settings import DinoSettings
 from densewalk.methods.dora import augmentation as dora
@@ -31,6 +41,8 @@ from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.training.sampler import Item
 
 CPU = torch.device("cpu")
+CLIP_SECONDS = 7.5  # of the walk: a clip of DoRA takes 7
+JPEGS = 8
 
 
 class Decoded(Dataset[Tensor]):
@@ -62,6 +74,24 @@ def methods() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
     }
 
 
+def readings(folder: Path, fps: int) -> dict[str, Callable[[int], Any]]:
+    """The beginning of a method's title -> what reads its sample number i, decoded, from files as studies have them."""
+    generate(folder / "walk.mp4", 540, CLIP_SECONDS, fps)
+    clips = VideoClips(transcode(VideoSettings(source=str(folder / "walk.mp4"), short_side=540), folder / "copy.mp4"), 8, 1.0)
+    for name, width, height in (("images", 640, 480), ("sequences/first", 854, 480)):
+        (folder / name).mkdir(parents=True)
+        for number, picture in enumerate(walk(width, height, JPEGS)):
+            Image.fromarray(picture).save(folder / name / f"{number:05d}.jpg", quality=90)
+    images, sequences = ImageFolder(folder / "images"), FrameFolders(folder / "sequences")
+    image = lambda i: images[i % len(images)]  # noqa: E731
+    return {
+        "DoRA": lambda i: clips[i % len(clips)],
+        "DINO": image,
+        "NeCo": image,
+        "Time-Tuning": lambda i: sequences.read(0, range(i % 4, i % 4 + 4)),
+    }
+
+
 def cpu_seconds(function: Callable[[], Any], repeat: int) -> float:
     """The fewest of several runs after one that warms up."""
     function()
@@ -79,15 +109,16 @@ def mebibytes(batch: Any) -> float:
     return sum(x.nbytes for x in tensors) / 2**20
 
 
-def row(data: Any, views: Callable[[Any], Any], samples: int, repeat: int) -> str:
+def row(data: Any, views: Callable[[Any], Any], read: Callable[[int], Any], samples: int, repeat: int) -> str:
     """One line of the table."""
+    decode = cpu_seconds(lambda: [read(i) for i in range(samples)], repeat) / samples
     items = [Item(i, seed=i) for i in range(samples)]
     batch = default_collate([data[item] for item in items])
     load = cpu_seconds(lambda: [data[item] for item in items], repeat) / samples
     make = cpu_seconds(lambda: views(batch), repeat) / samples
     made = views(batch)
     floats = sum(x.numel() for x in (made.values() if isinstance(made, dict) else [made])) * 4 / 2**20 / samples
-    return f"{load:14.4f} {mebibytes(batch) / samples:8.2f} {make:14.4f} {floats:12.2f}"
+    return f"{decode:14.4f} {load:14.4f} {mebibytes(batch) / samples:8.2f} {make:14.4f} {floats:12.2f}"
 
 
 def main() -> None:
@@ -95,12 +126,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=4, help="of each batch")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--fps", type=int, default=30, help="of the generated walk")
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    print(f"{'':26} {'loader, CPU s':>14} {'MiB':>8} {'views, CPU s':>14} {'float32 MiB':>12}   a sample")
-    for title, (data, views) in methods().items():
-        print(f"{title:26} {row(data, views, options.samples, options.repeat)}")
+    print(f"{'':26} {'reading, CPU s':>14} {'cutting, CPU s':>14} {'MiB':>8} {'views, CPU s':>14} {'float32 MiB':>12}   a sample")
+    with tempfile.TemporaryDirectory() as folder:
+        files = readings(Path(folder), options.fps)
+        for title, (data, views) in methods().items():
+            read = next(read for name, read in files.items() if title.startswith(name))
+            print(f"{title:26} {row(data, views, read, options.samples, options.repeat)}")
 
     settings = DoraSettings().resolved()
     sample = dora.DoraClips(Decoded(8, 540, 960, 3), settings)[Item(0, seed=0)]
