@@ -10,6 +10,7 @@ import densewalk as dw
 from densewalk.core.errors import UserError
 from densewalk.core.imagenet import PixelStatistics
 from densewalk.jobs.inputs import read_teachers
+from densewalk.jobs.train import make_backbone
 from densewalk.methods.distill.augmentation import DistillCrops
 from densewalk.methods.distill.losses import feature_loss, map_loss
 from densewalk.methods.distill.method import Distill
@@ -17,6 +18,7 @@ from densewalk.methods.distill.settings import DistillSettings
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create, load
 from densewalk.study.config import parse_study
+from densewalk.training.execution import Execution
 from densewalk.training.sampler import Item
 from tests.fixtures.methods.runs import CPU, Images, fit, require_equal_parts, require_equal_processes, require_exact_resume
 
@@ -252,3 +254,9 @@ def test_a_job_reads_its_teachers_strictly_and_frozen(tmp_path):
     assert torch.equal(teacher.pooled(torch.ones(1, 3, 32, 32)), load(tmp_path / "net.safetensors").eval().pooled(torch.ones(1, 3, 32, 32)))
     with pytest.raises(UserError, match="--teacher is given 0 times; allowed: once for each of net"):
         read_teachers(spec, [])
+
+
+def test_a_job_names_a_teacher_that_is_not_there(tmp_path):
+    spec = parse_study(study(teachers=["net"])).run_spec("taught", 0).model_copy(update={"data": {}})
+    with pytest.raises(UserError, match="checkpoint .*net.pth does not exist; to do: put it there or correct `file`"):
+        make_backbone(spec, None, [], tmp_path / "state", tmp_path / "out", Execution(device="cpu"), teachers=[tmp_path / "net.pth"])

@@ -87,7 +87,7 @@ def make_backbone(
         init: file of the initial backbone, unless it is random. receipts: of the prepared data, in the specification's order.
         state: folder of the resumable state. out: folder of the results. teachers: files of the networks that it learns from, in order.
     """
-    files = read_files([init] if init and init.is_file() else [])
+    files = read_files([init] if init and init.is_file() else [])  # `initial_backbone` says what to do about one that is not there
     of_init = files[str(init)].sha256 if str(init) in files else None
     network = initial_backbone(spec, init)
     loaded = str(network.report) if network.report else None
@@ -100,7 +100,7 @@ def make_backbone(
     if execution.tensorboard:
         require_tensorboard()
     sources = read_data(receipts, spec.data or {})
-    taught_by = read_files(teachers)
+    taught_by = read_files([file for file in teachers if file.is_file()])
     networks = read_teachers(spec, teachers)
     named = read_files(named_files(spec))
     files = read_files(receipts) | files | taught_by | named
