@@ -258,5 +258,5 @@ def test_a_job_reads_its_teachers_strictly_and_frozen(tmp_path):
 
 def test_a_job_names_a_teacher_that_is_not_there(tmp_path):
     spec = parse_study(study(teachers=["net"])).run_spec("taught", 0).model_copy(update={"data": {}})
-    with pytest.raises(UserError, match="checkpoint .*net.pth does not exist; to do: put it there or correct `file`"):
+    with pytest.raises(UserError, match=r"checkpoint .*net\.pth does not exist; to do: put it there or correct `file`"):
         make_backbone(spec, None, [], tmp_path / "state", tmp_path / "out", Execution(device="cpu"), teachers=[tmp_path / "net.pth"])
