@@ -45,7 +45,7 @@ CHECKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "upernet": (TOOLBOXES, ()),
     "compiling": ((), ("triton",)),
     "speed": ((), ()),
-    "cascade": ((*TOOLBOXES, "faster_coco_eval", "pycocotools"), ()),
+    "cascade": ((*TOOLBOXES, "faster_coco_eval"), ()),
     "processes": ((), ()),
 }
 LIMIT = 480.0  # seconds for everything

@@ -1,9 +1,12 @@
 import contextlib
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from faster_coco_eval import mask as our_rle
 from mmengine.registry import DATASETS, METRICS, PARAM_SCHEDULERS, DefaultScope
 from PIL import Image
 from pycocotools import mask as rle
@@ -107,6 +110,40 @@ def test_a_seed_gives_the_same_weights_twice(data, nano, tmp_path):
     assert all(torch.equal(v, weights[1][k]) for k, v in weights[0].items())
 
 
+WITHOUT_PYCOCOTOOLS = """
+import json, sys
+from pathlib import Path
+
+class Absent:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "pycocotools":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent)
+from densewalk.evaluations.coco.evaluate import evaluate
+from densewalk.evaluations.coco.settings import CocoSettings
+from densewalk.evaluations.common.base import Job
+
+settings, backbone, folder = sys.argv[1:]
+result = evaluate(CocoSettings.model_validate_json(settings), backbone, Job(out=Path(folder) / "out", state=Path(folder) / "state"))
+assert not [name for name in sys.modules if name.startswith("pycocotools")]
+Path(folder, "metrics.json").write_text(json.dumps(result.metrics))
+"""
+
+
+def test_the_evaluation_is_the_same_without_pycocotools(data, nano, tmp_path):
+    settings = small(data, learning_rate=1e-3)
+    arguments = [settings.model_dump_json(), str(nano), str(tmp_path / "without")]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITHOUT_PYCOCOTOOLS, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    with_it = coco.evaluate(settings, nano, job(tmp_path / "with"))
+    assert json.loads((tmp_path / "without/metrics.json").read_text()) == with_it.metrics
+    weights = [final_weights(tmp_path / name) for name in ("with", "without")]
+    assert all(torch.equal(v, weights[1][k]) for k, v in weights[0].items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("head", "arch", "changes", "least"),
@@ -154,6 +191,51 @@ def decode(segmentation, height, width):
     if isinstance(segmentation, list):
         return rle.decode(rle.merge(rle.frPyObjects(segmentation, height, width)))
     return rle.decode(rle.frPyObjects(segmentation, height, width) if isinstance(segmentation["counts"], list) else segmentation)
+
+
+def require_equal_masks(found, expected):
+    """Both libraries' answers about the same run lengths: pixels, areas, boxes, unions and intersections."""
+    assert found == expected
+    assert np.array_equal(our_rle.decode(found), rle.decode(expected))
+    assert np.array_equal(our_rle.area(found), rle.area(expected))
+    assert np.array_equal(our_rle.toBbox(found), rle.toBbox(expected))
+    for intersect in (False, True):
+        assert our_rle.merge(found, intersect) == rle.merge(expected, intersect)
+    for crowd in (0, 1):
+        flags = [crowd] * len(found)
+        assert np.array_equal(our_rle.iou(found, found, flags), rle.iou(expected, expected, flags))
+
+
+def test_masks_are_pycocotools():
+    generator = np.random.default_rng(0)
+    for density in [0.0, 0.02, 0.5, 0.98, 1.0] * 20:
+        height, width, count = (int(n) for n in generator.integers(1, [40, 40, 5]))
+        masks = np.asfortranarray(generator.random((height, width, count)) < density, np.uint8)
+        found = our_rle.encode(masks)
+        require_equal_masks(found, rle.encode(masks))
+        assert np.array_equal(our_rle.decode(found), masks)
+        # a crowd's run lengths as numbers; a polygon that leaves the image
+        flat = masks[:, :, 0].ravel(order="F")
+        runs = np.diff(np.concatenate([[0], np.flatnonzero(np.diff(flat, prepend=0)), [len(flat)]])).tolist()
+        crowd = {"size": [height, width], "counts": runs}
+        require_equal_masks([our_rle.frPyObjects(crowd, height, width)], [rle.frPyObjects(crowd, height, width)])
+        corners = generator.random((int(generator.integers(3, 9)), 2)) * 1.4 - 0.2
+        polygon = (corners * [width, height]).ravel().tolist()
+        require_equal_masks(our_rle.frPyObjects([polygon], height, width), rle.frPyObjects([polygon], height, width))
+
+
+def test_masks_of_real_annotations_are_pycocotools():
+    for split in ("train2017", "val2017"):
+        content = json.loads((shared("data/coco") / f"annotations/instances_{split}.json").read_text())
+        sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+        for annotation in content["annotations"]:
+            shape = annotation["segmentation"]
+            if isinstance(shape, list):
+                require_equal_masks(
+                    our_rle.frPyObjects(shape, *sizes[annotation["image_id"]]), rle.frPyObjects(shape, *sizes[annotation["image_id"]])
+                )
+            else:
+                require_equal_masks([shape], [shape])
 
 
 def test_ground_truth_as_prediction_scores_100(data):

@@ -1,4 +1,4 @@
-"""Jobs start without torch's compiler and without transformers; both work as ever when they are asked for."""
+"""Jobs start without torch's compiler, transformers and pycocotools; each works as ever when it is asked for."""
 
 import subprocess
 import sys
@@ -22,14 +22,23 @@ assert net(torch.ones(1, 3, 32, 32)).shape == (1, 8)
 """
 WITHOUT = """
 import sys
-import densewalk.evaluations.mmlab.detection
+import densewalk.evaluations.mmlab.detection, densewalk.evaluations.mmlab.segmentation
 assert "transformers" not in sys.modules
-import transformers
+from mmdet.datasets.api_wrappers import COCO
+from mmdet.structures.mask import structures
+assert COCO.__mro__[1].__module__.startswith("faster_coco_eval.") and structures.maskUtils.__name__.startswith("faster_coco_eval.")
+import transformers, pycocotools.coco, pycocotools.mask
 assert transformers.BertConfig
+assert pycocotools.coco.COCO.__module__ == "pycocotools.coco" and pycocotools.mask._mask.__name__ == "pycocotools._mask"
+before = {name: module for name, module in sys.modules.items() if name.startswith("pycocotools")}
+with densewalk.evaluations.mmlab.imports.toolbox_imports():
+    from pycocotools.coco import COCO
+    assert COCO.__module__.startswith("faster_coco_eval.")
+assert before == {name: module for name, module in sys.modules.items() if name.startswith("pycocotools")}
 """
 
 
-@pytest.mark.parametrize("code", [LIGHT, WITHOUT], ids=["compiler", "transformers"])
+@pytest.mark.parametrize("code", [LIGHT, WITHOUT], ids=["compiler", "transformers and pycocotools"])
 def test_jobs_import_neither(code):
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

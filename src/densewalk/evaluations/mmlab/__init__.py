@@ -7,7 +7,7 @@ An evaluation describes its model, data and optimizer in the toolboxes' own conf
 trains and tests it under this project's rules: seeds per step and sample, state that resumes bit for bit, progress lines, signals.
 Missing parts of the toolboxes are registered in mmengine's root registries, where both find them:
 
-    imports         keeps transformers out of their imports
+    imports         keeps transformers out of their imports, and gives them faster-coco-eval for pycocotools
     ops             replaces mmcv's compiled operators
     processes       SharedTrainLoop, shared batch normalization, GatheredMetric
     images          ReadImage, this project's reader of images
@@ -18,12 +18,14 @@ Missing parts of the toolboxes are registered in mmengine's root registries, whe
     detection       CocoScore
 """
 
-from densewalk.evaluations.mmlab.imports import without_transformers
+from densewalk.evaluations.mmlab.imports import toolbox_imports
 
-with without_transformers():
+with toolbox_imports():
     import mmengine.optim  # noqa: F401  which asks for it first
 
     from densewalk.evaluations.mmlab import ops
 
     # before anything imports mmcv.ops, as mmseg and mmdet do
     ops.install()
+    # with its data sets, masks and scores; mmseg imports it, too
+    import mmdet.models  # noqa: F401

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval import mask as rle
 from jaxtyping import Bool
 from mmengine.registry import METRICS
-from pycocotools import mask as rle
 from torch import Tensor
 
 from densewalk.evaluations.mmlab import images, pyramid  # noqa: F401  registers the reader of images and the pyramids

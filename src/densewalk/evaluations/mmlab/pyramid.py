@@ -4,16 +4,13 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
+from mmdet.models.necks import FPN
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densewalk.evaluations.mmlab.experiment import scales
-from densewalk.evaluations.mmlab.imports import without_transformers
-
-with without_transformers():
-    from mmdet.models.necks import FPN
 
 Maps = Sequence[Float[Tensor, "batch _dim _rows _columns"]]
 

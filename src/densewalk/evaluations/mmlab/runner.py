@@ -8,7 +8,7 @@ those of the pretraining. Several processes share every batch and the test image
 
 import itertools
 import warnings
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
@@ -154,8 +154,8 @@ def loaders(experiment: Experiment, job: Job) -> tuple["DataLoader[Any]", "DataL
     """Endless training batches, and the test images one by one."""
     # serialized entries are shared by loading processes instead of copied; in one process they only cost time
     shared = {"serialize_data": job.workers > 0}
-    # transforms are looked up in the current scope when a data set is built; pycocotools prints what it does
-    with DefaultScope.overwrite_default_scope(experiment.scope), redirect_stdout(None):
+    # transforms are looked up in the current scope when a data set is built
+    with DefaultScope.overwrite_default_scope(experiment.scope):
         training, test = DATASETS.build(experiment.training | shared), DATASETS.build(experiment.test | shared)
     options = {"collate_fn": pseudo_collate, "num_workers": job.workers}
     shapes = [training.get_data_info(i) for i in range(len(training))] if experiment.group_by_aspect else None
