@@ -109,6 +109,9 @@ TESTED = {
     (
         "densewalk explain incontext_paper incontext_released --run dora_venice --dry-run"
     ): "jobs/test_explain.py::test_a_dry_run_scores_nothing",
+    "densewalk explain ade20k_linear linear_segmentation --run dora_venice --pairs 0": (
+        "jobs/test_explain_linear.py::test_one_order_from_the_toolbox_s_record_to_the_probe_s_by_shared_features"
+    ),
     "densewalk doctor --config study/config.yaml": "jobs/test_doctor.py::test_paths_are_the_study_s_wherever_doctor_is_called",
     "densewalk tables --table gain --out gain.csv --baseline random_start results": "results/test_gain.py::test_the_command_writes_it",
     "densewalk tables --columns run,J,F --pivot dataset --format latex": "results/test_paper.py::test_it_is_printed_or_written",

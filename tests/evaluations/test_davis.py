@@ -1,6 +1,7 @@
 """DAVIS label propagation: settings, each step against its rule, whole evaluations of small sequences, and bad input."""
 
 import zipfile
+from collections import Counter
 from itertools import permutations
 
 import numpy as np
@@ -18,6 +19,7 @@ from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.davis import evaluate as davis
 from densewalk.evaluations.davis.settings import DavisSettings
 from densewalk.evaluations.metrics.davis import jf
+from densewalk.models.backbone import Backbone
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create
 from tests.fixtures.dense import MeanColors
@@ -162,6 +164,33 @@ def test_dinov3_s_preset_follows_objects(root, backbone, tmp_path):
     result = run(root, backbone, tmp_path / "out", preset="dinov3_s", short_patches=8)
     assert result.metrics["J"] > 20
     assert result.metrics != run(root, backbone, tmp_path / "dino").metrics
+
+
+def test_settings_side_by_side_are_scored_as_alone_and_share_the_features_of_frames(root, backbone, tmp_path, monkeypatch):
+    forwards, dense = Counter(), Backbone.dense
+
+    def counted(self, images):
+        forwards[tuple(images.shape[-2:])] += len(images)
+        return dense(self, images)
+
+    monkeypatch.setattr(Backbone, "dense", counted)
+    every = [small(root), small(root, temperature=0.3), small(root, short_side=48), small(root, short_side=48, radius=2)]
+    jobs = [Job(out=tmp_path / f"out{i}", state=tmp_path / f"state{i}") for i in range(4)]
+    found = davis.evaluate_side_by_side(every, backbone, jobs)
+    frames = davis.describe_data(every[0])["frames"]
+    assert list(forwards.values()) == [frames, frames], "two sizes of the input, each frame once"
+    assert not list(tmp_path.rglob("*.scratch"))
+    alone = [davis.evaluate(settings, backbone, job) for settings, job in zip(every, jobs, strict=True)]
+    assert sum(forwards.values()) == 6 * frames
+    assert [result.metrics for result in found] == [result.metrics for result in alone]
+    assert len({result.metrics["J"] for result in found}) > 1
+    assert [list(r.units.ids) for r in found] == [list(alone[0].units.ids)] * 4
+
+
+def test_settings_of_other_sequences_are_not_scored_side_by_side(root, backbone, tmp_path):
+    every = [small(root), small(root, sequences=[davis.find_sequences(small(root))[0].name])]
+    with pytest.raises(UserError, match="other sequences"):
+        davis.evaluate_side_by_side(every, backbone, [Job(out=tmp_path, state=tmp_path)] * 2)
 
 
 def test_a_still_video_keeps_its_mask(tmp_path, backbone):

@@ -11,7 +11,7 @@ from densewalk.__main__ import main
 from densewalk.core.errors import UserError
 from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Result
-from densewalk.jobs import explain as module
+from densewalk.jobs import ladder_scores as module
 from densewalk.jobs.explain import Question, explain, plan
 from densewalk.jobs.train import make_backbone
 from densewalk.models.backbone import Backbone
@@ -87,6 +87,9 @@ def test_a_ladder_sums_to_the_difference_computes_features_once_and_is_not_score
     (found,) = read_ladders(tmp_path / "results")
     assert (found.names, found.run, found.seed, found.metric) == (("paper", "released"), "start", 0, "mIoU")
     assert sum(step.shapley for step in found.steps) == pytest.approx(found.last - found.first)
+    assert (found.interval.method, found.interval.unit, found.interval.units) == ("percentile", "image", 4)
+    assert all(step.low <= step.high for step in found.steps)
+    assert "95 % intervals over the choice of test units" in svg or "lines: their intervals over test units" in svg
     (part,) = ladder_parts(study.plan(), tmp_path / "results")
     assert part.heading.startswith("mIoU of start, seed 0: from paper to released, ")
     assert [row[0] for row in part.rows] == ["blue_std", "neighbours", "remember_ignored", "count_absent_classes"]

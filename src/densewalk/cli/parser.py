@@ -139,12 +139,14 @@ def _add_study_commands(command: Command) -> None:
 def _add_explain(command: Command) -> None:
     p = command("explain")
     p.add_argument("first", help="the evaluation to start from")
-    p.add_argument("second", help="another one of the same protocol and data")
+    p.add_argument("second", help="another one of the same protocol and data, or linear_segmentation for a linear head of the toolbox")
     p.add_argument("--run", required=True, help="the run whose backbone is scored")
     p.add_argument("--seed", type=int, help="of the run (default: its first)")
     p.add_argument("--metric", help="what is explained (default: the evaluation's first metric)")
     p.add_argument("--limit", type=int, default=64, help="refuse more scorings than this (default: 64)")
-    p.add_argument("--pairs", type=int, default=4, help="beyond six steps: orders to sample, each with its reverse (default: 4)")
+    p.add_argument(
+        "--pairs", type=int, help="beyond six steps: orders to sample, each with its reverse (default: at most 4; 0: one order only)"
+    )
     p.add_argument("--dry-run", action="store_true", help="print the steps and what they cost, and stop")
     p.add_argument("--threads", type=int, help="threads of torch (default: one)")
     p.add_argument("--config", type=Path, default=Path("config.yaml"), help="the study (default: config.yaml)")

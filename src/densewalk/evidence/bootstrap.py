@@ -22,6 +22,7 @@ MOST_UNITS_FOR_BCA = 5_000  # the jackknife scores as many sets as there are uni
 FEW_CLUSTERS = 20
 MOST_CHANGED = 0.05  # of the resamples may lack a class before it is said
 NORMAL = NormalDist()
+Rows = Float[np.ndarray, "resamples *differences"]
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,8 @@ def counts_of(indices: Int[np.ndarray, "resamples draws"], number: int) -> Int[n
     return np.bincount((rows + indices).ravel(), minlength=len(indices) * number).reshape(-1, number)
 
 
-def jackknife(row: Callable[[Weights], Scores], owner: Int[np.ndarray, " units"]) -> Scores:
-    """The difference without each unit, or without each cluster."""
+def jackknife(row: Callable[[Weights], Rows], owner: Int[np.ndarray, " units"]) -> Rows:
+    """The difference, or several, without each unit, or without each cluster."""
     drawn = int(owner.max()) + 1
     size = max(1, BLOCK_BYTES // (8 * len(owner)))
     parts = [np.arange(start, min(start + size, drawn)) for start in range(0, drawn, size)]

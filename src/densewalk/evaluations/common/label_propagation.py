@@ -1,6 +1,7 @@
 """Mask of a video's first frame, propagated to all its frames: from pixels to patches, along features, and back to pixels."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 
 import cv2
@@ -15,7 +16,7 @@ from densewalk.core.imagenet import IMAGENET, IMAGENET_STD, PixelStatistics
 from densewalk.core.progress import Progress
 from densewalk.data.benchmarks.video_objects import LabelledVideo, Mask
 from densewalk.data.images import normalize
-from densewalk.evaluations.common.base import require_finite
+from densewalk.evaluations.common.base import Job, require_finite, scratch
 from densewalk.evaluations.common.label_propagation_settings import LabelPropagationSettings, Resize, Upsample
 from densewalk.models.interface import Network
 from densewalk.ops.label_propagation import Rule, follow
@@ -37,13 +38,14 @@ class Propagation:
         progress: Progress,
         *,
         red_std: float = IMAGENET_STD[0],
+        stored: "StoredFrames | None" = None,
     ) -> None:
         self.rules = settings.pixel_rules
         self.shape, self.size = (shape[0], shape[1]), input_size(shape[0], shape[1], settings, backbone.multiple)
         backbone.require_size(*self.size)
         self.grid = (self.size[0] // backbone.stride, self.size[1] // backbone.stride)
         self.rule = Rule(self.grid, settings.radius, settings.top_k, settings.context, settings.temperature, self.rules.circle)
-        self.frames = frame_features(backbone, sequence, self.size, progress, red_std=red_std, resize=self.rules.resize)
+        self.frames = frame_features(backbone, sequence, self.size, progress, red_std=red_std, resize=self.rules.resize, stored=stored)
         self.first = next(self.frames)
 
     def labels(
@@ -89,16 +91,52 @@ def rounded_up_size(height: int, width: int, short_side: int, patch: int) -> tup
     return (short, long) if height <= width else (long, short)
 
 
+class StoredFrames:
+    """Features of the frames of one sequence, for all that prepare its frames alike: each is computed once.
+
+    They lie in files of the job's folder of state that end with this object, so that memory holds what is being read.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.features, self.known = job, dict[Hashable, Tensor](), dict[Hashable, set[int]]()
+
+    def get(self, key: Hashable, number: int, frames: int, compute: Callable[[], Tensor]) -> Tensor:
+        """The features [1, patches, dim] of frame `number` of `frames`, on the device that `compute` gives them on."""
+        done = self.known.setdefault(key, set())
+        if number in done:
+            return self.features[key][number][None].to(self.job.device)
+        found = compute()
+        if key not in self.features:
+            self.features[key] = scratch(self.job, (frames, *found.shape[1:]), found.dtype)
+        self.features[key][number] = found[0].cpu()
+        done.add(number)
+        return found
+
+
 def frame_features(
-    backbone: Network, sequence: LabelledVideo, size: tuple[int, int], progress: Progress, *, red_std: float, resize: Resize = "opencv"
+    backbone: Network,
+    sequence: LabelledVideo,
+    size: tuple[int, int],
+    progress: Progress,
+    *,
+    red_std: float,
+    resize: Resize = "opencv",
+    stored: StoredFrames | None = None,
 ) -> Iterator[Float[Tensor, "1 patches dim"]]:
     """Patch features of each frame after the network's final norm, as they are needed."""
     device = next(backbone.parameters()).device
-    for number, frame in enumerate(sequence.frames):
+
+    def compute(number: int) -> Tensor:
         x = prepare_frame(sequence.image(number), size, backbone.statistics, red_std=red_std, resize=resize)
         patches = backbone.dense(x.to(device)).flatten(2).transpose(1, 2)
-        require_finite(patches, [frame], backbone.source)
-        yield patches
+        require_finite(patches, [sequence.frames[number]], backbone.source)
+        return patches
+
+    for number in range(len(sequence.frames)):
+        if stored is None:
+            yield compute(number)
+        else:
+            yield stored.get((sequence.frames[0], size, red_std, resize), number, len(sequence.frames), partial(compute, number))
         progress.advance(sequence.name)
 
 

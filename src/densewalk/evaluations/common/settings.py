@@ -90,6 +90,10 @@ class EvaluationSettings(Settings):
         """The features that another evaluation of the same backbone could share, by split; none by default."""
         return {}
 
+    def ladder_reads(self) -> dict[str, FeatureRead]:
+        """The features that the steps of a ladder share (`densewalk explain`), by split; those of the cache by default."""
+        return self.feature_reads()
+
     def obstacle_to_parts(self, parts: int, processes: int = 1) -> str | None:
         """Why each of the processes cannot pass its share of a batch in this many equal parts; None where it can."""
         return None if parts == 1 else f"{type(self).__name__} trains nothing on batches that could be passed in parts"

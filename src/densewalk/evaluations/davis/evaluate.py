@@ -22,6 +22,7 @@ task, unsupervised, and its way of reporting result tables found from an earlier
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.progress import Progress
 from densewalk.data.benchmarks.video_objects import VOID, LabelledVideo, Masks, list_davis, write_labels, zip_labels
 from densewalk.evaluations.common.base import Job, Result, load_network
-from densewalk.evaluations.common.label_propagation import Propagation, reduce_mask, resize_labels
+from densewalk.evaluations.common.label_propagation import Propagation, StoredFrames, reduce_mask, resize_labels
 from densewalk.evaluations.common.shares import owned, shared_map
 from densewalk.evaluations.davis.settings import DavisSettings
 from densewalk.evaluations.metrics.davis import MOST_AT_ONCE, jf, jf_pairs, statistics
@@ -50,27 +51,53 @@ Scores = Float[np.ndarray, "objects 2 3"]
 
 def evaluate(settings: DavisSettings, backbone_path: Path, job: Job) -> Result:
     """Segment and score every sequence; predictions and images go to `job.out`."""
-    settings = settings.resolved()
-    sequences = find_sequences(settings)
-    backbone = load_network(settings, backbone_path, job)
-    progress = Progress("davis", sum(len(sequences[i]) for i in owned([*map(len, sequences)])))
+    (found,) = evaluate_side_by_side([settings], backbone_path, [job])
+    return found
 
-    def segment_and_score(sequence: LabelledVideo) -> tuple[Scores, Scores]:
-        prediction = segment(backbone, sequence, settings, job.seed, progress)
-        write_labels(job.out / sequence.name, prediction)
-        if not settings.scored:
-            write_strip(job.out / f"{sequence.name}.png", sequence, [prediction])
-            nothing = np.full((int(prediction[0].max()), 2, 3), math.nan)
-            return nothing, nothing
-        write_strip(job.out / f"{sequence.name}.png", sequence, [sequence.truth(), prediction])
-        return score(sequence, prediction, settings), score(sequence, np.broadcast_to(prediction[0], prediction.shape), settings)
 
-    found = shared_map(segment_and_score, sequences, cost=len)
+def evaluate_side_by_side(every: Sequence[DavisSettings], backbone_path: Path, jobs: Sequence[Job]) -> list[Result]:
+    """Segment and score by several settings, sequence by sequence; the features of a frame are computed once for all that need them.
+
+    They are kept, for one sequence at a time, in files of the jobs' folders of state (`StoredFrames`).
+
+    Args:
+        every: of the same sequences. jobs: of each; they differ in their folders only.
+    """
+    every, job = [settings.resolved() for settings in every], jobs[0]
+    listed = [find_sequences(settings) for settings in every]
+    names = [sequence.name for sequence in listed[0]]
+    if any([sequence.name for sequence in sequences] != names for sequences in listed):
+        raise UserError("settings that are scored side by side are of other sequences", todo="score them one by one")
+    backbone = load_network(every[0], backbone_path, job)
+    lengths = [*map(len, listed[0])]
+    progress = Progress("davis", len(every) * sum(lengths[i] for i in owned(lengths)))
+
+    def segment_and_score(number: int) -> list[tuple[Scores, Scores]]:
+        stored = StoredFrames(job) if len(every) > 1 else None
+        parts = zip(every, jobs, listed, strict=True)
+        return [score_sequence(backbone, sequences[number], s, own, progress, stored) for s, own, sequences in parts]
+
+    found = shared_map(segment_and_score, range(len(names)), cost=lambda number: lengths[number])
     progress.close()
-    names = [sequence.name for sequence in sequences]
-    if not settings.scored and distributed.rank() == 0:
-        zip_labels(job.out / "submission.zip", job.out, names)
-    return summarize(*(dict(zip(names, scores, strict=True)) for scores in zip(*found, strict=True)))
+    for settings, own in zip(every, jobs, strict=True):
+        if not settings.scored and distributed.rank() == 0:
+            zip_labels(own.out / "submission.zip", own.out, names)
+    by_settings = [[of_sequence[i] for of_sequence in found] for i in range(len(every))]
+    return [summarize(*(dict(zip(names, scores, strict=True)) for scores in zip(*own, strict=True))) for own in by_settings]
+
+
+def score_sequence(
+    backbone: Network, sequence: LabelledVideo, settings: DavisSettings, job: Job, progress: Progress, stored: StoredFrames | None
+) -> tuple[Scores, Scores]:
+    """The scores of a sequence, and those of its first labels copied to every frame."""
+    prediction = segment(backbone, sequence, settings, job.seed, progress, stored)
+    write_labels(job.out / sequence.name, prediction)
+    if not settings.scored:
+        write_strip(job.out / f"{sequence.name}.png", sequence, [prediction])
+        nothing = np.full((int(prediction[0].max()), 2, 3), math.nan)
+        return nothing, nothing
+    write_strip(job.out / f"{sequence.name}.png", sequence, [sequence.truth(), prediction])
+    return score(sequence, prediction, settings), score(sequence, np.broadcast_to(prediction[0], prediction.shape), settings)
 
 
 def describe_data(settings: DavisSettings) -> dict[str, int]:
@@ -111,11 +138,18 @@ def check_objects(labels: Shaped[np.ndarray, "*shape"], where: str, todo: str) -
 
 
 @torch.inference_mode()
-def segment(backbone: Network, sequence: LabelledVideo, settings: DavisSettings, seed: int, progress: Progress) -> Masks:
+def segment(
+    backbone: Network,
+    sequence: LabelledVideo,
+    settings: DavisSettings,
+    seed: int,
+    progress: Progress,
+    stored: StoredFrames | None = None,
+) -> Masks:
     """Mask of every frame, from the first frame's mask or, unsupervised, from its clusters."""
     first = sequence.mask(0)
     assert settings.red_std is not None  # set by `resolved`
-    propagation = Propagation(backbone, sequence, first.shape, settings, progress, red_std=settings.red_std)
+    propagation = Propagation(backbone, sequence, first.shape, settings, progress, red_std=settings.red_std, stored=stored)
     if settings.task == "unsupervised":
         small = propose_objects(propagation.first[0], settings.proposals, seed).reshape(propagation.grid)
         first = resize_labels(small, propagation.shape)

@@ -4,12 +4,14 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from densewalk.core.hashing import config_hash
 from densewalk.core.metric import Metric
 from densewalk.core.resources import Resources
 from densewalk.core.settings import deviation, switch
 from densewalk.data.benchmarks import sizes
 from densewalk.evaluations.common.label_propagation_settings import DINOV3_SIZES, PropagationPresets
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
+from densewalk.evaluations.common.settings import FeatureRead
 
 
 class DavisSettings(PropagationPresets):
@@ -62,6 +64,12 @@ class DavisSettings(PropagationPresets):
     """Give an object that the reduced first mask would lose the patch that it covers most."""
     constant_channel_wins: bool | None = deviation(source="eval_video_segmentation.py (norm_mask)", effect="NaN wins the argmax everywhere")
     """Let a channel with one value everywhere become 0 / 0 when channels are stretched."""
+
+    def ladder_reads(self) -> dict[str, FeatureRead]:
+        """The frames, as the network takes them."""
+        rules, own = self.pixel_rules, self.resolved()
+        side = [rules.short_patches] if rules.short_patches is not None else [self.short_side, self.multiple]
+        return {"frames": FeatureRead(config_hash([self.root, self.year, self.split, self.resolution, side, rules.resize, own.red_std]))}
 
     @property
     def frames(self) -> int | None:

@@ -68,11 +68,12 @@ class ItemStream(Sampler[Item]):
         self.first = items
 
     def __iter__(self) -> Iterator[Item]:
-        own = (item for at, item in enumerate(self._order()) if at % self.batch_size // self.share == self.rank)
+        own = (item for at, item in enumerate(self.numbers()) if at % self.batch_size // self.share == self.rank)
         for epoch, index in islice(own, self.first, None):
             yield Item(index=index, seed=derive_seed(self.seed, "sample", epoch, index))
 
-    def _order(self) -> Iterator[tuple[int, int]]:
+    def numbers(self) -> Iterator[tuple[int, int]]:
+        """Epoch and number of each image, of all processes."""
         waiting: dict[bool, list[tuple[int, int]]] = defaultdict(list)
         for epoch in count():
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", epoch))

@@ -239,7 +239,7 @@ def _grid(count: int, *, width: float, height: float, most: int = 4, margins: Ma
 def ladder_chart(ladder: Explained) -> Markup:
     """Draw a ladder's waterfall."""
     a, b = ladder.names
-    label = f"{ladder.metric} of {ladder.run}: from {a} ({ladder.first:.2f}) to {b} ({ladder.last:.2f}) by the settings' Shapley shares"
+    label = f"{ladder.metric} of {ladder.run}: from {a} ({ladder.first:.2f}) to {b} ({ladder.last:.2f}) by the {ladder.shares}"
     return _svg(draw_waterfall(ladder), name=f"ladder-{a}-{b}-{ladder.run}-{ladder.seed}", label=label)
 
 

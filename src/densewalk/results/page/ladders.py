@@ -1,5 +1,6 @@
 """The ladders of a study on its page: which setting makes which part of the difference between two evaluations."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from densewalk.results.ladder import Explained, StepShare, read_ladders
@@ -21,13 +22,26 @@ def _part(ladder: Explained) -> LadderPart:
     return LadderPart(
         heading=f"{ladder.metric} of {ladder.run}, seed {ladder.seed}: from {a} to {b}, {difference}",
         svg=ladder_chart(ladder),
-        columns=["setting", a, b, "Shapley share", "in this order", f"alone from {a}", f"alone from {b}"],
+        columns=["setting", a, b, "Shapley share", "interval", "in this order", f"alone from {a}", f"alone from {b}"],
         rows=[_row(step) for step in ladder.steps],
-        note=" ".join(f"{step.name} cannot be turned alone: {step.reason}." for step in ladder.steps if step.reason),
+        note=" ".join(_notes(ladder)),
     )
 
 
+def _notes(ladder: Explained) -> Iterator[str]:
+    """Why steps are what they are, and what the intervals are of."""
+    for step in ladder.steps:
+        if step.reason:
+            yield f"{step.name}: {step.reason}." if step.is_code else f"{step.name} cannot be turned alone: {step.reason}."
+    if ladder.interval is not None:
+        yield f"{ladder.interval.text}."
+
+
 def _row(step: StepShare) -> list[str]:
-    share = fixed(step.shapley, sign=True) + ("" if step.standard_error is None else f" ± {fixed(step.standard_error)}")
+    share = "–" if step.shapley is None else fixed(step.shapley, sign=True)
+    if step.standard_error is not None:
+        share += f" ± {fixed(step.standard_error)}"
+    known = step.low is not None and step.high is not None
+    interval = f"{fixed(step.low, sign=True)} to {fixed(step.high, sign=True)}" if known else "–"
     others = [("–" if value is None else fixed(value, sign=True)) for value in (step.sequential, step.from_a, step.from_b)]
-    return [step.name, step.start, step.end, share, *others]
+    return [step.name, step.start, step.end, share, interval, *others]

@@ -149,7 +149,10 @@ class Section:
 
 @dataclass(frozen=True)
 class LadderPart:
-    """Which setting makes which part of a difference. rows: step, values, share, what it adds in this order and from either end."""
+    """Which setting makes which part of a difference.
+
+    rows: step, values, share, its interval, what it adds in this order and from either end.
+    """
 
     heading: str
     svg: Markup

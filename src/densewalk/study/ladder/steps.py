@@ -7,7 +7,8 @@
 A setting that follows another one (`compat`) counts by the value that it has, so that the deciding setting itself is no step.
 """
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,12 +16,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from densewalk.core.errors import UserError
+from densewalk.core.metric import Metric
 from densewalk.evaluations.common.protocol_name import WITHOUT_EFFECT
 from densewalk.evaluations.common.settings import EvaluationSettings
 
 MOST_SETTINGS = 16  # all of whose combinations are tried for being allowed
 # what the images are: scores of other images are not two protocols
-DATA = ("root", "dataset", "layout", "images", "masks", "num_classes", "ignore")
+DATA = ("root", "dataset", "layout", "images", "masks", "num_classes", "ignore", "year", "split", "sequences")
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """Two evaluations of one protocol and the steps between them, those that change features first."""
+class Ladder(ABC):
+    """Two evaluations and the steps between them. names: of the evaluations. a, b: their settings."""
 
     names: tuple[str, str]
     a: EvaluationSettings
@@ -47,6 +49,33 @@ class Ladder:
     def whole(self) -> int:
         """The subset of all steps."""
         return 2 ** len(self.steps) - 1
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """What can be explained: the metrics of both evaluations."""
+        return {name: metric for name, metric in self.a.METRICS.items() if name in self.b.METRICS}
+
+    @cached_property
+    def order(self) -> list[int]:
+        """All subsets in Gray-code order: one step changes at a time, those that change features least often."""
+        return [gray_code(number, len(self.steps)) for number in range(self.whole + 1)]
+
+    @abstractmethod
+    def values(self, step: Step) -> tuple[str, str]:
+        """A's and B's values of a step, as texts."""
+
+    @abstractmethod
+    def features_of(self, subset: int) -> tuple[tuple[str, str], ...]:
+        """What tells the feature sets apart that a subset reads."""
+
+    @abstractmethod
+    def trainings(self, subsets: Sequence[int]) -> int:
+        """Heads that are trained for these subsets."""
+
+
+@dataclass(frozen=True)
+class SettingsLadder(Ladder):
+    """Two evaluations of one protocol, whose settings are turned; those that change features first."""
 
     def settings(self, subset: int) -> EvaluationSettings:
         """The settings with the steps of `subset` from B and the others from A."""
@@ -61,15 +90,14 @@ class Ladder:
 
     def features_of(self, subset: int) -> tuple[tuple[str, str], ...]:
         """What tells the feature sets apart that a subset reads; the settings themselves where an evaluation does not say."""
-        reads = self.settings(subset).resolved().feature_reads()
+        reads = self.settings(subset).resolved().ladder_reads()
         if not reads:
             return ((str(subset), ""),)
         return tuple(sorted((split, read.key) for split, read in reads.items()))
 
-    @cached_property
-    def order(self) -> list[int]:
-        """All subsets in Gray-code order: one step changes at a time, those that change features least often."""
-        return [gray_code(number, len(self.steps)) for number in range(self.whole + 1)]
+    def trainings(self, subsets: Sequence[int]) -> int:
+        """One for each subset, if the evaluation trains anything."""
+        return len(subsets) if self.a.LEARNS else 0
 
 
 def gray_code(number: int, steps: int) -> int:
@@ -78,8 +106,8 @@ def gray_code(number: int, steps: int) -> int:
     return sum((code >> bit & 1) << (steps - 1 - bit) for bit in range(steps))
 
 
-def make_ladder(name_a: str, a: EvaluationSettings, name_b: str, b: EvaluationSettings) -> Ladder:
-    """The ladder between two evaluations.
+def make_ladder(name_a: str, a: EvaluationSettings, name_b: str, b: EvaluationSettings) -> SettingsLadder:
+    """The ladder between two evaluations of one protocol.
 
     Raises:
         UserError: they are of other protocols or other data, they do not differ, or in too many settings.
@@ -87,7 +115,8 @@ def make_ladder(name_a: str, a: EvaluationSettings, name_b: str, b: EvaluationSe
     names = (name_a, name_b)
     if type(a) is not type(b):
         found = f"{name_a} and {name_b} have other settings: {type(a).__name__} and {type(b).__name__}"
-        raise UserError(found, allowed="two evaluations of one protocol", todo="choose two whose settings can be turned one by one")
+        allowed = "two evaluations of one protocol, or linear_segmentation and a linear head of the toolbox"
+        raise UserError(found, allowed=allowed, todo="choose two whose settings can be turned one by one")
     for field in DATA:
         one, other = (getattr(s, field, None) for s in (a, b))
         if one != other:
@@ -99,9 +128,9 @@ def make_ladder(name_a: str, a: EvaluationSettings, name_b: str, b: EvaluationSe
         found = f"{name_a} and {name_b} differ in {len(different)} settings ({', '.join(different)})"
         raise UserError(found, allowed=f"at most {MOST_SETTINGS}", todo="put an evaluation between them")
     steps = join_inseparable(a, b, [Step((name,)) for name in different])
-    plain = Ladder(names, a, b, tuple(steps))
+    plain = SettingsLadder(names, a, b, tuple(steps))
     ordered = sorted(range(len(steps)), key=lambda i: plain.features_of(1 << i) == plain.features_of(0))  # stable
-    return Ladder(names, a, b, tuple(steps[i] for i in ordered))
+    return SettingsLadder(names, a, b, tuple(steps[i] for i in ordered))
 
 
 def differences(a: EvaluationSettings, b: EvaluationSettings) -> Iterator[str]:
