@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from densewalk.ops.cpu.linear import can_use_onednn, product
+from densewalk.ops.cpu.linear import HAS_ONEDNN, onednn_product
 
 Shape = tuple[int, int, int, int]  # batch, rows, inner, columns
 LEAST_SECONDS = 2e-3  # of a measurement: shorter products are repeated
@@ -95,8 +95,8 @@ def product_seconds(shape: Shape, dtype: torch.dtype) -> float:
     ways: list[Callable[[], Tensor]] = [lambda: torch.bmm(one, other.transpose(1, 2))]
     if batch == 1:
         ways = [lambda: F.linear(one[0], other[0])]
-        if can_use_onednn(one[0], other[0]):
-            ways.append(lambda: product(one[0], other[0]))
+        if HAS_ONEDNN and dtype == torch.float32:
+            ways.append(lambda: onednn_product(one[0], other[0]))
     with torch.no_grad():
         return min(steady_seconds(way) for way in ways)
 

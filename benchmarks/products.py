@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densewalk.ops.cpu.linear import HAS_ONEDNN, linear
+from densewalk.ops.cpu.linear import linear
+from densewalk.ops.cpu.processor import this_processor
 
 SIZES = ((2952, 384, 1152), (2952, 384, 384), (2952, 384, 1536), (2952, 1536, 384), (2832, 2048, 2048), (197, 384, 1536), (16, 384, 1536))
 
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"oneDNN is {'used' if HAS_ONEDNN else 'not used: both are torch'} on this processor")
+    print(f"oneDNN is {'used' if this_processor().onednn_linear else 'not used: both are torch'} on this processor")
     print(f"{'rows x in x out':<20}{'torch':>12}{'ours':>12}{'faster':>9}   (forward and backward)")
     for rows, fan_in, fan_out in SIZES:
         parts = [torch.randn(shape, requires_grad=True) for shape in ((rows, fan_in), (fan_out, fan_in), (fan_out,))]

@@ -25,7 +25,6 @@ from densewalk.models.export import export_backbone
 from densewalk.models.layouts.key_names import to_timm
 from densewalk.models.loading import create, load
 from densewalk.models.timm_models import named_architecture
-from densewalk.ops.cpu.linear import HAS_ONEDNN
 from densewalk.ops.cpu.switch import set_cpu_kernels
 from tests.fixtures.official import cubic, official_tokens, official_weights
 
@@ -491,7 +490,6 @@ def test_block_equals_timm_s_to_the_bit_and_keeps_no_activation(kernels):
     assert kept == [1, 2]
 
 
-@pytest.mark.skipif(not HAS_ONEDNN, reason="torch's own products keep more")
 @pytest.mark.parametrize("rate", [0.0, 0.01])
 def test_what_a_block_keeps_for_the_backward_pass(rate):
     """Of each token: both branches' input, query, key and value, what the attention gives, the hidden layer: 1 + 3 + 1 + 1 + 4 widths."""

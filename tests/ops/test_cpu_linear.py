@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN give what torch's give."""
+"""Linear layers by oneDNN, or by oneDNN and MKL, give what torch's give."""
 
 import copy
 
@@ -10,8 +10,18 @@ from torch.nn import functional as F
 from densewalk.ops.cpu import linear as module
 from densewalk.ops.cpu import switch
 from densewalk.ops.cpu.linear import MAX_ROWS, MIN_ROWS, Linear, linear, linear_of_layer, transposed_product, use_onednn_linear
+from densewalk.ops.cpu.processor import set_processor
+from tests.fixtures.helpers import PROCESSORS
 
-needed = pytest.mark.skipif(not module.HAS_ONEDNN, reason="this processor has no AVX-512, or torch no oneDNN")
+needed = pytest.mark.usefixtures("processor")
+
+
+@pytest.fixture(params=PROCESSORS)
+def processor(request):
+    """As on each kind of processor; oneDNN's products are right on all of them."""
+    set_processor(PROCESSORS[request.param])
+    yield PROCESSORS[request.param]
+    set_processor(None)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -100,17 +110,16 @@ def test_strided_inputs_and_gradients():
             torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
 
 
-@needed
-def test_what_needs_no_gradient_gets_none():
+def test_what_needs_no_gradient_gets_none(processor):
     x, weight = torch.randn(40, 8), torch.randn(6, 8).requires_grad_()
     linear(x, weight).sum().backward()
     assert x.grad is None
     with torch.no_grad():
         assert linear(x, weight).grad_fn is None
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         frozen = linear(x.requires_grad_(), weight.detach())
-    assert kept == [weight.shape], "x is not kept for a weight that does not learn"
+    assert kept == [weight.numel()], "x is not kept for a weight that does not learn"
     frozen.sum().backward()
     torch.testing.assert_close(x.grad, weight.detach().sum(0).expand_as(x))
 
@@ -122,6 +131,7 @@ def test_all_else_is_torchs_own(why, monkeypatch):
 
     monkeypatch.setattr(module, "HAS_ONEDNN", True)
     monkeypatch.setattr(module, "product", wrong)
+    monkeypatch.setattr(module, "this_processor", lambda: PROCESSORS["AMD, AVX-512 in full"])
     monkeypatch.setattr(switch, "_enabled", why != "switched off")
     rows = MIN_ROWS - 1 if why == "few rows" else MIN_ROWS
     x, weight = (torch.randn(n, 8, dtype=torch.float64 if why == "double" else torch.float32) for n in (rows, 6))

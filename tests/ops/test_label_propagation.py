@@ -16,6 +16,14 @@ from densewalk.ops.label_propagation import Rule, best_sources, follow, propagat
 from tests.fixtures.helpers import shared
 
 
+@pytest.fixture(autouse=True, params=["compiled", "torch"])
+def search(request):
+    """Both ways to the best sources, whatever the size."""
+    usual, propagation.COMPILED_FROM = propagation.COMPILED_FROM, 0 if request.param == "compiled" else 1 << 62
+    yield request.param
+    propagation.COMPILED_FROM = usual
+
+
 def plain_loop(context, labels, target, rule):
     """The formula, one target of one item at a time, in float64."""
     height, width = rule.grid
@@ -25,6 +33,8 @@ def plain_loop(context, labels, target, rule):
         affinities, sources = [], []
         for frame, (f, s) in enumerate(product(range(len(context)), range(height * width))):
             inside = abs(s // width - row) <= reach and abs(s % width - column) <= reach
+            if rule.circle and rule.radius:
+                inside = (s // width - row) ** 2 + (s % width - column) ** 2 <= rule.radius**2
             dot = context[f][item, s].double() @ target[item, row * width + column].double()
             affinities.append(math.exp(dot / rule.temperature) if inside else 0.0)
             sources.append((f, s))
@@ -57,10 +67,11 @@ def random_problem(rule, *, batch=2, frames=3, classes=3, dim=8, seed=0, tied=Fa
     top_k=st.integers(1, 4),
     frames=st.integers(1, 3),
     tied=st.booleans(),
+    circle=st.booleans(),
     seed=st.integers(0, 9),
 )
-def test_equals_the_plain_loop(grid, radius, top_k, frames, tied, seed):
-    rule = Rule(grid, radius, min(top_k, frames * grid[0] * grid[1]), context=7, temperature=0.2)
+def test_equals_the_plain_loop(grid, radius, top_k, frames, tied, circle, seed):
+    rule = Rule(grid, radius, min(top_k, frames * grid[0] * grid[1]), context=7, temperature=0.2, circle=circle)
     context, labels, target = random_problem(rule, frames=frames, seed=seed, tied=tied)
     assert torch.allclose(propagate(context, labels, target, rule).double(), plain_loop(context, labels, target, rule), atol=2e-6)
 
@@ -93,6 +104,23 @@ def test_best_sources_are_numbered_frame_after_frame():
     everything = torch.cat([target[0] @ f[0].T for f in context], dim=1)
     assert torch.allclose(everything.gather(1, source[0]), similarity[0], atol=1e-6)
     assert (similarity.diff(dim=-1) <= 0).all()
+
+
+@pytest.mark.parametrize("circle", [False, True])
+def test_the_compiled_search_finds_what_torch_finds(circle, search):
+    """In several tiles; of equal similarities it takes those of earlier sources, which torch's does not promise."""
+    rule = Rule((23, 29), radius=4, top_k=3, context=7, circle=circle)
+    for tied in (False, True):
+        context, _, target = random_problem(rule, dim=16, tied=tied)
+        similarity, source = best_sources(context, target, rule)
+        for item, row in ((0, 0), (0, 11 * 29 + 14), (1, 23 * 29 - 1)):
+            row_distance, column_distance = (abs(torch.arange(23 * 29) // 29 - row // 29), abs(torch.arange(23 * 29) % 29 - row % 29))
+            inside = row_distance**2 + column_distance**2 <= 16 if circle else torch.maximum(row_distance, column_distance) <= 4
+            all_pairs = torch.cat([(f[item] @ target[item, row]).masked_fill(~inside, -math.inf) for f in context])
+            values, order = all_pairs.sort(descending=True, stable=True)
+            torch.testing.assert_close(similarity[item, row], values[:6], rtol=1e-5, atol=1e-6)
+            if not tied or search == "compiled":
+                assert source[item, row].tolist() == order[:6].tolist()
 
 
 def test_windows_smaller_than_top_k_keep_what_there_is():

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from densewalk.ops.cpu.attention import attention, self_attention
-from densewalk.ops.cpu.linear import can_use_onednn, linear, linear_of_layer, linear_of_norm
+from densewalk.ops.cpu.linear import can_use_kernels, linear, linear_of_layer, linear_of_norm
 from densewalk.ops.cpu.stochastic_depth import residual
 
 log = logging.getLogger("densewalk")
@@ -107,7 +107,7 @@ def _linear_of_activation(activation: nn.Module, x: Tensor, layer: nn.Linear, sc
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # a compiler chooses itself what to keep
         return _scaled_linear(layer, activation(x), scale)
-    if can_use_onednn(x, layer.weight):
+    if can_use_kernels(x, layer.weight):
         return linear_of_layer(activation, x, *_folded(layer, scale))
     # stops when the activation is there: the layer is not computed again
     return checkpoint(lambda x: _scaled_linear(layer, activation(x), scale), x, use_reentrant=False, preserve_rng_state=False)

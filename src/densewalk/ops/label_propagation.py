@@ -12,7 +12,8 @@ soft cluster assignment.
 
 The result is exact, but no [targets, sources] matrix is built: the target grid is cut into tiles, and each tile is compared only with
 the keys in its window. The k best sources of a target lie on the k positions whose best frame is best, so a maximum over the frames
-comes before any sorting. Memory grows with the window, not with the square of the grid.
+comes before any sorting. Memory grows with the window, not with the square of the grid. On a CPU, a compiled loop takes the best out of
+the similarities; little more than the products takes time (benchmarks/davis.py).
 """
 
 import math
@@ -26,8 +27,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from densewalk.ops.cpu.linear import product
+from densewalk.ops.cpu.switch import use_cpu_kernels
+
 TILE = (10, 13)  # most target rows and columns: small enough to skip keys outside the window, large enough for fast products
 BUDGET = 1 << 22  # similarities at once (16 MiB), as far as a batch can be split
+COMPILED_FROM = 1 << 22  # similarities: with fewer, loading numba (0.3 s) would take longer than it saves
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,9 @@ def best_sources(
     A source is frame * patches + patch. Twice `top_k` of them (or all, if fewer), to include ties; -inf if a window holds less.
     """
     window = math.prod(min(size, 2 * rule.reach + 1) for size in rule.grid)
+    if _is_compiled(target, len(context) * window):
+        items = [_compiled_sources([f[item] for f in context], target[item], rule) for item in range(len(target))]
+        return torch.stack([similarity for similarity, _ in items]), torch.stack([source for _, source in items])
     most = max(1, BUDGET // (len(context) * window * math.prod(TILE)))
     parts = [slice(start, start + most) for start in range(0, len(target), most)]
     found = [_best_sources([f[part] for f in context], target[part], rule) for part in parts]
@@ -120,6 +128,32 @@ def _best_sources(context: list[Tensor], target: Tensor, rule: Rule) -> tuple[Te
     strips = [_strip(grids, queries, columns, reach, rule) for columns, reach in _spans(rule.grid[1], rule, TILE[1])]
     similarity, source = (torch.cat(parts, dim=2).flatten(1, 2) for parts in zip(*strips, strict=True))
     return similarity, source
+
+
+def _is_compiled(target: Tensor, keys: int) -> bool:
+    """True for a search on a CPU that is worth the compiled loop."""
+    return use_cpu_kernels(target.device) and target.dtype == torch.float32 and target.shape[1] * keys >= COMPILED_FROM
+
+
+def _compiled_sources(
+    context: list[Float[Tensor, "patches dim"]], target: Float[Tensor, "patches dim"], rule: Rule
+) -> tuple[Float[Tensor, "patches kept"], Int[Tensor, "patches kept"]]:
+    """`best_sources` of one item: each frame's similarities are in the processor's cache when the compiled loop takes them in."""
+    from densewalk.ops.propagation_kernel import take_in_window  # late: numba is slow to load
+
+    grids, queries = [f.unflatten(0, rule.grid) for f in context], target.unflatten(0, rule.grid)
+    kept = min(2 * rule.top_k, len(context) * len(target))
+    values, sources = target.new_full((len(target), kept), -math.inf), torch.zeros(len(target), kept, dtype=torch.int64)
+    facts = (*rule.grid, rule.reach, bool(rule.circle and rule.radius))
+    for columns, reach in _spans(rule.grid[1], rule, TILE[1]):
+        strips = [g[:, slice(*reach)].flatten(0, 1) for g in grids]  # rows of a tile are adjacent
+        for rows, within in _spans(rule.grid[0], rule, TILE[0]):
+            keys = slice(*(row * (reach[1] - reach[0]) for row in within))
+            tile = queries[slice(*rows), slice(*columns)].flatten(0, 1)
+            for frame, strip in enumerate(strips):
+                similarity = product(tile, strip[keys]).numpy()
+                take_in_window(similarity, frame, (*rows, *columns), (*within, *reach), facts, values.numpy(), sources.numpy())
+    return values, sources
 
 
 def _strip(
@@ -184,9 +218,9 @@ def _has_more_ties(similarity: Tensor, rule: Rule) -> Bool[Tensor, "batch target
 def _spans(size: int, rule: Rule, tile: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Cut `size` rows or columns into even tiles: [start, end) of targets and of their keys.
 
-    One tile if the window covers three quarters of the grid: there is too little to skip.
+    One tile if the window covers nine tenths of the grid: there is too little to skip.
     """
-    count = 1 if 2 * rule.reach + 1 >= 0.75 * size else math.ceil(size / tile)
+    count = 1 if 2 * rule.reach + 1 >= 0.9 * size else math.ceil(size / tile)
     edges = [round(i * size / count) for i in range(count + 1)]
     return [((a, b), (max(0, a - rule.reach), min(size, b + rule.reach))) for a, b in pairwise(edges)]
 

@@ -44,7 +44,7 @@ def take_in(similarity: np.ndarray, start: int, found: int, values: np.ndarray, 
                 continue
             for column in range(lane, columns, lanes):
                 if x[column] >= low:
-                    n = _insert(best, at, n, x[column], start + column)
+                    n = insert(best, at, n, x[column], start + column)
                     low = best[k - 1] if n == k else low
 
 
@@ -83,7 +83,7 @@ def _largest_but(number, x):
 
 
 @compiled()
-def _insert(best, at, n, value, entry):
+def insert(best, at, n, value, entry):
     """Insert an entry into the first `n` of a row's best, if it is one of as many as fit there; return their number."""
     j = n
     while j > 0 and (best[j - 1] < value or (best[j - 1] == value and at[j - 1] > entry)):

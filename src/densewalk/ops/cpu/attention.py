@@ -2,8 +2,9 @@
 
     y = attention(query, key, value)     # softmax(query key^T / sqrt(head_dim)) value
 
-Like torch's, it never holds the whole softmax matrix. It takes two thirds of torch's time for 1374 tokens and an eighth less for 261:
-its products are oneDNN's instead of MKL's, its exponentials powers of two. For few tokens or many threads torch's own is used.
+Like torch's, it never holds the whole softmax matrix. Its products are oneDNN's instead of MKL's, its exponentials powers of two. Where
+oneDNN is twice as fast as MKL, it takes two thirds of torch's time for 1374 tokens and an eighth less for 261; elsewhere (processor.py),
+for few tokens and for many threads torch's own is used.
 """
 
 import itertools
@@ -17,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from densewalk.ops.cpu.linear import can_use_onednn, product
+from densewalk.ops.cpu.processor import this_processor
 
 MIN_TOKENS = 256  # queries and keys; below, torch's is faster
 MAX_THREADS = 2  # above, torch's is faster: each thread gets heads of its own there, a part of each product here
@@ -43,7 +45,8 @@ def self_attention(qkv: Float[Tensor, "3 images heads tokens head_dim"]) -> Floa
 
 def _is_faster(query: Tensor, key: Tensor) -> bool:
     tokens = min(query.shape[2], key.shape[2])
-    return can_use_onednn(query, key) and tokens >= MIN_TOKENS and torch.get_num_threads() <= MAX_THREADS
+    enough = tokens >= MIN_TOKENS and torch.get_num_threads() <= MAX_THREADS
+    return enough and can_use_onednn(query, key) and this_processor().full_width
 
 
 class _Attention(torch.autograd.Function):

@@ -1,10 +1,10 @@
-"""Linear layers by oneDNN, in float32, exact up to rounding.
+"""Linear layers in float32 by the library that is faster on this processor, exact up to rounding.
 
     use_onednn_linear(network)           # every nn.Linear in it, under its own name
     y = linear(x, weight, bias)          # y = x weight^T + bias
 
 torch leaves float32 products to MKL, which takes AVX2 kernels on AMD's processors even where they have AVX-512. oneDNN, which torch
-contains, too, uses AVX-512: twice the speed (benchmarks/products.py). Under autocast the products are torch's own.
+contains, too, uses AVX-512; `processor.py` says where that is faster. Under autocast the products are torch's own.
 """
 
 import functools
@@ -18,23 +18,28 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
+from densewalk.ops.cpu.processor import this_processor
 from densewalk.ops.cpu.switch import use_cpu_kernels
 
 MIN_ROWS = 16  # below, torch's product is faster
 MAX_ROWS = 704  # of factors that are transposed at once
-# a rule, no measurement: a training that resumes must go on with the same rounding
-HAS_ONEDNN = (
-    torch.backends.cpu.get_cpu_capability() == "AVX512"
-    and torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def can_use_kernels(x: Tensor, weight: Tensor) -> bool:
+    """True if the layers here can compute the product of these: on a CPU in float32."""
+    if not use_cpu_kernels(x.device) or torch.is_autocast_enabled("cpu"):
+        return False
+    return x.device == weight.device and x.dtype == weight.dtype == torch.float32
 
 
 def can_use_onednn(x: Tensor, weight: Tensor) -> bool:
     """True if oneDNN computes the product of these."""
-    if not (HAS_ONEDNN and use_cpu_kernels(x.device)) or torch.is_autocast_enabled("cpu"):
-        return False
-    return x.device == weight.device and x.dtype == weight.dtype == torch.float32 and x.numel() >= MIN_ROWS * x.shape[-1]
+    return can_use_kernels(x, weight) and _prefers_onednn(x)
+
+
+def _prefers_onednn(x: Tensor) -> bool:
+    return HAS_ONEDNN and this_processor().onednn_linear and x.numel() >= MIN_ROWS * x.shape[-1]
 
 
 def linear(
@@ -51,29 +56,37 @@ def linear_of_layer(
 ) -> Float[Tensor, "*batch out"]:
     """Compute `linear(layer(x), weight, bias)`, keeping only `x` for the backward pass.
 
-    Needs `can_use_onednn`. layer: an activation or a norm: cheap, deterministic, its output as large as `x`.
+    Needs `can_use_kernels`. layer: an activation or a norm: cheap, deterministic, its output as large as `x`.
     """
     return _LinearOfLayer.apply(layer, x, weight, bias, *layer.parameters())
 
 
 def linear_of_norm(norm: nn.Module, x: Tensor, layer: nn.Linear) -> Tensor:
-    """Compute `layer(norm(x))`; with oneDNN, the norm's output is not kept."""
-    if torch.is_grad_enabled() and can_use_onednn(x, layer.weight):
+    """Compute `layer(norm(x))`; on a CPU, the norm's output is not kept."""
+    if torch.is_grad_enabled() and can_use_kernels(x, layer.weight):
         return linear_of_layer(norm, x, layer.weight, layer.bias)
     return layer(norm(x))
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """oneDNN's `x weight^T + bias`, without gradients; `weight` or its transpose is contiguous."""
+    """`x weight^T + bias` by the faster library, without gradients; `weight` or its transpose is contiguous."""
+    return onednn_product(x, weight, bias) if _prefers_onednn(x) else F.linear(x, weight, bias)
+
+
+def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """oneDNN's `x weight^T + bias`, where `HAS_ONEDNN`."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def transposed_product(one: Float[Tensor, "rows m"], other: Float[Tensor, "rows n"]) -> Float[Tensor, "m n"]:
-    """Compute `one^T other` in blocks of rows."""
+    """Compute `one^T other`; by oneDNN in blocks of rows."""
+    wider = one.shape[1] > other.shape[1]  # then oneDNN has to transpose the result, too
+    if not _prefers_onednn(one) or (wider and not this_processor().full_width):
+        return one.t() @ other
     # oneDNN transposes both first: a block stays in a core's cache, and it is cheaper if `x` is the narrower one
     narrow, wide = (one, other) if one.shape[1] <= other.shape[1] else (other, one)
     blocks = -(-len(one) // MAX_ROWS)
-    parts = [product(a.t(), b.t()) for a, b in zip(narrow.chunk(blocks), wide.chunk(blocks), strict=True)]
+    parts = [onednn_product(a.t(), b.t()) for a, b in zip(narrow.chunk(blocks), wide.chunk(blocks), strict=True)]
     result = functools.reduce(Tensor.add_, parts)
     return result if narrow is one else result.t().contiguous()
 
