@@ -1,6 +1,7 @@
 """What a study costs before anything is queued."""
 
 import copy
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from densewalk.__main__ import main
 from densewalk.core.errors import UserError
 from densewalk.data.amounts import Amount
+from densewalk.data.receipts import write_receipt
+from densewalk.data.settings import VideoSettings
 from densewalk.data.video.stated import stated_length
 from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.methods.dino.settings import DinoSettings
@@ -24,6 +27,7 @@ from densewalk.study.config import parse_study
 from densewalk.study.estimate import estimate
 from densewalk.study.gpus import GPUS, Gpu, Share, gigabytes, smallest, ways_to_fit
 from densewalk.study.registry import evaluations
+from tests.fixtures.receipts import images_receipt, video_receipt
 from tests.fixtures.studies import REPOSITORY, TINY, write_study
 
 SMALL = {"method": "dino", "init": "random", "arch": "vit_small_patch16", "data": ["walk"]}
@@ -206,6 +210,33 @@ def test_a_warm_up_that_is_longer_than_the_training_is_refused_before_the_jobs(t
     study = with_warmup(tmp_path, steps=5, warmup_epochs=10)
     study["images"]["pets"]["source"] = "not_there_yet"
     require_warmups(parse_study(study), Path("results"), stated_length)
+
+
+def test_a_receipt_of_another_preparation_refuses_no_warm_up(tmp_path, monkeypatch):
+    """The study was prepared with a larger folder, and with a longer part of the video: what its warm-ups were then is nothing now."""
+    monkeypatch.chdir(tmp_path)
+    study = with_warmup(tmp_path, steps=5, warmup_epochs=2.5)  # 2 steps an epoch: just short enough
+    receipt = images_receipt("more_pets", name="pets", files=80)
+    write_receipt("results/data/pets.json", receipt)
+    require_warmups(parse_study(study), Path("results"), stated_length)
+    write_receipt("results/data/pets.json", receipt.model_copy(update={"path": "pets"}))  # of this folder: counted
+    with pytest.raises(UserError, match=r"warmup_epochs 2.5 are 50 steps, the training has 5"):
+        require_warmups(parse_study(study), Path("results"), stated_length)
+
+    video = {"source": "walk.mp4", "usable_seconds": [[0, 4]]}  # 40 frames: 10 steps an epoch
+    study = {**study, "images": {}, "videos": {"walk": video}}
+    study["runs"]["dino"]["data"], study["runs"]["dino"]["settings"]["warmup_epochs"] = ["walk"], 0.5
+    Path("walk.mp4").write_bytes(b"a video")
+    settings = VideoSettings.model_validate({**video, "usable_seconds": [[0, 40]]})
+    sha256 = hashlib.sha256(b"a video").hexdigest()
+    write_receipt("results/data/walk.json", video_receipt(source="walk.mp4", source_sha256=sha256, settings=settings))
+    require_warmups(parse_study(study), Path("results"), lambda _: (40.0, 10.0))
+    again = VideoSettings.model_validate(video)
+    write_receipt("results/data/walk.json", video_receipt(source="elsewhere.mp4", source_sha256=sha256, settings=again))
+    with pytest.raises(UserError, match=r"warmup_epochs 0.5 are 50 steps"):  # the receipt's 400 frames, though the copy is gone
+        require_warmups(parse_study(study), Path("results"), lambda _: (40.0, 10.0))
+    Path("walk.mp4").write_bytes(b"another one")
+    require_warmups(parse_study(study), Path("results"), lambda _: (40.0, 10.0))
 
 
 def test_what_lies_on_the_disk_is_counted_and_not_assumed(tmp_path, monkeypatch):

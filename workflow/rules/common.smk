@@ -46,11 +46,7 @@ wildcard_constraints:
 RESULTS = Path(STUDY.results)
 try:
     PLAN = STUDY.plan()
-    if workflow.is_main_process:
-        from densewalk.data.video.stated import stated_length
-
-        require_warmups(STUDY, RESULTS, stated_length)
-except UserError as error:  # no network of the user's own there, too long a warm-up
+except UserError as error:  # no network of the user's own there
     raise WorkflowError(str(error))
 PLAN_FILE = f"{RESULTS}/specs/plan-{PLAN.hash}.json"
 
@@ -64,6 +60,17 @@ os.environ.update(DENSEWALK_PLAN=PLAN_FILE)
 
 
 include: "changes.smk"
+
+
+try:
+    if DECIDES:
+        from densewalk.data.video.stated import stated_length
+
+        require_warmups(STUDY, RESULTS, stated_length, CHANGES)
+except UserError as error:  # too long a warm-up
+    raise WorkflowError(str(error))
+
+
 include: "driver.smk"
 
 

@@ -20,6 +20,7 @@ from densewalk.results.records import InputContents, ResultRecord, RunRecord, re
 from densewalk.visualization.record import drawing_hash, read_features
 
 OUTDATED = "made by another configuration than the study's is now; Snakemake makes it again by itself"
+NO_COPY = "the copy is not there"
 Reasons = tuple[str, ...]
 
 
@@ -235,7 +236,7 @@ class Changes:
             return ()
         if not isinstance(receipt, VideoReceipt):
             return (f"{self.results}/data/{name}.json is a receipt of something else",)
-        found = [] if (self.results / "data" / f"{name}.mp4").is_file() else ["the copy is not there"]
+        found = [] if (self.results / "data" / f"{name}.mp4").is_file() else [NO_COPY]
         if receipt.settings.model_dump(exclude={"source"}) != settings.model_dump(exclude={"source"}):
             found.append("made with other settings")
         if self.is_generated_again(settings.source):

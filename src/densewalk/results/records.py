@@ -22,6 +22,7 @@ from densewalk.training.progress_files import Attempt, CostRecord, PlannedLength
 
 AGAIN = "delete it, so that it is made again (snakemake does so)"
 CLASS_VALUES = TypeAdapter(dict[str, dict[str, float | None]])
+CLASS_NAMES = TypeAdapter(dict[str, str])
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 
 
@@ -152,10 +153,16 @@ class ResultRecord(Provenance, CostRecord):
         """IoU of each class, None where it does not occur; None of an evaluation without."""
         return self.details.get("IoU")
 
+    @property
+    def class_names(self) -> dict[str, str]:
+        """Names for readers of the classes whose IoU is under another name; records of earlier versions have none."""
+        return self.details.get("class_names", {})
+
     @field_validator("details")
     @classmethod
     def _class_values(cls, details: dict[str, Any]) -> dict[str, Any]:
         CLASS_VALUES.validate_python({key: value for key, value in details.items() if key == "IoU"}, strict=True)
+        CLASS_NAMES.validate_python(details.get("class_names", {}), strict=True)
         return details
 
     @model_validator(mode="after")

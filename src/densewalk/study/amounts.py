@@ -10,6 +10,8 @@ from densewalk.data.benchmarks import sizes
 from densewalk.data.file_lists import find_files
 from densewalk.data.image_files import EXTENSIONS
 from densewalk.data.receipts import CuratedReceipt, ImagesReceipt, Receipt, SequencesReceipt, VideoReceipt, read_receipt
+from densewalk.results.changes import NO_COPY, Changes
+from densewalk.results.plan import run_key
 from densewalk.study.config import Study
 from densewalk.study.runs import TrainedRun
 
@@ -34,20 +36,39 @@ class Assumed:
 class Amounts:
     """The amount of each source: of its receipt, of a public data set, of its file or folder, or assumed.
 
-    guessed: names of the sources whose amount is assumed.
+    A receipt of another preparation than the study's is now says nothing: the workflow writes it again.
+
+    changes: of the study in `results`; made where it is not given. guessed: names of the sources whose amount is assumed.
     """
 
-    def __init__(self, study: Study, results: Path, assumed: Assumed, note: Callable[[str], None]) -> None:
+    def __init__(self, study: Study, results: Path, assumed: Assumed, note: Callable[[str], None], changes: Changes | None = None) -> None:
         self.study, self.results, self.assumed, self.note = study, results, assumed, note
+        self.changes = changes
         self.receipts: dict[str, Receipt | None] = {}
         self.guessed: set[str] = set()
 
     def receipt(self, name: str) -> Receipt | None:
-        """A source's receipt, if it was prepared."""
+        """A source's receipt, if it was prepared as the study says now."""
         path = self.results / "data" / f"{name}.json"
         if name not in self.receipts:
-            self.receipts[name] = read_receipt(path) if path.is_file() else None
+            self.receipts[name] = read_receipt(path) if path.is_file() and not self._outdated(name) else None
         return self.receipts[name]
+
+    def _outdated(self, name: str) -> bool:
+        """True if a receipt is of other settings or another content; of a copy that is only gone it is not."""
+        if self.changes is None:
+            self.changes = Changes(self.study.plan(), self.results)
+        if name in self.study.videos:
+            reasons = self.changes.of_video(name, self.study.videos[name])
+        elif name in self.study.images:
+            reasons = self.changes.of_images(name, self.study.images[name])
+        else:
+            spec = self.study.curation_spec(name)
+            parent = (spec.backbone.name, spec.backbone.seed) if spec.backbone.kind == "run" else None
+            file = str(self.results / run_key(*parent) / "backbone.safetensors") if parent else getattr(spec.backbone, "file", "")
+            reasons = self.changes.of_curation(name, spec.hash, parent, file, [source.source for source in spec.data.values()])
+        self.changes.contents.save()
+        return any(reason != NO_COPY for reason in reasons)
 
     def of(self, name: str) -> list[Amount]:
         """A source's, or those that a curation chooses from."""
@@ -95,13 +116,16 @@ class Amounts:
         return Amount(kind, count, fps, sizes.YOUTUBE_VOS_SEQUENCES if kind == "sequences" else 1)  # type: ignore[arg-type]
 
 
-def require_warmups(study: Study, results: Path, stated_length: StatedLength) -> None:
+def require_warmups(study: Study, results: Path, stated_length: StatedLength, changes: Changes | None = None) -> None:
     """Refuse a training whose warm-up is longer than the training, as far as receipts, files and folders tell how many samples there are.
+
+    Args:
+        changes: see `Amounts`.
 
     Raises:
         UserError: the first such run, with the longest warm-up that it may have.
     """
-    amounts = Amounts(study, results, Assumed(stated_length=stated_length), lambda _: None)
+    amounts = Amounts(study, results, Assumed(stated_length=stated_length), lambda _: None, changes)
     for name, run in study.runs.items():
         if not isinstance(run, TrainedRun) or run.settings.steps is None or not run.settings.warmup_steps(1):
             continue

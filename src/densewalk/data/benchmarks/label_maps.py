@@ -187,6 +187,13 @@ def load_class_names(root: str | Path, layout: str, label_values: int, given: Se
     return [f"class {i}" for i in range(label_values)]
 
 
+def names_beside_masks(masks: str | Path, label_values: int) -> list[str] | None:
+    """Return the lines of classes.txt in a folder of masks, which are its labels' names; None if there is none of so many lines."""
+    table = resolve(Path(masks) / "classes.txt")
+    names = [line.strip() for line in read_text(table).splitlines() if line.strip()] if is_file(table) else []
+    return names if len(set(names)) == len(names) == label_values else None
+
+
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 

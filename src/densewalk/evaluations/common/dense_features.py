@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -266,14 +266,24 @@ def image_units(settings: LabelledSettings, examples: Sequence[Example], statist
 
 
 def label_names(settings: LabelledSettings) -> list[str]:
-    """Names of the labels, or numbers."""
+    """Names of the labels for readers: given, known, of classes.txt in the folder of masks, or numbers."""
+    beside = None
+    if settings.class_names is None and settings.layout in ("masks", "video"):
+        beside = label_maps.names_beside_masks(f"{settings.root}/{settings.masks}", settings.label_values)
+    return beside or _label_keys(settings)
+
+
+def _label_keys(settings: LabelledSettings) -> list[str]:
+    """How records name the labels: a file beside the masks changes nothing in them."""
     return label_maps.load_class_names(settings.root, settings.label_set, settings.label_values, settings.class_names)
 
 
-def iou_by_class(settings: LabelledSettings, values: Float[Tensor, " classes"]) -> dict[str, float | None]:
-    """IoU of each class in percent; None where it is neither there nor predicted."""
-    pairs = zip(label_names(settings), values.tolist(), strict=True)
-    return {name: None if value != value else round(100 * value, 4) for name, value in pairs}
+def iou_details(settings: LabelledSettings, values: Float[Tensor, " classes"]) -> dict[str, dict[str, Any]]:
+    """IoU of each class in percent, None where it is neither there nor predicted; and names for readers where these are others."""
+    keys, names = _label_keys(settings), label_names(settings)
+    pairs = zip(keys, values.tolist(), strict=True)
+    found: dict[str, dict[str, Any]] = {"IoU": {key: None if value != value else round(100 * value, 4) for key, value in pairs}}
+    return found if names == keys else {**found, "class_names": dict(zip(keys, names, strict=True))}
 
 
 def shown_numbers(count: int) -> list[int]:

@@ -272,7 +272,7 @@ def summarize(settings: IncontextSettings, counts: Sequence[ImageCounts], querie
         "mIoU_per_sample": identity,
         "mIoU_hungarian_per_sample": matched,
         "pixel_accuracy": 100 * sum(pixel_accuracy(m) for m in matrices) / len(matrices),
-        "IoU": dense_features.iou_by_class(settings, torch.stack([iou(m) for m in matrices]).nanmean(0)),
+        **dense_features.iou_details(settings, torch.stack([iou(m) for m in matrices]).nanmean(0)),
     }
     metrics = {"mIoU": sum(identity) / len(identity), "mIoU_hungarian": sum(matched) / len(matched)}
     absent = absent_classes(settings)

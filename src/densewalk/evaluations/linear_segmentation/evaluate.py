@@ -76,7 +76,7 @@ def evaluate(settings: LinearSegmentationSettings, backbone_path: Path, job: Job
         "input_size": features.size,
         "training_images": len(training),
         "pixel_accuracy": 100 * pixel_accuracy(confusion),
-        "IoU": dense_features.iou_by_class(settings, iou(confusion)),
+        **dense_features.iou_details(settings, iou(confusion)),
     }
     absent: Literal["skip", "zero"] = "zero" if settings.count_absent_classes else "skip"
     units = dense_features.image_units(settings, validation, {"mIoU": counts.mean_iou(absent)})

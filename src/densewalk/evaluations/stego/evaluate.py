@@ -67,7 +67,7 @@ def evaluate(settings: StegoSettings, backbone_path: Path, job: Job) -> Result:
         "share_above_shift": {kind: round(float(share), 4) for kind, share in zip(KINDS, shares, strict=True)},
         "pixel_accuracy": 100 * pixel_accuracy(matched),
         "pixel_accuracy_linear": 100 * pixel_accuracy(counts["linear"].matrix),
-        "IoU": dense_features.iou_by_class(settings, iou(matched)),
+        **dense_features.iou_details(settings, iou(matched)),
     }
     return summarize(settings, counts, validation, details)
 

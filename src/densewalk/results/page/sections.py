@@ -64,20 +64,25 @@ def _point(run: str, group: Sequence[ResultRecord], of_runs: Spent, plan: Plan) 
 def class_charts(records: Sequence[ResultRecord], all_runs: Sequence[str]) -> list[Chart]:
     """IoU of each class, a chart for each evaluation whose records have it; mean over seeds. all_runs: of the page, in their order."""
     evaluations: dict[str, dict[str, list[Mapping[str, float | None]]]] = defaultdict(lambda: defaultdict(list))
+    shown: dict[str, dict[str, str]] = defaultdict(dict)
     for r in records:
         if r.class_iou is not None:
             evaluations[r.evaluation][r.run].append(r.class_iou)
-    return [_class_chart(name, runs, all_runs) for name, runs in evaluations.items()]
+            shown[r.evaluation] |= r.class_names
+    return [_class_chart(name, runs, all_runs, shown[name]) for name, runs in evaluations.items()]
 
 
-def _class_chart(evaluation: str, runs: Mapping[str, Sequence[Mapping[str, float | None]]], all_runs: Sequence[str]) -> Chart:
+def _class_chart(
+    evaluation: str, runs: Mapping[str, Sequence[Mapping[str, float | None]]], all_runs: Sequence[str], shown: Mapping[str, str]
+) -> Chart:
     means = {run: {c: _mean(s.get(c) for s in seeds) for c in seeds[0]} for run, seeds in list(runs.items())[:RUNS]}
     names = dict.fromkeys(c for m in means.values() for c in m)
     best = {c: max(m.get(c) or 0.0 for m in means.values()) for c in names}
     classes = sorted(best, key=lambda c: -best[c])[:CLASSES]
     note = f"The {CLASSES} of {len(best)} classes with the largest values. " if len(best) > CLASSES else ""
     note += f"The first {RUNS} of {len(runs)} runs. " if len(runs) > RUNS else ""
-    svg = class_values(f"IoU, {evaluation}", classes, {run: [m.get(c) for c in classes] for run, m in means.items()}, all_runs)
+    values = {run: [m.get(c) for c in classes] for run, m in means.items()}
+    svg = class_values(f"IoU, {evaluation}", [shown.get(c, c) for c in classes], values, all_runs)
     note += "Mean over seeds, in percent; a class that does not occur has none."
     return Chart(f"IoU by class, {evaluation}", svg, note)
 

@@ -62,10 +62,11 @@ def _classes(pairs: Pairs, units: Sequence[Sequence[Units]], metric: str) -> lis
     """IoU or AP of each class that both have, mean over seeds."""
     of_units = [[class_scores(own.statistics[metric]) for own in side] for side in units]
     sides = [[of_units[side][i] or pair[side].class_iou or {} for i, pair in enumerate(pairs)] for side in (0, 1)]
+    shown = {key: name for pair in pairs for record in pair for key, name in record.class_names.items()}
     found = []
     for name in sides[0][0]:
         values = [[of_seed.get(name) for of_seed in side] for side in sides]
         numbers = [[v for v in side if v is not None] for side in values]
         if all(len(n) == len(pairs) for n in numbers):
-            found.append(Moved(name, float(np.mean(numbers[0])), float(np.mean(numbers[1]))))
+            found.append(Moved(shown.get(name, name), float(np.mean(numbers[0])), float(np.mean(numbers[1]))))
     return found
