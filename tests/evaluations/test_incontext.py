@@ -18,7 +18,7 @@ from densewalk.data.benchmarks.label_maps import Example, load_class_names, read
 from densewalk.data.benchmarks.palette import palette
 from densewalk.data.image_files import read_mask
 from densewalk.evaluations.common.base import Job
-from densewalk.evaluations.common.dense_features import DenseFeatures, SquareImages, resize
+from densewalk.evaluations.common.dense_features import DenseFeatures, SquareImages, iou_details, label_names, resize
 from densewalk.evaluations.incontext.evaluate import (
     augment,
     build_memory,
@@ -341,6 +341,25 @@ def test_augmented_views_depend_on_their_seed_alone(pairs, tmp_path):
 
 
 # -- data ------------------------------------------------------------------------------------------------------------
+
+
+def test_names_beside_the_masks_are_for_readers_and_no_key_of_a_record(tmp_path):
+    settings, values = settings_of(root=str(tmp_path)), torch.tensor([0.5, torch.nan, 0.25, 1.0])
+    keys = [f"class {number}" for number in range(4)]
+    (tmp_path / "masks").mkdir()
+    before = iou_details(settings, values)
+    assert (label_names(settings), before) == (keys, {"IoU": dict(zip(keys, (50.0, None, 25.0, 100.0), strict=True))})
+    for text, names in {
+        "sky\nroad\ncar\n": keys,
+        "sky\nsky\ncar\nroad": keys,
+        "sky\nroad\ncar\n tree \n\n": ["sky", "road", "car", "tree"],
+    }.items():
+        (tmp_path / "masks/classes.txt").write_text(text)
+        assert label_names(settings) == names
+    assert iou_details(settings, values) == {**before, "class_names": dict(zip(keys, names, strict=True))}
+    given = settings_of(root=str(tmp_path), class_names=["a", "b", "c", "d"])
+    assert list(iou_details(given, values)) == ["IoU"]
+    assert list(iou_details(given, values)["IoU"]) == label_names(given) == ["a", "b", "c", "d"]
 
 
 def test_real_layouts_are_read_as_they_are():

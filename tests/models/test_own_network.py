@@ -14,6 +14,7 @@ from densewalk.__main__ import main
 from densewalk.core.errors import UserError
 from densewalk.evaluations.common.base import Job, load_network
 from densewalk.jobs.bench import run as bench
+from densewalk.jobs.bench.networks import network_of
 from densewalk.jobs.bench.study import offered
 from densewalk.jobs.evaluate import evaluate
 from densewalk.jobs.train import make_backbone
@@ -96,7 +97,8 @@ def test_api_study_and_bench_give_the_same_numbers(folder, monkeypatch, capsys):
     write_davis(folder / "sets" / "DAVIS")
     write_imagenet(folder / "sets" / "imagenet")
 
-    def run_jobs(command, where):
+    def run_jobs(command, where, roots):
+        assert roots == []  # the study lies in the folder below the module's
         numbers(load_study("bench/config.yaml"), folder / "bench/results/mynet_build/s0", "mynet_build")
         return 0
 
@@ -108,6 +110,7 @@ def test_api_study_and_bench_give_the_same_numbers(folder, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert f"mynet_build: its jobs run your own code, build of {folder / 'mynet.py'}" in printed
     written = load_study("bench/config.yaml")
+    assert written.runs["mynet_build"].backbone == "mynet:build", "the name as it was given, no path of this machine"
     of_bench = {name: json.loads((folder / f"bench/results/mynet_build/s0/{name}.json").read_text()) for name in ("davis", "knn")}
     assert f"{of_bench['davis']['metrics']['J&F']:.2f}" in printed
 
@@ -121,6 +124,28 @@ def test_api_study_and_bench_give_the_same_numbers(folder, monkeypatch, capsys):
         found = dw.evaluate(e.protocol, dw.load("mynet:build"), root=e.settings.root, device="cpu", **settings)
         measured = {key: value for key, value in found.metrics.items() if not math.isnan(value)}
         assert measured == {key: value for key, value in of_bench[name]["metrics"].items() if value is not None}
+
+
+def test_bench_keeps_the_module_s_name_and_its_jobs_find_it(folder, monkeypatch):
+    """In the study's folder, in the one above, and elsewhere by PYTHONPATH, which Snakemake and its jobs get."""
+    monkeypatch.setattr(sys, "path", [str(folder), *(place for place in sys.path if place != str(folder))])  # as for `python -m densewalk`
+    network = network_of("lab.net:build", None, None)
+    assert network.init == {"backbone": "lab.net:build"}
+    assert network_of("lab/net.py:build", None, None).init == {"backbone": f"{folder}/lab/net.py:build"}
+    elsewhere, below = folder / "far/away", folder / "bench"
+    elsewhere.mkdir(parents=True)
+    assert bench.modules_elsewhere([network], folder) == bench.modules_elsewhere([network], below) == []
+    assert bench.modules_elsewhere([network], elsewhere) == [str(folder)]
+    command = [sys.executable, "-c", "import importlib.util; assert importlib.util.find_spec('lab.net').origin"]
+    assert bench._run(command, elsewhere) != 0
+    assert bench._run(command, elsewhere, [str(folder)]) == 0
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    assert bench.modules_elsewhere([network], elsewhere) == [], "the user has said where it is"
+    below.mkdir()
+    (below / "lab").mkdir()
+    (below / "lab/net.py").write_text("another one")
+    with pytest.raises(UserError, match=r"lab.net is .*bench/lab/net.py in the study's folder, not .*lab/net.py; to do: name its file"):
+        bench.modules_elsewhere([network], below)
 
 
 def test_an_export_gives_the_network_again_in_its_own_precision(folder):

@@ -1,6 +1,7 @@
 """Differences over test units: in a command, in gain.csv and on the page; what cannot be compared is refused."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from densewalk.evidence.statistics import MatchedIoU, MeanIoU, MeanOfUnits, Rati
 from densewalk.evidence.units import Units, units_path, write_units
 from densewalk.results.gain import gains, write_gain
 from densewalk.results.page.page import report
+from densewalk.results.page.sections import class_charts
 from densewalk.results.pairs import differences as module
 from densewalk.results.pairs.differences import Differences, difference
 from densewalk.results.pairs.rows import compare_rows, text, write_compared
@@ -230,7 +232,11 @@ def test_the_units_and_classes_that_moved_most(results):
     records = {}
     for run, of_units in values.items():
         units = Units(IDS, "image", {"mIoU": MeanOfUnits(np.array(of_units), scale=100.0)})
-        path = write(results, run, 0, units, details={"IoU": {"cat": 50.0, "dog": 70.0 if run == "walk" else 30.0, "cow": None}})
+        ious = {"class 0": 50.0, "class 1": 70.0 if run == "walk" else 30.0, "class 2": None}
+        names = (
+            {"class_names": {"class 0": "cat", "class 1": "dog", "class 2": "cow"}} if run == "walk" else {}
+        )  # the other is an older one
+        path = write(results, run, 0, units, details={"IoU": ious, **names})
         records[run] = read_result(path)
     places = {(run, 0, "incontext_voc"): results / run / "s0" / "incontext_voc.json" for run in values}
     found = where([(records["start"], records["walk"])], "mIoU", Differences(places))
@@ -238,6 +244,8 @@ def test_the_units_and_classes_that_moved_most(results):
     assert [m.difference for m in found.units[1]] == pytest.approx([-10, -10, -10])
     assert [m.name for m in found.classes[0]] == ["dog"]
     assert found.moved == (6, 3)
+    svg = class_charts([*records.values()], ["start", "walk"])[0].svg
+    assert [text for text in re.findall(r">([^<>]+)</text>", svg) if text in ("cat", "dog") or "class 0" in text] == ["cat", "dog"]
 
 
 def test_the_page_shows_ties_in_grey_and_where_gains_live(results, monkeypatch):

@@ -117,6 +117,23 @@ def test_an_interrupted_study_ends_with_one_line(folder):
     assert "Traceback" in (folder / "results" / "logs" / "start" / "s0" / "train.log").read_text()
 
 
+def test_another_one_at_work_is_one_line_and_stops_no_dry_run(folder):
+    locks = folder / ".snakemake" / "locks"
+    locks.mkdir(parents=True)
+    (locks / "0.output.lock").write_text("results/start/s0/run.json\n")
+    one = "another Snakemake is at work in this folder"
+    for arguments, status, said in (
+        (["-n", "--quiet"], 0, f"{one}: what it has not finished is counted as to do"),
+        (["--quiet"], 1, f"{one}; to do: wait for it (`densewalk status` says what it does); if it was killed: snakemake --unlock"),
+    ):
+        process = start(folder, "all", *arguments)
+        out, text = process.communicate(timeout=300)
+        assert process.returncode == status, text
+        assert (out + text).count(said) == 1
+        assert "locked" not in out + text.replace("LockException", "")
+        assert ("to do: " in out) == (status == 0)
+
+
 def test_a_dry_run_ends_with_a_summary(folder):
     process = start(folder, "all", "-n")
     out, _ = process.communicate(timeout=300)

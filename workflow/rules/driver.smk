@@ -1,11 +1,13 @@
 # How Snakemake itself behaves: in which order it starts jobs, that it keeps their logs, what it says of a dry run, of a failure and of
-# Ctrl-C. The few places where its own functions are replaced are all here.
+# Ctrl-C, and of another one at work. The few places where its own functions are replaced are all here.
 import contextlib
 import logging
 import threading
 
+import snakemake.exceptions
 import snakemake.jobs
 import snakemake.logging
+import snakemake.persistence
 from snakemake.logging import logger
 
 from densewalk.core.errors import RESUME
@@ -100,6 +102,26 @@ def interrupt(number, frame):
 
 if DECIDES and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, interrupt)
+
+# -- another one at work: one line, and for a dry run no error --------------------------------------------------------------
+
+AT_WORK = "another Snakemake is at work in this folder"
+
+
+@contextlib.contextmanager
+def say_if_locked(persistence):
+    if persistence.locked:
+        logger.info(f"{AT_WORK}: what it has not finished is counted as to do")
+    yield
+
+
+def say_it_is_locked(error):
+    todo = "wait for it (`densewalk status` says what it does); if it was killed: snakemake --unlock"
+    WorkflowError.__init__(error, f"{AT_WORK}; to do: {todo}")
+
+
+snakemake.persistence.PersistenceBase.lock_warn_only = say_if_locked
+snakemake.exceptions.LockException.__init__ = say_it_is_locked
 
 # -- dry run: a summary ------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from densewalk.core.files import read_json
 from densewalk.core.text.complaints import did_you_mean
 from densewalk.models.architecture import HUGGING_FACE, HUGGING_FACE_FAMILIES, known_architecture
 from densewalk.models.catalog import public_checkpoint, published
-from densewalk.models.families.own_code import find_code, is_own_code
+from densewalk.models.families.own_code import OwnCode, find_code, is_own_code
 
 RANDOM = "random/"
 ENDS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -30,11 +30,12 @@ MOST_HEADER = 100 << 20  # bytes of a safetensors file's header
 
 @dataclass(frozen=True)
 class BenchNetwork:
-    """One row: name and content of its run, and its entry of `checkpoints`, if it has one."""
+    """One row: name and content of its run, and its entry of `checkpoints`, if it has one. code: the user's own, if it is."""
 
     run: str
     init: dict[str, Any]
     checkpoint: dict[str, Any] | None = None
+    code: OwnCode | None = None
 
 
 def network_of(given: str, arch: str | None, key: str | None) -> BenchNetwork:
@@ -50,9 +51,11 @@ def network_of(given: str, arch: str | None, key: str | None) -> BenchNetwork:
         name = _architecture(given.removeprefix(RANDOM), given)
         return BenchNetwork(as_name(f"random_{name}"), {"init": "random", "arch": name})
     if is_own_code(given):
-        code = find_code(given)  # by its file: the study lies in another folder
+        code = find_code(given)
         name = code.file.parent.name if code.file.stem == "__init__" else code.file.stem
-        return BenchNetwork(as_name(f"{name}_{code.function}"), {"backbone": f"{code.file.resolve()}:{code.function}"})
+        # a module by its name, which is the same on every machine; a file by its path, because the study lies in another folder
+        backbone = f"{code.file.resolve()}:{code.function}" if ".py:" in given else given
+        return BenchNetwork(as_name(f"{name}_{code.function}"), {"backbone": backbone}, code=code)
     if Path(given).exists() or given.endswith(ENDS):
         return _of_file(Path(given), arch, key)
     try:

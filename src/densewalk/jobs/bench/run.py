@@ -23,9 +23,10 @@ from densewalk.core.files import atomic_write
 from densewalk.core.progress import columns
 from densewalk.data.download.catalog import datasets
 from densewalk.data.download.find import FoundDataset, describe_signs, find_datasets
-from densewalk.jobs.bench.networks import network_of
+from densewalk.jobs.bench.networks import BenchNetwork, network_of
 from densewalk.jobs.bench.study import as_text, extended, wanted_evaluations
 from densewalk.models.catalog import FOLDER as CHECKPOINTS
+from densewalk.models.families.own_code import module_file
 from densewalk.results.missing import survey
 from densewalk.study.config import Study, parse_study
 from densewalk.study.text.own_code import own_code_lines
@@ -72,6 +73,9 @@ def bench(request: Request) -> int:
     content, rows, left_out = extended(before, networks, wanted)
     study = parse_study(content, str(file))
     print("\n".join(_describe(found, study, rows, left_out)))
+    roots = modules_elsewhere(networks, request.out)
+    print("".join(f"modules are found by PYTHONPATH={root}: set it, too, for other commands on this study\n" for root in roots), end="")
+    sys.path[:0] = roots
     with chdir(request.out if request.out.is_dir() else Path()):
         print("\n".join(own_code_lines(study)))
     if request.dry_run:
@@ -85,7 +89,7 @@ def bench(request: Request) -> int:
     _share_checkpoints(request.out)
     if missing := _missing(study, request.out):
         raise UserError("; ".join(missing), todo=f"densewalk fetch --config {shlex.quote(str(file))}, and give this command again")
-    status = _run(_command(snakefile, request), snakefile.parent)
+    status = _run(_command(snakefile, request), snakefile.parent, roots)
     print(tables(study, request.out))
     return status
 
@@ -170,6 +174,25 @@ def _share_checkpoints(out: Path) -> None:
         there.symlink_to(os.path.relpath(here.resolve(), out.resolve()))
 
 
+def modules_elsewhere(networks: Sequence[BenchNetwork], out: Path) -> list[str]:
+    """The folders of the user's modules that jobs in the study's folder would not find by themselves, or of which they would find others.
+
+    Raises:
+        UserError: in the study's folder itself lies another module of this name.
+    """
+    roots: dict[str, None] = {}
+    for code in (network.code for network in networks if network.code is not None and ".py:" not in network.init["backbone"]):
+        found = module_file(code.module, out.resolve())
+        if found is not None and found.resolve() == code.file.resolve():
+            continue
+        if found is not None and found.is_relative_to(out.resolve()):
+            raise UserError(
+                f"{code.module} is {found} in the study's folder, not {code.file}", todo="name its file: folder/file.py:function"
+            )
+        roots[str(code.root.resolve())] = None
+    return list(roots)
+
+
 def _command(snakefile: Path, request: Request) -> list[str]:
     """Snakemake's command line."""
     says_where = any(option.split("=")[0] in WHERE or option.startswith(("-c", "-j")) for option in request.options)
@@ -178,9 +201,14 @@ def _command(snakefile: Path, request: Request) -> list[str]:
     return [sys.executable, "-m", "snakemake", "all", *study, "--keep-going", *cores, *request.options]
 
 
-def _run(command: Sequence[str], folder: Path) -> int:
-    """Run Snakemake in a folder, from which its options name profiles; it gets Ctrl-C itself and ends in its own way."""
-    process = subprocess.Popen(command, cwd=folder)
+def _run(command: Sequence[str], folder: Path, roots: Sequence[str] = ()) -> int:
+    """Run Snakemake in a folder, from which its options name profiles; it gets Ctrl-C itself and ends in its own way.
+
+    Args:
+        roots: folders of modules, for Snakemake and its jobs, which get its environment here and on Slurm (sbatch --export=ALL).
+    """
+    path = os.pathsep.join([*roots, *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, **({"PYTHONPATH": path} if roots else {})})
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return process.wait()

@@ -6,8 +6,10 @@ code/mynet.py:build       the same by its file
 As the name of an architecture it has `python/` before it.
 """
 
+import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +52,8 @@ def known_form(text: str) -> str:
 def find_code(name: str) -> OwnCode:
     """Find the file of a function, with or without `python/` before its name, seen from the working directory.
 
+    A module is looked for in that folder, then where Python looks, then in the folder above: a study's folder lies in its project's.
+
     Raises:
         UserError: there is no such file.
     """
@@ -57,16 +61,31 @@ def find_code(name: str) -> OwnCode:
     where, _, function = text.rpartition(":")
     if where.endswith(".py"):
         return _by_file(Path(where), function)
-    parts = Path(*where.split("."))
-    for root in [Path.cwd(), *(Path(folder) for folder in sys.path if folder)]:
-        for file in (root / parts.with_suffix(".py"), root / parts / "__init__.py"):
-            if file.is_file():
-                return OwnCode(where, function, root, file)
+    if (found := _by_module(where, Path.cwd(), sys.path)) is not None:
+        return OwnCode(where, function, *found)
     raise UserError(
         f"there is no module {where} for the network {text}",
-        allowed=f"a module in {Path.cwd()} (the study's folder) or in a folder of PYTHONPATH",
+        allowed=f"a module in {Path.cwd()} (the study's folder), in the folder above it or in a folder of PYTHONPATH",
         todo="correct the name, or name the file: folder/file.py:function",
     )
+
+
+def module_file(module: str, folder: Path) -> Path | None:
+    """The file that jobs in a study's folder find for a module, wherever this process was started; None if they find none."""
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    here = str(Path.cwd())  # where `python -m` looks, too
+    found = _by_module(module, folder, [place for place in sys.path if place != here or here in named])
+    return found[1] if found else None
+
+
+def _by_module(module: str, folder: Path, places: Sequence[str]) -> tuple[Path, Path] | None:
+    """The folder in which a module's dotted name starts, and its file. places: where Python looks."""
+    parts = Path(*module.split("."))
+    for root in [folder, *(Path(place) for place in places if place), folder.parent]:
+        for file in (root / parts.with_suffix(".py"), root / parts / "__init__.py"):
+            if file.is_file():
+                return root, file
+    return None
 
 
 def _by_file(path: Path, function: str) -> OwnCode:
