@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from densewalk.data.receipts import write_receipt
+from densewalk.data.settings import VideoSettings
+from tests.fixtures.receipts import video_receipt
 from tests.fixtures.studies import REPOSITORY, TINY, write_study
 
 pytestmark = [pytest.mark.workflow]
@@ -132,6 +135,24 @@ def test_another_one_at_work_is_one_line_and_stops_no_dry_run(folder):
         assert (out + text).count(said) == 1
         assert "locked" not in out + text.replace("LockException", "")
         assert ("to do: " in out) == (status == 0)
+
+
+def test_a_dry_run_of_another_folder_says_what_was_removed_and_remembers_contents_there(folder):
+    logs = folder / "results" / "logs" / "start"
+    for seed, text in enumerate(("made\n==== done ====\n", "error: no memory\n")):
+        (logs / f"s{seed}").mkdir(parents=True)
+        (logs / f"s{seed}" / "train.log").write_text(text)
+    (folder / "data").mkdir()
+    (folder / "data" / "walk.mp4").write_text("a video")
+    (folder / "results" / "data").mkdir()
+    receipt = video_receipt("results/data/walk.mp4", source="data/walk.mp4", settings=VideoSettings(source="data/walk.mp4", short_side=96))
+    write_receipt(folder / "results" / "data" / "walk.json", receipt)
+    process = start(folder, "all", "-n")
+    out, text = process.communicate(timeout=300)
+    found = [re.sub(r"\s+", " ", line) for line in out[out.index("to do: ") :].splitlines()]
+    assert "1 baseline removed start (0)" in found, text
+    assert "1 baseline failed start (1)" in found
+    assert "data/walk.mp4" in (folder / "results" / "specs" / "contents.json").read_text()
 
 
 def test_a_dry_run_ends_with_a_summary(folder):

@@ -156,11 +156,14 @@ def to_do():
         yield JobToDo(job.rule.name, why(job), name, seed)
 
 
+FOLDER = os.getcwd()  # the study's, which Snakemake has left at the end
+
+
 def say_what_is_to_do():
     quiet = workflow.output_settings.quiet or ()
     planned = workflow.dryrun and workflow.scheduler is not None
     if planned and not any(kind.name == "ALL" for kind in quiet):
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError), contextlib.chdir(FOLDER):
             print(summary(list(to_do())), flush=True)
 
 

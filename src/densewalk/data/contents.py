@@ -41,7 +41,7 @@ class Contents:
     """Contents of paths, remembered in a file."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self.changed = file, False
+        self.file, self.changed = file.absolute(), False  # Snakemake has left the study's folder when it is saved
         self.known: dict[str, Known] = {}
         self.seen: dict[str, str | None] = {}
         if file.is_file():

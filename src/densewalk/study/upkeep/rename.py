@@ -32,6 +32,9 @@ def rename(study: Study, old: str, new: str, results: Path) -> Iterator[str]:
         "data": {**study.videos, **study.images, **study.curations},
     }
     kind = next((kind for kind, names in kinds.items() if new in names), None)
+    if kind is None and new in [evaluation.settings.dataset for evaluation in study.evaluations.values()]:
+        yield f"{new} is a data set's name in the tables: nothing is to be moved; snakemake -n shows what is left to do: tables and page"
+        return
     if kind is None:
         raise UserError(f"{new} is no run, evaluation or data of the study", todo="change the name in the study first")
     if old in kinds[kind]:
