@@ -74,6 +74,7 @@ DRY_RUNS = (
         "snakemake --directory benchmarks/one_video --cores 1"
         " --configfile benchmarks/one_video/config.yaml benchmarks/one_video/small.yaml -- all"
     ),
+    "snakemake --directory benchmarks/one_video --cores 1 --configfile benchmarks/one_video/after_distill.yaml -- all",
     (
         "snakemake --directory benchmarks/one_video --cores 1 --config results=results/pedestrians"
         """ 'videos={"video": {"source": "data/videos/vtest_pedestrians_79s.mp4"}}' -- all"""
@@ -134,6 +135,10 @@ TESTED = {
     "densewalk compare dino:davis neco:davis timet:davis": "results/test_pairs.py::test_rows_are_compared_over_units_and_over_seeds",
     "densewalk compare dino:davis neco:davis --metric J --csv j.csv": "results/test_pairs.py::test_the_command",
     "densewalk compare before.json after.json": "results/test_pairs.py::test_right_and_wrong_answers_are_counted",
+    (
+        "python -m benchmarks.forwarded_labels video.mp4 masks --classes 12 --ignore 11"
+        " --backbones random/vit_micro_patch16 backbone.safetensors"
+    ): "benchmarks/test_forwarded_labels.py::test_the_program_reads_a_video_and_its_masks",
     "python -m benchmarks.interval_coverage": "benchmarks/test_interval_coverage.py::test_intervals_of_accuracies_hold_the_truth",
     "densewalk rename config.yaml OLD NEW": "workflow/test_changes.py::test_renamed_runs_evaluations_and_videos_keep_their_results",
     "snakemake --report study.zip": "workflow/test_workflow.py::test_snakemake_s_own_report_is_made_without_a_network_and_has_captions",
@@ -177,6 +182,7 @@ NOT_RUN = {
     "ln -s FOLDER benchmarks/davis_floor/data": "a folder of the reader's",
     "ln -s FOLDER benchmarks/one_video/data": "a folder of the reader's",
     "densewalk fetch --config benchmarks/one_video/config.yaml": "a download",
+    "densewalk fetch --config benchmarks/one_video/after_distill.yaml": "a download",
     "tar -C data/coco -cf data/coco/train2017.tar train2017": "tar's own program; data/storage/test_archives.py makes such archives",
     "squeue --me -o '%i %T %k'": "needs a cluster",
 }

@@ -143,7 +143,7 @@ def options_of_snakemake() -> frozenset[str]:
 @lru_cache
 def names_of_studies() -> frozenset[str]:
     """Names and keys in the repository's own studies."""
-    studies = [REPOSITORY / "config.yaml", REPOSITORY / "demo/config.yaml", *REPOSITORY.glob("benchmarks/*/config.yaml")]
+    studies = [REPOSITORY / "config.yaml", REPOSITORY / "demo/config.yaml", *REPOSITORY.glob("benchmarks/*/*.yaml")]
     papers = [*REPOSITORY.glob("studies/*.yaml")]
     variants = {run for study in papers for run in load_study(study).runs}
     return frozenset(variants) | {key for study in [*studies, *papers] for key in keys_in(yaml.safe_load(study.read_text()))}

@@ -14,7 +14,7 @@ from densewalk.core.errors import UserError
 from densewalk.methods.neco import alignment, references
 from densewalk.methods.neco import method as module
 from densewalk.methods.neco.alignment import align, crop_pairs, distances
-from densewalk.methods.neco.augmentation import NecoCrops
+from densewalk.methods.neco.augmentation import NecoCrops, make_views
 from densewalk.methods.neco.method import Neco
 from densewalk.methods.neco.settings import NecoSettings
 from densewalk.models.architecture import Architecture
@@ -24,6 +24,7 @@ from densewalk.models.timm_models import architecture_without_registers
 from densewalk.training.optimizer import make_optimizer, set_schedules
 from densewalk.training.sampler import Item
 from tests.fixtures.helpers import shared
+from tests.fixtures.methods.drifting import learned, textures
 from tests.fixtures.methods.neco import SMALL, Pictures, batch_of, neco
 
 
@@ -326,6 +327,28 @@ def test_presets_give_way_to_explicit_keys():
     assert NecoSettings(preset="small/neco_dino", steps=5).epochs is None
     assert NecoSettings(preset="small/neco_dino", compat="released").local_size == 98
     assert NecoSettings.model_validate(settings.model_dump(mode="json")) == settings
+
+
+class Textures(Pictures):
+    """Smooth images, which have neighbors to order."""
+
+    def __init__(self):
+        self.pictures = [*(255 * textures()).byte()]
+
+
+def test_the_preset_for_small_videos_learns():
+    """The student's order comes nearer to the teacher's, below which the loss cannot fall, on crops that it has not seen."""
+    steps = 20
+    settings = NecoSettings(preset="small_video", steps=steps, batch_size=4, global_size=64, local_size=48)
+    crops = NecoCrops(Textures(), settings)
+
+    def batch(step):
+        samples = [crops[Item(i, step * settings.batch_size + i)] for i in range(settings.batch_size)]
+        return make_views(torch.utils.data.default_collate(samples), torch.device("cpu"))
+
+    curve = learned(Neco(settings, create("vit_nano_patch16", seed=0), steps, 1, seed=0), batch)
+    first, last = (loss - entropy for loss, entropy in zip(curve["loss"], curve["target_entropy"], strict=True))
+    assert last < 0.9 * first
 
 
 # -- the release's defects ---------------------------------------------------------------------------------------------

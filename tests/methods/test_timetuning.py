@@ -23,6 +23,7 @@ from densewalk.ops.label_propagation import follow, propagate
 from densewalk.training.optimizer import make_optimizer, set_schedules
 from densewalk.training.sampler import Item
 from tests.fixtures.helpers import shared
+from tests.fixtures.methods.drifting import drifting_clips, learned
 from tests.fixtures.methods.timetuning import clips, one_update, small
 from tests.fixtures.receipts import images_receipt, sequences_receipt, video_receipt
 
@@ -498,3 +499,27 @@ def test_bad_settings_are_refused():
         make(small(size=50))
     with pytest.raises(UserError, match="trainable_blocks 3: vit_nano_patch16 has 2 blocks"):
         make(small(trainable_blocks=3))
+
+
+# -- the preset for small videos ---------------------------------------------------------------------------------------
+
+
+def test_the_preset_for_small_videos_learns():
+    """The student finds the propagated labels of clips that it has not seen, from a camera that drifts over textures."""
+    settings = TimeTuningSettings(preset="small_video", steps=24, size=48)
+    curve = learned(make(settings, steps=24), lambda step: drifting_clips(settings.batch_size, 48, seed=step))
+    first, last = curve["loss"]
+    assert last < 0.9 * first
+    assert curve["student_agrees"][1] > curve["student_agrees"][0]
+    assert min(curve["prototypes_used"]) > 0.5, "clips do not fall into a few prototypes"
+
+
+def test_a_length_or_a_preset_comes_before_the_length_of_the_simplified_variant():
+    simplified = {"variant": "simplified"}
+    assert TimeTuningSettings(**simplified, preset="small_video").steps == 300
+    assert TimeTuningSettings(**simplified, budget={"cpu_seconds": 60}).budget.cpu_seconds == 60
+    assert TimeTuningSettings(**simplified, preset="small_video", epochs=7).epochs == 7
+
+
+def test_no_preset_leaves_the_hash_of_earlier_runs():
+    assert "preset" not in TimeTuningSettings().model_dump()

@@ -133,7 +133,7 @@ def test_the_plan_names_a_warm_up_that_a_budget_does_not_pay_for():
     assert not any(note.startswith("run preset: warmup_epochs") for note in cost.notes)
 
 
-PRETRAINING = {"mae", "simclr", "mocov3", "ibot", "dinov2", "crw", "dino", "dora", "distill"}
+PRETRAINING = {"mae", "simclr", "mocov3", "ibot", "dinov2", "crw", "dino", "dora", "paka", "mosic", "distill"}
 
 
 @pytest.mark.parametrize("path", ["studies/one_video.yaml", "benchmarks/one_video/config.yaml"])
@@ -152,6 +152,17 @@ def test_the_studies_of_one_video_compare_every_method_at_one_length_with_a_rand
         step = run.settings.step_work(shape).flops / 1e12
         assert 0 <= found.execution.budget.teraflop - run.settings.steps * step < step
         assert run.settings.warmup_steps(390_000 // run.settings.batch_size) < run.settings.steps
+
+
+def test_the_study_after_distillation_builds_every_post_training_on_one_seed_of_the_same_start():
+    found = load_study(REPOSITORY / "benchmarks/one_video/after_distill.yaml")
+    built = {name: run for name, run in found.runs.items() if run.init == "distilled"}
+    assert {run.method for run in built.values()} == {"distill", "neco", "timetuning", "dino", "paka"}
+    assert {tuple(run.seeds) for run in built.values()} == {(0, 1, 2)}
+    assert {found.runs["distilled"].settings.steps, *(run.settings.steps for run in built.values())} == {600, 300}
+    assert [found.runs[found.runs[name].init].method for name in ("mae_neco", "crw_timetuning")] == ["mae", "crw"]
+    whole = load_study(REPOSITORY / "benchmarks/one_video/config.yaml")
+    assert {name: found.evaluations[name] for name in whole.evaluations} == whole.evaluations, "numbers of both tables may be compared"
 
 
 def test_the_small_file_changes_length_and_seeds_of_the_small_study_alone():

@@ -56,12 +56,28 @@ class NecoSettings(PresetSettings):
         "small/neco_timetuning": _S16,
         "neco_224x224": {**_README, "global_size": 224},
         "neco_518x518": {**_README, "global_size": 518},
+        # no released one: a vit_micro_patch16 that has learned already, on a video of minutes
+        "small_video": {
+            "global_size": 160,
+            "local_size": 96,
+            "local_crops": 2,
+            "batch_size": 8,
+            "steps": 300,
+            "drop_path": 0.0,
+            "head_hidden": 256,
+            "head_out": 64,
+            "queue": 0,
+            "teacher_momentum": 0.99,
+            "backbone_lr": 1e-4,
+            "head_lr": 1e-3,
+            "weight_decay_end": 0.04,
+        },
     }
 
     SAME_NUMBERS: ClassVar[tuple[str, ...]] = ("teacher_graph", "unused_patches")
 
     preset: str | None = None
-    """A released model's configuration; keys given beside it win. The paper's NeCo is small/neco_dinov2r_xr."""
+    """A released model's configuration, or `small_video`; keys given beside it win. The paper's NeCo is small/neco_dinov2r_xr."""
     batch_size: int = Field(default=64, ge=1)
     """Images of one optimizer step over all processes together."""
     epochs: Epochs | None = 25

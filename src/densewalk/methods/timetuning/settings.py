@@ -5,17 +5,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate, deviation, switch
+from densewalk.core.settings import Difference, Epochs, LearningRate, deviation, is_null, switch
 from densewalk.data.amounts import Amount
 from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
 from densewalk.models.work import BACKWARD, LEARN, Work, kept, mlp, mlp_parameters, parameters, tokens, vit
-from densewalk.training.settings import TrainingSettings
+from densewalk.training.settings import LENGTHS, PresetSettings
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class TimeTuningSettings(TrainingSettings):
+class TimeTuningSettings(PresetSettings):
     """Time-Tuning (https://arxiv.org/abs/2308.11796); defaults are the paper's for DINO ViT-S/16 on YouTube-VOS.
 
     The released code is https://github.com/SMSD75/Timetuning at commit 94550b5.
@@ -36,6 +36,22 @@ class TimeTuningSettings(TrainingSettings):
         Difference("colors and blur are drawn before the crop", "after it, once per clip as well", "time_tuning.py:588-594"),
     )
 
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        # a vit_micro_patch16 that has learned already, on a video of minutes with a frame or more a second
+        "small_video": {
+            "batch_size": 8,
+            "steps": 300,
+            "size": 160,
+            "head_widths": [256, 128],
+            "prototypes": 50,
+            "lr": 1e-3,
+            "backbone_lr": 1e-4,
+            "weight_decay_end": 0.04,
+        },
+    }
+
+    preset: str | None = Field(default=None, exclude_if=is_null)
+    """A named configuration; keys given beside it win."""
     variant: Literal["timetuning", "simplified"] = "timetuning"
     """`simplified`: the authors' later code (https://github.com/SMSD75/TimeT_clean at commit 8fe9d20), which trains 800 epochs without
     a teacher on consecutive frames and assigns all of them together."""
@@ -156,8 +172,8 @@ class TimeTuningSettings(TrainingSettings):
     @model_validator(mode="before")
     @classmethod
     def length_of_the_variant(cls, values: Any) -> Any:
-        """The simplified variant trains longer, unless a study says how long."""
-        unsaid = isinstance(values, dict) and values.keys().isdisjoint({"epochs", "steps"})
+        """The simplified variant trains longer, unless a study or a preset says how long."""
+        unsaid = isinstance(values, dict) and values.keys().isdisjoint({*LENGTHS, "preset"})
         return {**values, "epochs": 800} if unsaid and values.get("variant") == "simplified" else values
 
 
