@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, default_collate
 
 from densewalk.core.errors import UserError
@@ -18,7 +19,9 @@ from densewalk.methods.ibot.masks import batch_shares, dinov2_rule, draw_blocks,
 from densewalk.methods.ibot.method import METHOD as Ibot
 from densewalk.methods.ibot.method import on_device
 from densewalk.methods.ibot.settings import IbotSettings
-from densewalk.models.loading import create
+from densewalk.models.export import export_backbone
+from densewalk.models.loading import create, load
+from densewalk.models.surgery import resize_positions
 from densewalk.ops.cpu import switch
 from densewalk.ops.cpu.stochastic_depth import BatchSubset, residual
 from densewalk.training.sampler import Item
@@ -310,3 +313,36 @@ def test_pictures_show_prototypes(tmp_path):
     assert file.stem in IbotSettings.PICTURES
     assert Image.open(file).size == (2 * 64, 8 * 64)
     assert method.export() is method.teacher.backbone
+
+
+def test_positions_are_resized_once_before_the_first_step():
+    table = create("vit_nano_patch16", seed=1).vit.pos_embed  # CLS and 14 x 14 patches
+    method = made(global_size=64, resize_positions=True)
+    assert method.teacher.backbone.vit.pos_embed.shape[1] == 1 + 4 * 4
+    for backbone in (method.student.backbone, method.teacher.backbone):
+        learned = backbone.vit.pos_embed
+        expected = F.interpolate(table[0, 1:].T.reshape(1, -1, 14, 14), (4, 4), mode="bicubic", antialias=True, align_corners=False)
+        torch.testing.assert_close(learned[0, 1:], expected[0].flatten(1).T)
+        assert torch.equal(learned[:, 0], table[:, 0])
+        assert learned.requires_grad == (backbone is method.student.backbone)
+    patches, _ = method.student.backbone.positions((4, 4))
+    assert patches.data_ptr() == method.student.backbone.vit.pos_embed[:, 1:].data_ptr(), "no interpolation is left to learn through"
+    assert made(global_size=64).student.backbone.vit.pos_embed.shape[1] == 1 + 14 * 14
+
+
+def test_resized_positions_are_read_back_as_they_were_learned(tmp_path):
+    method = made(global_size=64, resize_positions=True)
+    export_backbone(method.student.backbone, tmp_path / "net.safetensors", run="r", config_hash="0")
+    again = load(tmp_path / "net.safetensors")
+    assert (again.arch.image, again.vit.pos_embed.shape[1]) == (64, 17)
+    images = torch.rand(1, 3, 96, 80)
+    torch.testing.assert_close(again.eval().dense(images), method.student.backbone.eval().dense(images))
+
+
+def test_resizing_needs_a_table_and_leaves_hashes_of_other_runs_alone():
+    with pytest.raises(UserError, match="resize_positions: vit_nano_patch16_rope has rotary positions, for any size"):
+        resize_positions(create("vit_nano_patch16_rope", seed=0), 64)
+    assert "resize_positions" not in settings("dinov2").model_dump()
+    high = DinoV2Settings(preset="high_resolution")
+    assert high.total_steps(10_000) == (10_000, 100)
+    assert (high.global_size, high.peak_lr) == (518, pytest.approx(7.05e-5 * 2**0.5))

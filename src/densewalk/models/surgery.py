@@ -1,11 +1,13 @@
-"""Change a backbone: stochastic depth, registers, frozen parts."""
+"""Change a backbone: stochastic depth, registers, positions, frozen parts."""
 
+import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
 
 from densewalk.core.errors import UserError
-from densewalk.models.backbone import Backbone
+from densewalk.models.backbone import Backbone, interpolate_positions
 from densewalk.models.timm_models import architecture_without_registers
 from densewalk.ops.positions import sincos_positions
 
@@ -46,6 +48,25 @@ def fix_positions(backbone: Backbone, *, first: Literal["column", "row"]) -> Non
         raise UserError(found, todo="set positions: kept, which trains them on")
     table.copy_(fixed)
     table.requires_grad_(False)
+
+
+@torch.no_grad()
+def resize_positions(backbone: Backbone, pixels: int) -> Backbone:
+    """A copy whose table of positions is that of square images of so many pixels: bicubic with antialias; CLS keeps its own.
+
+    Raises:
+        UserError: the network has rotary positions, which have no table.
+    """
+    if backbone.arch.rope:
+        raise UserError(f"resize_positions: {backbone.arch.name} has rotary positions, for any size", todo="leave `resize_positions` out")
+    copy = Backbone(replace(backbone.arch, image=pixels // backbone.patch * backbone.patch))
+    weights = backbone.state_dict()
+    table, side = weights["vit.pos_embed"], pixels // backbone.patch
+    patches = math.isqrt(table.shape[1]) ** 2  # the last ones; a position of CLS comes first
+    resized = interpolate_positions(table[:, -patches:], (side, side), "antialias")
+    copy.load_state_dict({**weights, "vit.pos_embed": torch.cat([table[:, :-patches], resized], dim=1)})
+    copy.report = backbone.report
+    return copy
 
 
 def freeze_all_but(backbone: Backbone, last_blocks: int) -> None:

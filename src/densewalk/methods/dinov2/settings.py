@@ -41,6 +41,16 @@ class DinoV2Settings(MaskedDistillationSettings):
             "drop_path": 0.4,
             "layer_decay": 1.0,
         },
+        # the last steps, of a run or a checkpoint at 518 px. DINOv2's appendix: 10,000 steps with all schedules compressed into them, a
+        # lower rate and local crops of which no size or value was released. These two are Franca's (configs/vitb14_finetune.yaml)
+        "high_resolution": {
+            "resize_positions": True,
+            "global_size": 518,
+            "local_size": 98,
+            "epochs": 100,
+            "epoch_steps": 100,
+            "lr": 7.05e-5,
+        },
         # one head, fewer prototypes than a batch has patches: vit_micro_patch16 from scratch on a video of minutes
         "small_video": {
             **SMALL_MASKED,

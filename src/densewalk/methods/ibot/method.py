@@ -33,6 +33,7 @@ from densewalk.methods.ibot.network import MaskedNetwork, make_heads, with_stoch
 from densewalk.methods.ibot.settings import MaskedDistillationSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.ema import make_teacher
+from densewalk.models.surgery import resize_positions
 from densewalk.ops.collapse import feature_rank
 from densewalk.training.method import ParamGroup, decay_groups
 from densewalk.training.sampler import Item
@@ -54,7 +55,7 @@ class MaskedDistillation(SelfDistillation):
     """One training run of iBOT or DINOv2.
 
     Raises:
-        UserError: as `SelfDistillation`, or no view can have a masked patch.
+        UserError: as `SelfDistillation`; no view can have a masked patch; or there is no table of positions to resize.
     """
 
     settings: MaskedDistillationSettings
@@ -64,6 +65,8 @@ class MaskedDistillation(SelfDistillation):
 
     def __init__(self, settings: MaskedDistillationSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         self.grid = settings.require_masks(backbone.patch)
+        if settings.resize_positions:
+            backbone = resize_positions(backbone, settings.global_size)
         super().__init__(settings, backbone, total_steps, steps_per_epoch, seed)
         self.register_buffer("patch_center", torch.zeros(settings.patch_prototypes))
         self.patch_sums: list[tuple[Tensor, int]] = []  # of the parts of this step's batch: the sum of logits, and of how many

@@ -1,6 +1,7 @@
 """Settings of iBOT, and of what DINOv2 shares with it."""
 
 import math
+import operator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -22,6 +23,11 @@ class MaskedDistillationSettings(SelfDistillationSettings):
     PICTURES: ClassVar[dict[str, str]] = {
         "prototypes": "Images and masked images: the teacher's prototype of each patch, and the student's from the masked image alone."
     }
+
+    resize_positions: bool = Field(default=False, exclude_if=operator.not_)
+    """The start's table of positions is resized once, to the grid of a global view, before the first step (bicubic, antialias). Else it
+    keeps its grid, is resampled in each step, and learns through that. For a start that has learned at another size; DINOv2's and Franca's
+    last steps at 518 px do so."""
 
     epoch_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps that all settings count as an epoch; null: one pass over the data."""
