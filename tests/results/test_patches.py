@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densewalk.results.page.images import predictions
 from densewalk.results.page.page import report
 from densewalk.results.page.patches import FEWEST, MOST_BYTES, asked_patches, fit
 from densewalk.results.page.votes import asked_votes
 from densewalk.results.plan import Plan
+from densewalk.visualization.panels import Panel, write_panels
 from densewalk.visualization.patch_codes import CodedImage, PatchCodes, make_codes, patches_path, to_text, write_patches
 from densewalk.visualization.votes import FULL, NO_LABEL, MemoryImage, Query, Votes, small_image, write_votes
 from densewalk.visualization.votes import to_text as to_words
@@ -356,14 +358,29 @@ def test_votes_of_an_earlier_version_say_what_a_voter_mostly_is(browser, tmp_pat
     page.close()
 
 
+def test_one_legend_names_the_classes_of_images_from_before_and_after_classes_txt(tmp_path):
+    write_study(tmp_path)
+    plan, folders = Plan.model_validate(PLAN), {run: tmp_path / run / "s0" for run in GRIDS}
+    panel = Panel(np.zeros((8, 8, 3), np.uint8))
+    for run, legend in (("walk", {"class 0": "red", "class 1": "blue"}), ("dino_s16", {"sky": "red", "road": "blue"})):
+        (folders[run] / "incontext_voc").mkdir(exist_ok=True)
+        write_panels(folders[run] / "incontext_voc" / "strip.png", [[panel]], legend)
+    found = predictions(plan, folders, {"incontext_voc": {"class 0": "sky", "class 1": "road"}})
+    (group,) = next(one for one in found if one.evaluation == "incontext_voc").groups
+    assert list(group.legend) == ["sky", "road"]
+
+
 def test_votes_of_an_evaluation_without_a_result_are_not_shown_and_room_is_limited(tmp_path, monkeypatch):
     write_study(tmp_path)
     write_ballots(tmp_path)
     plan, folders = Plan.model_validate(PLAN), {run: tmp_path / run / "s0" for run in GRIDS}
-    found = asked_votes(plan, folders)
+    found = asked_votes(plan, folders, {})
     assert list(found.evaluations["incontext_voc"]) == ["walk", "dino_s16"]
     assert len(found.images) == 6
+    labels = found.evaluations["incontext_voc"]["walk"]["labels"]
+    renamed = asked_votes(plan, folders, {"incontext_voc": {labels[1]: "for readers"}}).evaluations["incontext_voc"]["walk"]["labels"]
+    assert renamed == [labels[0], "for readers", *labels[2:]]
     monkeypatch.setattr("densewalk.results.page.votes.MOST_BYTES", 1000)
-    assert asked_votes(plan, folders).left_out == ["dino_s16 in incontext_voc"]
+    assert asked_votes(plan, folders, {}).left_out == ["dino_s16 in incontext_voc"]
     (tmp_path / "walk/s0/incontext_voc.json").unlink()
-    assert list(asked_votes(plan, folders).evaluations["incontext_voc"]) == ["dino_s16"]
+    assert list(asked_votes(plan, folders, {}).evaluations["incontext_voc"]) == ["dino_s16"]

@@ -1,5 +1,6 @@
 """What `densewalk status` says of a study that is waiting, under way, and done."""
 
+import copy
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from densewalk.core.hashing import config_hash
 from densewalk.data.settings import ImagesSettings
 from densewalk.jobs import train as train_job
 from densewalk.jobs.prepare import prepare_images
+from densewalk.results.records import RunRecord
 from densewalk.study.config import Study, parse_study
 from densewalk.study.specs import RunSpec
 from densewalk.study.status import Status, seconds_per_step, status, table
@@ -149,6 +151,16 @@ def test_the_command_prints_the_table(study: Study, tmp_path: Path) -> None:
     assert trained.split() == ["dino", "0", "done", "6/6", "0.00", "0.00", "0", "of", "1"]
     assert total == "1 of 3 runs, 0 of 3 evaluations, 0.00 GPU-hours, 0.00 CPU-hours"
     assert re.fullmatch(r"left: about 0:00:\d\d for 1 jobs one after another; 3 more, whose time no earlier job tells", left)
+
+
+def test_time_left_goes_by_the_steps_that_the_study_has_now(study: Study, tmp_path: Path) -> None:
+    """Of a training that is outdated, and of the other seed, where the study's number of steps is ten times that of before."""
+    seconds = RunRecord.model_validate_json((tmp_path / "dino" / "s0" / "run.json").read_text()).training.seconds
+    longer = copy.deepcopy(STUDY)
+    longer["runs"]["dino"]["settings"]["steps"] = 60
+    rows = list(status(parse_study(longer), tmp_path))
+    assert [row.state for row in rows[1:]] == ["outdated", "not started"]
+    assert [row.to_do[0] for row in rows[1:]] == [pytest.approx(10 * seconds)] * 2
 
 
 @pytest.mark.parametrize("command", ["status", "report", "stale", "plan"])

@@ -27,7 +27,7 @@ from densewalk.core.progress import clock, columns
 from densewalk.results.missing import FINISHED, RunOutputs, State, survey
 from densewalk.results.records import ResultRecord, RunRecord, TrainingRecord
 from densewalk.study.config import Study
-from densewalk.study.runs import TrainedRun
+from densewalk.study.runs import BaseRun, TrainedRun
 from densewalk.training.progress_files import PLAN, CostRecord, Point, TrainingPlan, newest_seal, read_or_none, read_points
 
 COUNTED: tuple[State, ...] = ("failed", "outdated", "running", "removed")  # results that a row tells of
@@ -93,7 +93,7 @@ def status(study: Study, results: Path, now: float | None = None) -> Iterator[St
             row,
             gpu_hours=row.gpu_hours + gpu,
             cpu_hours=row.cpu_hours + cpu,
-            to_do=tuple(pace.to_do(outputs, row.left, study.runs[run].method if isinstance(study.runs[run], TrainedRun) else "none")),
+            to_do=tuple(pace.to_do(outputs, row.left, study.runs[run])),
         )
 
 
@@ -101,25 +101,28 @@ class Pace:
     """How long jobs have taken that are done, as a guess for those that are not."""
 
     def __init__(self, found: Sequence[RunOutputs]) -> None:
-        self.trainings: dict[str, list[float]] = defaultdict(list)
+        self.trainings: dict[str, list[tuple[float, int]]] = defaultdict(list)  # seconds and steps
         self.evaluations: dict[str, list[float]] = defaultdict(list)
         for outputs in found:
             if isinstance(outputs.backbone.record, RunRecord) and (training := outputs.backbone.record.training):
                 for name in (outputs.backbone.run, outputs.backbone.record.spec.method):
-                    self.trainings[name].append(training.seconds)
+                    self.trainings[name].append((training.seconds, training.steps))
             for output in outputs.results:
                 if isinstance(output.record, ResultRecord):
                     self.evaluations[output.record.evaluation].append(output.record.seconds)
 
-    def to_do(self, outputs: RunOutputs, left: float | None, method: str) -> Iterator[float | None]:
-        """Seconds of each job that is to be done: of a training by its own steps, the run's other seeds, or the method's other runs."""
-        if outputs.backbone.state != "done" and method != "none":
-            known = self.trainings.get(outputs.backbone.run) or self.trainings.get(method)
-            yield left if left is not None else _median(known)
+    def to_do(self, outputs: RunOutputs, left: float | None, run: BaseRun) -> Iterator[float | None]:
+        """Seconds of each job that is to be done: of a training by its own steps, the run's other seeds, or the method's other runs.
+
+        Where the study says how many steps, these count: what was trained may have had others.
+        """
+        if outputs.backbone.state != "done" and isinstance(run, TrainedRun):
+            known = self.trainings.get(outputs.backbone.run) or self.trainings.get(run.method) or []
+            steps = run.settings.steps
+            yield left if left is not None else _median([seconds * (steps or made) / made for seconds, made in known])
         for output in outputs.results:
             if output.state != "done":
-                known = self.evaluations.get(output.evaluation or "")
-                yield _median(known)
+                yield _median(self.evaluations.get(output.evaluation or ""))
 
 
 def _median(seconds: Sequence[float] | None) -> float | None:

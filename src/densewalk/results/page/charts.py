@@ -79,7 +79,8 @@ def learning_curves(run: str, curves: Curves, ceilings: Mapping[str, Ceiling]) -
     for axis, name in zip(axes, names, strict=True):
         for seed, points in curves.items():
             if name in points:
-                axis.plot(points["step"], points[name], linewidth=1.3, label=seed)
+                marker = "o" if len(points["step"]) == 1 else None  # a line of one point is not seen
+                axis.plot(points["step"], points[name], linewidth=1.3, label=seed, marker=marker, markersize=3)
         if name in ceilings:
             top = ceilings[name].value
             axis.axhline(top, linestyle="--", linewidth=1, color=INK)

@@ -74,8 +74,12 @@ def training_images(plan: Plan, folders: Mapping[str, Path]) -> list[Image]:
     return images
 
 
-def predictions(plan: Plan, folders: Mapping[str, Path]) -> list[Predictions]:
-    """The evaluations' images, those of all runs side by side; only where there is a result: else they are of a broken attempt."""
+def predictions(plan: Plan, folders: Mapping[str, Path], names: Mapping[str, Mapping[str, str]]) -> list[Predictions]:
+    """The evaluations' images, those of all runs side by side; only where there is a result: else they are of a broken attempt.
+
+    Args:
+        names: of classes for readers, by evaluation.
+    """
     found = []
     for evaluation, planned in plan.evaluations.items():
         paths: dict[str, dict[str, Path]] = defaultdict(dict)  # name -> run -> file
@@ -83,21 +87,21 @@ def predictions(plan: Plan, folders: Mapping[str, Path]) -> list[Predictions]:
             if (folders[run] / f"{evaluation}.json").is_file():
                 for path in (folders[run] / evaluation).glob("*.png"):
                     paths[path.stem][run] = path
-        groups = [_prediction_group(planned, name, paths[name]) for name in sorted(paths)[:OF_EVALUATION]]
+        groups = [_prediction_group(planned, name, paths[name], names.get(evaluation, {})) for name in sorted(paths)[:OF_EVALUATION]]
         if groups:
             shows = planned.caption(run="a run", name="a sequence")
             found.append(Predictions(evaluation, shows, groups, more=len(paths) - len(groups)))
     return found
 
 
-def _prediction_group(planned: PlannedEvaluation, name: str, paths: Mapping[str, Path]) -> PredictionGroup:
-    """One image of each run. Their legends become one, and are cut off the images."""
+def _prediction_group(planned: PlannedEvaluation, name: str, paths: Mapping[str, Path], shown: Mapping[str, str]) -> PredictionGroup:
+    """One image of each run. Their legends become one, and are cut off the images. shown: names of classes for readers."""
     images: list[Image] = []
     colors: dict[str, str] = {}
     for run, path in paths.items():
         legend = read_legend(path)
         images.append(embed(planned.caption(run=run, name=name), path, label=run, height=legend.top if legend else None))
-        colors |= legend.colors if legend else {}
+        colors |= {shown.get(label, label): color for label, color in legend.colors.items()} if legend else {}
     if NOT_SCORED_TEXT in colors:
         colors[NOT_SCORED_TEXT] = colors.pop(NOT_SCORED_TEXT)  # the last one
     return PredictionGroup("images" if name == "strip" else name, images, colors)

@@ -27,7 +27,7 @@ from densewalk.results.page.images import features, predictions, training_images
 from densewalk.results.page.ladders import ladder_parts
 from densewalk.results.page.patches import asked_patches
 from densewalk.results.page.places import gain_places
-from densewalk.results.page.sections import all_methods, costs, curves, read_curves, rising_losses
+from densewalk.results.page.sections import all_methods, class_names, costs, curves, read_curves, rising_losses
 from densewalk.results.page.study_graph import study_diagram
 from densewalk.results.page.view import Facts, NumberTable, Page
 from densewalk.results.page.votes import asked_votes
@@ -79,7 +79,7 @@ def contents(plan: Plan, results: Path) -> Page:
     now, runs = provenance.current(), made_runs(plan, results)
     logged = read_curves(plan, results)
     folders = {run: results / run / f"s{planned.seeds[0]}" for run, planned in plan.runs.items()}
-    drawn = features(folders)
+    drawn, shown = features(folders), class_names(records)
     page = Page(
         title=plan.study,
         facts=headline(plan, runs, len(records), len(paths)),
@@ -93,9 +93,9 @@ def contents(plan: Plan, results: Path) -> Page:
         ladders=ladder_parts(plan, results),
         features=drawn,
         asked=asked_patches(folders, drawn.drawn) if drawn else None,
-        votes=asked_votes(plan, folders),
+        votes=asked_votes(plan, folders, shown),
         training=training_images(plan, folders),
-        predictions=predictions(plan, folders),
+        predictions=predictions(plan, folders, shown),
         gains=gain_sections(plan, records, differences),
         places=gain_places(plan, records, differences, folders),
         rising=rising_losses(logged),

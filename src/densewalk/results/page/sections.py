@@ -61,14 +61,21 @@ def _point(run: str, group: Sequence[ResultRecord], of_runs: Spent, plan: Plan) 
     return Point(run, group[0].method, spent, mean, 0.0 if half != half else half, init if init in plan.runs else None)
 
 
+def class_names(records: Iterable[ResultRecord]) -> dict[str, dict[str, str]]:
+    """Evaluation -> what its classes are called for readers, where files have them under another name."""
+    names: dict[str, dict[str, str]] = defaultdict(dict)
+    for r in records:
+        names[r.evaluation] |= r.class_names
+    return names
+
+
 def class_charts(records: Sequence[ResultRecord], all_runs: Sequence[str]) -> list[Chart]:
     """IoU of each class, a chart for each evaluation whose records have it; mean over seeds. all_runs: of the page, in their order."""
     evaluations: dict[str, dict[str, list[Mapping[str, float | None]]]] = defaultdict(lambda: defaultdict(list))
-    shown: dict[str, dict[str, str]] = defaultdict(dict)
     for r in records:
         if r.class_iou is not None:
             evaluations[r.evaluation][r.run].append(r.class_iou)
-            shown[r.evaluation] |= r.class_names
+    shown = class_names(records)
     return [_class_chart(name, runs, all_runs, shown[name]) for name, runs in evaluations.items()]
 
 
