@@ -19,7 +19,7 @@ from densewalk.core.provenance import Provenance
 from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.methods.dino.losses import teacher_entropies
 from densewalk.methods.dora.settings import DoraSettings
-from densewalk.results.page.charts import COLORS, Point, cost_and_quality
+from densewalk.results.page.charts import COLORS, Point, cost_and_quality, learning_curves
 from densewalk.results.page.evaluation_tables import best_of
 from densewalk.results.page.images import features
 from densewalk.results.page.page import duration, report, with_code
@@ -255,6 +255,11 @@ def test_a_study_without_any_result_still_gives_a_page(tmp_path):
     assert "walk, seed 0: the training is not started; 1 result of it" in page.text
     assert "dino_s16, seed 0: the backbone is not made yet; 2 results of it" in page.text
     assert "densewalk tables --table davis --out davis.csv results" in page.text
+
+
+def test_a_curve_of_one_point_is_seen():
+    drawn = [learning_curves("r", {"s0": {"step": [0, 5][:n], "loss": [1.0, 2.0][:n]}}, {}) for n in (1, 2)]
+    assert [len(re.findall(r'<g clip-path="[^"]*">\s*<use ', svg)) for svg in drawn] == [1, 0]
 
 
 def test_a_curve_that_is_still_being_written(tmp_path):
