@@ -32,11 +32,24 @@ __all__ = ["Evaluation", "create", "evaluate", "load", "protocols", "wrap"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of `evaluate`. It cannot be changed.
 
-    metrics: name -> value. n, unit: what was scored, and how many. details: more numbers, of the evaluation's own, such as the IoU of
-    each class. protocol: its name in the tables; published_protocol: its name in published.csv, None where any setting differs.
-    settings: all of them, with their defaults.
+    Attributes:
+        protocol: name of the protocol in the tables. It names every setting that changes the number and differs from the default.
+        metrics: name -> value. Each protocol's settings say the units, most are percent in 0..100:
+            `protocols()["davis"].METRICS` has unit, meaning and direction of each name.
+        n: number of scored units.
+        unit: what was scored, such as `objects` or `images`.
+        published_protocol: name of the protocol in `published.csv`; None where any setting differs from the published one, so that the
+            number must not be compared with published ones.
+        settings: all settings, with those that were left at their defaults.
+        details: more numbers, of the evaluation's own, such as the IoU of each class.
+
+    Example:
+        result = dw.evaluate("davis", dw.load("dinov2_vits14"), root="data/DAVIS", short_side=240)
+        print(f"J&F {result.metrics['J&F']:.1f} over {result.n} {result.unit}")
+        if result.published_protocol is None:
+            print("not comparable with published numbers:", result.protocol)
     """
 
     protocol: str
@@ -49,7 +62,19 @@ class Evaluation:
 
 
 def protocols() -> dict[str, "type[EvaluationSettings]"]:
-    """Name -> settings of every evaluation; `help(protocols()["davis"])` lists what may be set."""
+    """List the protocols of evaluations: name -> class of its settings, as in `evaluations` of a study.
+
+    `help(dw.protocols()["davis"])` says what may be set. [Settings of the evaluations](settings/evaluations.md) has all of them.
+
+    Returns:
+        a new dictionary. Of each class, `model_fields` has names and defaults of the settings, `METRICS` the numbers of a result,
+        `NEEDS` the abilities that a network must have.
+
+    Example:
+        davis = dw.protocols()["davis"]
+        davis.model_fields["short_side"].default  # pixels
+        davis.METRICS["J&F"].unit
+    """
     from densewalk.study.registry import evaluations
 
     return dict(evaluations())
@@ -59,13 +84,23 @@ def load(name_or_file: str | Path, arch: str | None = None, *, key: str | None =
     """Load a backbone: a public checkpoint by its name, a run's `backbone.safetensors`, or any file or folder that a study may name.
 
     Args:
-        name_or_file: a name that `densewalk checkpoints` lists, or `timm/` and a name of timm's, which is downloaded below
-            `data/checkpoints` where it is not there yet; or a path; or a function of your own that builds one, `package.module:function`
-            or `folder/file.py:function`, which is imported and called.
-        arch: of a file that does not say it, as in a study. key, stride: see `checkpoints` in docs/study_file.md.
+        name_or_file: a path; or a name that `densewalk checkpoints` lists, or `timm/` and a name of timm's, which is downloaded below
+            `data/checkpoints` where it is not there yet; or a function of your own that builds a network, `package.module:function` or
+            `folder/file.py:function`, which is imported and called.
+        arch: architecture of a file that does not say it, as in a study. Files of this project and public names say it.
+        key: which network of a training checkpoint with several: a part of its name, such as `teacher`.
+        stride: pixels per position of the dense map, of networks with stages; that of the last stage if not given.
+
+    Returns:
+        the network, on the CPU and in float32, unless code of your own builds it otherwise.
 
     Raises:
-        UserError: no such name or file, or the file does not fit.
+        UserError: there is no such name or file, a download fails, or the weights do not fit the architecture. The message lists the
+            tensors that are missing, left over or of another shape.
+
+    Example:
+        net = dw.load("dinov2_vits14")
+        print(net.arch.name, net.dim, net.stride)
     """
     from densewalk.models.catalog import Checkpoint, public_checkpoint, published
     from densewalk.models.families.own_code import FORMS, OWN, is_own_code
@@ -95,7 +130,25 @@ def load(name_or_file: str | Path, arch: str | None = None, *, key: str | None =
 
 
 def create(arch: str, *, seed: int = 0) -> "Network":
-    """A backbone with random weights: the floor under every other. `arch` as in a study."""
+    """Create a backbone with random weights: the floor under every other.
+
+    Args:
+        arch: name of the architecture, as in a study, such as `vit_small_patch16` or `timm/resnet50`.
+        seed: of the weights. torch's own random state does not change.
+
+    Returns:
+        the network, on the CPU and in float32, unless code of your own builds it otherwise.
+
+    Raises:
+        UserError: no architecture has this name, or the code of your own behind it fails.
+
+    Example:
+        import torch
+
+        floor = dw.create("vit_small_patch16", seed=0)
+        maps = floor.dense(torch.zeros(2, 3, 224, 224))
+        assert maps.shape == (2, 384, 14, 14)
+    """
     from densewalk.models.loading import create as create_network
 
     return create_network(arch, seed=seed)
@@ -115,16 +168,33 @@ def wrap(
     std: Channels = IMAGENET_STD,
     name: str | None = None,
 ) -> "Network":
-    """A network of your own for every evaluation of frozen features. Your code runs as it is.
+    """Wrap a network of your own, for every evaluation of frozen features. Your code runs as it is.
 
     Args:
-        dense: images [b, 3, h, w] -> maps [b, dim, h / stride, w / stride]. pooled: images -> vectors [b, pooled_dim], pooled_dim is `dim`
-            if not given; without it, evaluations of whole images refuse the network.
-        multiple: sides of images are multiples of it; `stride` if not given. size: the only side that images may have; None for any.
-        mean, std: of pixels in 0..1, by which images are normalized before they come to the functions.
+        module: the module whose parameters the functions use. It is moved to the evaluation's device and back.
+        dense: images [batch, 3, height, width] -> maps [batch, dim, height / stride, width / stride], floating point.
+        stride: pixels per position of the map.
+        dim: channels of the map.
+        pooled: images -> vectors [batch, pooled_dim]. Without it, evaluations of whole images refuse the network.
+        pooled_dim: length of the vectors; `dim` if not given.
+        multiple: sides of images are multiples of it; `stride` if not given.
+        size: the only side that images may have, in pixels; None for any.
+        mean: of red, green and blue in 0..1, subtracted before images come to the functions.
+        std: by which they are then divided.
+        name: in messages and results; that of the module's class if not given.
+
+    Returns:
+        the network; it shares the module's parameters.
 
     Raises:
-        UserError: a probe of two images does not give what is promised here.
+        UserError: maps or vectors of two random images have another shape, device or type than said here, are not finite, or are equal;
+            or a number here is out of range.
+
+    Example:
+        from torch import nn
+
+        module = nn.Conv2d(3, 64, 16, 16)
+        net = dw.wrap(module, dense=module, pooled=lambda images: module(images).mean((2, 3)), stride=16, dim=64)
     """
     from densewalk.models.families.wrapped import wrap as wrap_module
 
@@ -158,13 +228,28 @@ def evaluate(
     """Evaluate a backbone by one protocol.
 
     Args:
-        protocol: one of `protocols()`. root: folder of the data. dataset: its name in tables; that of the folder if not given.
-        device: `auto` takes a GPU where there is one. workers: processes that read images.
+        protocol: one of the names of `protocols()`.
+        network: from `load`, `create` or `wrap`. It comes back as it was: mode, device, gradients.
+        root: folder of the data. [Data layouts](data_layouts.md) says what is in it.
+        dataset: its name in tables; that of the folder if not given. Published numbers belong to one name.
+        seed: of everything random: sampled images, new heads, the order of training.
+        device: `cpu`, `cuda`, or `auto`, which takes a GPU where there is one.
+        workers: processes that read images; 0 reads in this one.
         out: folder for images and predictions; none are kept if not given.
         settings: of the protocol, by name; defaults as in a study.
 
+    Returns:
+        metrics, what was scored, and the settings.
+
     Raises:
-        UserError: an unknown protocol or setting, missing or damaged data, or a network that cannot give what the protocol needs.
+        UserError: the protocol or a setting is unknown or out of range, data are missing or damaged, or the network cannot give what the
+            protocol needs.
+        TrainingError: the loss of a head that is trained is not finite. It is in `densewalk.core.errors`, too.
+
+    Example:
+        net = dw.load("dinov2_vits14")
+        result = dw.evaluate("davis", net, root="data/DAVIS", short_side=240, out="predictions")
+        print(result.metrics["J&F"])
     """
     from densewalk.core import distributed
     from densewalk.evaluations.common.base import Job

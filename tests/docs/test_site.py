@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+import densewalk
 from tests.fixtures.studies import REPOSITORY
 
 
@@ -29,7 +30,7 @@ def paths(part) -> list[str]:
 
 def test_every_page_is_in_the_navigation_once(pages):
     listed = paths(yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"])
-    assert sorted(listed) == sorted([*pages, *(path.name for path in (REPOSITORY / "docs").glob("*.md"))])
+    assert sorted(listed) == sorted([*pages, "api.md", *(path.name for path in (REPOSITORY / "docs").glob("*.md"))])
 
 
 def test_every_key_of_the_schema_has_a_line_with_its_meaning(pages):
@@ -43,6 +44,12 @@ def test_every_key_of_the_schema_has_a_line_with_its_meaning(pages):
                 meaning = " ".join(part.get("description", "").split()).split("|")[0].split("<")[0].split("&")[0].split(">")[0].strip()
                 assert any(meaning in line for line in found), (model["title"], key)
     assert all(re.search(r"(?<!\\)\|$", line) and len(re.findall(r"(?<!\\)\|", line)) == 5 for line in lines if line.startswith("| `"))
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert citation["version"] == densewalk.__version__
+    assert all(len(reference["authors"]) > 1 and reference["year"] for reference in citation["references"])
 
 
 def test_the_readme_is_short():

@@ -4,7 +4,20 @@ from densewalk.core.text.quoting import one_line
 
 
 class UserError(Exception):
-    """Bad input; the message says in one line what was found, what is allowed and what to do."""
+    """Bad input. The message says in one line what was found, what is allowed and what to do.
+
+    Attributes:
+        found: the first part of the message.
+        todo: the last part; empty where the rest says it.
+
+    Example:
+        from densewalk.core.errors import UserError
+
+        try:
+            dw.load("dinov2_vits15")
+        except UserError as error:
+            print(error)
+    """
 
     exit_status = 2
 

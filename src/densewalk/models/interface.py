@@ -44,13 +44,19 @@ class LoadReport:
 
 
 class Network(nn.Module):
-    """A backbone as evaluations see it.
+    """A backbone as evaluations see it: a torch module.
 
     Attributes:
-        arch: name and shape. dim, stride: channels of `dense`, and pixels per position. pooled_dim: length of `pooled`.
-        multiple: the sides of images are multiples of it. size: the only side that images may have; None for any.
-        statistics: what images are normalized with. heads: of the attention; 0 without.
-        report: of the file that the weights are from.
+        arch: name and shape.
+        dim: channels of `dense`.
+        stride: pixels per position of `dense`.
+        pooled_dim: length of `pooled`.
+        multiple: the sides of images are multiples of it, in pixels.
+        size: the only side that images may have, in pixels; None for any.
+        statistics: mean and standard deviation that images in 0..1 are normalized with, for red, green and blue.
+        heads: of the attention; 0 without.
+        abilities: what it can give: `dense`, `pooled`, `levels`, `block_tokens`, `keys`, `attention`.
+        report: which tensors of which file were loaded; None for new weights.
     """
 
     def __init__(self, arch: Shape) -> None:
@@ -73,7 +79,15 @@ class Network(nn.Module):
         return self.report.source if self.report else f"{self.arch.name} with new weights"
 
     def require_abilities(self, needed: Iterable[str], by: str) -> None:
-        """Raise UserError if the network cannot give all that `by` needs."""
+        """Require that the network can give what an evaluation needs.
+
+        Args:
+            needed: names of abilities.
+            by: what needs them, for the message.
+
+        Raises:
+            UserError: the network lacks one.
+        """
         if missing := sorted(set(needed) - self.abilities):
             raise UserError(
                 f"{by} needs {' and '.join(ABILITIES[name] for name in missing)}, which {self.arch.name} ({self.source}) has not",
@@ -104,11 +118,25 @@ class Network(nn.Module):
     # -- abilities: every network has the first three -----------------------------------------------------------------
 
     def dense(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows columns"]:
-        """The map of features that frozen evaluations take (ability `dense`)."""
+        """Compute the map of features that frozen evaluations take (ability `dense`).
+
+        Args:
+            images: normalized by `statistics`, on the network's device; sides are multiples of `multiple`.
+
+        Returns:
+            height / stride rows and width / stride columns of features.
+        """
         self._lacks("dense")
 
     def pooled(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch pooled_dim"]:
-        """One vector for each image (ability `pooled`): the CLS token of a vision transformer, the mean of the last map of a CNN."""
+        """Compute one vector for each image (ability `pooled`): the CLS token of a vision transformer, the mean of the last map of a CNN.
+
+        Args:
+            images: normalized by `statistics`, on the network's device; sides are multiples of `multiple`.
+
+        Returns:
+            a row for each image.
+        """
         self._lacks("pooled")
 
     def levels(

@@ -27,5 +27,6 @@ with toolbox_imports():
 
     # before anything imports mmcv.ops, as mmseg and mmdet do
     ops.install()
-    # with its data sets, masks and scores; mmseg imports it, too
+    # here, since both import pycocotools; mmseg imports the second, too
+    import mmdet.datasets
     import mmdet.models  # noqa: F401
