@@ -367,6 +367,8 @@ def test_what_only_costs_changes_nothing_else(switch):
         loss.backward()
         found.append((loss.detach(), {n: p.grad.clone() for n, p in method.student.named_parameters() if p.grad is not None}))
         if switch == "teacher_graph":
+            assert torch.equal(loss, found[0][0]), "to the last bit"
+            assert all(torch.equal(gradient, found[0][1][name]) for name, gradient in found[-1][1].items())
             assert any(p.grad is not None for p in method.teacher.parameters()) == value, "the graph reaches through the references"
         method.after_backward(0)
         assert all(p.grad is None for p in method.teacher.parameters())

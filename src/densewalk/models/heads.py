@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from densewalk.core import distributed
 from densewalk.core.errors import UserError
 from densewalk.models.backbone import Backbone
-from densewalk.ops.cpu.linear import Linear, linear
+from densewalk.ops.cpu.linear import Linear
+from densewalk.ops.cpu.weight_norm import weight_norm_linear
 
 
 def mlp(widths: list[int]) -> nn.Sequential:
@@ -54,7 +55,7 @@ class WeightNormLinear(nn.Module):
         self.weight_v = nn.Parameter(torch.empty(out_dim, dim).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return linear(x, torch._weight_norm(self.weight_v, self.weight_g, 0))
+        return weight_norm_linear(x, self.weight_v, self.weight_g)
 
 
 class PatchHead(nn.Module):

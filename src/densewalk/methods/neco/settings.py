@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate, deviation
+from densewalk.core.settings import Difference, Epochs, LearningRate, deviation, switch
 from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
 from densewalk.models.work import BACKWARD, Work, kept, mlp, mlp_parameters, parameters, tokens, vit
@@ -145,8 +145,10 @@ class NecoSettings(PresetSettings):
 
     similarity_order: bool | None = deviation(source="figure 1; neco.py:378-384", effect="the same order from the other end")
     """Order by cosine similarity instead of distance: P differs a little, since a sorting network is not its own mirror image."""
-    teacher_graph: bool | None = deviation(source="neco.py:441", effect="the same loss and student, up to 1.5 times the cost")
-    """Record the teacher's forward pass for a gradient that nothing uses."""
+    teacher_graph: bool | None = switch(
+        paper=False, released=False, source="neco.py:441", effect="the same loss and student to the last bit, up to 1.5 times the cost"
+    )
+    """Record the teacher's forward pass for a gradient that nothing uses, as the release does. Off in either mode: it changes no number."""
     unused_patches: bool | None = deviation(source="vit_v2.py:304", effect="the same student, a quarter more global patches")
     """Take the student's patches outside of all shared regions through its last MLP and head, too."""
     unequal_heads: bool | None = deviation(source="utils.py:508", effect="the first targets order the references in an unrelated space")
