@@ -25,6 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script: `benchmarks` is not installed
 
 from benchmarks.reference_values import (
+    cis,
     contrastive,
     crw,
     dora,
@@ -47,6 +48,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "shared" / "parity"
 Reader = Callable[[Any], Iterator[Row | Note]]
 # kind -> how its rows are made, and patterns of keys that every file of it has
 FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
+    "cis": (cis.cis, (r"(.+/)?pred_outside", r"(.+/)?grad_mask")),
     "contrastive_losses": (contrastive.contrastive_losses, (r"process/.+/loss|ntxent_one_process/.+/z0",)),
     "crw": (crw.crw, (r"walks/.+/embeddings",)),
     "davis_jf": (frozen.davis_jf, (r".+/gt", r".+/pred", r".+/n", r".+/J")),
@@ -84,7 +86,6 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
 }
 # kinds of reference values whose method or evaluation is not here
 ELSEWHERE = (
-    "cis",
     *("eval_bootstrap", "eval_depth", "eval_depth_train", "eval_ladder", "eval_position"),
     "rasa",
 )

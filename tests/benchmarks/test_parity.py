@@ -16,7 +16,7 @@ from tests.fixtures.reference_values import record_neco, record_timetuning
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks/parity.py"
 KINDS = [
-    *("contrastive_losses", "crw", "mae_step", "mocov3_step", "mosic_loss", "paka"),
+    *("cis", "contrastive_losses", "crw", "mae_step", "mocov3_step", "mosic_loss", "paka"),
     *("dinov2_parts", "dinov2_step_centering", "dinov2_step_sinkhorn", "ibot_loss", "ibot_masks", "ibot_step"),
     *("dinov2_loss", "eval_correspondence", "eval_discovery", "eval_retrieval", "eval_vos"),
     *("davis_jf", "davis_propagation", "dora_step", "hummingbird", "knn", "lost", "neco_eval", "neco_loss", "neco_sort", "neco_step"),

@@ -36,8 +36,9 @@ def write_davis(root: Path) -> None:
         for number, mask in enumerate(masks):
             colours = np.array([[20, 20, 20], [220, 40, 40], [40, 220, 220]], np.uint8)[mask]
             Image.fromarray(colours).save(root / "JPEGImages/480p" / name / f"{number:05d}.jpg")
-    (root / "ImageSets/2017").mkdir(parents=True)
-    (root / "ImageSets/2017/val.txt").write_text("boat\nkites\n")
+    for year in ("2016", "2017"):
+        (root / "ImageSets" / year).mkdir(parents=True)
+        (root / "ImageSets" / year / "val.txt").write_text("boat\nkites\n")
 
 
 def write_imagenet(root: Path) -> None:
@@ -129,6 +130,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], str, str | No
     ),
     "correspondence": ("correspondence", write_spair, {"size": 32}, "JPEGImages/cat/b.jpg", None),
     "retrieval": ("retrieval", write_landmarks, {"layout": "roxford5k", "size": 64}, "roxford5k/jpg/bridge_1.jpg", None),
+    "motion_segmentation": ("motion_segmentation", write_davis, {"height": 32, "width": 48}, FRAME, MASK),
     "tracking": ("tracking", write_got10k, {"short_side": 64, "multiple": 16}, "val/*1/00000002.jpg", None),
 }
 WITH_MASKS = [name for name, case in CASES.items() if case[-1] is not None]
@@ -140,7 +142,7 @@ def evaluate(name: str, root: Path, tmp_path: Path, backbone: Path | None = None
     protocol, _, settings, *_ = CASES[name]
     module = evaluation_module(protocol)
     parsed = parse_evaluation(protocol, {"root": str(root), "dataset": "toy", **settings})
-    backbone = backbone or write_backbone(tmp_path / "b.safetensors")
+    backbone = backbone or write_backbone(tmp_path / "b.safetensors", motion="motion_masks" in parsed.needs)
     return module.evaluate(parsed, backbone, Job(out=tmp_path / "out", state=tmp_path / "state"))
 
 
@@ -357,7 +359,7 @@ def test_a_class_folder_that_is_missing_or_empty(name, split, data, tmp_path):
 def test_features_that_are_no_numbers(name, value, data, tmp_path):
     """The picture and the backbone are named, and no number is written. Weights that are no numbers are refused when they are loaded."""
     root = data(name)
-    sick = load(write_backbone(tmp_path / "good.safetensors"))
+    sick = load(write_backbone(tmp_path / "good.safetensors", motion=name == "motion_segmentation"))
     for parameter in (sick.vit.norm.weight, sick.vit.blocks[-1].attn.qkv.weight, sick.vit.blocks[-1].attn.qkv.bias):
         parameter.data[:] = value
     export_backbone(sick, tmp_path / "sick.safetensors", run="r", config_hash="0")

@@ -47,7 +47,7 @@ def test_two_processes_equal_one(name, tmp_path, monkeypatch):
     monkeypatch.setattr("densewalk.evaluations.common.components.BATCH", 2)
     monkeypatch.setattr(nearest_neighbors, "TILE", 8)
     CASES[name][1](tmp_path / "data")
-    backbone = write_backbone(tmp_path / "b.safetensors")
+    backbone = write_backbone(tmp_path / "b.safetensors", motion=name == "motion_segmentation")
     one = evaluate(name, tmp_path / "data", backbone, tmp_path / "one")
     two = in_processes(evaluate, 2, tmp_path, name, tmp_path / "data", backbone, tmp_path / "two")
     assert two[0] == one

@@ -26,7 +26,13 @@ class Ceiling:
 
 
 # ending of a metric's name -> what is scored in place of a backbone's prediction, e.g. `J_copied` for `J`
-FLOORS = {"copied": "copying", "position": "position", "constant": "one constant"}
+FLOORS = {
+    "copied": "copying",
+    "position": "position",
+    "constant": "one constant",
+    "whole": "the whole frame",
+    "flow": "a threshold on the flow's length",
+}
 
 
 def floor_of(name: str) -> tuple[str, str] | None:

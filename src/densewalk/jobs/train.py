@@ -91,6 +91,8 @@ def make_backbone(
     of_init = files[str(init)].sha256 if str(init) in files else None
     network = initial_backbone(spec, init)
     loaded = str(network.report) if network.report else None
+    if spec.settings is not None and isinstance(network, Backbone):
+        network.set_motion_decoder(None)  # another method's: what changes the features would leave it as it was
     if not isinstance(spec.settings, TrainingSettings):
         if spec.settings is not None:
             network = method_class(spec.method)(spec.settings, network)

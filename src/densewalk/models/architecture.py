@@ -18,7 +18,7 @@ from pydantic import AfterValidator
 
 from densewalk.core.imagenet import IMAGENET, PixelStatistics
 from densewalk.core.text.complaints import did_you_mean
-from densewalk.models.families.abilities import MAPS, OF_OWN_CODE, WITH_CLS, WITH_KEYS, WITHOUT_POSITION
+from densewalk.models.families.abilities import MAPS, OF_OWN_CODE, WITH_CLS, WITH_KEYS, WITH_MOTION, WITHOUT_POSITION
 from densewalk.models.families.own_code import FORMS, OWN, is_own_code
 
 Interpolation = Literal["offset", "antialias", "size"]
@@ -123,6 +123,7 @@ class Architecture:
     # position taken out of the map (families/position_removal.py): singular vectors of a black image; a matrix of the file
     debias: int | None = None
     projected: bool = False
+    motion: int | None = None  # width of a decoder of masks from image and flow (families/motion.py)
 
     @property
     def hidden(self) -> int:
@@ -165,6 +166,8 @@ class Architecture:
     def abilities(self) -> frozenset[str]:
         """All; without CLS token those that need none; where position is taken out of the map, what that leaves as it should be."""
         whole = WITH_CLS if self.class_token else WITH_KEYS
+        if self.motion is not None:
+            whole |= WITH_MOTION
         return whole & WITHOUT_POSITION if self.without_position else whole
 
     def metadata(self) -> dict[str, str]:

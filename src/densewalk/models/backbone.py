@@ -10,7 +10,7 @@ features = backbone.dense(images)                           # [batch, dim, heigh
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from densewalk.core.errors import UserError
 from densewalk.models.architecture import Architecture, Interpolation
 from densewalk.models.blocks import BlockRunner, attend, finish_block, query_key_value, rotate, run_blocks
+from densewalk.models.families.motion import PREFIX, MotionDecoder, masks_of, standardize_flow
 from densewalk.models.families.position_removal import MATRIX, PositionBases
 from densewalk.models.families.vit import build_vit
 from densewalk.models.interface import Network
@@ -71,6 +72,7 @@ class Backbone(Network):
         self.projection: Tensor | None
         self.register_buffer("projection", None, persistent=False)
         self.bases = None if arch.debias is None else PositionBases(arch.debias, arch.statistics)
+        self.motion = None if arch.motion is None else MotionDecoder(arch.dim, arch.motion)
         # how blocks are run (blocks.py): neither changes the result
         self.gradient_checkpointing = False
         self.run_blocks: BlockRunner = run_blocks
@@ -141,8 +143,15 @@ class Backbone(Network):
         return Tokens(cls=cls, registers=x[:, int(self.arch.class_token) : self.prefix], patches=x[:, self.prefix :], grid=grid)
 
     def weights(self) -> dict[str, Tensor]:
-        """The state dict with timm's key names, and the matrix of a map that is projected."""
-        return self.vit.state_dict() | ({} if self.projection is None else {MATRIX: self.projection})
+        """The state dict with timm's key names, the matrix of a map that is projected, and a decoder of masks."""
+        decoder = {} if self.motion is None else {f"{PREFIX}{name}": x for name, x in self.motion.state_dict().items()}
+        return self.vit.state_dict() | ({} if self.projection is None else {MATRIX: self.projection}) | decoder
+
+    def set_motion_decoder(self, width: int | None) -> None:
+        """Give it a new decoder of masks with random weights, or take away the one that it has (None)."""
+        self.arch = replace(self.arch, motion=width)
+        self.abilities = self.arch.abilities
+        self.motion = None if width is None else MotionDecoder(self.dim, width)
 
     # -- outputs ----------------------------------------------------------------------------------------------------
 
@@ -226,6 +235,13 @@ class Backbone(Network):
         block, x, _, _ = self._before_last_block(images)
         found = query_key_value(block, x)[("queries", "keys", "values").index(kind)]
         return found[:, :, self.prefix :].transpose(1, 2).flatten(2)
+
+    def motion_masks(
+        self, images: Float[Tensor, "batch 3 height width"], flow: Float[Tensor, "batch 2 height width"]
+    ) -> Float[Tensor, "batch 1 height width"]:
+        """softmax(logits / 10) of the first of two sides, by the decoder of features and standardized flow."""
+        assert self.motion is not None
+        return masks_of(self.motion(self.dense(images), standardize_flow(flow)))
 
     def dense_and_attention(
         self, images: Float[Tensor, "batch 3 height width"]

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from densewalk.core.files import atomic_write
 from densewalk.core.imagenet import IMAGENET
 from densewalk.models.architecture import Architecture
+from densewalk.models.families.motion import PREFIX
 from densewalk.models.families.position_removal import MATRIX
 from densewalk.models.families.stages import StageNetwork
 from densewalk.models.families.wrapped import WrappedNetwork, WrappedShape
@@ -145,6 +146,13 @@ def _vit_card(a: Architecture, facts: Mapping[str, Any]) -> str:
     statistics = usual if a.statistics == IMAGENET else f"mean {list(a.statistics.mean)} and std {list(a.statistics.std)}"
     shared = {"constructor": _constructor(a), "periods": periods, "positions": positions, "arch": a.name, "statistics": statistics}
     shared["matrix"] = f'matrix = weights.pop("{MATRIX}")\n' if a.projected else ""
+    if a.motion is not None:
+        shared["matrix"] += f'weights = {{k: v for k, v in weights.items() if not k.startswith("{PREFIX}")}}  # a decoder of masks\n'
+        positions += (
+            f"\n\nThe file holds a decoder of masks, too (`{PREFIX}*`): `densewalk.load(path).motion_masks(images, flow)` gives, from "
+            "optical flow in any unit, the share of each pixel in one of two sides that move differently."
+        )
+        shared["positions"] = positions
     shared["projected"] = "patch_tokens = patch_tokens @ matrix.T\n" if a.projected else ""
     return CARD.format(**shared, **facts)
 

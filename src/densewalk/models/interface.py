@@ -169,6 +169,12 @@ class Network(nn.Module):
         """The same of the queries or values (ability `keys`)."""
         self._lacks("keys")
 
+    def motion_masks(
+        self, images: Float[Tensor, "batch 3 height width"], flow: Float[Tensor, "batch 2 height width"]
+    ) -> Float[Tensor, "batch 1 height width"]:
+        """Share of each pixel in the first of two sides that move differently, 0 to 1 (ability `motion_masks`). flow: in any unit."""
+        self._lacks("motion_masks")
+
     def dense_and_attention(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, "batch dim rows columns"], Float[Tensor, "batch heads rows columns"]]:

@@ -15,6 +15,7 @@ from densewalk.core.errors import UserError
 from densewalk.core.imagenet import PixelStatistics
 from densewalk.models.architecture import HUGGING_FACE, Architecture, Interpolation, Shape
 from densewalk.models.backbone import Backbone
+from densewalk.models.families.motion import PREFIX, read_decoder
 from densewalk.models.families.own_code import OWN
 from densewalk.models.families.own_network import build_own, load_own
 from densewalk.models.families.position_removal import read_removal
@@ -91,6 +92,8 @@ def _load_vit(
         weights, report = _one_network(content, path, key)
     require_numbers(weights, path)
     architecture, projection = read_removal(architecture, dict(metadata), weights, str(path))
+    width, decoder = read_decoder(weights, str(path))
+    architecture = replace(architecture, motion=width)
     _require_shapes(weights, architecture, path)
     rule = interpolation or metadata.get("interpolation")
     if rule is not None:
@@ -117,9 +120,13 @@ def _load_vit(
         changed.append(f"positions of {side} x {side} patches taken as they are, not {usual} x {usual}")
         architecture = replace(architecture, image=side * architecture.patch)
     resampled = f"positions are resampled to other sizes by the rule `{architecture.interpolation}`"
+    if width is not None:
+        changed.append(f"with a decoder of masks from image and flow, {width} wide")
     changed.append("positions are rotary, for any size" if architecture.rope else resampled)
     backbone = Backbone(architecture, drop_path=drop_path)
     load_strictly(backbone.vit, weights, source=str(path))
+    if backbone.motion is not None:
+        load_strictly(backbone.motion, decoder, source=f"{path} ({PREFIX}*)")
     backbone.projection = projection
     backbone.report = replace(report, taken=len(weights), parameters=sum(w.numel() for w in weights.values()), changed=changed)
     return backbone

@@ -1,5 +1,6 @@
 """Optical flow of OpenCV (DIS), and points that follow it through a clip.
 
+flow = frame_flow(before, after)                                  # uint8 [h, w, 3] twice -> [h, w, 2], x and y in pixels
 points, visible = track_points(frames, grid_points(16, 224))      # uint8 [t, h, w, 3] -> [points, t, 2], [points, t]
 
 Places are x, y in pixels of an image whose first pixel has its middle at 0.5, 0.5.
@@ -17,6 +18,8 @@ Gray = UInt8[np.ndarray, "height width"]
 Flow = Float32[np.ndarray, "height width 2"]
 Places = Float[np.ndarray, "points 2"]
 RELATIVE, ABSOLUTE = 0.01, 0.5  # of `returns`; the published ones
+MEDIAN, MOST = 5, 40.0  # of `frame_flow`: side of the median filter, largest component in pixels
+STILL = 0.3  # of `is_still`: pixels
 
 
 @contextmanager
@@ -28,6 +31,29 @@ def one_opencv_thread() -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(before)
+
+
+def frame_flow(before: UInt8[np.ndarray, "height width 3"], after: UInt8[np.ndarray, "height width 3"]) -> Flow:
+    """Flow from one frame to another by DIS (preset medium, of gray images), with outliers taken off.
+
+        u = DIS(gray(before), gray(after))
+        u = median of the 5 x 5 pixels around each, of x and y alone
+        u = clip(u, -40, 40)
+
+    Returns:
+        x and y in pixels.
+    """
+    gray = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in (before, after)]
+    with one_opencv_thread():
+        search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        found = search.calc(*gray, None)  # type: ignore[call-overload]
+        filtered = [cv2.medianBlur(np.ascontiguousarray(found[..., axis]), MEDIAN) for axis in (0, 1)]
+    return np.clip(np.stack(filtered, axis=-1), -MOST, MOST)
+
+
+def is_still(flow: Flow) -> bool:
+    """True where the median length of the flow is below 0.3 pixels: what moves is not told from noise."""
+    return bool(np.median(np.hypot(flow[..., 0], flow[..., 1])) < STILL)
 
 
 def grid_points(side: int, size: int) -> Places:

@@ -24,6 +24,7 @@ from densewalk.curation.settings import CurationSettings
 from densewalk.data.settings import ImagesSettings, VideoSettings
 from densewalk.models.architecture import abilities_of
 from densewalk.models.catalog import Checkpoint, Labels
+from densewalk.models.families.abilities import WITH_MOTION
 from densewalk.models.families.own_code import OWN
 from densewalk.models.origin import CheckpointFile, RandomWeights, RunBackbone
 from densewalk.results.plan import DatasetName, Generated, Plan, PlannedBackbone, PlannedEvaluation, PlannedRun, result_key, run_key
@@ -124,7 +125,8 @@ class Study(Settings):
         r = self.runs[run]
         if isinstance(r, ChangedRun) and r.settings.GIVES is not None:
             return r.settings.GIVES
-        return self.gives(r.init) if r.init in self.runs else abilities_of(self.arch_of(run))
+        of_init = self.gives(r.init) if r.init in self.runs else abilities_of(self.arch_of(run))
+        return (of_init - WITH_MOTION) | r.settings.ADDS if isinstance(r, ChangedRun) else of_init
 
     def labels_of(self, run: str) -> Labels | None:
         """The run's names in the published tables; a baseline inherits its checkpoint's."""

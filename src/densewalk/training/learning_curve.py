@@ -22,6 +22,7 @@ COLLAPSED = {
     "patch_rank": (1.1, "the features of all patches are nearly the same"),
     "teacher_mean_entropy": (math.log(2), "all images share fewer than two prototypes"),
     "patch_mean_entropy": (math.log(2), "all patches share fewer than two prototypes"),
+    "smaller_side": (0.005, "the masks take all of the frames or nothing"),
 }
 
 

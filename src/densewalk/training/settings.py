@@ -44,6 +44,8 @@ class MethodSettings(Settings):
     """Settings by which a run costs more or fails, but never learns something else."""
     GIVES: ClassVar[frozenset[str] | None] = None
     """What the exported network can give (models/families/abilities.py), if it is less than its architecture can; no method trains it."""
+    ADDS: ClassVar[frozenset[str]] = frozenset()
+    """What the exported network can give besides; a method that starts from it takes it away."""
 
     @property
     def deviations(self) -> str:

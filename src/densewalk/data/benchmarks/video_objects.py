@@ -1,11 +1,13 @@
 """Videos with a mask for every frame, in the layouts of DAVIS and YouTube-VOS.
 
     DAVIS/{JPEGImages,Annotations}/480p/{sequence}/00000.{jpg,png}, DAVIS/ImageSets/{2016,2017}/{train,val}.txt
+    DAVIS/ImageSets/480p/{train,val}.txt                      of DAVIS-2016's own download: a frame and its mask a line
     YouTube-VOS/train/{JPEGImages,Annotations}/{sequence}/00000.{jpg,png}      masks may be there for some of the frames only
 
 Listing checks that every file is there and of the right size, by the files' headers; every error names the file.
 """
 
+import re
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,9 +20,10 @@ from PIL import Image
 from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write
 from densewalk.data.benchmarks.palette import palette
-from densewalk.data.benchmarks.paths import choose_names, existing_folder, read_list, subfolders
+from densewalk.data.benchmarks.paths import choose_names, existing_folder, read_list, read_text, require_inside, subfolders
 from densewalk.data.file_lists import by_key, find_files, frames_in_order, pair_keys
 from densewalk.data.image_files import EXTENSIONS, mask_turn, read_header, read_image, read_mask
+from densewalk.data.storage.places import is_file, is_folder, resolve
 
 VOID = 255  # annotators were unsure
 Mask = UInt8[np.ndarray, "height width"]
@@ -75,6 +78,8 @@ def list_davis(
 ) -> list[LabelledVideo]:
     """List the sequences of ImageSets/`year`/`split`.txt, in 2016 with merged objects.
 
+    DAVIS-2016's own download has ImageSets/`resolution`/`split`.txt instead, which is read where there is no folder of the year.
+
     Args:
         annotations: `Annotations`, or `Annotations_unsupervised`.
         only: names to choose from the list.
@@ -82,9 +87,29 @@ def list_davis(
     """
     root = existing_folder(Path(root), "DAVIS's folder")
     path = root / "ImageSets" / str(year) / f"{split}.txt"
-    names = choose_names(read_list(path, todo="correct `root`, `year` or `split`"), only, path)
+    own = root / "ImageSets" / resolution / path.name
+    if year == 2016 and not is_folder(resolve(path.parent)) and is_file(resolve(own)):
+        names = choose_names(_sequences_of_pairs(own, resolution), only, own)
+    else:
+        names = choose_names(read_list(path, todo="correct `root`, `year` or `split`"), only, path)
     images, masks = root / "JPEGImages" / resolution, root / annotations / resolution
     return [_check_video(images, masks, name, merge=year == 2016, first_only=first_only) for name in names]
+
+
+def _sequences_of_pairs(path: Path, resolution: str) -> list[str]:
+    """The sequences of a list of lines `/JPEGImages/480p/NAME/00000.jpg /Annotations/480p/NAME/00000.png`, in their order."""
+    line = re.compile(rf"/?JPEGImages/{re.escape(resolution)}/(.+)/[^/]+ +/?Annotations/{re.escape(resolution)}/\1/[^/]+")
+    names: dict[str, None] = {}
+    for number, text in enumerate(read_text(resolve(path)).splitlines(), start=1):
+        if not text.strip():
+            continue
+        found = line.fullmatch(text.strip())
+        if found is None:
+            allowed = f"/JPEGImages/{resolution}/NAME/00000.jpg /Annotations/{resolution}/NAME/00000.png"
+            raise UserError(f"{path}, line {number}: {text[:80]!a} is no frame with its mask", allowed=allowed, todo="download it again")
+        require_inside(found[1], f"{path}, line {number}")
+        names[found[1]] = None
+    return list(names)
 
 
 def list_youtube_vos(root: str | Path, *, split: str = "train", only: Sequence[str] | None = None) -> list[LabelledVideo]:
