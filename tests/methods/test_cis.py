@@ -186,7 +186,7 @@ def test_boxes_are_masks():
 
 def test_what_does_not_move_is_refused_before_the_first_step(tmp_path):
     still = [Video(lambda indices: WIDE[0][None].expand(len(indices), -1, -1, -1), 0, 5)]
-    with pytest.raises(UserError, match=r"nothing moves in 5 pairs of frames: the median flow is below 0\.3 px"):
+    with pytest.raises(UserError, match=r"stands still in each of 5 pairs: the median flow is below 0\.3 px"):
         FlowPairs(still, settings())
     mixed = [*still, Video(partial(read_moving, 1), 0, 6)]
     data = FlowPairs(mixed, settings())
