@@ -12,6 +12,9 @@ from torch.utils.data import Dataset, default_collate
 
 from densewalk.data.sources import SpacedImages
 from densewalk.data.stretches import Video
+from densewalk.methods.cis.method import Cis
+from densewalk.methods.cis.pairs import FlowPairs
+from densewalk.methods.cis.settings import CisSettings
 from densewalk.methods.crw.clips import WalkClips
 from densewalk.methods.crw.method import Crw
 from densewalk.methods.crw.settings import CrwSettings
@@ -172,6 +175,14 @@ def mosic(arch: str, image: tuple[int, int] = (480, 854), **settings: Any) -> Tr
     return Training("MoSiC", s, architecture_named(arch), Mosic, TrackDataset(videos * STEPS * s.batch_size, s.resolved()))
 
 
+def cis(arch: str, image: tuple[int, int] = (480, 854), **settings: Any) -> Training:
+    """CIS, with flow by DIS; every step is the inpainter's or, where it is odd, the generator's."""
+    s = CisSettings(steps=STEPS, inpainter_share=0.0, generator_steps=1, **settings)
+    clips = Decoded(2, *image)
+    videos = [Video(partial(clips.frames, i), 0, 2) for i in range(len(clips.samples))]
+    return Training("CIS", s, architecture_named(arch), Cis, FlowPairs(videos * STEPS * s.batch_size, s.resolved()))
+
+
 def small(**changes: Any) -> list[Training]:
     """All methods at a size that one CPU core computes in a second."""
     head = {"out_dim": 256, "head_hidden": 64, "head_bottleneck": 32, "drop_path": 0.0}
@@ -190,6 +201,7 @@ def small(**changes: Any) -> list[Training]:
         paka(arch, image, **head, **views, aligned_crops=2, paka_hidden=64, paka_out=32),
         crw(arch, image, batch_size=2, size=64, node_size=32, node_stride=32, out_dim=32, edge_dropout=0.0),
         mosic(arch, image, batch_size=2, size=48, head_widths=[64, 32], prototypes=8, frames=3, grid=4),
+        cis(arch, image, batch_size=2, height=32, width=48, decoder_width=8, inpainter_width=8),
     ]
 
 
@@ -209,6 +221,7 @@ def medium() -> list[Training]:
         paka(arch, batch_size=4, local_crops=2, global_size=224, local_size=112, aligned_crops=4, **head),
         crw(arch, batch_size=2, edge_dropout=0.0),
         mosic(arch, batch_size=4, frames=4),
+        cis(arch, batch_size=4),
     ]
 
 

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from benchmarks.memory import counted as counted_values
 from benchmarks.reference_values.cis import cis as recorded_rows
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -366,7 +367,15 @@ def test_work_is_that_which_torch_counts(monkeypatch):
     batch = {"image": noise(2, 3, 64, 96) / 5, "flow": noise(2, 2, 64, 96), "box": torch.tensor([[0.2, 0.2, 0.5, 0.5]] * 2)}
     found = [counted(lambda step=step: method.step(batch, step, torch.Generator())[0].backward()) for step in range(3)]
     mean = 0.25 * found[0] + 0.375 * (found[1] + found[2])
-    assert method.settings.step_work(method.backbone.arch).flops == pytest.approx(mean, rel=0.15)
+    work = method.settings.step_work(method.backbone.arch)
+    assert work.flops == pytest.approx(mean, rel=0.15)
+    most = []
+    for step in (1, 2):
+        with counted_values(method) as values:
+            method.step(batch, step, torch.Generator())
+        most.append(values.bytes / 4)
+    assert work.kept == pytest.approx(max(most), rel=0.1)
+    assert work.learnt == pytest.approx(sum(p.numel() for p in method.parameters()), rel=0.1)
 
 
 @pytest.mark.parametrize("compat", ["paper", "released"])

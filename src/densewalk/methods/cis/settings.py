@@ -151,9 +151,12 @@ class CisSettings(PresetSettings):
         generator = vit(arch, self.height, self.width) + self._decoder(arch)
         predictions = LEARN * 3 * (1 - turn) + (2 * 2 + 1) * turn
         flops = self.batch_size * (generator * (masked + turn * (LEARN - 1)) + predictions * self._inpainter())
-        values = self.batch_size * kept(arch, self.height, self.width)
-        outside = self.batch_size * self.height * self.width * (8 * self.decoder_width // 4 + 3 * 3 * self.inpainter_width)
-        return Work(flops, kept=values + outside, outside=outside, learnt=parameters(arch) + 600 * self.inpainter_width**2)
+        values, pixels = self.batch_size * kept(arch, self.height, self.width), self.batch_size * self.height * self.width
+        # values of a pixel outside of the blocks, by a count at several widths: those of the turn that keeps more
+        in_its_turn = pixels * (36 + 13 * self.inpainter_width) - values
+        outside = max(in_its_turn, pixels * (31 + 7 * self.inpainter_width + 1.3 * self.decoder_width))
+        learnt = parameters(arch) + 1750 * self.inpainter_width**2 + 250 * self.decoder_width**2
+        return Work(flops, kept=values + outside, outside=outside, learnt=learnt)
 
     def _decoder(self, arch: Architecture) -> float:
         w, pixels = self.decoder_width, self.height * self.width
