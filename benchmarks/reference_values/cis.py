@@ -10,8 +10,7 @@ from torch import Tensor
 
 from densewalk.evaluations.motion_segmentation.evaluate import jaccard
 from densewalk.methods.cis.losses import Errors, Predictions, errors_of, generator_loss, inpainter_loss
-from densewalk.models.families.motion import standardize_flow
-from densewalk.ops.border import THRESHOLD, border_share, object_side
+from densewalk.models.families.motion import THRESHOLD, border_share, object_side, standardize_flow
 
 ALLOWED, ALLOWED_IOU = 1e-4, 1e-6
 # names there -> names of Predictions here: by which side a flow is told there, which side's flow is told here

@@ -12,9 +12,9 @@ from densewalk.evaluations.motion_segmentation.evaluate import Scores, describe_
 from densewalk.evaluations.motion_segmentation.settings import MotionSegmentationSettings
 from densewalk.jobs.train import make_backbone
 from densewalk.models.backbone import Backbone
+from densewalk.models.families.motion import border_share, object_side
 from densewalk.models.loading import load
 from densewalk.models.timm_models import named_architecture
-from densewalk.ops.border import border_share, object_side
 from densewalk.ops.optical_flow import frame_flow, is_still
 from densewalk.study.config import parse_study
 from densewalk.training.execution import Execution

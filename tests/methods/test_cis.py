@@ -21,9 +21,8 @@ from densewalk.methods.cis.method import Cis, mean_absolute
 from densewalk.methods.cis.pairs import FlowPairs, box_masks, draw_box, moving_videos, reduced
 from densewalk.methods.cis.settings import CisSettings
 from densewalk.models.export import export_backbone
-from densewalk.models.families.motion import PREFIX, masks_of, standardize_flow
+from densewalk.models.families.motion import PREFIX, masks_of, object_side, standardize_flow
 from densewalk.models.loading import create, load
-from densewalk.ops.border import object_side
 from densewalk.ops.cpu import switch
 from densewalk.training.execution import Execution
 from densewalk.training.learning_curve import COLLAPSED

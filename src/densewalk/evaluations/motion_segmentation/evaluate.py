@@ -3,7 +3,7 @@
     densewalk evaluate --spec results/specs/HASH.json --backbone backbone.safetensors --state DIR --out FILE
 
 The generator gives each pixel's share in one of two sides, from a frame and its flow to the next one. Above 0.1 it is one side. The object
-is the side that covers less than three fifths of the frame's border (ops/border.py): the method does not say which side it is. J is the
+is the side that covers less than three fifths of the frame's border (models/families/motion.py): the method does not say which side it is. J is the
 intersection over union with the true object, whose parts are one; of two empty masks it is 1. The first and the last frame are not
 scored, as in DAVIS-2016. Nothing is refined, and no component is chosen by what is true.
 
@@ -33,8 +33,8 @@ from densewalk.evaluations.common.shares import owned, shared_map
 from densewalk.evaluations.motion_segmentation.settings import MotionSegmentationSettings
 from densewalk.evidence.statistics import MeanOfUnits
 from densewalk.evidence.units import Units
+from densewalk.models.families.motion import THRESHOLD, object_side
 from densewalk.models.interface import Network
-from densewalk.ops.border import THRESHOLD, object_side
 from densewalk.ops.optical_flow import frame_flow
 from densewalk.visualization.strips import write_strip
 

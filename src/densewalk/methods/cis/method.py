@@ -33,7 +33,7 @@ from densewalk.methods.cis.losses import Flow, Mask, Predictions, errors_of, gen
 from densewalk.methods.cis.pairs import FlowPairs, box_masks, moving_videos
 from densewalk.methods.cis.settings import CisSettings
 from densewalk.models.backbone import Backbone
-from densewalk.ops.border import THRESHOLD, object_side
+from densewalk.models.families.motion import THRESHOLD, object_side
 from densewalk.training.method import Method, ParamGroup
 from densewalk.training.schedules import constant
 from densewalk.visualization.strips import write_rows

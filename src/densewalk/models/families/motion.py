@@ -2,11 +2,14 @@
 
     m = backbone.motion_masks(images, flow)         # [batch, 1, height, width] in 0..1, of one of two sides
 
+A mask has two sides. The object is the one that keeps away from the frame's border (`object_side`).
+
 The decoder's tensors lie in the backbone's file, each with the prefix `motion_decoder.`; its width follows from their shapes.
 """
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,8 +19,11 @@ PREFIX = "motion_decoder."  # of the tensors' names in the file
 TEMPERATURE = 10.0  # the two logits are divided by it
 GROUPS = 8  # of group normalization: the width is a multiple
 LEAST_DEVIATION = 1e-6  # of flow that is the same everywhere
+THRESHOLD = 0.1  # above which a soft mask is one side
+BORDER, MOST = 2, 0.6  # pixels of the border; share of it from which on the other side is the object
 Flow = Float[Tensor, "batch 2 height width"]
 Masks = Float[Tensor, "batch 1 height width"]
+Side = Bool[np.ndarray, "height width"]
 
 
 def standardize_flow(flow: Flow) -> Flow:
@@ -68,6 +74,20 @@ def _layer(inputs: int, outputs: int, side: int, *, stride: int = 1, dilation: i
 def masks_of(logits: Float[Tensor, "batch 2 height width"]) -> Masks:
     """softmax(logits / 10), of the first."""
     return (logits.float() / TEMPERATURE).softmax(dim=1)[:, :1]
+
+
+def border_share(mask: Side) -> float:
+    """Share of the frame's border, 2 pixels wide, that a mask covers.
+
+    The four strips are counted one by one, as in the released code: pixels of the corners count twice.
+    """
+    strips = [mask[:BORDER], mask[-BORDER:], mask[:, :BORDER], mask[:, -BORDER:]]
+    return sum(int(strip.sum()) for strip in strips) / sum(strip.size for strip in strips)
+
+
+def object_side(mask: Side) -> Side:
+    """The mask, or what it leaves if it covers three fifths of the border or more."""
+    return mask if border_share(mask) < MOST else ~mask
 
 
 def read_decoder(weights: dict[str, Tensor], path: str) -> tuple[int | None, dict[str, Tensor]]:
