@@ -2,10 +2,10 @@
 
     densewalk evaluate --spec results/specs/HASH.json --backbone backbone.safetensors --state DIR --out FILE
 
-The generator gives each pixel's share in one of two sides, from a frame and its flow to the next one. Above 0.1 it is one side. The object
-is the side that covers less than three fifths of the frame's border (models/families/motion.py): the method does not say which side it is. J is the
-intersection over union with the true object, whose parts are one; of two empty masks it is 1. The first and the last frame are not
-scored, as in DAVIS-2016. Nothing is refined, and no component is chosen by what is true.
+The generator gives each pixel's share in one of two sides, from a frame and its flow to the next one. Above 0.1 it is one side. The method
+does not say which side the object is: it is the one that covers less than three fifths of the frame's border (models/families/motion.py).
+J is the intersection over union with the true object, whose parts are one; of two empty masks it is 1. The first and the last frame are
+not scored, as in DAVIS-2016. Nothing is refined, and no component is chosen by what is true.
 
 Floors: the whole frame, and a threshold on the length of the flow, from which the frame's median is taken off, by Otsu's method.
 
