@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from densewalk.curation.select import choose
 from densewalk.curation.settings import CurationSettings
 from densewalk.data.image_folder import ImageFolder
-from densewalk.ops.nearest_neighbors import nearest
+from densewalk.ops.search.nearest_neighbors import nearest
 from densewalk.study.config import Study, parse_study
 from densewalk.study.runs import TrainedRun
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from densewalk.evaluations.incontext.retrieval import Memory, Store, mix_labels, patch_labels, predict
 from densewalk.evaluations.metrics.segmentation import Confusion, hungarian, mean_iou, reassign
-from densewalk.ops.nearest_neighbors import nearest
+from densewalk.ops.search.nearest_neighbors import nearest
 
 K, TEMPERATURE, PATCH = 30, 0.02, 16
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densewalk.evaluations.metrics.segmentation import confusion_matrix
-from densewalk.ops import nearest_neighbors
 from densewalk.ops.cpu.linear import linear
+from densewalk.ops.search import nearest_neighbors
 
 
 def main() -> None:

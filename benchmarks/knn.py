@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from densewalk.evaluations.knn.evaluate import vote
 from densewalk.evaluations.knn.settings import NEIGHBORS
-from densewalk.ops.nearest_neighbors import nearest
+from densewalk.ops.search.nearest_neighbors import nearest
 
 TEMPERATURE = 0.07
 

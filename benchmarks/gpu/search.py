@@ -6,7 +6,7 @@ import torch
 from benchmarks.gpu.report import Finding, Setting, seconds_of
 from torch.nn import functional as F
 
-from densewalk.ops.nearest_neighbors import nearest
+from densewalk.ops.search.nearest_neighbors import nearest
 
 K, DIM, CHECKED = 30, 384, 32  # neighbors, width of a ViT-S, queries that are searched in float64
 

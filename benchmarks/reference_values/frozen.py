@@ -24,7 +24,7 @@ from densewalk.evidence.matching import Matching
 from densewalk.ops.attention_mask import foreground_masks
 from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_center, spherical_kmeans
 from densewalk.ops.label_propagation import Rule, propagate
-from densewalk.ops.nearest_neighbors import nearest
+from densewalk.ops.search.nearest_neighbors import nearest
 
 Rows = Iterator[Row | Note]
 

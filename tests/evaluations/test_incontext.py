@@ -37,7 +37,7 @@ from densewalk.evaluations.metrics.image_counts import ImageCounts, counted
 from densewalk.evaluations.metrics.segmentation import Confusion, hungarian, reassign
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create
-from densewalk.ops.nearest_neighbors import nearest
+from densewalk.ops.search.nearest_neighbors import nearest
 from tests.fixtures.helpers import shared
 
 PARITY = "parity/hummingbird.npz"

@@ -17,7 +17,7 @@ from densewalk.evaluations.knn import evaluate as knn
 from densewalk.evaluations.knn.settings import NEIGHBORS, KnnSettings
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create
-from densewalk.ops.nearest_neighbors import nearest
+from densewalk.ops.search.nearest_neighbors import nearest
 from tests.fixtures.helpers import shared
 from tests.fixtures.layouts import write_classes
 

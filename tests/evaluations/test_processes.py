@@ -11,7 +11,7 @@ from densewalk.evaluations.common import dense_features, image_features
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.common.shares import consecutive, owned, shared_map
 from densewalk.evaluations.common.spread_memory import SpreadMemory, spare_rows, whole_tiles
-from densewalk.ops import nearest_neighbors
+from densewalk.ops.search import nearest_neighbors
 from densewalk.study.registry import evaluation_module, evaluations, parse_evaluation
 from tests.evaluations.test_bad_input import CASES
 from tests.fixtures.dense import write_backbone

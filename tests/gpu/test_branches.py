@@ -17,7 +17,7 @@ from densewalk.evaluations.mmlab.runner import precision
 from densewalk.models.blocks import CompiledBlocks
 from densewalk.models.loading import create
 from densewalk.ops.deterministic import deterministic_kernels
-from densewalk.ops.nearest_neighbors import nearest
+from densewalk.ops.search.nearest_neighbors import nearest
 from densewalk.ops.soft_sort.loss import sort_losses
 from densewalk.ops.soft_sort.networks import network
 from densewalk.training import cost, launch, loop

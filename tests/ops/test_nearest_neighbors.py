@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from densewalk.ops import nearest_neighbors
-from densewalk.ops.nearest_neighbors import largest, merge, nearest
+from densewalk.ops.search import nearest_neighbors
+from densewalk.ops.search.nearest_neighbors import largest, merge, nearest
 
 
 @pytest.mark.parametrize("columns", [5, 30, 64, 1000, 1023, 1024, 4097])

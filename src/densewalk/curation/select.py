@@ -49,7 +49,7 @@ from densewalk.models.feature_cache import Dense
 from densewalk.models.interface import Network
 from densewalk.ops.clustering import kmeans, nearest_center
 from densewalk.ops.cpu.linear import linear
-from densewalk.ops.nearest_neighbors import nearest
+from densewalk.ops.search.nearest_neighbors import nearest
 from densewalk.visualization.overlays import contact_sheet
 from densewalk.visualization.panels import Panel
 

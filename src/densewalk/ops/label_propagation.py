@@ -139,7 +139,7 @@ def _compiled_sources(
     context: list[Float[Tensor, "patches dim"]], target: Float[Tensor, "patches dim"], rule: Rule
 ) -> tuple[Float[Tensor, "patches kept"], Int[Tensor, "patches kept"]]:
     """`best_sources` of one item: each frame's similarities are in the processor's cache when the compiled loop takes them in."""
-    from densewalk.ops.propagation_kernel import take_in_window  # late: numba is slow to load
+    from densewalk.ops.search.propagation_kernel import take_in_window  # late: numba is slow to load
 
     grids, queries = [f.unflatten(0, rule.grid) for f in context], target.unflatten(0, rule.grid)
     kept = min(2 * rule.top_k, len(context) * len(target))

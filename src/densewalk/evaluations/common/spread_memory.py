@@ -5,7 +5,7 @@
     memory = SpreadMemory(rows, start, count)
     similarity, index = memory.nearest(queries, k)                  # all processes call it equally often, perhaps without queries
 
-A process holds whole tiles of the exact search (ops/nearest_neighbors.py): similarities then come out of the very same products as in
+A process holds whole tiles of the exact search (ops/search/nearest_neighbors.py): similarities then come out of the same products as in
 one process, and the nearest of each part are merged by comparison alone. So all are equal to the last bit.
 """
 
@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densewalk.core import distributed
-from densewalk.ops import nearest_neighbors
-from densewalk.ops.nearest_neighbors import merge
+from densewalk.ops.search import nearest_neighbors
+from densewalk.ops.search.nearest_neighbors import merge
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from densewalk.ops.cpu.compiled import compiled
-from densewalk.ops.nearest_kernel import insert
+from densewalk.ops.search.nearest_kernel import insert
 
 
 @compiled()

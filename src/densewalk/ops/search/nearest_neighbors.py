@@ -49,7 +49,7 @@ def _search(memory: Tensor, queries: Tensor, k: int) -> Found:
 def _compiled_search(memory: Tensor, queries: Tensor, k: int) -> Found:
     """`_search` by a compiled loop, equal to the last bit."""
     from densewalk.ops.cpu.compiled import over_rows  # late: numba is slow to load
-    from densewalk.ops.nearest_kernel import take_in
+    from densewalk.ops.search.nearest_kernel import take_in
 
     values = queries.new_full((len(queries), min(k, len(memory))), -torch.inf)
     index = torch.zeros(values.shape, dtype=torch.int64)
