@@ -31,7 +31,7 @@ SPECS = {
 VERSION = "(written by another version of densewalk?)"
 ONLY = {
     "run": {
-        "no such method": ("method", "dreamer", "settings: no such method: 'dreamer'; allowed: crw, debias, dino"),
+        "no such method": ("method", "dreamer", "settings: no such method: 'dreamer'; allowed: cis, crw, debias, dino"),
         "a setting": ("settings.out_dim", [8], "settings.out_dim: Input should be a valid integer (found [8])"),
         "an unknown setting": ("settings.wings", 2, "settings.wings: Extra inputs are not permitted"),
         "another version": ("version", 7, "version: 7 of dino, which is at version 1 here"),
