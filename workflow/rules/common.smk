@@ -81,6 +81,7 @@ onstart:
             spec.write(RESULTS)
         take_over_states(STUDY, RESULTS)
         submit_by_priority(workflow.scheduler)
+        serve_local_jobs()
     except UserError as error:  # a full disk, a file in a folder's place
         raise WorkflowError(str(error))
 

@@ -72,8 +72,6 @@ rule curate:
         sheet="<results>/data/{name}.png",
     log:
         "<results>/logs/data/{name}.log",
-    benchmark:
-        "<results>/logs/data/{name}.tsv"
     wildcard_constraints:
         name=only(STUDY.curations),
     priority: first_of_all

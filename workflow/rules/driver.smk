@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+from collections import Counter
 
 import snakemake.exceptions
 import snakemake.jobs
@@ -10,6 +11,7 @@ import snakemake.logging
 import snakemake.persistence
 from snakemake.logging import logger
 
+from densewalk.cli.forkserver.start import serve_jobs
 from densewalk.core.errors import RESUME
 from densewalk.core.text.attempts import latest_attempt
 from densewalk.results.missing import state_by_log
@@ -122,6 +124,18 @@ def say_it_is_locked(error):
 
 snakemake.persistence.PersistenceBase.lock_warn_only = say_if_locked
 snakemake.exceptions.LockException.__init__ = say_it_is_locked
+
+
+# -- jobs of this machine: forked from one process that has imported what they need (docs/execution.md) ------------------------
+
+
+def serve_local_jobs():
+    """Not for jobs of a cluster, nor for those in a conda environment or container."""
+    here = workflow.local_exec and not workflow.deployment_settings.deployment_method
+    jobs = workflow.dag.needrun_jobs() if here and not workflow.touch else ()
+    if DECIDES:
+        serve_jobs(Counter(job.rule.name for job in jobs))
+
 
 # -- dry run: a summary ------------------------------------------------------------------------------------------------------
 

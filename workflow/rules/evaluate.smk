@@ -12,8 +12,6 @@ for protocol, settings in registry.evaluations().items():
             "<results>/{run}/s{seed}/{evaluation}.json",
         log:
             "<results>/logs/{run}/s{seed}/{evaluation}.log",
-        benchmark:
-            "<results>/logs/{run}/s{seed}/{evaluation}.tsv"
         wildcard_constraints:
             evaluation=only(evaluations_of(protocol)),
         priority: evaluation_priority

@@ -18,8 +18,6 @@ for method, asked in METHODS.items():
             record="<results>/{run}/s{seed}/run.json",
         log:
             "<results>/logs/{run}/s{seed}/train.log",
-        benchmark:
-            "<results>/logs/{run}/s{seed}/train.tsv"
         wildcard_constraints:
             run=only(runs_of(method)),
         priority: run_priority

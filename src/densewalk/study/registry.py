@@ -64,8 +64,12 @@ def method_class(name: str) -> Any:
 
 def evaluation_module(protocol: str) -> Any:
     """The module with `evaluate` and `describe_data`; imports torch."""
-    folder = next(folder for folder, name, _ in _protocols() if name == protocol)
-    return importlib.import_module(f"densewalk.evaluations.{folder}.evaluate")
+    return importlib.import_module(f"densewalk.evaluations.{evaluation_folder(protocol)}.evaluate")
+
+
+def evaluation_folder(protocol: str) -> str:
+    """The folder of densewalk.evaluations that a protocol is in."""
+    return next(folder for folder, name, _ in _protocols() if name == protocol)
 
 
 def parse_training(method: str, settings: dict[str, Any]) -> MethodSettings:
