@@ -422,7 +422,7 @@ def test_two_values_for_one_key_are_an_error_of_the_file():
 
 
 def test_every_published_number_is_one():
-    assert len(published_numbers()) == 1135
+    assert len(published_numbers()) == 1136
     for row in published_numbers():
         assert math.isfinite(float(row["value"]))
         assert row["source"]

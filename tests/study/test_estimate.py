@@ -93,6 +93,7 @@ def test_a_method_says_what_a_sample_is(settings, amount, samples):
 
 EXAMPLES = {
     "davis": {"root": "d", "dataset": "DAVIS-2017"},
+    "motion_segmentation": {"root": "d", "dataset": "DAVIS-2016"},
     "tracking": {"root": "d", "dataset": "GOT-10k"},
     "video_segmentation": {"root": "d", "dataset": "DAVIS-2017", "layout": "davis"},
     "incontext": {"root": "d", "dataset": "PascalVOC", "layout": "voc"},
