@@ -75,6 +75,7 @@ def test_every_offered_evaluation_is_valid_on_a_known_set():
         "segmentation_upernet",
         *("depth", "retrieval", "mose"),  # no set of depth maps, landmarks or MOSE's videos is known by name
         *("position", "clip_propagation"),  # ours, or of one paper: for a study
+        "motion_segmentation",  # of what a run of method cis has learned, not of any network
     }
 
 
