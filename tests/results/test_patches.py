@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -181,34 +182,45 @@ def test_without_codes_nothing_can_be_asked(tmp_path):
     assert 'id="asked"' not in (tmp_path / "report.html").read_text()
 
 
-def some_codes(patches, components=24):
-    image = CodedImage(name="image_0", source="walk", number=0, rows=1, columns=patches, codes="")
-    return PatchCodes(scales=[0.1] * components, errors=[0.1] * components, images=[image])
-
-
 def test_many_runs_have_fewer_components_and_more_than_that_are_left_out():
-    assert fit({"a": some_codes(700)}) == (24, ["a"])
-    runs = {f"run{i}": some_codes(7000) for i in range(40)}
+    assert fit({"a": [700] * 24}) == (24, ["a"])
+    runs = {f"run{i}": [7000] * 24 for i in range(40)}
     components, shown = fit(runs)
     assert FEWEST < components < 24
     assert shown == list(runs)
     assert len(shown) * 7000 * components * 4 / 3 <= MOST_BYTES
-    components, shown = fit({f"run{i}": some_codes(7000) for i in range(90)})
+    components, shown = fit({f"run{i}": [7000] * 24 for i in range(90)})
     assert components == FEWEST
     assert len(shown) == MOST_BYTES * 3 // 4 // (7000 * FEWEST)
-    assert fit({"one": some_codes(10_000_000)}) == (FEWEST, ["one"]), "one run at least"
+    assert fit({"one": [10_000_000] * 24}) == (FEWEST, ["one"]), "one run at least"
+    assert fit({"few": [10] * 3, "more": [10] * 9}) == (9, ["few", "more"]), "a run has fewer, if they are enough for it"
 
 
 def test_the_page_has_the_first_components_and_says_their_error(results, monkeypatch):
-    monkeypatch.setattr("densewalk.results.page.patches.MOST_BYTES", 9 * 4 * (24 + 35) * 4 // 3)
-    folders = {run: results / run / "s0" for run in GRIDS}
-    found = asked_patches(folders, [("venice", 3), ("venice", 8)])
-    assert found.components == 9
-    whole = make_codes(patch_features("walk"), 48)
-    rows, columns, text = found.runs["walk"]["images"][0]
-    codes = np.frombuffer(base64.b64decode(text), np.int8).reshape(rows * columns, 9)
-    np.testing.assert_array_equal(codes, whole.codes[0][:, :9])
-    assert found.runs["walk"]["error"] == pytest.approx(whole.errors[8])
+    folders, drawn = {run: results / run / "s0" for run in GRIDS}, [("venice", 3), ("venice", 8)]
+    whole = asked_patches(folders, drawn)
+    sizes = {run: len(base64.b64decode(found["codes"])) for run, found in whole.runs.items()}
+    monkeypatch.setattr("densewalk.results.page.patches.MOST_BYTES", sum(sizes.values()) // 2 * 4 // 3)
+    found = asked_patches(folders, drawn)
+    assert FEWEST <= found.components < whole.components
+    made = make_codes(patch_features("walk"), 48)
+    shown = found.runs["walk"]
+    assert shown["scales"] == made.scales[: found.components].tolist()
+    assert shown["error"] == pytest.approx(made.errors[found.components - 1])
+    rows, columns, first = shown["images"][1]
+    assert first == rows * columns, "behind the first image's"
+    codes = np.frombuffer(zlib.decompress(base64.b64decode(shown["codes"]), -15), np.int8).reshape(found.components, -1)
+    np.testing.assert_array_equal(codes[:, first : 2 * first].T, made.codes[1][:, : found.components])
+
+
+def test_a_browser_that_cannot_unpack_says_so(browser, results):  # noqa: F811
+    page = browser.new_page()
+    page.add_init_script("delete globalThis.DecompressionStream")
+    page.goto(f"file://{results / 'report.html'}")
+    page.locator(".ask .said").wait_for()
+    assert page.locator(".ask .said").inner_text().startswith("This browser is too old to unpack the similarities")
+    assert not page.locator(".pair").first.is_visible()
+    page.close()
 
 
 def test_a_page_of_twenty_runs_is_small_and_opens_at_once(browser, tmp_path):  # noqa: F811

@@ -213,8 +213,9 @@ def test_codes_are_those_of_the_images_features_and_of_a_clip(sources, tmp_path)
         true.append(torch.nn.functional.normalize(maps.flatten(1).T, dim=1))
         decoded.append(torch.from_numpy(codes_of(image, len(found.scales)) * np.array(found.scales)))
     cosines, products = torch.cat(true) @ torch.cat(true).T, torch.cat(decoded) @ torch.cat(decoded).T
-    assert float((cosines - products).abs().max()) < 0.05
+    assert float((cosines - products).abs().max()) < 0.25
     assert float((cosines - products).abs().quantile(0.95)) == pytest.approx(found.errors[-1], abs=0.003)
+    assert found.errors[-1] <= settings.similarity_error
 
 
 def test_without_a_clip_that_fits_or_without_components_there_is_none(sources, tmp_path, caplog):

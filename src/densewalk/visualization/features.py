@@ -98,7 +98,7 @@ def draw_features(
         for i, frame in enumerate(frames):
             write_png(folder / f"clip_{i}.png", frame.pixels.permute(1, 2, 0).numpy())
             coded.append(CodedPatches(f"clip_{i}", frame, encode_image(backbone, frame), seconds=round(i * spacing, 3)))
-        write_codes(patches_path(out), coded, settings.components, marks)
+        write_codes(patches_path(out), coded, settings, marks)
     if settings.images == 0:
         before = None
     if before is not None:
@@ -135,9 +135,9 @@ def select_clip(sources: Sequence[Source], settings: PictureSettings, patch: int
     return [], 0.0
 
 
-def write_codes(path: Path, images: Sequence[CodedPatches], components: int, marks: Mapping[str, str]) -> None:
+def write_codes(path: Path, images: Sequence[CodedPatches], settings: PictureSettings, marks: Mapping[str, str]) -> None:
     """Code the patches of all images in one basis. marks: as of the record."""
-    made = make_codes([image.encoded.features.numpy() for image in images], components)
+    made = make_codes([image.encoded.features.numpy() for image in images], settings.components, settings.similarity_error)
     described = [
         CodedImage(
             name=image.name,

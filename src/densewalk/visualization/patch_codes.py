@@ -4,22 +4,27 @@
 
     unit   = each patch's features, divided by their length                                   [patches, dim]
     V      = the eigenvectors of unit^T unit with the largest eigenvalues                     [dim, components]
-    code_k = round((unit V)_k / scale_k),  scale_k = max |(unit V)_k| / 127                   8 bits
-    cosine(i, j) = sum_k scale_k^2 code_ik code_jk
+    code_k = round((unit V)_k / step)                                                         8 bits
+    cosine(i, j) = sum_k step^2 code_ik code_jk
 
 Nothing is subtracted before: of all sets of so many numbers for each patch, these have the products that are nearest to all cosines (in
-the sum of squares). The first components are the best fewer ones, too.
+the sum of squares). The first components are the best fewer ones, too. One step for all components costs least for a given error: later
+components are small, most of their codes are 0, and take few bits when they are packed. Step and number of components are those of the
+fewest bits whose measured error is small enough (`choose`).
+
+    packed = pack(codes)                    # for the page: each component of all images, deflated (RFC 1951)
 """
 
 import base64
 import binascii
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from jaxtyping import Float, Int8
+from jaxtyping import Float, Int, Int8
 from pydantic import Field
 
 from densewalk.core.errors import UserError
@@ -29,7 +34,10 @@ from densewalk.visualization.record import FeaturesRecord
 
 AGAIN = "delete features.json, so that it is made again (snakemake does so)"
 LARGEST = 127  # of an 8-bit code
+STEPS = (0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.15, 0.2)  # that are tried
+WORSE = 1.1  # times the error of all components without rounding: what is allowed where that is above the wanted error
 PAIRS = 20_000  # of patches, on which the error is measured
+END = b"\x03\x00"  # an empty last block of a deflated stream
 SHARE = 0.95  # of the pairs, whose error is at most the one that is named
 
 
@@ -73,19 +81,74 @@ class Codes:
     errors: Float[np.ndarray, " components"]
 
 
-def make_codes(features: Sequence[Float[np.ndarray, "_ dim"]], components: int) -> Codes:
-    """Code the patches of all images in one basis of at most `components`."""
+def make_codes(features: Sequence[Float[np.ndarray, "_ dim"]], components: int, error: float = 0.05) -> Codes:
+    """Code the patches of all images in one basis of at most `components`, in the fewest bits with at most this error; see `choose`."""
     every = np.concatenate(features).astype(np.float64)
     unit = every / np.maximum(np.linalg.norm(every, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     vectors = np.linalg.eigh(unit.T @ unit)[1][:, ::-1][:, :components]
     scores = unit @ vectors
-    scales = np.maximum(np.abs(scores).max(axis=0), 1e-6) / LARGEST
-    codes = np.round(scores / scales).astype(np.int8)
-    one, other = np.random.default_rng(0).integers(len(unit), size=(2, PAIRS))
-    products = np.cumsum(codes[one] * scales**2 * codes[other], axis=1)  # with the first 1, 2, ... components
-    cosines = np.einsum("pd,pd->p", unit[one], unit[other])
-    errors = np.quantile(np.abs(products - cosines[:, None]), SHARE, axis=0)
-    return Codes(np.split(codes, np.cumsum([len(f) for f in features])[:-1]), scales, errors)
+    pairs = np.random.default_rng(0).integers(len(unit), size=(2, PAIRS))
+    cosines = np.einsum("pd,pd->p", unit[pairs[0]], unit[pairs[1]])
+    step, count, errors = choose(scores, pairs, cosines, error)
+    codes = np.round(scores[:, :count] / step).astype(np.int8)
+    return Codes(np.split(codes, np.cumsum([len(f) for f in features])[:-1]), np.full(count, step), errors)
+
+
+def choose(
+    scores: Float[np.ndarray, "patches components"],
+    pairs: Int[np.ndarray, "2 pairs"],
+    cosines: Float[np.ndarray, " pairs"],
+    error: float,
+) -> tuple[float, int, Float[np.ndarray, " count"]]:
+    """Step and number of components of the codes with the fewest bits that are good enough, and their errors.
+
+        for step in STEPS:
+            for count in 1 .. components:
+                bits = sum over k < count of the entropy of round(scores_k / step)
+                good = error(step, count) <= max(error, 1.1 error(all components, not rounded))
+
+    error(...): 95 % of the pairs' cosines are at most so far off. Where no step is good enough: all components in the finest one.
+    """
+    finest = max(1e-6, float(np.abs(scores).max())) / LARGEST
+    allowed = max(error, WORSE * float(errors_of(scores, pairs, cosines)[-1]))
+    best: tuple[float, float, int, Float[np.ndarray, " count"]] | None = None
+    for step in (step for step in STEPS if step >= finest):
+        codes = np.round(scores / step)
+        found = errors_of(step * codes, pairs, cosines)
+        bits = np.cumsum([entropy(column) for column in codes.T])
+        good = (found <= allowed).nonzero()[0]
+        if len(good) and (best is None or bits[good[0]] < best[0]):
+            best = bits[good[0]], step, int(good[0]) + 1, found[: good[0] + 1]
+    if best is None:
+        return finest, scores.shape[1], errors_of(finest * np.round(scores / finest), pairs, cosines)
+    return best[1:]
+
+
+def errors_of(
+    scores: Float[np.ndarray, "patches components"], pairs: Int[np.ndarray, "2 pairs"], cosines: Float[np.ndarray, " pairs"]
+) -> Float[np.ndarray, " components"]:
+    """With the first 1, 2, ... components: 95 % of the products of pairs are at most so far from their cosines."""
+    products = np.cumsum(scores[pairs[0]] * scores[pairs[1]], axis=1)
+    errors: Float[np.ndarray, " components"] = np.quantile(np.abs(products - cosines[:, None]), SHARE, axis=0)
+    return errors
+
+
+def entropy(values: Float[np.ndarray, " values"]) -> float:
+    """Bits that the values take in all, if each is coded by how often it occurs."""
+    counts = np.unique(values, return_counts=True)[1]
+    return float(-(counts * np.log2(counts / len(values))).sum())
+
+
+def pack(codes: Int8[np.ndarray, "patches components"]) -> list[bytes]:
+    """Each component deflated, with a code of its own; `b"".join([*packed, END])` is a whole stream, in the order of the components."""
+    found = []
+    for column in codes.T:
+        content, parts = np.ascontiguousarray(column).tobytes(), []
+        for strategy in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY):
+            packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, strategy)
+            parts.append(packer.compress(content) + packer.flush(zlib.Z_FULL_FLUSH))
+        found.append(min(parts, key=len))
+    return found
 
 
 def to_text(codes: Int8[np.ndarray, "patches components"]) -> str:

@@ -19,7 +19,10 @@ class PictureSettings(Settings):
     short_side: int = Field(default=320, ge=32)
     """Shorter side of the network's input in pixels, rounded to whole patches."""
     components: int = Field(default=24, ge=0, le=64)
-    """Numbers of 8 bits that are kept of each patch, so that the page can be asked which patches are similar to one; 0 keeps none."""
+    """Numbers that are kept of each patch at most, so that the page can be asked which patches are similar to one; 0 keeps none."""
+    similarity_error: float = Field(default=0.05, ge=0, le=1)
+    """95 % of the similarities on the page are at most so far from the cosine, by as few and as coarse numbers as do it. Where `components`
+    numbers cannot, 1.1 times what they reach."""
     clip_frames: int = Field(default=6, ge=0, le=16)
     """Frames of one clip of the first video, through which a patch's similarity is shown; 0 takes none."""
     clip_spacing: float = Field(default=0.5, gt=0)

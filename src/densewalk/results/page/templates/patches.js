@@ -1,5 +1,5 @@
 // Ask a patch: the cosine similarity of every patch of every image to the pressed one, by two runs side by side
-{
+(async () => {
 const asked = JSON.parse(document.getElementById("patches").textContent), tool = document.querySelector(".ask");
 const [byLeft, byRight, byColors] = tool.querySelectorAll("select");
 const pairs = tool.querySelector(".pairs"), said = tool.querySelector(".said"), keys = tool.querySelector(".keys");
@@ -10,9 +10,21 @@ const color = t => {
   const x = Math.min(1, Math.max(0, t)) * (STOPS.length - 1), i = Math.min(STOPS.length - 2, Math.floor(x));
   return STOPS[i].map((from, c) => from + (x - i) * (STOPS[i + 1][c] - from));
 };
-const codesOf = name => decoded[name] ??= asked.runs[name].images.map(image => image && {
-  rows: image[0], columns: image[1], codes: Int8Array.from(atob(image[2]), letter => letter.charCodeAt(0)),
-});
+// a deflated stream: the first component of all patches of all images, then the second, ...
+const unpacked = async text => {
+  const packed = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+  return new Int8Array(await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"))).arrayBuffer());
+};
+const unpack = async ({ scales, images, codes }) => {
+  const every = await unpacked(codes), patches = every.length / scales.length;
+  return images.map(image => {
+    if (!image) return null;
+    const [rows, columns, first] = image, own = new Int8Array(rows * columns * scales.length);
+    for (let i = 0, at = 0; i < rows * columns; i++) for (let k = 0; k < scales.length; k++) own[at++] = every[k * patches + first + i];
+    return { rows, columns, codes: own };
+  });
+};
+const codesOf = name => decoded[name];
 // where the asked patch is: an image and a place in it, 0 to 1, as runs may have other patches
 let query = { image: 0, x: 0.5, y: 0.5 };
 const patchAt = ({ rows, columns }, { x, y }) => ({ row: Math.min(rows - 1, Math.floor(y * rows)), column: Math.min(columns - 1, Math.floor(x * columns)) });
@@ -134,6 +146,15 @@ const ask = (image, x, y) => { query = { image, x, y }; draw(); };
 pairs.append(...cells.map(({ figure }) => figure));
 tool.querySelector("form").addEventListener("change", draw);
 tool.querySelector("form").addEventListener("submit", event => event.preventDefault());
-tool.hidden = false;
-draw();
+const able = (() => {
+  try { return Boolean(new DecompressionStream("deflate-raw")); } catch { return false; }
+})();
+if (able) {
+  for (const name of names) decoded[name] = await unpack(asked.runs[name]);
+  draw();
+} else {
+  said.textContent = "This browser is too old to unpack the similarities: Chrome 103, Firefox 113 and Safari 16.4 can.";
+  pairs.hidden = tool.querySelector("form").hidden = true;
 }
+tool.hidden = false;
+})();
