@@ -185,8 +185,8 @@ def draw_waterfall(found: Explained) -> Figure:
     axis.invert_yaxis()
     axis.spines[["top", "right"]].set_visible(False)
     cut = ", axis cut" if low > 0 else ""
-    lines = "; lines: their intervals over test units" if reach else ""
-    axis.set_xlabel(f"{found.metric} of {found.run} ({found.unit}); {found.shares}{lines}{cut}")
+    lines = "\nlines: their intervals over test units" if reach else ""
+    axis.set_xlabel(f"{found.metric} of {found.run} ({found.unit}){cut}\n{found.shares}{lines}")
     return figure
 
 
