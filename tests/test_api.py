@@ -129,3 +129,15 @@ def test_unknown_networks_are_refused():
 def test_importing_the_package_imports_no_torch():
     code = "import densewalk, sys; assert 'torch' not in sys.modules; densewalk.evaluate; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("dinov2_vits14", r"network is a str; allowed: what load, create or wrap return; to do: densewalk\.load\(\"dinov2_vits14\"\)"),
+        (nn.Conv2d(3, 8, 16, 16), r"network is a Conv2d; .*; to do: densewalk\.wrap\(module, "),
+    ],
+)
+def test_what_is_no_network_is_said_to_be_made_one(given, message):
+    with pytest.raises(UserError, match=message):
+        dw.evaluate("davis", given, root="data")

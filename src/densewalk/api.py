@@ -255,8 +255,13 @@ def evaluate(
     from densewalk.evaluations.common.base import Job
     from densewalk.models.export import export_backbone
     from densewalk.models.families.wrapped import WrappedNetwork
+    from densewalk.models.interface import Network
     from densewalk.study.registry import evaluation_module
 
+    if not isinstance(network, Network):
+        named = isinstance(network, str | Path)
+        todo = f'densewalk.load("{network}")' if named else "densewalk.wrap(module, dense=..., stride=..., dim=...)"
+        raise UserError(f"network is a {type(network).__name__}", allowed="what load, create or wrap return", todo=todo)
     given = _settings(protocol, {"root": str(root), "dataset": dataset or Path(root).absolute().name, **settings})
     network.require_abilities(given.needs, given.TITLE)
     with tempfile.TemporaryDirectory(prefix="densewalk-") as temporary:

@@ -26,8 +26,10 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # Snakemake sets each of these to the threads of the job
 _LIBRARIES = ("OMP_NUM", "GOTO_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM")
 THREADS = tuple(f"{library}_THREADS" for library in _LIBRARIES)
+# Snakemake sets each of these to the resource tmpdir, for most jobs; a job takes over its own
+FOLDERS = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")
 # of the environment, what may differ between server and job: no import depends on it
-MAY_DIFFER = frozenset([ADDRESS, "PATH", "PWD", "OLDPWD", "SHLVL", "_", *THREADS])
+MAY_DIFFER = frozenset([ADDRESS, "PATH", "PWD", "OLDPWD", "SHLVL", "_", *THREADS, *FOLDERS])
 
 
 def socket_name(address: str) -> bytes:

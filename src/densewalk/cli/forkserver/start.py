@@ -6,7 +6,6 @@ import secrets
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +13,6 @@ from densewalk.cli.forkserver.protocol import ADDRESS, GPUS, LATER, OFF, THREADS
 from densewalk.study.registry import evaluation_folder
 
 SERVER = [sys.executable, "-P", "-m", "densewalk.cli.forkserver.server"]  # -P: no module of the folder where the driver is
-FOLDERS = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")  # Snakemake sets each of these to the resource tmpdir
 COMPILER = "torch._dynamo"  # torch's optimizers import it when they are made
 TRAIN_HEADS = ("coco", "depth", "linear", "linear_segmentation", "segmentation", "stego")
 TOOLBOXES = {"segmentation": "densewalk.evaluations.mmlab.segmentation", "coco": "densewalk.evaluations.mmlab.detection"}
@@ -98,7 +96,7 @@ def _modules_of_rule(rule: str) -> list[str]:
 
 def environment_of_jobs(own: Mapping[str, str]) -> dict[str, str]:
     """What Snakemake gives its jobs, with one thread: libraries start theirs when they are loaded, and a fork has none of them."""
-    return {**own, **dict.fromkeys(FOLDERS, tempfile.gettempdir()), **dict.fromkeys(THREADS, "1")}
+    return {**own, **dict.fromkeys(THREADS, "1")}
 
 
 def serve_jobs(rules: Mapping[str, int]) -> None:

@@ -107,7 +107,8 @@ class FlowPairs(Dataset[dict[str, Tensor]]):
             if self.read(video, frame, other) is not None:
                 return video, frame, other
         found = f"most of the frame stands still in each of {len(numbers)} pairs: the median flow is below 0.3 px"
-        raise UserError(found, todo="raise frame_distance, or choose a video whose camera moves")
+        todo = "choose a video whose camera moves; if it moves slowly, raise frame_distance"
+        raise UserError(found, todo=todo)
 
     def sample(self, pair: Pair, box: Box, *, flip: bool) -> dict[str, Tensor]:
         """A crop of a pair at the network's size; a flip turns the flow's direction, resizing leaves its length as it is."""
