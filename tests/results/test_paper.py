@@ -72,9 +72,37 @@ def test_golden_latex(records):
     caption = re.search(r"\\caption\{(.*)\}", text)[1]
     assert text.replace(caption, "CAPTION") == GOLDEN_LATEX.replace("PAD", r"\phantom{$_{\pm 9.53}$}")
     assert "half-width of its 95 \\% interval (Student's t)" in caption
-    assert "Bold: better than every other row by more than the 95 \\% interval of the paired difference over seeds." in caption
+    assert (
+        "Bold: better than every other run, and every floor, by more than the 95 \\% interval of the paired difference over seeds."
+        in caption
+    )
+    assert "Intervals are over training seeds; test units (1449 images) are another source of variation: see densewalk compare." in caption
     assert "Floors are no result of a training and have no interval." in caption
     assert "davis\\_DAVI on DAVIS-2017, davis\\_MOSE on MOSE\\_1: dense NN, fraction 1, 512 px." in caption
+
+
+def test_nothing_below_a_floor_is_bold(records):
+    """A trained run that is better than all others, and worse than copying, by so much as its interval or not."""
+    for floor, is_bold in ((47.6, False), (40.0, False), (30.0, True)):
+        for path in records:
+            content = json.loads(path.read_text())
+            if "J_copied" in content["metrics"]:
+                path.write_text(json.dumps({**content, "metrics": {**content["metrics"], "J_copied": floor}}))
+        table = paper_table(records, ["run", "davis_DAVI:J", "mIoU"], None, None, METRICS)
+        assert [cell.best for cell in table.rows[0][1:]] == [is_bold, True], floor
+        assert [row[1].text for row in table.floors] == ["20.50", f"{floor:.2f}"]
+
+
+def test_the_caption_says_how_many_units_of_each_evaluation(records):
+    paths = [path for path in records if path.stem == "davis_MOSE"]
+    for path in paths:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "n": 9, "unit": "objects"}))
+    both = paper_table(records, ["run", "davis_MOSE:J", "mIoU"], None, None, METRICS).caption
+    assert any("test units (davis_MOSE: 9 objects; incontext_voc: 1449 images) are another source" in sentence for sentence in both)
+    one = paper_table(paths, ["run", "J"], None, None, METRICS).caption
+    assert any("test units (9 objects) are another source" in sentence for sentence in one)
+    single = [path for path in paths if path.parent.name == "s0"]
+    assert not any("test units" in sentence for sentence in paper_table(single, ["run", "J"], None, None, METRICS).caption)
 
 
 def check_structure(text):

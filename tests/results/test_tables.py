@@ -250,11 +250,12 @@ GOLDEN_MARKDOWN = (
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     "| walk | dora | random | vit_small_patch16 | paper | PascalVOC | 2 | 40.50 ± 6.35 | 43.00 ± 12.71 |\n"
     "| dino_s16 | none | dino_s16 | vit_small_patch16 |  | PascalVOC | 1 | 46.12 | 48.46 (published 48.70) |\n"
+    "\nIntervals are over training seeds; test units (1449 images) are another source of variation: see densewalk compare.\n"
     f"\n{GOLDEN_PROTOCOLS}"
 )
 GOLDEN_LATEX = r"""\begin{table}
 \centering
-\caption{\texttt{incontext\_voc} on PascalVOC: dense NN, fraction 1, 512 px.}
+\caption{Intervals are over training seeds; test units (1449 images) are another source of variation: see densewalk compare. \texttt{incontext\_voc} on PascalVOC: dense NN, fraction 1, 512 px.}
 \label{tab:a}
 \begin{tabular}{llllllrrr}
 \toprule

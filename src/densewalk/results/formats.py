@@ -12,7 +12,7 @@ import pandas as pd
 
 from densewalk.core.files import atomic_write
 from densewalk.core.text.quoting import for_latex, for_latex_label, for_markdown, for_markdown_code
-from densewalk.results.significance import fixed
+from densewalk.results.significance import about_intervals, fixed
 from densewalk.results.tables import SUFFIXES, read_table
 
 NUMBER = r"([-+]?[\d.]+|–)?( [±(].*)?"  # a cell with a number, its interval and the published one
@@ -27,20 +27,21 @@ def write_formats(table: Path) -> None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table, and the protocols of a wide one below it."""
+    """A Markdown table; below it what its intervals are over, and the protocols of a wide one."""
     shown = readable(table)
     # not DataFrame.to_markdown, which does not escape the bars and pads every cell to the widest of its column
     head, *rows = [[for_markdown(str(cell)) for cell in line] for line in (list(shown.columns), *shown.to_numpy().tolist())]
     lines = [head, ["---"] * len(head), *rows]
     text = "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
     below = [f"\n{for_markdown_code(e)} on {for_markdown(d)}: {for_markdown(p)}.\n" for e, d, p in protocols(table)]
-    return text + "".join(below)
+    return text + "".join([f"\n{for_markdown(sentence)}\n" for sentence in interval_notes(table)] + below)
 
 
 def latex(table: pd.DataFrame, label: str) -> str:
-    """A LaTeX table with booktabs' rules, columns of numbers right-aligned; the protocols of a wide one are its caption."""
+    """A LaTeX table with booktabs' rules, columns of numbers right-aligned; its caption is what is below the Markdown table."""
     shown = readable(table).astype(str)  # a column without rows has no type
-    caption = " ".join(f"\\texttt{{{for_latex(e)}}} on {for_latex(d)}: {for_latex(p)}." for e, d, p in protocols(table))
+    notes = [for_latex(sentence) for sentence in interval_notes(table)]
+    caption = " ".join(notes + [f"\\texttt{{{for_latex(e)}}} on {for_latex(d)}: {for_latex(p)}." for e, d, p in protocols(table)])
     numbers = [shown[c].str.fullmatch(NUMBER).all() and shown[c].any() for c in shown.columns]
     head, *rows = [[for_latex(str(cell)) for cell in line] for line in (list(shown.columns), *shown.to_numpy().tolist())]
     # not DataFrame.style, which takes five times as long and a gigabyte for 10,000 results
@@ -106,6 +107,16 @@ def _numbers(table: pd.DataFrame, columns: list[str]) -> list[str]:
         (mean or "–") + (f" ± {interval}" if interval else "") + (f" (published {published})" if published else "")
         for mean, interval, published in table.reindex(columns=columns, fill_value="").itertuples(index=False)
     ]
+
+
+def interval_notes(table: pd.DataFrame) -> list[str]:
+    """What the intervals of a table are over; nothing for a table without any."""
+    if metrics := metrics_of(table):
+        has_any = (table[[m + SUFFIXES[0] for m in metrics]] != "").any(axis=None)
+        return [about_intervals(zip(table["evaluation"], table["n"], table["unit"], strict=True))] if has_any else []
+    if "beyond_interval" in table.columns and (table["ci95"] != "").any():
+        return ["Intervals are over training seeds; those over test units are in the CSV file: units_low and units_high."]
+    return []
 
 
 def protocols(table: pd.DataFrame) -> list[tuple[str, str, str]]:

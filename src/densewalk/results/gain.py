@@ -22,7 +22,7 @@ from densewalk.evidence.multiplicity import holm
 from densewalk.results.pairs.cells import UNIT_COLUMNS, unit_cells
 from densewalk.results.pairs.differences import Differences, UnitDifference
 from densewalk.results.records import Named, ResultRecord, in_study_order, read_result
-from densewalk.results.significance import Better, Paired, fixed, is_random_start, mean_and_interval, paired, partners
+from densewalk.results.significance import Better, Paired, fixed, floors_of_data, is_random_start, mean_and_interval, paired, partners
 from densewalk.results.tables import grouped, metrics_in, write_csv
 
 COLUMNS = (
@@ -132,7 +132,7 @@ def gains(records: Sequence[ResultRecord], metrics: Metrics, baseline: str | Non
         for metric in (name for name in names if floor_of(name) is None):
             described = metrics.get(task, {}).get(metric)
             better: Better = described.better if described else "higher"
-            found += _with_units(list(_of_metric(groups, metric, better, names, baseline)), groups, differences)
+            found += _with_units(list(_of_metric(groups, metric, better, baseline)), groups, differences)
     return found
 
 
@@ -155,9 +155,9 @@ def _over_units(gain: Gain, groups: Groups, differences: Differences) -> UnitDif
     return differences.of([(b, a) for a, b in partners(groups[gain.run], groups[gain.reference])], gain.metric)
 
 
-def _of_metric(groups: Groups, metric: str, better: Better, names: Sequence[str], baseline: str | None) -> Iterator[Gain]:
+def _of_metric(groups: Groups, metric: str, better: Better, baseline: str | None) -> Iterator[Gain]:
     """The floors and the runs in one metric of an evaluation."""
-    for run, value in floors(groups, metric, names):
+    for run, value in floors(groups, metric):
         first = next(iter(groups.values()))[0]
         yield Gain(run, "floor", first.evaluation, first.dataset, metric, better, value)
     for run, group in groups.items():
@@ -173,16 +173,12 @@ def _of_metric(groups: Groups, metric: str, better: Better, names: Sequence[str]
             yield Gain(run, "run", first.evaluation, first.dataset, metric, better, value, against, reference, pairs)
 
 
-def floors(groups: Groups, metric: str, names: Sequence[str]) -> Iterator[tuple[str, float]]:
+def floors(groups: Groups, metric: str) -> Iterator[tuple[str, float]]:
     """What stands below every backbone: random weights, and what is scored in place of a prediction; name and value."""
     for run, group in groups.items():
         if is_random_start(group[0]):
             yield run, mean_and_interval([r.metrics.get(metric) for r in group])[0]
-    for name in names:
-        if (floor := floor_of(name)) is not None and floor[0] == metric:
-            known = [value for group in groups.values() for r in group if (value := r.metrics.get(name)) is not None]
-            if known:
-                yield floor[1], known[0]  # of the data alone: the same for every backbone
+    yield from floors_of_data(groups, metric)
 
 
 def start_of(record: ResultRecord, groups: Groups) -> str | None:

@@ -9,13 +9,14 @@ Nothing is called better on one seed.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 from scipy.stats import t as student
 
+from densewalk.core.metric import floor_of
 from densewalk.models.families.own_code import OWN
 from densewalk.results.records import ResultRecord
 
@@ -79,13 +80,13 @@ def is_as_it_is(record: ResultRecord) -> bool:
 
 
 def best_runs(groups: Mapping[str, Sequence[ResultRecord]], metric: str, better: Better) -> set[str]:
-    """The run that may be called the best: better than every other by more than the interval of the paired difference.
+    """The run that may be called the best: better than every other, and than every floor, by more than the interval of the difference.
 
     Args:
         groups: run -> its records of one evaluation. better: the metric's direction.
 
     Returns:
-        One run, or none: with one seed, with a difference within its interval, without two runs to compare, or if it is a floor.
+        One run, or none: with one seed, with a difference within its interval, without two runs to compare, if it is a floor, or below one.
     """
     means = {run: mean_and_interval([r.metrics.get(metric) for r in group])[0] for run, group in groups.items()}
     known = {run: mean for run, mean in means.items() if not math.isnan(mean)}
@@ -94,7 +95,37 @@ def best_runs(groups: Mapping[str, Sequence[ResultRecord]], metric: str, better:
     best = (min if better == "lower" else max)(known, key=lambda run: known[run])
     others = [groups[run] for run in known if run != best]
     is_best = all(paired(groups[best], other, metric).is_better(better) for other in others)
+    is_best = is_best and all(_to_floor(groups[best], value, metric).is_better(better) for _, value in floors_of_data(groups, metric))
     return {best} if is_best and not is_random_start(groups[best][0]) else set()
+
+
+def floors_of_data(groups: Mapping[str, Sequence[ResultRecord]], metric: str) -> Iterator[tuple[str, float]]:
+    """Name and value of what is scored in place of a prediction: of the data alone, the same for every backbone."""
+    records = [record for group in groups.values() for record in group]
+    for name in dict.fromkeys(name for record in records for name in record.metrics):
+        if (floor := floor_of(name)) is not None and floor[0] == metric:
+            known = [value for record in records if (value := record.metrics.get(name)) is not None]
+            if known:
+                yield floor[1], known[0]
+
+
+def _to_floor(group: Sequence[ResultRecord], floor: float, metric: str) -> Paired:
+    """The differences of a run to a floor, which has one value for all seeds."""
+    differences = tuple(_number(record.metrics.get(metric)) - floor for record in group)
+    return Paired(tuple(record.seed for record in group), differences, *mean_and_interval(differences), floor)
+
+
+def about_intervals(scored: Iterable[tuple[str, str, str]]) -> str:
+    """A sentence for captions: over what intervals are, and over what they are not.
+
+    Args:
+        scored: evaluation, count of what was scored, and its unit.
+    """
+    known = list(dict.fromkeys(scored))
+    evaluations, facts = {evaluation for evaluation, _, _ in known}, dict.fromkeys(f"{n} {unit}" for _, n, unit in known)
+    several = len(evaluations) > 1 and len(facts) > 1
+    units = "; ".join(f"{evaluation}: {n} {unit}" for evaluation, n, unit in known) if several else "; ".join(facts)
+    return f"Intervals are over training seeds; test units ({units}) are another source of variation: see densewalk compare."
 
 
 def mean_and_interval(values: Sequence[float | None]) -> tuple[float, float]:

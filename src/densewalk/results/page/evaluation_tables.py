@@ -12,7 +12,7 @@ from densewalk.results.page.sections import class_charts
 from densewalk.results.page.view import EvaluationTable, Facts, Number, Row, Section
 from densewalk.results.plan import Plan
 from densewalk.results.records import ResultRecord
-from densewalk.results.significance import best_runs
+from densewalk.results.significance import about_intervals, best_runs
 from densewalk.results.stale import code_reasons
 from densewalk.results.tables import COMPUTE, SUFFIXES, Compute, compute, grouped, metrics_in, of_task, tidy_row, wide_row
 
@@ -71,6 +71,7 @@ def _table(
         same=same,
         shared=shared,
         has_intervals=any(number.interval for row in rows for number in row.numbers),
+        about_intervals=about_intervals((r.evaluation, str(r.n), r.unit) for r in records),
         has_best=bool(best),
         classes=class_charts(records, list(plan.runs)),
     )

@@ -134,6 +134,7 @@ class EvaluationTable:
     same: Facts
     shared: Facts
     has_intervals: bool
+    about_intervals: str
     has_best: bool
     classes: Sequence[Chart]
 

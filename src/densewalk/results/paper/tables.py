@@ -3,8 +3,8 @@
     densewalk tables --columns run,J,F --pivot dataset --format latex results
     densewalk tables --columns "run,mIoU,J&F" --format latex results
 
-The best value of a column is bold only where it is better than every other by more than the interval of the paired difference over seeds
-(significance.py). Floors come last, without an interval. The caption says what bold, intervals and floors mean, and names the protocols.
+The best value of a column is bold only where it is better than every other, and every floor, by more than the interval of the paired
+difference over seeds (significance.py). Floors come last, without an interval. The caption says what bold, intervals and floors mean, and names the protocols.
 """
 
 from collections import Counter
@@ -16,8 +16,8 @@ from densewalk.core.metric import floor_of
 from densewalk.results.gain import Groups, Metrics, floors
 from densewalk.results.paper.columns import FACTS, Number, Pivot, layout
 from densewalk.results.records import Named, ResultRecord, read_results
-from densewalk.results.significance import best_runs, is_random_start
-from densewalk.results.tables import grouped, metrics_in, wide_row
+from densewalk.results.significance import about_intervals, best_runs, is_random_start
+from densewalk.results.tables import grouped, wide_row
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,7 @@ def _other_floors(of_runs: Groups, metric: str) -> dict[str, str]:
     """The floors that are no run of the study."""
     if floor_of(metric) is not None:
         return {}
-    names = metrics_in(record for group in of_runs.values() for record in group)
-    return {name: f"{value:.2f}" for name, value in floors(of_runs, metric, names) if name not in of_runs}
+    return {name: f"{value:.2f}" for name, value in floors(of_runs, metric) if name not in of_runs}
 
 
 def _fact(group: Sequence[ResultRecord], name: str, shown: str, *, is_floor: bool = False) -> Cell:
@@ -159,13 +158,16 @@ def _finished(heads: list[tuple[str, str]], rows: list[list[Cell]], below: list[
     everything = [*rows, *below]
     numeric = [_is_numeric([row[i].text for row in everything]) for i in range(len(heads))]
     cells, caption = [cell for row in everything for cell in row], []
+    records = [group[0] for of_runs in groups.values() for group in of_runs.values()]
     if any(cell.interval for cell in cells):
         caption.append("Mean over seeds ± half-width of its 95 % interval (Student's t).")
+        caption.append(about_intervals((r.evaluation, str(r.n), r.unit) for r in records))
     if any(cell.best for cell in cells):
-        caption.append("Bold: better than every other row by more than the 95 % interval of the paired difference over seeds.")
+        caption.append(
+            "Bold: better than every other run, and every floor, by more than the 95 % interval of the paired difference over seeds."
+        )
     if below:
         caption.append("Floors are no result of a training and have no interval.")
-    records = [group[0] for of_runs in groups.values() for group in of_runs.values()]
     for protocol in dict.fromkeys(r.protocol for r in records):
         own = dict.fromkeys(f"{r.evaluation} on {r.dataset}" for r in records if r.protocol == protocol)
         caption.append(f"{', '.join(own)}: {protocol}.")
