@@ -4,7 +4,8 @@
     densewalk tables --columns "run,mIoU,J&F" --format latex results
 
 The best value of a column is bold only where it is better than every other, and every floor, by more than the interval of the paired
-difference over seeds (significance.py). Floors come last, without an interval. The caption says what bold, intervals and floors mean, and names the protocols.
+difference over seeds (significance.py). Floors come last, without an interval. The caption says what bold, intervals and floors mean, and
+names the protocols.
 """
 
 from collections import Counter
