@@ -241,6 +241,7 @@ def generate(args: argparse.Namespace) -> None:
 
 def tables(args: argparse.Namespace) -> None:
     """Write a table of result records as CSV, Markdown and LaTeX, or with --columns a table for a paper."""
+    from densewalk.cli.current import warn_of_others
     from densewalk.results.plan import read_plan
     from densewalk.results.records import results_in
     from densewalk.study.registry import metrics_of_tables
@@ -258,6 +259,7 @@ def tables(args: argparse.Namespace) -> None:
 
         table = paper_table(records, args.columns, args.pivot, args.table, metrics_of_tables(), named)
         text = FORMATS[args.format or "markdown"](table)
+        warn_of_others([] if plan else given)
         if args.out is None:
             print(text, end="")
             return
@@ -278,6 +280,7 @@ def tables(args: argparse.Namespace) -> None:
     else:
         write_table(records, args.table, args.out, named)
     write_formats(args.out)
+    warn_of_others([] if plan else given)
     if plan is not None:
         mark_written(plan, results, args.table)
 
@@ -295,11 +298,13 @@ def diff(args: argparse.Namespace) -> int:
 
 def compare(args: argparse.Namespace) -> None:
     """Compare rows by their test units: intervals of the differences to the first one, over test images and over training seeds."""
+    from densewalk.cli.current import warn_of_others
     from densewalk.results.pairs.rows import compare_rows, text, write_compared
 
     if len(args.rows) < 2:
         raise UserError("densewalk compare takes two rows or more", allowed="RUN:EVALUATION, or the file of a record")
     found = compare_rows(args.rows, args.results, args.metric, args.resamples)
+    warn_of_others(path for row in (found[0].reference, *(one.row for one in found)) for path in row.paths)
     print(text(found))
     if args.csv:
         write_compared(found, args.csv)

@@ -1,6 +1,6 @@
 """What a folder of results holds of a study: what is there, outdated or missing, and why as far as logs tell. Free of torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -72,6 +72,24 @@ def survey(plan: Plan, results: Path) -> Iterator[RunOutputs]:
             backbone = replace(backbone, trains=bool(planned.data))
             yield RunOutputs(backbone, [_result(changes, backbone, name) for name in plan.evaluations_of(run, seed)])
     changes.contents.save()
+
+
+def not_current(plan: Plan, results: Path, keys: Iterable[tuple[str, int, str]]) -> Iterator[str]:
+    """A line for each run and evaluation that the plan does not have, or whose results are outdated, with its seeds.
+
+    Args:
+        keys: run, seed and evaluation of results that are there.
+    """
+    changes = Changes(plan, results)
+    found: dict[tuple[str, str, str], list[int]] = {}
+    for run, seed, evaluation in dict.fromkeys(keys):
+        if result_key(run, seed, evaluation) not in plan.hashes:
+            found.setdefault((run, evaluation, "not in the study"), []).append(seed)
+        elif reasons := changes.of_result(run, seed, evaluation):
+            found.setdefault((run, evaluation, f"outdated ({'; '.join(reasons)})"), []).append(seed)
+    changes.contents.save()
+    for (run, evaluation, why), seeds in found.items():
+        yield f"{run}:{evaluation}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {why}"
 
 
 def _backbone(changes: Changes, run: str, seed: int) -> Output:

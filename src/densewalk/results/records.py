@@ -190,12 +190,17 @@ def read_result(path: Path) -> ResultRecord:
     return record
 
 
+def place_of(path: Path) -> tuple[str, int, str] | None:
+    """Run, seed and evaluation of a record in a folder of results, {run}/s{seed}/{evaluation}.json; None of another place."""
+    folder = path.absolute().parent
+    return (folder.parent.name, int(folder.name[1:]), path.stem) if re.fullmatch(r"s\d+", folder.name) else None
+
+
 def _require_place(path: Path, **names: str | int) -> None:
     """A record in the folder of a run and seed, {run}/s{seed}/{evaluation}.json, must be theirs."""
-    folder = path.absolute().parent
-    if not re.fullmatch(r"s\d+", folder.name):
+    if (found_at := place_of(path)) is None:
         return
-    place = {"run": folder.parent.name, "seed": int(folder.name[1:]), "evaluation": path.stem}
+    place = dict(zip(("run", "seed", "evaluation"), found_at, strict=True))
     for key, found in names.items():
         if found != place[key]:
             raise UserError(
