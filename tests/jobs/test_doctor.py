@@ -146,6 +146,18 @@ def test_the_command_for_what_is_missing_is_said(name, deed, tmp_path):
     assert broken.problem.endswith(f"; command: densewalk data {known} --folder {tmp_path / 'big'}")
 
 
+def test_a_part_of_a_benchmark_under_its_name_is_a_warning(tmp_path):
+    root = tmp_path / "DAVIS"
+    shutil.copytree(shared("data/davis"), root)
+    found = {}
+    for name in ("DAVIS-2017", "mini"):
+        evaluation = {"protocol": "davis", "settings": {"root": str(root), "dataset": name, "compat": "released"}}
+        (found[name],) = [f for f in examine(parse_study({"study": "s", "evaluations": {"e": evaluation}, **RUN})) if "." in f.subject]
+        assert found[name].problem is None
+    assert "of 30 in ImageSets/2017/val.txt: not the benchmark DAVIS-2017" in found["DAVIS-2017"].found
+    assert [doctor.table([one]).splitlines()[1].split()[1] for one in found.values()] == ["warning", "OK"]
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_a_missing_folder_is_named(name, tmp_path):
     protocol, folder, more, _ = REAL[name]

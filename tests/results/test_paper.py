@@ -12,9 +12,11 @@ import pytest
 from densewalk.__main__ import main
 from densewalk.core.errors import UserError
 from densewalk.core.metric import Metric
+from densewalk.results.gain import gain_table
 from densewalk.results.paper.formats import SIZES, comma_separated, latex, markdown, table_width
 from densewalk.results.paper.tables import Cell, PaperTable, display_names, paper_table
-from tests.fixtures.records import DINO, TRAINED, record, typed
+from densewalk.results.tables import wide_table
+from tests.fixtures.records import DINO, TRAINED, of_whole_benchmark, record, typed
 
 METRICS = {"davis": {name: Metric("%") for name in ("J", "F")}, "incontext": {"mIoU": Metric("%")}}
 START = {"init": "random", "init_kind": "random"}
@@ -34,7 +36,8 @@ def records(tmp_path):
         for seed, value in enumerate(values):
             for dataset, more in (("DAVIS-2017", 0.0), ("MOSE_1", 5.0)):
                 metrics = {"J": value + more, "F": value - 1, "J_copied": 17.5 + more, **({"J&F": value + 2} if more else {})}
-                content.append(record(run, seed, metrics, **made, task="davis", evaluation=f"davis_{dataset[:4]}", dataset=dataset))
+                whole = of_whole_benchmark("davis", dataset)
+                content.append(record(run, seed, metrics, **made, evaluation=f"davis_{dataset[:4]}", **whole))
             content.append(record(run, seed, {"mIoU": value}, **made))
     paths = []
     for one in content:
@@ -76,7 +79,9 @@ def test_golden_latex(records):
         "Bold: better than every other run, and every floor, by more than the 95 \\% interval of the paired difference over seeds."
         in caption
     )
-    assert "Intervals are over training seeds; test units (1449 images) are another source of variation: see densewalk compare." in caption
+    assert (
+        "test units (davis\\_DAVI: 61 images; davis\\_MOSE: 1449 images) are another source of variation: see densewalk compare." in caption
+    )
     assert "Floors are no result of a training and have no interval." in caption
     assert "davis\\_DAVI on DAVIS-2017, davis\\_MOSE on MOSE\\_1: dense NN, fraction 1, 512 px." in caption
 
@@ -287,16 +292,37 @@ def test_several_tasks_stand_side_by_side_in_one_row_of_each_run(records):
 def test_two_evaluations_of_one_data_set_need_a_choice(records):
     for path in records:
         content = json.loads(path.read_text())
-        path.write_text(json.dumps({**content, "dataset": "DAVIS-2017"}))
+        path.write_text(json.dumps({**content, "dataset": "YouTube-VOS"}))
     with pytest.raises(UserError, match="--pivot dataset: davis_DAVI, davis_MOSE have the same dataset"):
         paper_table(records, ["run", "J"], "dataset", None, METRICS)
     assert paper_table(records, ["run", "J"], "evaluation", None, METRICS).heads[1:] == [("davis_DAVI", "J"), ("davis_MOSE", "J")]
     with pytest.raises(
-        UserError, match="--pivot dataset: J on DAVIS-2017 is of davis_DAVI and davis_MOSE; allowed: davis_DAVI:J, davis_MOSE:J"
+        UserError, match="--pivot dataset: J on YouTube-VOS is of davis_DAVI and davis_MOSE; allowed: davis_DAVI:J, davis_MOSE:J"
     ):
         paper_table(records, ["run", "mIoU", "J"], "dataset", None, METRICS)
     chosen = paper_table(records, ["run", "davis_DAVI:J", "davis_MOSE:F"], "dataset", None, METRICS)
-    assert chosen.heads[1:] == [("DAVIS-2017", "J"), ("DAVIS-2017", "F")], "two metrics of one data set are told apart by their names"
+    assert chosen.heads[1:] == [("YouTube-VOS", "J"), ("YouTube-VOS", "F")], "two metrics of one data set are told apart by their names"
+
+
+@pytest.mark.parametrize(
+    ("n", "sequences", "name"),
+    [
+        (9, ["cows", "dog", "judo"], "DAVIS-2017 (9 images, the benchmark has 61)"),
+        (61, ["cows", "dog", "judo"], "DAVIS-2017 (not the benchmark's list)"),
+        (61, None, "DAVIS-2017"),  # a record of an earlier version says no names
+    ],
+)
+def test_a_part_of_a_benchmark_is_not_called_by_its_name_alone(records, n, sequences, name):
+    paths = [path for path in records if path.stem == "davis_DAVI"]
+    for path in paths:
+        details = {} if sequences is None else {"sequences": {sequence: [] for sequence in sequences}}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "n": n, "details": details}))
+    table = paper_table(paths, ["run", "dataset", "J"], None, None, METRICS)
+    assert {row[1].text for row in [*table.rows, *table.floors]} == {name}
+    assert table.caption[-1].startswith(f"davis_DAVI on {name}: ")
+    assert paper_table(paths, ["run", "J"], "dataset", None, METRICS).heads[1] == (name, "J")
+    read = [typed(json.loads(path.read_text())) for path in paths]
+    assert set(wide_table(read)["dataset"]) == set(gain_table(read, METRICS, None)["dataset"]) == {name}
 
 
 def test_it_is_printed_or_written(records, tmp_path, monkeypatch, capsys, caplog):

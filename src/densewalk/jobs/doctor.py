@@ -26,6 +26,7 @@ from densewalk.core.provenance import versions
 from densewalk.data.check_images import check_images
 from densewalk.data.download.catalog import command_for, command_for_file, dataset_of
 from densewalk.data.download.fetch import receipt_path, verify
+from densewalk.data.download.find import lacks_at
 from densewalk.data.receipts import SequencesReceipt
 from densewalk.data.settings import ImagesSettings
 from densewalk.data.video.probe import missing_codecs, probe
@@ -33,6 +34,7 @@ from densewalk.data.video.stated import stated_length
 from densewalk.models.catalog import Checkpoint, public_checkpoint, published
 from densewalk.models.layouts.content import require_file
 from densewalk.models.loading import load
+from densewalk.results.benchmarks import BENCHMARKS
 from densewalk.study.amounts import require_warmups
 from densewalk.study.config import Study
 from densewalk.study.registry import evaluation_module
@@ -45,9 +47,13 @@ CODECS = ("h264", "hevc", "av1", "vp9")  # what walking tours come in
 SLURM = ("sbatch", "squeue", "scancel", "sacct")
 
 
+class Warned(str):
+    """What was found, with something that a person should know and that stops nothing."""
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table. problem: None if all is well."""
+    """One line of the table. problem: None if nothing would stop the study."""
 
     subject: str
     found: str
@@ -65,8 +71,14 @@ def examine(study: Study | None, *, slurm: bool = False, config: Path | None = N
 
 def table(findings: Iterable[Finding]) -> str:
     """The findings as text."""
-    rows = [(f.subject, "problem" if f.problem else "OK", f.problem or f.found) for f in findings]
+    rows = [(f.subject, _state(f), f.problem or f.found) for f in findings]
     return columns(("what", "state", "found, or what to do"), rows)
+
+
+def _state(finding: Finding) -> str:
+    if finding.problem:
+        return "problem"
+    return "warning" if isinstance(finding.found, Warned) else "OK"
 
 
 def _finding(subject: str, check: Check, command: str | None = None) -> Finding:
@@ -136,7 +148,7 @@ def _study_checks(study: Study, config: Path | None) -> Iterator[tuple[str, Chec
         settings = evaluation.settings
         known = dataset_of(evaluation.protocol, settings)
         command = command_for(known, settings.root) if known else None
-        yield f"evaluations.{name}", partial(data_of, evaluation.protocol, settings), command
+        yield f"evaluations.{name}", partial(_evaluation_data, evaluation.protocol, settings, known), command
 
 
 def _warmups(study: Study) -> str:
@@ -184,6 +196,20 @@ def _how_to_get(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
         manual = published()[name].manual if name in published() else None
         return f"{manual}; save it as {checkpoint.file}" if manual else f"densewalk fetch {wanted}"
     return f"densewalk fetch --config {shlex.quote(str(config or 'CONFIG'))}" if checkpoint.url else "put it there or correct `file`"
+
+
+def _evaluation_data(protocol: str, settings: Any, known: str | None) -> str:
+    """What an evaluation's data hold, with a warning where they have a benchmark's name and are another list.
+
+    Args:
+        known: the data set of datasets.yaml, None for any other.
+    """
+    found = data_of(protocol, settings)
+    lacks = lacks_at(known, Path(settings.root)) if known and (settings.TABLE, settings.dataset) in BENCHMARKS else ()
+    if not lacks:
+        return found
+    told = f"{', '.join(lacks)}: not the benchmark {settings.dataset}; tables say so and show no published values"
+    return Warned(f"{found}; {told}; to do: complete the data, or give `dataset` another name")
 
 
 def data_of(protocol: str, settings: Any) -> str:

@@ -1,6 +1,7 @@
 """What the benchmarks of the published numbers hold: a data set's name alone makes no published value comparable. Free of torch.
 
     BENCHMARKS["davis", "DAVIS-2017"]       by table and name of the data
+    dataset_name(record)                    "DAVIS-2017 (9 objects, the benchmark has 61)"
 
 The count of what was scored must be the benchmark's, and where names are known, so must they be. A benchmark that is not here has no
 published values in the tables.
@@ -49,6 +50,18 @@ def is_benchmark(record: ResultRecord) -> bool:
     if known is None or listed(record) not in known.units:
         return False
     return known.names is None or known.names == names_sha256(record)
+
+
+def dataset_name(record: ResultRecord) -> str:
+    """The data set as a table names it: under a benchmark's name, but with another content, with what was scored of how many."""
+    known = BENCHMARKS.get((record.task, record.dataset))
+    says_names = known is not None and (known.names is None or "sequences" in record.details)  # not in a record of an earlier version
+    if known is None or is_benchmark(record) or (listed(record) in known.units and not says_names):
+        return record.dataset
+    found, whole = listed(record), known.units[0]
+    if found in known.units:
+        return f"{record.dataset} (not the benchmark's list)"
+    return f"{record.dataset} ({found:,} {record.unit}, the benchmark has {whole:,})"
 
 
 def listed(record: ResultRecord) -> int:

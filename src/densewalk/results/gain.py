@@ -19,6 +19,7 @@ import pandas as pd
 from densewalk.core.errors import UserError
 from densewalk.core.metric import Metric, floor_of
 from densewalk.evidence.multiplicity import holm
+from densewalk.results.benchmarks import dataset_name
 from densewalk.results.pairs.cells import UNIT_COLUMNS, unit_cells
 from densewalk.results.pairs.differences import Differences, UnitDifference
 from densewalk.results.records import Named, ResultRecord, in_study_order, read_result
@@ -159,7 +160,7 @@ def _of_metric(groups: Groups, metric: str, better: Better, baseline: str | None
     """The floors and the runs in one metric of an evaluation."""
     for run, value in floors(groups, metric):
         first = next(iter(groups.values()))[0]
-        yield Gain(run, "floor", first.evaluation, first.dataset, metric, better, value)
+        yield Gain(run, "floor", first.evaluation, dataset_name(first), metric, better, value)
     for run, group in groups.items():
         if is_random_start(group[0]):
             continue
@@ -170,7 +171,7 @@ def _of_metric(groups: Groups, metric: str, better: Better, baseline: str | None
             references["baseline"] = baseline if baseline in groups else None
         for against, reference in references.items():
             pairs = paired(group, groups[reference], metric) if reference else None
-            yield Gain(run, "run", first.evaluation, first.dataset, metric, better, value, against, reference, pairs)
+            yield Gain(run, "run", first.evaluation, dataset_name(first), metric, better, value, against, reference, pairs)
 
 
 def floors(groups: Groups, metric: str) -> Iterator[tuple[str, float]]:

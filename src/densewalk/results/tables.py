@@ -22,6 +22,7 @@ import pandas as pd
 from densewalk.core.files import atomic_write
 from densewalk.core.metric import floor_of
 from densewalk.core.text.quoting import for_csv, from_csv
+from densewalk.results.benchmarks import dataset_name
 from densewalk.results.published import elsewhere, published
 from densewalk.results.records import Named, ResultRecord, TrainingRecord, read_results
 from densewalk.results.significance import fixed, mean_and_interval
@@ -144,9 +145,10 @@ def wide_row(group: Sequence[ResultRecord], metrics: Sequence[str]) -> dict[str,
 
 def description_cells(group: Sequence[ResultRecord]) -> dict[str, str]:
     """What was evaluated, and how: the same for all metrics, and for all seeds of a study that is not half changed."""
-    plain = ("run", "method", "init", "arch", "compat", "evaluation", "dataset", "protocol", "unit")
+    plain = ("run", "method", "init", "arch", "compat", "evaluation", "protocol", "unit")
     return {
         **{name: _same(getattr(r, name) for r in group) for name in plain},
+        "dataset": _same(dataset_name(r) for r in group),
         "pretraining_data": _same(r.labels.pretraining_data if r.labels else "" for r in group),
         "protocol_version": _same(r.version for r in group),
     }

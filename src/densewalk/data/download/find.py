@@ -52,6 +52,12 @@ def describe_signs(name: str) -> str:
     return f"{name}: a folder{f' {dataset.named}' if dataset.named else ''} with {inside}"
 
 
+def lacks_at(name: str, root: Path) -> tuple[str, ...]:
+    """What the whole data set has more of than a folder that holds it; nothing where its signs are not there."""
+    dataset = datasets()[name]
+    return lacks_of(dataset, root) if all(_is_there(root, part) for part in dataset.signs) else ()
+
+
 def lacks_of(dataset: Dataset, root: Path) -> tuple[str, ...]:
     """What the whole set has more of."""
     counts = {part: (count_of(root, part), whole) for part, whole in dataset.signs.items() if whole is not None}

@@ -12,6 +12,7 @@ from typing import Literal
 
 from densewalk.core.errors import UserError
 from densewalk.core.text.complaints import did_you_mean
+from densewalk.results.benchmarks import dataset_name
 from densewalk.results.records import ResultRecord
 from densewalk.results.tables import LEADING, TRAILING, metrics_in
 
@@ -50,11 +51,16 @@ def layout(records: Sequence[ResultRecord], columns: Sequence[str], pivot: Pivot
     by_evaluation = {record.evaluation: record for record in records}
     owners = {name: _owners(name, records) for name in names}
     common = [evaluation for evaluation in by_evaluation if all(evaluation in found for found in owners.values())]
-    groups = {evaluation: getattr(record, pivot) if pivot else "" for evaluation, record in by_evaluation.items()}
+    groups = {evaluation: _group(record, pivot) for evaluation, record in by_evaluation.items()}
     if not common or any(_metric(name, by_evaluation) != name for name in names):
         return _side_by_side(owners, groups, pivot)
     _require_one_each({evaluation: groups[evaluation] for evaluation in common}, columns, pivot)
     return Layout(common, [Number(e, name, groups[e]) for e in common for name in names], is_listed=pivot is None)
+
+
+def _group(record: ResultRecord, pivot: Pivot | None) -> str:
+    """The name of a record's group of columns, empty without any."""
+    return {"dataset": dataset_name(record), "evaluation": record.evaluation}.get(pivot or "", "")
 
 
 def _metric(name: str, evaluations: Mapping[str, ResultRecord]) -> str:

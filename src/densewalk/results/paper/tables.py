@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from densewalk.core.metric import floor_of
+from densewalk.results.benchmarks import dataset_name
 from densewalk.results.gain import Groups, Metrics, floors
 from densewalk.results.paper.columns import FACTS, Number, Pivot, layout
 from densewalk.results.records import Named, ResultRecord, read_results
@@ -170,7 +171,7 @@ def _finished(heads: list[tuple[str, str]], rows: list[list[Cell]], below: list[
     if below:
         caption.append("Floors are no result of a training and have no interval.")
     for protocol in dict.fromkeys(r.protocol for r in records):
-        own = dict.fromkeys(f"{r.evaluation} on {r.dataset}" for r in records if r.protocol == protocol)
+        own = dict.fromkeys(f"{r.evaluation} on {dataset_name(r)}" for r in records if r.protocol == protocol)
         caption.append(f"{', '.join(own)}: {protocol}.")
     return PaperTable(heads, rows, below, caption, numeric)
 
