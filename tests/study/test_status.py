@@ -20,11 +20,14 @@ from densewalk.core.hashing import config_hash
 from densewalk.data.settings import ImagesSettings
 from densewalk.jobs import train as train_job
 from densewalk.jobs.prepare import prepare_images
+from densewalk.results.changes import Changes, mark_written
 from densewalk.results.records import RunRecord
 from densewalk.study.config import Study, parse_study
 from densewalk.study.specs import RunSpec
 from densewalk.study.status import Status, seconds_per_step, status, table
+from densewalk.study.upkeep.forgotten import Forgotten, forgotten
 from densewalk.study.upkeep.former import take_over_states
+from densewalk.study.upkeep.rename import rename
 from densewalk.study.upkeep.why import why
 from densewalk.training.execution import Execution
 from densewalk.training.progress_files import HOLDER
@@ -117,16 +120,91 @@ def test_results_that_are_outdated_or_have_failed_are_counted(study: Study, tmp_
     ]
 
 
+def test_why_knows_tables_and_page_and_names_the_study_that_it_read(study: Study, tmp_path: Path) -> None:
+    table_file, page = tmp_path / "tables" / "davis.csv", tmp_path / "report.html"
+
+    def said(path: Path) -> str:
+        (line,) = why(study, path, tmp_path, Path("my/config.yaml"))
+        return line.removeprefix(f"{path}: ")
+
+    assert (said(table_file), said(page)) == ("not there", "not there")
+    table_file.parent.mkdir()
+    for path, name in ((table_file, "davis"), (page, "report")):
+        path.write_text("")
+        assert said(path) == "outdated (written for another plan)"
+        mark_written(study.plan(), tmp_path, name)
+        assert said(path) == "outdated (made from what is made again)"
+    with pytest.raises(UserError) as refused:
+        list(why(study, tmp_path / "elsewhere.csv", tmp_path, Path("my/config.yaml")))
+    assert f"the study in {Path('my/config.yaml').absolute()}" in refused.value.found
+    assert "--config" in str(refused.value)
+    assert "RUN/sSEED/backbone.safetensors" in str(refused.value)
+
+
+def renamed_study(old: str, new: str, **settings: Any) -> Study:
+    """The study with another name of a run or evaluation, and other settings of the run."""
+    content = copy.deepcopy(STUDY)
+    for section in ("runs", "evaluations"):
+        content[section] = {new if name == old else name: one for name, one in content[section].items()}
+    if settings:
+        content["runs"][new]["settings"] |= settings
+    return parse_study(content)
+
+
+def test_a_name_that_was_changed_without_a_rename_is_told_and_the_command_moves_it(study: Study, tmp_path: Path) -> None:
+    write_result(study, tmp_path)
+
+    def told(one: Study) -> list[str]:
+        return [found.text("config.yaml") for found in forgotten(Changes(one.plan(), tmp_path))]
+
+    assert told(study) == []
+    run, evaluation = renamed_study("dino", "teacher"), renamed_study("davis", "objects")
+    said = f"{tmp_path}/dino is the run teacher under its old name: `densewalk rename config.yaml dino teacher` moves it"
+    assert told(run) == [f"{said}, nothing is trained again"]
+    (of_evaluation,) = told(evaluation)
+    assert of_evaluation.startswith(f"{tmp_path}/dino/s0/davis.json is the evaluation objects under its old name: `densewalk rename")
+    path = tmp_path / "teacher" / "s0" / "backbone.safetensors"
+    lines = [f"{path}: not started", f"    {said}, nothing is trained again"]
+    assert list(why(run, path, tmp_path, Path("config.yaml"))) == lines
+    assert told(renamed_study("dino", "teacher", steps=7)) == [], "another run"
+    list(rename(run, "dino", "teacher", tmp_path))
+    assert told(run) == []
+    assert list(status(run, tmp_path))[1].state == "done"
+
+
+def test_an_interrupted_training_under_an_old_name_is_told_and_other_contents_are_another_run(study: Study, tmp_path: Path) -> None:
+    run = renamed_study("dino", "teacher")
+    record_file = tmp_path / "dino" / "s0" / "run.json"
+    content = json.loads(record_file.read_text())
+    record_file.write_text(json.dumps({**content, "contents": {**content["contents"], "data": ["0" * 64]}}))
+    state = study.run_spec("dino", 0).state(tmp_path)
+    state.rename(tmp_path / "elsewhere")
+    (tmp_path / "pets").rename(tmp_path.parent / f"{tmp_path.name}-pets")
+    assert list(forgotten(Changes(run.plan(), tmp_path))) == [Forgotten("run", "dino", "teacher", tmp_path / "dino")], "its data are gone"
+    (tmp_path.parent / f"{tmp_path.name}-pets").rename(tmp_path / "pets")
+    content_study = copy.deepcopy(STUDY)
+    content_study["images"]["pets"]["source"] = str(tmp_path / "pets")
+    content_study["runs"]["teacher"] = content_study["runs"].pop("dino")
+    here = parse_study(content_study)
+    assert list(forgotten(Changes(here.plan(), tmp_path))) == [], "trained on other images"
+    record_file.unlink()
+    (tmp_path / "elsewhere").rename(state)
+    (found,) = forgotten(Changes(here.plan(), tmp_path))
+    assert (found.old, found.new, found.place) == ("dino", "teacher", state)
+
+
 def test_a_result_that_was_made_and_is_gone_is_called_removed(study: Study, tmp_path: Path) -> None:
     log = tmp_path / "logs" / "dino" / "s0" / "davis.log"
     log.parent.mkdir(parents=True)
     log.write_text("==== attempt 1, 2026-01-01 00:00:00, here, process 7 ====\nerror in 2 of 3\n==== done ====\n")
     path = tmp_path / "dino" / "s0" / "davis.json"
-    assert list(why(study, path, tmp_path)) == [f"{path}: removed (it was made, and its file is gone; Snakemake makes it again)"]
+    assert list(why(study, path, tmp_path, Path("config.yaml"))) == [
+        f"{path}: removed (it was made, and its file is gone; Snakemake makes it again)"
+    ]
     assert list(status(study, tmp_path))[1].problems == ", 1 removed"
     with log.open("a") as file:
         file.write("==== attempt 2, 2026-01-01 00:00:00, here, process 8 ====\n12:00 begun\n")
-    assert list(why(study, path, tmp_path)) == [f"{path}: not finished (12:00 begun)"]
+    assert list(why(study, path, tmp_path, Path("config.yaml"))) == [f"{path}: not finished (12:00 begun)"]
 
 
 def test_gpu_hours_of_a_training_under_way_count_every_gpu_and_no_pause(study: Study, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from densewalk.core.hashing import config_hash
 from densewalk.results.missing import survey
 from densewalk.study.config import load_study
-from tests.fixtures.studies import TINY, planned, write_study
+from tests.fixtures.studies import TINY, planned, snakemake, write_study
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 PAGE = {"results/report.html", *(f"results/tables/{table}.csv" for table in ("gain", "all", "cost", "davis", "incontext"))}
@@ -112,6 +112,9 @@ def test_renamed_runs_evaluations_and_videos_keep_their_results(study):
     weights = (study / "results/dora/s0/backbone.safetensors").read_bytes()
     for change, old, new in ((run, "dora", "walker"), (evaluation, "davis", "objects"), (video, "walk", "lisbon")):
         changed(study, change)
+        told = f"`densewalk rename config.yaml {old} {new}` moves it"
+        assert (told in snakemake(study, "-n", "all").stdout) == (change is not video)
+        assert (told in densewalk(study, "status", "config.yaml")) == (change is not video), "a video's name retrains nothing"
         assert f"{old} is {new} now" in densewalk(study, "rename", "config.yaml", old, new)
         assert planned(study) == PAGE, f"{old} renamed"
         assert "4 of 4 runs, 8 of 8 evaluations" in densewalk(study, "status", "config.yaml")
@@ -192,4 +195,5 @@ def test_status_says_what_snakemake_plans_and_why_says_which_setting(study, monk
     assert why.splitlines()[0] == "results/neco_dora/s0/incontext.json: outdated"
     assert "settings.input_size: 96 -> 64" in why
     assert "dora: settings.objects: 3 -> 2" in why
+    assert densewalk(study, "why", "results/tables/gain.csv").strip() == "results/tables/gain.csv: outdated (made from what is made again)"
     assert densewalk(study, "why", "results/start/s0/davis.json").startswith("results/start/s0/davis.json: up to date")

@@ -125,9 +125,10 @@ def test_another_one_at_work_is_one_line_and_stops_no_dry_run(folder):
     locks.mkdir(parents=True)
     (locks / "0.output.lock").write_text("results/start/s0/run.json\n")
     one = "another Snakemake is at work in this folder"
+    unlock = f"snakemake --unlock --directory {folder}"
     for arguments, status, said in (
         (["-n", "--quiet"], 0, f"{one}: what it has not finished is counted as to do"),
-        (["--quiet"], 1, f"{one}; to do: wait for it (`densewalk status` says what it does); if it was killed: snakemake --unlock"),
+        (["--quiet"], 1, f"{one}; to do: wait for it (`densewalk status` says what it does); if it was killed: {unlock}"),
     ):
         process = start(folder, "all", *arguments)
         out, text = process.communicate(timeout=300)

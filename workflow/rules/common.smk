@@ -80,6 +80,7 @@ onstart:
         for spec in STUDY.specifications():
             spec.write(RESULTS)
         take_over_states(STUDY, RESULTS)
+        say_former_names()
         submit_by_priority(workflow.scheduler)
         serve_local_jobs()
     except UserError as error:  # a full disk, a file in a folder's place

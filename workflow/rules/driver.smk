@@ -14,9 +14,11 @@ from snakemake.logging import logger
 from densewalk.cli.forkserver.start import serve_jobs
 from densewalk.core.errors import RESUME
 from densewalk.core.text.attempts import latest_attempt
+from densewalk.core.text.snakemake_options import place_options, study_file
 from densewalk.results.missing import state_by_log
 from densewalk.study.schedule.order import Order
 from densewalk.study.schedule.todo import JobToDo, summary
+from densewalk.study.upkeep.forgotten import forgotten
 
 # -- order: profiles/default takes the scheduler that goes by priority -----------------------------------------------------
 
@@ -118,12 +120,27 @@ def say_if_locked(persistence):
 
 
 def say_it_is_locked(error):
-    todo = "wait for it (`densewalk status` says what it does); if it was killed: snakemake --unlock"
+    unlock = f"snakemake --unlock{place_options(sys.argv[1:])}"
+    todo = f"wait for it (`densewalk status` says what it does); if it was killed: {unlock}"
     WorkflowError.__init__(error, f"{AT_WORK}; to do: {todo}")
 
 
 snakemake.persistence.PersistenceBase.lock_warn_only = say_if_locked
 snakemake.exceptions.LockException.__init__ = say_it_is_locked
+
+
+# -- results under a name that the study had: moved, not made again (docs/changes.md) ------------------------------------------
+
+
+def former_names():
+    """A line for each run and evaluation whose results are there under another name."""
+    return [found.text(study_file(sys.argv[1:])) for found in forgotten(CHANGES)]
+
+
+def say_former_names():
+    if DECIDES:
+        for line in former_names():
+            logger.warning(line)
 
 
 # -- jobs of this machine: forked from one process that has imported what they need (docs/execution.md) ------------------------
@@ -178,7 +195,7 @@ def say_what_is_to_do():
     planned = workflow.dryrun and workflow.scheduler is not None
     if planned and not any(kind.name == "ALL" for kind in quiet):
         with contextlib.suppress(BrokenPipeError), contextlib.chdir(FOLDER):
-            print(summary(list(to_do())), flush=True)
+            print("\n".join([summary(list(to_do())), *former_names()]), flush=True)
 
 
 if DECIDES:

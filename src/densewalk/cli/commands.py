@@ -81,10 +81,14 @@ def check(args: argparse.Namespace) -> None:
 
 def status(args: argparse.Namespace) -> None:
     """Print a study's runs, progress and cost."""
+    from densewalk.results.changes import Changes
     from densewalk.study import status as progress
+    from densewalk.study.upkeep.forgotten import forgotten
 
     with study_in_its_folder(args.config, args.results) as (study, results):
         print(progress.table(list(progress.status(study, results))))
+        for found in forgotten(Changes(study.plan(), results)):
+            print(found.text(args.config))
 
 
 def why(args: argparse.Namespace) -> None:
@@ -95,7 +99,7 @@ def why(args: argparse.Namespace) -> None:
     with study_in_its_folder(args.config, args.results) as (study, results):
         # the output is named from where one is
         output = args.output if Path.cwd() == home else Path(os.path.relpath(home / args.output))
-        print("\n".join(explain(study, output, results)))
+        print("\n".join(explain(study, output, results, args.config)))
 
 
 def explain(args: argparse.Namespace) -> None:

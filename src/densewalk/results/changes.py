@@ -80,6 +80,10 @@ class Changes:
             self._results[key] = read_result(path) if path.is_file() else None
         return self._results[key]
 
+    def fits(self, record: RunRecord, planned: PlannedBackbone) -> bool:
+        """True if a record, whatever its run is called, is of what is planned: same specification, same contents."""
+        return self._is_same(record, planned) and not self._changed_contents(record, planned)
+
     def _is_same(self, record: RunRecord, planned: PlannedBackbone) -> bool:
         """True if the specifications agree. Hashes of earlier versions had names in them: these are made again from the specification."""
         if record.config_hash == planned.hash:
