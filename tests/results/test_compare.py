@@ -167,6 +167,27 @@ def test_the_same_settings_on_another_video_are_no_other_name(tmp_path):
     assert changed.changes[0].why == ("the run: lisbon: another content",)
 
 
+def test_a_renamed_run_with_other_settings_is_matched_by_what_is_the_same_if_it_is_the_only_one(tmp_path):
+    a = with_data(write(tmp_path / "a"), "1")
+    b = with_data(write(tmp_path / "b", lr=0.2, metrics={"J&F": 61.0, "J": 59.0}), "1")
+    renamed(b, "dora", "dora_long")
+    found = compare(a, b)
+    assert [(c.kind, c.run, c.metric) for c in found.changes] == [("changed", "dora_long", "J&F"), ("changed", "neco", "J&F")]
+    assert "the run: settings.lr: 0.1 -> 0.2" in found.changes[0].why
+    said = "renamed run: dora -> dora_long (the only ones with this method, start and data; their settings differ)"
+    assert text(found).splitlines()[0] == said
+    for path in (*(b / "dora_long" / "s0").glob("*.json"),):  # a second one like it: nobody knows which
+        other = json.loads(path.read_text().replace('"dora_long"', '"dora_wide"').replace("0.2", "0.3"))
+        (b / "dora_wide" / "s0").mkdir(parents=True, exist_ok=True)
+        (b / "dora_wide" / "s0" / path.name).write_text(json.dumps(other | {"config_hash": "0" * 12}))
+    lines = text(compare(a, b)).splitlines()
+    assert (
+        lines[0] == "runs that no run of the other folder was made like: only in the first: dora; only in the second: dora_long, dora_wide"
+    )
+    assert sum("vanished" in line for line in lines[1:-1]) == 2
+    assert not [line for line in lines if line.startswith("renamed")]
+
+
 def test_a_parent_under_another_name_is_no_reason(tmp_path):
     a, b = write(tmp_path / "a"), write(tmp_path / "b", metrics={"J&F": 61.0, "J": 59.0})
     for folder, queue in ((a, 4), (b, 8)):

@@ -12,7 +12,7 @@ the records has changed, such as the data; that is said, too.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,25 +67,30 @@ class Change:
 
 @dataclass(frozen=True)
 class Renamed:
-    """What has another name in the second folder. kind: run, evaluation, data set or data."""
+    """What has another name in the second folder. kind: run, evaluation, data set or data. why: if it was not made alike."""
 
     kind: str
     before: str
     after: str
+    why: str = ""
 
     @property
     def text(self) -> str:
         """One line for people."""
-        return f"renamed {self.kind}: {self.before} -> {self.after}"
+        return f"renamed {self.kind}: {self.before} -> {self.after}{self.why}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All changes, by the names of the second folder; how many numbers are the same; and what has another name now."""
+    """All changes, by the names of the second folder; how many numbers are the same; and what has another name now.
+
+    alone: the runs of each folder none of whose results has a partner in the other one.
+    """
 
     changes: list[Change]
     equal: int
     renamed: list[Renamed] = field(default_factory=list)
+    alone: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 def compare(before: Path, after: Path) -> Comparison:
@@ -105,13 +110,16 @@ def compare(before: Path, after: Path) -> Comparison:
         name = other or key
         assert name is not None
         changes += [Change(kinds[m], *name, m, one.get(m), two.get(m), why) for m in different]
-    return Comparison(changes, equal, list(dict.fromkeys(renamed)))
+    paired = [{key[0] for key in keys if key} for keys in ([key for key, other in partners.items() if other], partners.values())]
+    alone = [tuple(dict.fromkeys(key[0] for key in keys if key[0] not in known)) for keys, known in zip((old, new), paired, strict=True)]
+    return Comparison(changes, equal, list(dict.fromkeys(renamed)), (alone[0], alone[1]))
 
 
 def _partners(old: Results, new: Results, before: Path, after: Path) -> dict[Key, Key | None]:
     """What each result of the first folder is called in the second one; None where it is gone.
 
-    A name that is in both folders keeps its results, whatever they are now. The others go by what made them.
+    A name that is in both folders keeps its results, whatever they are now. The others go by what made them, and what is left by run: one
+    of each folder alone that have method, start and data in common.
     """
     fresh = [key for key in new if key not in old]
     made = {key: _made_by(new[key], after) for key in fresh}
@@ -125,7 +133,33 @@ def _partners(old: Results, new: Results, before: Path, after: Path) -> dict[Key
         # of several that are made alike the one with most names in common
         found[key] = max(alike, key=lambda other: (other[0] == key[0]) + (other[2] == key[2]), default=None)
         fresh = [other for other in fresh if other != found[key]]
-    return found
+    gone = [key for key, other in found.items() if other is None]
+    pairs = _kin(
+        [key for key in gone if key[0] not in {k[0] for k in new}],
+        [key for key in fresh if key[0] not in {k[0] for k in old}],
+        before,
+        after,
+    )
+    return {key: other or ((pairs[key[0]], *key[1:]) if (pairs.get(key[0]), *key[1:]) in fresh else None) for key, other in found.items()}
+
+
+def _kin(gone: Sequence[Key], fresh: Sequence[Key], before: Path, after: Path) -> dict[str, str]:
+    """First folder's run -> second one's, where just one of each has this method, architecture, start and data."""
+    of = [{run: _origin(folder, run, seed) for run, seed, _ in reversed(keys)} for folder, keys in ((before, gone), (after, fresh))]
+    counts = [Counter(runs.values()) for runs in of]
+    alone = {origin for origin in counts[0] if origin is not None and counts[0][origin] == counts[1][origin] == 1}
+    names = {origin: run for run, origin in of[1].items()}
+    return {run: names[origin] for run, origin in of[0].items() if origin in alone}
+
+
+def _origin(folder: Path, run: str, seed: int) -> tuple[Any, ...] | None:
+    """Method, architecture, start and data of a run, as far as its settings may change; None if its record does not say."""
+    record = _run_of(folder, run, seed)
+    if record is None or record.contents is None:
+        return None
+    init = record.spec.init
+    start = init.name if isinstance(init, RunBackbone) else record.contents.init
+    return record.spec.method, record.spec.arch, init.kind, start, tuple(record.contents.data)
 
 
 def _made_by(record: ResultRecord, folder: Path) -> tuple[Any, ...]:
@@ -142,11 +176,15 @@ def _run_of(folder: Path, run: str, seed: int) -> RunRecord | None:
 
 def _renamed(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> Iterator[Renamed]:
     """The names that differ between two records of one outcome."""
-    pairs = {"run": (a.run, b.run), "evaluation": (a.evaluation, b.evaluation)}
+    pairs = {"evaluation": (a.evaluation, b.evaluation)}
+    if a.run_hash == b.run_hash:
+        pairs = {"run": (a.run, b.run), **pairs}
     if a.config_hash == b.config_hash:
         pairs["data set"] = (a.dataset, b.dataset)
     yield from (Renamed(kind, *names) for kind, names in pairs.items() if names[0] != names[1])
     if a.run_hash != b.run_hash:
+        if a.run != b.run:
+            yield Renamed("run", a.run, b.run, " (the only ones with this method, start and data; their settings differ)")
         return
     places = (before / a.run / f"s{a.seed}" / "run.json", after / b.run / f"s{b.seed}" / "run.json")
     one, two = (read_or_none(path, RunRecord) for path in places)  # where no number differs, a damaged one stops nothing
@@ -262,7 +300,9 @@ def text(found: Comparison) -> str:
         lines += [*(change.text for change in changes), *(f"    {why}" for why in changes[0].why)]
     kinds = Counter(change.kind for change in found.changes)
     counts = ", ".join(f"{kinds[kind]} {kind}" for kind in ("changed", "appeared", "vanished"))
-    return "\n".join([*(renamed.text for renamed in found.renamed), *lines, f"{found.equal} numbers are equal, {counts}"])
+    alone = [f"only in {where}: {', '.join(runs)}" for where, runs in zip(("the first", "the second"), found.alone, strict=True) if runs]
+    why = ["runs that no run of the other folder was made like: " + "; ".join(alone)] if alone else []
+    return "\n".join([*(renamed.text for renamed in found.renamed), *why, *lines, f"{found.equal} numbers are equal, {counts}"])
 
 
 def write_changes(found: Comparison, path: Path) -> None:
