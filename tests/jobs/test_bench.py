@@ -135,12 +135,14 @@ def test_public_names_are_the_study_s_own_way(data):
         ([NANO, "--data", "nowhere"], "nowhere is no folder"),
         ([NANO, "--data", "sets", "--protocols", "davies"], "no protocol 'davies'.*davis"),
         ([NANO, "--data", "sets", "--protocols", "davis,tracking"], "no data for tracking.*got10k: a folder with val/list.txt"),
+        (["net.py:nobuild", "--data", "sets", "--dry-run"], "net.py has no function nobuild, did you mean build.*allowed: build"),
         (["absent.pth", "--data", "sets"], "absent.pth does not exist"),
         (["dinov2_vits14", "--data", "sets"], "dinov2_vits14.pth.*does not exist.*densewalk fetch --config bench/config.yaml"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(data, monkeypatch, caplog, words, said):
     monkeypatch.chdir(data.parent)
+    (data.parent / "net.py").write_text("def build(): ...\n")
     assert main(["bench", *words]) == 2
     assert re.search(said, caplog.text, re.DOTALL)
     assert not (data.parent / "bench" / "results").exists()
@@ -155,3 +157,5 @@ def test_a_dry_run_says_what_would_run(data, monkeypatch, capsys):
     would_run = capsys.readouterr().out.partition("would run:\n")[2]
     assert "random_vit_nano_patch16: backbone, davis, knn\n  random_vit_micro_patch16: backbone, davis, knn" in would_run
     assert "data sets that are not there: coco" in would_run
+    assert main(["bench", "dino_vits16", "--data", "sets", "--protocols", "davis", "--dry-run"]) == 0
+    assert "missing: checkpoints/dino_vits16.pth of dino_vits16 does not exist; densewalk fetch dino_vits16\n" in capsys.readouterr().out

@@ -158,6 +158,23 @@ def test_a_part_of_a_benchmark_under_its_name_is_a_warning(tmp_path):
     assert [doctor.table([one]).splitlines()[1].split()[1] for one in found.values()] == ["warning", "OK"]
 
 
+def test_data_that_lie_deeper_than_the_root_are_found(tmp_path):
+    shutil.copytree(shared("data/davis"), tmp_path / "big" / "DAVIS")
+    evaluation = {"protocol": "davis", "settings": {"root": str(tmp_path / "big"), "dataset": "mini"}}
+    study = parse_study({"study": "s", "evaluations": {"e": evaluation}, **RUN})
+    (broken,) = [f for f in examine(study) if f.subject == "evaluations.e"]
+    assert broken.problem.endswith(f"; root: {tmp_path / 'big' / 'DAVIS'} has it")
+
+
+def test_a_study_that_was_not_looked_at_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["doctor"])
+    assert "config.yaml" not in capsys.readouterr().out
+    (tmp_path / "config.yaml").write_text("study: s\n")
+    main(["doctor"])
+    assert capsys.readouterr().out.splitlines()[-1] == "config.yaml was not looked at: densewalk doctor --config config.yaml"
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_a_missing_folder_is_named(name, tmp_path):
     protocol, folder, more, _ = REAL[name]

@@ -18,7 +18,7 @@ from densewalk.jobs.bench.networks import network_of
 from densewalk.jobs.bench.study import offered
 from densewalk.jobs.evaluate import evaluate
 from densewalk.jobs.train import make_backbone
-from densewalk.models.families.own_code import find_code
+from densewalk.models.families.own_code import find_code, require_function
 from densewalk.models.loading import create, load
 from densewalk.study.config import load_study, parse_study
 from densewalk.study.registry import parse_evaluation
@@ -208,8 +208,37 @@ def test_check_says_that_it_runs_the_user_s_own_code(folder, capsys, caplog):
     (folder / "deeper/config.yaml").write_text(json.dumps(study_of("other:build")))
     assert main(["check", "deeper/config.yaml"]) == 2
     assert f"there is no module other for the network other:build; allowed: a module in {folder / 'deeper'}" in caplog.text
-    (folder / "deeper/other.py").write_text("raise SystemError  # never imported by check")
+    (folder / "deeper/other.py").write_text("raise SystemError  # never imported by check\n\ndef build():\n    ...\n")
     assert main(["check", "deeper/config.yaml"]) == 0
+    assert "were not looked at: densewalk doctor --config deeper/config.yaml" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "is_there"),
+    [
+        ("def build():\n    raise SystemError\n", True),
+        ("try:\n    from lab import build\nexcept ImportError:\n    build = None\n", True),
+        ("from lab import make as build\n", True),
+        ("from lab import *\n", True),
+        ("def __getattr__(name):\n    return name\n", True),
+        ("if True:\n    build, other = 1, 2\n", True),
+        ("def built():\n    build = 1\n", False),
+        ("class Net:\n    def build(self): ...\n", False),
+        ("import build_tools\nprint(build)\n", False),
+    ],
+)
+def test_a_function_that_the_text_does_not_bind_is_named_and_nothing_runs(tmp_path, text, is_there):
+    file = tmp_path / "net_of_text.py"
+    file.write_text(f"raise_if_run = 1 / 0\n{text}")
+    code = find_code(f"{file}:build")
+    if is_there:
+        require_function(code)
+        return
+    with pytest.raises(UserError, match=r"net_of_text\.py has no function build"):
+        require_function(code)
+    file.write_text("def build(:\n")
+    with pytest.raises(UserError, match="is no Python"):
+        require_function(find_code(f"{file}:build"))
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def check(args: argparse.Namespace) -> None:
         require_warmups(study, Path(study.results), stated_length)
         for line in own_code_lines(study):
             print(line)
+    print(f"videos, folders and checkpoints were not looked at: densewalk doctor --config {shlex.quote(str(args.config))}")
 
 
 def status(args: argparse.Namespace) -> None:
@@ -176,6 +177,8 @@ def doctor(args: argparse.Namespace) -> int:
             print(f"paths are the study's, in {args.config.parent}; so are the commands")
         findings = examination.examine(study, slurm=args.slurm, config=args.config)
     print(examination.table(findings))
+    if args.config is None and Path(STUDY_FILE).is_file():
+        print(f"{STUDY_FILE} was not looked at: densewalk doctor --config {STUDY_FILE}")
     return UserError.exit_status if any(finding.problem for finding in findings) else 0
 
 

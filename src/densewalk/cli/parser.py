@@ -116,7 +116,7 @@ def _add_study_commands(command: Command) -> None:
     p.add_argument("--dry-run", action="store_true", help="say what would run and what is missing; write nothing")
     p.epilog = "What follows -- are options of Snakemake: densewalk bench NAME --data FOLDER -- --profile slurm"
     p = command("doctor")
-    p.add_argument("--config", type=Path, help="also look at this study's data and checkpoints")
+    p.add_argument("--config", type=Path, help="also look at this study's data and checkpoints (default: at this machine alone)")
     p.add_argument("--slurm", action="store_true", help="also look for Slurm's commands")
     command("schema")
     command("deviations")

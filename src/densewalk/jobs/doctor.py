@@ -26,7 +26,7 @@ from densewalk.core.provenance import versions
 from densewalk.data.check_images import check_images
 from densewalk.data.download.catalog import command_for, command_for_file, dataset_of
 from densewalk.data.download.fetch import receipt_path, verify
-from densewalk.data.download.find import lacks_at
+from densewalk.data.download.find import lacks_at, roots_below
 from densewalk.data.receipts import SequencesReceipt
 from densewalk.data.settings import ImagesSettings
 from densewalk.data.video.probe import missing_codecs, probe
@@ -81,12 +81,13 @@ def _state(finding: Finding) -> str:
     return "warning" if isinstance(finding.found, Warned) else "OK"
 
 
-def _finding(subject: str, check: Check, command: str | None = None) -> Finding:
-    """Run one check; what is wrong ends with the command that gets or completes the data."""
+def _finding(subject: str, check: Check, remedy: Callable[[], str | None] | None = None) -> Finding:
+    """Run one check; what is wrong ends with what would help: where the data lie, or the command that gets or completes them."""
     try:
         return Finding(subject, check())
     except UserError as error:
-        return Finding(subject, "", " ".join(str(error).split()) + (f"; command: {command}" if command else ""))
+        found = remedy() if remedy else None
+        return Finding(subject, "", " ".join(str(error).split()) + (f"; {found}" if found else ""))
 
 
 # -- this machine ------------------------------------------------------------------------------------------------------
@@ -131,14 +132,14 @@ def _slurm() -> str:
 # -- a study -----------------------------------------------------------------------------------------------------------
 
 
-def _study_checks(study: Study, config: Path | None) -> Iterator[tuple[str, Check, str | None]]:
+def _study_checks(study: Study, config: Path | None) -> Iterator[tuple[str, Check, Callable[[], str | None] | None]]:
     yield "warm-up", partial(_warmups, study), None
     if study.execution.tensorboard:
         yield "execution.tensorboard", _event_files, None
     for name, video in study.videos.items():
-        yield f"videos.{name}", partial(_video_file, video.source), command_for_file(video.source)
+        yield f"videos.{name}", partial(_video_file, video.source), partial(_command, video.source)
     for name, images in study.images.items():
-        yield f"images.{name}", partial(_image_folder, images), command_for_file(images.source)
+        yield f"images.{name}", partial(_image_folder, images), partial(_command, images.source)
     for name, checkpoint in study.checkpoints.items():
         yield f"checkpoints.{name}", partial(_checkpoint, name, checkpoint, config), None
     for name, run in study.runs.items():
@@ -147,8 +148,20 @@ def _study_checks(study: Study, config: Path | None) -> Iterator[tuple[str, Chec
     for name, evaluation in study.evaluations.items():
         settings = evaluation.settings
         known = dataset_of(evaluation.protocol, settings)
-        command = command_for(known, settings.root) if known else None
-        yield f"evaluations.{name}", partial(_evaluation_data, evaluation.protocol, settings, known), command
+        check = partial(_evaluation_data, evaluation.protocol, settings, known)
+        yield f"evaluations.{name}", check, partial(_way_to, known, settings.root) if known else None
+
+
+def _command(path: str) -> str | None:
+    """The command that fetches a video or folder."""
+    command = command_for_file(path)
+    return f"command: {command}" if command else None
+
+
+def _way_to(name: str, root: str) -> str:
+    """Where a data set lies, if that is below the root, or the command that gets or completes it."""
+    below = roots_below(name, Path(root))
+    return f"root: {below[0]} has it" if below else f"command: {command_for(name, root)}"
 
 
 def _warmups(study: Study) -> str:
@@ -180,7 +193,7 @@ def _image_folder(settings: ImagesSettings) -> str:
 
 def _checkpoint(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
     path = Path(checkpoint.file)
-    require_file(path, _how_to_get(name, checkpoint, config))
+    require_file(path, how_to_get(name, checkpoint, config))
     if checkpoint.sha256 or receipt_path(path).exists():
         verify(path, sha256=checkpoint.sha256, url=checkpoint.url)
     statistics = None if checkpoint.mean is None or checkpoint.std is None else PixelStatistics(checkpoint.mean, checkpoint.std)
@@ -188,8 +201,8 @@ def _checkpoint(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
     return str(load(path, checkpoint.arch, **options).report)  # type: ignore[arg-type]
 
 
-def _how_to_get(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
-    """How to get a checkpoint's file."""
+def how_to_get(name: str, checkpoint: Checkpoint, config: Path | None) -> str:
+    """How to get a checkpoint's file. config: the study's file, for commands."""
     wanted = checkpoint.arch if checkpoint.arch.startswith("timm/") else name
     found = public_checkpoint(wanted)
     if found is not None and checkpoint.file == found[1]["file"]:

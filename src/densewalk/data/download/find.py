@@ -45,6 +45,14 @@ def find_datasets(folder: Path) -> list[FoundDataset]:
     ]
 
 
+def roots_below(name: str, folder: Path) -> list[Path]:
+    """The folders of one data set at most two folders below a folder, in which somebody has looked for it in vain."""
+    dataset = datasets()[name]
+    if not dataset.signs or not folder.is_dir():
+        return []
+    return [root for root in _candidates(folder, DEEPEST - 2) if root != folder and _is_root(dataset, root)]
+
+
 def describe_signs(name: str) -> str:
     """What is looked for of a data set, in words."""
     dataset = datasets()[name]

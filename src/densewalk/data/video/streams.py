@@ -36,8 +36,11 @@ def open_container(path: str | Path) -> InputContainer:
     """Open a video file's container, which the caller closes.
 
     Raises:
-        UserError: the file does not exist or is no container that FFmpeg reads.
+        UserError: the file does not exist, is a folder, or is no container that FFmpeg reads.
     """
+    if Path(path).is_dir():
+        todo = "name a file; `densewalk add-video FOLDER` takes a folder of frames"
+        raise UserError(f"{path} is a folder, not a video", allowed="a video file", todo=todo)
     if not Path(path).is_file():
         raise UserError(f"video {path} does not exist", todo="correct the path or download it")
     try:

@@ -20,7 +20,7 @@ from densewalk.core.files import read_json
 from densewalk.core.text.complaints import did_you_mean
 from densewalk.models.architecture import HUGGING_FACE, HUGGING_FACE_FAMILIES, known_architecture
 from densewalk.models.catalog import public_checkpoint, published
-from densewalk.models.families.own_code import OwnCode, find_code, is_own_code
+from densewalk.models.families.own_code import OwnCode, find_code, is_own_code, require_function
 
 RANDOM = "random/"
 ENDS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -52,6 +52,7 @@ def network_of(given: str, arch: str | None, key: str | None) -> BenchNetwork:
         return BenchNetwork(as_name(f"random_{name}"), {"init": "random", "arch": name})
     if is_own_code(given):
         code = find_code(given)
+        require_function(code)
         name = code.file.parent.name if code.file.stem == "__init__" else code.file.stem
         # a module by its name, which is the same on every machine; a file by its path, because the study lies in another folder
         backbone = f"{code.file.resolve()}:{code.function}" if ".py:" in given else given

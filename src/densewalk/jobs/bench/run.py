@@ -80,7 +80,8 @@ def bench(request: Request) -> int:
         print("\n".join(own_code_lines(study)))
     if request.dry_run:
         absent = [name for name, dataset in datasets().items() if dataset.signs and name not in {one.name for one in found}]
-        print("\n".join([*_to_do(study, request.out), *(f"missing: {line}" for line in _missing(study, request.out))]))
+        missing = _missing(study, request.out)
+        print("\n".join([*_to_do(study, request.out), *(f"missing: {line}; {how}" for line, how in missing.items())]))
         print(f"data sets that are not there: {', '.join(absent) or 'none'}")
         return 0
     if content != before:
@@ -156,14 +157,16 @@ def _to_do(study: Study, out: Path) -> list[str]:
     return ["would run:", *lines] if lines else ["nothing would run: all results are there"]
 
 
-def _missing(study: Study, out: Path) -> list[str]:
-    """Files of weights that are not there; a public one may also lie where `densewalk fetch` puts it from here."""
+def _missing(study: Study, out: Path) -> dict[str, str]:
+    """Files of weights that are not there, and how to get them; a public one may also lie where `densewalk fetch` puts it from here."""
     used = {run.init for run in study.runs.values()}
-    found = []
+    found: dict[str, str] = {}
     for name, checkpoint in study.checkpoints.items():
         shared = Path(checkpoint.file) if not (out / CHECKPOINTS).exists() else out / checkpoint.file
         if name in used and not (out / checkpoint.file).is_file() and not shared.is_file():
-            found.append(f"{checkpoint.file} of {name} does not exist")
+            from densewalk.jobs.doctor import how_to_get  # torch
+
+            found[f"{checkpoint.file} of {name} does not exist"] = how_to_get(name, checkpoint, out / CONFIG)
     return found
 
 

@@ -6,15 +6,17 @@ code/mynet.py:build       the same by its file
 As the name of an architecture it has `python/` before it.
 """
 
+import ast
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import file_sha256
+from densewalk.core.text.complaints import did_you_mean
 
 OWN = "python/"
 FORMS = "package.module:function, or folder/file.py:function"
@@ -68,6 +70,36 @@ def find_code(name: str) -> OwnCode:
         allowed=f"a module in {Path.cwd()} (the study's folder), in the folder above it or in a folder of PYTHONPATH",
         todo="correct the name, or name the file: folder/file.py:function",
     )
+
+
+def require_function(code: OwnCode) -> None:
+    """Make sure, by its text alone, that the module binds the function's name; nothing of it runs.
+
+    Raises:
+        UserError: the file is no Python, or binds no such name. A module with `import *` or `__getattr__` may have any.
+    """
+    try:
+        tree = ast.parse(code.file.read_bytes(), str(code.file))
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{code.file} is no Python: {error}", todo="correct it") from error
+    names = set(_bound(tree.body))
+    if not {code.function, "*", "__getattr__"} & names:
+        functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        near = did_you_mean(code.function, functions)
+        raise UserError(f"{code.file} has no function {code.function}{near}", allowed=", ".join(functions) or "none: it has no function")
+
+
+def _bound(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Names that statements bind, not those inside of functions and classes; `*` for all of another module."""
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((alias.asname or alias.name).partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        else:
+            yield from _bound(ast.iter_child_nodes(node))
 
 
 def module_file(module: str, folder: Path) -> Path | None:

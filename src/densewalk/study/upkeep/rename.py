@@ -45,7 +45,7 @@ def rename(study: Study, old: str, new: str, results: Path) -> Iterator[str]:
     change = {"run": _run_change, "evaluation": _evaluation_change, "data": _data_change}[kind](study.results, old, new)
     done += _rewrite(results, change)
     yield from done
-    left = "snakemake -n shows what is left to do: tables and page"
+    left = "by the name alone, tables and page are written again; snakemake -n shows whether other changes of the study make more due"
     yield f"{old} is {new} now; {left}" if done else f"nothing is called {old} any more: there was nothing to do"
 
 
