@@ -115,6 +115,8 @@ def test_a_picture_or_a_missing_file_is_no_video(tmp_path):
         probe(tmp_path / "picture.png")
     with pytest.raises(UserError, match=r"nothing\.mp4 does not exist"):
         probe(tmp_path / "nothing.mp4")
+    with pytest.raises(UserError, match="is a folder, not a video"):
+        probe(tmp_path)
 
 
 def test_opencv_still_reads_png_beside_decord():
