@@ -112,7 +112,7 @@ def test_renamed_runs_evaluations_and_videos_keep_their_results(study):
     weights = (study / "results/dora/s0/backbone.safetensors").read_bytes()
     for change, old, new in ((run, "dora", "walker"), (evaluation, "davis", "objects"), (video, "walk", "lisbon")):
         changed(study, change)
-        told = f"`densewalk rename config.yaml {old} {new}` moves it"
+        told = f"config.yaml {old} {new}` moves it, nothing is"
         assert (told in snakemake(study, "-n", "all").stdout) == (change is not video)
         assert (told in densewalk(study, "status", "config.yaml")) == (change is not video), "a video's name retrains nothing"
         assert f"{old} is {new} now" in densewalk(study, "rename", "config.yaml", old, new)
