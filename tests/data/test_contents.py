@@ -39,7 +39,11 @@ def test_a_file_is_read_once_as_long_as_size_time_and_place_are_the_same(tmp_pat
     (tmp_path / "other").write_bytes(b"talk")
     os.replace(tmp_path / "other", file)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert look() != first, "another file of the same size and time"
+    second = look()
+    assert second != first, "another file of the same size and time"
+    file.write_bytes(b"walk")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert look() == first, "written over in place, with the old size and the old time"
 
 
 def test_a_folder_is_its_names_and_sizes(tmp_path):

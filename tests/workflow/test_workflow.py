@@ -253,7 +253,7 @@ def test_the_demo_s_network_comes_from_an_installed_package(tmp_path, monkeypatc
 
 def test_the_demo_study_is_valid():
     study = load_study(REPOSITORY / "demo" / "config.yaml")
-    others = {"segmentation", "retrieval", "mose", "stego"}
+    others = {"segmentation", "retrieval", "mose", "stego", "motion_segmentation"}
     assert {*TABLES} - {*study.task_tables} <= others, "the demo shows every table of its own data"
     assert {*study.task_tables} <= {*TABLES}
     assert yaml.safe_load((REPOSITORY / "demo" / "config.yaml").read_text())["synthetic"]["root"] == "data"

@@ -1,4 +1,4 @@
-"""The sha256 of files and folders, which are not read again while size, time and place on the disk are the same. Free of torch.
+"""The sha256 of files and folders, which are not read again while size, times and place on the disk are the same. Free of torch.
 
     contents = Contents(results / "specs" / "contents.json")
     contents.of("walk.mp4")     # sha256 of a file; of a folder or an archive, of all names and sizes below it; None if it is not there
@@ -122,12 +122,15 @@ def of_sequences(content: str, chosen: Sequence[str] | None) -> str:
 
 
 def _stamp(path: Path) -> str | None:
-    """Size, time and place of a file or folder; None if it is not there."""
+    """Size, times and place of a file or folder; None if it is not there.
+
+    Among the times that of the last change of any kind, which nobody can set: other bytes with the old size and the old time are seen.
+    """
     try:
         status = path.stat()
     except OSError:
         return None
-    return f"{status.st_size} bytes, {status.st_mtime_ns}, {status.st_ino}"
+    return f"{status.st_size} bytes, {status.st_mtime_ns}, {status.st_ctime_ns}, {status.st_ino}"
 
 
 def _folders(path: Path) -> list[Path]:
