@@ -1,6 +1,7 @@
 """`densewalk explain` end to end: in-context `paper` against `released` on small images, its files, and what it refuses."""
 
 import csv
+import re
 from collections import Counter
 
 import numpy as np
@@ -70,7 +71,9 @@ def test_a_ladder_sums_to_the_difference_computes_features_once_and_is_not_score
     monkeypatch.setattr(Backbone, "dense", counted_dense)
     monkeypatch.setattr(module.evaluation_module("incontext"), "evaluate", counted)
     assert main(["explain", "paper", "released", "--run", "start", "--metric", "mIoU"]) == 0
-    assert "4 steps from paper to released, all combinations: 4 sets of features, 0 trainings, 16 scorings" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "4 steps from paper to released, all combinations: 4 sets of features, 0 trainings, 16 scorings" in printed
+    assert re.search(r"released [\d.]+ \([-+][\d.]+ points\)", printed), "a difference of percentages"
     assert calls == {"scorings": 16, "images": 16}, "two normalizations of eight images"
     folder = tmp_path / "results/explain/paper-released/start-s0"
     steps, scores = rows(folder / "steps.csv"), {name: float(value) for name, value in rows(folder / "scores.csv")[1:]}

@@ -89,11 +89,19 @@ def test_a_run_is_compared_with_its_own_start_and_never_called_better_on_one_see
 
 def test_a_named_baseline_is_compared_with_seed_by_seed_and_loses_nothing_by_a_missing_seed():
     found = rows("walk")
-    assert found["neco", "baseline"]["by_seed"] == "seed 0: +1.00; seed 1: +0.90; seed 2: +1.20"
+    assert found["neco", "start; baseline"]["by_seed"] == "seed 0: +1.00; seed 1: +0.90; seed 2: +1.20"
     assert found["dino", "baseline"]["by_seed"] == "seed 0: +12.00"
     assert found["lone", "baseline"]["seeds"] == "1"
     assert ("walk", "baseline") not in found
     assert not [key for key in rows() if key[1] == "baseline"]
+
+
+def test_a_start_that_is_the_baseline_has_one_line():
+    found = rows("start")
+    assert found["walk", "start; baseline"]["difference"] == "+3.13"
+    assert not [key for key in found if key[0] in ("walk", "noise", "lone") and key[1] != "start; baseline"]
+    assert {key[1] for key in found if key[0] == "neco"} == {"start", "baseline"}, "its start is walk"
+    assert len(gain_table(study(), METRICS, "start")) == len(gain_table(study(), METRICS, None)) + 3, "neco, dino and post"
 
 
 def test_a_run_that_is_built_on_one_seed_is_compared_with_that_seed():

@@ -2,13 +2,16 @@
 
 import json
 import math
+import re
+import shutil
+import subprocess
 
 import pytest
 from scipy.stats import t as student
 
 from densewalk.core.errors import UserError
 from densewalk.methods.dora.settings import DoraSettings
-from densewalk.results.formats import condensed, write_formats
+from densewalk.results.formats import condensed, latex, write_formats
 from densewalk.results.published import CONFIDENCE, KEY, elsewhere, published, published_numbers, read_numbers
 from densewalk.results.records import read_results
 from densewalk.results.tables import (
@@ -20,6 +23,7 @@ from densewalk.results.tables import (
     fixed,
     mean_and_interval,
     read_table,
+    wide_table,
     with_init,
     write_table,
 )
@@ -254,10 +258,12 @@ GOLDEN_MARKDOWN = (
     f"\n{INTERVALS}\n"
     f"\n{GOLDEN_PROTOCOLS}"
 )
-GOLDEN_LATEX = r"""\begin{table}
+GOLDEN_LATEX = r"""% the whole table; one for a paper: densewalk tables --columns run,mIoU,mIoU_hungarian --format latex
+\begin{table}
 \centering
 \caption{INTERVALS \texttt{incontext\_voc} on PascalVOC: dense NN, fraction 1, 512 px.}
 \label{tab:a}
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%
 \begin{tabular}{llllllrrr}
 \toprule
 run & method & init & arch & compat & dataset & seeds & mIoU & mIoU\_hungarian \\
@@ -265,7 +271,7 @@ run & method & init & arch & compat & dataset & seeds & mIoU & mIoU\_hungarian \
 walk & dora & random & vit\_small\_patch16 & paper & PascalVOC & 2 & 40.50 $\pm$ 6.35 & 43.00 $\pm$ 12.71 \\
 dino\_s16 & none & dino\_s16 & vit\_small\_patch16 &  & PascalVOC & 1 & 46.12 & 48.46 (published 48.70) \\
 \bottomrule
-\end{tabular}
+\end{tabular}}
 \end{table}
 """
 
@@ -275,6 +281,27 @@ def test_golden_markdown_and_latex(records, tmp_path):
     write_formats(tmp_path / "a.csv")
     assert (tmp_path / "a.md").read_text() == GOLDEN_MARKDOWN
     assert (tmp_path / "a.tex").read_text() == GOLDEN_LATEX.replace("INTERVALS", INTERVALS)
+
+
+def test_a_table_with_many_columns_fits_an_article(tmp_path):
+    """By an engine: nothing wider than the text, and a narrow table is not made larger."""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex on this machine (Debian: apt-get install texlive-latex-base texlive-latex-extra)")
+    many = {f"metric_{i}": 40.0 for i in range(12)}
+    texts = []
+    for metrics in (many, {"m": 1.0}):
+        texts.append(latex(wide_table([typed(record("walk", 0, metrics))]), label=f"tab:{len(metrics)}"))
+    body = [text[text.index(r"\resizebox") : text.index(r"\end{tabular}") + len(r"\end{tabular}}")] for text in texts]
+    lines = [rf"\savebox{{\measured}}{{{one}}}\typeout{{WIDTH \the\wd\measured\space of \the\linewidth}}" for one in body]
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx}\newsavebox{\measured}\begin{document}"
+    (tmp_path / "a.tex").write_text("\n".join([head, *lines, *texts, r"\end{document}"]))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+    (wide, text), (narrow, _) = re.findall(r"WIDTH ([\d.]+)pt of ([\d.]+)pt", done.stdout)
+    assert float(wide) == pytest.approx(float(text), abs=0.1)
+    assert 150 < float(narrow) < float(text)
 
 
 def test_the_tidy_table_for_people_is_one_line_per_metric(records, tmp_path):

@@ -286,7 +286,7 @@ def obstacle(units: Sequence[Units], rows: int) -> str | None:
 def text(found: Explained) -> Iterator[str]:
     """The steps as lines."""
     (a, b), difference = found.names, found.last - found.first
-    yield f"{found.metric} of {found.run}: {a} {found.first:.2f}, {b} {found.last:.2f} ({difference:+.2f} {found.unit})"
+    yield f"{found.metric} of {found.run}: {a} {found.first:.2f}, {b} {found.last:.2f} ({difference:+.2f} {_of_difference(found.unit)})"
     for s in found.steps:
         parts = [f"in this order {s.sequential:+.2f}"] if s.shapley is None else [f"{s.shapley:+.2f}", f"in this order {s.sequential:+.2f}"]
         if s.low is not None and s.high is not None:
@@ -298,6 +298,11 @@ def text(found: Explained) -> Iterator[str]:
         yield f"  {s.name}: {s.start} -> {s.end}: {', '.join(parts)}"
     if found.interval is not None:
         yield found.interval.text
+
+
+def _of_difference(unit: str) -> str:
+    """The unit of a difference: of two percentages it is points, not percent."""
+    return "points" if unit == "%" else unit
 
 
 def metric_of(ladder: Ladder, question: Question) -> str:

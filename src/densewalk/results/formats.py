@@ -11,15 +11,17 @@ from pathlib import Path
 import pandas as pd
 
 from densewalk.core.files import atomic_write
-from densewalk.core.text.quoting import for_latex, for_latex_label, for_markdown, for_markdown_code
+from densewalk.core.metric import floor_of
+from densewalk.core.text.quoting import for_latex, for_latex_label, for_markdown, for_markdown_code, for_shell, one_line
 from densewalk.results.significance import about_intervals, fixed
 from densewalk.results.tables import SUFFIXES, read_table
 
+FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # smaller where it is wider than the text
 NUMBER = r"([-+]?[\d.]+|–)?( [±(].*)?"  # a cell with a number, its interval and the published one
 
 
 def write_formats(table: Path) -> None:
-    """Write a CSV table as Markdown and as LaTeX beside it. LaTeX is for `\\input` in a document that uses booktabs."""
+    """Write a CSV table as Markdown and as LaTeX beside it. LaTeX is for `\\input` in a document that uses booktabs and graphicx."""
     content = read_table(table)
     for suffix, text in ((".md", markdown(content)), (".tex", latex(content, label=for_latex_label(f"tab:{table.stem}")))):
         with atomic_write(table.with_suffix(suffix)) as temporary:
@@ -47,21 +49,30 @@ def latex(table: pd.DataFrame, label: str) -> str:
     # not DataFrame.style, which takes five times as long and a gigabyte for 10,000 results
     return "\n".join(
         [
+            *_for_a_paper(table),
             r"\begin{table}",
             r"\centering",
             *([f"\\caption{{{caption}}}"] if caption else []),
             f"\\label{{{label}}}",
+            FITTED,
             f"\\begin{{tabular}}{{{''.join('r' if is_number else 'l' for is_number in numbers)}}}",
             r"\toprule",
             " & ".join(head) + r" \\",
             r"\midrule",
             *(" & ".join(row) + r" \\" for row in rows),
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\end{table}",
             "",
         ]
     )
+
+
+def _for_a_paper(table: pd.DataFrame) -> list[str]:
+    """A comment above a wide table, which holds too much for a paper."""
+    metrics = [one_line(m) for m in metrics_of(table) if floor_of(m) is None][:2]
+    columns = for_shell(",".join(["run", *metrics]))
+    return [f"% the whole table; one for a paper: densewalk tables --columns {columns} --format latex"] if metrics else []
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:

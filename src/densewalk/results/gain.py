@@ -95,8 +95,12 @@ def write_gain(
 def gain_table(
     records: Sequence[ResultRecord], metrics: Metrics, baseline: str | None, differences: Differences | None = None
 ) -> pd.DataFrame:
-    """One line per run, evaluation, metric and reference; floors once."""
-    rows = [_row(gain) for gain in gains(records, metrics, baseline, differences)]
+    """One line per run, evaluation, metric and reference; floors once, and once a start that is the baseline, with both names."""
+    rows: list[dict[str, str]] = []
+    for row in (_row(gain) for gain in gains(records, metrics, baseline, differences)):
+        if rows and {**rows[-1], "against": ""} == {**row, "against": ""}:
+            row |= {"against": f"{rows.pop()['against']}; {row['against']}"}
+        rows.append(row)
     return pd.DataFrame(rows, columns=list(COLUMNS), dtype=str).fillna("")
 
 

@@ -1,7 +1,9 @@
 """Text of the user's in what it is written into; hypothesis looks for text that comes through."""
 
 import csv
+import html
 import io
+import re
 import shlex
 import subprocess
 
@@ -76,7 +78,13 @@ def test_a_markdown_table_keeps_its_shape(text):
     assert len(lines) == 3
     assert lines[2].replace("\\\\", "").replace("\\|", "").count("|") == 3
     assert "<" not in for_markdown(text)
+    assert re.sub(r"\\(.)", r"\1", html.unescape(for_markdown(text))) == one_line(text)
     assert for_markdown_code(text).count("`") == 2
+
+
+def test_markdown_in_a_terminal_shows_an_ampersand_as_it_is():
+    assert for_markdown("J&F & a;") == "J&F & a;"
+    assert for_markdown("&amp; &#38;") == "&amp;amp; &amp;\\#38;"
 
 
 def test_latex_s_signs_are_text():
@@ -91,8 +99,8 @@ def test_latex_s_signs_are_text():
 @given(TEXT)
 def test_a_latex_table_keeps_its_rows(text):
     lines = latex(pd.DataFrame({"a": [text], "b": ["1"]}, dtype=str), label="tab:x").splitlines()
-    assert lines[7] == f"{for_latex(text)} & 1 \\\\"
-    assert lines[8] == r"\bottomrule"
+    assert lines[8] == f"{for_latex(text)} & 1 \\\\"
+    assert lines[9] == r"\bottomrule"
     plain = for_latex(text).replace(r"\{", "").replace(r"\}", "")
     assert plain.count("{") == plain.count("}")
 

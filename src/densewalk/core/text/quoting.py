@@ -10,7 +10,8 @@ import shlex
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 RISKY = "'=+-@\t\r\n＝＋－＠"
 FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # what a spreadsheet computes, also behind apostrophes that mark text
-MARKDOWN = re.compile(r"[\\`*\[\]<>&|~$#!]|(?<!\w)_|_(?!\w)")
+# of `&` only what would begin an entity: a terminal shows Markdown as it is
+MARKDOWN = re.compile(r"[\\`*\[\]<>|~$#!]|&(?=#?\w+;)|(?<!\w)_|_(?!\w)")
 LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
