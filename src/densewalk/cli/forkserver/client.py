@@ -1,6 +1,6 @@
 """The command of a job, whose work a process of the fork server does. Only Python's own modules: it starts in 0.03 CPU-s.
 
-The command waits, hands on signals, and ends as the job does. If it is killed, the job is.
+The command waits, passes signals on, and ends as the job does. If it is killed, the job is.
 """
 
 import os
@@ -65,7 +65,7 @@ def request() -> dict[str, Any]:
 
 
 def _follow(connection: socket.socket) -> int:
-    """Start the job, hand signals on to it, and return its status; end by the signal that has ended it."""
+    """Start the job, pass signals on to it, and return its status; end by the signal that has ended it."""
 
     def forward(number: int, _frame: object) -> None:
         with suppress(OSError):  # it has ended meanwhile

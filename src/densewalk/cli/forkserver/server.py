@@ -3,7 +3,7 @@
     python -P -m densewalk.cli.forkserver.server SOCKET MODULE ... --later MODULE ...
 
 start.py starts it. Its standard input is a pipe from the driver of the workflow, and ends with it, however that ends.
-For each request the server forks a keeper, and that the job. The keeper hands on signals and tells the command how the job has ended.
+For each request the server forks a keeper, and that the job. The keeper passes signals on and tells the command how the job has ended.
 So the server may end, or be killed, while jobs run; and a job ends with its command. There is never more than one thread here: a lock
 that another thread holds during a fork would stay locked in the job for ever.
 """
@@ -178,7 +178,7 @@ def _keep(connection: socket.socket, start: Start, obstacle: str | None) -> Aske
 
 
 def _wait(child: int, connection: socket.socket, children: socket.socket) -> int:
-    """Hand on signals until the job has ended; how it has. It is killed with all that it has started if its command is gone."""
+    """Pass signals on until the job has ended; how it has. It is killed with all that it has started if its command is gone."""
     while True:
         ready, _, _ = select.select([connection, children], [], [])
         if children in ready:
