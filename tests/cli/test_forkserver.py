@@ -235,10 +235,11 @@ sys.stdin.read()
 def test_another_environment_or_folder_of_packages_is_refused(jobs, tmp_path):
     program = "import sys; print('densewalk.cli.forkserver.job' in sys.modules)"
     assert jobs.run(program, dict.fromkeys(THREADS, "2"))[1] == "True\n"
+    folder = "import tempfile; print(tempfile.gettempdir())"
+    assert jobs.run(folder, {"TMPDIR": str(tmp_path)}) == (0, f"{tmp_path}\n", ""), "each job has its own temporary folder"
     for change, reason in (
         ({"MKL_CBWR": "AVX2"}, "variable MKL_CBWR"),
         ({"OMP_NUM_THREADS": "3"}, "do not all say the same number"),
-        ({"TMPDIR": str(tmp_path)}, "variable TMPDIR"),
     ):
         status, out, err = jobs.run(program, change)
         assert (status, out) == (0, "False\n")
