@@ -70,16 +70,20 @@ class Answer:
         costs = f"{len(reads)} sets of features, {trainings} trainings, {len(self.subsets)} scorings"
         yield f"{len(steps)} steps from {names[0]} to {names[1]}, {how}: {costs}"
 
+    def by_subset(self, rows: Float[np.ndarray, " rows"]) -> dict[int, float]:
+        """The score of each of `subsets`, from rows that begin with them; those of the ends may follow."""
+        return dict(zip(self.subsets, rows[: len(self.subsets)].tolist(), strict=True))
+
     def shares(self, scores: Float[np.ndarray, " subsets"]) -> Float[np.ndarray, " steps"] | None:
         """The Shapley share of each step, from the scores of `subsets`; None where only one order is scored."""
-        by_subset = dict(zip(self.subsets, scores.tolist(), strict=True))
+        by_subset = self.by_subset(scores)
         if self.orders is None:
             return shapley(np.array([by_subset[s] for s in range(self.ladder.whole + 1)]))
         return sampled_shapley(by_subset.__getitem__, len(self.ladder.steps), self.orders).shares if self.orders else None
 
     def along(self, scores: Float[np.ndarray, " subsets"]) -> Float[np.ndarray, " steps"]:
         """What each step adds in the table's order."""
-        by_subset = dict(zip(self.subsets, scores.tolist(), strict=True))
+        by_subset = self.by_subset(scores)
         return np.diff([by_subset[s] for s in prefixes(range(len(self.ladder.steps)))])
 
 
@@ -158,7 +162,7 @@ def summarize(question: Question, seed: int, answer: Answer, scored: dict[int, S
     ladder, metric = answer.ladder, metric_of(answer.ladder, question)
     rows = [scored[s] for s in answer.subsets] + ([ends.a, ends.b] if ends else [])
     values = np.array([row.metrics[metric] for row in rows], np.float64)
-    by_subset = dict(zip(answer.subsets, values.tolist(), strict=False))  # the ends follow
+    by_subset = answer.by_subset(values)
     first, last = values[-2:].tolist() if ends else (by_subset[0], by_subset[ladder.whole])
     interval, bounds = intervals(answer, question, rows, ends)
     steps = share_rows(answer, values, ends)
@@ -189,7 +193,7 @@ def share_rows(answer: Answer, values: Float[np.ndarray, " rows"], ends: Ends | 
     count = len(ladder.steps)
     nothing: Sequence[float | None] = [None] * count
     from_a, from_b, errors = nothing, nothing, nothing
-    by_subset = dict(zip(answer.subsets, values.tolist(), strict=False))  # the ends follow
+    by_subset = answer.by_subset(values)
     if answer.orders is None:
         table = np.array([by_subset[s] for s in range(ladder.whole + 1)])
         from_a, from_b = (alone.tolist() for alone in one_at_a_time(table))
@@ -242,7 +246,7 @@ def parts(
     Linear in the scores. values: of `answer.subsets`, then of the two ends.
     """
     number = len(answer.subsets)
-    by_subset = dict(zip(answer.subsets, values.tolist(), strict=False))  # the ends follow
+    by_subset = answer.by_subset(values)
     shares, along = answer.shares(values[:number]), answer.along(values[:number])
     if ends is None:
         return shares, along

@@ -188,8 +188,8 @@ def _renamed(a: ResultRecord, b: ResultRecord, before: Path, after: Path) -> Ite
         return
     places = (before / a.run / f"s{a.seed}" / "run.json", after / b.run / f"s{b.seed}" / "run.json")
     one, two = (read_or_none(path, RunRecord) for path in places)  # where no number differs, a damaged one stops nothing
-    if one and two and one.contents == two.contents:
-        yield from (Renamed("data", *names) for names in zip(_data_of(one), _data_of(two), strict=False) if names[0] != names[1])
+    if one and two and one.contents == two.contents and len(_data_of(one)) == len(_data_of(two)):  # else nothing says which is which
+        yield from (Renamed("data", *names) for names in zip(_data_of(one), _data_of(two), strict=True) if names[0] != names[1])
 
 
 def _data_of(record: RunRecord) -> list[str]:
@@ -267,6 +267,7 @@ def _other_contents(one: RunRecord, two: RunRecord) -> Iterator[str]:
     if then is None or now is None:
         return
     names = _data_of(two)
+    # how many there are follows from the specification, which `_unequal_specs` has compared
     changed = [i for i, pair in enumerate(zip(then.data, now.data, strict=False)) if pair[0] != pair[1]]
     of_each = len(names) == len(now.data)  # a curation chooses from several
     yield from dict.fromkeys(f"{names[i] if of_each else 'its data'}: another content" for i in changed)
