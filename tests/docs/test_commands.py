@@ -182,7 +182,6 @@ NOT_RUN = {
     "ln -s FOLDER benchmarks/davis_floor/data": "a folder of the reader's",
     "ln -s FOLDER benchmarks/one_video/data": "a folder of the reader's",
     "densewalk fetch --config benchmarks/one_video/config.yaml": "a download",
-    "densewalk fetch --config benchmarks/one_video/after_distill.yaml": "a download",
     "tar -C data/coco -cf data/coco/train2017.tar train2017": "tar's own program; data/storage/test_archives.py makes such archives",
     "squeue --me -o '%i %T %k'": "needs a cluster",
 }
