@@ -1,6 +1,10 @@
 """Convolutional and hierarchical networks, against torchvision's and timm's own programs."""
 
 import re
+import sys
+import types
+from collections import defaultdict
+from typing import Any
 
 import pytest
 import timm
@@ -35,6 +39,30 @@ def torchvision_maps(net, x):
         x = stage(x)
         maps.append(x)
     return maps
+
+
+class Stored:
+    """An object under another module's name, as a file holds it that was written with that module."""
+
+    def __init__(self, **content):
+        self.__dict__.update(content)
+
+
+def hydra_configuration():
+    """What omegaconf leaves in the files of trainings by Hydra: classes of its own, types, and a dictionary that makes its own entries."""
+    node = stored("omegaconf.nodes", "AnyNode")(_val=0.1, _metadata=stored("omegaconf.base", "Metadata")(ref_type=Any, object_type=float))
+    metadata = stored("omegaconf.base", "ContainerMetadata")(element_type=Any, key_type=dict, resolver_cache=defaultdict(dict, {"now": {}}))
+    several = stored("omegaconf.listconfig", "ListConfig")(_content=[node], _metadata=metadata)
+    return stored("omegaconf.dictconfig", "DictConfig")(_content={"lr": node, "several": several}, _metadata=metadata)
+
+
+def stored(module, name):
+    """The class of this name in a module that is made for the test."""
+    for part in (module.split(".")[0], module):
+        package = sys.modules.setdefault(part, types.ModuleType(part))
+    if not hasattr(package, name):
+        setattr(package, name, type(name, (Stored,), {"__module__": module}))
+    return getattr(package, name)
 
 
 LAYOUTS = {
@@ -75,6 +103,18 @@ LAYOUTS = {
         None,
         "model.backbone",
     ),
+    "poodle": (
+        lambda w: {
+            "epoch": 10,
+            "model": {f"{name}.{k}": v + shift for name, shift in (("backbone", 0), ("teacher_backbone", 1)) for k, v in w.items()}
+            | {f"{name}decoder_blocks.0.conv1.weight": torch.ones(2, 2) for name in ("", "teacher_")}
+            | {f"flow_model.{name}.layer1.0.conv1.weight": torch.ones(2, 2) for name in ("fnet", "cnet")},
+            "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}},
+            "args": hydra_configuration(),
+        },
+        "backbone",
+        "model.backbone",
+    ),
     "wrapped": (lambda w: {f"_orig_mod.{k.replace('layer1.0', 'layer1._fsdp_wrapped_module.0')}": v for k, v in w.items()}, None, ""),
 }
 
@@ -84,6 +124,8 @@ def test_features_of_public_resnets_equal_torchvision_s(resnet, layout, tmp_path
     wrap, key, name = LAYOUTS[layout]
     weights = {k: v for k, v in resnet.state_dict().items() if not k.startswith("fc.")}
     torch.save(wrap(weights), tmp_path / "w.pth")
+    for module in [m for m in sys.modules if m.startswith("omegaconf")]:
+        del sys.modules[module]
     network = load(tmp_path / "w.pth", RESNET, key=key).eval()
     assert network.report.network == name
     for found, expected in zip(network.weights().items(), ((k, v) for k, v in weights.items() if "num_batches" not in k), strict=True):

@@ -25,7 +25,7 @@ def read_content(path: Path) -> tuple[Any, dict[str, str]]:
                 metadata.update(file.metadata() or {})
             content: Any = load_file(path)
         else:
-            with torch.serialization.safe_globals([(_Inert, name) for name in INERT]):
+            with torch.serialization.safe_globals([*((_Inert, name) for name in INERT), (_Entries, "collections.defaultdict")]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
@@ -73,6 +73,13 @@ INERT = (
     "numpy._core.multiarray._reconstruct",
     "numpy.ndarray",
     "numpy.dtype",
+    # a configuration of Hydra, and the types that it names
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    *(f"omegaconf.base.{name}" for name in ("ContainerMetadata", "Metadata", "UnionNode")),
+    *(f"omegaconf.nodes.{name}Node" for name in ("Any", "Boolean", "Bytes", "Enum", "Float", "Integer", "Path", "String")),
+    "typing.Any",
+    *(f"builtins.{name}" for name in ("bool", "bytes", "dict", "float", "int", "list", "str")),
 )
 
 
@@ -84,6 +91,13 @@ class _Inert:
 
     def __setstate__(self, state: Any) -> None:
         """Ignore the content."""
+
+
+class _Entries:
+    """Replaces a defaultdict by a dictionary: torch puts entries into no other kind."""
+
+    def __new__(cls, *_: Any) -> dict[Any, Any]:  # type: ignore[misc]
+        return {}
 
 
 def flat_content(content: Any, path: Path) -> dict[str, Tensor]:

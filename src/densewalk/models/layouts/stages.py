@@ -1,7 +1,8 @@
 """Find one convolutional or hierarchical network in a file, under timm's key names.
 
 A network is found by a key that it has once, and the part before that key is its name. So these need no rule of their own: timm's files;
-torchvision's ResNets, which name their parts as timm does (DINO, VICRegL, PooDLe); `module.` (SwAV); `state_dict.module.encoder_q.` and
+torchvision's ResNets, which name their parts as timm does (DINO, VICRegL); `module.` (SwAV); `model.backbone.` and
+`model.teacher_backbone.` beside the two encoders of RAFT (PooDLe); `state_dict.module.encoder_q.` and
 `encoder_k.` (MoCo-v2), `base_encoder.` and `momentum_encoder.` (MoCo-v3); `student.backbone.` and `teacher.backbone.` (DINO's training
 files); `classy_state_dict.base_model.model.trunk._feature_blocks.` (VISSL's SimCLR). ConvNeXts have two more sets of names:
 
@@ -103,7 +104,7 @@ def one_stage_network(
     if key is not None and not chosen:
         raise UserError(f"checkpoint {path} has no network '{key}'", allowed=names)
     if len(chosen) > 1:
-        raise UserError(f"checkpoint {path} holds several networks: {names}", todo="say with `key` which one, e.g. `encoder_q`")
+        raise UserError(f"checkpoint {path} holds several networks: {names}", todo="say with `key` which one")
     if not chosen:
         raise UserError(
             f"checkpoint {path} has no key {unique_key(own)}, as such a network has it", todo="check `arch` and which file this is"
