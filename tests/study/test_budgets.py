@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from densewalk.core.errors import UserError
+from densewalk.methods.cis.settings import CisSettings
 from densewalk.models.architecture import architecture_named
 from densewalk.study.amounts import Assumed
 from densewalk.study.config import load_study, parse_study
@@ -148,6 +149,7 @@ def test_the_studies_of_one_video_compare_every_method_at_one_length_with_a_rand
         assert {run.settings.budget.cpu_seconds for run in trained.values()} == {300}
         return
     shape = architecture_named("vit_small_patch16")
+    assert trained.pop("cis").settings.steps == CisSettings.PRESETS["published"]["steps"]
     for run in trained.values():
         step = run.settings.step_work(shape).flops / 1e12
         assert 0 <= found.execution.budget.teraflop - run.settings.steps * step < step
