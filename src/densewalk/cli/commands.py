@@ -72,7 +72,9 @@ def check(args: argparse.Namespace) -> None:
 
         print(resolved_yaml(study, read_config(args.config), args.config.name), end="")
         return
-    print(f"{args.config} is a study of {len(list(study.jobs()))} runs and {len(list(study.evaluation_jobs()))} evaluations")
+    jobs, evaluations = len(list(study.jobs())), len(list(study.evaluation_jobs()))
+    seeds = f" ({jobs} with their seeds)" if jobs != len(study.runs) else ""
+    print(f"{args.config} is a study of {len(study.runs)} runs{seeds} and {evaluations} evaluations")
     with chdir(_folder_of(args.config)):
         require_warmups(study, Path(study.results), stated_length)
         for line in own_code_lines(study):
