@@ -1,6 +1,7 @@
 """The jobs of a run on this machine come from one server, and make what a process of their own makes."""
 
 import json
+import pstats
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from densewalk.__main__ import main
+from densewalk.core import profiling
 from tests.fixtures.studies import REPOSITORY
 
 pytestmark = pytest.mark.workflow
@@ -25,7 +27,7 @@ def spec_of(folder, **wanted):
     raise AssertionError(f"no specification of {wanted}")
 
 
-def test_forked_jobs_make_what_a_process_of_its_own_makes(study, tmp_path, monkeypatch):
+def test_forked_jobs_make_what_a_process_of_its_own_makes_also_while_it_is_profiled(study, tmp_path, monkeypatch):
     """The finished study's jobs were forked; this process is none of them."""
     assert not [log for log in (study / "results/logs").rglob("*.log") if "by itself" in log.read_text()]
     monkeypatch.chdir(study)
@@ -38,10 +40,15 @@ def test_forked_jobs_make_what_a_process_of_its_own_makes(study, tmp_path, monke
     assert all((one[name] == two[name]).all() for name in one)
     backbone, result = "results/dora/s0/backbone.safetensors", tmp_path / "incontext.json"
     spec = spec_of(study, run="dora", seed=0, evaluation="incontext")
+    monkeypatch.setenv(profiling.VARIABLE, str(tmp_path / "profiles"))
     assert main(["evaluate", "--spec", spec, "--backbone", backbone, "--state", str(tmp_path / "b"), "--out", str(result), *EXECUTION]) == 0
     alone, forked = json.loads(result.read_text()), json.loads(Path("results/dora/s0/incontext.json").read_text())
     assert alone["metrics"] == forked["metrics"]
     assert alone["details"] == forked["details"]
+    (profile,) = (tmp_path / "profiles").glob("*incontext.json.prof")
+    profiled = pstats.Stats(str(profile))
+    assert any(file.endswith("evaluations/incontext/evaluate.py") and name == "evaluate" for file, _, name in profiled.stats)
+    assert profiled.total_tt > 0
     assert 0 < forked["cpu_seconds"] < 60
     assert forked["peak_rss_mib"] > 50
 

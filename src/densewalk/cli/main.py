@@ -11,6 +11,7 @@ from densewalk.cli.parser import parse
 from densewalk.core import memory
 from densewalk.core.errors import RESUME, Interrupted, TrainingError, UserError
 from densewalk.core.machine import machine_fault
+from densewalk.core.profiling import profiled
 from densewalk.core.progress import log, start_logging
 from densewalk.core.text.attempts import begin_attempt, end_attempt
 
@@ -25,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
         begin_attempt()
     watched = memory.watched() if args.is_job and first else nullcontext(lambda: None)
     with watched as ends_for_another_reason:
-        status = run(args)
+        with profiled(getattr(args, "out", None) if args.is_job else None):
+            status = run(args)
         ends_for_another_reason()
     if first and args.is_job and status == 0:
         end_attempt()
