@@ -18,7 +18,7 @@ from densewalk.study.registry import evaluation_module, evaluations, parse_evalu
 from tests.fixtures.dense import write_backbone, write_masks
 from tests.fixtures.depth import write_nyu
 from tests.fixtures.landmarks import write_landmarks
-from tests.fixtures.layouts import write_classes, write_coco, write_got10k, write_spair
+from tests.fixtures.layouts import write_classes, write_coco, write_got10k, write_navi, write_spair
 from tests.fixtures.video_tasks import write_mose, write_youtube
 
 LABELLED = {"images": "images", "masks": "masks", "num_classes": 4, "layout": "masks"}
@@ -129,6 +129,13 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], str, str | No
         None,
     ),
     "correspondence": ("correspondence", write_spair, {"size": 32}, "JPEGImages/cat/b.jpg", None),
+    "geometric_correspondence": (
+        "geometric_correspondence",
+        write_navi,
+        {"size": 48, "every": 1, "matches": 20},
+        "thing_0/wild_set/images/001.png",
+        None,
+    ),
     "retrieval": ("retrieval", write_landmarks, {"layout": "roxford5k", "size": 64}, "roxford5k/jpg/bridge_1.jpg", None),
     "motion_segmentation": ("motion_segmentation", write_davis, {"height": 32, "width": 48}, FRAME, MASK),
     "tracking": ("tracking", write_got10k, {"short_side": 64, "multiple": 16}, "val/*1/00000002.jpg", None),
@@ -259,7 +266,10 @@ def test_a_turned_image_is_its_upright_self_or_refused(name, orientation, data, 
     tags[0x0112] = orientation
     back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}[orientation]
     upright.transpose(back).save(path, format="PNG", exif=tags)
-    if name in ("knn", "linear", "position", "retrieval") or (orientation == 6 and name not in STILLS and name != "tracking"):
+    # NAVI's depth maps are of the upright image, whatever its tag says
+    if name in ("knn", "linear", "position", "retrieval", "geometric_correspondence") or (
+        orientation == 6 and name not in STILLS and name != "tracking"
+    ):
         assert evaluate(name, root, tmp_path / "after").metrics == before
     else:
         refused(name, root, tmp_path, path, f"the EXIF orientation {orientation}")

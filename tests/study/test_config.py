@@ -65,11 +65,11 @@ def test_segmentation_of_other_data_has_a_table_of_its_own():
 
 
 def test_the_study_on_real_folders_has_every_frozen_protocol():
-    """But for box tracking, depth, correspondence, retrieval and videos whose objects enter later, which none of the folders is for, and
-    motion segmentation, which is of runs of cis alone."""
+    """But for box tracking, depth, both correspondences, retrieval and videos whose objects enter later, which none of the folders is
+    for, and motion segmentation, which is of runs of cis alone."""
     study = load_study(REPOSITORY / "benchmarks/frozen_real/config.yaml")
     trained_through_mm = {"ade20k_linear", "ade20k_upernet", "segmentation_linear", "segmentation_upernet", "coco"}
-    no_folder = {"tracking", "depth", "correspondence", "retrieval", "youtube_vos", "mose"}
+    no_folder = {"tracking", "depth", "correspondence", "geometric_correspondence", "retrieval", "youtube_vos", "mose"}
     assert {e.protocol for e in study.evaluations.values()} == evaluations().keys() - trained_through_mm - no_folder - {
         "motion_segmentation"
     }

@@ -112,6 +112,7 @@ EXAMPLES = {
     "coco": {"root": "d", "dataset": "COCO"},
     "depth": {"root": "d", "dataset": "NYUv2"},
     "correspondence": {"root": "d", "dataset": "SPair-71k"},
+    "geometric_correspondence": {"root": "d", "dataset": "NAVI"},
     "retrieval": {"root": "d", "dataset": "ROxford5k", "layout": "roxford5k"},
     "youtube_vos": {"root": "d", "dataset": "YouTube-VOS", "split": "train"},
     "clip_propagation": {"root": "d", "dataset": "DAVIS-2017", "layout": "davis"},

@@ -32,6 +32,7 @@ FLOORS = {
     "constant": "one constant",
     "whole": "the whole frame",
     "flow": "a threshold on the flow's length",
+    "chance": "a random choice",
 }
 
 

@@ -21,6 +21,8 @@ DISCOVERY = {"VOC07": 5_011, "VOC12": 11_540, "COCO20k": 19_817}
 DEPTH = {"NYUv2": (24_231, 654), "KITTI": (23_158, 652), "SUN RGB-D (from NYUv2)": (24_231, 5_050)}
 SPAIR_IMAGES = 1_800  # of all splits
 SPAIR_PAIRS = {"trn": 53_340, "val": 5_384, "test": 12_234}
+NAVI_VIEWS = 2_298  # of all wild sets, README of github.com/google/navi
+NAVI_PAIRS = -(-NAVI_VIEWS // 4)  # a partner of every fourth view
 # images and queries of the revisited landmark benchmarks
 LANDMARKS = {"roxford5k": (4_993, 70), "rparis6k": (6_322, 70)}
 # frames of video benchmarks
