@@ -14,6 +14,7 @@
     GOT-10k/val/{sequence}/{%08d.jpg,groundtruth.txt,cover.label,absence.label}, GOT-10k/val/list.txt      one object of each of these
     nyu/{walk}/rgb_%05d.jpg, nyu/{walk}/sync_depth_%05d.png, nyu/nyu_{train,test}.txt      depth in millimeters, 0 for none
     SPair-71k/{JPEGImages,PairAnnotation,Layout}   rigid things of the DAVIS sequences in two frames each, and points that both show
+    navi_v1/{object}/wild_set/{annotations.json,images,depth,masks}      toys of vehicles and benches, seen from all sides
     imagenet/{train,val}/{category}/%05d.JPEG       the things of the photographs, cut out; categories seen in both splits
     receipt.json                                    counts and class shares; written last
 
@@ -44,6 +45,7 @@ from densewalk.synthetic.depth_layout import DepthLayout
 from densewalk.synthetic.image_writer import write_image
 from densewalk.synthetic.keypoint_layout import KeypointLayout
 from densewalk.synthetic.later_objects import LaterObjectsLayout
+from densewalk.synthetic.object_layout import ObjectLayout
 from densewalk.synthetic.settings import SyntheticSettings
 
 # https://cocodataset.org: supercategory, then id and name of its categories
@@ -67,8 +69,9 @@ PHOTO_SECONDS = 24.0
 MIN_PIXELS = 24  # smaller visible pieces of an object are not annotated
 DAVIS_OBJECTS = 3
 DAVIS_STARTS = (0.0, 8.0, 16.0)
+BACKGROUND_SECONDS = (0.0, 8.0, 16.0)
 MARKER = "SYNTHETIC.txt"
-FOLDERS = ("walk_masks", "ADEChallengeData2016", "coco", "DAVIS", "YouTube-VOS", "GOT-10k", "nyu", "SPair-71k", "imagenet")
+FOLDERS = ("walk_masks", "ADEChallengeData2016", "coco", "DAVIS", "YouTube-VOS", "GOT-10k", "nyu", "SPair-71k", "navi_v1", "imagenet")
 CROP_PIXELS = 64  # smaller visible pieces of a thing are not cut out
 CROP_MARGIN = 1.2  # side of the square that is cut out, over the thing's longer side
 
@@ -96,6 +99,7 @@ def generate(root: Path, settings: SyntheticSettings) -> dict[str, Any]:
             "validation": _write_photos(root, settings, "validation", settings.ade_val, settings.coco_val, crops),
             "imagenet": crops.finish(),
             "davis": _write_davis(root, settings),
+            "navi": _write_objects(root, settings),
         }
     write_json(root / "receipt.json", receipt)
     return receipt
@@ -114,7 +118,7 @@ def _clear(root: Path) -> None:
         )
 
 
-SPLITS = ("video", "training", "validation", "davis")
+SPLITS = ("video", "training", "validation", "davis", "objects")
 
 
 def _walk(settings: SyntheticSettings, split: str, number: int, seconds: float) -> Walk:
@@ -277,6 +281,16 @@ def _write_sequence(
     _write_track(root / "GOT-10k/val" / name, frames, objects[0])
     pairs.add(name.replace("-", "_"), walk, start, frames)
     return len(objects)
+
+
+def _write_objects(root: Path, settings: SyntheticSettings) -> dict[str, Any]:
+    """Toys before pictures of a walk of their own."""
+    walk = _walk(settings, "objects", 0, BACKGROUND_SECONDS[-1])
+    backgrounds = [walk.frame(round(seconds * settings.fps)).rgb for seconds in BACKGROUND_SECONDS]
+    toys = ObjectLayout(root, walk.seed, (settings.height, settings.width))
+    for _ in range(settings.objects):
+        toys.add(walk, settings.object_views, backgrounds)
+    return toys.finish()
 
 
 def _write_track(folder: Path, frames: list[Frame], identity: int) -> None:

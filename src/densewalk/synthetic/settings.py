@@ -41,6 +41,11 @@ class SyntheticSettings(Settings):
     keypoints: int = Field(default=10, ge=4)
     """Most points of a pair in the SPair-71k layout, whose images are frames of the DAVIS sequences."""
 
+    objects: int = Field(default=4, ge=1)
+    """Toys in the NAVI layout."""
+    object_views: int = Field(default=12, ge=2)
+    """Images of each of them."""
+
     @model_validator(mode="after")
     def even_sizes(self) -> Self:
         """H.264 with 4:2:0 colors has no odd sizes."""
