@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.reference_values.frozen import Rows
-from benchmarks.reference_values.rows import Note, cases, compare
+from benchmarks.reference_values.rows import cases, compare
 
 from densewalk.data.benchmarks import boxes
 from densewalk.evaluations.correspondence.evaluate import four_averages
@@ -13,6 +13,7 @@ from densewalk.evaluations.correspondence.readouts import View, dift, insid3, pr
 from densewalk.evaluations.discovery import tokencut
 from densewalk.evaluations.discovery.attention import mask_jaccard, top_mass_mask
 from densewalk.evaluations.discovery.regions import bounding_box, component_of, largest_component
+from densewalk.evaluations.geometric_correspondence import matching
 
 
 def eval_discovery(values: Any) -> Rows:
@@ -99,7 +100,17 @@ def eval_correspondence(values: Any) -> Rows:
         recall = 100 * float(np.mean(np.array(errors) < 0.1))
         yield compare("eval_correspondence", "probe3d", "recall at 0.1 in %", recall, values["probe3d/recall_0.1"], 1e-4)
     if cases(values, 1).count("navi"):
-        yield Note("eval_correspondence", "navi", "a part of an evaluation that is not here")
+        yield from _matches_in_3d(values)
+
+
+def _matches_in_3d(values: Any) -> Rows:
+    """Weights of matches by the ratio of distances, the best ones, and recalls by angle."""
+    weights = matching.ratio_weights(torch.from_numpy(values["navi/nearest_two"]))
+    best = weights.sort(descending=True, stable=True).indices[: len(values["navi/top50"])]
+    bins = matching.means_of_bins(values["navi/recall"].astype(float), values["navi/angle"], (0, 30, 60, 90, 120))
+    yield compare("eval_correspondence", "navi", "weights", weights, values["navi/weight"], 1e-4)
+    yield compare("eval_correspondence", "navi", "best matches", np.sort(best), values["navi/top50"], 0)
+    yield compare("eval_correspondence", "navi", "recall by angle", [mean for mean, _ in bins], values["navi/bins"], 1e-4)
 
 
 def _averages(values: Any, found: dict[str, list[np.ndarray]], names: np.ndarray) -> Rows:

@@ -123,6 +123,7 @@ TESTED = {
     "densewalk fetch --config demo/config.yaml": "workflow/test_workflow.py::test_the_demo_s_network_comes_from_an_installed_package",
     "densewalk fetch --config config.yaml": "data/test_download.py::test_the_command_fetches_what_can_be_fetched_and_says_what_not",
     "densewalk data coco": "jobs/test_fetch.py::test_every_set_s_own_check_and_folder_lead_to_its_command",
+    "densewalk data navi": "jobs/test_fetch.py::test_every_set_s_own_check_and_folder_lead_to_its_command",
     "densewalk data voc": "jobs/test_fetch.py::test_a_set_is_downloaded_unpacked_and_counted",
     "densewalk train ... --gpus 2": "training/test_launch.py::test_one_node_is_torchrun",
     "densewalk evaluate ... --gpus 2": "evaluations/test_mmlab_processes.py::test_a_job_in_two_processes_writes_one_record",

@@ -10,7 +10,7 @@ published values in the tables.
 import hashlib
 from dataclasses import dataclass
 
-from densewalk.data.benchmarks.sizes import DEPTH, DISCOVERY, IMAGES, LANDMARKS, SPAIR_PAIRS
+from densewalk.data.benchmarks.sizes import DEPTH, DISCOVERY, IMAGES, LANDMARKS, NAVI_PAIRS, SPAIR_PAIRS
 from densewalk.results.records import ResultRecord
 
 
@@ -36,6 +36,7 @@ BENCHMARKS = {
     ("overcluster", "PascalVOC"): Benchmark((VOC, VOC // 32 * 32)),
     ("coco", "COCO"): Benchmark((VALIDATION["coco"],)),
     ("correspondence", "SPair-71k"): Benchmark((SPAIR_PAIRS["test"],)),
+    ("geometric_correspondence", "NAVI"): Benchmark((NAVI_PAIRS,)),
     ("discovery", "VOC12 val"): Benchmark((VOC,)),  # the list of segmentation
     **{("discovery", name): Benchmark((images,)) for name, images in DISCOVERY.items()},
     **{("depth", name): Benchmark((scored,)) for name, (_, scored) in DEPTH.items()},

@@ -94,14 +94,17 @@ NAMED = {
 }
 
 
+SCENES = {"correspondence": "spair", "geometric_correspondence": "navi"}
+
+
 def dataset_of(protocol: str, settings: Any) -> str | None:
     """Return the data set that an evaluation reads, if it is one of these."""
     if protocol == "discovery":
         if settings.layout == "coco":
             return "coco2014" if settings.images == "train2014" else None
         return "voc" if settings.year == 2012 else "voc2007"
-    if protocol == "correspondence":
-        return "spair"
+    if protocol in SCENES:
+        return SCENES[protocol]
     return NAMED.get(getattr(settings, "label_set", getattr(settings, "layout", protocol)))
 
 

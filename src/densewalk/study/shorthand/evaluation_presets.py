@@ -22,6 +22,10 @@ MODEL_CARD: dict[str, dict[str, Any]] = {
         "protocol": "correspondence",
         "settings": {"root": "data/SPair-71k", "dataset": "SPair-71k", "readout": "probe3d"},
     },
+    "correspondence_navi": {
+        "protocol": "geometric_correspondence",
+        "settings": {"root": "data/navi_v1", "dataset": "NAVI", "preset": "dinov3"},
+    },
     "retrieval_oxford": {
         "protocol": "retrieval",
         "settings": {"root": "data", "dataset": "ROxford5k", "layout": "roxford5k", "preset": "dinov3"},
