@@ -15,7 +15,7 @@ from pathlib import Path
 
 import cv2
 import torch
-from benchmarks import davis, growth, incontext, inner_loops, knn, steps
+from benchmarks import colors, davis, growth, incontext, inner_loops, knn, steps
 from benchmarks.floors import bandwidth, product_rate
 from benchmarks.gpu import trainings
 from benchmarks.measure import Row, table
@@ -51,11 +51,13 @@ class Size:
     plain_patch8: bool
     frames: int
     growth: growth.Amounts
+    view_sides: tuple[int, int, int] = (224, 96, 518)  # global, local, in levels
 
 
 SIZES = {
     "tiny": Size(
-        lambda: trainings.small()[2:5], 1, 20, (40, 60), 500, 40, 1, 1, (200, 20), {16: (6, 8)}, False, 2, growth.Amounts((), 20, 40, 40)
+        lambda: trainings.small()[2:5], 1, 20, (40, 60), 500, 40, 1, 1, (200, 20), {16: (6, 8)}, False, 2,
+        growth.Amounts((), 20, 40, 40), (32, 24, 32),
     ),
     "small": Size(
         lambda: steps.ordinary()[1:4:2], 1, 200, (480, 640), 18_816, 784, 12, 2, (20_000, 200), {16: (30, 52), 8: (60, 104)}, False, 20,
@@ -71,6 +73,7 @@ SIZES = {
 def sections(size: Size) -> Iterator[tuple[str, Iterator[Row]]]:
     """Headings and what is below them."""
     yield "Training steps", steps.rows(size.trainings(), size.repeat, size.sorted_rows)
+    yield "Views", colors.view_rows(3 * size.repeat, size.view_sides)
     yield "Scores", score_rows(size)
     yield "Inner loops", loop_rows(size)
 

@@ -5,7 +5,8 @@
 
 A loading process reads (decodes) and cuts. It reads clips from the training copy of a generated walk in 960 x 540, and JPEGs of
 640 x 480 and 854 x 480. Float32 is what the views would take as a sample. One thread, CPU seconds of this process, the fewest of
-several runs. The last table compares the two ways of resizing the local crops of a DoRA clip (data/augmentation/resize.py).
+several runs. Views are made in turns with torch's operators for colors and blur (benchmarks/colors.py). The last table compares the two
+ways of resizing the local crops of a DoRA clip (data/augmentation/resize.py).
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.measure import in_turns
 from benchmarks.video import generate, walk
 from PIL import Image
 from torch import Tensor
@@ -38,11 +40,20 @@ from densewalk.methods.neco import augmentation as neco
 from densewalk.methods.neco.settings import NecoSettings
 from densewalk.methods.timetuning import clips as timetuning
 from densewalk.methods.timetuning.settings import TimeTuningSettings
+from densewalk.ops.cpu.switch import set_cpu_kernels
 from densewalk.training.sampler import Item
 
 CPU = torch.device("cpu")
 CLIP_SECONDS = 7.5  # of the walk: a clip of DoRA takes 7
 JPEGS = 8
+COLUMNS = {  # and their widths
+    "reading, CPU s": 14,
+    "cutting, CPU s": 14,
+    "MiB": 8,
+    "views, CPU s": 14,
+    "by operators": 14,
+    "float32 MiB": 12,
+}
 
 
 class Decoded(Dataset[Tensor]):
@@ -115,10 +126,17 @@ def row(data: Any, views: Callable[[Any], Any], read: Callable[[int], Any], samp
     items = [Item(i, seed=i) for i in range(samples)]
     batch = default_collate([data[item] for item in items])
     load = cpu_seconds(lambda: [data[item] for item in items], repeat) / samples
-    make = cpu_seconds(lambda: views(batch), repeat) / samples
+
+    def by_operators() -> Any:
+        set_cpu_kernels(False)
+        made = views(batch)
+        set_cpu_kernels(True)
+        return made
+
+    make, plain = (min(seconds) / samples for seconds in in_turns({"here": lambda: views(batch), "plain": by_operators}, repeat).values())
     made = views(batch)
     floats = sum(x.numel() for x in (made.values() if isinstance(made, dict) else [made])) * 4 / 2**20 / samples
-    return f"{decode:14.4f} {load:14.4f} {mebibytes(batch) / samples:8.2f} {make:14.4f} {floats:12.2f}"
+    return f"{decode:14.4f} {load:14.4f} {mebibytes(batch) / samples:8.2f} {make:14.4f} {plain:14.4f} {floats:12.2f}"
 
 
 def main() -> None:
@@ -130,7 +148,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    print(f"{'':26} {'reading, CPU s':>14} {'cutting, CPU s':>14} {'MiB':>8} {'views, CPU s':>14} {'float32 MiB':>12}   a sample")
+    columns = "".join(f" {name:>{width}}" for name, width in COLUMNS.items())
+    print(f"{'':26}{columns}   a sample")
     with tempfile.TemporaryDirectory() as folder:
         files = readings(Path(folder), options.fps)
         for title, (data, views) in methods().items():

@@ -9,6 +9,7 @@ SMALL = {
     "dora": "--arch vit_nano_patch16 --frames 2 --sizes 64 32 --out-dim 64 --locals 2 --frame-size 96 128 --repeat 1",
     "neco": "--arch vit_nano_patch14_reg4 --size 56 --local 28 --rows 49",
     "feeding": "--samples 1 --repeat 1 --fps 4",
+    "colors": "--repeat 1 --side 32",
     "products": "--runs 1",
     "inner_loops": "--repeat 1 --pixels 40 60 --entries 500 --queries 40",
     "knn": "--training 500 --queries 50 --classes 10",

@@ -181,6 +181,7 @@ NOT_RUN = {
     "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth": "torch's own program",
     "python -m benchmarks.memory": "three minutes; tests/benchmarks counts blocks, and all methods on nano networks",
     "python -m benchmarks.feeding": "a minute; tests/benchmarks runs it on one sample",
+    "python -m benchmarks.colors": "half a minute; tests/benchmarks runs it on small images",
     "python -m benchmarks.growth": "minutes; it writes 1600 records",
     "python -m benchmarks.all --out docs/performance.md": "minutes; tests/benchmarks runs it at its smallest size",
     "ln -s FOLDER benchmarks/frozen_real/data": "a folder of the reader's",

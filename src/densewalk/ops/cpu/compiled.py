@@ -12,6 +12,7 @@ from typing import Any
 
 import numba
 import torch
+from numba.extending import intrinsic
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -36,3 +37,13 @@ def over_rows(work: Callable[[slice], None], rows: int) -> None:
     elif slices:
         with ThreadPoolExecutor(len(slices)) as pool:
             list(pool.map(work, slices))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fused_multiply_add(context: Any, x: Any, y: Any, z: Any) -> tuple[Any, Any]:
+    """In compiled functions: x y + z of three floats, rounded once, as torch's `add` with `alpha` and `addcmul` do on a CPU."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.fma(*values)
+
+    return x(x, x, x), generate
