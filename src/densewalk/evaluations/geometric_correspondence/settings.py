@@ -71,14 +71,14 @@ class GeometricCorrespondenceSettings(NamedPresets):
     networks have no patches: theirs is `size`."""
     final_norm: Annotated[bool, Shown(lambda s: "" if s.final_norm else "without final norm")] = False
     """Apply the network's final norm to the last block."""
-    cell: Annotated[int, Shown("every {} px")] = Field(default=4, ge=1)
+    cell: Annotated[int, Shown("places every {} px")] = Field(default=4, ge=1)
     """Pixels from one compared place to the next: features are interpolated (bicubic) to a map of size / cell."""
     weight: Annotated[Literal["ratio", "similarity"], Shown(lambda s: f"{s.matches} best by {s.weight}")] = "ratio"
     """What makes a match one of the best. `ratio`: 1 - d1 / d2, d1 and d2 the cosine distances of the two nearest places; `similarity`:
     1 - d1, as DINOv3's text has it."""
     matches: Annotated[int, SHOWN_BY_ANOTHER] = Field(default=1000, ge=1)
     """Matches of a pair that are scored, the best ones; all if the object has fewer places."""
-    every: Annotated[int, Shown("every {}th view")] = Field(default=4, ge=1)
+    every: Annotated[int, Shown(lambda s: "all views" if s.every == 1 else f"1 of {s.every} views")] = Field(default=4, ge=1)
     """Only every so many views, over all objects in order, are matched to their partners."""
     max_angle: Annotated[float, Shown("up to {:g} degrees")] = Field(default=120, gt=0, le=180)
     """A view's partner is drawn from the views of the object that are turned by up to so many degrees against it."""
