@@ -45,7 +45,7 @@ ELSEWHERE = {
         "connection-pool",
         "immutables",
     ),  # packages
-    *("python3", "python3.11", "python3.12", "venv", "uv", ".uv/", ".uv/log.txt"),  # Python, and what brings it
+    *("python3", "python3.11", "python3.12", "venv", "pstats", "uv", ".uv/", ".uv/log.txt"),  # Python, and what brings it
     *("scancel", "tail -f", "cat", "ffmpeg -i walk.avi -crf 15 walk.mp4", ".venv", "sinfo -o %m"),  # programs and what make install makes
     *("oom_kill", "exceeded memory limit", "MemoryError", "can't allocate memory"),  # words in logs
     *(".h264", ".h265", ".m2v"),  # raw streams
@@ -145,7 +145,8 @@ def names_of_studies() -> frozenset[str]:
     """Names and keys in the repository's own studies."""
     studies = [REPOSITORY / "config.yaml", REPOSITORY / "demo/config.yaml", *REPOSITORY.glob("benchmarks/*/*.yaml")]
     papers = [*REPOSITORY.glob("studies/*.yaml")]
-    variants = {run for study in papers for run in load_study(study).runs}
+    swept = [*papers, REPOSITORY / "benchmarks/one_video/after_distill.yaml"]
+    variants = {run for study in swept for run in load_study(study).runs}
     return frozenset(variants) | {key for study in [*studies, *papers] for key in keys_in(yaml.safe_load(study.read_text()))}
 
 
