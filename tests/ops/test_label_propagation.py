@@ -81,6 +81,7 @@ def test_tiles_and_split_batches_change_nothing(monkeypatch):
     context, labels, target = random_problem(rule, batch=3)
     whole = propagate(context, labels, target, rule)
     monkeypatch.setattr(propagation, "TILE", (2, 3))
+    monkeypatch.setattr(propagation, "BLOCK", 1)
     monkeypatch.setattr(propagation, "BUDGET", 1)
     assert torch.allclose(propagate(context, labels, target, rule), whole, atol=1e-6)
     assert torch.allclose(whole.double(), plain_loop(context, labels, target, rule), atol=2e-6)

@@ -12,8 +12,8 @@ soft cluster assignment.
 
 The result is exact, but no [targets, sources] matrix is built: the target grid is cut into tiles, and each tile is compared only with
 the keys in its window. The k best sources of a target lie on the k positions whose best frame is best, so a maximum over the frames
-comes before any sorting. Memory grows with the window, not with the square of the grid. On a CPU, a compiled loop takes the best out of
-the similarities; little more than the products takes time (benchmarks/davis.py).
+comes before any sorting. Memory grows with the window, not with the square of the grid. On a CPU it is the keys that are cut, into blocks,
+and a compiled loop takes the best out of the similarities; little more than the products takes time (benchmarks/davis.py).
 """
 
 import math
@@ -31,6 +31,7 @@ from densewalk.ops.cpu.linear import product
 from densewalk.ops.cpu.switch import use_cpu_kernels
 
 TILE = (10, 13)  # most target rows and columns: small enough to skip keys outside the window, large enough for fast products
+BLOCK = 128  # keys of a block in the compiled search: few places of a frame, large enough for fast products
 BUDGET = 1 << 22  # similarities at once (16 MiB), as far as a batch can be split
 COMPILED_FROM = 1 << 22  # similarities: with fewer, loading numba (0.3 s) would take longer than it saves
 
@@ -125,7 +126,10 @@ def best_sources(
 def _best_sources(context: list[Tensor], target: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
     """`best_sources` for as many items as fit into memory."""
     grids, queries = [f.unflatten(1, rule.grid) for f in context], target.unflatten(1, rule.grid)
-    strips = [_strip(grids, queries, columns, reach, rule) for columns, reach in _spans(rule.grid[1], rule, TILE[1])]
+    strips = [
+        _strip(grids, queries, columns, reach, rule)
+        for columns, reach in _spans(rule.grid[1], rule.reach, _tile(rule.grid[1], rule.reach, TILE[1]))
+    ]
     similarity, source = (torch.cat(parts, dim=2).flatten(1, 2) for parts in zip(*strips, strict=True))
     return similarity, source
 
@@ -138,21 +142,24 @@ def _is_compiled(target: Tensor, keys: int) -> bool:
 def _compiled_sources(
     context: list[Float[Tensor, "patches dim"]], target: Float[Tensor, "patches dim"], rule: Rule
 ) -> tuple[Float[Tensor, "patches kept"], Int[Tensor, "patches kept"]]:
-    """`best_sources` of one item: each frame's similarities are in the processor's cache when the compiled loop takes them in."""
-    from densewalk.ops.search.propagation_kernel import take_in_window  # late: numba is slow to load
+    """`best_sources` of one item, by blocks of few keys, those of all frames at the same places, and all targets that have them in reach.
+
+    Few places at a time, so that little is multiplied outside of windows of 25 x 25: a fifth of the products, where tiles of targets
+    have half. Similarities of a block are in the processor's cache when the compiled loop takes them in.
+    """
+    from densewalk.ops.search.propagation_kernel import take_in_block  # late: numba is slow to load
 
     grids, queries = [f.unflatten(0, rule.grid) for f in context], target.unflatten(0, rule.grid)
     kept = min(2 * rule.top_k, len(context) * len(target))
     values, sources = target.new_full((len(target), kept), -math.inf), torch.zeros(len(target), kept, dtype=torch.int64)
     facts = (*rule.grid, rule.reach, bool(rule.circle and rule.radius))
-    for columns, reach in _spans(rule.grid[1], rule, TILE[1]):
-        strips = [g[:, slice(*reach)].flatten(0, 1) for g in grids]  # rows of a tile are adjacent
-        for rows, within in _spans(rule.grid[0], rule, TILE[0]):
-            keys = slice(*(row * (reach[1] - reach[0]) for row in within))
-            tile = queries[slice(*rows), slice(*columns)].flatten(0, 1)
-            for frame, strip in enumerate(strips):
-                similarity = product(tile, strip[keys]).numpy()
-                take_in_window(similarity, frame, (*rows, *columns), (*within, *reach), facts, values.numpy(), sources.numpy())
+    width = max(4, math.isqrt(BLOCK // len(context)))
+    for columns, reach in _spans(rule.grid[1], rule.reach, width):
+        keys = torch.stack([g[:, slice(*columns)] for g in grids], dim=1)  # [rows, frames, columns, dim]
+        tile = queries[:, slice(*reach)].contiguous()
+        for rows, within in _spans(rule.grid[0], rule.reach, max(1, BLOCK // (len(context) * width))):
+            similarity = product(tile[slice(*within)].flatten(0, 1), keys[slice(*rows)].flatten(0, 2)).numpy()
+            take_in_block(similarity, (*within, *reach), (*rows, *columns), len(context), facts, values.numpy(), sources.numpy())
     return values, sources
 
 
@@ -167,7 +174,7 @@ def _strip(
     positions = torch.arange(height * width, device=queries.device).view(height, width)[:, slice(*reach)]
     keys = [g[:, :, slice(*reach)].flatten(1, 2) for g in grids]  # [batch, height * reach, dim], rows of a tile are adjacent
     tiles = []
-    for (y0, y1), (top, bottom) in _spans(height, rule, TILE[0]):
+    for (y0, y1), (top, bottom) in _spans(height, rule.reach, _tile(height, rule.reach, TILE[0])):
         within = positions[top:bottom].flatten()
         rows = slice(top * positions.shape[1], bottom * positions.shape[1])
         wanted = positions[y0:y1, columns[0] - reach[0] : columns[1] - reach[0]]
@@ -215,14 +222,16 @@ def _has_more_ties(similarity: Tensor, rule: Rule) -> Bool[Tensor, "batch target
     return (last == similarity[..., rule.top_k - 1]) & last.isfinite()
 
 
-def _spans(size: int, rule: Rule, tile: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Cut `size` rows or columns into even tiles: [start, end) of targets and of their keys.
-
-    One tile if the window covers nine tenths of the grid: there is too little to skip.
-    """
-    count = 1 if 2 * rule.reach + 1 >= 0.9 * size else math.ceil(size / tile)
+def _spans(size: int, reach: int, part: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Cut `size` rows or columns into even parts: [start, end) of each, and with all that is in its reach."""
+    count = math.ceil(size / part)
     edges = [round(i * size / count) for i in range(count + 1)]
-    return [((a, b), (max(0, a - rule.reach), min(size, b + rule.reach))) for a, b in pairwise(edges)]
+    return [((a, b), (max(0, a - reach), min(size, b + reach))) for a, b in pairwise(edges)]
+
+
+def _tile(size: int, reach: int, tile: int) -> int:
+    """The side of a tile: all rows or columns if a window covers nine tenths of them, since there is too little to skip."""
+    return size if 2 * reach + 1 >= 0.9 * size else tile
 
 
 def _outside(targets: Int[Tensor, "..."], keys: Int[Tensor, "..."], rule: Rule) -> Bool[Tensor, "targets keys"]:
