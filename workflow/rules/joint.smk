@@ -18,8 +18,6 @@ JOINT_RULES = {"features"} | {
 def incomplete_markers(job):
     """Snakemake's files that say that outputs of a job that has begun are incomplete: it removes them when the job has ended."""
     kept = workflow.persistence
-    if not hasattr(kept, "_incomplete_path"):  # a data base
-        return []
     return [
         os.path.abspath(kept._record_path(kept._incomplete_path, kept._get_key(path)))
         for path in job.output
@@ -34,11 +32,10 @@ def new_entry(jobs):
     prefix = f"export PATH={for_shell(str(Path(sys.executable).parent))}:$PATH; "
     members = [member_of(job, prefix, incomplete_markers(job)) for job in jobs]
     latency = workflow.execution_settings.latency_wait
-    plan = JointPlan(folder=os.getcwd(), latency=latency, members=members)
-    try:
-        write_plan(entry.folder, plan)
-    except UserError as error:  # a full disk
-        raise WorkflowError(str(error))
+    write_plan(
+        entry.folder,
+        JointPlan(folder=os.getcwd(), latency=latency, members=members),
+    )
     return entry
 
 
