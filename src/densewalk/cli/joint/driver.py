@@ -39,7 +39,6 @@ class Joint:
         self.executor = executor = scheduler._executor
         self.rules, self.make, self.note_log, self.latency = rules, make, note_log, latency
         self.selected: dict[Job, list[Job]] = {}  # the first job of an entry that is to be submitted -> all of its jobs
-        self.innocent: set[Job] = set()  # jobs that had not begun when their entry ended
         self.over: dict[int, tuple[float, Any, dict[str, Any]]] = {}  # by id, entries that Slurm calls failed: since when, info, why
         self.submit, self.succeed, self.fail = scheduler.run, executor.report_job_success, executor.report_job_error
         self.check, command_of_job = executor.check_active_jobs, executor.format_job_exec
@@ -56,7 +55,7 @@ class Joint:
         """A selection of jobs that selects entries: the first job of each stands for all, and counts for all."""
 
         def selected(jobs: Iterable[Job], *others: Any) -> Sequence[Job] | None:
-            entries = {entry[0]: entry for entry in share(jobs, self.rules, self.innocent)}
+            entries = {entry[0]: entry for entry in share(jobs, self.rules)}
             for first, *rest in entries.values():
                 if first._scheduler_resources == {}:  # it did not count in another entry
                     first._scheduler_resources = None
@@ -125,19 +124,16 @@ class Joint:
         for job in list(info.job.left):
             progress = info.job.progress(job)
             if progress is not None and progress.status is not None:
-                why = f"It ended with exit status {progress.status} in Slurm job {info.external_jobid}. "
-                self.tell(info, job, progress.status == 0, msg=why)
+                self.tell(info, job, progress.status == 0)
                 told = True
         return told
 
     def give_up(self, info: Any, why: dict[str, Any]) -> None:
-        """Report what an entry has left as failed."""
+        """Report what an entry has left as failed; the next attempt of each has an entry of its own."""
         for job in list(info.job.left):
             progress = info.job.progress(job)
             if progress is not None and progress.begun:
                 self.note_log(job, info.aux["slurm_logfile"])
-            else:
-                self.innocent.add(job)
             self.tell(info, job, False, **why)
 
     def tell(self, info: Any, job: Job, success: bool, **why: Any) -> None:

@@ -1,7 +1,7 @@
 """Jobs that share an entry of a cluster's queue: what the driver writes for the node, and the node for the driver. Free of torch.
 
-FOLDER/plan.json        the jobs, in their order
-FOLDER/{number}.json    how far a job has come
+    FOLDER/plan.json        the jobs, in their order
+    FOLDER/{number}.json    how far a job has come
 """
 
 from pathlib import Path
