@@ -143,7 +143,7 @@ TESTED = {
     "DENSEWALK_PROFILE=profiles snakemake --cores 2 results/tables/davis.csv": (
         "workflow/test_forkserver.py::test_forked_jobs_make_what_a_process_of_its_own_makes_also_while_it_is_profiled"
     ),
-    "python -m benchmarks.profiles profiles": "core/test_profiling.py::test_the_longest_jobs_come_first_with_the_functions_that_took_most",
+    "python -m benchmarks.profiles profiles": "cli/test_profiling.py::test_the_longest_jobs_come_first_with_the_functions_that_took_most",
     "python -m benchmarks.interval_coverage": "benchmarks/test_interval_coverage.py::test_intervals_of_accuracies_hold_the_truth",
     "densewalk rename config.yaml OLD NEW": "workflow/test_changes.py::test_renamed_runs_evaluations_and_videos_keep_their_results",
     "snakemake --report study.zip": "workflow/test_workflow.py::test_snakemake_s_own_report_is_made_without_a_network_and_has_captions",

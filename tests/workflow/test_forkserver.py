@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from densewalk.__main__ import main
-from densewalk.core import profiling
+from densewalk.cli import profiling
 from tests.fixtures.studies import REPOSITORY
 
 pytestmark = pytest.mark.workflow

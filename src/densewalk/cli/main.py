@@ -8,10 +8,10 @@ import sys
 from contextlib import nullcontext
 
 from densewalk.cli.parser import parse
+from densewalk.cli.profiling import profiled
 from densewalk.core import memory
 from densewalk.core.errors import RESUME, Interrupted, TrainingError, UserError
 from densewalk.core.machine import machine_fault
-from densewalk.core.profiling import profiled
 from densewalk.core.progress import log, start_logging
 from densewalk.core.text.attempts import begin_attempt, end_attempt
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from benchmarks import profiles
 
-from densewalk.core.profiling import VARIABLE, profiled
+from densewalk.cli.profiling import VARIABLE, profiled
 
 
 def busy(times, by=1):
