@@ -107,7 +107,7 @@ def _matches_in_3d(values: Any) -> Rows:
     """Weights of matches by the ratio of distances, the best ones, and recalls by angle."""
     weights = matching.ratio_weights(torch.from_numpy(values["navi/nearest_two"]))
     best = weights.sort(descending=True, stable=True).indices[: len(values["navi/top50"])]
-    bins = matching.means_of_bins(values["navi/recall"].astype(float), values["navi/angle"], (0, 30, 60, 90, 120))
+    bins = matching.means_of_bins(values["navi/recall"].astype(float), values["navi/angle"], (0.0, 30.0, 60.0, 90.0, 120.0))
     yield compare("eval_correspondence", "navi", "weights", weights, values["navi/weight"], 1e-4)
     yield compare("eval_correspondence", "navi", "best matches", np.sort(best), values["navi/top50"], 0)
     yield compare("eval_correspondence", "navi", "recall by angle", [mean for mean, _ in bins], values["navi/bins"], 1e-4)
