@@ -122,13 +122,22 @@ def test_what_cannot_be_compared_is_refused_with_the_first_difference(results, d
         compare_rows(NAMES[:2], results, resamples=20)
 
 
-def test_one_video_tells_nothing_about_others(results):
+def test_one_video_tells_nothing_about_others_but_seeds_are_compared(results):
     for run in ("start", "walk"):
-        one = replace(units_of(run, 0), clusters=["walk.mp4"] * 12, cluster="video")
-        write(results, run, 0, one)
-        write(results, run, 1, one)
-    with pytest.raises(UserError, match="scored on one video, which tells nothing"):
-        compare_rows(NAMES[:2], results)
+        for seed in range(2):
+            write(results, run, seed, replace(units_of(run, seed), clusters=["walk.mp4"] * 12, cluster="video"))
+    (found,) = compare_rows(NAMES[:2], results)
+    a, b = (np.array([units_of(run, seed).statistics["mIoU"].score for seed in range(2)]) for run in ("start", "walk"))
+    assert (found.by_units, found.cluster, found.pairs) == (None, "video", 2)
+    assert (found.reference_value, found.value) == pytest.approx((a.mean(), b.mean()))
+    assert found.by_seeds.half == pytest.approx(12.7062047 * np.std(b - a, ddof=1) / np.sqrt(2))  # t(0.975, 1)
+    told = text([found])
+    assert "test units      one video tells nothing of others" in told
+    assert "2 pairs of seeds" in told
+    write_compared([found], results / "compared.csv")
+    table = read_table(results / "compared.csv")
+    assert table[["units_low", "units_p", "notes"]].fillna("").values.tolist() == [["", "", "one video tells nothing of others"]]
+    assert table["seeds_ci95"].astype(float).item() == pytest.approx(found.by_seeds.half, abs=0.005)
     write_gain(all_paths(results), results / "gain.csv", METRICS)
     assert set(read_table(results / "gain.csv")["units_p"]) == {""}
 

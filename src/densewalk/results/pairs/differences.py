@@ -217,8 +217,5 @@ def require_comparable(a: ResultRecord, b: ResultRecord, units: tuple[Units, Uni
         if record.metrics.get(metric) is None:
             raise UserError(f"{name} has no value of {metric}")
     require_same_units(*units, names)
-    if units[0].drawn < 2:
-        of = units[0].cluster or units[0].unit
-        raise UserError(f"{names[0]} is scored on one {of}, which tells nothing about the choice of others", todo=f"score more {of}s")
     if not np.array_equal(units[0].clusters, units[1].clusters):
         raise UserError(f"{names[0]} and {names[1]} have the same {units[0].unit}s in other {units[0].cluster or units[1].cluster}s")

@@ -13,7 +13,7 @@ The two intervals are about two sources of variation: which test images were cho
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,16 +48,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Compared:
-    """A row against the first one. by_units: over test units; by_seeds: over training seeds. p_holm: of several comparisons, else None.
+    """A row against the first one.
 
-    discordant: for scores of right and wrong answers of one seed.
+    pairs: of seeds. value, reference_value: means over them. by_units: over test units; None where all are of one video, which tells
+    nothing of others. cluster: what was drawn, or would have been. by_seeds: over training seeds. p_holm: of several comparisons, else
+    None. discordant: for scores of right and wrong answers of one seed.
     """
 
     row: Row
     reference: Row
     metric: str
-    by_units: UnitDifference
+    pairs: int
+    value: float
+    reference_value: float
+    by_units: UnitDifference | None
     by_seeds: Paired
+    cluster: str
     p_holm: float | None = None
     discordant: Discordant | None = None
 
@@ -84,8 +90,11 @@ def compare_rows(names: Sequence[str], results: Path, metric: str | None = None,
     reference, *others = (find_row(name, results) for name in names)
     metric = metric or next(iter(reference.records[0].metrics))
     found = [_compare(reference, row, metric, resamples) for row in others]
-    adjusted = holm(np.array([one.by_units.p for one in found])) if len(found) > 1 else [None] * len(found)
-    return [Compared(c.row, c.reference, metric, c.by_units, c.by_seeds, p, c.discordant) for c, p in zip(found, adjusted, strict=True)]
+    known = [c.by_units.p for c in found if c.by_units is not None]
+    if len(known) < 2:
+        return found
+    adjusted = iter(holm(np.array(known)))
+    return [c if c.by_units is None else replace(c, p_holm=next(adjusted)) for c in found]
 
 
 def _compare(reference: Row, row: Row, metric: str, resamples: int) -> Compared:
@@ -100,8 +109,27 @@ def _compare(reference: Row, row: Row, metric: str, resamples: int) -> Compared:
         require_comparable(pairs[0][0], a, (sides[0][0], of_a), metric)
     records_a, records_b = ([pair[side] for pair in pairs] for side in (0, 1))
     by_seeds = paired(records_b, records_a, metric) if len(pairs) > 1 else Paired((), (), float("nan"), float("nan"), float("nan"))
-    by_units = difference(sides[0], sides[1], metric, resamples=resamples)
-    return Compared(row, reference, metric, by_units, by_seeds, discordant=_discordant(sides, metric))
+    units = sides[0][0]
+    by_units = difference(sides[0], sides[1], metric, resamples=resamples) if units.drawn > 1 else None
+    value, reference_value = (float(np.mean([_value(record, metric) for record in records])) for records in (records_b, records_a))
+    return Compared(
+        row=row,
+        reference=reference,
+        metric=metric,
+        pairs=len(pairs),
+        value=value,
+        reference_value=reference_value,
+        by_units=by_units,
+        cluster=units.cluster or units.unit,
+        by_seeds=by_seeds,
+        discordant=_discordant(sides, metric),
+    )
+
+
+def _value(record: ResultRecord, metric: str) -> float:
+    value = record.metrics[metric]
+    assert value is not None  # require_comparable
+    return value
 
 
 def _read(row: Row, record: ResultRecord) -> Units:
@@ -121,13 +149,11 @@ def text(found: Sequence[Compared]) -> str:
     """The comparisons as text."""
     lines: list[str] = []
     for c in found:
-        u, value, reference = c.by_units, *_values(c)
-        many = f" (Holm's rule, {len(found)} comparisons: {c.p_holm:.4f})" if c.p_holm is not None else ""
-        interval = f"{fixed(u.low, sign=True)} to {fixed(u.high, sign=True)}"
+        u = c.by_units
         lines += [
             f"{c.row.name} - {c.reference.name}     {c.metric}",
-            f"    {fixed(reference)} -> {fixed(value)}   {fixed(u.difference, sign=True)}",
-            f"    test units      {interval}   95 %, {u.method}, {u.resamples} resamples of {u.drawn}   p {u.p:.4f}{many}",
+            f"    {fixed(c.reference_value)} -> {fixed(c.value)}   {fixed(c.value - c.reference_value, sign=True)}",
+            f"    test units      {_over_units(c, len(found))}",
         ]
         if len(c.by_seeds.seeds) > 1:
             half, pairs = fixed(c.by_seeds.half), len(c.by_seeds.seeds)
@@ -137,21 +163,22 @@ def text(found: Sequence[Compared]) -> str:
         if c.discordant is not None:
             d = c.discordant
             lines.append(f"    only {c.row.name} right: {d.only_b}; only {c.reference.name} right: {d.only_a}; sign test p {d.p:.4f}")
-        if u.is_tie:
+        if u is not None and u.is_tie:
             lines.append("    a tie, over test units")
-        lines += [f"    note: {note}" for note in u.notes]
+        lines += [f"    note: {note}" for note in (u.notes if u is not None else ())]
     lines.append(
         "The interval over test units says nothing of training seeds or of the start of a probe, that over seeds nothing of test images."
     )
     return "\n".join(lines)
 
 
-def _values(c: Compared) -> tuple[float, float]:
-    """Means of the row and of the reference over the compared seeds."""
-    seeds = set(c.by_seeds.seeds)
-    known = [r.metrics[c.metric] for r in c.row.records if not seeds or r.seed in seeds]
-    value = float(np.mean([v for v in known if v is not None]))
-    return value, value - c.by_units.difference
+def _over_units(c: Compared, comparisons: int) -> str:
+    u = c.by_units
+    if u is None:
+        return f"one {c.cluster} tells nothing of others"
+    many = f" (Holm's rule, {comparisons} comparisons: {c.p_holm:.4f})" if c.p_holm is not None else ""
+    interval = f"{fixed(u.low, sign=True)} to {fixed(u.high, sign=True)}"
+    return f"{interval}   95 %, {u.method}, {u.resamples} resamples of {u.drawn}   p {u.p:.4f}{many}"
 
 
 def write_compared(found: Sequence[Compared], path: Path) -> None:
@@ -160,19 +187,19 @@ def write_compared(found: Sequence[Compared], path: Path) -> None:
 
 
 def _cells(c: Compared) -> dict[str, str]:
-    value, reference = _values(c)
+    u = c.by_units
     return {
         "run": c.row.records[0].run,
         "evaluation": c.row.records[0].evaluation,
         "reference": c.reference.records[0].run,
         "reference_evaluation": c.reference.records[0].evaluation,
         "metric": c.metric,
-        "value": fixed(value),
-        "reference_value": fixed(reference),
-        "difference": fixed(c.by_units.difference, sign=True),
-        **unit_cells(c.by_units, c.p_holm),
-        "resamples": str(c.by_units.resamples),
-        "seeds": str(c.by_units.seeds),
+        "value": fixed(c.value),
+        "reference_value": fixed(c.reference_value),
+        "difference": fixed(c.value - c.reference_value, sign=True),
+        **unit_cells(u, c.p_holm),
+        "resamples": str(u.resamples) if u is not None else "",
+        "seeds": str(c.pairs),
         "seeds_ci95": fixed(c.by_seeds.half),
-        "notes": "; ".join(c.by_units.notes),
+        "notes": "; ".join(u.notes) if u is not None else _over_units(c, 1),
     }
