@@ -15,7 +15,7 @@ from pathlib import Path
 
 import cv2
 import torch
-from benchmarks import colors, davis, growth, incontext, inner_loops, knn, steps
+from benchmarks import colors, davis, growth, incontext, inner_loops, knn, self_supervised, steps
 from benchmarks.floors import bandwidth, product_rate
 from benchmarks.gpu import trainings
 from benchmarks.measure import Row, table
@@ -30,6 +30,8 @@ computation divided by the time of what it cannot do without on this machine, wh
 * A floor of matrix products is those that the computation itself asks for, each kind measured alone by the fastest way that torch has.
   Attention that is computed again in a backward pass is counted twice. What is read and written besides is not counted.
 * A floor of bytes is one pass over what must be read or written.
+* A step's own passes are all its networks forward, heads included, and backward from the sum of their outputs. What a step takes more is
+  its losses, targets and centers.
 
 """
 
@@ -51,28 +53,31 @@ class Size:
     plain_patch8: bool
     frames: int
     growth: growth.Amounts
+    methods: Callable[[], list[trainings.Training]]  # whose steps are compared with their passes
     view_sides: tuple[int, int, int] = (224, 96, 518)  # global, local, in levels
+    released: tuple[str, int, int] = steps.RELEASED
 
 
 SIZES = {
     "tiny": Size(
         lambda: trainings.small()[2:5], 1, 20, (40, 60), 500, 40, 1, 1, (200, 20), {16: (6, 8)}, False, 2,
-        growth.Amounts((), 20, 40, 40), (32, 24, 32),
+        growth.Amounts((), 20, 40, 40), lambda: self_supervised.all_methods("vit_nano_patch16", 2, 64)[1:2], (32, 24, 32), steps.SMALL,
     ),
     "small": Size(
         lambda: steps.ordinary()[1:4:2], 1, 200, (480, 640), 18_816, 784, 12, 2, (20_000, 200), {16: (30, 52), 8: (60, 104)}, False, 20,
-        growth.Amounts((), 1_000, 4_000, 500),
+        growth.Amounts((), 1_000, 4_000, 500), lambda: self_supervised.all_methods("vit_micro_patch16", 4)[:4],
     ),
     "full": Size(
         steps.ordinary, 3, 784, (480, 640), 18_816, 784, 24, 8, (20_000, 1_000), {16: (30, 52), 8: (60, 104)}, True, 60,
-        growth.Amounts((40, 160, 640), 1_000, 4_000, 1_000),
+        growth.Amounts((40, 160, 640), 1_000, 4_000, 1_000), lambda: self_supervised.all_methods("vit_small_patch16", 2),
     ),
 }  # fmt: skip
 
 
 def sections(size: Size) -> Iterator[tuple[str, Iterator[Row]]]:
     """Headings and what is below them."""
-    yield "Training steps", steps.rows(size.trainings(), size.repeat, size.sorted_rows)
+    yield "Training steps", steps.rows(size.trainings(), size.repeat, size.sorted_rows, size.released)
+    yield "Training steps beside their own passes", self_supervised.rows(size.methods(), size.repeat)
     yield "Views", colors.view_rows(3 * size.repeat, size.view_sides)
     yield "Scores", score_rows(size)
     yield "Inner loops", loop_rows(size)

@@ -16,9 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmarks.floors import Products, bandwidth
+from benchmarks.floors import Products, bandwidth, update_bytes
 from benchmarks.gpu.trainings import Decoded
-from benchmarks.steps import update_bytes
 from torch.utils.data import default_collate
 
 from densewalk.methods.dora.augmentation import DoraClips, make_views

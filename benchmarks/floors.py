@@ -127,3 +127,10 @@ def product_rate() -> float:
     """Operations a second of a product of 2,048 rows in the sizes of ViT-S."""
     shape = (1, 2048, 384, 1536)
     return 2 * math.prod(shape) / product_seconds(shape, torch.float32)
+
+
+def update_bytes(method: Any) -> int:
+    """AdamW reads a value, its gradient and two moments, and writes three of them; a teacher's average reads two and writes one."""
+    learned = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    followed = sum(p.numel() for p in method.parameters() if not p.requires_grad)
+    return 4 * (7 * learned + 3 * followed)

@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 from benchmarks import matrix_sort
+from benchmarks.floors import Products, update_bytes
 from benchmarks.gpu.trainings import Decoded
+from benchmarks.measure import Row
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -119,7 +121,7 @@ def print_steps(options: argparse.Namespace) -> None:
     for repeat in range(options.repeats):
         for label, (compat, graph, losses, attention, cpu_kernels) in rows.items():
             set_cpu_kernels(cpu_kernels)
-            method, optimizer, batch = new_run(options, compat, graph)
+            method, optimizer, batch = new_run(options.arch, (options.size, options.local, options.batch), compat, graph)
             torch.manual_seed(repeat)  # the same images are dropped for all
             with replaced(F, "scaled_dot_product_attention", attention):
                 taken = one_step(method, optimizer, batch, losses)
@@ -136,13 +138,50 @@ def print_steps(options: argparse.Namespace) -> None:
         )
 
 
-def new_run(options: argparse.Namespace, compat: str, teacher_graph: bool) -> tuple[Neco, torch.optim.Optimizer, dict[str, Tensor]]:
-    """A run of the README's recipe (no queue), and one batch."""
-    sizes = {"global_size": options.size, "local_size": options.local, "batch_size": options.batch}
-    settings = NecoSettings(compat=compat, teacher_graph=teacher_graph, queue=0, steps=10, **sizes)  # type: ignore[arg-type]
-    method = Neco(settings, create(options.arch, seed=0), 10, 10, seed=0)
-    crops = NecoCrops(Decoded(480, 640, different=options.batch), settings)
-    batch = torch.utils.data.default_collate([crops[Item(i, i)] for i in range(options.batch)])
+def released_row(repeat: int, bytes_a_second: float, arch: str, size: int, local: int) -> Row:
+    """A step of `compat: released` in turns with the same step in torch's layers, its sorting in matrices, and with the release's way."""
+
+    def run(graph: bool, losses: Any, attention: Any, kernels: bool) -> Callable[[], dict[str, float]]:
+        method, optimizer, batch = new_run(arch, (size, local, 1), "released", graph)
+
+        def step() -> dict[str, float]:
+            set_cpu_kernels(kernels)
+            with replaced(F, "scaled_dot_product_attention", attention):
+                seconds = one_step(method, optimizer, batch, losses)
+            set_cpu_kernels(True)
+            return seconds
+
+        return step
+
+    fused = F.scaled_dot_product_attention
+    here = run(False, sorting.sort_losses, fused, True)
+    with Products() as products:
+        here()
+    floor = products.seconds() + update_bytes(new_run(arch, (size, local, 1), "released", False)[0]) / bytes_a_second
+    rivals = {
+        "torch's own layers, sorting in matrices": run(False, matrix_losses, fused, False),
+        "attention in matrices and the teacher's graph, too": run(True, matrix_losses, matrix_attention, False),
+    }
+    return Row.of(f"step of NeCo, compat released, {arch}", here, ("its products, and its update's bytes", floor), rivals, repeat)
+
+
+def new_run(
+    arch: str, sizes: tuple[int, int, int], compat: str, teacher_graph: bool
+) -> tuple[Neco, torch.optim.Optimizer, dict[str, Tensor]]:
+    """A run of the README's recipe (no queue), and one batch. sizes: of global and local crops, and of the batch."""
+    size, local, images = sizes
+    settings = NecoSettings(
+        compat=compat,  # type: ignore[arg-type]
+        teacher_graph=teacher_graph,
+        queue=0,
+        steps=10,
+        global_size=size,
+        local_size=local,
+        batch_size=images,
+    )
+    method = Neco(settings, create(arch, seed=0), 10, 10, seed=0)
+    crops = NecoCrops(Decoded(480, 640, different=images), settings)
+    batch = torch.utils.data.default_collate([crops[Item(i, i)] for i in range(images)])
     return method, make_optimizer(method), make_views(batch, torch.device("cpu"))
 
 

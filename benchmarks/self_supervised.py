@@ -9,12 +9,13 @@ those of all, and the walk's chains against products made from the beginning for
 """
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from benchmarks.gpu import trainings
 from benchmarks.gpu.trainings import Training
-from benchmarks.measure import medians
+from benchmarks.measure import Row, medians
 from torch import Tensor
 
 from densewalk.methods.crw.walk import chains, cycle_loss, transitions
@@ -66,6 +67,30 @@ def mosic_passes(method: Mosic, batch: dict[str, Tensor]) -> list[Tensor]:
     with torch.no_grad():
         taught = method.teacher.head(method.teacher.encode(trunk)) @ method.teacher.prototypes.T
     return [method.student.head(method.student.encode(trunk[:, :1])) @ method.student.prototypes.T, taught]
+
+
+def all_methods(arch: str, batch: int, out_dim: int = 8192) -> list[Training]:
+    """DINO first, which the others are compared with. out_dim: prototypes of iBOT, DINOv2 and DINO."""
+    heads = {"out_dim": out_dim, "local_crops": 8, "drop_path": 0.0}
+    return [
+        trainings.dino(arch, batch_size=batch, **heads),
+        trainings.mae(arch, batch_size=batch, decoder_dim=192, decoder_depth=4, decoder_heads=6),
+        trainings.simclr(arch, batch_size=batch),
+        trainings.mocov3(arch, batch_size=batch),
+        trainings.ibot(arch, batch_size=batch, **heads),
+        trainings.dinov2(arch, batch_size=batch, **heads),
+        trainings.paka(arch, batch_size=batch, global_size=224, local_size=112, **heads),
+        trainings.crw(arch, batch_size=1),
+        trainings.mosic(arch, batch_size=1, frames=4),
+    ]
+
+
+def rows(found: list[Training], repeat: int) -> Iterator[Row]:
+    """Each method's step, whose floor is its own passes."""
+    for training in found:
+        step, plain = seconds_of(training, repeat)
+        what = f"step of {training.name}, {training.arch.name}, {training.settings.batch_size} sample(s)"
+        yield Row(what, step, plain, "its passes, heads included", {})
 
 
 def seconds_of(training: Training, repeat: int) -> tuple[float, float]:
@@ -142,18 +167,7 @@ def main() -> None:
     parser.add_argument("--out-dim", type=int, default=8192, help="prototypes of iBOT, DINOv2 and DINO")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    heads = {"out_dim": args.out_dim, "local_crops": 8, "drop_path": 0.0}
-    found = [
-        trainings.dino(args.arch, batch_size=args.batch, **heads),
-        trainings.mae(args.arch, batch_size=args.batch, decoder_dim=192, decoder_depth=4, decoder_heads=6),
-        trainings.simclr(args.arch, batch_size=args.batch),
-        trainings.mocov3(args.arch, batch_size=args.batch),
-        trainings.ibot(args.arch, batch_size=args.batch, **heads),
-        trainings.dinov2(args.arch, batch_size=args.batch, **heads),
-        trainings.paka(args.arch, batch_size=args.batch, global_size=224, local_size=112, **heads),
-        trainings.crw(args.arch, batch_size=1),
-        trainings.mosic(args.arch, batch_size=1, frames=4),
-    ]
+    found = all_methods(args.arch, args.batch, args.out_dim)
     print(f"{args.arch}, {args.batch} images of 224 px (one clip of 4 frames for CRW and MoSiC), one thread\n")
     print("| method | passes, CPU s | step | overhead | step of DINO's |\n|---|---|---|---|---|")
     reference = None

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from benchmarks import matrix_sort
-from benchmarks.floors import Products, bandwidth
+from benchmarks import matrix_sort, neco
+from benchmarks.floors import Products, bandwidth, update_bytes
 from benchmarks.gpu import trainings
 from benchmarks.gpu.trainings import Training
 from benchmarks.measure import Row, table
@@ -25,6 +25,8 @@ from densewalk.ops.soft_sort.loss import sort_losses
 from densewalk.training.optimizer import make_optimizer, set_schedules
 
 CPU = torch.device("cpu")
+RELEASED = ("vit_small_patch14_reg4", 224, 98)  # network, global and local crops
+SMALL = ("vit_nano_patch14_reg4", 56, 28)
 
 
 def ordinary() -> list[Training]:
@@ -63,13 +65,6 @@ def step_row(training: Training, repeat: int, bytes_a_second: float) -> Row:
     return Row.of(what, step, ("its products, and its update's bytes", floor), {"torch's own layers": lambda: step(False)}, repeat)
 
 
-def update_bytes(method: Any) -> int:
-    """AdamW reads a value, its gradient and two moments, and writes three of them; a teacher's average reads two and writes one."""
-    learned = sum(p.numel() for p in method.parameters() if p.requires_grad)
-    followed = sum(p.numel() for p in method.parameters() if not p.requires_grad)
-    return 4 * (7 * learned + 3 * followed)
-
-
 def sort_row(rows: int, repeat: int) -> Row:
     """Relaxed sorting of 49 scores, loss and gradient, against the published formula in matrices; the floor is its bytes."""
     generator = torch.Generator().manual_seed(0)
@@ -93,11 +88,12 @@ def sort_row(rows: int, repeat: int) -> Row:
     )
 
 
-def rows(found: list[Training], repeat: int, sorted_rows: int) -> Iterator[Row]:
-    """All methods, then the sort loss."""
+def rows(found: list[Training], repeat: int, sorted_rows: int, released: tuple[str, int, int] = RELEASED) -> Iterator[Row]:
+    """All methods, NeCo as released, then the sort loss. released: network and sizes of NeCo's crops."""
     bytes_a_second = bandwidth()
     for training in found:
         yield step_row(training, repeat, bytes_a_second)
+    yield neco.released_row(repeat, bytes_a_second, *released)
     yield sort_row(sorted_rows, repeat)
 
 
@@ -108,7 +104,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print(table(rows(trainings.small() if args.small else ordinary(), args.repeat, 100 if args.small else 784)))
+    amounts = (trainings.small(), args.repeat, 100, SMALL) if args.small else (ordinary(), args.repeat, 784, RELEASED)
+    print(table(rows(*amounts)))
 
 
 if __name__ == "__main__":
