@@ -117,3 +117,12 @@ def test_a_log_is_counted_once(tmp_path):
 
 def test_a_node_has_no_more(tmp_path):
     assert Job(tmp_path, most=60).asks(1) == 60
+
+
+def test_a_log_that_is_shared_with_other_jobs_is_read_for_the_job_that_it_is_about(tmp_path):
+    job, other, shared = Job(tmp_path), Job(tmp_path), tmp_path / "entry.log"
+    shared.write_text("slurmstepd: error: Exceeded job memory limit")
+    job.memory.add_log("job", shared)
+    for each in (job, other):
+        each.fails(1, "begun")
+    assert [job.asks(2), other.asks(2)] == [200, 100]

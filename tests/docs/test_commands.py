@@ -180,6 +180,7 @@ NOT_RUN = {
     "DENSEWALK_FUZZ=20 .venv/bin/pytest tests/fuzz": "these tests themselves",
     "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth": "torch's own program",
     "python -m benchmarks.memory": "three minutes; tests/benchmarks counts blocks, and all methods on nano networks",
+    "python -m benchmarks.slurm_entries": "minutes; it starts a Slurm, as tests/workflow/test_slurm_joint.py does",
     "python -m benchmarks.feeding": "a minute; tests/benchmarks runs it on one sample",
     "python -m benchmarks.colors": "half a minute; tests/benchmarks runs it on small images",
     "python -m benchmarks.growth": "minutes; it writes 1600 records",

@@ -82,6 +82,7 @@ onstart:
         take_over_states(STUDY, RESULTS)
         say_former_names()
         submit_by_priority(workflow.scheduler)
+        share_entries(workflow.scheduler)
         serve_local_jobs()
     except UserError as error:  # a full disk, a file in a folder's place
         raise WorkflowError(str(error))

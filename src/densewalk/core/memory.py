@@ -109,6 +109,11 @@ class MemoryOfJobs:
         self._read: dict[str, set[int]] = defaultdict(set)  # job -> attempts whose logs were read
         self._told: dict[str, set[int]] = defaultdict(set)  # job -> attempts that were asked about
         self._known: set[tuple[Path, int]] = set()  # logs that were read, and their times: an attempt that never began left none
+        self._more: dict[str, list[Path]] = defaultdict(list)  # job -> logs that it shares with others
+
+    def add_log(self, job: str, log: Path) -> None:
+        """Have another log read as well, when the next attempt of a job is asked about: one that it shares with other jobs."""
+        self._more[job].append(log)
 
     def asked(self, job: str, attempt: int, megabytes: int, logs: Callable[[], Iterable[Path]], most: int | None = None) -> int:
         """Megabytes for an attempt of a job.
@@ -119,7 +124,7 @@ class MemoryOfJobs:
         """
         if attempt > 1 and attempt - 1 not in self._read[job]:
             self._read[job].add(attempt - 1)
-            new = {(log, log.stat().st_mtime_ns) for log in logs() if log.is_file()} - self._known
+            new = {(log, log.stat().st_mtime_ns) for log in [*logs(), *self._more[job]] if log.is_file()} - self._known
             self._known |= new
             if any(tells_of_it(log) for log, _ in new):
                 self._failed[job].add(attempt - 1)

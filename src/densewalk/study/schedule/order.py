@@ -7,6 +7,7 @@ comes after these.
 
 from functools import cached_property
 
+from densewalk.evaluations.common.settings import EvaluationSettings
 from densewalk.models.architecture import shape_of
 from densewalk.study.config import Study
 from densewalk.study.estimate import UTILIZATION, Estimate
@@ -17,6 +18,11 @@ from densewalk.training.settings import TrainingSettings
 # place of the seed, or of one that waits for it; kind of job; minutes; places of run and evaluation in the study; the seed's own place
 Key = tuple[int, int, float, int, int, int]
 BASELINES, CHEAP, PICTURES, TRAININGS, EXPENSIVE = range(5)
+
+
+def asks_as_a_training(settings: EvaluationSettings | type[EvaluationSettings]) -> bool:
+    """True for an evaluation that asks for as much time as a training: those that train heads."""
+    return settings.RESOURCES.runtime >= TrainingSettings.RESOURCES.runtime
 
 
 class Order:
@@ -56,8 +62,7 @@ class Order:
             kind = TRAININGS if isinstance(study.runs[run], TrainedRun) else BASELINES
             keys[run, seed, None] = (self._places[run, seed], kind, 0.0, numbers[run], 0, study.runs[run].seeds.index(seed))
         for run, seed, evaluation in study.evaluation_jobs():
-            asked = study.evaluations[evaluation].settings.RESOURCES.runtime
-            kind = EXPENSIVE if asked >= TrainingSettings.RESOURCES.runtime else CHEAP
+            kind = EXPENSIVE if asks_as_a_training(study.evaluations[evaluation].settings) else CHEAP
             minutes = self._minutes[evaluation, study.arch_of(run)]
             keys[run, seed, evaluation] = (
                 self._places[run, seed],
