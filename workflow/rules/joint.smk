@@ -5,14 +5,21 @@ import tempfile
 from densewalk.cli.joint.driver import Joint
 from densewalk.cli.joint.entries import Entry, limit_of, member_of
 from densewalk.cli.joint.plan import JointPlan, write_plan
+from densewalk.core.text.quoting import for_double_quotes
 from densewalk.study.schedule.order import asks_as_a_training
 
 # not those that ask for as much time as a training: they train heads
-JOINT_RULES = {"features"} | {
+LIGHT_RULES = {"features"} | {
     f"evaluate_{protocol}"
     for protocol, settings in registry.evaluations().items()
     if not asks_as_a_training(settings)
 }
+
+
+def has_usual_tmpdir(job_rule):
+    """False for a rule whose folder for temporary files was set by hand: Snakemake finds out on the node what it is."""
+    tmpdir = job_rule.resources.get("tmpdir")
+    return tmpdir is None or tmpdir.raw == "system_tmpdir"
 
 
 def incomplete_markers(job):
@@ -55,30 +62,40 @@ def command_of_entry(entry):
         get_gpu_setting(entry),
         get_node_setting(entry),
     ]
-    step = f"{for_shell(sys.executable)} -P -m densewalk.cli.joint.step"
-    return (
-        f"{step} {for_shell(str(entry.folder))} srun -n1 --cpu-bind=q {' '.join(sizes)}"
-    )
+    step = f"{for_shell(sys.executable)} -P -m densewalk.cli.joint.step {for_shell(str(entry.folder))}"
+    command = f"{step} srun -n1 --cpu-bind=q {' '.join(sizes)}"
+    if workflow.executor_settings.pass_command_as_script:
+        return command
+    return for_double_quotes(command)  # Slurm's executor: sbatch --wrap="COMMAND"
 
 
 def note_slurm_log(job, log):
     MEMORY.add_log(" ".join([job.rule.name, *job.wildcards]), log)
 
 
+def runs_as_usual():
+    """False for jobs of conda environments and containers, for arrays of jobs, and if Snakemake does not wait for jobs."""
+    return not (
+        workflow.deployment_settings.deployment_method
+        or workflow.executor_settings.array_jobs
+        or workflow.remote_execution_settings.immediate_submit
+    )
+
+
 def share_entries(scheduler):
-    """Not for jobs of conda environments and containers, nor for another cluster than Slurm."""
+    """Let light evaluations of one backbone share entries; not on another cluster than Slurm."""
     executor = type(scheduler._executor).__module__
     if not DECIDES or executor != "snakemake_executor_plugin_slurm":
         return
     for job in {job.rule.name: job for job in workflow.dag.needrun_jobs()}.values():
         limit_of(job)
-    if not workflow.deployment_settings.deployment_method:
-        latency = workflow.execution_settings.latency_wait
+    rules = [r for r in workflow.rules if r.name in LIGHT_RULES and has_usual_tmpdir(r)]
+    if runs_as_usual():
         Joint(
             scheduler,
-            JOINT_RULES,
+            {each.name for each in rules},
             new_entry,
             command_of_entry,
             note_slurm_log,
-            latency,
+            workflow.execution_settings.latency_wait,
         )

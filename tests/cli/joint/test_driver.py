@@ -117,6 +117,12 @@ def shared(driven, names="abc"):
     return driven.info(driven.scheduler.submitted[-1])
 
 
+def retry(*jobs):
+    """Try jobs again that have failed, as Snakemake does."""
+    for job in jobs:
+        job.attempt += 1
+
+
 def test_an_entry_counts_once_among_the_jobs_in_the_queue(driven):
     jobs = [FakeJob(name, run=run) for run in ("dora", "neco", "ibot") for name in "abc"]
     assert driven.start(jobs, room=2) == 2
@@ -181,11 +187,24 @@ def test_an_entry_that_was_killed_fails_only_what_has_not_ended(driven):
     assert driven.executor.told == [("a", True), ("b", False), ("c", False)]
     begun, not_begun = info.job.jobs[1:]
     assert driven.logs == [(begun, info.aux["slurm_logfile"])], "Slurm's log may say that memory was short: of what was running"
-    begun.attempt = not_begun.attempt = 2
+    retry(begun, not_begun)
+    assert (begun.attempt, not_begun.attempt) == (2, 1), "what had not begun has lost no attempt"
     driven.start([begun, not_begun, other := FakeJob("d", priority=-999)])
     alone, entry = driven.scheduler.submitted[1:]
     assert alone is begun
     assert entry.jobs == [not_begun, other]
+
+
+def test_jobs_of_an_entry_that_has_not_begun_are_tried_alone(driven):
+    """It may have been canceled, or its node may be at fault: what is tried again must come to an end."""
+    info = shared(driven)
+    driven.executor.states["7"] = "FAILED"
+    assert driven.check([info]) == []
+    retry(*info.job.jobs)
+    driven.start(info.job.jobs)
+    assert driven.scheduler.submitted[1:] == info.job.jobs
+    assert [job.attempt for job in info.job.jobs] == [2, 2, 2]
+    assert driven.logs == []
 
 
 def test_the_end_of_a_job_may_be_seen_late(tmp_path):
@@ -217,4 +236,5 @@ def test_of_a_good_end_snakemake_looks_for_the_outputs_itself(driven):
 def test_what_cannot_be_submitted_has_failed(driven):
     info = shared(driven)
     driven.executor.report_job_error(Info(info.job, None, None), "sbatch failed")
+    assert [job.attempt for job in info.job.jobs] == [1, 1, 1], "the next attempt is alone: the entry may ask for too much"
     assert driven.executor.told == [("a", False), ("b", False), ("c", False)]

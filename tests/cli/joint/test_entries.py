@@ -12,8 +12,8 @@ from tests.cli.joint.jobs import FakeJob
 RULES = {"evaluate_davis", "evaluate_knn", "features"}
 
 
-def names(jobs, **options):
-    return [[job.evaluation for job in entry] for entry in share(jobs, RULES, **options)]
+def names(jobs):
+    return [[job.evaluation for job in entry] for entry in share(jobs, RULES)]
 
 
 def test_evaluations_of_one_backbone_share_an_entry_and_the_most_urgent_comes_first():
@@ -56,14 +56,6 @@ def test_an_entry_asks_for_no_more_minutes_than_the_key_says():
     minutes = {"a": 240, "b": 480, "c": 960, "d": 240, "e": 1440}
     jobs = [FakeJob(name, asked={"runtime": minutes[name]}, priority=9 - place) for place, name in enumerate(minutes)]
     assert names(jobs) == [["a", "b", "d"], ["c"], ["e"]]
-
-
-def test_a_second_attempt_is_shared_only_by_jobs_that_had_not_begun():
-    jobs = [FakeJob(name, attempt=2, priority=-ord(name)) for name in "abc"]
-    assert names(jobs, innocent=jobs[1:]) == [["a"], ["b", "c"]]
-    for job in jobs:
-        job.attempt = 3
-    assert names(jobs, innocent=jobs[1:]) == [["a"], ["b"], ["c"]]
 
 
 def test_an_entry_asks_for_the_sum_of_the_minutes_and_the_most_of_all_else(tmp_path):

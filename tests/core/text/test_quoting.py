@@ -15,6 +15,7 @@ from snakemake.utils import format as snakemake_format
 
 from densewalk.core.text.quoting import (
     for_csv,
+    for_double_quotes,
     for_latex,
     for_latex_label,
     for_markdown,
@@ -38,6 +39,12 @@ def test_a_word_of_a_shell_s_is_one_word(text):
 def test_the_real_shell_agrees():
     text = '-it\'s $(touch x) `y` "z" \\ ; & * \n #'
     assert subprocess.run(f"printf %s {for_shell(text)}", shell=True, capture_output=True, text=True, check=True).stdout == text
+
+
+def test_double_quotes_around_a_command_change_nothing():
+    text = '-it\'s $(touch x) $HOME `y` "z" \\ \\" ; & * \n #'
+    inner = for_double_quotes(f"printf %s {for_shell(text)}").replace('"', '\\"')
+    assert subprocess.run(f'sh -c "{inner}"', shell=True, capture_output=True, text=True, check=True).stdout == text
 
 
 @given(TEXT)

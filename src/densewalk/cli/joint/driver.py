@@ -1,8 +1,11 @@
 """Let jobs share entries of Slurm's queue, while to Snakemake each stays a job of its own. Free of torch.
 
-Snakemake's scheduler selects entries instead of jobs, and an entry counts once among the jobs in the queue. Its Slurm executor submits an
-entry as it would a group. How each job has ended is read from files of the node, so Snakemake is told of each as soon as it ends, and a
-failure is that of one job.
+    Joint(scheduler, rules, ...)        # once, when a run of the workflow starts (workflow/rules/joint.smk)
+
+Scheduler: it selects entries instead of jobs, and an entry counts once among the jobs in the queue (`selecting`, `run`).
+Slurm's executor: it submits an entry as it would a group, and asks Slurm for the entry's state. How each job has ended is read from files
+of the node (plan.py). So Snakemake is told of each job as soon as it ends, and a failure is that of one job (`check_active_jobs`, `tell`).
+An entry that ends before all of its jobs (killed, time limit, lost node): `give_up` says which of them fail.
 """
 
 import shutil
@@ -39,8 +42,7 @@ class Joint:
         self.executor = executor = scheduler._executor
         self.rules, self.make, self.note_log, self.latency = rules, make, note_log, latency
         self.selected: dict[Job, list[Job]] = {}  # the first job of an entry that is to be submitted -> all of its jobs
-        self.innocent: set[Job] = set()  # jobs that had not begun when their entry ended
-        self.over: dict[int, tuple[float, Any, dict[str, Any]]] = {}  # by id, entries that Slurm calls failed: since when, info, why
+        self.over: dict[Entry, tuple[float, Any, dict[str, Any]]] = {}  # entries that Slurm calls failed -> since when, info, why
         self.submit, self.succeed, self.fail = scheduler.run, executor.report_job_success, executor.report_job_error
         self.check, command_of_job = executor.check_active_jobs, executor.format_job_exec
         scheduler._job_selector = self.selecting(scheduler._job_selector)
@@ -56,7 +58,7 @@ class Joint:
         """A selection of jobs that selects entries: the first job of each stands for all, and counts for all."""
 
         def selected(jobs: Iterable[Job], *others: Any) -> Sequence[Job] | None:
-            entries = {entry[0]: entry for entry in share(jobs, self.rules, self.innocent)}
+            entries = {entry[0]: entry for entry in share(jobs, self.rules)}
             for first, *rest in entries.values():
                 if first._scheduler_resources == {}:  # it did not count in another entry
                     first._scheduler_resources = None
@@ -85,13 +87,13 @@ class Joint:
         told = False
         for info in active:
             told |= isinstance(info.job, Entry) and self.report_ended(info)
-            if not isinstance(info.job, Entry) or (info.job.left and id(info.job) not in self.over):
+            if not isinstance(info.job, Entry) or (info.job.left and info.job not in self.over):
                 asked.append(info)
         async for info in self.check(asked):
             yield info
-        for key, (since, info, why) in list(self.over.items()):
-            if info.job.is_known() or time.monotonic() - since > self.latency:
-                del self.over[key]
+        for entry, (since, info, why) in list(self.over.items()):
+            if entry.is_known() or time.monotonic() - since > self.latency:
+                del self.over[entry]
                 self.give_up(info, why)
             else:
                 yield info
@@ -117,7 +119,7 @@ class Joint:
         if info.external_jobid is None:  # it was not submitted
             self.give_up(info, why)
         elif info.job.left:
-            self.over[id(info.job)] = (time.monotonic(), info, why)
+            self.over[info.job] = (time.monotonic(), info, why)
 
     def report_ended(self, info: Any) -> bool:
         """Report each job of an entry that has come to its end; whether there was one."""
@@ -131,14 +133,22 @@ class Joint:
         return told
 
     def give_up(self, info: Any, why: dict[str, Any]) -> None:
-        """Report what an entry has left as failed."""
-        for job in list(info.job.left):
-            progress = info.job.progress(job)
-            if progress is not None and progress.begun:
+        """Report what an entry has left as failed.
+
+        What had not begun keeps its attempts and may share an entry again, if another job was at work: that one has ended, or loses an
+        attempt and is alone from now on. If none had begun, the entry itself may be at fault, and each job is tried alone.
+        """
+        entry = info.job
+        begun = {job for job in entry.jobs if (progress := entry.progress(job)) is not None and progress.begun}
+        for job in list(entry.left):
+            if job in begun:
                 self.note_log(job, info.aux["slurm_logfile"])
+                self.tell(info, job, False, **why)
+            elif begun:
+                job.attempt -= 1  # Snakemake adds 1
+                self.tell(info, job, False, **{**why, "msg": f"It had not begun when Slurm job {info.external_jobid} ended. "})
             else:
-                self.innocent.add(job)
-            self.tell(info, job, False, **why)
+                self.tell(info, job, False, **why)
 
     def tell(self, info: Any, job: Job, success: bool, **why: Any) -> None:
         """Report the end of one job of an entry."""

@@ -42,16 +42,16 @@ class Job(Protocol):
         """Note that it was submitted."""
 
 
-def share(jobs: Iterable[Job], rules: Collection[str], innocent: Collection[Job] = ()) -> list[list[Job]]:
+def share(jobs: Iterable[Job], rules: Collection[str]) -> list[list[Job]]:
     """Divide jobs into entries; in each, and of the entries' first ones, the most urgent comes first.
 
     Args:
-        rules: whose jobs may share an entry. innocent: jobs whose first attempt an entry's end has left undone before it had begun.
+        rules: whose jobs may share an entry.
     """
     entries: list[list[Job]] = []
     alike: dict[Hashable, list[list[Job]]] = {}
     for job in sorted(jobs, key=lambda job: -job.priority):
-        if not _may_share(job, rules, innocent):
+        if not _may_share(job, rules):
             entries.append([job])
             continue
         others = alike.setdefault(_kind(job), [])
@@ -64,14 +64,12 @@ def share(jobs: Iterable[Job], rules: Collection[str], innocent: Collection[Job]
     return entries
 
 
-def _may_share(job: Job, rules: Collection[str], innocent: Collection[Job]) -> bool:
+def _may_share(job: Job, rules: Collection[str]) -> bool:
     """True for the first attempt of such a job, if minutes are set.
 
-    What is tried again is alone: it may hang, or need too much memory, and must not take the others' attempts. The second attempt of an
-    innocent job is shared, too.
+    What is tried again is alone: it may hang, or need too much memory, and must not end what has not begun.
     """
-    first = job.attempt == 1 or (job.attempt == 2 and job in innocent)
-    return first and job.rule.name in rules and bool(limit_of(job)) and isinstance(job.resources.get("runtime"), int)
+    return job.attempt == 1 and job.rule.name in rules and bool(limit_of(job)) and isinstance(job.resources.get("runtime"), int)
 
 
 def limit_of(job: Job) -> int:

@@ -2,8 +2,8 @@
 
     python -P -m densewalk.cli.joint.node FOLDER        # within a step of a Slurm job (step.py)
 
-How a job ends is no matter of the others. After a signal no further job is begun. An entry that Slurm queues again goes on: a job that
-has ended, or whose outputs were made meanwhile, is not run again.
+A job that fails stops no other. After a signal no further job is begun. An entry that Slurm queues again goes on: a job that has ended, or
+whose outputs were made meanwhile, is not run again.
 """
 
 import os
@@ -22,6 +22,7 @@ from densewalk.cli.joint.plan import Progress, planned_at, read_plan, read_progr
 
 WARNING = signal.SIGUSR1  # of Slurm, before the time limit, to all processes of the step
 FAILED, LEFT = 1, 75  # exit status: a job has failed; a job has not been run to its end (sysexits' EX_TEMPFAIL)
+DELAY = 1.0  # seconds: a signal to all processes may end the job before this process has it
 
 
 class Node:
@@ -59,7 +60,9 @@ class Node:
             begun = True
             write_progress(self.folder, number, Progress())
             status = self._execute(number)
-            if self.stopped and status:
+            if status and not self.stopped:
+                time.sleep(DELAY)
+            if status and self.stopped:
                 status = None  # it was the signal's end as well
         if status == 0:
             for marker in self.plan.members[number].markers:

@@ -38,6 +38,11 @@ def for_shell(text: str) -> str:
     return shlex.quote(text)
 
 
+def for_double_quotes(command: str) -> str:
+    """A shell command that somebody puts between double quotes, and who escapes nothing in it but these."""
+    return re.sub(r"([\\$`])", r"\\\1", command)
+
+
 def for_snakemake(text: str) -> str:
     """Text inside a command that Snakemake formats: its braces are doubled."""
     return text.replace("{", "{{").replace("}", "}}")
