@@ -1,4 +1,4 @@
-"""CPU seconds of small evaluations that share an entry of Slurm's queue, beside those of as many entries, in turns.
+"""Entries of Slurm's queue and CPU seconds of small evaluations of one backbone, with and without shared entries, in turns.
 
     python -m benchmarks.slurm_entries [--rounds 3]
 
@@ -29,6 +29,7 @@ EVALUATIONS = {
     "video_segmentation": {"protocol": "video_segmentation", "settings": CLUSTERS},
 }
 RECORDS = [f"results/start/s0/{name}.json" for name in EVALUATIONS]
+MINUTES = (0, 1440)
 ASKED = ["slurm_partition=gpu", "nodes=1", "mem_mb=16000", "node_mem_mb=500000", "runtime=120"]
 SOON = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"]
 
@@ -44,26 +45,27 @@ def steps() -> dict[tuple[str, str], float]:
     return found
 
 
-def measure(folder: Path, minutes: int) -> float:
-    """CPU seconds of all evaluations."""
+def measure(folder: Path, minutes: int) -> tuple[int, float]:
+    """Entries of the queue and CPU seconds of all evaluations, if an entry may ask for so many minutes."""
     for record in RECORDS:
         (folder / record).unlink(missing_ok=True)
     earlier = steps()
     resources = [*ASKED, f"joint_minutes={minutes}"]
     command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--directory", str(folder), *SOON]
-    with open(folder / "driver.log", "a") as log:
+    with open(folder / "driver.log", "w") as log:
         driver = subprocess.Popen([*command, "--default-resources", *resources, "--", *RECORDS], cwd=REPOSITORY, stdout=log, stderr=log)
         seen: dict[tuple[str, str], float] = {}
         while driver.poll() is None:
             seen |= steps()
             time.sleep(0.05)
+    said = (folder / "driver.log").read_text()
     if driver.returncode:
-        raise SystemExit((folder / "driver.log").read_text()[-3000:])
-    return sum(seconds for step, seconds in seen.items() if step not in earlier)
+        raise SystemExit(said[-3000:])
+    return said.count("has been submitted with SLURM jobid"), sum(seconds for step, seconds in seen.items() if step not in earlier)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print medians of both, and their ratio."""
+    """Print entries of the queue and the median of CPU seconds, for both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args(arguments).rounds
@@ -75,9 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         snakemake(folder, "results/start/s0/backbone.safetensors", "data/receipt.json")
         (Path(place) / "cluster").mkdir()
         with Cluster(Path(place) / "cluster"):
-            found = [[measure(folder, minutes) for minutes in (0, 1440)] for _ in range(rounds)]
-    alone, shared = (statistics.median(values) for values in zip(*found, strict=True))
-    print(f"{len(RECORDS)} evaluations: {alone:.1f} CPU-s in as many entries, {shared:.1f} in one; {alone / shared:.1f} times")
+            found = [[measure(folder, minutes) for minutes in MINUTES] for _ in range(rounds)]
+    print(f"{len(RECORDS)} evaluations of one backbone")
+    for minutes, values in zip(MINUTES, zip(*found, strict=True), strict=True):
+        entries, seconds = zip(*values, strict=True)
+        print(f"joint_minutes={minutes}: {max(entries)} entries, {statistics.median(seconds):.1f} CPU-s")
 
 
 if __name__ == "__main__":

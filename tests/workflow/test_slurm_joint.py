@@ -64,7 +64,8 @@ def shared(slurm, tmp_path_factory):
     mask.write_bytes(mask.read_bytes()[:60])
     driver = on_slurm(folder, "--retries", "0", *(f"{RECORDS}/{name}.json" for name in EVALUATIONS))
     try:
-        job = preempt_after_first_record(folder)
+        job = hold_after_first_record(folder)
+        preempt(job)
         said, _ = driver.communicate(timeout=300)
     finally:
         if driver.poll() is None:
@@ -81,14 +82,18 @@ def on_slurm(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, start_new_session=True, **pipes)
 
 
-def preempt_after_first_record(folder: Path) -> str:
-    """Let a job that goes before all others take both nodes once a record is there; the entry's number.
+def hold_after_first_record(folder: Path) -> str:
+    """Hold the entry's process once a record is there, so that it does not end before it is stopped; the entry's number.
 
-    The entry's process is held meanwhile, so that it has not ended before. Slurm wakes it up when it asks it to stop.
+    Slurm wakes it up when it asks it to stop.
     """
     wait_for(lambda: records(folder), "a record", seconds=240)
     os.kill(node_process(folder), signal.SIGSTOP)
-    job = ask("squeue", "-h", "-t", "RUNNING", "-o", "%i")
+    return ask("squeue", "-h", "-t", "RUNNING", "-o", "%i")
+
+
+def preempt(job: str) -> None:
+    """Let a job that goes before all others take both nodes."""
     run("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     wait_for(lambda: ask("squeue", "-h", "-j", job, "-o", "%T") == "PENDING", "the entry to be queued again", seconds=60)
 
@@ -98,7 +103,6 @@ def preempt_after_first_record(folder: Path) -> str:
         return ask("squeue", "-h", "-t", "all", "-j", job, "-o", "%T") != "PENDING"
 
     wait_for(hurry, "the entry to begin again", seconds=60)
-    return job
 
 
 def node_process(folder: Path) -> int:
@@ -121,9 +125,13 @@ def records(folder: Path) -> set[str]:
     return {path.stem for path in (folder / RECORDS).glob("*.json")} & EVALUATIONS.keys()
 
 
+def submitted(said: str) -> list[str]:
+    """Numbers of the Slurm jobs, as the driver prints them."""
+    return re.findall(r"has been submitted with SLURM jobid (\d+)", said)
+
+
 def test_evaluations_are_one_entry_of_the_queue(shared):
-    submitted = re.findall(r"has been submitted with SLURM jobid (\d+)", shared.said)
-    assert submitted == [shared.preempted]
+    assert submitted(shared.said) == [shared.preempted]
     logs = [(shared.folder / f"results/logs/start/s0/{name}.log").read_text() for name in EVALUATIONS]
     assert [f"Slurm job {shared.preempted}" in log for log in logs] == [True] * len(logs)
     assert [log for log in logs if "by itself" in log] == [], "each is a fork of the entry's process"
@@ -171,3 +179,25 @@ def test_a_rerun_computes_what_has_failed(shared):
     assert {name: (folder / f"{RECORDS}/{name}.json").stat().st_mtime_ns for name in GOOD} == before
     values = [json.loads((folder / f"{RECORDS}/{name}.json").read_text())["metrics"] for name in ("davis", "damaged")]
     assert values[0] == values[1]
+
+
+def test_a_canceled_entry_costs_an_attempt_only_of_what_was_at_work(shared):
+    folder = shared.folder
+    for name in EVALUATIONS:
+        (folder / f"{RECORDS}/{name}.json").unlink(missing_ok=True)
+    driver = on_slurm(folder, "--retries", "1", *(f"{RECORDS}/{name}.json" for name in GOOD))
+    try:
+        canceled = hold_after_first_record(folder)
+        run("scancel", canceled)
+        said, _ = driver.communicate(timeout=300)
+    finally:
+        if driver.poll() is None:
+            driver.send_signal(signal.SIGINT)
+            driver.wait(60)
+    assert driver.returncode == 0, said[-3000:]
+    assert records(folder) == {*GOOD}
+    assert submitted(said)[0] == canceled
+    assert len(submitted(said)) <= len(GOOD), "what had ended is not made again"
+    assert f"It had not begun when Slurm job {canceled} ended" in said
+    assert not list((folder / ".snakemake/incomplete").iterdir())
+    assert not list((folder / ".snakemake/joint").iterdir()), "nothing is left of entries"

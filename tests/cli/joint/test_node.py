@@ -146,6 +146,14 @@ def test_files_of_other_nodes_are_waited_for(planned, tmp_path):
     assert (tmp_path / "results/a.json").read_text() == "seen"
 
 
+def test_a_plan_that_cannot_be_read_is_one_line(tmp_path, capsys):
+    (tmp_path / "plan.json").write_text("{")
+    assert node.main([str(tmp_path)]) == node.LEFT
+    said = capsys.readouterr().out
+    assert "error: " in said
+    assert said.count("\n") == 1
+
+
 def test_a_step_is_not_of_the_size_of_the_step_that_calls_it():
     own = {"PATH": "/bin", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4", "SRUN_CPUS_PER_TASK": "4", "SBATCH_MEM": "1"}
     assert step.step_environment(own) == {"PATH": "/bin", "SLURM_JOB_ID": "7"}

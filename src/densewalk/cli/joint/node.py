@@ -19,6 +19,7 @@ from pathlib import Path
 from densewalk.cli.forkserver.protocol import FOLDERS, THREADS
 from densewalk.cli.forkserver.start import serve_jobs
 from densewalk.cli.joint.plan import Progress, planned_at, read_plan, read_progress, write_progress
+from densewalk.core.errors import UserError
 
 WARNING = signal.SIGUSR1  # of Slurm, before the time limit, to all processes of the step
 FAILED, LEFT = 1, 75  # exit status: a job has failed; a job has not been run to its end (sysexits' EX_TEMPFAIL)
@@ -116,7 +117,11 @@ def say(text: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run an entry's jobs."""
     (folder,) = arguments
-    return Node(Path(folder)).run()
+    try:
+        return Node(Path(folder)).run()
+    except UserError as error:  # a full disk
+        say(f"error: {error}")
+        return LEFT
 
 
 if __name__ == "__main__":
