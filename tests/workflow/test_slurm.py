@@ -22,7 +22,7 @@ import yaml
 from densewalk.core.text.attempts import latest_attempt
 from densewalk.study.config import load_study
 from tests.fixtures import cluster
-from tests.fixtures.cluster import Cluster, ask, run, wait_for
+from tests.fixtures.cluster import PATIENCE, Cluster, ask, run, wait_for
 from tests.fixtures.studies import REPOSITORY, TINY, TRAINING, planned, snakemake, write_study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow, pytest.mark.slow]
@@ -150,7 +150,7 @@ class Story:
             self.holds("orphaned", again="orphaned" in self.preempted)
             return bool(happened())
 
-        wait_for(look, what, seconds=300)
+        wait_for(look, what, seconds=PATIENCE)
 
     def state(self, name: str) -> Path:
         return state_folder(self.folder, name)
@@ -250,7 +250,7 @@ def start(folder: Path, node_disk: Path, *arguments: str) -> "subprocess.Popen[s
 def finish(driver: "subprocess.Popen[str]", folder: Path) -> None:
     """Wait for the driver's good end."""
     try:
-        status = str(driver.wait(300))
+        status = str(driver.wait(PATIENCE))
     except subprocess.TimeoutExpired:
         status = "hangs"
     assert status == "0", f"{status}: {(folder / 'driver.log').read_text()[-6000:]}"

@@ -18,7 +18,7 @@ import pytest
 
 from densewalk.__main__ import main
 from tests.fixtures import cluster
-from tests.fixtures.cluster import Cluster, ask, run, wait_for
+from tests.fixtures.cluster import PATIENCE, Cluster, ask, run, wait_for
 from tests.fixtures.studies import REPOSITORY, TINY, planned, snakemake, write_study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow, pytest.mark.slow]
@@ -66,7 +66,7 @@ def shared(slurm, tmp_path_factory):
     try:
         job = hold_after_first_record(folder)
         preempt(job)
-        said, _ = driver.communicate(timeout=300)
+        said, _ = driver.communicate(timeout=PATIENCE)
     finally:
         if driver.poll() is None:
             driver.send_signal(signal.SIGINT)
@@ -87,7 +87,7 @@ def hold_after_first_record(folder: Path) -> str:
 
     Slurm wakes it up when it asks it to stop.
     """
-    wait_for(lambda: records(folder), "a record", seconds=240)
+    wait_for(lambda: records(folder), "a record", seconds=PATIENCE)
     os.kill(node_process(folder), signal.SIGSTOP)
     return ask("squeue", "-h", "-t", "RUNNING", "-o", "%i")
 
@@ -173,7 +173,7 @@ def test_a_rerun_computes_what_has_failed(shared):
     assert planned(folder, *wanted) == {f"{RECORDS}/damaged.json"}
     before = {name: (folder / f"{RECORDS}/{name}.json").stat().st_mtime_ns for name in GOOD}
     driver = on_slurm(folder, *wanted)
-    said, _ = driver.communicate(timeout=240)
+    said, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, said[-3000:]
     assert records(folder) == EVALUATIONS.keys()
     assert {name: (folder / f"{RECORDS}/{name}.json").stat().st_mtime_ns for name in GOOD} == before
@@ -189,7 +189,7 @@ def test_a_canceled_entry_costs_an_attempt_only_of_what_was_at_work(shared):
     try:
         canceled = hold_after_first_record(folder)
         run("scancel", canceled)
-        said, _ = driver.communicate(timeout=300)
+        said, _ = driver.communicate(timeout=PATIENCE)
     finally:
         if driver.poll() is None:
             driver.send_signal(signal.SIGINT)

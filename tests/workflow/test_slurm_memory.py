@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.fixtures import cluster
-from tests.fixtures.cluster import Cluster
+from tests.fixtures.cluster import PATIENCE, Cluster
 from tests.fixtures.studies import REPOSITORY
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow, pytest.mark.slow]
@@ -43,7 +43,7 @@ def test_memory_doubles_after_slurm_has_killed_a_job_for_it(slurm, tmp_path):
     options = ["--executor", "slurm", "--jobs", "2", "--retries", "2", "--slurm-logdir", "logs", "--latency-wait", "10"]
     asks = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1"]
     keys = ["--default-resources", "slurm_partition=gpu", "cpu_partition=urgent", "node_mem_mb=515000", "runtime=5"]
-    command = ["timeout", "-k", "10", "-s", "INT", "240", sys.executable, "-m", "snakemake", *options, *asks, *keys]
+    command = ["timeout", "-k", "10", "-s", "INT", str(PATIENCE), sys.executable, "-m", "snakemake", *options, *asks, *keys]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stderr[-3000:] + "".join(log.read_text() for log in (tmp_path / "logs").rglob("*.log"))
     assert (tmp_path / "attempts").read_text().split() == ["900M", "1800M"]
