@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,10 @@ class Executor:
     def report_job_success(self, info):
         self.told.append((info.job.evaluation, True))
 
-    def report_job_error(self, info, msg=None, **_):
+    def report_job_error(self, info, msg=None, **more):
+        self.print_job_error(info, msg=msg, **more)
+
+    def print_job_error(self, info, msg=None, **_):
         self.told.append((info.job.evaluation, False))
 
     async def check_active_jobs(self, active):
@@ -64,6 +68,7 @@ class Scheduler:
         self._executor = Executor()
         self._job_selector = self.job_selector_greedy = self.select
         self.submitted: list[Any] = []
+        self._lock, self._open_jobs, self._toerror = threading.Lock(), threading.Semaphore(0), []
 
     def select(self, jobs, _remaining, resources, _sizes):
         jobs = sorted(jobs, key=lambda job: -job.priority)
@@ -187,6 +192,7 @@ def test_an_entry_that_was_killed_fails_only_what_has_not_ended(driven):
     assert driven.executor.told == [("a", True), ("b", False), ("c", False)]
     begun, not_begun = info.job.jobs[1:]
     assert driven.logs == [(begun, info.aux["slurm_logfile"])], "Slurm's log may say that memory was short: of what was running"
+    assert driven.scheduler._toerror == [begun, not_begun]
     retry(begun, not_begun)
     assert (begun.attempt, not_begun.attempt) == (2, 1), "what had not begun has lost no attempt"
     driven.start([begun, not_begun, other := FakeJob("d", priority=-999)])

@@ -111,6 +111,16 @@ def test_what_a_signal_has_ended_has_not_failed(planned, tmp_path):
     assert read_progress(entry, 0) == Progress(status=None, over=True)
 
 
+def test_what_a_signal_has_ended_after_its_output_is_made(planned, tmp_path):
+    entry = planned(member("a", "sleep 0.1; touch results/a.json; touch begun; sleep 2; exit 143"))
+    process = start(entry)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 0
+    assert read_progress(entry, 0) == Progress(status=0, over=True)
+
+
 def ignores_warning(process: int) -> bool:
     ignored = next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("SigIgn:"))
     return bool(int(ignored.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1)

@@ -39,7 +39,8 @@ class Joint:
         note_log: Callable[[Job, Path], None],
         latency: float,
     ) -> None:
-        self.executor = executor = scheduler._executor
+        self.scheduler, self.executor = scheduler, scheduler._executor
+        executor = self.executor
         self.rules, self.make, self.note_log, self.latency = rules, make, note_log, latency
         self.selected: dict[Job, list[Job]] = {}  # the first job of an entry that is to be submitted -> all of its jobs
         self.over: dict[Entry, tuple[float, Any, dict[str, Any]]] = {}  # entries that Slurm calls failed -> since when, info, why
@@ -138,32 +139,30 @@ class Joint:
         What had not begun keeps its attempts and may share an entry again, if another job was at work: that one has ended, or loses an
         attempt and is alone from now on. If none had begun, the entry itself may be at fault, and each job is tried alone.
         """
-        entry = info.job
+        entry, failed = info.job, list(info.job.left)
         begun = {job for job in entry.jobs if (progress := entry.progress(job)) is not None and progress.begun}
-        for job in list(entry.left):
+        for job in failed:
+            said = why
             if job in begun:
                 self.note_log(job, info.aux["slurm_logfile"])
-                self.tell(info, job, False, **why)
             elif begun:
                 job.attempt -= 1  # Snakemake adds 1
-                self.tell(info, job, False, **{**why, "msg": f"It had not begun when Slurm job {info.external_jobid} ended. "})
-            else:
-                self.tell(info, job, False, **why)
+                said = {**why, "msg": f"It had not begun when Slurm job {info.external_jobid} ended. "}
+            entry.settle(job, success=False)
+            self.executor.print_job_error(replace(info, job=job), **said)
+        with self.scheduler._lock:  # at once: the next selection must see all that may share an entry
+            self.scheduler._toerror += failed
+        self.scheduler._open_jobs.release()
+        self.clear(info)
 
     def tell(self, info: Any, job: Job, success: bool, **why: Any) -> None:
         """Report the end of one job of an entry."""
-        entry = info.job
-        entry.left.remove(job)
-        entry.failed |= not success
-        if entry.counted is job and entry.left:  # another counts for those that are left
-            heir = entry.left[0]
-            heir._scheduler_resources, job._scheduler_resources = job._scheduler_resources, {}
-            entry.counted = heir
+        info.job.settle(job, success=success)
         if success:
             self.succeed(replace(info, job=job))
         else:
             self.fail(replace(info, job=job), **why)
-        if not entry.left:
+        if not info.job.left:
             self.clear(info)
 
     def clear(self, info: Any) -> None:

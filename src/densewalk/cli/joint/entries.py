@@ -174,6 +174,15 @@ class Entry:
         for job in self.jobs:
             job.register(external_jobid=external_jobid)
 
+    def settle(self, job: Job, *, success: bool) -> None:
+        """Note that a job has ended. If it counted for all among those in the queue, another counts for those that are left."""
+        self.left.remove(job)
+        self.failed |= not success
+        if self.counted is job and self.left:
+            heir = self.left[0]
+            heir._scheduler_resources, job._scheduler_resources = job._scheduler_resources, {}
+            self.counted = heir
+
     def progress(self, job: Job) -> Progress | None:
         """How far a job has come; None if that is not known, or not yet."""
         with suppress(UserError):  # on a network's disk, a file that is being replaced

@@ -63,8 +63,8 @@ class Node:
             status = self._execute(number)
             if status and not self.stopped:
                 time.sleep(DELAY)
-            if status and self.stopped:
-                status = None  # it was the signal's end as well
+            if status and self.stopped:  # it was the signal's end as well
+                status = 0 if self._is_made(number) else None
         if status == 0:
             for marker in self.plan.members[number].markers:
                 Path(marker).unlink(missing_ok=True)
