@@ -1,10 +1,11 @@
 """The inner loops of average precision: matching detections, and resampled AP, nearly three times as fast as operations on whole arrays."""
 
 import numpy as np
-from numba import njit
+
+from densewalk.ops.cpu.compiled import compiled
 
 
-@njit(cache=True)
+@compiled()
 def add_class(
     weights: np.ndarray,
     image: np.ndarray,
@@ -49,7 +50,7 @@ def add_class(
         sums[r] += total / (thresholds * len(recalls))
 
 
-@njit(cache=True)
+@compiled()
 def match_detections(ious: np.ndarray, crowd: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Match the detections of one image and class to its objects at every IoU threshold, as COCO's evaluation does.
 

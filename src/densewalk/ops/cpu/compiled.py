@@ -11,25 +11,27 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
-import torch
-from numba.extending import intrinsic
+from numba.extending import intrinsic, is_jitted
+
+from densewalk.ops.cpu.kernel_cache import cache_kernel
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile to machine code that runs beside other threads, cached if numba finds a folder for it. options: of numba.njit."""
+    """Compile to machine code that runs beside other threads, kept on disk if numba finds a folder for it. options: of numba.njit."""
 
     def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
-        compiler = numba.njit(nogil=True, error_model="numpy", cache=True, **options)
-        try:
-            return compiler(function)  # type: ignore[no-any-return]
-        except RuntimeError:  # numba found no such folder
-            return numba.njit(nogil=True, error_model="numpy", **options)(function)  # type: ignore[no-any-return]
+        kernel = numba.njit(nogil=True, error_model="numpy", **options)(function)
+        if is_jitted(kernel):  # not with NUMBA_DISABLE_JIT
+            cache_kernel(kernel)
+        return kernel  # type: ignore[no-any-return]
 
     return compile_function
 
 
 def over_rows(work: Callable[[slice], None], rows: int) -> None:
     """Call `work` for slices that together are all rows, in torch's number of threads."""
+    import torch  # late: not all that compile have it
+
     step = max(1, -(-rows // torch.get_num_threads()))
     slices = [slice(i, i + step) for i in range(0, rows, step)]
     if len(slices) == 1:
