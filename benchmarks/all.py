@@ -15,7 +15,7 @@ from pathlib import Path
 
 import cv2
 import torch
-from benchmarks import colors, davis, growth, incontext, inner_loops, knn, self_supervised, steps
+from benchmarks import boxes, colors, davis, growth, incontext, inner_loops, knn, self_supervised, steps
 from benchmarks.floors import bandwidth, product_rate
 from benchmarks.gpu import trainings
 from benchmarks.measure import Row, table
@@ -52,6 +52,7 @@ class Size:
     grids: dict[int, tuple[int, int]]
     plain_patch8: bool
     frames: int
+    box_images: int
     growth: growth.Amounts
     methods: Callable[[], list[trainings.Training]]  # whose steps are compared with their passes
     view_sides: tuple[int, int, int] = (224, 96, 518)  # global, local, in levels
@@ -60,15 +61,15 @@ class Size:
 
 SIZES = {
     "tiny": Size(
-        lambda: trainings.small()[2:5], 1, 20, (40, 60), 500, 40, 1, 1, (200, 20), {16: (6, 8)}, False, 2,
+        lambda: trainings.small()[2:5], 1, 20, (40, 60), 500, 40, 1, 1, (200, 20), {16: (6, 8)}, False, 2, 4,
         growth.Amounts((), 20, 40, 40), lambda: self_supervised.all_methods("vit_nano_patch16", 2, 64)[1:2], (32, 24, 32), steps.SMALL,
     ),
     "small": Size(
-        lambda: steps.ordinary()[1:4:2], 1, 200, (480, 640), 18_816, 784, 12, 2, (20_000, 200), {16: (30, 52), 8: (60, 104)}, False, 20,
+        lambda: steps.ordinary()[1:4:2], 1, 200, (480, 640), 18_816, 784, 12, 2, (20_000, 200), {16: (30, 52), 8: (60, 104)}, False, 20, 50,
         growth.Amounts((), 1_000, 4_000, 500), lambda: self_supervised.all_methods("vit_micro_patch16", 4)[:4],
     ),
     "full": Size(
-        steps.ordinary, 3, 784, (480, 640), 18_816, 784, 24, 8, (20_000, 1_000), {16: (30, 52), 8: (60, 104)}, True, 60,
+        steps.ordinary, 3, 784, (480, 640), 18_816, 784, 24, 8, (20_000, 1_000), {16: (30, 52), 8: (60, 104)}, True, 60, 300,
         growth.Amounts((40, 160, 640), 1_000, 4_000, 1_000), lambda: self_supervised.all_methods("vit_small_patch16", 2),
     ),
 }  # fmt: skip
@@ -84,13 +85,14 @@ def sections(size: Size) -> Iterator[tuple[str, Iterator[Row]]]:
 
 
 def score_rows(size: Size) -> Iterator[Row]:
-    """Evaluations from features on."""
+    """Evaluations from features, label maps or boxes on."""
     for classes in (21, 151):
         yield incontext.row(size.memory_images, size.query_images, classes, size.repeat)
     yield knn.row(*size.knn, classes=1_000, repeat=size.repeat)
     for patch, grid in size.grids.items():
         yield davis.propagation_row(patch, grid, size.repeat if patch > 8 else 1, patch > 8 or size.plain_patch8)
     yield davis.jf_row(3, size.repeat, size.frames)
+    yield boxes.row(size.box_images, size.repeat)
 
 
 def loop_rows(size: Size) -> Iterator[Row]:

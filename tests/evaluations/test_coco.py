@@ -24,6 +24,7 @@ from densewalk.evaluations.mmlab import detection, runner
 from densewalk.models.loading import load
 from densewalk.models.timm_models import named_architecture
 from densewalk.results.published import published_numbers
+from tests.fixtures.coco_matches import require_matched
 from tests.fixtures.helpers import shared
 from tests.fixtures.mmdata import CATEGORIES, backbone_file, write_coco
 
@@ -298,6 +299,7 @@ def test_statistics_are_pycocotools(data, real):
             reference.evaluate()
             reference.accumulate()
             reference.summarize()
+        require_matched(units.statistics[f"AP_{suffix}"], reference)
         expected |= {f"{n}_{suffix}": 100 * v for n, v in zip(detection.STATISTICS, reference.stats[:6], strict=True) if v >= 0}
     assert ours == pytest.approx(expected, abs=1e-9)
     assert 3 < ours["AP_mask"] < ours["AP_box"] < 95

@@ -1,4 +1,4 @@
-"""The inner loops of average precision: matching detections, and resampled AP, nearly three times as fast as operations on whole arrays."""
+"""The inner loop of resampled average precision, nearly three times as fast as operations on whole arrays."""
 
 import numpy as np
 
@@ -48,36 +48,3 @@ def add_class(
                     at -= 1
                 total += best
         sums[r] += total / (thresholds * len(recalls))
-
-
-@compiled()
-def match_detections(ious: np.ndarray, crowd: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Match the detections of one image and class to its objects at every IoU threshold, as COCO's evaluation does.
-
-        for each detection, by falling score:
-            take the free object of largest IoU >= threshold (a later one where equal); without one, a crowd, which stays free
-
-    Args:
-        ious: [detections, objects]. crowd: [objects], which are ignored, the others first.
-
-    Returns:
-        tp and ignored, [detections, thresholds]: found an object, or only a crowd.
-    """
-    detections, objects = ious.shape
-    tp = np.zeros((detections, len(thresholds)), np.bool_)
-    ignored = np.zeros((detections, len(thresholds)), np.bool_)
-    for t in range(len(thresholds)):
-        taken = np.zeros(objects, np.bool_)
-        for d in range(detections):
-            best, at = min(thresholds[t], 1 - 1e-10), -1
-            for g in range(objects):
-                if taken[g] and not crowd[g]:
-                    continue
-                if at > -1 and not crowd[at] and crowd[g]:
-                    break
-                if ious[d, g] >= best:
-                    best, at = ious[d, g], g
-            if at > -1:
-                taken[at] = True
-                tp[d, t], ignored[d, t] = not crowd[at], crowd[at]
-    return tp, ignored

@@ -1,7 +1,7 @@
 """Import the toolboxes without transformers and without pycocotools.
 
 They look for transformers, and nothing here uses it: two seconds of every job, where it is installed. pycocotools they import by name;
-faster-coco-eval, which computes the scores, has the same functions with equal results.
+faster-coco-eval, which computes the scores of masks, has the same functions with equal results.
 """
 
 import sys
