@@ -1,7 +1,7 @@
 """COCO's average precision of boxes in turns with pycocotools and faster-coco-eval: CPU milliseconds on one thread.
 
     python -m benchmarks.boxes                      # two minutes
-    python -m benchmarks.boxes --images 8 --repeat 1
+    python -m benchmarks.boxes --images 2 4 --repeat 1
 
 Everything is measured in this process, in turns; medians. Each reads the annotation file, takes the detections as COCO's result records and
 computes the twelve statistics, which are equal up to rounding. What is computed here holds the detections of every image for its

@@ -12,7 +12,7 @@ SMALL = {
     "colors": "--repeat 1 --side 32",
     "products": "--runs 1",
     "inner_loops": "--repeat 1 --pixels 40 60 --entries 500 --queries 40",
-    "boxes": "--images 4 --repeat 1",
+    "boxes": "--images 2 4 --repeat 1",
     "knn": "--training 500 --queries 50 --classes 10",
     "incontext": "--memory 2 --queries 1 --classes 5",
     "self_supervised": "--arch vit_nano_patch16 --batch 2 --repeat 1 --out-dim 64",
