@@ -17,7 +17,7 @@ LIGHT_RULES = {"features"} | {
 
 
 def has_usual_tmpdir(job_rule):
-    """False for a rule whose folder for temporary files was set by hand: Snakemake finds out on the node what it is."""
+    """False if its folder for temporary files was set by hand: Snakemake finds out on the node what it is."""
     tmpdir = job_rule.resources.get("tmpdir")
     return tmpdir is None or tmpdir.raw == "system_tmpdir"
 
