@@ -42,6 +42,14 @@ def planned(tmp_path, monkeypatch):
     return plan
 
 
+def start_and_wait(entry, file):
+    """The node's process, when a job of it has made a file."""
+    process = start(entry)
+    while not file.exists():
+        time.sleep(0.05)
+    return process
+
+
 def start(entry: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-P", "-m", "densewalk.cli.joint.node", str(entry)], stdout=subprocess.DEVNULL)
 
@@ -92,9 +100,7 @@ def test_what_was_made_meanwhile_is_not_made_again(planned, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_after_a_signal_no_further_job_is_begun(planned, tmp_path, number):
     entry = planned(member("a", "touch begun; sleep 1; touch results/a.json"), member("b", "touch results/b.json"))
-    process = start(entry)
-    while not (tmp_path / "begun").exists():
-        time.sleep(0.05)
+    process = start_and_wait(entry, tmp_path / "begun")
     process.send_signal(number)
     assert process.wait(60) == node.LEFT
     assert made(entry) == ["a"], "what has begun may come to its end"
@@ -103,9 +109,7 @@ def test_after_a_signal_no_further_job_is_begun(planned, tmp_path, number):
 
 def test_what_a_signal_has_ended_has_not_failed(planned, tmp_path):
     entry = planned(member("a", "touch begun; sleep 2; exit 143"))
-    process = start(entry)
-    while not (tmp_path / "begun").exists():
-        time.sleep(0.05)
+    process = start_and_wait(entry, tmp_path / "begun")
     process.terminate()
     assert process.wait(60) == node.LEFT
     assert read_progress(entry, 0) == Progress(status=None, over=True)
@@ -113,9 +117,7 @@ def test_what_a_signal_has_ended_has_not_failed(planned, tmp_path):
 
 def test_what_a_signal_has_ended_after_its_output_is_made(planned, tmp_path):
     entry = planned(member("a", "sleep 0.1; touch results/a.json; touch begun; sleep 2; exit 143"))
-    process = start(entry)
-    while not (tmp_path / "begun").exists():
-        time.sleep(0.05)
+    process = start_and_wait(entry, tmp_path / "begun")
     process.terminate()
     assert process.wait(60) == 0
     assert read_progress(entry, 0) == Progress(status=0, over=True)

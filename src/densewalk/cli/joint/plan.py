@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from densewalk.core.typed_files import read_model, write_model
 
-TODO = "start Snakemake again"
+AGAIN = "start Snakemake again"
 
 
 class _File(BaseModel):
@@ -60,7 +60,7 @@ def read_plan(folder: Path) -> JointPlan:
     Raises:
         UserError: the file is missing or damaged.
     """
-    return read_model(_plan_file(folder), JointPlan, "list of jobs", TODO)
+    return read_model(_plan_file(folder), JointPlan, "list of jobs", AGAIN)
 
 
 def planned_at(folder: Path) -> float:
@@ -76,7 +76,7 @@ def write_progress(folder: Path, number: int, progress: Progress) -> None:
 def read_progress(folder: Path, number: int) -> Progress | None:
     """Read how far a job has come; None if the node has not come to it."""
     file = folder / f"{number}.json"
-    return read_model(file, Progress, "progress of a job", TODO) if file.is_file() else None
+    return read_model(file, Progress, "progress of a job", AGAIN) if file.is_file() else None
 
 
 def _plan_file(folder: Path) -> Path:

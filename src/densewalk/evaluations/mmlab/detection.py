@@ -108,4 +108,5 @@ def mask_evaluation(content: dict[str, Any], found: list[dict[str, Any]]) -> tup
     evaluation.accumulate()
     evaluation.summarize()
     pairs = Pairs.of(content, results.dataset["annotations"])
-    return Evaluation(pairs, pairs.overlaps(evaluation.ious)), dict(zip(STATISTICS, evaluation.stats.tolist(), strict=False))
+    first = evaluation.stats[: len(STATISTICS)].tolist()  # recalls follow
+    return Evaluation(pairs, pairs.overlaps(evaluation.ious)), dict(zip(STATISTICS, first, strict=True))
