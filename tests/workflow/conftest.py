@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+from tests.fixtures import cluster
+from tests.fixtures.cluster import Cluster
 from tests.fixtures.studies import TINY, snakemake, write_study
 
 
@@ -21,3 +23,13 @@ def study(finished, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(finished, folder, copy_function=shutil.copy2, symlinks=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """A running Slurm, one for each file of tests."""
+    reason = cluster.missing()
+    if reason:
+        pytest.skip(f"no Slurm cluster can be started here: {reason}")
+    with Cluster(tmp_path_factory.mktemp("cluster")) as started:
+        yield started

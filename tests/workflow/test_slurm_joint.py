@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from densewalk.__main__ import main
-from tests.fixtures import cluster
-from tests.fixtures.cluster import PATIENCE, Cluster, ask, run, wait_for
+from tests.fixtures.cluster import PATIENCE, ask, run, wait_for
 from tests.fixtures.studies import REPOSITORY, TINY, planned, snakemake, write_study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow, pytest.mark.slow]
@@ -34,15 +33,6 @@ EVALUATIONS = {
 GOOD = ("davis", "incontext", "clips")
 SOON = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"]
 RECORDS = "results/start/s0"
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    reason = cluster.missing()
-    if reason:
-        pytest.skip(f"no Slurm cluster can be started here: {reason}")
-    with Cluster(tmp_path_factory.mktemp("cluster")) as started:
-        yield started
 
 
 @dataclass

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from tests.fixtures import cluster
-from tests.fixtures.cluster import PATIENCE, Cluster
+from tests.fixtures.cluster import PATIENCE
 from tests.fixtures.studies import REPOSITORY
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow, pytest.mark.slow]
@@ -27,15 +26,6 @@ rule job:
 
 include: "{REPOSITORY}/workflow/rules/scheduler.smk"
 """
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    reason = cluster.missing()
-    if reason:
-        pytest.skip(f"no Slurm cluster can be started here: {reason}")
-    with Cluster(tmp_path_factory.mktemp("cluster")) as started:
-        yield started
 
 
 def test_memory_doubles_after_slurm_has_killed_a_job_for_it(slurm, tmp_path):
