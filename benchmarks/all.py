@@ -62,7 +62,7 @@ class Size:
 SIZES = {
     "tiny": Size(
         lambda: trainings.small()[2:5], 1, 20, (40, 60), 500, 40, 1, 1, (200, 20), {16: (6, 8)}, False, 2, 4,
-        growth.Amounts((), 20, 40, 40), lambda: self_supervised.all_methods("vit_nano_patch16", 2, 64)[1:2], (32, 24, 32), steps.SMALL,
+        growth.Amounts((), 20, 40, 40), lambda: self_supervised.small_methods()[1:2], (32, 24, 32), steps.SMALL,
     ),
     "small": Size(
         lambda: steps.ordinary()[1:4:2], 1, 200, (480, 640), 18_816, 784, 12, 2, (20_000, 200), {16: (30, 52), 8: (60, 104)}, False, 20, 50,

@@ -2,6 +2,7 @@
 
     python benchmarks/self_supervised.py                                    # ViT-S/16, two images a batch: some minutes
     python benchmarks/self_supervised.py --arch vit_micro_patch16 --batch 4
+    python benchmarks/self_supervised.py --small                            # nano networks, small images: seconds
 
 The passes: all networks forward on what the step gives them, heads included, and backward from the sum of their outputs. What a step
 takes more is its losses, targets and centers. CPU seconds on one thread. Below, parts for themselves: logits of masked patches against
@@ -69,9 +70,9 @@ def mosic_passes(method: Mosic, batch: dict[str, Tensor]) -> list[Tensor]:
     return [method.student.head(method.student.encode(trunk[:, :1])) @ method.student.prototypes.T, taught]
 
 
-def all_methods(arch: str, batch: int, out_dim: int = 8192) -> list[Training]:
-    """DINO first, which the others are compared with. out_dim: prototypes of iBOT, DINOv2 and DINO."""
-    heads = {"out_dim": out_dim, "local_crops": 8, "drop_path": 0.0}
+def all_methods(arch: str, batch: int) -> list[Training]:
+    """DINO first, which the others are compared with."""
+    heads = {"out_dim": 8192, "local_crops": 8, "drop_path": 0.0}
     return [
         trainings.dino(arch, batch_size=batch, **heads),
         trainings.mae(arch, batch_size=batch, decoder_dim=192, decoder_depth=4, decoder_heads=6),
@@ -83,6 +84,12 @@ def all_methods(arch: str, batch: int, out_dim: int = 8192) -> list[Training]:
         trainings.crw(arch, batch_size=1),
         trainings.mosic(arch, batch_size=1, frames=4),
     ]
+
+
+def small_methods() -> list[Training]:
+    """The same methods with nano networks and small images."""
+    named = {training.name: training for training in trainings.small()}
+    return [named[training.name] for training in all_methods("vit_nano_patch16", 2)]
 
 
 def rows(found: list[Training], repeat: int) -> Iterator[Row]:
@@ -163,12 +170,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="vit_small_patch16")
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--small", action="store_true", help="nano networks, small images")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--out-dim", type=int, default=8192, help="prototypes of iBOT, DINOv2 and DINO")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = all_methods(args.arch, args.batch, args.out_dim)
-    print(f"{args.arch}, {args.batch} images of 224 px (one clip of 4 frames for CRW and MoSiC), one thread\n")
+    if args.small:
+        args.arch, args.batch = "vit_nano_patch16", 2
+    found = small_methods() if args.small else all_methods(args.arch, args.batch)
+    images = "small images" if args.small else f"{args.batch} images of 224 px (one clip of 4 frames for CRW and MoSiC)"
+    print(f"{args.arch}, {images}, one thread\n")
     print("| method | passes, CPU s | step | overhead | step of DINO's |\n|---|---|---|---|---|")
     reference = None
     for training in found:

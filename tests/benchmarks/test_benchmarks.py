@@ -15,7 +15,7 @@ SMALL = {
     "boxes": "--images 2 4 --repeat 1",
     "knn": "--training 500 --queries 50 --classes 10",
     "incontext": "--memory 2 --queries 1 --classes 5",
-    "self_supervised": "--arch vit_nano_patch16 --batch 2 --repeat 1 --out-dim 64",
+    "self_supervised": "--small --repeat 1",
     "depth": "--arch vit_micro_patch16 --size 64 64 --repeats 1",
     "correspondence": "--arch vit_nano_patch16 --size 32 --images 3 --pairs 4",
     "all": "--size tiny",  # the last, because it imports others
