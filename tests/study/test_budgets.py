@@ -124,8 +124,11 @@ def test_the_plan_shows_equal_work_and_what_will_be_measured():
     jobs = {job.name: job for job in cost.jobs if job.rule == "train_dino"}
     assert (jobs["preset"].gpu_hours, jobs["preset"].steps, jobs["preset"].flops) == (3, None, None)
     assert "run preset: 3 GPU-hours; how many steps they pay for is measured when it begins" in cost.notes
-    _, cost = planned({"cpu_seconds": 60})
+    found, cost = planned({"cpu_seconds": 60})
     assert {job.name: job for job in cost.jobs if job.rule == "train_dino"}["preset"].gpu_hours is None
+    trained = sum(len(run.seeds) for run in found.runs.values() if run.method != "none" and run.settings.budget)
+    hours = f"{trained * 60 / 3600:.2g}"
+    assert f"budget in CPU seconds: {trained}, together {hours} hours of a core" in text(found, cost, Path("results"), "a100")
 
 
 def test_the_plan_names_a_warm_up_that_a_budget_does_not_pay_for():

@@ -10,6 +10,7 @@ from densewalk.results.plan import Plan
 from densewalk.study.config import Study
 from densewalk.study.estimate import CHECKPOINTS, Estimate, Job
 from densewalk.study.gpus import fits, smallest
+from densewalk.study.runs import TrainedRun
 
 LARGEST = 8  # jobs that are listed as what dominates
 DATA = "not counted: reading, augmentation, clustering, metrics, optimizers; waiting in a queue"
@@ -104,10 +105,19 @@ def _notes(study: Study, found: Estimate) -> list[str]:
     notes = list(found.notes)
     if (budget := study.execution.budget) is not None:
         notes.append(f"execution.budget: {budget.text} for each training that gives no epochs, steps or budget itself")
+    if spent := _budgets_in_cpu_seconds(study):
+        notes.append(f"trainings with a budget in CPU seconds: {len(spent)}, together {_number(sum(spent) / 3600)} hours of a core")
     if study.execution.device == "cpu":
         notes.append("execution.device is cpu: the jobs ask for no GPU, and the GPU-hours are those of one that does their work")
     notes.append(f"states hold {CHECKPOINTS} checkpoints each and are kept until somebody removes them")
     return notes
+
+
+def _budgets_in_cpu_seconds(study: Study) -> list[float]:
+    """The budget of each training, of each seed, that has one in CPU seconds."""
+    trained = [run for run in study.runs.values() if isinstance(run, TrainedRun)]
+    budgets = [(run.settings.budget, len(run.seeds)) for run in trained]
+    return [budget.amount for budget, seeds in budgets if budget and budget.unit == "cpu_seconds" for _ in range(seeds)]
 
 
 def _share(part: float, whole: float) -> str:
