@@ -186,6 +186,22 @@ def test_the_small_file_changes_length_and_seeds_of_the_small_study_alone():
     assert [name for name, run in found.runs.items() if run.method != "none" and not run.settings.budget] == ["mae_start", "mocov3_start"]
 
 
+def test_the_file_of_steps_takes_the_place_of_the_budget_alone():
+    folder = REPOSITORY / "benchmarks/one_video"
+    whole, fixed = (yaml.safe_load((folder / name).read_text()) for name in ("config.yaml", "steps.yaml"))
+    trained = {name for name, run in parse_study(whole).runs.items() if run.method != "none" and run.settings.budget}
+    assert fixed.keys() == {"execution", "runs"}
+    assert fixed["runs"].keys() == trained
+    runs = copy.deepcopy(whole["runs"])
+    for name, change in fixed["runs"].items():
+        runs[name]["settings"] |= change["settings"]
+    found = parse_study({**whole, "runs": runs, "execution": {**whole["execution"], **fixed["execution"]}})
+    for name in trained:
+        settings = found.runs[name].settings
+        assert (settings.steps, settings.budget) == (fixed["runs"][name]["settings"]["steps"], None)
+        assert settings.warmup_obstacle(settings.steps, 171 // settings.batch_size) is None, name
+
+
 def test_a_study_with_a_budget_is_read_without_torch(tmp_path):
     write_study(tmp_path, {**copy.deepcopy(STUDY), "execution": {"budget": {"teraflop": 50}}})
     program = "import sys; from densewalk.study.config import load_study; load_study('config.yaml'); sys.exit('torch' in sys.modules)"
