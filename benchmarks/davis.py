@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 from benchmarks.floors import Products
-from benchmarks.measure import Row, memory_growth, table
+from benchmarks.measure import Row, Told, memory_growth, table
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,7 +57,7 @@ def propagation_row(patch: int, grid: tuple[int, int], repeat: int, with_plain: 
         propagate(*problem, rule)
     rivals = {"all pairs": lambda: plain_propagate(*problem, rule)} if with_plain else {}
     what = f"propagation of one frame, patch {patch} ({grid[0]} x {grid[1]})"
-    return Row.of(what, lambda: propagate(*problem, rule), ("its products", products.seconds()), rivals, repeat)
+    return Row.of(what, lambda: propagate(*problem, rule), ("its products", Told(products.seconds)), rivals, repeat)
 
 
 def propagation_memory(grid: tuple[int, int], with_plain: bool) -> str:
@@ -86,7 +86,7 @@ def follow_row(grid: tuple[int, int], repeat: int) -> Row:
         run(None)
     rivals = {"DAVIS": lambda: run(None)}
     what = f"{CONTEXT} frames of YouTube-VOS, patch 16"
-    return Row.of(what, lambda: run({3: newcomer}), ("its products", products.seconds()), rivals, repeat)
+    return Row.of(what, lambda: run({3: newcomer}), ("its products", Told(products.seconds)), rivals, repeat)
 
 
 # -- J and F ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmarks.floors import Products, bandwidth, update_bytes
+from benchmarks.floors import Products, step_floor, update_bytes
 from benchmarks.gpu.trainings import Decoded
 from torch.utils.data import default_collate
 
@@ -106,7 +106,7 @@ def print_floor(method: Dora, optimizer: torch.optim.Optimizer, parts: list[dict
     """How near a step is to its matrix products alone."""
     with Products() as products:
         step_stages(method, optimizer, parts, 0)
-    floor = products.seconds() + update_bytes(method) / bandwidth()
+    floor = step_floor(products, update_bytes(method)).seconds()
     print(f"\nits products ({products.operations / 1e9:.0f} Gflop) and its update's bytes alone: {floor:.2f} CPU s")
     print(f"step / floor: {seconds / floor:.2f}")
 

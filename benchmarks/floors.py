@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from benchmarks.measure import Told
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -127,6 +128,11 @@ def product_rate() -> float:
     """Operations a second of a product of 2,048 rows in the sizes of ViT-S."""
     shape = (1, 2048, 384, 1536)
     return 2 * math.prod(shape) / product_seconds(shape, torch.float32)
+
+
+def step_floor(products: Products, updated: int) -> Told:
+    """Of a training step: its products, and moving the bytes of its update."""
+    return Told(lambda: products.seconds() + updated / bandwidth())
 
 
 def update_bytes(method: Any) -> int:

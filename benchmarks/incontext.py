@@ -16,7 +16,7 @@ from statistics import median
 
 import torch
 from benchmarks.floors import Products
-from benchmarks.measure import Row, memory_growth, table
+from benchmarks.measure import Row, Told, memory_growth, table
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -147,7 +147,7 @@ def row(memory: int, queries: int, classes: int, repeat: int) -> Row:
         ours(data, Clock())
     rivals = {"plain": lambda: plain(data, Clock())}
     what = f"in-context, {memory * 784} patches, {queries * 784} queries, {classes} classes"
-    return Row.of(what, lambda: ours(data, Clock()), ("its products", products.seconds()), rivals, repeat)
+    return Row.of(what, lambda: ours(data, Clock()), ("its products", Told(products.seconds)), rivals, repeat)
 
 
 def steps(data: Data, repeat: int) -> list[str]:

@@ -93,8 +93,8 @@ def search_rows(entries: int, queries: int, repeat: int, every: Sequence[int] = 
 
 def search_row(memory: Tensor, queries: Tensor, k: int, repeat: int) -> Row:
     """The search, and two plain forms."""
-    tiles = memory.split(nearest_neighbors.TILE)
-    blocks = queries.tensor_split(-(-len(queries) // nearest_neighbors.CPU_BLOCK))
+    tiles = memory.split(nearest_neighbors.CPU_TILE)
+    blocks = queries.tensor_split(-(-len(queries) // nearest_neighbors.BLOCK))
 
     def products() -> None:
         for block in blocks:

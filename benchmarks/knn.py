@@ -12,7 +12,7 @@ import argparse
 
 import torch
 from benchmarks.floors import Products
-from benchmarks.measure import Row, memory_growth, table
+from benchmarks.measure import Row, Told, memory_growth, table
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,7 +62,7 @@ def row(training: int, queries: int, classes: int, repeat: int) -> Row:
         ours(*data)
     rivals = {"a search for each k": lambda: plain(*data)}
     what = f"k-NN, {training} images, {queries} queries, four k"
-    return Row.of(what, lambda: ours(*data), ("its products", products.seconds()), rivals, repeat)
+    return Row.of(what, lambda: ours(*data), ("its products", Told(products.seconds)), rivals, repeat)
 
 
 def main() -> None:

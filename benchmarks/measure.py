@@ -15,23 +15,36 @@ from typing import Any
 Run = Callable[[], Any]
 
 
-def in_turns(rivals: Mapping[str, Run], repeat: int, *, warm: bool = True) -> dict[str, list[float]]:
+@dataclass(frozen=True)
+class Told:
+    """A run that tells CPU seconds, which count in place of its own: a floor that is put together from measurements."""
+
+    seconds: Callable[[], float]
+
+
+def in_turns(rivals: Mapping[str, Run | Told], repeat: int, *, warm: bool = True) -> dict[str, list[float]]:
     """CPU seconds of this process for each run of each rival, one run of each after the other.
 
     warm: a first run of each is not counted.
     """
     for run in rivals.values() if warm else ():
-        run()
+        if not isinstance(run, Told):
+            run()
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(repeat):
         for name, run in rivals.items():
-            begun = time.process_time()
-            run()
-            seconds[name].append(time.process_time() - begun)
+            seconds[name].append(run.seconds() if isinstance(run, Told) else cpu_seconds(run))
     return seconds
 
 
-def medians(rivals: Mapping[str, Run], repeat: int, *, warm: bool = True) -> dict[str, float]:
+def cpu_seconds(run: Run) -> float:
+    """CPU seconds of this process for one run."""
+    begun = time.process_time()
+    run()
+    return time.process_time() - begun
+
+
+def medians(rivals: Mapping[str, Run | Told], repeat: int, *, warm: bool = True) -> dict[str, float]:
     """The median of each rival's CPU seconds, in turns."""
     return {name: median(seconds) for name, seconds in in_turns(rivals, repeat, warm=warm).items()}
 
@@ -64,13 +77,11 @@ class Row:
     rivals: Mapping[str, float]
 
     @classmethod
-    def of(cls, what: str, here: Run, floor: tuple[str, Run | float], rivals: Mapping[str, Run], repeat: int) -> "Row":
-        """Measure; the floor is seconds, or is measured in turns with the others."""
+    def of(cls, what: str, here: Run, floor: tuple[str, Run | Told], rivals: Mapping[str, Run], repeat: int) -> "Row":
+        """Measure all in turns, the floor, too: the speed of a shared machine changes from one minute to the next."""
         own, bound = "here", "floor"
-        runs = {own: here, **rivals, **({bound: floor[1]} if callable(floor[1]) else {})}
-        taken = medians(runs, repeat)
-        seconds = taken[bound] if callable(floor[1]) else floor[1]
-        return cls(what, taken[own], seconds, floor[0], {name: taken[name] for name in rivals})
+        taken = medians({own: here, **rivals, bound: floor[1]}, repeat)
+        return cls(what, taken[own], taken[bound], floor[0], {name: taken[name] for name in rivals})
 
     @property
     def times_floor(self) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from benchmarks import matrix_sort
-from benchmarks.floors import Products, update_bytes
+from benchmarks.floors import Products, step_floor, update_bytes
 from benchmarks.gpu.trainings import Decoded
 from benchmarks.measure import Row
 from torch import Tensor
@@ -138,7 +138,7 @@ def print_steps(options: argparse.Namespace) -> None:
         )
 
 
-def released_row(repeat: int, bytes_a_second: float, arch: str, size: int, local: int) -> Row:
+def released_row(repeat: int, arch: str, size: int, local: int) -> Row:
     """A step of `compat: released` in turns with the same step in torch's layers, its sorting in matrices, and with the release's way."""
 
     def run(graph: bool, losses: Any, attention: Any, kernels: bool) -> Callable[[], dict[str, float]]:
@@ -157,12 +157,18 @@ def released_row(repeat: int, bytes_a_second: float, arch: str, size: int, local
     here = run(False, sorting.sort_losses, fused, True)
     with Products() as products:
         here()
-    floor = products.seconds() + update_bytes(new_run(arch, (size, local, 1), "released", False)[0]) / bytes_a_second
+    updated = update_bytes(new_run(arch, (size, local, 1), "released", False)[0])
     rivals = {
         "torch's own layers, sorting in matrices": run(False, matrix_losses, fused, False),
         "attention in matrices and the teacher's graph, too": run(True, matrix_losses, matrix_attention, False),
     }
-    return Row.of(f"step of NeCo, compat released, {arch}", here, ("its products, and its update's bytes", floor), rivals, repeat)
+    return Row.of(
+        f"step of NeCo, compat released, {arch}",
+        here,
+        ("its products, and its update's bytes", step_floor(products, updated)),
+        rivals,
+        repeat,
+    )
 
 
 def new_run(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from benchmarks import matrix_sort, neco
-from benchmarks.floors import Products, bandwidth, update_bytes
+from benchmarks.floors import Products, step_floor, update_bytes
 from benchmarks.gpu import trainings
 from benchmarks.gpu.trainings import Training
 from benchmarks.measure import Row, table
@@ -41,7 +41,7 @@ def ordinary() -> list[Training]:
     ]
 
 
-def step_row(training: Training, repeat: int, bytes_a_second: float) -> Row:
+def step_row(training: Training, repeat: int) -> Row:
     """One method."""
     method = training.method().train()
     optimizer = make_optimizer(method)
@@ -60,7 +60,7 @@ def step_row(training: Training, repeat: int, bytes_a_second: float) -> Row:
 
     with Products() as products:
         step()
-    floor = products.seconds() + update_bytes(method) / bytes_a_second
+    floor = step_floor(products, update_bytes(method))
     what = f"step of {training.name}, {training.arch.name}, {training.settings.batch_size} sample(s)"
     return Row.of(what, step, ("its products, and its update's bytes", floor), {"torch's own layers": lambda: step(False)}, repeat)
 
@@ -90,10 +90,9 @@ def sort_row(rows: int, repeat: int) -> Row:
 
 def rows(found: list[Training], repeat: int, sorted_rows: int, released: tuple[str, int, int] = RELEASED) -> Iterator[Row]:
     """All methods, NeCo as released, then the sort loss. released: network and sizes of NeCo's crops."""
-    bytes_a_second = bandwidth()
     for training in found:
-        yield step_row(training, repeat, bytes_a_second)
-    yield neco.released_row(repeat, bytes_a_second, *released)
+        yield step_row(training, repeat)
+    yield neco.released_row(repeat, *released)
     yield sort_row(sorted_rows, repeat)
 
 

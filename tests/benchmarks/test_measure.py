@@ -3,7 +3,7 @@
 import pytest
 import torch
 from benchmarks.floors import Products
-from benchmarks.measure import Row, in_turns, table
+from benchmarks.measure import Row, Told, in_turns, table
 from torch import nn
 from torch.nn import functional as F
 
@@ -50,6 +50,13 @@ def test_rivals_run_in_turns():
     seconds = in_turns({"one": lambda: order.append(1), "two": lambda: order.append(2)}, repeat=3)
     assert order == [1, 2] * 4
     assert [len(taken) for taken in seconds.values()] == [3, 3]
+
+
+def test_a_floor_that_is_told_is_measured_in_turns_and_its_own_time_does_not_count():
+    order, told = [], iter([0.5, 9.0, 0.25])
+    row = Row.of("sum", lambda: order.append("here"), ("parts", Told(lambda: order.append("floor") or next(told))), {}, repeat=3)
+    assert order == ["here", *["here", "floor"] * 3], "the first one warms up, which what is told does by itself"
+    assert row.floor == 0.5
 
 
 def test_a_row_says_how_far_its_floor_is():

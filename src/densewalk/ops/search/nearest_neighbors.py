@@ -14,8 +14,8 @@ from torch import Tensor
 from densewalk.ops.cpu.linear import linear
 from densewalk.ops.cpu.switch import use_cpu_kernels
 
-BLOCK, TILE = 1_024, 16_384  # queries and memory entries at once: 64 MiB of similarities
-CPU_BLOCK = 256  # queries at once on a CPU: 16 MiB, memory that is used again instead of asked for
+BLOCK = 1_024  # queries at once: with fewer, MKL would copy the memory's entries into its own order more often
+TILE, CPU_TILE = 16_384, 4_096  # memory entries at once, a multiple of those on a CPU: 64 and 16 MiB of similarities
 COMPILED_FROM = 1 << 22  # similarities: with fewer, loading numba (0.3 s) would take longer than it saves
 MOST_COMPILED = 512  # neighbors: the compiled loop's insertions grow with their square
 Found = tuple[Float[Tensor, "queries k"], Int[Tensor, "queries k"]]
@@ -33,28 +33,29 @@ def nearest(memory: Float[Tensor, "entries dim"], queries: Float[Tensor, "querie
     on_cpu = use_cpu_kernels(queries.device)
     large = len(memory) * len(queries) >= COMPILED_FROM and k <= MOST_COMPILED
     search = _compiled_search if on_cpu and large and queries.dtype == torch.float32 else _search
-    blocks = queries.tensor_split(max(1, -(-len(queries) // CPU_BLOCK))) if on_cpu else queries.split(BLOCK)
-    found = [search(memory, block, k) for block in blocks]
+    blocks = queries.tensor_split(max(1, -(-len(queries) // BLOCK))) if on_cpu else queries.split(BLOCK)
+    tile = min(TILE, CPU_TILE) if on_cpu else TILE
+    found = [search(memory, block, k, tile) for block in blocks]
     return torch.cat([values for values, _ in found]), torch.cat([index for _, index in found])
 
 
-def _search(memory: Tensor, queries: Tensor, k: int) -> Found:
+def _search(memory: Tensor, queries: Tensor, k: int, tile: int) -> Found:
     found = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-    for start in range(0, len(memory), TILE):
-        values, index = largest(linear(queries, memory[start : start + TILE]), k)
+    for start in range(0, len(memory), tile):
+        values, index = largest(linear(queries, memory[start : start + tile]), k)
         found = merge([found, (values, index + start)], k)
     return found
 
 
-def _compiled_search(memory: Tensor, queries: Tensor, k: int) -> Found:
+def _compiled_search(memory: Tensor, queries: Tensor, k: int, tile: int) -> Found:
     """`_search` by a compiled loop, equal to the last bit."""
     from densewalk.ops.cpu.compiled import over_rows  # late: numba is slow to load
     from densewalk.ops.search.nearest_kernel import take_in
 
     values = queries.new_full((len(queries), min(k, len(memory))), -torch.inf)
     index = torch.zeros(values.shape, dtype=torch.int64)
-    for start in range(0, len(memory), TILE):
-        similarity = linear(queries, memory[start : start + TILE])
+    for start in range(0, len(memory), tile):
+        similarity = linear(queries, memory[start : start + tile])
 
         def work(rows: slice, similarity: Tensor = similarity, start: int = start) -> None:
             take_in(similarity[rows].numpy(), start, min(k, start), values[rows].numpy(), index[rows].numpy())
