@@ -123,11 +123,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--out", type=Path, help="a file instead of the standard output")
+    parser.add_argument("--note", help="a sentence for the page: what else the machine did meanwhile")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     size = SIZES[args.size]
-    page = HEAD + machine(args.size) + "\n"
+    page = HEAD + "\n".join([machine(args.size), *filter(None, [args.note])]) + "\n"
     for title, rows in sections(size):
         page += f"\n## {title}\n\n{table(told(rows))}\n"
     page += f"\n## Growth\n\n{growth.page(size.growth)}\n"

@@ -18,7 +18,7 @@ SMALL = {
     "self_supervised": "--small --repeat 1",
     "depth": "--arch vit_micro_patch16 --size 64 64 --repeats 1",
     "correspondence": "--arch vit_nano_patch16 --size 32 --images 3 --pairs 4",
-    "all": "--size tiny",  # the last, because it imports others
+    "all": "--size tiny --note Quiet.",  # the last, because it imports others
 }
 
 
