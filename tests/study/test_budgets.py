@@ -126,6 +126,7 @@ def test_the_plan_shows_equal_work_and_what_will_be_measured():
     assert "run preset: 3 GPU-hours; how many steps they pay for is measured when it begins" in cost.notes
     found, cost = planned({"cpu_seconds": 60})
     assert {job.name: job for job in cost.jobs if job.rule == "train_dino"}["preset"].gpu_hours is None
+    found.runs["preset"] = found.runs["preset"].model_copy(update={"seeds": [0, 1]})
     trained = sum(len(run.seeds) for run in found.runs.values() if run.method != "none" and run.settings.budget)
     hours = f"{trained * 60 / 3600:.2g}"
     assert f"budget in CPU seconds: {trained}, together {hours} hours of a core" in text(found, cost, Path("results"), "a100")
