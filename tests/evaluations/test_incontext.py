@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from densewalk.core.errors import UserError
 from densewalk.core.imagenet import IMAGENET
 from densewalk.data.benchmarks.label_maps import Example, load_class_names, read_example
-from densewalk.data.benchmarks.palette import palette
 from densewalk.data.image_files import read_mask
+from densewalk.data.palette import palette
 from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.common.dense_features import DenseFeatures, SquareImages, iou_details, label_names, resize
 from densewalk.evaluations.incontext.evaluate import (

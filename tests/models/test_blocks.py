@@ -1,6 +1,7 @@
 """Blocks recomputed and compiled give what plain ones give, and a compiler that fails stops nothing."""
 
 import logging
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from timm.layers import DropPath
 
 from densewalk.models.backbone import Backbone
-from densewalk.models.blocks import CompiledBlocks
+from densewalk.models.blocks import CompiledBlocks, run_block
 from densewalk.models.loading import create
 from densewalk.ops.cpu.stochastic_depth import residual
 
@@ -43,6 +44,23 @@ def test_dropping_images_keeps_no_image_for_the_backward_pass() -> None:
     torch.testing.assert_close(y, x + 2 * shown[:, None, None] * weight * x)
     torch.testing.assert_close(of_x, down * (1 + 2 * shown[:, None, None] * weight))
     torch.testing.assert_close(of_weight, (2 * shown[:, None, None] * down * x).sum())
+
+
+@pytest.mark.parametrize("tokens", [5, 120, 700])  # fewer than the inputs of both layers, of the MLP's, of none
+def test_layer_scale_equals_that_of_timm(tokens: int) -> None:
+    """Multiplied into weights or outputs: values and gradients of timm's own block in float64."""
+    block = create("vit_nano_patch14_reg4", seed=0).vit.blocks[0]
+    generator = torch.Generator().manual_seed(0)
+    for scale in (block.ls1.gamma, block.ls2.gamma):
+        scale.data.copy_(1 + 0.5 * torch.randn(scale.shape, generator=generator))
+    x = torch.randn(1, tokens, block.norm1.normalized_shape[0], generator=generator)
+    down = torch.randn(x.shape, generator=generator)
+    found = torch.autograd.grad(run_block(block, x), list(block.parameters()), down)
+    exact = deepcopy(block).double()
+    expected = torch.autograd.grad(exact(x.double()), list(exact.parameters()), down.double())
+    torch.testing.assert_close(run_block(block, x), exact(x.double()).float(), rtol=1e-4, atol=1e-4)
+    for (name, _), one, other in zip(block.named_parameters(), found, expected, strict=True):
+        torch.testing.assert_close(one, other.float(), rtol=1e-3, atol=1e-3 * float(other.abs().max()), msg=name)
 
 
 @pytest.mark.slow

@@ -20,9 +20,9 @@ from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.boxes import read_tracks
 from densewalk.data.benchmarks.classification import list_imagenet
 from densewalk.data.benchmarks.depth import list_depth, read_depth, require_other_scenes
-from densewalk.data.benchmarks.palette import palette
 from densewalk.data.benchmarks.video_tasks import list_youtube_tasks
 from densewalk.data.image_files import read_mask
+from densewalk.data.palette import palette
 from densewalk.data.video.probe import probe
 from densewalk.synthetic.city.items import ADE, KINDS, WALKING_SPEED
 from densewalk.synthetic.city.raster import SUPERSAMPLE, Camera, Raster, Texture, rotation

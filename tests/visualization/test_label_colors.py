@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densewalk.data.benchmarks.palette import palette
+from densewalk.data.palette import palette
 from densewalk.visualization.label_colors import CLEAR, LOW, oklab, overlay_colors
 from densewalk.visualization.overlays import with_boxes
 from densewalk.visualization.strips import draw_labels, write_rows

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densewalk.data.benchmarks.palette import palette
+from densewalk.data.palette import palette
 from densewalk.visualization.overlays import (
     NOT_SCORED,
     Row,

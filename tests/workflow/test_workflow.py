@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -86,6 +87,26 @@ def test_how_jobs_are_run_reruns_nothing(study):
     changed["execution"]["workers"] = 1
     write_study(study, changed)
     assert planned(study) == set()
+
+
+@pytest.mark.slow
+def test_jobs_have_huge_pages_where_linux_gives_them_to_who_asks(tmp_path, monkeypatch):
+    mode = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not mode.exists() or "[madvise]" not in mode.read_text() or not platform.libc_ver()[1].startswith("2.3"):
+        pytest.skip("this Linux gives huge pages to all or to none")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os, pathlib, sys\n"
+        "def tell():\n"
+        "    line = next(x for x in open('/proc/self/smaps_rollup') if x.startswith('AnonHugePages'))\n"
+        f"    pathlib.Path({str(tmp_path)!r}, f'pages-{{os.getpid()}}').write_text(' '.join([line.split()[1], *sys.argv]))\n"
+        "atexit.register(tell)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    snakemake(write_study(tmp_path / "study", TINY), "results/start/s0/backbone.safetensors")
+    told = [path.read_text() for path in tmp_path.glob("pages-*")]
+    job = next(line for line in told if " train " in line)
+    assert int(job.split()[0]) >= 4 * 1024, "KiB"
 
 
 @pytest.mark.slow

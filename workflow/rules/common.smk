@@ -35,6 +35,9 @@ signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 # how jobs are run goes by the environment, not by params: changing it reruns nothing
 os.environ.update(DENSEWALK_EXECUTION=STUDY.execution.model_dump_json())
 
+# large arrays in pages of 2 MiB, where Linux gives them to who asks (docs/environment.md)
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+
 
 wildcard_constraints:
     run="|".join(STUDY.runs),

@@ -30,7 +30,8 @@ BlockRunner = Callable[[Sequence[nn.Module], Tensor, Tensor | None, bool], Tenso
 def run_block(block: Any, x: Float[Tensor, "batch tokens dim"], rope: Tensor | None = None) -> Float[Tensor, "batch tokens dim"]:
     """Compute a block; `rope` are its rotary positions, if it has any.
 
-    Plain blocks multiply LayerScale into weights and skip dropped images; rotary and opened ones do not, equal up to rounding.
+    Plain blocks multiply LayerScale into weights where that is less work, and skip dropped images; rotary and opened ones do not: equal
+    up to rounding.
     """
     if rope is not None:  # timm's attention
         return finish_block(block, x, block.attn(block.norm1(x), rope=rope))
@@ -108,7 +109,9 @@ def _linear_of_activation(activation: nn.Module, x: Tensor, layer: nn.Linear, sc
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # a compiler chooses itself what to keep
         return _scaled_linear(layer, activation(x), scale)
     if can_use_kernels(x, layer.weight):
-        return linear_of_layer(activation, x, *_folded(layer, scale))
+        if _folds(layer, x):
+            return linear_of_layer(activation, x, *_folded(layer, scale))
+        return _scaled(linear_of_layer(activation, x, layer.weight, layer.bias), scale)
     # stops when the activation is there: the layer is not computed again
     return checkpoint(lambda x: _scaled_linear(layer, activation(x), scale), x, use_reentrant=False, preserve_rng_state=False)
 
@@ -125,8 +128,13 @@ def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def _scaled_linear(layer: nn.Linear, x: Tensor, scale: Tensor | None) -> Tensor:
-    """`scale * layer(x)`, multiplied into the weights, which are fewer than the outputs."""
-    return layer(x) if scale is None else linear(x, *_folded(layer, scale))
+    """`scale * layer(x)`, multiplied into the weights where they are fewer than the outputs."""
+    return linear(x, *_folded(layer, scale)) if scale is not None and _folds(layer, x) else _scaled(layer(x), scale)
+
+
+def _folds(layer: nn.Linear, x: Tensor) -> bool:
+    """True if the layer's weights are fewer than its outputs for `x`."""
+    return layer.in_features * x.shape[-1] < x.numel()
 
 
 def _folded(layer: nn.Linear, scale: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 
-from densewalk.data.benchmarks.palette import palette
+from densewalk.data.palette import palette
 
 # Okabe and Ito's colors (https://jfly.uni-koeln.de/color), which the color-blind can tell apart, the clearest on a photo first
 CLEAR = ((213, 94, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (204, 121, 167), (230, 159, 0), (0, 114, 178))

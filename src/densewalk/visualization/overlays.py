@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw
 
-from densewalk.data.benchmarks.palette import palette
+from densewalk.data.palette import palette
 from densewalk.visualization.label_colors import CLEAR
 from densewalk.visualization.panels import Panel, write_panels
 

@@ -19,10 +19,10 @@ from PIL import Image
 
 from densewalk.core.errors import UserError
 from densewalk.core.files import atomic_write
-from densewalk.data.benchmarks.palette import palette
 from densewalk.data.benchmarks.paths import choose_names, existing_folder, read_list, read_text, require_inside, subfolders
 from densewalk.data.file_lists import by_key, find_files, frames_in_order, pair_keys
 from densewalk.data.image_files import EXTENSIONS, mask_turn, read_header, read_image, read_mask
+from densewalk.data.palette import palette
 from densewalk.data.storage.places import is_file, is_folder, resolve
 
 VOID = 255  # annotators were unsure
