@@ -7,6 +7,7 @@ python -m benchmarks.all --size tiny                  # seconds: does it run?
 """
 
 import argparse
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from benchmarks.floors import bandwidth, product_rate
 from benchmarks.gpu import trainings
 from benchmarks.measure import Row, table
 
+from densewalk.core.memory import HUGE_PAGES
+
 HEAD = """# How near to the machine's limits
 
 This page is written by `python -m benchmarks.all --out docs/performance.md`. The column to look at is the first one: the time of a
@@ -29,6 +32,8 @@ computation divided by the time of what it cannot do without on this machine, wh
 * Rivals ran in turns with it, in the same process: one run of each after the other. A ratio above 1 means that the rival takes longer.
 * A floor of matrix products is those that the computation itself asks for, each kind measured alone by the fastest way that torch has.
   Attention that is computed again in a backward pass is counted twice. What is read and written besides is not counted.
+* Memory is in huge pages, as that of jobs is ([environment.md](environment.md#faster-on-a-cpu)).
+* Steps of few images are measured. The fewer, the more weighs the update, which takes the same time for any batch.
 * A floor of bytes is one pass over what must be read or written.
 * A step's own passes are all its networks forward, heads included, and backward from the sum of their outputs. What a step takes more is
   its losses, targets and centers.
@@ -139,4 +144,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if HUGE_PAGES[0] not in os.environ:  # a process cannot ask for them after its start
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.all", *sys.argv[1:]], {**os.environ, **dict([HUGE_PAGES])})
     main()

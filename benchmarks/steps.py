@@ -38,6 +38,8 @@ def ordinary() -> list[Training]:
         trainings.dino(arch, batch_size=1, **head),
         trainings.timetuning(arch, batch_size=1),
         trainings.mae(arch, batch_size=2),
+        trainings.dora(arch, batch_size=2, frames=2, **head),
+        trainings.neco("vit_small_patch14_reg4", batch_size=4, global_size=224, drop_path=0.0, queue=0),
     ]
 
 

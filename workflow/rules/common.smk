@@ -9,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 from densewalk.core.errors import UserError
 from densewalk.core.text.quoting import for_shell, for_snakemake
+from densewalk.core.memory import HUGE_PAGES
 from densewalk.core.resources import Resources as Asked
 from densewalk.core.typed_files import write_model
 from densewalk.study import registry
@@ -35,8 +36,7 @@ signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 # how jobs are run goes by the environment, not by params: changing it reruns nothing
 os.environ.update(DENSEWALK_EXECUTION=STUDY.execution.model_dump_json())
 
-# large arrays in pages of 2 MiB, where Linux gives them to who asks (docs/environment.md)
-os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+os.environ.setdefault(*HUGE_PAGES)
 
 
 wildcard_constraints:

@@ -1,4 +1,7 @@
-"""Lack of memory: the job sees it, its log says it, and the workflow reads it there to give the next attempt more. Free of torch."""
+"""Pages of memory, and lack of memory, both free of torch.
+
+Of a lack, the job sees it, its log says it, and the workflow reads it there to give the next attempt more.
+"""
 
 import ctypes
 import os
@@ -11,6 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from densewalk.core.text.attempts import latest_attempt
+
+# a variable with which a process must start, for glibc 2.35 and later: arrays in pages of 2 MiB, where Linux gives them to who asks
+HUGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 KILLED = "killed for lack of memory"
 # ours; Python's and torch's own errors; the kernel's as Slurm reports it, and Slurm's own limit. A GPU's "out of memory" is none of them
