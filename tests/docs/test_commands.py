@@ -77,6 +77,10 @@ DRY_RUNS = (
     "snakemake --directory benchmarks/one_video --cores 1 --configfile benchmarks/one_video/after_distill.yaml -- all",
     (
         "snakemake --directory benchmarks/one_video --cores 1"
+        " --configfile benchmarks/one_video/config.yaml benchmarks/one_video/pedestrians.yaml -- all"
+    ),
+    (
+        "snakemake --directory benchmarks/one_video --cores 1"
         " --configfile benchmarks/one_video/config.yaml benchmarks/one_video/steps.yaml --config results=results/pedestrians"
         """ 'videos={"video": {"source": "data/videos/vtest_pedestrians_79s.mp4"}}' -- all"""
     ),
