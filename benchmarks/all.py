@@ -37,6 +37,7 @@ computation divided by the time of what it cannot do without on this machine, wh
 * A floor of bytes is one pass over what must be read or written.
 * A step's own passes are all its networks forward, heads included, and backward from the sum of their outputs. What a step takes more is
   its losses, targets and centers.
+* [performance_avx2.md](performance_avx2.md) is such a page of a processor without AVX-512.
 
 """
 
