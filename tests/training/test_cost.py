@@ -103,6 +103,16 @@ def test_what_is_interrupted_is_paid_all_the_same(nvml, tmp_path):
     assert Meter(tmp_path / "cost.json", GPU).total().energy_wh == pytest.approx(1)
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_what_is_made_again_is_not_paid_twice(nvml, tmp_path, goes_on):
+    with metered(tmp_path / "cost.json", GPU):
+        nvml.millijoules += 3_600_000
+    for _ in range(2):
+        with metered(tmp_path / "cost.json", GPU, goes_on=goes_on) as meter:
+            nvml.millijoules += 7_200_000
+        assert meter.total().energy_wh == pytest.approx(1 if goes_on else 2)
+
+
 @pytest.mark.parametrize("reason", ["not supported", "driver reloaded"])
 def test_energy_that_is_not_known_is_empty(nvml, tmp_path, reason):
     nvml.supported = reason != "not supported"

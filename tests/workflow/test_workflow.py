@@ -120,6 +120,19 @@ def test_one_rule_regenerates_one_table(study):
 
 
 @pytest.mark.slow
+def test_a_result_that_is_made_again_has_the_cost_of_one_making(study):
+    """An evaluation starts from the beginning, a training goes on from its last step."""
+    for name in ("start-s0-davis", "dora-s0"):
+        (file,) = (study / "results" / "state").glob(f"{name}-????????????/cost.json")
+        spent = json.loads(file.read_text())
+        assert spent["finished"]
+        file.write_text(json.dumps(spent | {"seconds": 5000.0}))
+    snakemake(study, "--force", "results/start/s0/davis.json", "results/dora/s0/backbone.safetensors")
+    assert json.loads((study / "results/start/s0/davis.json").read_text())["seconds"] < 1000
+    assert json.loads((study / "results/dora/s0/run.json").read_text())["training"]["seconds"] == 5000
+
+
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_tables(finished, study):
     shutil.rmtree(study / "results" / "dora")
     shutil.rmtree(study / "results" / "state")

@@ -58,7 +58,7 @@ def evaluate(
     uses = {"read": {*read, *keep, *again}, "keep": {*keep, *again}}
     with distributed.process_group(device, patience=PATIENCE):
         first, held = distributed.rank() == 0, State(state, {"backbone": sha256})
-        with held if first else nullcontext(), metered(state / "cost.json", device) as meter:
+        with held if first else nullcontext(), metered(state / "cost.json", device, goes_on=has_progress(state)) as meter:
             job = Job(
                 out.with_suffix(""),
                 state,
@@ -84,6 +84,11 @@ def evaluate(
     found = make_record(spec, made, result, device=str(device), data=data, backbone_sha256=sha256, made=attempts, **facts)
     write_with_units(out, found, result)
     log.info("%s", ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.items()))
+
+
+def has_progress(state: Path) -> bool:
+    """True if a head that was trained, or a part of it, is saved: evaluations save in folders of their state."""
+    return state.is_dir() and any(path.is_dir() for path in state.iterdir())
 
 
 def parts_of(spec: EvaluationSpec, execution: Execution) -> int:

@@ -19,7 +19,7 @@ from densewalk.core import distributed
 from densewalk.core.errors import Interrupted, UserError
 from densewalk.core.files import write_json
 from densewalk.core.progress import log
-from densewalk.training.progress_files import CostRecord, read_or_none
+from densewalk.training.progress_files import CostSoFar, read_or_none
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,22 @@ class Cost:
 
 
 class Meter:
-    """Measures one process from now on, and adds the cost of earlier attempts in `path`."""
+    """Measures one process from now on, and adds the cost of earlier attempts in `path`.
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+    What is made again after it was finished is not paid twice: it has the old cost if it goes on from what was saved, and a new one if it
+    starts from the beginning.
+
+    Args:
+        goes_on: there is something saved.
+    """
+
+    def __init__(self, path: Path, device: torch.device, *, goes_on: bool = True) -> None:
         self.path, self.device = path, device
-        self.before = cost_before(path)
+        before = cost_before(path)
+        if before is not None and before.finished and not goes_on:
+            before = None
+        self.finished = before is not None and before.finished
+        self.before = None if before is None else Cost(**before.model_dump(exclude={"finished"}))
         self.begun, self.begun_cpu, self.counter = time.monotonic(), cpu_seconds(), energy_mj(device)
 
     def total(self) -> Cost:
@@ -71,19 +82,21 @@ class Meter:
             energy_wh=None if energy.isnan().any() else energy.sum().item(),
             cpu_seconds=cpus.sum().item(),
         )
-        return this if self.before is None else this.after(self.before)
+        if self.before is None:
+            return this
+        return self.before if self.finished else this.after(self.before)
 
-    def keep(self) -> Cost:
-        """Write `total` for later attempts; process 0 does."""
+    def keep(self, *, finished: bool = False) -> Cost:
+        """Write `total` for later attempts; process 0 does. finished: the job leaves its output."""
         total = self.total()
         if distributed.rank() == 0:
-            write_json(self.path, asdict(total))
+            write_json(self.path, asdict(total) | {"finished": finished or self.finished})
         return total
 
-    def try_keep(self) -> None:
+    def try_keep(self, *, finished: bool = False) -> None:
         """`keep`, but a cost that cannot be written does not hide how the job has ended."""
         try:
-            self.keep()
+            self.keep(finished=finished)
         except (OSError, UserError) as error:
             log.warning("the cost of this attempt is not kept: %s", error)
 
@@ -94,29 +107,29 @@ class Meter:
 
 
 @contextmanager
-def metered(path: Path, device: torch.device) -> Iterator[Meter]:
-    """A meter whose measurement is kept even if the block fails or a signal ends it.
+def metered(path: Path, device: torch.device, *, goes_on: bool = True) -> Iterator[Meter]:
+    """A meter whose measurement is kept even if the block fails or a signal ends it; without an error, the job is finished.
 
     Of several processes, one that fails alone cannot add up what the others have cost.
     """
-    meter = Meter(path, device)
+    meter = Meter(path, device, goes_on=goes_on)
     try:
         yield meter
     except BaseException as error:
         if distributed.world_size() == 1 or isinstance(error, Interrupted):  # a signal ends all of them
             meter.try_keep()
         raise
-    meter.try_keep()
+    meter.try_keep(finished=True)
 
 
-def cost_before(path: Path) -> Cost | None:
+def cost_before(path: Path) -> CostSoFar | None:
     """The cost of earlier attempts; of a damaged record, that it is unknown, with a warning."""
     if not path.exists():
         return None
-    if (found := read_or_none(path, CostRecord)) is not None:
-        return Cost(**found.model_dump())
+    if (found := read_or_none(path, CostSoFar)) is not None:
+        return found
     log.warning("%s is damaged: time and memory are those from now on, GPU-hours and energy are unknown", path)
-    return Cost(seconds=0.0, gpu_hours=None, peak_rss_mib=0.0, peak_gpu_mib=None, energy_wh=None)
+    return CostSoFar(seconds=0.0, gpu_hours=None, peak_rss_mib=0.0, peak_gpu_mib=None, energy_wh=None)
 
 
 def energy_mj(device: torch.device) -> int | None:

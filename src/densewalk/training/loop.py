@@ -36,6 +36,7 @@ from densewalk.training.processes.sharding import (
     whole_optimizer_state,
     whole_state,
 )
+from densewalk.training.progress_files import newest_seal
 from densewalk.training.sampler import StepSampler, pixels_ahead
 from densewalk.training.signals import leave_signals_to_parent, stop_signals
 from densewalk.training.state import State
@@ -75,7 +76,7 @@ def train(
         Interrupted: a signal came; the state is saved.
         TrainingError: the loss is not finite.
     """
-    meter = Meter(state.folder / "cost.json", device)
+    meter = Meter(state.folder / "cost.json", device, goes_on=newest_seal(state.folder) is not None)
     plain, optimizer, averager = ready(method, execution, device)
     done = resume(method, optimizer, state, device)
     sampler = StepSampler(len(data), batch_size, seed, done, method.total_steps)  # type: ignore[arg-type]
@@ -99,7 +100,7 @@ def train(
             if stopping and step + 1 < method.total_steps:
                 raise Interrupted(f"step {step + 1} of {method.total_steps}", state.folder)
     progress.close()
-    return Trained(fill(plain, method) if plain else method, method.total_steps, method.total_steps * batch_size, meter.keep())
+    return Trained(fill(plain, method) if plain else method, method.total_steps, method.total_steps * batch_size, meter.keep(finished=True))
 
 
 def ready(method: Method, execution: Execution, device: torch.device) -> tuple[Any, torch.optim.Optimizer, GradientAverager]:

@@ -5,7 +5,7 @@ results/state/{run}-s{seed}-{hash}/
     plan.json             TrainingPlan
     budget.json           PlannedLength, of a training whose length is a measured budget
     step-00001200.json    Seal of step-00001200.pt
-    cost.json             CostRecord, up to the newest checkpoint
+    cost.json             CostSoFar, up to the newest checkpoint
     metrics.jsonl         {"step": 20, "time": 1760000000.0, "loss": 8.1, "lr": 0.0004, ...}, a point of the learning curve each
 
 A point is written at once; the last line may be cut off: the writer was killed, or has not finished. A damaged file stops nothing:
@@ -140,6 +140,12 @@ class CostRecord(Settings):
     peak_gpu_mib: NotNegative | None
     energy_wh: NotNegative | None
     cpu_seconds: NotNegative | None = None
+
+
+class CostSoFar(CostRecord):
+    """The cost of a job up to now. finished: it has left its output, so that what comes later makes it again."""
+
+    finished: bool = False
 
 
 def read_progress(path: Path, model: type[Model]) -> Model:
