@@ -76,6 +76,18 @@ def test_nms_keeps_the_best_of_each_heap(offset):
     assert nms(torch.tensor(boxes).float(), torch.tensor(scores).bfloat16(), 0.4, offset=offset)[1][:3].tolist() == kept[:3]
 
 
+@pytest.mark.parametrize("ignored", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_accuracy_of_a_head_s_batch_is_the_toolbox_s(ignored, dtype):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 7, 9, 11, generator=generator).to(dtype)
+    labels = torch.randint(0, 7, (2, 9, 11), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < ignored] = 255
+    expected = segmentation.toolbox_accuracy(logits, labels, ignore_index=255)
+    assert torch.equal(segmentation.decode_head.accuracy(logits, labels, ignore_index=255), expected)
+    assert segmentation.decode_head.accuracy is segmentation.accuracy
+
+
 @pytest.mark.parametrize("aligned", [True, False])
 def test_roi_align_and_its_gradient_are_torchvisions(aligned):
     from mmcv.ops import RoIAlign

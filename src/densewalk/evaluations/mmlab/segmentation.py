@@ -9,6 +9,7 @@ from jaxtyping import Float, Integer
 from mmcv.transforms import BaseTransform
 from mmengine.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from mmseg.datasets import BaseSegDataset
+from mmseg.models.decode_heads import decode_head
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
@@ -18,6 +19,27 @@ from densewalk.evaluations.metrics.image_counts import Counted, ImageCounts, cou
 from densewalk.evaluations.mmlab import images  # noqa: F401  registers the reader of images
 from densewalk.evaluations.mmlab.experiment import PREFIX
 from densewalk.evaluations.mmlab.processes import GatheredMetric
+
+toolbox_accuracy = decode_head.accuracy
+
+
+def accuracy(
+    logits: Float[Tensor, "batch classes rows columns"], labels: Integer[Tensor, "batch rows columns"], *, ignore_index: int
+) -> Float[Tensor, " 1"]:
+    """Per cent of a batch's pixels whose class has the largest logit, for the learning curve; mmsegmentation's value.
+
+    Its `topk` over the classes takes four times as long on a CPU: 6 to 18 % of an iteration of a linear head on 150 classes.
+    """
+    if logits.dtype != torch.float32:  # fewer digits have ties
+        return toolbox_accuracy(logits, labels, ignore_index=ignore_index)
+    logits, wanted = logits.detach(), labels != ignore_index
+    own = logits.gather(1, labels.where(wanted, 0)[:, None])[:, 0]
+    eps = torch.finfo(torch.float32).eps
+    right = ((own == logits.amax(dim=1)) & wanted).sum().float()[None]
+    return (right + eps) * (100.0 / (wanted.sum().item() + eps))
+
+
+decode_head.accuracy = accuracy
 
 
 @MODELS.register_module()
