@@ -1,9 +1,13 @@
 """The benchmarks run: nothing here looks at a time."""
 
+import os
 import runpy
+import subprocess
 import sys
 
 import pytest
+
+from densewalk.core.memory import HUGE_PAGES
 
 SMALL = {
     "dora": "--arch vit_nano_patch16 --frames 2 --sizes 64 32 --out-dim 64 --locals 2 --frame-size 96 128 --repeat 1",
@@ -18,7 +22,6 @@ SMALL = {
     "self_supervised": "--small --repeat 1",
     "depth": "--arch vit_micro_patch16 --size 64 64 --repeats 1",
     "correspondence": "--arch vit_nano_patch16 --size 32 --images 3 --pairs 4",
-    "all": "--size tiny --note Quiet.",  # the last, because it imports others
 }
 
 
@@ -28,3 +31,12 @@ def test_a_benchmark_prints_its_table(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, *SMALL[name].split()])
     runpy.run_module(f"benchmarks.{name}", run_name="__main__")
     assert len(capsys.readouterr().out.splitlines()) > 3
+
+
+@pytest.mark.slow
+def test_all_of_them_fill_a_page_by_a_process_that_is_replaced_by_one_with_huge_pages():
+    environment = {name: value for name, value in os.environ.items() if name != HUGE_PAGES[0]}
+    command = [sys.executable, "-m", "benchmarks.all", "--size", "tiny", "--note", "Quiet."]
+    page = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    assert "\nQuiet.\n" in page
+    assert all(f"\n## {title}\n" in page for title in ("Training steps", "Views", "Scores", "Inner loops", "Growth"))
