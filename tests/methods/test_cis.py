@@ -353,8 +353,6 @@ def test_recipes():
     assert default.scaled_epsilon == 75
     assert settings().obstacle_to_parts(2) is None
     assert "smaller_side" in COLLAPSED
-    with pytest.raises(ValueError, match=r"scale 0\.9 to 0\.7 is no range"):
-        CisSettings(scale=(0.9, 0.7))
 
 
 # -- what every method promises ----------------------------------------------------------------------------------------

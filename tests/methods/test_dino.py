@@ -158,12 +158,29 @@ def test_koleo_equals_the_plain_loop() -> None:
     assert koleo(x.float()).item() == pytest.approx(total, rel=1e-5)
 
 
+def test_an_image_is_no_neighbor_of_its_own_though_the_only_other_one_is_opposite() -> None:
+    v = normal(1, 5)
+    for x in (torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.cat([v, -3.3 * v]).float()):
+        assert koleo(x).item() == pytest.approx(-math.log(2), abs=1e-5)
+
+
 def test_koleo_survives_duplicates_and_refuses_a_single_image() -> None:
     x = torch.ones(3, 5, requires_grad=True)
     koleo(x).backward()
     assert torch.isfinite(x.grad).all()
     with pytest.raises(ValueError, match="at least two"):
         koleo(torch.ones(1, 5))
+    alone = small_settings(koleo_weight=0.1, batch_size=1).obstacle()
+    assert alone == "koleo_weight: KoLeo needs at least two images per process, batch_size is 1"
+    shared = small_settings(koleo_weight=0.1, batch_size=4).obstacle_to_parts(1, processes=4)
+    assert shared == "koleo_weight: KoLeo needs at least two images per process, batch_size is 4, shared by 4 processes"
+    assert small_settings(koleo_weight=0.1, batch_size=4).obstacle_to_parts(1, processes=2) is None
+
+
+def test_a_training_that_is_shorter_than_the_temperatures_warm_up_ends_on_its_way() -> None:
+    changes = {"teacher_temperature_start": 0.04, "teacher_temperature": 0.07, "teacher_temperature_epochs": 31}
+    method = small_method(small_settings(epochs=None, steps=30, warmup_epochs=0, **changes))
+    assert method.temperatures.tolist() == pytest.approx([0.04, 0.041, 0.042, 0.043, 0.044])
 
 
 def test_each_gradient_is_clipped_by_itself() -> None:

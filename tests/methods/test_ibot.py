@@ -234,11 +234,23 @@ def test_clipping_of_whole_networks():
         assert norm.item() == pytest.approx(0.01, rel=1e-3)
 
 
+def test_biases_of_queries_and_values_have_no_weight_decay():
+    method = KINDS["dinov2"][0](settings("dinov2"), create("vit_nano_patch16_rope", seed=1), 3, 2, seed=0)
+    names = {id(p): name for name, p in method.student.named_parameters()}
+    decays = {names[id(p)]: bool(group.weight_decay.any()) for group in method.param_groups() for p in group.params}
+    assert not any(decays[name] for name in decays if name.endswith("bias"))
+    assert {name.rpartition(".")[2] for name in decays if "attn" in name and not decays[name]} >= {"q_bias", "v_bias"}
+    assert decays["backbone.vit.blocks.0.attn.qkv.weight"]
+
+
 def test_temperatures_by_epoch_and_by_step():
     by_epoch = made("ibot", teacher_temperature_epochs=2, patch_temperature=0.1)
     assert by_epoch.temperatures.tolist() == pytest.approx([0.04, 0.04, 0.07])
     assert by_epoch.patch_temperatures.tolist() == pytest.approx([0.04, 0.04, 0.1])
     assert made("dinov2", teacher_temperature_epochs=1).temperatures.tolist() == pytest.approx([0.04, 0.07, 0.07])
+    shorter = [0.04 + 0.03 * i / 59 for i in range(3)]  # than its warm-up of 60 steps
+    assert made("dinov2", teacher_temperature_epochs=30).temperatures.tolist() == pytest.approx(shorter)
+    assert made("ibot", teacher_temperature_epochs=31).temperatures.tolist() == pytest.approx([0.04, 0.04, 0.041])
     assert DinoV2Settings(epochs=2, epoch_steps=10, batch_size=4).total_steps(100) == (20, 10)
     assert IbotSettings(epochs=2, batch_size=4, warmup_epochs=0).total_steps(100) == (50, 25)
 
@@ -274,6 +286,11 @@ def test_what_cannot_be_learned_is_refused(changes, message):
 def test_obstacles():
     assert "at least two images" in settings("dinov2", batch_size=1).obstacle()
     assert "ends below" in settings(mask_ratio=(0.5, 0.1)).obstacle()
+    never = settings("dinov2", koleo_weight=0, batch_size=2, mask_probability=0.2).obstacle()
+    assert never.startswith("mask_probability 0.2 of the 4 global views of a process masks none of them; allowed: at least 0.25;")
+    shared = settings("dinov2", koleo_weight=0, batch_size=4, mask_probability=0.25)
+    assert [shared.obstacle_to_parts(1, n) is None for n in (1, 2, 4)] == [True, True, False]
+    assert "2 processes" in settings("dinov2", batch_size=2).obstacle_to_parts(1, 2)
     assert settings().obstacle_to_parts(2) is None
     assert "spreads the images" in settings("dinov2").obstacle_to_parts(2)
 

@@ -165,7 +165,7 @@ def test_recipe():
     assert decayed.lr[400] == pytest.approx(1.5e-4 * 16)
     assert (decayed.weight_decay[0], plain.weight_decay[0], decayed.extra["betas"]) == (0.05, 0, (0.9, 0.95))
     assert not method.backbone.vit.pos_embed.requires_grad
-    assert torch.equal(method.backbone.vit.pos_embed[0, 1:], sincos_positions(48, (14, 14)))
+    assert torch.equal(method.backbone.vit.pos_embed[0, 1:], sincos_positions(48, (4, 4))), "of 64 px"
     assert not method.backbone.vit.pos_embed[0, 0].any()
     with pytest.raises(UserError, match="warmup_epochs 40 are 400 steps, the training has 100"):
         Mae(published, create("vit_nano_patch16", seed=0), 100, 10, seed=0).param_groups()
@@ -178,6 +178,7 @@ def test_recipe():
         ({"mask_ratio": 0.01, "size": 16}, "vit_nano_patch16", "leaves 0 of the 1 patches"),
         ({"size": 70}, "vit_nano_patch16", "size 70 is not a multiple of the patch size 16"),
         ({}, "vit_nano_patch16_rope", "rotary positions"),
+        ({"positions": "kept"}, "vit_nano_patch16_rope", "rotary positions"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(changes, arch, message):
@@ -185,6 +186,18 @@ def test_what_cannot_be_learned_is_refused(changes, arch, message):
         Mae(settings(**changes), create(arch, seed=0), 3, 2, seed=0)
     with pytest.raises(ValueError, match="decoder_dim 26 is no multiple of"):
         settings(decoder_dim=26)
+
+
+@pytest.mark.parametrize("size", [32, 64, 224, 256])
+def test_positions_are_sines_and_cosines_of_the_grid_that_is_trained(size, tmp_path):
+    trained = Mae(settings(size=size), create("vit_nano_patch16", seed=0), 3, 2, seed=0)
+    side = size // 16
+    assert torch.equal(trained.backbone.positions((side, side))[0][0], sincos_positions(48, (side, side)))
+    export_backbone(trained.export(), tmp_path / "backbone.safetensors", run="r", config_hash="h")
+    start = load(tmp_path / "backbone.safetensors")
+    assert torch.equal(start.positions((side, side))[0][0], sincos_positions(48, (side, side)))
+    again = Mae(settings(size=128), start, 3, 2, seed=0)  # such positions are no loss: they are made for another grid
+    assert torch.equal(again.backbone.positions((8, 8))[0][0], sincos_positions(48, (8, 8)))
 
 
 def test_learned_positions_are_not_lost_unseen(tmp_path):

@@ -103,7 +103,7 @@ def test_recipe_and_refusals():
     assert (group.lr[0], group.lr[400]) == (0, pytest.approx(1.5e-4 * 16))
     assert set(group.weight_decay) == {0.1}
     assert {id(p) for p in group.params} == {id(p) for n, p in method.named_parameters() if p.requires_grad}
-    assert torch.equal(method.export().vit.pos_embed[0, 1:], sincos_positions(48, (14, 14), first="row"))
+    assert torch.equal(method.export().vit.pos_embed[0, 1:], sincos_positions(48, (2, 2), first="row")), "of 32 px"
     assert method.momentum[0] == 0.99
     assert method.momentum[500] == pytest.approx(1 - 0.5 * (1 + math.cos(math.pi / 2)) * 0.01)
     assert [type(layer).__name__ for layer in method.predictor] == [

@@ -296,6 +296,8 @@ def test_wanted_patches_are_the_last_layers():
 
 
 def test_only_the_last_blocks_learn_if_asked():
+    with pytest.raises(UserError, match="trainable_blocks 50: vit_nano_patch16 has 2 blocks"):
+        neco(trainable_blocks=50)
     method = neco(trainable_blocks=1)
     loss, _ = method.step(batch_of(method), 0, torch.Generator().manual_seed(0))
     loss.backward()
@@ -578,6 +580,20 @@ def test_only_a_folded_cls_token_makes_two_steps():
 
 
 # -- several processes ---------------------------------------------------------------------------------------------------
+
+
+def test_the_mean_over_masked_patches_is_that_of_all_processes(monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    learned, losses = torch.rand(3, 4, 5, generator=rng) < 0.4, torch.rand(3, 4, 5, generator=rng)
+    learned[2] = False  # a pair without any
+    learned[1, 2:] = False  # and one without any in the second process
+    expected = sum(losses[pair][learned[pair]].mean() for pair in (0, 1)) / 2
+    counts = learned.flatten(1).sum(dim=1)
+    monkeypatch.setattr(references.distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(references.distributed, "all_sum", lambda own: counts)
+    parts = [slice(2), slice(2, 4)]
+    found = [(references.even_weights(learned[:, images]) * losses[:, images]).sum() for images in parts]
+    torch.testing.assert_close(torch.stack(found).mean(), expected)
 
 
 def test_references_do_not_depend_on_the_number_of_processes(monkeypatch):

@@ -287,7 +287,6 @@ def test_what_cannot_be_aligned_is_refused(changes, message):
 
 
 def test_obstacles():
-    assert "aligned_scale [0.5, 0.1] ends below" in settings(aligned_scale=(0.5, 0.1)).obstacle()
     assert "at least two images" in settings(batch_size=1).obstacle()
     assert settings(koleo_weight=0).obstacle_to_parts(2) is None
     assert "spreads the images" in settings().obstacle_to_parts(2)

@@ -118,6 +118,24 @@ def test_only_a_round_s_own_directions_learn_and_the_rates_are_a_cosine_each():
     assert not any(p.grad is not None for p in rasa.backbone.parameters())
 
 
+def test_a_direction_that_depends_on_the_first_takes_nothing_out():
+    row = noise(1, 12, seed=3)
+    matrix = removal_matrix([torch.cat([row, 1.7 * row])], 12, orthogonal=True)
+    assert float(matrix.trace()) == pytest.approx(11)
+    torch.testing.assert_close(matrix, removal_matrix([torch.cat([row, 0 * row])], 12, orthogonal=True), atol=1e-12, rtol=0)
+
+
+def test_planes_are_taken_out_in_float32_under_bfloat16():
+    rasa, batch = train(method(), range(4)), noise(2, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = rasa.step(batch, 4, torch.Generator())
+        features = rasa.backbone.tokens(batch).patches.float()
+    assert loss.dtype == torch.float32
+    left = features.double() @ removal_matrix([w.detach() for w in rasa.directions][:2], 48, orthogonal=True).T
+    expected = round_loss(rasa.directions[2].double(), left, place_targets(4, 4).double())
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 @pytest.mark.parametrize("compat", ["paper", "released"])
 def test_the_exported_map_is_the_initial_one_times_the_matrix(compat, tmp_path):
     rasa = train(method(compat=compat), range(6))

@@ -102,6 +102,12 @@ def test_order_of_rows_and_columns_and_a_shift_do_not_matter(seed: int, shift: f
     torch.testing.assert_close(sinkhorn(scores[rows][:, cols] + shift, epsilon=0.1, iterations=7), result[rows][:, cols])
 
 
+def test_a_common_offset_of_all_scores_costs_no_precision() -> None:
+    scores = 60 + 0.5 * torch.randn(64, 8, generator=torch.Generator().manual_seed(4))
+    exact = sinkhorn(scores.double(), epsilon=0.05, iterations=10)
+    torch.testing.assert_close(sinkhorn(scores, epsilon=0.05, iterations=10).double(), exact, atol=2e-6, rtol=0)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_refuses_what_is_not_finite(bad: float) -> None:
     scores = torch.zeros(4, 3)

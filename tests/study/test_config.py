@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import canonical, derive_seed
@@ -278,6 +279,20 @@ def test_a_sweep_goes_over_data_as_well_as_settings():
     assert study.runs["neco_dora_both"].settings.head_out == 32
     assert study.run_spec("neco_dora", 0).hash == plain.run_spec("neco_dora", 0).hash, "the run itself is not made again"
     assert study.run_spec("neco_dora_other", 0).data.keys() == {"other"}
+
+
+@pytest.mark.parametrize(
+    "method", [name for name, settings in methods().items() if any(f.endswith("scale") for f in settings.model_fields)]
+)
+def test_shares_of_an_image_are_ranges_within_it(method):
+    settings = methods()[method]
+    for name in settings.model_fields:
+        if isinstance(settings.model_fields[name].default, tuple) and name.endswith("scale"):
+            with pytest.raises(ValidationError, match=r"0\.9 to 0\.3 is no range: it ends below its beginning"):
+                settings(**{name: (0.9, 0.3)})
+            for outside in ((-1, 1), (0, 1), (0.5, 3)):
+                with pytest.raises(ValidationError, match=name):
+                    settings(**{name: outside})
 
 
 def test_no_method_has_a_setting_that_a_sweep_takes_for_the_run_s():

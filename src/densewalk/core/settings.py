@@ -143,6 +143,18 @@ def distinct(values: Sequence[Item]) -> Sequence[Item]:
     return values
 
 
+def _rising(shares: tuple[float, float]) -> tuple[float, float]:
+    """A range; ValueError if it ends below its beginning."""
+    if shares[0] > shares[1]:
+        raise ValueError(f"{shares[0]:g} to {shares[1]:g} is no range: it ends below its beginning")
+    return shares
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+ShareRange = Annotated[tuple[Share, Share], AfterValidator(_rising)]
+"""From and to, both above 0 and at most 1."""
+
+
 def plain_path(text: str) -> str:
     """A path; ValueError if no file system takes it."""
     if not text:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densewalk.core import distributed
-from densewalk.core.errors import UserError
 from densewalk.models.backbone import Backbone
+from densewalk.models.surgery import require_blocks
 from densewalk.ops.cpu.linear import Linear
 from densewalk.ops.cpu.weight_norm import weight_norm_linear
 
@@ -156,8 +156,7 @@ def require_clusterable(backbone: Backbone, size: int, learning: int) -> None:
         UserError: the size is not a multiple of the patch size, or more blocks are to learn than there are.
     """
     backbone.require_whole_patches(size=size)
-    if learning > backbone.arch.depth:
-        raise UserError(f"trainable_blocks {learning}: {backbone.arch.name} has {backbone.arch.depth} blocks")
+    require_blocks(backbone, learning)
 
 
 def assignment_statistics(

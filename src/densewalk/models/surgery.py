@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from densewalk.core.errors import UserError
 from densewalk.models.backbone import Backbone, interpolate_positions
@@ -31,8 +32,8 @@ def without_registers(backbone: Backbone) -> Backbone:
 
 
 @torch.no_grad()
-def fix_positions(backbone: Backbone, *, first: Literal["column", "row"]) -> None:
-    """Replace the table of positions by sines and cosines that do not learn; CLS has none.
+def with_fixed_positions(backbone: Backbone, pixels: int, *, first: Literal["column", "row"]) -> Backbone:
+    """A copy whose table of positions is that of square images of so many pixels: sines and cosines that do not learn; CLS has none.
 
     Raises:
         UserError: the network has rotary positions, or was loaded from a file with a table of its own.
@@ -40,14 +41,21 @@ def fix_positions(backbone: Backbone, *, first: Literal["column", "row"]) -> Non
     if backbone.arch.rope:
         raise UserError(f"positions: sincos, but {backbone.arch.name} has rotary positions", todo="set positions: kept")
     table = backbone.vit.pos_embed
-    side = backbone.arch.image // backbone.patch
-    fixed = sincos_positions(backbone.dim, (side, side), first=first).to(table)
-    fixed = torch.cat([fixed.new_zeros(table.shape[1] - len(fixed), backbone.dim), fixed])[None]
-    if backbone.report is not None and not torch.allclose(table, fixed, atol=1e-3):
+    if backbone.report is not None and not torch.allclose(table, _sincos_table(backbone, first), atol=1e-3):
         found = f"positions: sincos would replace the learned positions of {backbone.report.source}"
         raise UserError(found, todo="set positions: kept, which trains them on")
-    table.copy_(fixed)
-    table.requires_grad_(False)
+    copy = Backbone(replace(backbone.arch, image=pixels // backbone.patch * backbone.patch))
+    copy.load_state_dict({**backbone.state_dict(), "vit.pos_embed": _sincos_table(copy, first)})
+    copy.vit.pos_embed.requires_grad_(False)
+    copy.report = backbone.report
+    return copy
+
+
+def _sincos_table(backbone: Backbone, first: Literal["column", "row"]) -> Tensor:
+    """The table of a network's own image size."""
+    table, side = backbone.vit.pos_embed, backbone.arch.image // backbone.patch
+    fixed = sincos_positions(backbone.dim, (side, side), first=first).to(table)
+    return torch.cat([fixed.new_zeros(table.shape[1] - len(fixed), backbone.dim), fixed])[None]
 
 
 @torch.no_grad()
@@ -69,8 +77,15 @@ def resize_positions(backbone: Backbone, pixels: int) -> Backbone:
     return copy
 
 
+def require_blocks(backbone: Backbone, learning: int) -> None:
+    """UserError if more blocks are to learn than there are."""
+    if learning > backbone.arch.depth:
+        raise UserError(f"trainable_blocks {learning}: {backbone.arch.name} has {backbone.arch.depth} blocks")
+
+
 def freeze_all_but(backbone: Backbone, last_blocks: int) -> None:
-    """Let only the last blocks and the final norm learn."""
+    """Let only the last blocks and the final norm learn; UserError if there are fewer blocks."""
+    require_blocks(backbone, last_blocks)
     backbone.requires_grad_(False)
     for part in [*backbone.vit.blocks[-last_blocks:], backbone.vit.norm]:
         part.requires_grad_(True)

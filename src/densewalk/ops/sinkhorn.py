@@ -43,8 +43,10 @@ def sinkhorn(
     bad = int((~torch.isfinite(scores)).sum())
     if bad:
         raise NonFiniteScores(f"{bad} of {scores.numel()} Sinkhorn scores are NaN or infinite")
-    x = (scores if scores.dtype == torch.float64 else scores.float()) / epsilon
-    x = x.clamp(-LARGEST, LARGEST)
+    x = scores if scores.dtype == torch.float64 else scores.float()
+    largest = x.amax(dim=(-2, -1), keepdim=True) if x.numel() else x.new_full((*x.shape[:-2], 1, 1), -torch.inf)
+    x = (x - (distributed.gathered(largest).amax(dim=0) if across_processes else largest)) / epsilon  # first, for its precision
+    x = x.clamp(min=-LARGEST)
     for _ in range(iterations):
         columns = x.logsumexp(dim=-2, keepdim=True)
         x -= distributed.gathered(columns).logsumexp(dim=0) if across_processes else columns

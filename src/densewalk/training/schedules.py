@@ -40,6 +40,5 @@ def constant(value: float, total: int) -> Schedule:
 
 
 def linear_then_constant(start: float, value: float, total: int, *, warmup: int) -> Schedule:
-    """From `start` to `value` in `warmup` steps, then `value` (DINO's teacher temperature)."""
-    warmup = min(warmup, total)
-    return np.concatenate([np.linspace(start, value, warmup), np.full(total - warmup, value)])
+    """From `start` to `value` in `warmup` steps, then `value` (DINO's teacher temperature). A shorter training ends on the way."""
+    return np.concatenate([np.linspace(start, value, warmup), np.full(max(0, total - warmup), value)])[:total]

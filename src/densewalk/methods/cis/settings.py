@@ -1,19 +1,18 @@
 """Settings of contextual information separation."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate, deviation
+from densewalk.core.settings import Difference, Epochs, LearningRate, ShareRange, deviation
 from densewalk.data.amounts import Amount
 from densewalk.models.architecture import Architecture
 from densewalk.models.families.abilities import WITH_MOTION
 from densewalk.models.work import LEARN, Work, conv, kept, parameters, vit
 from densewalk.training.settings import PresetSettings
 
-Share = Annotated[float, Field(gt=0, le=1)]
 PIXELS = 384 * 192  # that `epsilon` is of
 
 
@@ -86,7 +85,7 @@ class CisSettings(PresetSettings):
     """Height of the network's input in pixels."""
     width: int = Field(default=384, ge=16)
     """Width of the network's input in pixels; frames are resized to it whatever their form."""
-    scale: tuple[Share, Share] = (0.6, 1.0)
+    scale: ShareRange = (0.6, 1.0)
     """Share of both of the frame's sides that a crop covers, from and to."""
     frame_distance: int = Field(default=2, ge=1)
     """Largest distance of the two frames of a pair, before or after."""
@@ -116,13 +115,6 @@ class CisSettings(PresetSettings):
     """Where the mean absolute gradient of the generator is below 1e-5, put random numbers from 0 to `clip_value` in its place."""
     lr: LearningRate = Field(default=1e-4, gt=0)
     """Learning rate of Adam for both networks, constant."""
-
-    @model_validator(mode="after")
-    def scale_is_a_range(self) -> Self:
-        """Refuse crops whose smallest is larger than their largest."""
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale {self.scale[0]:g} to {self.scale[1]:g} is no range")
-        return self
 
     @property
     def scaled_epsilon(self) -> float:

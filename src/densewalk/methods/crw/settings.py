@@ -1,17 +1,15 @@
 """Settings of the contrastive random walk."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate, deviation, switch
+from densewalk.core.settings import Difference, Epochs, LearningRate, ShareRange, deviation, switch
 from densewalk.models.architecture import Architecture
 from densewalk.models.work import LEARN, Work, kept, parameters, vit
 from densewalk.training.settings import PresetSettings
-
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class CrwSettings(PresetSettings):
@@ -59,13 +57,13 @@ class CrwSettings(PresetSettings):
     """Frames of a clip in a second of the video."""
     size: int = Field(default=256, ge=16)
     """Side of a frame in pixels, after its crop."""
-    scale: tuple[Share, Share] = (0.8, 0.95)
+    scale: ShareRange = (0.8, 0.95)
     """Share of a frame's area that its crop covers, from and to; drawn for each frame of a clip."""
     node_size: int = Field(default=64, ge=8)
     """Side of a node's window in pixels, a multiple of the patch size. Each window is an image of its own for the network."""
     node_stride: int = Field(default=32, ge=1)
     """Distance of windows in pixels."""
-    node_scale: tuple[Share, Share] = (0.7, 0.9)
+    node_scale: ShareRange = (0.7, 0.9)
     """Share of a window's area that is kept, from and to; drawn for each window."""
 
     node_feature: Literal["patches", "cls"] = "patches"

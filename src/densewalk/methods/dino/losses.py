@@ -42,7 +42,7 @@ def koleo(features: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     with torch.autocast(features.device.type, enabled=False):
         x = F.normalize(features.float(), dim=-1)
         with torch.no_grad():
-            nearest = (x @ x.T).fill_diagonal_(-1).argmax(dim=1)
+            nearest = (x @ x.T).fill_diagonal_(-torch.inf).argmax(dim=1)
         return -((x - x[nearest]).norm(dim=-1) + 1e-8).log().mean()
 
 

@@ -1,19 +1,18 @@
 """Settings of DINO, and of what DoRA shares with it."""
 
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate
+from densewalk.core.settings import Difference, Epochs, LearningRate, ShareRange
 from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
 from densewalk.models.work import LEARN, Work, kept, mlp, mlp_parameters, parameters, vit
 from densewalk.training.settings import PresetSettings, epochs_in
 
-Share = Annotated[float, Field(gt=0, le=1)]
 # vit_micro_patch16 from scratch on a video of minutes (docs/small_video.md). Sinkhorn centering and a sharp teacher let a small batch
 # learn, where a moving mean collapses. KoLeo keeps patches apart, which would otherwise tell less than those of random weights.
 _NETWORK = {"out_dim": 256, "head_hidden": 256, "head_bottleneck": 64, "drop_path": 0.0}
@@ -81,20 +80,33 @@ class SelfDistillationSettings(PresetSettings):
 
     global_size: int = Field(default=224, ge=8)
     """Side of a global view in pixels."""
-    global_scale: tuple[Share, Share] = (0.4, 1.0)
+    global_scale: ShareRange = (0.4, 1.0)
     """Share of the image's area that a global view covers, from and to."""
     local_size: int = Field(default=96, ge=8)
     """Side of a local crop in pixels."""
-    local_scale: tuple[Share, Share] = (0.05, 0.4)
+    local_scale: ShareRange = (0.05, 0.4)
     """Share of the image's area that a local crop covers, from and to."""
     local_crops: int = Field(default=8, ge=0)
     """Local crops of an image (DINO) or of each frame (DoRA)."""
 
     def obstacle(self) -> str | None:
-        """A warm-up that is longer than the training would never reach the learning rate."""
+        """Images that KoLeo has no neighbors for; a warm-up that is longer than the training would never reach the learning rate."""
+        if obstacle := self.obstacle_to_koleo(1):
+            return obstacle
         if self.epochs is not None and self.warmup_epochs > self.epochs:
             return f"warmup_epochs {self.warmup_epochs} are more than epochs {self.epochs}"
         return None
+
+    def obstacle_to_parts(self, parts: int, processes: int = 1) -> str | None:
+        """As any method's, and as `obstacle` for the images of one process."""
+        return self.obstacle_to_koleo(processes) or super().obstacle_to_parts(parts, processes)
+
+    def obstacle_to_koleo(self, processes: int) -> str | None:
+        """Why KoLeo cannot be computed; None where it can."""
+        if not self.koleo_weight or self.batch_size // processes > 1:
+            return None
+        shared = f", shared by {processes} processes" if processes > 1 else ""
+        return f"koleo_weight: KoLeo needs at least two images per process, batch_size is {self.batch_size}{shared}"
 
     def ceilings(self) -> dict[str, Ceiling]:
         """The entropy of an even answer over all prototypes, of one target and of their mean: at it a target says nothing."""
@@ -135,6 +147,8 @@ class DinoSettings(SelfDistillationSettings):
     The released code is https://github.com/facebookresearch/dino at commit 7c446df. `compat` changes nothing.
     """
 
+    VERSION: ClassVar[int] = 2
+    """2: a warm-up of the teacher's temperature that is longer than the training is cut off, no longer squeezed into it."""
     RESOURCES: ClassVar[Resources] = Resources(gpu=4, threads=32, mem_mb=128_000, runtime=2880)
     NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
         Difference("views made by Pillow", "by torch: pixels differ in the last digits", "main_dino.py:419-467"),

@@ -5,8 +5,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate
-from densewalk.methods.dino.settings import Share
+from densewalk.core.settings import Difference, Epochs, LearningRate, ShareRange
 from densewalk.methods.ibot.settings import SMALL_MASKED, MaskedDistillationSettings
 
 
@@ -17,6 +16,8 @@ class DinoV2Settings(MaskedDistillationSettings):
     ViT-S or ViT-B from random weights is published: theirs are distilled from a giant. LayerScale and registers are the architecture's.
     """
 
+    VERSION: ClassVar[int] = 2
+    """2: as DINO's 2; biases of queries and values of networks with rotary positions have no weight decay."""
     RESOURCES: ClassVar[Resources] = Resources(gpu=8, threads=64, mem_mb=256_000, runtime=5760)
     NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
         Difference("Sinkhorn gives NaN for logits above 88 temperatures", "it is exact in logarithms", "loss/dino_clstoken_loss.py"),
@@ -106,9 +107,9 @@ class DinoV2Settings(MaskedDistillationSettings):
     """What `clip_grad` is the largest gradient norm of: each parameter tensor, or the backbone and each head as a whole (DINOv2)."""
     freeze_last_layer: Literal["gradient", "rate"] = "rate"
     """How prototypes are kept from learning: `gradient` drops it, `rate` sets the learning rate to 0, and AdamW's moments fill (DINOv2)."""
-    global_scale: tuple[Share, Share] = (0.32, 1.0)
+    global_scale: ShareRange = (0.32, 1.0)
     """Share of the image's area that a global view covers, from and to."""
-    local_scale: tuple[Share, Share] = (0.05, 0.32)
+    local_scale: ShareRange = (0.05, 0.32)
     """Share of the image's area that a local crop covers, from and to."""
 
 

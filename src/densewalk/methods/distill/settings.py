@@ -1,17 +1,15 @@
 """Settings of distillation."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Epochs, LearningRate
+from densewalk.core.settings import Epochs, LearningRate, ShareRange
 from densewalk.models.architecture import Architecture
 from densewalk.models.work import LEARN, Work, kept, parameters, vit
 from densewalk.training.settings import PresetSettings
-
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class DistillSettings(PresetSettings):
@@ -42,7 +40,7 @@ class DistillSettings(PresetSettings):
     """Side of the images that the network learns from, in pixels."""
     teacher_size: int | None = Field(default=None, ge=8)
     """Side of the same images for the teachers; `size` if not given."""
-    scale: tuple[Share, Share] = (0.3, 1.0)
+    scale: ShareRange = (0.3, 1.0)
     """Share of the image's area that a crop covers, from and to."""
     cache_gib: float = Field(default=4.0, ge=0)
     """Augmentation `none`: memory for the teachers' features, in GiB for each process; those for which there is none are computed again."""

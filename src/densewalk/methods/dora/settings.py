@@ -23,6 +23,9 @@ class DoraSettings(SelfDistillationSettings):
     The released code is https://github.com/shashankvkt/DoRA_ICLR24 at commit 0508b2c.
     """
 
+    VERSION: ClassVar[int] = 2
+    """2: a warm-up of the teacher's temperature that is longer than the training is cut off, no longer squeezed into it."""
+
     SAMPLES: ClassVar[Literal["images", "clips"]] = "clips"
     RESOURCES: ClassVar[Resources] = Resources(gpu=4, threads=32, mem_mb=128_000, runtime=2880)
     PICTURES: ClassVar[dict[str, str]] = {

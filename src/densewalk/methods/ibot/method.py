@@ -93,7 +93,7 @@ class MaskedDistillation(SelfDistillation):
         """Linearly from start to end, one value an epoch or one a step."""
         if self.settings.temperature_steps == "step":
             return linear_then_constant(start, end, self.total_steps, warmup=epochs * self.steps_per_epoch)
-        of_epochs = linear_then_constant(start, end, max(epochs, -(-self.total_steps // self.steps_per_epoch)), warmup=epochs)
+        of_epochs = linear_then_constant(start, end, -(-self.total_steps // self.steps_per_epoch), warmup=epochs)
         return of_epochs.repeat(self.steps_per_epoch)[: self.total_steps]
 
     def temperature(self, step: int) -> float:
@@ -237,7 +237,7 @@ def layer_groups(method: MaskedDistillation) -> list[ParamGroup]:
     for name, p in method.student.named_parameters():
         if not p.requires_grad:
             continue
-        plain = name.endswith(".bias") or (p.ndim == 1 if s.decay_rule == "vectors" else "norm" in name or "gamma" in name)
+        plain = name.endswith("bias") or (p.ndim == 1 if s.decay_rule == "vectors" else "norm" in name or "gamma" in name)
         key = (rate_factor(name, backbone, s), plain, id(p) in last)
         if key not in groups:
             label = f"x{key[0]:.6g}{'/prototypes' if key[2] else ''}/{'no_decay' if plain else 'decay'}"

@@ -9,8 +9,8 @@ from pydantic import Field
 from densewalk.core.errors import UserError
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate
-from densewalk.methods.dino.settings import SMALL_VIDEO, SelfDistillationSettings, Share
+from densewalk.core.settings import Difference, Epochs, LearningRate, ShareRange
+from densewalk.methods.dino.settings import SMALL_VIDEO, SelfDistillationSettings
 from densewalk.models.architecture import Architecture
 from densewalk.models.work import LEARN, Work, kept, mlp, mlp_parameters, parameters, vit
 
@@ -105,12 +105,22 @@ class MaskedDistillationSettings(SelfDistillationSettings):
         return total, self.epoch_steps
 
     def obstacle(self) -> str | None:
-        """As DINO's; a ratio of masks that falls, and images that KoLeo has no neighbors for."""
+        """As DINO's; a ratio of masks that falls, and a batch without a masked view."""
         if self.mask_ratio[0] > self.mask_ratio[1]:
             return f"mask_ratio {list(self.mask_ratio)} ends below its beginning"
-        if self.koleo_weight and self.batch_size < 2:
-            return "koleo_weight: KoLeo needs at least two images per process, batch_size is 1"
-        return super().obstacle()
+        return self.obstacle_to_masks(1) or super().obstacle()
+
+    def obstacle_to_parts(self, parts: int, processes: int = 1) -> str | None:
+        """As DINO's, and as `obstacle` for the views of one process."""
+        return self.obstacle_to_masks(processes) or super().obstacle_to_parts(parts, processes)
+
+    def obstacle_to_masks(self, processes: int) -> str | None:
+        """Why no view of a process's batch would ever be masked; None where some are."""
+        views = 2 * (self.batch_size // processes)
+        if self.mask_rule != "batch" or not self.patch_loss_weight or not self.mask_probability or int(views * self.mask_probability):
+            return None
+        found = f"mask_probability {self.mask_probability:g} of the {views} global views of a process masks none of them"
+        return f"{found}; allowed: at least {1 / views:g}; to do: raise it, or batch_size"
 
     def ceilings(self) -> dict[str, Ceiling]:
         """The entropies of even answers over all prototypes, and RankMe's number of images."""
@@ -205,9 +215,9 @@ class IbotSettings(MaskedDistillationSettings):
     """Epochs from the first temperature to the second, linearly, one step an epoch."""
     lr: LearningRate = Field(default=5e-4, gt=0)
     """Peak learning rate, scaled by the batch as `lr_scaling` says."""
-    global_scale: tuple[Share, Share] = (0.25, 1.0)
+    global_scale: ShareRange = (0.25, 1.0)
     """Share of the image's area that a global view covers, from and to."""
-    local_scale: tuple[Share, Share] = (0.05, 0.25)
+    local_scale: ShareRange = (0.05, 0.25)
     """Share of the image's area that a local crop covers, from and to."""
     local_crops: int = Field(default=10, ge=0)
     """Local crops of an image."""

@@ -30,7 +30,7 @@ from densewalk.methods.mae.augmentation import MaeCrops, draw_noise
 from densewalk.methods.mae.network import Decoder, Images, Order, patchify, reconstruction_loss, scale_of, take, unpatchify
 from densewalk.methods.mae.settings import MaeSettings
 from densewalk.models.backbone import Backbone
-from densewalk.models.surgery import fix_positions
+from densewalk.models.surgery import with_fixed_positions
 from densewalk.ops.collapse import feature_rank
 from densewalk.training.method import Method, ParamGroup, decay_groups
 from densewalk.training.sampler import Item
@@ -50,11 +50,14 @@ class Mae(Method):
 
     def __init__(self, settings: MaeSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
-        self.settings, self.backbone = settings, backbone
+        self.settings = settings
         self.grid = check_masks(settings, backbone)
         self.patches = self.grid[0] * self.grid[1]
+        if backbone.arch.rope:  # each block would turn the patches that are left as if all were there
+            raise UserError(f"{backbone.arch.name} has rotary positions, which MAE cannot train", todo="choose another arch or init")
         if settings.positions == "sincos":
-            fix_positions(backbone, first="column")
+            backbone = with_fixed_positions(backbone, settings.size, first="column")
+        self.backbone = backbone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "mae"))
             self.decoder = Decoder(backbone.dim, settings.decoder(backbone.patch), self.grid)

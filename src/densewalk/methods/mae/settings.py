@@ -5,12 +5,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate
+from densewalk.core.settings import Difference, Epochs, LearningRate, ShareRange
 from densewalk.models.architecture import Architecture
 from densewalk.models.work import LEARN, Work, encoder, kept_widths, parameters, tokens
 from densewalk.training.settings import PresetSettings
-
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class MaeSettings(PresetSettings):
@@ -20,6 +18,8 @@ class MaeSettings(PresetSettings):
     recipe for ViT-S: the preset `vit_small` is the published one with a decoder of ours, which costs less than the encoder.
     """
 
+    VERSION: ClassVar[int] = 2
+    """2: with `positions: sincos` the table is that of images of `size`, no longer one of the architecture's size, resampled."""
     RESOURCES: ClassVar[Resources] = Resources(gpu=4, threads=32, mem_mb=128_000, runtime=2880)
     PICTURES: ClassVar[dict[str, str]] = {
         "reconstructions": "Images, what the encoder sees of them, and the removed patches as the decoder predicts them."
@@ -52,7 +52,7 @@ class MaeSettings(PresetSettings):
 
     size: int = Field(default=224, ge=8)
     """Side of an image in pixels."""
-    scale: tuple[Share, Share] = (0.2, 1.0)
+    scale: ShareRange = (0.2, 1.0)
     """Share of the image's area that a crop covers, from and to. There are no colors, only flips."""
     mask_ratio: float = Field(default=0.75, gt=0, lt=1)
     """Share of the patches that are removed, of each image by itself."""

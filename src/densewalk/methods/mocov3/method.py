@@ -29,7 +29,7 @@ from densewalk.methods.simclr.two_views import Contrastive, TwoViews, View, open
 from densewalk.models.backbone import Backbone
 from densewalk.models.ema import make_teacher, update_teacher
 from densewalk.models.heads import normalized_mlp
-from densewalk.models.surgery import fix_positions
+from densewalk.models.surgery import with_fixed_positions
 from densewalk.ops.collapse import feature_rank
 from densewalk.training.method import ParamGroup
 from densewalk.training.schedules import constant, cosine, per_step
@@ -75,7 +75,7 @@ class MocoV3(Contrastive):
         self.settings = settings
         backbone.require_whole_patches(size=settings.size)
         if settings.positions == "sincos":
-            fix_positions(backbone, first="row")
+            backbone = with_fixed_positions(backbone, settings.size, first="row")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "mocov3"))
             self.student = Network(backbone, settings)

@@ -17,6 +17,9 @@ class MocoV3Settings(ContrastiveSettings):
     `arch: vit_small12_patch16` is published, `vit_small_patch16` has 6.
     """
 
+    VERSION: ClassVar[int] = 2
+    """2: with `positions: sincos` the table is that of images of `size`, no longer one of the architecture's size, resampled."""
+
     TITLE: ClassVar[str] = "MoCo v3"
     NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
         Difference("the network begins with Xavier's uniform weights", "with timm's", "vits.py:33-55"),

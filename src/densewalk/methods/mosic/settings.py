@@ -7,14 +7,12 @@ from pydantic import Field
 
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate, PathText, Unique, deviation
+from densewalk.core.settings import Difference, Epochs, LearningRate, PathText, ShareRange, Unique, deviation
 from densewalk.data.amounts import Amount
 from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
 from densewalk.models.work import LEARN, Work, kept, mlp, mlp_parameters, parameters, tokens, vit
 from densewalk.training.settings import PresetSettings
-
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class MosicSettings(PresetSettings):
@@ -77,7 +75,7 @@ class MosicSettings(PresetSettings):
     """A video file is cut into pieces of about this length, each one video like YouTube-VOS's; longer ones if a clip needs them."""
     size: int = Field(default=224, ge=16)
     """Side of the network's input in pixels."""
-    scale: tuple[Share, Share] = (0.4, 1.0)
+    scale: ShareRange = (0.4, 1.0)
     """Share of the image's area that the crop of a clip covers, from and to."""
 
     tracker: Literal["flow", "files"] = "flow"

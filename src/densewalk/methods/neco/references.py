@@ -55,7 +55,10 @@ def candidates(covered: Covered, pairs: Sequence[tuple[int, int]], settings: Nec
 
 
 def even_weights(learned: Learned, *, all_pairs: bool = False) -> Float[Tensor, "pairs batch patches"]:
-    """Weights of the mean over pairs of the means over their patches: over pairs with a patch, or `all_pairs`, 0 for those without."""
-    counts = learned.flatten(1).sum(dim=1)
+    """Weights of the mean over pairs of the means over their patches: over pairs with a patch, or `all_pairs`, 0 for those without.
+
+    Patches are those of all processes: the mean of the processes' sums is the mean over the whole batch.
+    """
+    counts = distributed.all_sum(learned.flatten(1).sum(dim=1))
     pairs = len(learned) if all_pairs else (counts > 0).sum().clamp(min=1)
-    return learned / (counts.clamp(min=1) * pairs)[:, None, None]
+    return learned * distributed.world_size() / (counts.clamp(min=1) * pairs)[:, None, None]

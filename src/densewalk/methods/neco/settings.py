@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate, deviation, switch
+from densewalk.core.settings import Difference, Epochs, LearningRate, ShareRange, deviation, switch
 from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
 from densewalk.models.work import BACKWARD, Work, kept, mlp, mlp_parameters, parameters, tokens, vit
@@ -36,8 +36,9 @@ class NecoSettings(PresetSettings):
     The released code is https://github.com/vpariza/NeCo at commit 3932160; its configurations are presets.
     """
 
-    VERSION: ClassVar[int] = 2
-    """2: each global crop draws the patches of its queue by itself, as released; and `compat: released` has `exact_mask`,
+    VERSION: ClassVar[int] = 3
+    """3: with `loss_mask` and several processes, the loss is the mean over the patches of all of them.
+    2: each global crop draws the patches of its queue by itself, as released; and `compat: released` has `exact_mask`,
     `skip_pairs_without_references`, `foreground_queue` and `separate_cls_position`."""
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
@@ -91,9 +92,9 @@ class NecoSettings(PresetSettings):
     """Global crops of an image; the teacher sees these."""
     local_crops: int = Field(default=4, ge=0)
     """Local crops of an image."""
-    global_scale: tuple[float, float] = (0.25, 1.0)
+    global_scale: ShareRange = (0.25, 1.0)
     """Share of the image's area that a global crop covers, from and to."""
-    local_scale: tuple[float, float] = (0.05, 0.25)
+    local_scale: ShareRange = (0.05, 0.25)
     """Share of the image's area that a local crop covers, from and to."""
     min_overlap: float = Field(default=0.01, ge=0, lt=1)
     """Crops are drawn again until they share this part of the image with each earlier global crop (twice it, if global)."""

@@ -90,7 +90,9 @@ class Paka(MaskedDistillation):
     def choose_places(self, generator: Generator) -> Tensor | slice:
         """The places of the grid that are compared, the same for all crops."""
         count, most = self.side**2, self.settings.most_places
-        return slice(None) if count <= most else torch.randperm(count, generator=generator)[:most].to(self.center.device)
+        if count <= most:
+            return slice(None)
+        return torch.randperm(count, generator=generator, device=generator.device)[:most].to(self.center.device)
 
     @torch.no_grad()
     def align_teacher(self, batch: dict[str, Tensor]) -> Aligned:

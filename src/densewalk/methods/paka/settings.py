@@ -8,8 +8,7 @@ from pydantic import Field
 from densewalk.core.errors import UserError
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate, switch
-from densewalk.methods.dino.settings import Share
+from densewalk.core.settings import Difference, Epochs, LearningRate, ShareRange, switch
 from densewalk.methods.dinov2.settings import DinoV2Settings
 from densewalk.models.architecture import Architecture
 from densewalk.models.work import LEARN, Work, kept, mlp, mlp_parameters, vit
@@ -79,7 +78,7 @@ class PakaSettings(DinoV2Settings):
     """Weight of the alignment beside DINOv2's losses, whose weights may be 0."""
     aligned_crops: int = Field(default=8, ge=1)
     """Crops to align; each lies in one of the two global ones, which take turns."""
-    aligned_scale: tuple[Share, Share] = (0.05, 0.4)
+    aligned_scale: ShareRange = (0.05, 0.4)
     """Share of its global crop's area that a crop to align has, from and to."""
     min_inside: Annotated[float, Field(gt=0, le=1)] | None = switch(
         paper=0.9,
@@ -109,12 +108,6 @@ class PakaSettings(DinoV2Settings):
     """Weight decay at the end of the cosine."""
     head: Literal["shared", "separate", "shared_mlp"] = "shared"
     """`shared`: one head for CLS and patches. `separate`: one each (DINOv2). `shared_mlp`: one MLP, prototypes of their own (iBOT)."""
-
-    def obstacle(self) -> str | None:
-        """As DINOv2's; a range of shares that falls."""
-        if self.aligned_scale[0] > self.aligned_scale[1]:
-            return f"aligned_scale {list(self.aligned_scale)} ends below its beginning"
-        return super().obstacle()
 
     def ceilings(self) -> dict[str, Ceiling]:
         """As DINOv2's; the loss of kernels that have nothing in common, and RankMe's number of patches."""

@@ -75,8 +75,9 @@ class Rasa(Method):
         side = batch.shape[-1] // self.backbone.patch * self.backbone.patch
         with torch.no_grad():
             tokens = self.backbone.tokens(batch[..., :side, :side])
+        with torch.autocast(batch.device.type, enabled=False):
             features = tokens.patches.float() @ self.matrix_before(number, batch.device).T  # [b, places, dim]
-        loss = round_loss(self.directions[number], features, place_targets(*tokens.grid).to(batch.device))
+            loss = round_loss(self.directions[number], features, place_targets(*tokens.grid).to(batch.device))
         return loss, {"round": torch.tensor(float(number + 1))}
 
     def after_backward(self, step: int) -> None:

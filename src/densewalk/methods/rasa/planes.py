@@ -27,14 +27,18 @@ def orthonormal_rows(
 
     for i in range(directions):
         q_i = w_i - sum over j < i of (w_i . q_j) q_j;    q_i = q_i / |q_i|
+
+    A row that depends on others is 0: it has no direction of its own.
     """
     done = [] if earlier is None else list(earlier.to(MATRIX_TYPE))
     first = len(done)
-    for row in weight.to(MATRIX_TYPE):
+    precision = 4 * torch.finfo(weight.dtype).eps  # of what it was rounded to
+    for given in weight.to(MATRIX_TYPE):
+        row = given
         for _ in range(2):  # once more: what rounding has left
             for q in done:
                 row = row - (row @ q) * q
-        done.append(row / row.norm().clamp(min=torch.finfo(MATRIX_TYPE).tiny))
+        done.append(row / row.norm() if row.norm() > precision * given.norm() else torch.zeros_like(row))
     return torch.stack(done[first:])
 
 

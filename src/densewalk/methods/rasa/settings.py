@@ -1,11 +1,11 @@
 """Settings of RASA."""
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate, switch
+from densewalk.core.settings import Difference, Epochs, LearningRate, ShareRange, switch
 from densewalk.models.architecture import Architecture
 from densewalk.models.families.abilities import WITHOUT_POSITION
 from densewalk.models.work import Work, parameters, vit
@@ -18,6 +18,8 @@ class RasaSettings(TrainingSettings):
     The released code is that of Franca at commit 24f8c60.
     """
 
+    VERSION: ClassVar[int] = 2
+    """2: with `precision: bfloat16`, planes are taken out in float32."""
     RESOURCES: ClassVar[Resources] = Resources(gpu=1, threads=8, mem_mb=64_000, runtime=720)
     GIVES: ClassVar[frozenset[str] | None] = WITHOUT_POSITION
     NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
@@ -34,7 +36,7 @@ class RasaSettings(TrainingSettings):
     """Planes that are taken out, one after the other."""
     size: int = Field(default=518, ge=16)
     """Side of a crop in pixels, rounded down to whole patches."""
-    scale: tuple[float, float] = (0.25, 1.0)
+    scale: ShareRange = (0.25, 1.0)
     """Share of the image's area that a crop covers, from and to."""
     strength: float = Field(default=0.4, ge=0, le=1.25)
     """Of the jitter of brightness, contrast and saturation; a quarter of it of the hue."""
@@ -51,14 +53,6 @@ class RasaSettings(TrainingSettings):
     """Take the planes of earlier rounds out of a round's directions, so that all together are one orthogonal projector."""
     blue_std: float | None = switch(paper=0.225, released=0.255, source="the training transform", effect="a typing error")
     """Standard deviation that blue is normalized with in training."""
-
-    @model_validator(mode="after")
-    def scale_is_a_range(self) -> Self:
-        """Refuse crops that are no part of the image."""
-        low, high = self.scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"scale {low:g} to {high:g} is no range within 0 to 1")
-        return self
 
     def across_samples(self) -> str | None:
         """Nothing: the loss is a mean over images."""

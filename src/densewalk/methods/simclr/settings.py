@@ -6,13 +6,12 @@ from pydantic import Field
 
 from densewalk.core.metric import Ceiling
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate, deviation
+from densewalk.core.settings import Difference, Epochs, LearningRate, ShareRange, deviation
 from densewalk.data.amounts import Amount
 from densewalk.models.architecture import Architecture
 from densewalk.models.work import LEARN, Work, kept, mlp, mlp_parameters, parameters, vit
 from densewalk.training.settings import PresetSettings
 
-Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -34,7 +33,7 @@ class ContrastiveSettings(PresetSettings):
 
     size: int = Field(default=224, ge=8)
     """Side of a view in pixels."""
-    scale: tuple[Share, Share] = (0.08, 1.0)
+    scale: ShareRange = (0.08, 1.0)
     """Share of the image's area that a view covers, from and to."""
 
     lr: LearningRate = Field(default=2e-4, gt=0)

@@ -5,14 +5,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from densewalk.core.resources import Resources
-from densewalk.core.settings import Difference, Epochs, LearningRate, deviation, is_null, switch
+from densewalk.core.settings import Difference, Epochs, LearningRate, Share, ShareRange, deviation, is_null, switch
 from densewalk.data.amounts import Amount
 from densewalk.models.architecture import Architecture
 from densewalk.models.catalog import Labels
 from densewalk.models.work import BACKWARD, LEARN, Work, kept, mlp, mlp_parameters, parameters, tokens, vit
 from densewalk.training.settings import LENGTHS, PresetSettings
-
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class TimeTuningSettings(PresetSettings):
@@ -72,7 +70,7 @@ class TimeTuningSettings(PresetSettings):
     """A video file is cut into pieces of about this length, each one video like YouTube-VOS's of 3 to 6 seconds."""
     size: int = Field(default=224, ge=16)
     """Side of the network's input in pixels."""
-    scale: tuple[Share, Share] = (0.4, 1.0)
+    scale: ShareRange = (0.4, 1.0)
     """Share of the image's area that the crop of a clip covers, from and to."""
 
     trainable_blocks: int = Field(default=2, ge=1)
