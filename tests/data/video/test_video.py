@@ -596,6 +596,7 @@ def collect_in_a_fork(path):
         time.sleep(0.05)
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on one core FFmpeg decodes in one thread, which a fork copies")
 def test_a_forked_process_does_not_wait_for_the_decoders_of_the_first(source):
     call = f"from tests.data.video.test_video import *; collect_in_a_fork({str(source)!r})"
     done = subprocess.run([sys.executable, "-c", call], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=100)
