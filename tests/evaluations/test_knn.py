@@ -71,6 +71,8 @@ def test_the_weights_matter():
     assert knn.vote(similarity, labels, 2, [5], 0.07).tolist() == [[1]]
     assert knn.vote(similarity, labels, 2, [5], 10.0).tolist() == [[0]]
     assert knn.vote(similarity, labels, 2, [5], 0.001).tolist() == [[1]], "small temperatures do not overflow"
+    far = torch.tensor([[0.3, 0.2, 0.2]])
+    assert knn.vote(far, torch.tensor([[2, 0, 0]]), 3, [3], 0.001).tolist() == [[2]], "and votes of what is far do not vanish"
 
 
 def test_fewer_than_a_hundred_test_images_and_fewer_training_images_than_neighbors(root, backbone, tmp_path, caplog):

@@ -8,8 +8,19 @@ from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
 from densewalk.evidence import bootstrap as module
-from densewalk.evidence.bootstrap import bca_quantiles, bias_and_acceleration, counts_of, jackknife, paired_bootstrap, two_sided_p
+from densewalk.evidence.bootstrap import (
+    RESAMPLES,
+    bca_quantiles,
+    bias_and_acceleration,
+    counts_of,
+    draw_blocks,
+    informative,
+    jackknife,
+    paired_bootstrap,
+    two_sided_p,
+)
 from densewalk.evidence.multiplicity import benjamini_hochberg, discordant, holm
+from densewalk.evidence.share_intervals import share_intervals
 from densewalk.evidence.statistics import MatchedIoU, MeanIoU, MeanOfUnits, RatioOfSums
 from tests.fixtures.helpers import shared
 
@@ -209,3 +220,49 @@ def test_units_of_equal_values_are_drawn_together():
     assert found.replicates.std() == pytest.approx(exact, rel=0.04)
     assert found.replicates.mean() == pytest.approx(found.difference, abs=4 * exact / np.sqrt(4_000))
     assert found.high - found.low == pytest.approx(2 * 1.96 * exact, rel=0.06)
+
+
+# -- equal resamples, and units without a value -----------------------------------------------------------------------
+
+
+def exact_replicates(a, b, resamples, seed):
+    """Sums of whole numbers over the bootstrap's own draws: nothing is rounded."""
+    draws = np.concatenate(list(draw_blocks(np.ones(len(a), np.int64), resamples, seed, len(a))))
+    return (draws @ (b - a)).astype(np.int64)
+
+
+@pytest.mark.parametrize(("n", "seeds"), [(7, 1), (22, 1), (43, 1), (97, 1), (9, 3), (6, 3)])
+def test_resamples_that_are_equal_count_as_equal(n, seeds):
+    """Of 0 and 1: means differ in their last digits, sums do not."""
+    for trial in range(10):
+        rng = np.random.default_rng([n, trial])
+        a, b = (rng.integers(0, 2, (seeds, n)) for _ in range(2))
+        found = paired_bootstrap([MeanOfUnits(x.astype(float), 100.0) for x in a], [MeanOfUnits(x.astype(float), 100.0) for x in b], seed=3)
+        exact = exact_replicates(a.sum(0), b.sum(0), RESAMPLES, 3)
+        total = int((b - a).sum())
+        bias, _ = bias_and_acceleration(found.replicates, found.difference, np.arange(3.0))
+        expected, _ = bias_and_acceleration(exact.astype(float), float(total), np.arange(3.0))
+        assert bias == expected
+        assert found.p == two_sided_p(exact)
+
+
+def test_units_without_a_value_are_no_evidence():
+    a, b = np.full(20, np.nan), np.full(20, np.nan)
+    a[3], b[3] = 0.50, 0.51
+    assert informative([MeanOfUnits(a), MeanOfUnits(b)], None) == 1
+    with pytest.raises(ValueError, match="tells nothing"):
+        paired_bootstrap([MeanOfUnits(a)], [MeanOfUnits(b)])
+    a[4], b[4] = 0.7, 0.6  # two of them, in one video
+    with pytest.raises(ValueError, match="tells nothing"):
+        paired_bootstrap([MeanOfUnits(a)], [MeanOfUnits(b)], owner=np.arange(20) // 10)
+    found = paired_bootstrap([MeanOfUnits(a)], [MeanOfUnits(b)])
+    (note,) = found.notes
+    assert note == f"{np.isnan(found.replicates).mean():.0%} of the resamples have no unit with a value, and are left out"
+    assert found.p == two_sided_p(found.replicates[~np.isnan(found.replicates)])
+
+
+def test_shares_of_units_without_a_value_are_refused():
+    values = np.full(6, np.nan)
+    values[0] = 1.0
+    with pytest.raises(ValueError, match="tells nothing"):
+        share_intervals([MeanOfUnits(values), MeanOfUnits(values)], np.array([[-1.0, 1.0]]))

@@ -139,6 +139,15 @@ def test_radius_zero_is_no_window_as_in_the_releases(grid):
     assert not torch.equal(zero, one)
 
 
+@pytest.mark.parametrize(("grid", "radius", "top_k"), [((34, 1), 2, 7), ((40, 3), 2, 20), ((30, 12), 3, 60)])
+def test_tiles_at_the_border_may_have_fewer_sources_than_are_kept(grid, radius, top_k):
+    rule = Rule(grid, radius=radius, top_k=top_k, context=7)
+    context, labels, target = random_problem(rule, batch=1, frames=1)
+    torch.testing.assert_close(
+        propagate(context, labels, target, rule).double(), plain_loop(context, labels, target, rule), atol=1e-5, rtol=0
+    )
+
+
 def test_follow_remembers_the_first_and_the_last_frames():
     rule = Rule((4, 4), radius=2, top_k=3, context=2)
     frames = [3 * x for x in random_problem(rule, frames=5)[0]]  # not normalized

@@ -20,7 +20,8 @@ RESAMPLES = 9_999
 BLOCK_BYTES = 64 * 2**20
 MOST_UNITS_FOR_BCA = 5_000  # the jackknife scores as many sets as there are units
 FEW_CLUSTERS = 20
-MOST_CHANGED = 0.05  # of the resamples may lack a class before it is said
+MOST_CHANGED = 0.05  # of the resamples may lack a class, or a score, before it is said
+TIE, ROUNDING = 1e-6, 1e-11  # of the replicates' standard deviation, and more: as near to each other they differ by rounding alone
 NORMAL = NormalDist()
 Rows = Float[np.ndarray, "resamples *differences"]
 
@@ -74,7 +75,7 @@ def paired_bootstrap(
         return _result(_difference(a, b), replicates, None, (confidence, units, None, []))
     owner = np.arange(units) if owner is None else np.asarray(owner)
     drawn = int(owner.max()) + 1
-    if drawn < 2:
+    if informative([*a, *b], owner) < 2:
         raise ValueError("one unit, or one cluster, tells nothing about the choice of others")
     clustered = drawn < units
     row = _difference(a, b)
@@ -84,6 +85,8 @@ def paired_bootstrap(
         parts.append(row(weights))
         changed += int(np.any([s.changed_classes(weights) for s in (*a, *b)], axis=0).sum())
     replicates, notes = np.concatenate(parts), []
+    if (without := np.isnan(replicates).mean()) > MOST_CHANGED:
+        notes.append(f"{without:.0%} of the resamples have no unit with a value, and are left out")
     if changed > MOST_CHANGED * len(replicates):
         notes.append(f"{changed / len(replicates):.0%} of the resamples lack a class that the whole set has")
     if clustered and drawn < FEW_CLUSTERS:
@@ -102,6 +105,7 @@ def _result(
     """The interval of replicates: BCa if there is an owner for the jackknife. facts: confidence, units, clusters and notes."""
     confidence, units, clusters, notes = facts
     found, quantiles = float(row(np.ones((1, units)))[0]), None
+    replicates, found = settled(replicates, found)
     if owner is not None:
         quantiles = bca_quantiles(replicates, found, jackknife(row, owner), confidence)
         if quantiles is None:
@@ -110,6 +114,24 @@ def _result(
     name = "percentile" if quantiles is None else "BCa"
     p = two_sided_p(replicates)
     return Difference(found, float(low), float(high), p, confidence, name, units, clusters, tuple(notes), replicates)
+
+
+def informative(statistics: Sequence[Statistic], owner: Int[np.ndarray, " units"] | None) -> int:
+    """How many units, or clusters, have a value in any of the statistics: others say nothing, whether they are drawn or not."""
+    known = np.flatnonzero(np.any([s.known for s in statistics], axis=0))
+    return len(known) if owner is None else len(np.unique(owner[known]))
+
+
+def settled(replicates: Scores, found: float) -> tuple[Scores, float]:
+    """The replicates and the difference itself; what differs from 0, or from that difference, by rounding alone is exactly that.
+
+    Of scores such as 0 and 1 many are equal. A mean of them is a sum of rounded numbers, whose last digits depend on the draw.
+    """
+    near = TIE * np.nanstd(replicates) + ROUNDING
+    found = 0.0 if abs(found) <= near else found
+    for value in (found, 0.0):
+        replicates = np.where(np.abs(replicates - value) <= near, value, replicates)
+    return replicates, found
 
 
 def _distinct(a: Sequence[Statistic], b: Sequence[Statistic]) -> tuple[tuple[list[Statistic], list[Statistic]], np.ndarray] | None:
@@ -179,6 +201,7 @@ def bias_and_acceleration(replicates: Scores, found: float, left_out: Scores) ->
 
     z0 is infinite where T lies outside all T*.
     """
+    replicates = replicates[~np.isnan(replicates)]
     share = ((replicates < found).sum() + 0.5 * (replicates == found).sum()) / len(replicates)
     bias = NORMAL.inv_cdf(share) if 0 < share < 1 else float(np.copysign(np.inf, share - 0.5))
     d = left_out.mean() - left_out
@@ -200,5 +223,5 @@ def bca_quantiles(replicates: Scores, found: float, left_out: Scores, confidence
 
 def two_sided_p(replicates: Scores) -> float:
     """min(1, 2 min((1 + #{T* <= 0}) / (R + 1), (1 + #{T* >= 0}) / (R + 1)))."""
-    n = len(replicates)
+    n = int((~np.isnan(replicates)).sum())
     return min(1.0, 2 * min(1 + int((replicates <= 0).sum()), 1 + int((replicates >= 0).sum())) / (n + 1))

@@ -27,6 +27,11 @@ class MeanOfGroups(Statistic):
         """The number of units."""
         return len(self.group)
 
+    @property
+    def known(self) -> Bool[np.ndarray, " units"]:
+        """Which units have anything to be correct."""
+        return np.asarray(self.total) > 0
+
     def _totals(self, weights: Weights) -> Float[np.ndarray, "resamples groups"]:
         return weights @ self._by_group(self.total)
 

@@ -25,6 +25,11 @@ class MeanOfRuns(Statistic):
         """The number of units."""
         return self.runs[0].units
 
+    @property
+    def known(self) -> Bool[np.ndarray, " units"]:
+        """Which units any run's score is made of."""
+        return np.any([run.known for run in self.runs], axis=0)
+
     def of_weights(self, weights: Weights) -> Scores:
         """See the class."""
         return np.mean([run.of_weights(weights) for run in self.runs], axis=0)

@@ -19,8 +19,10 @@ from densewalk.evidence.bootstrap import (
     RESAMPLES,
     bca_quantiles,
     draw_blocks,
+    informative,
     jackknife,
     percentile_quantiles,
+    settled,
 )
 from densewalk.evidence.statistics import MeanOfUnits, RatioOfSums, Statistic, Weights
 
@@ -67,18 +69,20 @@ def share_intervals(
     units = numbers.pop()
     owner = np.arange(units) if owner is None else np.asarray(owner)
     drawn = int(owner.max()) + 1
-    if drawn < 2:
+    if informative(rows, owner) < 2:
         raise ValueError("one unit, or one cluster, tells nothing about the choice of others")
     means = all(isinstance(row, MeanOfUnits | RatioOfSums) for row in rows)
     number = resamples or (RESAMPLES if means or len(rows) <= MANY_ROWS else FEWER)
     shares = _shares(rows, np.asarray(coefficients, np.float64))
     blocks = draw_blocks(np.ones(drawn, np.int64), number, seed, units)
     replicates = np.concatenate([shares(block[:, owner]) for block in blocks])
+    settle = [settled(column, float(value)) for column, value in zip(replicates.T, shares(np.ones((1, units)))[0], strict=True)]
+    replicates, found = np.stack([column for column, _ in settle], axis=1), [value for _, value in settle]
     plain, clustered = percentile_quantiles(confidence), drawn < units
     use_bca = drawn <= MOST_UNITS_FOR_BCA and all(row.INTERVAL == "BCa" for row in rows)
     quantiles = [plain] * len(coefficients)
     if use_bca:
-        left_out, found = jackknife(shares, owner), shares(np.ones((1, units)))[0]
+        left_out = jackknife(shares, owner)
         own = [bca_quantiles(replicates[:, k], found[k], left_out[:, k], confidence) for k in range(len(found))]
         quantiles = [plain if q is None else q for q in own]
     ends = np.array([np.nanquantile(replicates[:, k], q) for k, q in enumerate(quantiles)])

@@ -39,6 +39,11 @@ class Statistic(ABC):
     def units(self) -> int:
         """The number of units."""
 
+    @property
+    def known(self) -> Bool[np.ndarray, " units"]:
+        """Which units the score is made of."""
+        return np.ones(self.units, bool)
+
     @abstractmethod
     def of_weights(self, weights: Weights) -> Scores:
         """The score of each multiset of units; NaN where it is not defined."""
@@ -75,9 +80,14 @@ class MeanOfUnits(Statistic):
         """The number of units."""
         return len(self.values)
 
+    @property
+    def known(self) -> Bool[np.ndarray, " units"]:
+        """Which units have a value."""
+        return ~np.isnan(self.values)
+
     def of_weights(self, weights: Weights) -> Scores:
         """sum_i w_i x_i / sum_i w_i over the units that have a value."""
-        known = ~np.isnan(self.values)
+        known = self.known
         with np.errstate(invalid="ignore"):
             return self.scale * (weights @ np.where(known, self.values, 0)) / (weights @ known.astype(np.float64))
 
@@ -99,6 +109,11 @@ class RatioOfSums(Statistic):
     def units(self) -> int:
         """The number of units."""
         return len(self.total)
+
+    @property
+    def known(self) -> Bool[np.ndarray, " units"]:
+        """Which units have anything to be correct."""
+        return np.asarray(self.total) > 0
 
     def of_weights(self, weights: Weights) -> Scores:
         """See the class."""

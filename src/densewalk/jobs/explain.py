@@ -15,6 +15,7 @@ from jaxtyping import Float
 from densewalk.core.errors import UserError
 from densewalk.core.hashing import config_hash
 from densewalk.core.progress import log
+from densewalk.evidence.bootstrap import informative
 from densewalk.evidence.orders import draw_orders, prefixes, sampled_shapley
 from densewalk.evidence.share_intervals import ShareIntervals, share_intervals
 from densewalk.evidence.shares import interactions, one_at_a_time, shapley
@@ -260,7 +261,7 @@ def intervals(answer: Answer, question: Question, rows: Sequence[Scored], ends: 
     """The interval of each share over the choice of test units: of the Shapley shares, or of the one order's contributions."""
     metric = metric_of(answer.ladder, question)
     units = [row.units for row in rows if row.units is not None and metric in row.units.statistics]
-    if reason := obstacle(units, len(rows)):
+    if reason := obstacle(units, len(rows), metric):
         return Interval(notes=(f"no interval: {reason}",)), None
     basis = [parts(answer, column, ends) for column in np.eye(len(rows))]
     coefficients = np.stack([along if shares is None else shares for shares, along in basis], axis=1)
@@ -278,13 +279,14 @@ def intervals(answer: Answer, question: Question, rows: Sequence[Scored], ends: 
     return facts, found
 
 
-def obstacle(units: Sequence[Units], rows: int) -> str | None:
+def obstacle(units: Sequence[Units], rows: int, metric: str) -> str | None:
     """Why the scores have no common test units to draw; None where they have."""
     if len(units) < rows:
         return "what the scores are made of is not stored for all of them"
     if any(list(u.ids) != list(units[0].ids) for u in units):
         return "the steps are scored on other units"
-    return "one unit, or one cluster, tells nothing about the choice of others" if units[0].drawn < 2 else None
+    values = informative([u.statistics[metric] for u in units], units[0].owner)
+    return "one unit, or one cluster, tells nothing about the choice of others" if values < 2 else None
 
 
 def text(found: Explained) -> Iterator[str]:

@@ -180,15 +180,19 @@ def _strip(
         wanted = positions[y0:y1, columns[0] - reach[0] : columns[1] - reach[0]]
         outside = _outside(wanted, within, rule)
         tile = queries[:, y0:y1, slice(*columns)].flatten(1, 2)
-        similarity, frame, key = _search(tile, [k[:, rows] for k in keys], outside, rule.top_k)
+        similarity, frame, key = _search(
+            tile, [k[:, rows] for k in keys], outside, rule.top_k, min(2 * rule.top_k, len(keys) * height * width)
+        )
         source = frame * (height * width) + within[key]
         tiles.append((similarity.unflatten(1, wanted.shape), source.unflatten(1, wanted.shape)))
     similarity, source = (torch.cat(parts, dim=1) for parts in zip(*tiles, strict=True))
     return similarity, source
 
 
-def _search(queries: Tensor, keys: list[Tensor], outside: Bool[Tensor, "queries keys"], top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Similarity, frame and key, [batch, queries, kept], of each query's 2 top_k best keys."""
+def _search(
+    queries: Tensor, keys: list[Tensor], outside: Bool[Tensor, "queries keys"], top_k: int, kept: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Similarity, frame and key, [batch, queries, kept], of each query's 2 top_k best keys; -inf where there are fewer."""
     similarity = queries.new_empty(len(keys), len(queries), queries.shape[1], keys[0].shape[1])
     for frame, key in enumerate(keys):
         torch.bmm(queries, key.transpose(1, 2), out=similarity[frame])
@@ -197,7 +201,8 @@ def _search(queries: Tensor, keys: list[Tensor], outside: Bool[Tensor, "queries 
     candidates = similarity.gather(3, place.expand(len(keys), -1, -1, -1)).masked_fill_(places.isinf(), -math.inf)
     candidates = candidates.permute(1, 2, 3, 0).flatten(2)  # place after place, each with all frames
     best, index = candidates.topk(min(2 * top_k, candidates.shape[-1]), dim=-1)
-    return best, index % len(keys), place.gather(2, index // len(keys))
+    missing = (0, kept - best.shape[-1])  # a tile at the border may have fewer keys
+    return F.pad(best, missing, value=-math.inf), F.pad(index % len(keys), missing), F.pad(place.gather(2, index // len(keys)), missing)
 
 
 def _weights(similarity: Float[Tensor, "*batch sources"], rule: Rule) -> Float[Tensor, "*batch sources"]:

@@ -120,6 +120,18 @@ def test_padding_is_cut_off_or_squeezed():
     assert resize_map(ramp, (34, 34), 8, crop_padding=False)[0, 0, 0, 0] < cut[0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("size", [(480, 640), (530, 730), (427, 561), (96, 80)])
+def test_the_padding_that_is_cut_off_is_that_of_the_image(size):
+    """SUN RGB-D: the network sees 480 x 640, which patches of 14 pad by 5 rows on either side; the depth map has another size."""
+    rows = torch.arange(490.0) - 5  # of the padded image
+    maps = F.interpolate(rows.view(1, 1, 490, 1).expand(-1, -1, -1, 644), (35, 46), mode="area")
+    found = resize_map(maps, size, 14, crop_padding=True, image=(480, 640))[0, 0]
+    assert found.shape == size
+    expected = (torch.arange(size[0]) + 0.5) * 480 / size[0] - 0.5
+    inside = slice(size[0] // 10, -size[0] // 10)  # beyond the centers of the first and last patches nothing is known
+    torch.testing.assert_close(found[inside], expected[inside, None].expand(-1, size[1]), atol=0.02, rtol=0)
+
+
 def test_least_squares_undoes_scale_and_shift():
     true = 5 * torch.rand(8, 9) + 1
     mask = torch.rand(8, 9) > 0.3

@@ -91,7 +91,7 @@ def predictor(settings: DepthSettings, head: DepthHead, frozen: Frozen, job: Job
         views = image[None] if settings.flip == "none" else torch.stack([image, image.flip(-1)])
         maps = head(compute_features(frozen, views.to(job.device), [example] * len(views)))
         flipped = None if settings.flip == "none" else maps[1:]
-        return {"model": at_image(settings, maps[:1], flipped, size, frozen.patch)[0, 0].cpu()}
+        return {"model": at_image(settings, maps[:1], flipped, size, frozen.patch, (image.shape[-2], image.shape[-1]))[0, 0].cpu()}
 
     return predict
 

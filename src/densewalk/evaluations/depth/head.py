@@ -1,6 +1,7 @@
 """The linear depth head, and the features it sees."""
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -126,25 +127,30 @@ def pad_to_patches(images: Float[Tensor, "batch 3 height width"], patch: int) ->
     return F.pad(images, (*columns, *rows))
 
 
-def resize_map(maps: Maps, size: tuple[int, int], patch: int, *, crop_padding: bool) -> Float[Tensor, "batch 1 height width"]:
-    """Bilinear to the image's size; with `crop_padding` to the padded image's, whose padding is then cut off."""
-    if not crop_padding:
-        return F.interpolate(maps, size, mode="bilinear")
-    (top, bottom), (left, right) = padding(size[0], patch), padding(size[1], patch)
-    whole = F.interpolate(maps, (size[0] + top + bottom, size[1] + left + right), mode="bilinear")
-    return whole[..., top : top + size[0], left : left + size[1]]
+def resize_map(
+    maps: Maps, size: tuple[int, int], patch: int, *, crop_padding: bool, image: tuple[int, int] | None = None
+) -> Float[Tensor, "batch 1 height width"]:
+    """Bilinear to `size`; with `crop_padding` to the padded image's size first, whose padding is then cut off.
+
+    image: size of what the network saw, before its padding; by default `size`.
+    """
+    height, width = image or size
+    if crop_padding:
+        (top, bottom), (left, right) = padding(height, patch), padding(width, patch)
+        maps = F.interpolate(maps, (height + top + bottom, width + left + right), mode="bilinear")
+        maps = maps[..., top : top + height, left : left + width]
+    return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode="bilinear")
 
 
 def at_image(
-    settings: DepthSettings, maps: Maps, flipped: Maps | None, size: tuple[int, int], patch: int
+    settings: DepthSettings, maps: Maps, flipped: Maps | None, size: tuple[int, int], patch: int, image: tuple[int, int] | None = None
 ) -> Float[Tensor, "batch 1 height width"]:
-    """Clamped depth at the image's size from the head's maps; `flipped`: of the mirrored image, as it came out."""
+    """Clamped depth at a size from the head's maps; `flipped`: of the mirrored image, as it came out; `image`: as in `resize_map`."""
     low, high = settings.min_depth, settings.resolved().max_depth
-    crop = bool(settings.resolved().crop_padding)
+    resized = partial(resize_map, size=size, patch=patch, crop_padding=bool(settings.resolved().crop_padding), image=image)
     if flipped is None:
-        return resize_map(maps, size, patch, crop_padding=crop).clamp(low, high)
+        return resized(maps).clamp(low, high)
     if settings.flip == "map":
-        return resize_map((maps + flipped.flip(-1)) / 2, size, patch, crop_padding=crop).clamp(low, high)
-    one = resize_map(maps.clamp(low, high), size, patch, crop_padding=crop)
-    other = resize_map(flipped.clamp(low, high), size, patch, crop_padding=crop)
+        return resized((maps + flipped.flip(-1)) / 2).clamp(low, high)
+    one, other = resized(maps.clamp(low, high)), resized(flipped.clamp(low, high))
     return (one + other.flip(-1)) / 2

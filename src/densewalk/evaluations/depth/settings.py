@@ -41,7 +41,8 @@ class DepthSettings(PresetSettings):
 
     TABLE: ClassVar[str] = "depth"
     PROCESSES: ClassVar[bool] = False
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    """2: the padding that `crop_padding` cuts off is that of the image, also where the depth map has another size (SUN RGB-D)."""
     TITLE: ClassVar[str] = "Monocular depth (frozen features)"
     RECIPE: ClassVar[str] = "depth"
     PICTURES: ClassVar[str] = "image, true depth and the depth that {run} predicts; one scale of colors in a row, white: no value"

@@ -113,10 +113,10 @@ def vote(
         for k in ks:
             score = zeros(classes)
             for i in range(k):
-                score[labels[q, i]] += exp(similarity[q, i] / temperature)
+                score[labels[q, i]] += exp((similarity[q, i] - max(similarity[q])) / temperature)
             prediction[k, q] = argmax(score)
     """
-    weights = ((similarity - 1) / temperature).exp()  # a common factor: no temperature overflows
+    weights = ((similarity - similarity.amax(1, keepdim=True)) / temperature).exp()  # a common factor: the nearest one's vote is 1
     scores = weights.new_zeros(len(weights), classes)
     predictions = []
     for start, stop in pairwise([0, *ks]):

@@ -19,13 +19,13 @@ from densewalk.core.hashing import config_hash, derive_seed, file_sha256
 from densewalk.core.settings import Settings
 from densewalk.core.typed_files import read_model, write_model
 from densewalk.evidence.average_precision import AveragePrecision
-from densewalk.evidence.bootstrap import RESAMPLES, paired_bootstrap
+from densewalk.evidence.bootstrap import RESAMPLES, informative, paired_bootstrap
 from densewalk.evidence.runs import MeanOfRuns
 from densewalk.evidence.statistics import MatchedIoU, Statistic
 from densewalk.evidence.units import AGAIN, Units, read_units, require_same_units, units_path
 from densewalk.results.records import ResultRecord
 
-ARITHMETIC = 1  # raise it when a change of the code changes intervals
+ARITHMETIC = 2  # raise it when a change of the code changes intervals
 FEWER = 999  # resamples in tables and page where one of them costs milliseconds
 LARGE_TABLE, MANY_DETECTIONS = 2_500, 20_000  # from this size on, a resample does
 Place = tuple[str, int, str]  # run, seed, evaluation
@@ -125,10 +125,12 @@ class Differences:
         return self._units[path]
 
     def _are_of_the_same_units(self, records: Sequence[ResultRecord], metric: str) -> bool:
-        first, *others = (self.units_of(record) for record in records)
-        if first.drawn < 2 or any(metric not in units.statistics for units in (first, *others)):
+        first, *others = found = [self.units_of(record) for record in records]
+        if any(metric not in units.statistics for units in found):
             return False
-        return all(list(u.ids) == list(first.ids) and list(u.clusters) == list(first.clusters) for u in others)
+        if any(list(u.ids) != list(first.ids) or list(u.clusters) != list(first.clusters) for u in others):
+            return False
+        return informative([units.statistics[metric] for units in found], first.owner) > 1
 
     def _key(self, pairs: Pairs, metric: str) -> str:
         contents = [[(self._content(r), r.config_hash, r.run_hash, r.metrics.get(metric)) for r in pair] for pair in pairs]
@@ -165,7 +167,7 @@ def difference(a: Sequence[Units], b: Sequence[Units], metric: str, *, resamples
     """Compare rows that are scored on the same units, each by its seeds. The draw follows from what is compared: A - B mirrors B - A."""
     sides = [[units.statistics[metric] for units in side] for side in (a, b)]
     scores = sorted(config_hash([[float(s.score) for s in side], list(a[0].ids)]) for side in sides)
-    drawn, notes = a[0].drawn, []
+    drawn, notes = informative([*sides[0], *sides[1]], a[0].owner), []
     if smallest_p(drawn) > 0.05:
         notes.append(f"{drawn} {a[0].cluster or a[0].unit}s cannot tell any difference from 0 at 95 %")
     found = paired_bootstrap(*sides, owner=a[0].owner, resamples=resamples, seed=derive_seed(*scores) % 2**32)

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from densewalk.core.errors import UserError
-from densewalk.evidence.bootstrap import RESAMPLES
+from densewalk.evidence.bootstrap import RESAMPLES, informative
 from densewalk.evidence.multiplicity import Discordant, discordant, holm
 from densewalk.evidence.statistics import MeanOfUnits
 from densewalk.evidence.units import Units
@@ -110,7 +110,8 @@ def _compare(reference: Row, row: Row, metric: str, resamples: int) -> Compared:
     records_a, records_b = ([pair[side] for pair in pairs] for side in (0, 1))
     by_seeds = paired(records_b, records_a, metric) if len(pairs) > 1 else Paired((), (), float("nan"), float("nan"), float("nan"))
     units = sides[0][0]
-    by_units = difference(sides[0], sides[1], metric, resamples=resamples) if units.drawn > 1 else None
+    with_values = informative([u.statistics[metric] for side in sides for u in side], units.owner)
+    by_units = difference(sides[0], sides[1], metric, resamples=resamples) if with_values > 1 else None
     value, reference_value = (float(np.mean([_value(record, metric) for record in records])) for records in (records_b, records_a))
     return Compared(
         row=row,
