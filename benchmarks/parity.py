@@ -5,8 +5,8 @@
 Sizes, settings and recorded draws are read from the files, so that a folder with other cases of the same kinds will do. A file's
 kind is told by its name, or by its keys where the name is another one. One line for each quantity of each case, as a table in
 Markdown. Arrays are compared element by element: `ours` and `theirs` are their means, the difference is the largest of all
-elements. Below the table stands what is not compared, and why: kinds that are not in the folder, kinds of methods and evaluations
-that are not here, files of no known kind.
+elements. Below the table stands what is not compared, and why: kinds that are not in the folder, files of no known kind, and parts of
+a file.
 
 Exit status 1 where a value is further away than its file allows, where a file is damaged or lacks a key, or where nothing at all
 was compared.
@@ -28,7 +28,9 @@ from benchmarks.reference_values import (
     cis,
     contrastive,
     crw,
+    depth,
     dora,
+    evidence,
     frozen,
     geometry,
     landmarks,
@@ -38,6 +40,7 @@ from benchmarks.reference_values import (
     neco,
     paka,
     parts,
+    position,
     segments,
     timetuning,
 )
@@ -58,8 +61,13 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
     "dinov2_step_sinkhorn": (masked.dinov2_step, (r"group_multipliers/.+", r"steps/0/drop_path_kept/.+")),
     "dinov2_loss": (parts.dinov2_loss, (r"koleo/.+/x|sinkhorn_(cls|patch)/.+/targets",)),
     "dora_step": (dora.dora_step, (r"mot/heads", r"config/sk_eps")),
+    "eval_bootstrap": (evidence.eval_bootstrap, (r"(exact|miou)/.*confusion_a|(clustered|coco|matching)/.*indices|holm/.*adjusted",)),
     "eval_correspondence": (geometry.eval_correspondence, (r"(pair|probe3d)/.+/(trg_bndbox|threshold_scale)",)),
+    "eval_depth": (depth.eval_depth, (r"bins/.+/logits|dinov[23]_head/.*weight|metrics/.+/toolbox|loss/.+/sig_warmup",)),
+    "eval_depth_train": (depth.eval_depth_train, (r"gt", r".+/loss_norm_lr_beta1", r".+/weight0")),
     "eval_discovery": (geometry.eval_discovery, (r"attention/.+/cls|corloc/owner|tokencut/.+/tau",)),
+    "eval_ladder": (evidence.eval_ladder, (r".+/scores", r".+/shapley")),
+    "eval_position": (position.eval_position, (r"debias/.+/zero_image|xray/.+/omega2",)),
     "eval_retrieval": (landmarks.eval_retrieval, (r".+/database", r".+/gnd/.+/easy")),
     "eval_vos": (parts.eval_vos, (r".+/categories", r".+/J")),
     "hummingbird": (frozen.hummingbird, (r"cases/.+/fake_weight",)),
@@ -78,17 +86,13 @@ FILES: dict[str, tuple[Reader, tuple[str, ...]]] = {
     "neco_views": (neco.neco_views, (r"(box_arithmetic|cases)/.+/gc",)),
     "paka": (paka.paka, (r"cka/.+/student|roi/.+/tokens",)),
     "pamr": (segments.pamr, (r"cases/.+/dilations", r"cases/.+/refined")),
+    "rasa": (position.rasa, (r"rounds/.+/positional|one_dimensional/.*left|svd/.*blank_features",)),
     "stego": (segments.stego, (r"(correlation/.+/coords1|cluster_probe/.+/clusters|crf/guidance)",)),
     "timetuning_eval": (frozen.timetuning_eval, (r"annotations", r"cases/.+/cluster_maps")),
     "timetuning_propagation": (timetuning.timetuning_propagation, (r".+/n_last_frames",)),
     "timetuning_sinkhorn": (timetuning.timetuning_sinkhorn, (r".+/scores", r".+/eps", r".+/q")),
     "timetuning_step": (timetuning.timetuning_step, (r".+/model0/prototypes",)),
 }
-# kinds of reference values whose method or evaluation is not here
-ELSEWHERE = (
-    *("eval_bootstrap", "eval_depth", "eval_depth_train", "eval_ladder", "eval_position"),
-    "rasa",
-)
 
 
 class Unreadable(Exception):
@@ -101,7 +105,7 @@ def kind_of(path: Path) -> str | None:
     Raises:
         Unreadable: it is no file of arrays.
     """
-    known = sorted([*FILES, *ELSEWHERE], key=len, reverse=True)
+    known = sorted(FILES, key=len, reverse=True)
     named = next((kind for kind in known if re.fullmatch(rf"{kind}([._-].*)?", path.stem)), None)
     if named is not None:
         return named
@@ -171,8 +175,8 @@ def main() -> int:
         try:
             kind = kind_of(path)
             kinds.add(kind)
-            if kind not in FILES:
-                notes.append(f"{path.name}: {'a kind of a method or evaluation that is not here' if kind else 'of no known kind'}")
+            if kind is None:
+                notes.append(f"{path.name}: of no known kind")
                 continue
             for row in rows_of(folder, path.stem):
                 if isinstance(row, Note):

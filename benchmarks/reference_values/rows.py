@@ -1,7 +1,8 @@
 """What a comparison with reference values yields: rows, and notes on what is not compared."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,21 @@ def relative(file: str, case: str, quantity: str, ours: Any, theirs: Any, allowe
     return Row(file, case, quantity, *norms, float(np.linalg.norm(a - b)) / max(norms[1], floor), allowed)
 
 
+def elementwise(file: str, case: str, quantity: str, ours: Any, theirs: Any, allowed: float, floor: float = 1.0) -> Row:
+    """`compare`, each difference over |theirs| + floor: relative and absolute tolerance at once, which are equal for floor 1."""
+    row = compare(file, case, f"{quantity}, over size + {floor:g}", ours, theirs, allowed)
+    a, b = (np.asarray(x, dtype=np.float64) for x in (ours, theirs))
+    scale = np.where(np.isfinite(b), np.abs(b) + floor, 1)
+    return replace(row, difference=compare(file, case, quantity, a / scale, b / scale, allowed).difference)
+
+
+def compare_named(file: str, values: Any, case: str, found: Mapping[str, Any], allowed: float, *always: str) -> Iterator[Row]:
+    """`compare` for all quantities that the file holds under the same name; a KeyError for one of `always` that it lacks."""
+    for name, ours in found.items():
+        if name in always or has(values, f"{case}/{name}"):
+            yield compare(file, case, name.replace("_", " "), ours, values[f"{case}/{name}"], allowed)
+
+
 def finite_or_equal(file: str, case: str, quantity: str, ours: Any, theirs: Any, allowed: float) -> Row:
     """`compare`, but where the release has NaN, which some of its steps cannot avoid, ours need only be finite."""
     a, b = (np.asarray(x, dtype=np.float64) for x in (ours, theirs))
@@ -80,6 +96,15 @@ def children(values: Any, prefix: str) -> list[str]:
     """The names one level below a prefix, numbers in their order."""
     found = {key.removeprefix(f"{prefix}/").split("/")[0] for key in values.files if key.startswith(f"{prefix}/")}
     return sorted(found, key=_natural)
+
+
+def numbered(values: Any, prefix: str) -> list[str]:
+    """The cases of a prefix: what stands one level below it, or the prefix itself where that holds the arrays."""
+    names = [f"{prefix}/{name}" for name in children(values, prefix)]
+    below = [name for name in names if children(values, name)]
+    if below:
+        return below
+    return [prefix] if names else []
 
 
 def has(values: Any, key: str) -> bool:

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import sys
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from densewalk.evaluations.metrics.davis import jf
+from densewalk.evidence.shares import interactions, one_at_a_time, sequential
 from densewalk.ops.sinkhorn import sinkhorn
 from tests.fixtures.helpers import shared
 from tests.fixtures.reference_values import record_neco, record_timetuning
@@ -19,6 +21,7 @@ KINDS = [
     *("cis", "contrastive_losses", "crw", "mae_step", "mocov3_step", "mosic_loss", "paka"),
     *("dinov2_parts", "dinov2_step_centering", "dinov2_step_sinkhorn", "ibot_loss", "ibot_masks", "ibot_step"),
     *("dinov2_loss", "eval_correspondence", "eval_discovery", "eval_retrieval", "eval_vos"),
+    *("eval_bootstrap", "eval_depth", "eval_depth_train", "eval_ladder", "eval_position", "rasa"),
     *("davis_jf", "davis_propagation", "dora_step", "hummingbird", "knn", "lost", "neco_eval", "neco_loss", "neco_sort", "neco_step"),
     *("neco_views", "pamr", "stego", "timetuning_eval", "timetuning_propagation", "timetuning_sinkhorn", "timetuning_step"),
 ]
@@ -84,14 +87,12 @@ def test_a_folder_with_other_cases_is_compared(parity, monkeypatch, capsys, tmp_
     np.savez(tmp_path / "davis_jf_more.npz", **jf_case())
     np.savez(tmp_path / "another_name.npz", **sinkhorn_case())
     np.savez(tmp_path / "photos.npz", x=np.zeros(3))
-    np.savez(tmp_path / "eval_depth.npz", x=np.zeros(3))
     (tmp_path / "notes.txt").write_text("no arrays")
     status, text = run(parity, monkeypatch, capsys, tmp_path)
     assert status == 0
     assert text.count("| shares |") == 2, "one of them is told by its keys"
     assert "| davis_jf_more | other | F |" in text
     assert "not compared: photos.npz: of no known kind" in text
-    assert "not compared: eval_depth.npz: a kind of a method or evaluation that is not here" in text
     assert "not compared: notes.txt: no .npz" in text
     assert f"not compared: neco_step: no file of this kind in {tmp_path}" in text
     assert text.splitlines()[-1] == "4 quantities compared, 0 too far, 0 files wrong"
@@ -179,3 +180,64 @@ def test_recorded_steps_of_timetuning_with_a_queue_or_without_a_teacher(parity, 
         del file["other/queue_length"]
         np.savez(tmp_path / "timetuning_step.npz", **file)
         assert any("loss of step 1" in row[1] for row in held(parity, tmp_path, "timetuning_step")), "without its queue"
+
+
+def ladder_case():
+    """Five settings instead of two to four, and two of their orders."""
+    scores, orders = np.random.default_rng(0).normal(size=32), list(permutations(range(5)))
+    found = {"scores": scores, "shapley": np.mean([sequential(scores, order) for order in orders], 0), "difference": scores[-1] - scores[0]}
+    found |= {"orders": orders[3:5], "sequential": [sequential(scores, order) for order in orders[3:5]]}
+    found |= {"interaction": interactions(scores)}
+    found |= dict(zip(("one_at_a_time_from_a", "one_at_a_time_from_b"), one_at_a_time(scores), strict=True))
+    return {f"five/{name}": value for name, value in found.items()}, "five/shapley"
+
+
+def rasa_case():
+    """Two rounds instead of four, on 3 x 4 places of 7 dimensions, and three steps of training."""
+    generator = torch.Generator().manual_seed(0)
+    features = left = torch.randn(2, 12, 7, generator=generator)
+    target = torch.tensor([[row / 2, column / 3] for row, column in product(range(3), range(4))]).expand(2, -1, -1)
+    file = {"features": features, "target": target}
+    for t in range(2):
+        file["before_last"] = left
+        weight = torch.randn(2, 7, generator=generator)
+        q = torch.linalg.qr(weight.T).Q
+        file |= {f"rounds/{t}/weight": weight, f"rounds/{t}/positional": left @ q @ q.T}
+        left = left - left @ q @ q.T
+        file[f"rounds/{t}/left"] = left
+    weight = torch.nn.Parameter(torch.randn(2, 7, generator=generator))
+    file |= {"all": left, "training/weight_before": weight.detach().clone(), "training/lr": 0.1, "training/steps": 3}
+    optimizer, losses = torch.optim.AdamW([weight], 0.1, weight_decay=0), []
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = ((file["before_last"] @ weight.T).sigmoid() - target).square().mean()
+        loss.backward()
+        file.setdefault("training/grad_first", weight.grad.clone())
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    file |= {"training/losses": losses, "training/weight_after": weight.detach()}
+    return {name: np.array(value) for name, value in file.items()}, "rounds/1/left"
+
+
+def bootstrap_case():
+    """Four images instead of five, and two lists of p."""
+    values = np.random.default_rng(0).normal(size=4)
+    means = np.array([values[list(draw)].mean() for draw in product(range(4), repeat=4)])
+    file = {"values": values, "std": means.std(), "std_formula": values.std() / 2}
+    file["percentile_95"] = np.quantile(means, [0.025, 0.975], method="inverted_cdf")
+    file = {f"exact_mean/{name}": value for name, value in file.items()}
+    for case, adjusted in enumerate(([0.02, 0.03], [0.04, 0.04])):
+        file |= {f"holm/{case}/p": [0.01, 0.03] if case == 0 else [0.02, 0.04], f"holm/{case}/adjusted": adjusted}
+        file[f"holm/{case}/benjamini_hochberg"] = [0.02, 0.03] if case == 0 else [0.04, 0.04]
+    return file, "holm/1/adjusted"
+
+
+@pytest.mark.parametrize(("kind", "case"), [("eval_ladder", ladder_case), ("rasa", rasa_case), ("eval_bootstrap", bootstrap_case)])
+def test_other_numbers_of_cases_and_rounds_are_compared(parity, tmp_path, kind, case):
+    file, broken = case()
+    np.savez(tmp_path / f"{kind}.npz", **file)
+    assert held(parity, tmp_path, kind) == []
+    np.savez(tmp_path / f"{kind}.npz", **{**file, broken: np.asarray(file[broken]) + 1e-3})
+    assert {name for name, *_ in held(parity, tmp_path, kind)} == {broken.rpartition("/")[0]}
