@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from densewalk.core.errors import UserError
-from densewalk.data.image_files import TURNS, read_color_numbers, read_header, read_image, read_mask, require_fit
+from densewalk.data.image_files import TURNS, read_color_numbers, read_header, read_image, read_mask, require_depth_bits, require_fit
 from densewalk.data.images import read_rgb
 
 ORIENTATIONS = range(1, 9)
@@ -125,11 +125,15 @@ def test_damaged_exif_is_no_error_and_one_rule(tmp_path, data):
 
 def test_a_tag_behind_the_pixels_counts(tmp_path):
     """PNG's chunks come in any order: the header alone must say the same as the decoded file."""
-    plain = (write(tmp_path / "a.png", colors())).read_bytes()
-    body = b"eXIf" + exif(6).tobytes().removeprefix(b"Exif\0\0")
+    path = write(tmp_path / "a.png", colors())
+    tag_behind_pixels(path, 6)
+    assert read_header(path).shown == read_image(path).size == (4, 6)
+
+
+def tag_behind_pixels(path, orientation):
+    plain, body = path.read_bytes(), b"eXIf" + exif(orientation).tobytes().removeprefix(b"Exif\0\0")
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    (tmp_path / "b.png").write_bytes(plain[:-12] + chunk + plain[-12:])
-    assert read_header(tmp_path / "b.png").shown == read_image(tmp_path / "b.png").size == (4, 6)
+    path.write_bytes(plain[:-12] + chunk + plain[-12:])
 
 
 # -- depths and kinds --------------------------------------------------------------------------------------------------
@@ -181,6 +185,54 @@ def test_masks_hold_the_numbers_that_are_stored(tmp_path, depth, kind):
         path.write_bytes(data[:33] + chunk + data[33:])
     assert read_mask(path).tolist() == ids.tolist()
     assert read_mask(path).dtype.kind == "u"
+
+
+@pytest.mark.parametrize("name", ["plain.png", "late_tag.png", "plain.tif", "lzw.tif", "big.tif", "plain.pgm"])
+def test_depth_of_16_bits_is_taken_as_it_is(tmp_path, name):
+    path, values = tmp_path / name, np.array([[0, 1, 4000], [300, 40_000, 65_535]], np.uint16)
+    if name == "big.tif":
+        Image.frombytes("I;16B", (3, 2), values.astype(">u2").tobytes()).save(path)
+    elif name == "plain.pgm":
+        path.write_bytes(b"P5 3 2 65535\n" + values.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values).save(path, **({"compression": "tiff_lzw"} if "lzw" in name else {}))
+    if name == "late_tag.png":
+        tag_behind_pixels(path, 6)
+    require_depth_bits(path, read_header(path), "1000 a meter", "save it again")
+    assert np.array_equal(read_mask(path, image=path), np.rot90(values, -1) if name == "late_tag.png" else values)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("int32.tif", "has 32 bits"),
+        ("int32_lzw.tif", "has 32 bits"),
+        ("float.tif", "has a floating-point number"),
+        ("gray.png", "has 8 bits"),
+        ("bits.png", "has 1 bit"),
+        ("palette.png", "has a palette"),
+        ("colors.png", "has RGB"),
+        ("two_channels.png", "has RGBA"),
+        ("scaled.pgm", "has no plain 16 bits"),  # Pillow makes 65535 of its 1000
+        ("lossy.jp2", "has no plain 16 bits"),
+    ],
+)
+def test_depth_of_other_bits_is_named(tmp_path, name, said):
+    path, values = tmp_path / name, np.array([[0, 1, 400], [300, 700, 1000]], np.uint16)
+    if name == "two_channels.png":
+        png(path, b"".join(b"\0" + np.repeat(row, 2).astype(">u2").tobytes() for row in values), 3, 2, 16, 4)
+    elif name == "scaled.pgm":
+        path.write_bytes(b"P5 3 2 1000\n" + values.astype(">u2").tobytes())
+    elif name == "lossy.jp2":
+        Image.fromarray(values).save(path)
+    else:
+        kinds = {"int32": np.int32, "float": np.float32, "bits": bool}
+        image = Image.fromarray(values.astype(next((kind for start, kind in kinds.items() if name.startswith(start)), np.uint8)))
+        modes = {"palette.png": "P", "colors.png": "RGB"}
+        image.convert(modes.get(name, image.mode)).save(path, **({"compression": "tiff_lzw"} if "lzw" in name else {}))
+    with pytest.raises(UserError) as error:
+        require_depth_bits(path, read_header(path), "1000 a meter", "save it again")
+    assert str(error.value) == f"depth map {path} {said} a pixel; allowed: one channel of 16 bits, 1000 a meter; to do: save it again"
 
 
 def test_alpha_and_palette_are_colors_of_an_image_and_no_mask(tmp_path):

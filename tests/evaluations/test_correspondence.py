@@ -262,6 +262,33 @@ def test_bad_annotations_are_named(tmp_path, values, said):
     assert path.name in str(error.value)
 
 
+@pytest.mark.parametrize("side", ["src", "trg"])
+@pytest.mark.parametrize(
+    "box",
+    [
+        [1, 1, 3600, 4800],  # would make PCK 100 for anything
+        [-500, -500, 36, 48],
+        [2, 2, 46, 34],  # x and y swapped: the image is 36 wide and 48 high
+        [2, 2, 34, 52],
+    ],
+)
+def test_a_box_that_leaves_its_image_is_named(tmp_path, side, box):
+    write_spair(tmp_path)
+    name = {"src": "000002-b-c:cat", "trg": "000000-a-b:cat"}[side]
+    path = change(tmp_path, name, **{f"{side}_bndbox": box})
+    said = f"{path}, {side}_bndbox: the box {', '.join(map(str, box))} leaves the image of 36x48; allowed: x0, y0, x1, y1 in pixels"
+    with pytest.raises(UserError) as error:
+        read_pairs(tmp_path, "test")
+    assert str(error.value) == f"{said}; to do: correct the annotation"
+
+
+@pytest.mark.parametrize("box", [[0, 0, 36, 48], [1, 1, 36, 48], [1, 1, 37, 49], [-2, -2, 38, 50]])
+def test_a_box_may_touch_the_border_and_count_from_one(tmp_path, box):
+    write_spair(tmp_path)
+    change(tmp_path, "000000-a-b:cat", trg_bndbox=box)
+    assert read_pairs(tmp_path, "test")[0].box.tolist() == box
+
+
 def test_bad_lists_and_files_are_named(tmp_path):
     write_spair(tmp_path)
     layout = tmp_path / "Layout/large/test.txt"

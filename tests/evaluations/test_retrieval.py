@@ -186,6 +186,26 @@ def test_queries_are_cut_to_their_box(tmp_path):
     assert cut.min() > whole.mean()
 
 
+@pytest.mark.parametrize(
+    ("box", "size"),
+    [
+        ((0.0, 0.0, 64.0, 48.0), (48, 64)),
+        ((-1.0, -0.6, 65.0, 48.7), (48, 64)),  # at most a pixel beyond the border, where nothing black is added
+        ((3.4, 3.6, 10.4, 9.6), (6, 7)),
+    ],
+)
+def test_a_box_is_cut_at_the_border(tmp_path, box, size):
+    truth = ground_truth()
+    truth["gnd"][0]["bbx"] = list(box)
+    write_landmarks(tmp_path, truth=truth)
+    settings = settings_for(tmp_path, crop_query=True)
+    query = retrieval.find_landmarks(settings).queries[0]
+    Image.fromarray(np.full((48, 64, 3), 250, np.uint8)).save(query.path, quality=100)
+    cut = retrieval.Fitted([(query.path, query.box)], settings, MeanColors().statistics)[0]
+    assert cut.shape == (3, *size)
+    assert (cut.amin((1, 2)) > 1).all(), "a black pixel"
+
+
 def test_the_ground_truth_s_hash_does_not_depend_on_how_it_is_written(tmp_path):
     found = []
     for i, protocol in enumerate((0, 2, 4)):
@@ -245,6 +265,42 @@ def test_bad_ground_truth_is_refused_before_the_backbone_is_loaded(tmp_path, mon
         retrieval.evaluate(settings_for(tmp_path), tmp_path / "no.safetensors", Job(out=tmp_path / "out", state=tmp_path))
     assert "gnd_roxford5k.pkl" in str(error.value)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ([4, 4, 600, 440], r"the box 4, 4, 600, 440 leaves the image of 64x48, .*bridge_query\.jpg; allowed: left, top, right, bottom"),
+        ([4, 4, 40, 60], "leaves the image"),  # x and y swapped
+        ([-500, 4, 60, 44], "leaves the image"),
+        ([4, 4, 60, 49.1], "leaves the image"),
+        ([70, 4, 80, 44], "leaves the image"),
+        ([4, 48, 60, 49], r"the box 4, 48, 60, 49 holds no pixel of the image of 64x48"),
+        ([10.1, 4, 10.4, 44], "holds no pixel"),
+        (None, "is missing; allowed: a box for every query; to do: leave out `crop_query`"),
+    ],
+)
+def test_a_query_that_cannot_be_cut_is_refused_before_the_backbone_is_loaded(tmp_path, box, said):
+    truth = ground_truth()
+    truth["gnd"][1]["bbx"] = box
+    write_landmarks(tmp_path, truth=truth)
+    with pytest.raises(UserError, match=rf"gnd_roxford5k\.pkl: gnd\[1\] \(bridge_query\): bbx.*{said}"):
+        retrieval.evaluate(settings_for(tmp_path, crop_query=True), tmp_path / "no", Job(out=tmp_path / "out", state=tmp_path))
+    assert len(retrieval.find_landmarks(settings_for(tmp_path)).queries) == 2, "boxes of queries that are not cut do not count"
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_query_that_is_turned_has_no_box(tmp_path, orientation):
+    write_landmarks(tmp_path)
+    path, tags = tmp_path / "roxford5k/jpg/tower_query.jpg", Image.Exif()
+    tags[0x0112] = orientation
+    Image.open(path).save(path, exif=tags)
+    said = (
+        rf"tower_query\.jpg has the EXIF orientation {orientation}, and nothing tells whether .*\.pkl: gnd\[0\] \(tower_query\): bbx fits"
+    )
+    with pytest.raises(UserError, match=said):
+        retrieval.find_landmarks(settings_for(tmp_path, crop_query=True))
+    assert len(retrieval.find_landmarks(settings_for(tmp_path)).queries) == 2
 
 
 def test_a_missing_image_is_named(tmp_path):

@@ -11,7 +11,7 @@ Everything that is wrong with a file is a UserError that names it.
 import io
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ TURNS = {
 }
 COLORS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")  # modes that Pillow converts to RGB
 GRAY = ("P", "L", "1", "I")  # modes of masks, besides 16 bits
+KINDS = {"L": "8 bits", "P": "a palette", "1": "1 bit", "F": "a floating-point number", **dict.fromkeys(("I", "I;16"), "no plain 16 bits")}
 LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000")  # their values are not those that were saved
 EXACT = "an indexed or grayscale PNG whose pixel values are the labels"
 UNTAG = "turn the pixels and remove the tag (exiftran -ai, or mogrify -auto-orient), or remove the tag if the labels fit the stored pixels"
@@ -46,11 +47,15 @@ Numbers = Integer[np.ndarray, "_ _"]  # stored or turned
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says before its pixels: stored width and height, Pillow's mode, EXIF orientation (1 to 8; 1 is upright)."""
+    """What a file says before its pixels: stored width and height, Pillow's mode, EXIF orientation (1 to 8; 1 is upright).
+
+    layout: how a pixel is stored, in Pillow's terms. A mode is what Pillow makes of it: `I` of 16 bits as of 32.
+    """
 
     size: tuple[int, int]
     mode: str
     orientation: int
+    layout: str = ""
 
     @property
     def shown(self) -> tuple[int, int]:
@@ -61,9 +66,10 @@ class Header:
 def read_header(path: str | Path) -> Header:
     """Read size, mode and orientation without decoding the pixels."""
     with _open(path) as image:
+        layout = _layout(image)
         if image.format == "PNG" and _has_late_text(path):
             _load(image, path)
-        return _header(image)
+        return replace(_header(image), layout=layout)
 
 
 def read_image(path: str | Path, *, todo: str = TODO) -> Image.Image:
@@ -168,6 +174,18 @@ def require_upright_labels(image: str | Path, header: Header, size: tuple[int, i
     if size is not None and size != header.shown:
         swapped = " (width and height are swapped)" if size == header.shown[::-1] else ""
         raise UserError(f"{where} says {_by(size)}{swapped}, but {image} is {_by(header.shown)}", todo="correct the annotation file")
+
+
+def require_depth_bits(path: str | Path, header: Header, units: str, todo: str) -> None:
+    """Check that a depth map stores one channel of 16 bits.
+
+    Raises:
+        UserError: it stores something else, or what Pillow does not keep as it is: a PGM of another maximum, JPEG 2000.
+    """
+    if header.layout.startswith("I;16"):
+        return
+    kind = f"{header.layout[2:4]} bits" if header.layout.startswith("I;") else KINDS.get(header.mode, header.mode)
+    raise UserError(f"depth map {path} has {kind} a pixel", allowed=f"one channel of 16 bits, {units}", todo=todo)
 
 
 def _as_shown(values: Numbers, path: str | Path, header: Header, image: str | Path | None) -> Numbers:
@@ -277,3 +295,11 @@ def _raw_mode(image: Image.Image) -> str:
     tile = getattr(image, "tile", [])
     raw = tile[0].args if tile else ""
     return raw if isinstance(raw, str) else ""
+
+
+def _layout(image: Image.Image) -> str:
+    """The same, also of formats that say more: TIFF names the layout, then lines and compression."""
+    tile = getattr(image, "tile", [])
+    raw = tile[0].args if tile else ""
+    first = raw[0] if isinstance(raw, tuple) and raw else raw
+    return first if isinstance(first, str) else ""

@@ -146,6 +146,13 @@ def test_bad_depth_maps_are_named(root):
         read_views(root)
 
 
+def test_a_depth_map_of_32_bits_is_named(root):
+    path = root / "thing_0/wild_set/depth/001.png"
+    Image.fromarray(np.asarray(Image.open(path)).astype(np.int32)).save(path, format="TIFF")
+    with pytest.raises(UserError, match=rf"depth map {path} has 32 bits a pixel; allowed: one channel of 16 bits"):
+        read_views(root)
+
+
 def test_an_empty_depth_map_is_named(root):
     path = root / "thing_0/wild_set/depth/001.png"
     Image.fromarray(np.zeros((60, 80), np.uint16)).save(path)

@@ -176,6 +176,19 @@ def test_bad_data_are_refused_by_name(tmp_path):
     refused(tmp_path, nowhere, tmp_path, "line 2", f"{path} does not exist")
 
 
+def test_depth_of_other_than_16_bits_is_refused_by_name(tmp_path):
+    base = write_nyu(tmp_path)
+    lists, path = base / "nyu_train.txt", base / "kitchen_0001/other.tif"
+    lists.write_text(lists.read_text().replace("sync_depth_00001.png", "other.tif"))
+    stored = depth_map(1)
+    for other, said in (
+        (stored.astype(np.int32), "has 32 bits a pixel"),
+        (stored.astype(np.float32), "has a floating-point number a pixel"),
+    ):
+        Image.fromarray(other).save(path)
+        refused(tmp_path, tmp_path / "no-backbone", tmp_path, f"depth map {path} {said}; allowed: one channel of 16 bits, 1000 a meter")
+
+
 def test_lines_without_depth_are_skipped_and_others_sorted(tmp_path):
     base = write_nyu(tmp_path)
     lines = (base / "nyu_train.txt").read_text().splitlines()

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from densewalk.core.errors import UserError
+from densewalk.data.benchmarks.borders import leaves_image
 from densewalk.data.benchmarks.coco import Instances, check_pictures, read_instances
 from densewalk.data.benchmarks.paths import choose_names, descend, existing_file, existing_folder, read_list, read_text, subfolders
 from densewalk.data.file_lists import find_files, frames_in_order
@@ -201,8 +202,7 @@ def _require_label(values: Float[np.ndarray, " frames"], path: Path, most: int) 
 
 def _require_tracked(boxes: Boxes, visible: Bool[np.ndarray, " frames"], size: tuple[int, int], path: Path) -> None:
     """Require that visible boxes lie in the image. Some of GOT-10k's leave it; most of them do where corners are taken for sizes."""
-    slack = 2 + np.array(size) / 50
-    leaving = visible & ((boxes[:, :2] < -slack).any(axis=1) | (boxes[:, 2:] > size + slack).any(axis=1))
+    leaving = visible & _leaving(boxes, size)
     gone = visible & ((boxes[:, :2] >= size).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1))
     if gone.any() or leaving.sum() > visible.sum() / 2:
         at = int(gone.argmax() if gone.any() else leaving.argmax())
@@ -236,13 +236,16 @@ def _checked(boxes: Boxes, path: Path) -> Boxes:
 
 
 def _inside(boxes: Boxes, size: tuple[int, int], path: Path) -> Boxes:
-    """Return the boxes if none leaves the image by more than two pixels and a fiftieth of its side."""
-    slack = 2 + np.array(size) / 50
-    bad = (boxes[:, :2] < -slack).any(axis=1) | (boxes[:, 2:] > size + slack).any(axis=1)
+    """Return the boxes if none leaves the image."""
+    bad = _leaving(boxes, size)
     if bad.any():
         found = f"{path} has the box {_corners(boxes[bad][0])}, which leaves the image of {size[0]}x{size[1]}"
         raise UserError(found, allowed="x0, y0, x1, y1 in pixels", todo="correct the annotation")
     return boxes
+
+
+def _leaving(boxes: Boxes, size: tuple[int, int]) -> Bool[np.ndarray, " boxes"]:
+    return np.array([leaves_image(box, size) for box in boxes.tolist()], dtype=bool)
 
 
 def _number(text: str) -> float:

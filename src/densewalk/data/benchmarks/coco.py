@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from densewalk.core.errors import UserError
 from densewalk.core.files import parse_json
+from densewalk.data.benchmarks.borders import leaves_image
 from densewalk.data.benchmarks.paths import require_inside
 from densewalk.data.benchmarks.run_lengths import Bounds, runs_bounds, runs_of
 from densewalk.data.file_lists import find_files
@@ -246,16 +247,10 @@ def _box(entry: Entry, size: tuple[int, int] | None) -> Bounds:
     x, y, width, height = box
     if width < 0 or height < 0:
         entry.fail("bbox", f"is {brief(box)}", f"no negative width or height: {ORDER}")
-    if size is not None and _leaves((x, y, x + width, y + height), size):
+    if size is not None and leaves_image((x, y, x + width, y + height), size):
         corners = "; are these two corners?" if 0 <= x <= width <= size[0] + 1 and 0 <= y <= height <= size[1] + 1 else ""
         entry.fail("bbox", f"{brief(box)} leaves the image of {size[0]}x{size[1]}", ORDER + corners)
     return x, y, width, height
-
-
-def _leaves(corners: Bounds, size: tuple[int, int]) -> bool:
-    """Say whether something leaves the image by more than two pixels and a fiftieth of its side."""
-    slack = [2 + side / 50 for side in size]
-    return min(corners[0] + slack[0], corners[1] + slack[1]) < 0 or corners[2] > size[0] + slack[0] or corners[3] > size[1] + slack[1]
 
 
 def _check_area(entry: Entry, size: tuple[int, int]) -> None:
@@ -273,7 +268,7 @@ def _mask_bounds(entry: Entry, size: tuple[int, int]) -> Bounds | None:
     mask = entry.get("segmentation", "polygons or run lengths")
     if isinstance(mask, list):
         bounds = _polygon_bounds(entry, mask)
-        if _leaves(bounds, size):
+        if leaves_image(bounds, size):
             found = f"reaches from {bounds[0]:g}, {bounds[1]:g} to {bounds[2]:g}, {bounds[3]:g} in an image of {size[0]}x{size[1]}"
             entry.fail("segmentation", found, "corners x, y in pixels")
         return bounds

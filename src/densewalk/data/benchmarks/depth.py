@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.paths import descend, existing_file, existing_folder, read_text, require_inside
-from densewalk.data.image_files import mask_turn, read_header, read_mask
+from densewalk.data.image_files import mask_turn, read_header, read_mask, require_depth_bits
 from densewalk.data.storage.places import is_file, resolve
 
 DOWNLOAD = "complete the data, or write None for the depth of this image, which then is skipped"
@@ -102,13 +102,7 @@ def _checked(name: str, image: Path, depth: Path, layout: str, where: str) -> De
         if not is_file(file):
             raise UserError(f"{where}: {kind} {file} does not exist", todo=DOWNLOAD)
     header, picture = read_header(depth), read_header(image)
-    if not header.mode.startswith("I"):
-        kind = {"L": "8 bits", "P": "a palette", "1": "1 bit"}.get(header.mode, header.mode)
-        raise UserError(
-            f"depth map {depth} has {kind} a pixel",
-            allowed=f"one channel of 16 bits, {LAYOUTS[layout].units} a meter",
-            todo="download it again: 8 bits cannot hold the distances",
-        )
+    require_depth_bits(depth, header, f"{LAYOUTS[layout].units} a meter", "download it again, or save the distances as a PNG of 16 bits")
     if header.size not in (picture.size, picture.shown):
         sizes = [f"{width}x{height}" for width, height in (header.size, picture.shown)]
         swapped = " (width and height are swapped)" if header.size == picture.shown[::-1] else ""

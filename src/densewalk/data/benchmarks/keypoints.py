@@ -19,6 +19,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from densewalk.core.errors import UserError
+from densewalk.data.benchmarks.borders import leaves_image
 from densewalk.data.benchmarks.paths import descend, existing_file, read_list, read_text
 from densewalk.data.image_files import Header, read_header, require_upright_labels
 
@@ -125,7 +126,8 @@ def _read_side(found: PairAnnotation, side: str, folder: Path, path: Path, heade
         headers[image] = read_header(image)
     require_upright_labels(image, headers[image], (width, height), f"{path}, {side}_imsize")
     points = _inside(np.array(getattr(found, f"{side}_kps")), (width, height), f"{path}, {side}_kps")
-    return _Side(image, points, _box(np.array(getattr(found, f"{side}_bndbox")), f"{path}, {side}_bndbox"), (width, height))
+    box = _box(np.array(getattr(found, f"{side}_bndbox")), (width, height), f"{path}, {side}_bndbox")
+    return _Side(image, points, box, (width, height))
 
 
 def _inside(points: Float[np.ndarray, "points 2"], size: tuple[int, int], where: str) -> Float[np.ndarray, "points 2"]:
@@ -139,7 +141,12 @@ def _inside(points: Float[np.ndarray, "points 2"], size: tuple[int, int], where:
     return points.astype(np.float64)
 
 
-def _box(corners: Float[np.ndarray, "4"], where: str) -> Float[np.ndarray, "4"]:
+def _box(corners: Float[np.ndarray, "4"], size: tuple[int, int], where: str) -> Float[np.ndarray, "4"]:
+    """Return the box if it lies in the image: PCK's threshold is a share of its longer side."""
+    box = ", ".join(f"{c:g}" for c in corners)
     if (corners[2:] <= corners[:2]).any():
-        raise UserError(f"{where}: {', '.join(f'{c:g}' for c in corners)}", allowed="x0 < x1 and y0 < y1", todo="correct the annotation")
+        raise UserError(f"{where}: {box}", allowed="x0 < x1 and y0 < y1", todo="correct the annotation")
+    if leaves_image(corners.tolist(), size):
+        found = f"{where}: the box {box} leaves the image of {size[0]}x{size[1]}"
+        raise UserError(found, allowed="x0, y0, x1, y1 in pixels", todo="correct the annotation")
     return corners.astype(np.float64)

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.paths import descend, existing_file, existing_folder, read_text, require_inside, subfolders
 from densewalk.data.file_lists import find_files
-from densewalk.data.image_files import EXTENSIONS, read_header, read_mask
+from densewalk.data.image_files import EXTENSIONS, read_header, read_mask, require_depth_bits
 from densewalk.data.storage.places import is_file, is_folder, resolve
 
 WILD = "wild_set"
@@ -143,9 +143,7 @@ def _checked(thing: str, folder: Path, found: ViewAnnotation, where: str) -> Obj
     height, width = found.image_size
     image, depth = resolve(image), resolve(depth)
     header, stored = read_header(image), read_header(depth)
-    if not stored.mode.startswith("I"):
-        kind = {"L": "8 bits", "P": "a palette", "1": "1 bit"}.get(stored.mode, stored.mode)
-        raise UserError(f"depth map {depth} has {kind} a pixel", allowed="one channel of 16 bits, 655,350 / mm", todo=AGAIN)
+    require_depth_bits(depth, stored, "655,350 / mm", AGAIN)
     for file, size in ((image, header.shown), (depth, stored.size)):
         if size != (width, height):
             swapped = " (height and width are swapped)" if size == (height, width) else ""

@@ -17,12 +17,15 @@ import numpy as np
 from jaxtyping import Int
 
 from densewalk.core.errors import UserError
+from densewalk.data.benchmarks.borders import leaves_image
 from densewalk.data.benchmarks.paths import existing_file, existing_folder, require_inside
+from densewalk.data.image_files import read_header, require_upright_labels
 from densewalk.data.storage.plain_pickle import Array, read_plain_pickle
 
 KINDS = ("easy", "hard", "junk")
 AGAIN = "download it again"
 Numbers = Int[np.ndarray, " _"]
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Query:
     easy: Numbers
     hard: Numbers
     junk: Numbers
-    box: tuple[float, float, float, float] | None
+    box: Box | None
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,14 @@ class Landmarks:
     sha256: str
 
 
-def read_landmarks(root: str | Path, layout: str) -> Landmarks:
+def read_landmarks(root: str | Path, layout: str, *, crop: bool = False) -> Landmarks:
     """Read the ground truth, and look for every image.
 
+    Args:
+        crop: queries will be cut to their boxes, so each needs one that lies in its image.
+
     Raises:
-        UserError: the pickle is not what it should be, or an image is missing; the message names the file.
+        UserError: the pickle is not what it should be, an image is missing, or a box does not fit; the message names the file.
     """
     folder = existing_folder(Path(root) / layout, allowed=f"ROOT/{layout}/gnd_{layout}.pkl and ROOT/{layout}/jpg/*.jpg")
     path = existing_file(folder / f"gnd_{layout}.pkl")
@@ -62,7 +68,34 @@ def read_landmarks(root: str | Path, layout: str) -> Landmarks:
         easy, hard, junk = (np.array(entry[kind], dtype=np.int64) for kind in KINDS)
         box = entry["bbx"]
         found.append(Query(image, easy, hard, junk, None if box is None else (box[0], box[1], box[2], box[3])))
+    if crop:
+        for i, query in enumerate(found):
+            require_box(query, f"{path}: gnd[{i}] ({truth['qimlist'][i]}): bbx")
     return Landmarks(images, found, truth, sha256(json.dumps(truth, sort_keys=True).encode()).hexdigest())
+
+
+def require_box(query: Query, where: str) -> None:
+    """Check by the header alone that a query can be cut to its box.
+
+    Raises:
+        UserError: it has no box, its image has an EXIF orientation, or the box leaves the image by more than a pixel.
+    """
+    if query.box is None:
+        raise UserError(f"{where} is missing", allowed="a box for every query", todo="leave out `crop_query`")
+    header = read_header(query.path)
+    require_upright_labels(query.path, header, None, where)
+    left, top, right, bottom = pixels_of(query.box, header.size)
+    leaves = leaves_image(query.box, header.size, slack=1.0)
+    if leaves or left >= right or top >= bottom:
+        box, (width, height) = ", ".join(f"{side:g}" for side in query.box), header.size
+        said = f"{where}: the box {box} {'leaves' if leaves else 'holds no pixel of'} the image of {width}x{height}, {query.path}"
+        raise UserError(said, allowed="left, top, right, bottom in pixels, at most one beyond the border", todo="download both again")
+
+
+def pixels_of(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the box in whole pixels, cut at the border of an image of this width and height."""
+    left, top, right, bottom = map(round, box)
+    return max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])
 
 
 def checked(found: Any, path: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from densewalk.data.image_files import read_image
 from densewalk.data.images import normalize
 from densewalk.evaluations.common.base import Job, Result, load_network, require_finite
 from densewalk.evaluations.common.shares import in_order, owned
-from densewalk.evaluations.retrieval.data import Landmarks, Query, read_landmarks
+from densewalk.evaluations.retrieval.data import Box, Landmarks, Query, pixels_of, read_landmarks
 from densewalk.evaluations.retrieval.scores import CUTS, DIFFICULTIES, average_precision, positions, precision_at, rank
 from densewalk.evaluations.retrieval.settings import RetrievalSettings
 from densewalk.evidence.statistics import MeanOfUnits
@@ -46,7 +46,6 @@ from densewalk.visualization.overlays import FOUND_COLOR, TRUE_COLOR
 from densewalk.visualization.panels import Panel, write_panels
 
 Rankings = Int[np.ndarray, "queries images"]
-Box = tuple[float, float, float, float]
 SHOWN, FIRST, SIDE = 4, 5, 160  # queries of the strip, images of each, their sides
 
 
@@ -74,11 +73,8 @@ def describe_data(settings: RetrievalSettings) -> dict[str, int]:
 
 
 def find_landmarks(settings: RetrievalSettings) -> Landmarks:
-    """The images and queries; with `crop_query`, every query has a box."""
-    landmarks = read_landmarks(settings.root, settings.layout)
-    if settings.crop_query and (without := [q.path for q in landmarks.queries if q.box is None]):
-        raise UserError(f"{without[0]} has no bbx in gnd_{settings.layout}.pkl", todo="leave out `crop_query`")
-    return landmarks
+    """The images and queries; with `crop_query`, every query has a box in its image."""
+    return read_landmarks(settings.root, settings.layout, crop=settings.crop_query)
 
 
 def score(settings: RetrievalSettings, landmarks: Landmarks, rankings: Rankings) -> Result:
@@ -158,9 +154,7 @@ class Fitted(Dataset[Tensor]):
         path, box = self.images[i]
         image = read_image(path)
         if box is not None:
-            if box[0] >= image.width or box[1] >= image.height or box[2] <= 0 or box[3] <= 0:
-                raise UserError(f"{path} has {image.width}x{image.height} pixels, but its box is {list(box)}", todo="download both again")
-            image = image.crop((round(box[0]), round(box[1]), round(box[2]), round(box[3])))
+            image = image.crop(pixels_of(box, image.size))
         return normalize(TF.to_tensor(fit(image, self.settings.size, self.settings.fit)), self.statistics)
 
 
