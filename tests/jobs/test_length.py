@@ -9,6 +9,7 @@ from densewalk.core.errors import Interrupted, UserError
 from densewalk.data.settings import ImagesSettings
 from densewalk.jobs import train as train_job
 from densewalk.jobs.prepare import prepare_images
+from densewalk.methods.dino.settings import DinoSettings
 from densewalk.models.architecture import architecture_named
 from densewalk.models.origin import RandomWeights
 from densewalk.results.compare import _facts
@@ -49,7 +50,16 @@ def machine(monkeypatch, name, seconds):
 def spec_of(seed=0, **settings):
     data = {"photos": ImagesSettings(source="images")}
     settings = {**SIZES, **settings}
-    return RunSpec(run="dino", seed=seed, method="dino", arch="vit_nano_patch16", init=RandomWeights(), data=data, settings=settings)
+    return RunSpec(
+        run="dino",
+        seed=seed,
+        method="dino",
+        arch="vit_nano_patch16",
+        init=RandomWeights(),
+        data=data,
+        settings=settings,
+        version=DinoSettings.VERSION,
+    )
 
 
 def make(here, seed=0, results="results", device="cpu", **settings):

@@ -34,7 +34,7 @@ ONLY = {
         "no such method": ("method", "dreamer", "settings: no such method: 'dreamer'; allowed: cis, crw, debias, dino"),
         "a setting": ("settings.out_dim", [8], "settings.out_dim: Input should be a valid integer (found [8])"),
         "an unknown setting": ("settings.wings", 2, "settings.wings: Extra inputs are not permitted"),
-        "another version": ("version", 7, "version: 7 of dino, which is at version 1 here"),
+        "another version": ("version", 7, f"version: 7 of dino, which is at version {DinoSettings.VERSION} here"),
         "no settings": ("settings", "null", "settings: give them exactly where method is not none (method: dino)"),
         "a source": ("data.pets", {"source": 3}, "source: Input should be a valid string (found 3)"),
         "a list for a source": ("data.pets", [], "data.pets"),
@@ -159,7 +159,8 @@ def test_files_that_do_not_go_with_the_specification(run, more, message, tmp_pat
 
 
 def test_a_file_without_a_version_is_of_version_one(tmp_path, monkeypatch):
-    spec = PARSED.run_spec("dino", 0)
+    monkeypatch.setattr(DinoSettings, "VERSION", 1)
+    spec = parse_study(STUDY).run_spec("dino", 0)
     spec.write(tmp_path)
     monkeypatch.setattr(DinoSettings, "VERSION", 2)
     with pytest.raises(UserError, match="version: 1 of dino, which is at version 2 here"):
@@ -168,9 +169,11 @@ def test_a_file_without_a_version_is_of_version_one(tmp_path, monkeypatch):
 
 def test_the_version_of_a_method_is_in_the_hash_above_one(monkeypatch):
     """Hashes from before methods had versions stay as they were."""
-    spec = PARSED.run_spec("dino", 0)
+    monkeypatch.setattr(DinoSettings, "VERSION", 1)
+    before = parse_study(STUDY)
+    spec = before.run_spec("dino", 0)
     assert "version" not in spec.model_dump(mode="json")
-    evaluation = PARSED.evaluation_spec("dino", 0, "davis")
+    evaluation = before.evaluation_spec("dino", 0, "davis")
     monkeypatch.setattr(DinoSettings, "VERSION", 2)
     study = parse_study(STUDY)
     later = study.run_spec("dino", 0)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from densewalk.core.errors import TrainingError, UserError
 from densewalk.jobs import train as train_job
+from densewalk.methods.neco.settings import NecoSettings
 from densewalk.models.loading import create
 from densewalk.models.origin import RandomWeights
 from densewalk.study.specs import RunSpec
@@ -74,7 +75,14 @@ def test_a_batch_in_parts_equals_the_whole(tmp_path, parts):
 def test_a_job_refuses_parts_that_would_change_what_is_learned(tmp_path):
     settings = {"steps": 1, "batch_size": 2}
     spec = RunSpec(
-        run="neco_dora", seed=0, method="neco", arch="vit_nano_patch16", init=RandomWeights(), data={}, settings=settings, version=2
+        run="neco_dora",
+        seed=0,
+        method="neco",
+        arch="vit_nano_patch16",
+        init=RandomWeights(),
+        data={},
+        settings=settings,
+        version=NecoSettings.VERSION,
     )
     execution = Execution(accumulate={"neco_dora": 2})
     with pytest.raises(UserError, match=r"from the patches of the whole batch.*correct execution\.accumulate"):

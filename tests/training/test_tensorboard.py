@@ -8,6 +8,7 @@ from densewalk.core.errors import UserError
 from densewalk.data.settings import ImagesSettings
 from densewalk.jobs import train as train_job
 from densewalk.jobs.doctor import examine
+from densewalk.methods.dino.settings import DinoSettings
 from densewalk.models.origin import RandomWeights
 from densewalk.study.config import parse_study
 from densewalk.study.specs import RunSpec
@@ -67,7 +68,16 @@ def test_asked_for_between_two_attempts_it_has_the_steps_before(tmp_path):
 def test_without_the_package_a_training_is_refused_before_it_begins(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     data = {"gone": ImagesSettings(source="gone")}
-    spec = RunSpec(run="dino", seed=0, method="dino", arch="vit_nano_patch16", init=RandomWeights(), data=data, settings={"steps": 1})
+    spec = RunSpec(
+        run="dino",
+        seed=0,
+        method="dino",
+        arch="vit_nano_patch16",
+        init=RandomWeights(),
+        data=data,
+        settings={"steps": 1},
+        version=DinoSettings.VERSION,
+    )
     with pytest.raises(UserError, match=r"the package tensorboard is not installed; to do: .*execution\.tensorboard: false"):
         train_job.make_backbone(
             spec, None, [tmp_path / "gone.json"], tmp_path / "state", tmp_path / "out", Execution(device="cpu", tensorboard=True)

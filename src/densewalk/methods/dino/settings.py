@@ -103,7 +103,7 @@ class SelfDistillationSettings(PresetSettings):
 
     def obstacle_to_koleo(self, processes: int) -> str | None:
         """Why KoLeo cannot be computed; None where it can."""
-        if not self.koleo_weight or self.batch_size // processes > 1:
+        if not self.koleo_weight or self.batch_size // processes * self.sample_images > 1:
             return None
         shared = f", shared by {processes} processes" if processes > 1 else ""
         return f"koleo_weight: KoLeo needs at least two images per process, batch_size is {self.batch_size}{shared}"
@@ -118,6 +118,11 @@ class SelfDistillationSettings(PresetSettings):
         if self.koleo_weight:
             return "koleo_weight spreads the images of a batch apart"
         return "centering: sinkhorn shares the prototypes out among the whole batch" if self.centering == "sinkhorn" else None
+
+    @property
+    def sample_images(self) -> int:
+        """Images of a sample, among which KoLeo looks for neighbors, too."""
+        return 1
 
     @property
     def peak_lr(self) -> float:

@@ -96,6 +96,11 @@ class DoraSettings(SelfDistillationSettings):
             return {**cls(compat="released", epochs=epochs).all_settings(), "batch_size": (48, 128)}
         return {"epochs": (epochs,), "steps": (None,)}
 
+    @property
+    def sample_images(self) -> int:
+        """Frames of a clip."""
+        return self.frames
+
     def across_samples(self) -> str | None:
         """The release's threshold is a mean over the batch; heads from the system's entropy are drawn once for it."""
         if self.unseeded_heads:
