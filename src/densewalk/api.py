@@ -102,7 +102,7 @@ def load(name_or_file: str | Path, arch: str | None = None, *, key: str | None =
         net = dw.load("dinov2_vits14")
         print(net.arch.name, net.dim, net.stride)
     """
-    from densewalk.models.catalog import Checkpoint, public_checkpoint, published
+    from densewalk.models.catalog import known_checkpoint, published
     from densewalk.models.families.own_code import FORMS, OWN, is_own_code
     from densewalk.models.loading import load as load_file
 
@@ -110,16 +110,12 @@ def load(name_or_file: str | Path, arch: str | None = None, *, key: str | None =
         return create(f"{OWN}{str(name_or_file).removeprefix(OWN)}")
     if Path(name_or_file).exists():
         return load_file(name_or_file, arch, key=key, stride=stride)
-    try:
-        public = public_checkpoint(str(name_or_file))
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    public = known_checkpoint(str(name_or_file))
     if public is None:
         raise UserError(
             f"no file and no public checkpoint is called '{name_or_file}'", allowed=f"a path, timm/NAME, {FORMS}, {', '.join(published())}"
         )
-    name, described = public
-    checkpoint = Checkpoint.model_validate(described)
+    name, checkpoint = public
     if not Path(checkpoint.file).exists():
         from densewalk.jobs.fetch import fetch_checkpoint
 

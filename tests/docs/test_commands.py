@@ -121,7 +121,7 @@ TESTED = {
     "densewalk doctor --config study/config.yaml": "jobs/test_doctor.py::test_paths_are_the_study_s_wherever_doctor_is_called",
     "densewalk tables --table gain --out gain.csv --baseline random_start results": "results/test_gain.py::test_the_command_writes_it",
     "densewalk tables --columns run,J,F --pivot dataset --format latex": "results/test_paper.py::test_it_is_printed_or_written",
-    'densewalk tables --columns "run,mIoU,J&F" --format latex': "results/test_paper.py::test_it_is_printed_or_written",
+    'densewalk tables --columns "run,incontext:mIoU,davis:J&F" --format latex': "results/test_paper.py::test_it_is_printed_or_written",
     "densewalk doctor --config config.yaml": "jobs/test_doctor.py::test_checkpoints_are_checked_and_loaded_and_nothing_in_them_is_executed",
     "densewalk doctor --config studies/dora.yaml": "jobs/test_doctor.py::test_a_study_of_the_papers_is_examined_for_exactly_what_it_needs",
     "densewalk bench dinov2_vits14 dino_vits16 --data /datasets": "jobs/test_bench.py::test_a_dry_run_says_what_would_run",

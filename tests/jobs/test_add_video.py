@@ -20,6 +20,7 @@ from densewalk.data.video.timeline import Key
 from densewalk.data.video.transcode import transcode
 from densewalk.evaluations.incontext.evaluate import list_splits
 from densewalk.jobs import examine_video as examination
+from densewalk.jobs.add_video import add_video
 from densewalk.jobs.examine_video import Findings, count_clips, examine_frames, examine_video, sharpness
 from densewalk.jobs.starter_study import format_study, make_study, name_video
 from densewalk.study.config import load_study, parse_study
@@ -165,6 +166,15 @@ def test_a_variable_frame_rate_is_told(tmp_path):
 
 
 # -- the study -------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_one_frame_has_no_clip(tmp_path):
+    folder = tmp_path / "one"
+    folder.mkdir()
+    Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(folder / "0001.png")
+    with pytest.raises(UserError, match="one: no usable part has two frames; to do: choose another video"):
+        add_video(folder, tmp_path / "config.yaml", fps=5.0)
+    assert not (tmp_path / "config.yaml").exists()
 
 
 def found(minutes: float, fps: float = 30.0) -> Findings:

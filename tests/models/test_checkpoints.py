@@ -2,6 +2,7 @@
 
 import pytest
 
+from densewalk import api
 from densewalk.__main__ import main
 from densewalk.core.errors import UserError
 from densewalk.models.catalog import Published, public_checkpoint, published
@@ -111,3 +112,13 @@ def test_the_list_is_printed(capsys):
     assert len(lines) == len(PUBLIC) + 1
     assert any(line.startswith("dinov2_vits14_reg ") and "f433177089a6" in line for line in lines)
     assert any(line.startswith("dinov3_vits16 ") and line.endswith("by hand") for line in lines)
+
+
+def test_a_misspelt_network_of_timm_is_one_line(caplog):
+    unknown = "unknown architecture 'timm/vit_smal', did you mean"
+    for name, message in (("timm/vit_smal", unknown), ("nothing", "no public checkpoint is called")):
+        caplog.clear()
+        assert main(["fetch", name]) == UserError.exit_status
+        assert message in caplog.text
+    with pytest.raises(UserError, match=unknown):
+        api.load("timm/vit_smal")

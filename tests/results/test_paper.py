@@ -335,6 +335,8 @@ def test_it_is_printed_or_written(records, tmp_path, monkeypatch, capsys, caplog
     assert main(["tables", "--columns", "run,mIoU,J&F", "--format", "latex"]) == 0
     text = capsys.readouterr().out
     check_structure(text)
+    assert main(["tables", "--columns", "run,incontext_voc:mIoU,J&F", "--format", "latex"]) == 0
+    assert capsys.readouterr().out == text
     assert r"DoRA & \textbf{40.75}$_{\pm 9.53}$ & \textbf{42.75}$_{\pm 9.53}$ \\" in text
     assert main(["tables", "--pivot", "dataset", "--table", "davis", "--out", "a.csv"]) == 2
     assert "needs --table and --out, or --columns" in caplog.text

@@ -231,7 +231,14 @@ def _draw_sheet(path: str | Path, findings: Findings, statistics: _FrameStatisti
             panels.append(Panel(frame, f"{title}  blurred", "darkorange"))
         else:
             panels.append(Panel(frame, title))
+    if not panels:
+        raise too_short(findings)
     contact_sheet(path, panels, COLUMNS, f"{Path(findings.info.path).name}: red is not usable (blank, frozen or broken), orange is blurred")
+
+
+def too_short(findings: Findings) -> UserError:
+    """What is said of a video without a clip."""
+    return UserError(f"{findings.info.path}: no usable part has two frames", todo="choose another video")
 
 
 def find_warnings(findings: Findings) -> list[str]:

@@ -26,7 +26,7 @@ from densewalk.data.download.unpack import unpack
 from densewalk.data.download.wheel import fetch_from_wheel
 from densewalk.data.video.probe import probe
 from densewalk.jobs.doctor import data_of
-from densewalk.models.catalog import Checkpoint, public_checkpoint, published
+from densewalk.models.catalog import Checkpoint, known_checkpoint, published
 from densewalk.study.config import Study
 from densewalk.study.registry import parse_evaluation
 
@@ -210,13 +210,10 @@ def fetch_checkpoints(names: Sequence[str], study: Study | None) -> Iterator[str
     """
     wanted = dict(study.checkpoints) if study else {}
     for name in names:
-        try:
-            found = public_checkpoint(name)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        found = known_checkpoint(name)
         if found is None:
             raise UserError(f"no public checkpoint is called '{name}'", allowed="what `densewalk checkpoints` lists, or timm/NAME")
-        wanted[found[0]] = Checkpoint.model_validate(found[1])
+        wanted[found[0]] = found[1]
     problems = []
     for name, checkpoint in wanted.items():
         try:

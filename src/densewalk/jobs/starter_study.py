@@ -12,7 +12,7 @@ import yaml
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.label_maps import list_folders, list_video, read_labels
 from densewalk.data.benchmarks.label_rules import identity_rule
-from densewalk.jobs.examine_video import Findings, count_clips
+from densewalk.jobs.examine_video import Findings, count_clips, too_short
 from densewalk.methods.dino.settings import DinoSettings
 from densewalk.methods.dora.settings import DoraSettings
 from densewalk.study.config import parse_study
@@ -158,7 +158,7 @@ def fit_settings(findings: Findings, settings: dict[str, Any]) -> dict[str, Any]
     step = 1 / findings.info.fps
     room = findings.longest - step  # from a part's first frame to its last
     if room < step:
-        raise UserError(f"{findings.info.path}: no usable part has two frames", todo="choose another video")
+        raise too_short(findings)
     spacing = max(step, min(recipe.spacing_seconds, room))
     frames = min(recipe.frames, 1 + int(room / spacing + 1e-6))
     clips = max(1, count_clips(findings, (frames - 1) * spacing)[0])

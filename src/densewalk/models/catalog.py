@@ -11,8 +11,9 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from densewalk.core.errors import UserError
 from densewalk.core.imagenet import IMAGENET, IMAGENET_MEAN, IMAGENET_STD
 from densewalk.core.progress import columns
 from densewalk.core.settings import Settings, WorkflowPath, is_null
@@ -141,3 +142,14 @@ def public_checkpoint(name: str) -> tuple[str, dict[str, Any]] | None:
         return key, {"file": f"{FOLDER}/{name}.safetensors", "url": url, "arch": name}
     entry = published().get(name)
     return None if entry is None else (name, entry.checkpoint(name))
+
+
+def known_checkpoint(name: str) -> tuple[str, Checkpoint] | None:
+    """`public_checkpoint`, checked; UserError if timm has no such network."""
+    try:
+        found = public_checkpoint(name)
+        return None if found is None else (found[0], Checkpoint.model_validate(found[1]))
+    except ValidationError as error:
+        raise UserError("; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())) from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
