@@ -11,6 +11,7 @@ Everything that is wrong with a file is a UserError that names it.
 import io
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -303,3 +304,15 @@ def _layout(image: Image.Image) -> str:
     raw = tile[0].args if tile else ""
     first = raw[0] if isinstance(raw, tuple) and raw else raw
     return first if isinstance(first, str) else ""
+
+
+def leaves_image(corners: Sequence[int | float], size: tuple[int, int], slack: float | None = None) -> bool:
+    """Say whether x0, y0, x1, y1 leave an image by more than `slack` pixels; None: two pixels and a fiftieth of its side.
+
+    Boxes of public annotations count from 0 or 1, are rounded, and are drawn a little over the border.
+
+    Args:
+        size: width and height.
+    """
+    wide, high = (2 + side / 50 if slack is None else slack for side in size)
+    return min(corners[0] + wide, corners[1] + high) < 0 or corners[2] > size[0] + wide or corners[3] > size[1] + high

@@ -20,9 +20,8 @@ from jaxtyping import Bool, Float
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.coco import Instances, check_pictures, read_instances
 from densewalk.data.benchmarks.paths import choose_names, descend, existing_file, existing_folder, read_list, read_text, subfolders
-from densewalk.data.borders import leaves_image
 from densewalk.data.file_lists import find_files, frames_in_order
-from densewalk.data.image_files import EXTENSIONS, read_header, require_upright_labels
+from densewalk.data.image_files import EXTENSIONS, leaves_image, read_header, require_upright_labels
 from densewalk.data.storage.places import is_file
 
 Boxes = Float[np.ndarray, "boxes 4"]

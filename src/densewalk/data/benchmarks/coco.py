@@ -14,9 +14,8 @@ from densewalk.core.errors import UserError
 from densewalk.core.files import parse_json
 from densewalk.data.benchmarks.paths import require_inside
 from densewalk.data.benchmarks.run_lengths import Bounds, runs_bounds, runs_of
-from densewalk.data.borders import leaves_image
 from densewalk.data.file_lists import find_files
-from densewalk.data.image_files import EXTENSIONS, read_header, require_upright_labels
+from densewalk.data.image_files import EXTENSIONS, leaves_image, read_header, require_upright_labels
 from densewalk.data.storage.places import is_file
 
 LARGEST = 2**53  # id that the metric, which keeps them as float64, can tell from others

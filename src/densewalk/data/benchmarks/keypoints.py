@@ -20,8 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.paths import descend, existing_file, read_list, read_text
-from densewalk.data.borders import leaves_image
-from densewalk.data.image_files import Header, read_header, require_upright_labels
+from densewalk.data.image_files import Header, leaves_image, read_header, require_upright_labels
 
 LINE = re.compile(r"(?P<number>[^-]+)-(?P<source>.+)-(?P<target>[^-]+):(?P<category>[^:/]+)")
 Point = Annotated[list[float], Field(min_length=2, max_length=2)]

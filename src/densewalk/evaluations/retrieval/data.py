@@ -18,8 +18,7 @@ from jaxtyping import Int
 
 from densewalk.core.errors import UserError
 from densewalk.data.benchmarks.paths import existing_file, existing_folder, require_inside
-from densewalk.data.borders import leaves_image
-from densewalk.data.image_files import read_header, require_upright_labels
+from densewalk.data.image_files import leaves_image, read_header, require_upright_labels
 from densewalk.data.storage.plain_pickle import Array, read_plain_pickle
 
 KINDS = ("easy", "hard", "junk")
