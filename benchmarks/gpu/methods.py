@@ -10,7 +10,6 @@ from benchmarks.gpu.trainings import Training, medium, small
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-NORMALIZED = ("SimCLR", "MoCo v3")  # over the images of a batch
 CPU = torch.device("cpu")
 
 
@@ -28,8 +27,9 @@ def check(setting: Setting) -> Iterator[Finding]:
             yield Finding(f"{name}: cosine of the gradients", cosine(expected, exact), at_least=0.999)
         rounded = outcome(training, to(views, setting.device), setting.device, bfloat16=True)
         yield Finding(f"{name}: loss in bfloat16 against float32", apart(exact, rounded), at_most=0.01)
-        # batch normalization divides by what random networks' outputs differ by, which is little: it enlarges what is rounded
-        yield Finding(f"{name}: cosine of the gradients", cosine(exact, rounded), at_least=0.9 if name in NORMALIZED else 0.99)
+        # a tiny random network with sines and cosines for positions: batch normalization enlarges the little that its outputs differ by
+        tiny = setting.small and name == "MoCo v3"
+        yield Finding(f"{name}: cosine of the gradients", cosine(exact, rounded), at_least=0.95 if tiny else 0.99)
 
 
 @contextmanager
