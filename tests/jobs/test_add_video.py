@@ -168,12 +168,13 @@ def test_a_variable_frame_rate_is_told(tmp_path):
 # -- the study -------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_of_one_frame_has_no_clip(tmp_path):
+def test_a_folder_of_one_frame_has_no_clip(tmp_path, sheets):
     folder = tmp_path / "one"
     folder.mkdir()
     Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(folder / "0001.png")
     with pytest.raises(UserError, match="one: no usable part has two frames; to do: choose another video"):
         add_video(folder, tmp_path / "config.yaml", fps=5.0)
+    assert sheets == [], "a sheet without a picture cannot be drawn"
     assert not (tmp_path / "config.yaml").exists()
 
 
