@@ -3,8 +3,11 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from densewalk.core.collection import collect_seldom
 from densewalk.core.config_file import read_config
 from densewalk.core.errors import UserError
+
+collect_seldom()
 
 if {"{", "}"} & set(str(workflow.basedir)):
     raise WorkflowError(

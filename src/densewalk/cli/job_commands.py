@@ -7,6 +7,8 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from densewalk.core.collection import collect_as_usual
+
 if TYPE_CHECKING:
     from densewalk.training.execution import Execution
 
@@ -16,6 +18,7 @@ def prepare_video(args: argparse.Namespace) -> None:
     from densewalk.data.settings import VideoSettings
     from densewalk.jobs import prepare
 
+    collect_as_usual()
     prepare.prepare_video(VideoSettings.model_validate(args.settings), args.out, args.receipt)
 
 
@@ -24,6 +27,7 @@ def check_images(args: argparse.Namespace) -> None:
     from densewalk.data.settings import ImagesSettings
     from densewalk.jobs.prepare import prepare_images
 
+    collect_as_usual()
     prepare_images(ImagesSettings.model_validate(args.settings), args.receipt)
 
 
@@ -34,6 +38,7 @@ def with_cpus(args: argparse.Namespace) -> "Execution":
     from densewalk.ops.cpu.imports import import_without_compiler
 
     import_without_compiler()
+    collect_as_usual()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, (args.threads or 1) // processes))
     return args.execution if args.threads is None else args.execution.within(args.threads, processes)

@@ -15,8 +15,12 @@ from typing import NoReturn
 
 from densewalk.core.text.attempts import latest_attempt
 
-# a variable with which a process must start, for glibc 2.35 and later: arrays in pages of 2 MiB, where Linux gives them to who asks
-HUGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+# a variable with which a process must start, for glibc 2.35 and later: arrays in pages of 2 MiB, where Linux gives them to who asks; and
+# what a step of a training has freed at the end of the heap stays there for the next one, which else gets it again as pages of zeros
+HUGE_PAGES = (
+    "GLIBC_TUNABLES",
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1073741824",
+)
 
 KILLED = "killed for lack of memory"
 # ours; Python's and torch's own errors; the kernel's as Slurm reports it, and Slurm's own limit. A GPU's "out of memory" is none of them

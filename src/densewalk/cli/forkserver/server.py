@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 from densewalk.cli.forkserver import job
 from densewalk.cli.forkserver.protocol import GPUS, LATER, START, is_own, receive, send
+from densewalk.core.collection import collect_seldom
 
 DRIVER = 0  # the standard input
 PATIENCE = 60.0  # seconds for a command to say what it asks for
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     descriptor, *modules = arguments
     first, later = modules[: modules.index(LATER)], modules[modules.index(LATER) + 1 :]
     start = Start(dict(os.environ), code_stamp())
+    collect_seldom()
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=int(descriptor)) as listener:

@@ -28,9 +28,11 @@ if HAS_MALLINFO2:
 
 
 def trim_heap(device: torch.device) -> None:
-    """Return the heap's free pages to the system on a CPU, if they are many.
+    """Return the pages of the heap's holes to the system on a CPU, if they are many; what is free at its end is of use as it is.
 
     Stochastic depth changes the sizes of tensors: after some steps a third of the heap is holes that the next ones do not fit into.
     """
-    if use_cpu_kernels(device) and HAS_MALLINFO2 and _LIBRARY.mallinfo2().fordblks >= MIN_FREE:
-        _LIBRARY.malloc_trim(0)
+    if use_cpu_kernels(device) and HAS_MALLINFO2:
+        heap = _LIBRARY.mallinfo2()
+        if heap.fordblks - heap.keepcost >= MIN_FREE:
+            _LIBRARY.malloc_trim(heap.keepcost)
