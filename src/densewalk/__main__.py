@@ -12,9 +12,10 @@ def main(argv: list[str] | None = None) -> int:
         status = run_by_server()
         if status is not None:
             return status
-    from densewalk.core.collection import collect_seldom
+    if argv is None:  # this process is the command's own
+        from densewalk.core.collection import collect_seldom
 
-    collect_seldom()
+        collect_seldom()
     from densewalk.cli.main import main as run_here
 
     return run_here(argv)
