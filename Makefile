@@ -9,6 +9,9 @@
 PYTHON ?=
 CORES ?= 2
 VIDEO ?=
+# a path may have spaces and quotes, so the shell does not see it: --config is JSON
+export VIDEO
+WALK := import json, os; print(json.dumps({"walk": {"source": os.path.abspath(os.environ["VIDEO"])}}))
 VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements.lock requirements-mm.lock pyproject.toml
@@ -17,7 +20,7 @@ REQUIREMENTS := requirements.lock requirements-mm.lock pyproject.toml
 
 demo: install
 	$(BIN)/densewalk fetch --config demo/config.yaml
-	$(BIN)/snakemake --directory demo --cores $(CORES) $(if $(VIDEO),--config 'videos={"walk": {"source": "$(abspath $(VIDEO))"}}' --) all
+	$(BIN)/snakemake --directory demo --cores $(CORES) $(if $(VIDEO),--config "videos=$$($(BIN)/python -c '$(WALK)')" --) all
 	@echo "tables: demo/results/tables/    page: demo/results/report.html"
 
 test: install

@@ -1,5 +1,6 @@
 """The Python API: the numbers of a study's own job, a wrapped network equal to the network itself, and clear errors."""
 
+import re
 import subprocess
 import sys
 
@@ -141,3 +142,24 @@ def test_importing_the_package_imports_no_torch():
 def test_what_is_no_network_is_said_to_be_made_one(given, message):
     with pytest.raises(UserError, match=message):
         dw.evaluate("davis", given, root="data")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "gpu"}, "device: Input should be 'auto', 'cpu' or 'cuda' (found 'gpu')"),
+        ({"workers": -1}, "workers: Input should be greater than or equal to 0 (found -1)"),
+        ({"seed": -1}, "seed is -1; allowed: a whole number from 0 on"),
+        ({"seed": "x"}, "seed is 'x'; allowed: a whole number from 0 on"),
+        ({"root": 3}, "root is 3; allowed: a path"),
+    ],
+)
+def test_wrong_arguments_are_one_clear_error(voc, arguments, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        dw.evaluate("incontext", dw.create(NANO), **({"root": voc, "device": "cpu"} | SETTINGS | arguments))
+
+
+@pytest.mark.parametrize(("arch", "seed", "message"), [(NANO, "x", "seed is 'x'"), (NANO, True, "seed is True"), (3, 0, "arch is 3")])
+def test_what_names_no_network_is_one_clear_error(arch, seed, message):
+    with pytest.raises(UserError, match=message):
+        dw.create(arch, seed=seed)

@@ -13,19 +13,21 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from densewalk.core.errors import UserError
 from densewalk.core.imagenet import IMAGENET_MEAN, IMAGENET_STD, Channels, PixelStatistics
-from densewalk.core.text.complaints import complaints, did_you_mean
+from densewalk.core.text.complaints import brief, complaints, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
     from densewalk.evaluations.common.settings import EvaluationSettings
     from densewalk.models.interface import Network
+
+M = TypeVar("M", bound=BaseModel)
 
 __all__ = ["Evaluation", "create", "evaluate", "load", "protocols", "wrap"]
 
@@ -147,6 +149,8 @@ def create(arch: str, *, seed: int = 0) -> "Network":
     """
     from densewalk.models.loading import create as create_network
 
+    _require("arch", arch, str, "a name, such as vit_small_patch16")
+    _require_seed(seed)
     return create_network(arch, seed=seed)
 
 
@@ -253,19 +257,23 @@ def evaluate(
     from densewalk.models.families.wrapped import WrappedNetwork
     from densewalk.models.interface import Network
     from densewalk.study.registry import evaluation_module
+    from densewalk.training.execution import Execution
 
     if not isinstance(network, Network):
         named = isinstance(network, str | Path)
         todo = f'densewalk.load("{network}")' if named else "densewalk.wrap(module, dense=..., stride=..., dim=...)"
         raise UserError(f"network is a {type(network).__name__}", allowed="what load, create or wrap return", todo=todo)
+    _require("root", root, str | Path, "a path")
+    _require_seed(seed)
+    execution = _checked(Execution, {"device": device, "workers": workers})
     given = _settings(protocol, {"root": str(root), "dataset": dataset or Path(root).absolute().name, **settings})
     network.require_abilities(given.needs, given.TITLE)
     with tempfile.TemporaryDirectory(prefix="densewalk-") as temporary:
         file, place = Path(temporary) / "backbone.safetensors", Path(temporary) / "out" if out is None else Path(out)
         export_backbone(network, file, run="", config_hash="")
         own = network if isinstance(network, WrappedNetwork) else None
-        where = str(distributed.local_device(device))
-        job = Job(place, Path(temporary) / "state", seed, where, workers, network=own)
+        where = str(distributed.local_device(execution.device))
+        job = Job(place, Path(temporary) / "state", seed, where, execution.workers, network=own)
         with _as_it_was(network):
             found = evaluation_module(protocol).evaluate(given, file, job)
     return Evaluation(given.protocol, found.metrics, found.n, found.unit, given.published_protocol, given, found.details)
@@ -290,6 +298,26 @@ class _as_it_was:
             self.network.to(self.device)
         for parameter, on in self.gradients.items():
             parameter.requires_grad_(on)
+
+
+def _require(name: str, value: object, kind: Any, allowed: str) -> None:
+    """Refuse an argument of another type."""
+    if not isinstance(value, kind):
+        raise UserError(f"{name} is {brief(value)}", allowed=allowed)
+
+
+def _require_seed(seed: object) -> None:
+    """Refuse what a study would refuse as a seed."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise UserError(f"seed is {brief(seed)}", allowed="a whole number from 0 on, below 2^63")
+
+
+def _checked(model: type[M], given: dict[str, Any]) -> M:
+    """Settings of this model; UserError in the words of a study's messages."""
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise UserError("; ".join(complaints(error, model))) from error
 
 
 def _settings(protocol: str, given: dict[str, Any]) -> "EvaluationSettings":

@@ -5,11 +5,13 @@ name, or one in a comment of config.yaml, the Snakefile and the profiles. A new 
 """
 
 import copy
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -314,8 +316,30 @@ def test_make_has_a_recipe(command):
 @pytest.mark.workflow
 def test_the_demo_takes_a_video(clone):
     (line,) = re.findall(r"^\.venv/bin/(snakemake .*)$", recipe("make demo VIDEO=my_walk.mp4"), flags=re.MULTILINE)
-    assert f'"source": "{REPOSITORY / "my_walk.mp4"}"' in line
-    assert "rule prepare_video:" in dry_run(line, clone)
+    words = shell_words(line, "my_walk.mp4")
+    assert "rule prepare_video:" in dry_run(shlex.join(words), clone)
+
+
+@pytest.mark.parametrize("name", ["my walk.mp4", "it's.mp4", 'a"b.mp4', "a;b&c.mp4", "ü.mp4"])
+def test_the_demo_takes_a_video_of_any_name(name):
+    (line,) = re.findall(r"^\.venv/bin/(snakemake .*)$", recipe(f"make demo {shlex.quote(f'VIDEO={name}')}"), flags=re.MULTILINE)
+    words = shell_words(line, name)
+    (given,) = [word for word in words if word.startswith("videos=")]
+    assert json.loads(given.removeprefix("videos=")) == {"walk": {"source": str(REPOSITORY / name)}}
+
+
+def shell_words(line: str, video: str) -> list[str]:
+    """The words that a shell makes of a line of the recipe, whose commands are those of this environment."""
+    line = line.replace(".venv/bin/python", shlex.quote(sys.executable))
+    done = subprocess.run(
+        ["sh", "-c", f"printf '%s\\0' {line}"],
+        cwd=REPOSITORY,
+        env={**os.environ, "VIDEO": video},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split("\0")[:-1]
 
 
 def test_the_environment_is_that_of_make_install():

@@ -396,3 +396,8 @@ def test_real_videos(tmp_path):
     assert 30 / 25 in bikes.cuts
     assert 242 / 25 in bikes.cuts
     assert any("100 % of the clips have a cut" in w for w in bikes.warnings)
+
+
+def test_masks_that_are_not_there_are_told_before_the_video_is_looked_at(tmp_path):
+    with pytest.raises(UserError, match="--masks nomasks is no folder; allowed: a folder of masks"):
+        add_video(tmp_path / "no_video.mp4", None, masks=Path("nomasks"))

@@ -124,7 +124,7 @@ def test_a_dry_run_scores_nothing(study, tmp_path, capsys):
     [
         (Question("paper", "released", "other"), "no such run: other; allowed: start"),
         (Question("paper", "relased", "start"), "no such evaluation: relased"),
-        (Question("paper", "davis", "start"), "other settings"),
+        (Question("paper", "davis", "start"), "different kinds of settings"),
         (Question("paper", "released", "start", metric="J"), "no such metric: J; allowed: mIoU, mIoU_hungarian"),
         (Question("paper", "released", "start", limit=15), "16 scorings for 4 steps .* allowed: 15"),
     ],

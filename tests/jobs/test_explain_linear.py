@@ -184,7 +184,7 @@ def test_a_stopped_training_goes_on(study, folder, tmp_path, monkeypatch):
         (("probe", "elsewhere"), "elsewhere and probe are of other data"),
         (("toolbox", "position"), "features 'position' of position has no counterpart"),
         (("toolbox", "folders"), "are of other data: layout 'ade20k' and 'masks'"),
-        (("toolbox", "davis"), "other settings"),
+        (("toolbox", "davis"), "different kinds of settings"),
     ],
 )
 def test_what_has_no_counterpart_is_refused_before_anything_is_scored(study, names, message):

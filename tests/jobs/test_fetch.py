@@ -260,3 +260,8 @@ def test_without_yt_dlp_the_way_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="yt-dlp is not installed; to do: pip install yt-dlp"):
         fetch_video("https://example.org/walk", tmp_path / "walk.mp4")
+
+
+def test_fetch_without_a_name_says_what_to_name(caplog):
+    assert main(["fetch"]) == UserError.exit_status
+    assert "nothing to fetch; to do: name a checkpoint that `densewalk checkpoints` lists, or a study" in caplog.text

@@ -175,7 +175,7 @@ def test_it_learns_the_teacher(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": 40}, "size 40 for vit_nano_patch16, whose images have sides that are multiples of 16; allowed: e.g. 32"),
+        ({"size": 40}, "size 40 is not a multiple of the patch size 16; allowed: e.g. 32"),
         ({"teacher_size": 44}, "teacher_size 44 for Colors, whose images have sides that are multiples of 8"),
         ({"teachers": [colors(pooled=None)]}, "distill needs one vector for each image, which Colors"),
         ({"warmup_epochs": 2}, "warmup_epochs 2 are 4 steps, the training has 3"),
@@ -192,7 +192,12 @@ def test_what_cannot_be_is_refused_before_the_first_step(changes, message):
 def study(**changes):
     run = {"method": "distill", "init": "random", "arch": NANO, "data": ["v"], "teachers": ["net", "start"], "settings": SMALL, **changes}
     start = {"method": "none", "init": "random", "arch": NANO, "seeds": [0, 1]}
-    after = {"method": "neco", "init": "taught", "data": ["v"], "settings": {"steps": 2, "batch_size": 2}}
+    after = {
+        "method": "neco",
+        "init": "taught",
+        "data": ["v"],
+        "settings": {"steps": 2, "batch_size": 2, "global_size": 512, "local_size": 96},
+    }
     return {
         "study": "s",
         "videos": {"v": {"source": "v.mp4"}},

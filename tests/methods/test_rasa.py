@@ -13,6 +13,7 @@ from densewalk.methods.rasa.planes import orthonormal_rows, place_targets, remov
 from densewalk.methods.rasa.settings import RasaSettings
 from densewalk.models.export import export_backbone
 from densewalk.models.loading import create, load
+from densewalk.models.timm_models import named_architecture
 from densewalk.training.optimizer import make_optimizer, set_schedules
 from densewalk.training.sampler import Item
 from densewalk.training.schedules import cosine
@@ -173,3 +174,10 @@ def test_rounds_that_do_not_fit_are_refused():
         method(rounds=25, steps=30)
     with pytest.raises(ValidationError, match="no range"):
         small(scale=(0.5, 0.2))
+
+
+def test_what_the_settings_tell_is_refused_by_the_study():
+    assert RasaSettings(steps=2, rounds=9).obstacle() == "2 steps for 9 rounds; to do: raise epochs or steps, or lower rounds"
+    assert RasaSettings(epochs=1, rounds=9).obstacle() is None
+    obstacle = RasaSettings(steps=9, size=518).obstacle_to_network(named_architecture("vit_nano_patch16"))
+    assert obstacle == "size 518 is not a multiple of the patch size 16; allowed: e.g. 512"

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from densewalk.core.errors import UserError
 from densewalk.models.export import export_backbone
-from densewalk.models.loading import load
+from densewalk.models.loading import create, load
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers computes what is compared with: pip install -r requirements-dev.txt"
@@ -122,3 +122,11 @@ def test_dinov3_convnexts_equal_transformers(tmp_path):
         out = net(x)
         torch.testing.assert_close(network.dense(x).flatten(2).transpose(1, 2), out.last_hidden_state[:, 1:], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(network.pooled(x), out.pooler_output, rtol=1e-5, atol=1e-5)
+
+
+def test_a_kind_of_folder_is_no_network_by_its_name(tmp_path):
+    with pytest.raises(UserError, match=r"huggingface/vit is a kind of folder, whose config\.json says the network"):
+        create("huggingface/vit", seed=0)
+    export_backbone(create("vit_nano_patch16", seed=0), tmp_path / "own.safetensors", run="r", config_hash="h")
+    with pytest.raises(UserError, match="holds a vit_nano_patch16, not a huggingface/vit; to do: set arch: vit_nano_patch16"):
+        load(tmp_path / "own.safetensors", "huggingface/vit")

@@ -338,3 +338,10 @@ def test_a_specification_with_code_is_read_again(folder):
     spec = parse_study(study_of()).run_spec("mine", 0)
     spec.write(folder)
     assert read_spec(spec.path(folder), RunSpec) == spec
+
+
+def test_a_network_that_contains_itself_is_one_clear_error():
+    module = torch.nn.Conv2d(3, 8, 4, 4)
+    module.add_module("itself", module)
+    with pytest.raises(UserError, match="Conv2d: the module contains itself; to do: keep such a reference out of its modules"):
+        dw.wrap(module, dense=module, stride=4, dim=8)

@@ -340,4 +340,13 @@ def test_it_is_printed_or_written(records, tmp_path, monkeypatch, capsys, caplog
     assert r"DoRA & \textbf{40.75}$_{\pm 9.53}$ & \textbf{42.75}$_{\pm 9.53}$ \\" in text
     assert main(["tables", "--pivot", "dataset", "--table", "davis", "--out", "a.csv"]) == 2
     assert "needs --table and --out, or --columns" in caplog.text
+    assert main(["tables", "--table", "davs", "--out", "a.csv"]) == 2
+    assert "no table is called 'davs', did you mean davis?; allowed: all, cost, gain, " in caplog.text
+    assert not (tmp_path / "a.csv").exists()
     assert main(["tables", "--table", "davis"]) == 2
+
+
+def test_tables_without_records_say_where_they_were_looked_for(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    assert main(["tables", "--table", "davis", "--out", "a.csv"]) == 2
+    assert f"there is no folder results in {tmp_path}; to do: name records, or folders of results" in caplog.text

@@ -45,8 +45,8 @@ CASES = {
     "key twice, quoted": (MINIMAL + '"study": t\n', "has a key twice: study"),
     "key twice in JSON": ('{"study": "s", "runs": {"a": {"init": "random", "init": "b"}}}', "has a key twice: init"),
     "negative seed": (changed("runs.start.seeds", [-1]), "runs.start.seeds.0: Input should be greater than or equal to 0 (found -1)"),
-    "seed beyond 63 bits": (changed("runs.start.seeds", [2**63]), "runs.start.seeds.0: a number beyond 64 bits"),
-    "seed beyond 64 bits": (changed("synthetic.seed", 2**64), "synthetic.seed: a number beyond 64 bits"),
+    "seed beyond 63 bits": (changed("runs.start.seeds", [2**63]), "runs.start.seeds.0: a whole number of 64 bits; allowed: at most 63"),
+    "seed beyond 64 bits": (changed("synthetic.seed", 2**64), "synthetic.seed: a whole number of 65 bits; allowed: at most 63"),
     "seed twice": (changed("runs.start.seeds", [1, 1]), "runs.start.seeds: 1 stands there twice"),
     "data twice": (changed("runs.dora.data", ["walk", "walk"]), "runs.dora.data: 'walk' stands there twice"),
     "run twice": (changed("evaluations.davis.runs", ["dora", "dora"]), "evaluations.davis.runs: 'dora' stands there twice"),
@@ -81,6 +81,12 @@ CASES = {
     "list": ("- a\n", "holds a list; allowed: keys with values"),
     "two documents": ("study: a\n---\nstudy: b\n", "is not YAML"),
     "nothing": ("", "study: Field required"),
+    "misspelled network": (yaml.safe_dump({"study": "s", "runs": {"a": {"method": "none", "init": "timm/vit_smal_patch16_224.dino"}}}),
+        "runs.a.init: unknown architecture 'timm/vit_smal_patch16_224.dino', did you mean timm/vit_small_patch16_224.dino"),
+    "size for the patches": (changed("runs.dora.settings.global_size", 70), "runs.dora.settings: global_size 70 is not a multiple of the"),
+    "objects for the heads": (changed("runs.dora.settings.objects", 100), "runs.dora.settings: objects 100 is more than"),
+    "two lengths": (changed("runs.dora.settings.epochs", 3), "set exactly one of epochs, steps, budget (found epochs 3, steps "),
+    "a length and a budget": (changed("runs.dora.settings.budget", {"gpu_hours": 2}), "budget 2 GPU-hours)"),
 }  # fmt: skip
 BILLION = "study: s\na: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefghij", "bcdefghijk", strict=True)

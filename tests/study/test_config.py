@@ -102,7 +102,7 @@ def test_every_key_is_described():
     ("config", "message"),
     [
         (changed(runs__dora__settings__stepz=3), "runs.dora.settings.stepz: there is no key 'stepz' here, did you mean steps?"),
-        (changed(runs__dora__settings__epochs=3), "exactly one of epochs and steps"),
+        (changed(runs__dora__settings__epochs=3), "exactly one of epochs, steps, budget (found epochs 3, steps "),
         (changed(runs__dora__data=["venice"]), "'venice' is no video, image folder or curation; allowed: walk, coco"),
         (changed(runs__dora__init="start"), "runs.dora.arch: give it exactly where init is random"),
         (changed(runs__start__arch=None), "runs.start.arch"),
@@ -364,3 +364,30 @@ def test_a_variant_takes_no_other_run_s_name(order):
     twice["runs"]["neco_dora_a"] = {**TINY["runs"]["neco_dora"], "sweep": {"b": {"head_out": 9}}}
     with pytest.raises(UserError, match="'neco_dora_a_b' is the name of both"):
         parse_study(twice)
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "message"),
+    [
+        ("dora", "coco", "dora learns from videos, and coco holds unrelated images; to do: give videos, or folders of frames"),
+        ("cis", "chosen", "cis learns from videos, and chosen holds unrelated images"),
+        ("crw", "davis", "crw takes frames some time apart, and images.davis.fps is not given; to do: give the frames a second"),
+        ("cis", "davis", None),
+        ("timetuning", "coco", None),
+    ],
+)
+def test_data_without_what_a_method_cuts_its_samples_from_are_refused(method, data, message):
+    study = copy.deepcopy(TINY)
+    study["images"] = {"coco": {"source": "coco"}, "davis": {"source": "davis", "layout": "sequences"}}
+    study["curations"] = {"chosen": {"data": ["walk"], "backbone": "start", "duplicates": 0.9}}
+    study["runs"]["new"] = {"method": method, "init": "random", "arch": "vit_nano_patch16", "data": [data], "settings": {"steps": 1}}
+    if message is None:
+        parse_study(study)
+        return
+    with pytest.raises(UserError, match=f"runs.new.data: {message}"):
+        parse_study(study)
+
+
+def test_a_folder_in_the_place_of_a_study_is_named(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path} is a folder; to do: name the file in it: {tmp_path}/config.yaml"):
+        load_study(tmp_path)

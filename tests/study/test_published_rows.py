@@ -60,7 +60,10 @@ CONTRADICTED = {
     "one walk of ten": ({**DORA_RUN, "labels": labels("DoRA", data="WT_all")}, ("has data amsterdam, ", "the study venice, nothing")),
     "an hour of the walk": ({**DORA_RUN, "data": ["hour"], "labels": labels("DoRA")}, ("has data venice, the study a part of hour",)),
     "a frame a second": ({**DORA_RUN, "data": ["slow"], "labels": labels("DoRA")}, ("has data venice, the study a part of slow",)),
-    "images": ({**DORA_RUN, "data": ["coco"], "labels": labels("DoRA")}, ("has data venice, the study coco, which is no video",)),
+    "images": (
+        {**DORA_RUN, "method": "dino", "settings": {"epochs": 100}, "data": ["coco"], "labels": labels("DINO")},
+        ("has data venice, the study coco, which is no video",),
+    ),
     "another method": ({**DORA_RUN, "labels": labels("DINO")}, ("has method dino, the study dora",)),
     "another architecture": (
         {**DORA_RUN, "arch": "vit_base_patch16", "labels": labels("DoRA")},

@@ -13,7 +13,7 @@ import pytest
 from densewalk.data.receipts import write_receipt
 from densewalk.data.settings import VideoSettings
 from tests.fixtures.receipts import video_receipt
-from tests.fixtures.studies import REPOSITORY, TINY, write_study
+from tests.fixtures.studies import REPOSITORY, TINY, snakemake, write_study
 
 pytestmark = [pytest.mark.workflow]
 
@@ -164,3 +164,12 @@ def test_a_dry_run_ends_with_a_summary(folder):
     assert lines[0][2].startswith(f"{sum(count for count, _ in found.values())} jobs")
     assert found["evaluate_coco"] == (3, found["evaluate_coco"][1])
     assert re.sub(r"\s+", " ", found["train_dora"][1]) == "not started dora (0, 1)"
+
+
+def test_a_file_in_the_place_of_the_results_is_one_line(tmp_path):
+    folder = write_study(tmp_path / "study", TINY)
+    (folder / "results").write_text("")
+    done = snakemake(folder, "-n", check=False)
+    assert done.returncode != 0
+    assert "results is a file where a folder should be; to do: move it away" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr

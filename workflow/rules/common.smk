@@ -8,6 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from densewalk.core.errors import UserError
+from densewalk.core.machine import require_place
 from densewalk.core.text.quoting import for_shell, for_snakemake
 from densewalk.core.memory import HUGE_PAGES
 from densewalk.core.resources import Resources as Asked
@@ -48,6 +49,7 @@ wildcard_constraints:
 # what jobs and the page must know, as files; written when a run of the workflow starts, not by a dry run
 RESULTS = Path(STUDY.results)
 try:
+    require_place(Path(), RESULTS)
     PLAN = STUDY.plan()
 except UserError as error:  # no network of the user's own there
     raise WorkflowError(str(error))

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densewalk.core.errors import UserError
+from densewalk.core.text.complaints import did_you_mean
 
 if TYPE_CHECKING:
     from densewalk.study.config import Study
 
+WHOLE_TABLES = ("all", "cost", "gain")  # beside one for each task
 STUDY_FILE = "config.yaml"  # what Snakemake reads in the folder of its --directory
 
 
@@ -257,6 +259,11 @@ def tables(args: argparse.Namespace) -> None:
 
     if args.plan is not None and args.records:
         raise UserError("densewalk tables takes records, or --plan")
+    known = [*WHOLE_TABLES, *metrics_of_tables()]
+    if args.table not in (None, *known):
+        raise UserError(f"no table is called '{args.table}'{did_you_mean(args.table, known)}", allowed=", ".join(known))
+    if args.plan is None and not args.records and not Path("results").is_dir():
+        raise UserError(f"there is no folder results in {Path.cwd()}", todo="name records, or folders of results")
     plan = read_plan(args.plan) if args.plan else None
     results = _results(args.results, plan.results if plan else "results")
     given = [record for path in args.records or [Path("results")] for record in (results_in(path) if path.is_dir() else [path])]

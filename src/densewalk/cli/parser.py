@@ -28,6 +28,7 @@ import argparse
 import inspect
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -232,26 +233,24 @@ def _add_job_commands(command: Command) -> None:
     _job_options(p, "--init", "--data")
 
 
-def _positive(text: str) -> float:
-    """A finite number above 0."""
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
+def _number(kind: Callable[[str], Any], least: float, most: float, allowed: str) -> Callable[[str], Any]:
+    """The type of an argument that is a number: above `least`, and below or at `most`."""
+
+    def parse(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not least < number <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}; allowed: {allowed}")
+        return number
+
+    return parse
 
 
-def _count(text: str) -> int:
-    """A whole number above 0."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    """A number above 0, at most 1."""
-    if not 0 < float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share: give a number above 0, at most 1")
-    return float(text)
+_positive = _number(float, 0, sys.float_info.max, "a number above 0")
+_count = _number(int, 0, 2**63 - 1, "a whole number above 0")
+_share = _number(float, 0, 1, "a number above 0, at most 1")
 
 
 def _job_options(p: argparse.ArgumentParser, *more: str) -> None:

@@ -29,6 +29,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder", todo=f"name the file in it: {Path(path) / 'config.yaml'}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -148,7 +150,7 @@ def not_plain(value: Any, key: str = "") -> Iterator[str]:
         kind = "a line break" if found[0] in "\r\n\u2028\u2029" else "a control character"
         yield f"{key}: {kind} in a text (found {value[:MOST_SHOWN]!r})"
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        yield f"{key}: a number beyond 64 bits (of {value.bit_length()} bits)"
+        yield f"{key}: a whole number of {value.bit_length()} bits; allowed: at most 63, which is up to about 9.2e18"
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, inner in items:
         place = f"{key}.{one_line(str(name))[:MOST_SHOWN]}" if key else one_line(str(name))[:MOST_SHOWN]

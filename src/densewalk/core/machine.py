@@ -70,6 +70,18 @@ def file_in_the_way(path: Path) -> Path | None:
     return None
 
 
+def require_place(folder: Path, results: Path) -> None:
+    """Make sure that a study's folder can be written, and that no file is where its results belong.
+
+    Raises:
+        UserError: it cannot, or there is one.
+    """
+    if file := file_in_the_way(results):
+        raise UserError(f"{file} is a file where a folder should be", todo=TODO[errno.ENOTDIR])
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder.resolve()} cannot be written", todo=WRITABLE)
+
+
 def is_full(folder: Path) -> bool:
     """True if the disk has no room: some libraries do not say why they could not write."""
     try:

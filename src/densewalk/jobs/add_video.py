@@ -43,6 +43,8 @@ def add_video(
         raise UserError(f"{out} exists", todo="give another --out, or copy what `--out -` prints into it")
     if ignore is not None and masks is None:
         raise UserError("--ignore is the label of pixels in --masks", todo="give --masks, too")
+    if masks is not None and not masks.is_dir():
+        raise UserError(f"--masks {masks} is no folder", allowed="a folder of masks (docs/own_masks.md)", todo="correct the path")
     sheet = sheet or folder / f"{source.resolve().stem}.png"
     findings = examine(source, sheet, whole=whole, fps=fps)
     labeled = find_masks(findings, masks, ignore) if masks else None

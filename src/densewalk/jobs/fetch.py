@@ -221,8 +221,12 @@ def fetch_checkpoints(names: Sequence[str], study: Study | None) -> Iterator[str
         except UserError as error:
             log.error("error: %s", error)
             problems.append(name)
-    if problems or not wanted:
-        raise UserError(f"not fetched: {', '.join(problems)}" if problems else "nothing to fetch", todo="see above, or name a checkpoint")
+    if not wanted:
+        raise UserError(
+            "nothing to fetch", todo="name a checkpoint that `densewalk checkpoints` lists, or a study that has some (--config)"
+        )
+    if problems:
+        raise UserError(f"not fetched: {', '.join(problems)}", todo="see above")
 
 
 def fetch_checkpoint(name: str, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densewalk.core.errors import UserError
 from densewalk.models.architecture import Architecture, Interpolation
 from densewalk.models.blocks import BlockRunner, attend, finish_block, query_key_value, rotate, run_blocks
 from densewalk.models.families.motion import PREFIX, MotionDecoder, masks_of, standardize_flow
@@ -81,13 +80,6 @@ class Backbone(Network):
     def patch(self) -> int:
         """Side of a patch in pixels."""
         return self.arch.patch
-
-    def require_whole_patches(self, **sizes: int) -> None:
-        """Raise UserError for a side in pixels, by the setting that gives it, which patches do not fill."""
-        for name, size in sizes.items():
-            if size % self.patch:
-                near = max(1, round(size / self.patch)) * self.patch
-                raise UserError(f"{name} {size} is not a multiple of the patch size {self.patch}", allowed=f"e.g. {near}")
 
     # -- stages: embed -> run -> finish; a method that freezes or shares a part calls them one by one ----------------
 

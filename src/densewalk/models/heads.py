@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from densewalk.core import distributed
 from densewalk.models.backbone import Backbone
-from densewalk.models.surgery import require_blocks
 from densewalk.ops.cpu.linear import Linear
 from densewalk.ops.cpu.weight_norm import weight_norm_linear
 
@@ -147,16 +146,6 @@ class Clusterer(nn.Module):
         """Patch features: the last blocks and the final norm."""
         x = self.backbone.run(trunk.flatten(0, 1), self.grid, -self.learning)
         return self.backbone.finish(x, self.grid).patches.unflatten(0, trunk.shape[:2])
-
-
-def require_clusterable(backbone: Backbone, size: int, learning: int) -> None:
-    """Refuse what does not fit together, before anything is computed.
-
-    Raises:
-        UserError: the size is not a multiple of the patch size, or more blocks are to learn than there are.
-    """
-    backbone.require_whole_patches(size=size)
-    require_blocks(backbone, learning)
 
 
 def assignment_statistics(

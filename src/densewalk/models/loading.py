@@ -176,7 +176,7 @@ def _file_architecture(path: Path, metadata: Mapping[str, str], arch: str | Shap
             raise UserError(f"{path}: the shape in its metadata cannot be read") from error
     if named is None and isinstance(arch, str) and arch.startswith(HUGGING_FACE):
         return huggingface.folder_architecture(arch, path)
-    if isinstance(arch, str) and named is not None and named != named_shape(arch).name:
+    if isinstance(arch, str) and named is not None and (arch.startswith(HUGGING_FACE) or named != named_shape(arch).name):
         raise UserError(f"{path} holds a {named}, not a {arch}", todo=f"set arch: {named}")
     arch = named if arch is None else arch
     if arch is None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from densewalk.core.errors import UserError
 from densewalk.core.imagenet import PixelStatistics
-from densewalk.models.architecture import SIZES, Architecture, Shape, architecture_named, is_vit, known_architecture
+from densewalk.models.architecture import HUGGING_FACE, SIZES, Architecture, Shape, architecture_named, is_vit, known_architecture
 from densewalk.models.backbone import Backbone
 from densewalk.models.families.stages import StageNetwork, StageShape, stage_shape
 from densewalk.models.families.vit import build_vit
@@ -45,7 +45,8 @@ def named_architecture(name: str) -> Architecture:
     if (known := architecture_named(name)) is not None:
         return known
     _require_known(name)
-    raise AssertionError(name)
+    assert name.startswith(HUGGING_FACE)
+    raise UserError(f"{name} is a kind of folder, whose config.json says the network", todo="name the folder as the checkpoint's file")
 
 
 def _require_known(name: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from densewalk.core.text.complaints import did_you_mean
 from densewalk.curation.settings import CurationSettings
-from densewalk.models.architecture import abilities_of, is_vit
+from densewalk.models.architecture import abilities_of, is_vit, shape_of
 from densewalk.models.catalog import published
 from densewalk.models.families.abilities import ABILITIES
 from densewalk.models.families.own_code import OWN
@@ -63,6 +63,9 @@ def _check_abilities(study: "Study") -> None:
         if isinstance(run, TrainedRun) and not is_vit(arch):
             found = f"{run.method} trains plain vision transformers only, not {arch}"
             raise ValueError(f"runs.{name}.init: {found}; to do: choose another init, or method: none to evaluate it as it is")
+        shape = shape_of(arch)
+        if isinstance(run, TrainedRun) and shape is not None and (obstacle := run.settings.obstacle_to_network(shape)):
+            raise ValueError(f"runs.{name}.settings: {obstacle}")
     for name, evaluation in study.evaluations.items():
         for run_name in evaluation.runs or study.runs:
             arch = study.arch_of(run_name)
@@ -122,7 +125,22 @@ def _check_run(study: "Study", where: str, name: str, run: BaseRun) -> None:
             allowed = ", ".join(sources) or "none yet"
             found = f"'{source}' is no video, image folder or curation{did_you_mean(source, sources)}"
             raise ValueError(f"{where}.data: {found}; allowed: {allowed}")
+    if isinstance(run, TrainedRun):
+        _check_frames(study, f"{where}.data", run)
     _require_seeds(study, where, run, run.init)
+
+
+def _check_frames(study: "Study", where: str, run: TrainedRun) -> None:
+    """Require frames that follow each other, and their times, of methods whose samples are cut from such."""
+    needs = run.settings.CUT_FROM
+    for name in run.data if needs != "images" else ():
+        folder = study.images.get(name)
+        if name in study.curations or (folder is not None and folder.layout == "pictures"):
+            todo = "give videos, or folders of frames (layout: sequences)"
+            raise ValueError(f"{where}: {run.method} learns from videos, and {name} holds unrelated images; to do: {todo}")
+        if folder is not None and folder.fps is None and needs == "timed frames":
+            found = f"{run.method} takes frames some time apart, and images.{name}.fps is not given"
+            raise ValueError(f"{where}: {found}; to do: give the frames a second of the sequences (DAVIS: 24)")
 
 
 def _require_seeds(study: "Study", where: str, run: BaseRun, built_on: str) -> None:

@@ -33,7 +33,7 @@ from densewalk.study.runs import Baseline, ChangedRun, Name, TaughtRun, TrainedR
 from densewalk.study.schema.members import TABLES, Evaluation, Run, Table
 from densewalk.study.shorthand.budgets import count_steps, spread_budget
 from densewalk.study.shorthand.evaluation_presets import SCHEMA, expand_evaluations
-from densewalk.study.shorthand.public_checkpoints import with_public_checkpoints
+from densewalk.study.shorthand.public_checkpoints import as_named, with_public_checkpoints
 from densewalk.study.shorthand.sweeps import as_written, expand_sweeps
 from densewalk.study.specs import CurationSpec, EvaluationSpec, RunSpec, Specification, TeacherSpec, code_of
 from densewalk.synthetic.settings import SyntheticSettings
@@ -325,7 +325,7 @@ def parse_study(config: dict[str, Any], source: str = "config.yaml") -> Study:
     try:
         study = Study.model_validate(config)
     except ValidationError as error:
-        lines = dict.fromkeys(as_written(config.get("runs"), line) for line in complaints(error, Study))
+        lines = dict.fromkeys(as_written(config.get("runs"), as_named(config, line)) for line in complaints(error, Study))
         raise UserError(f"{source}: " + "; ".join(lines)) from error
     if problems := list(islice(truths_for_numbers(study, {**config, "runs": expand_sweeps(config["runs"])}), 5)):
         raise UserError(f"{source}: " + "; ".join(as_written(config["runs"], problem) for problem in problems))

@@ -81,6 +81,8 @@ class TrainingSettings(MethodSettings):
     SAMPLES: ClassVar[Literal["images", "clips"]] = "images"
     """What a batch is made of, and what `samples_seen` counts."""
 
+    CUT_FROM: ClassVar[Literal["images", "frames", "timed frames"]] = "images"
+    """What a sample is cut from: images, of which frames are some; frames that follow each other; or such frames at known times."""
     TEACHERS: ClassVar[bool] = False
     """It learns from other networks, which the run names in `teachers`."""
 
@@ -107,12 +109,10 @@ class TrainingSettings(MethodSettings):
     @model_validator(mode="after")
     def one_length(self) -> Self:
         """The length is given in one way."""
-        if self.budget is None and (self.epochs is None) == (self.steps is None):
-            raise ValueError(f"set exactly one of epochs and steps (epochs={self.epochs}, steps={self.steps})")
-        if self.budget is not None and (self.epochs, self.steps) != (None, None):
-            raise ValueError(
-                f"set exactly one of epochs, steps and budget (epochs={self.epochs}, steps={self.steps}, budget={self.budget})"
-            )
+        amounts = {"epochs": self.epochs, "steps": self.steps, "budget": self.budget and self.budget.text}
+        given = [f"{name} {amount if name == 'budget' else f'{amount:g}'}" for name, amount in amounts.items() if amount is not None]
+        if len(given) != 1:
+            raise ValueError(f"set exactly one of {', '.join(LENGTHS)} (found {', '.join(given) or 'none'})")
         return self
 
     def ceilings(self) -> dict[str, Ceiling]:
@@ -129,6 +129,23 @@ class TrainingSettings(MethodSettings):
     def obstacle(self) -> str | None:
         """Why a training with these settings cannot begin, as far as they alone tell; None where it can."""
         return None
+
+    def sides(self) -> dict[str, int]:
+        """Setting -> side in pixels of images that the network is given: whole patches fill it."""
+        return {}
+
+    def obstacle_to_network(self, arch: Architecture) -> str | None:
+        """Why a network of this shape cannot be trained with these settings, as far as they tell; None where it can."""
+        for name, side in self.sides().items():
+            if side % arch.patch:
+                near = max(1, round(side / arch.patch)) * arch.patch
+                return f"{name} {side} is not a multiple of the patch size {arch.patch}; allowed: e.g. {near}"
+        return None
+
+    def require_network(self, arch: Architecture) -> None:
+        """Raise UserError for a network that `obstacle_to_network` tells of."""
+        if obstacle := self.obstacle_to_network(arch):
+            raise UserError(obstacle)
 
     def across_samples(self) -> str | None:
         """What in a step looks across the samples of a process's batch, in a few words; None where nothing does.

@@ -125,3 +125,13 @@ def test_a_size_alone_is_told_the_name_of_an_architecture_and_a_long_message_is_
         "config.yaml: runs.a.arch, runs.b.arch: unknown architecture 'nano', did you mean vit_nano_patch16?;"
     )
     assert str(error.value).count("unknown architecture") == 1
+
+
+def test_a_description_is_not_cut_at_an_abbreviation():
+    class Row(Settings):
+        arch: str
+        """Column `arch`, e.g. ViT-S/16. More of it."""
+
+    with pytest.raises(ValidationError) as error:
+        Row()
+    assert complaints(error.value, Row) == ["arch: Field required (Column `arch`, e.g. ViT-S/16)"]

@@ -86,7 +86,7 @@ def test_an_offset_and_a_step_that_would_mix_memory_and_queries_are_one_step():
         (incontext(), "have the same settings"),
         (incontext(dataset="other"), "of other data: dataset 'toy' and 'other'"),
         (incontext(num_classes=5), "of other data: num_classes 22 and 5"),
-        (DavisSettings(root="data", dataset="toy"), "other settings: IncontextSettings and DavisSettings"),
+        (DavisSettings(root="data", dataset="toy"), "different kinds of settings: In-context segmentation and Video object segmentation"),
     ],
 )
 def test_what_is_no_ladder_is_refused(other, message):

@@ -43,7 +43,7 @@ def test_a_budget_has_one_positive_unit(given):
 @pytest.mark.parametrize("other", [{"epochs": 1}, {"steps": 1}])
 def test_a_length_is_given_once(other):
     assert (ToySettings(budget={"teraflop": 1.0}).of_steps(7).steps, ToySettings(steps=3).budget) == (7, None)
-    with pytest.raises(ValidationError, match="exactly one of epochs, steps and budget"):
+    with pytest.raises(ValidationError, match="exactly one of epochs, steps, budget"):
         ToySettings(budget={"teraflop": 1.0}, **other)
 
 

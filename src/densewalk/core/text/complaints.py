@@ -135,7 +135,7 @@ def _unknown_key(keys: Sequence[str], models: Sequence[type[BaseModel]]) -> str:
 def _described(keys: Sequence[str], models: Sequence[type[BaseModel]]) -> str:
     """The first sentence on a field that is missing, and the keys that are known beside it."""
     text = attribute_docstrings(models[-1]).get(keys[-1], "") if models and keys else ""
-    first = re.split(r"(?<=[a-z)`])[.;:] |\.$|\n\n", text, maxsplit=1)[0]
+    first = re.split(r"(?<=[a-z\d)`])(?<!\be\.g)(?<!\bi\.e)[.;:] |\.$|\n\n", text, maxsplit=1)[0]
     return f" ({' '.join(first.split())})" if first else ""
 
 

@@ -135,7 +135,8 @@ def _verify(wanted: Wanted) -> dict[str, Any]:
     path, known = wanted.target, receipt_path(wanted.target)
     if not path.is_file():
         raise UserError(f"{path} is no file", todo="move it away")
-    found, again = wanted.describe(path), f"remove it and {known.name}, and fetch it again"
+    found = wanted.describe(path)
+    again = f"remove it and {known.name}, and fetch it again" if wanted.url else "put that file there, or correct `sha256`"
     if problem := wanted.mismatch(path, found):
         raise UserError(f"{path}: {problem}", todo=again)
     if not known.exists():

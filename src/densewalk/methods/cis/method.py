@@ -54,7 +54,7 @@ class Cis(Method):
     def __init__(self, settings: CisSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         self.settings, self.backbone, self.seed = settings.resolved(), backbone, seed
-        backbone.require_whole_patches(height=settings.height, width=settings.width)
+        settings.require_network(backbone.arch)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "cis"))
             backbone.set_motion_decoder(settings.decoder_width)

@@ -24,6 +24,7 @@ class CisSettings(PresetSettings):
     """
 
     SAMPLES: ClassVar[Literal["images", "clips"]] = "clips"
+    CUT_FROM: ClassVar[Literal["images", "frames", "timed frames"]] = "frames"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     ADDS: ClassVar[frozenset[str]] = WITH_MOTION
     PICTURES: ClassVar[dict[str, str]] = {
@@ -120,6 +121,10 @@ class CisSettings(PresetSettings):
     def scaled_epsilon(self) -> float:
         """`epsilon` for this size of input."""
         return self.epsilon * self.height * self.width / PIXELS
+
+    def sides(self) -> dict[str, int]:
+        """As of any method."""
+        return {"height": self.height, "width": self.width}
 
     def across_samples(self) -> str | None:
         """Nothing: both losses are means over frames."""

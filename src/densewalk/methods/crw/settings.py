@@ -20,6 +20,7 @@ class CrwSettings(PresetSettings):
     """
 
     SAMPLES: ClassVar[Literal["images", "clips"]] = "clips"
+    CUT_FROM: ClassVar[Literal["images", "frames", "timed frames"]] = "timed frames"
     RESOURCES: ClassVar[Resources] = Resources(gpu=1, threads=16, mem_mb=64_000, runtime=2880)
     PICTURES: ClassVar[dict[str, str]] = {
         "walks": "Nodes of a clip's first frame, and in later frames the color of the node from which a walk most likely comes."
@@ -97,6 +98,10 @@ class CrwSettings(PresetSettings):
     def shortest(self) -> int:
         """Edges of the shortest walk, less one."""
         return 0 if self.resolved().two_frame_cycle else 1
+
+    def sides(self) -> dict[str, int]:
+        """As of any method."""
+        return {"node_size": self.node_size}
 
     def obstacle(self) -> str | None:
         """A walk needs frames to go through, and nodes to choose from."""

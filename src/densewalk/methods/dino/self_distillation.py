@@ -48,7 +48,7 @@ class SelfDistillation(Method):
 
     def __init__(self, settings: SelfDistillationSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
-        backbone.require_whole_patches(global_size=settings.global_size, local_size=settings.local_size)
+        settings.require_network(backbone.arch)
         self.settings = s = settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

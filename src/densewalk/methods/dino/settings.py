@@ -89,6 +89,10 @@ class SelfDistillationSettings(PresetSettings):
     local_crops: int = Field(default=8, ge=0)
     """Local crops of an image (DINO) or of each frame (DoRA)."""
 
+    def sides(self) -> dict[str, int]:
+        """As of any method."""
+        return {"global_size": self.global_size, "local_size": self.local_size}
+
     def obstacle(self) -> str | None:
         """Images that KoLeo has no neighbors for; a warm-up that is longer than the training would never reach the learning rate."""
         if obstacle := self.obstacle_to_koleo(1):

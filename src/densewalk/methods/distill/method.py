@@ -77,7 +77,8 @@ class Distill(Method):
         super().__init__(settings, total_steps, steps_per_epoch)
         self.settings, self.backbone = settings, backbone
         self.teachers = list(teachers)  # in a list, which torch takes for no part of this module
-        check_sizes(settings, backbone, self.teachers)
+        settings.require_network(backbone.arch)
+        check_teachers(settings, self.teachers)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "distill"))
             self.dense_projectors = nn.ModuleList(self._projector(t.dim, settings.dense_weight) for t in self.teachers)
@@ -175,18 +176,16 @@ class Distill(Method):
         return self.backbone
 
 
-def check_sizes(settings: DistillSettings, backbone: Backbone, teachers: Sequence[Network]) -> None:
-    """UserError unless there are teachers, which give what is to be learned, and each network takes images of its size."""
+def check_teachers(settings: DistillSettings, teachers: Sequence[Network]) -> None:
+    """UserError unless there are teachers, which give what is to be learned and take images of their size."""
     if not teachers:
         raise UserError("distill has no teacher", todo="name one in the run's `teachers`")
-    sizes = {"size": (settings.size, [backbone]), "teacher_size": (settings.teachers_size, teachers)}
-    for name, (size, networks) in sizes.items():
-        for network in networks:
-            if size % network.multiple or network.size not in (None, size):
-                near = network.size or max(1, round(size / network.multiple)) * network.multiple
-                found = f"{name} {size} for {network.arch.name}, whose images have sides that are multiples of {network.multiple}"
-                raise UserError(found, allowed=f"e.g. {near}", todo=f"set {name}")
+    size = settings.teachers_size
     for teacher in teachers:
+        if size % teacher.multiple or teacher.size not in (None, size):
+            near = teacher.size or max(1, round(size / teacher.multiple)) * teacher.multiple
+            found = f"teacher_size {size} for {teacher.arch.name}, whose images have sides that are multiples of {teacher.multiple}"
+            raise UserError(found, allowed=f"e.g. {near}", todo="set teacher_size")
         teacher.require_abilities(["dense", *["pooled"] * bool(settings.pooled_weight)], "distill")
 
 

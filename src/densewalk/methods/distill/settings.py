@@ -67,6 +67,10 @@ class DistillSettings(PresetSettings):
         """Side of the images for the teachers."""
         return self.teacher_size or self.size
 
+    def sides(self) -> dict[str, int]:
+        """As of any method."""
+        return {"size": self.size}
+
     def obstacle(self) -> str | None:
         """Nothing to learn, or a warm-up that is longer than the training."""
         if not (self.dense_weight or self.pooled_weight):

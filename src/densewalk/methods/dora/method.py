@@ -68,8 +68,6 @@ class Dora(SelfDistillation):
     settings: DoraSettings
 
     def __init__(self, settings: DoraSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
-        if settings.objects > backbone.arch.heads:
-            raise UserError(f"objects {settings.objects} is more than the backbone's heads", allowed=f"1 to {backbone.arch.heads}")
         super().__init__(settings.resolved(), backbone, total_steps, steps_per_epoch, seed)
 
     @staticmethod

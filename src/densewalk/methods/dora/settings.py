@@ -27,6 +27,7 @@ class DoraSettings(SelfDistillationSettings):
     """2: a warm-up of the teacher's temperature that is longer than the training is cut off, no longer squeezed into it."""
 
     SAMPLES: ClassVar[Literal["images", "clips"]] = "clips"
+    CUT_FROM: ClassVar[Literal["images", "frames", "timed frames"]] = "timed frames"
     RESOURCES: ClassVar[Resources] = Resources(gpu=4, threads=32, mem_mb=128_000, runtime=2880)
     PICTURES: ClassVar[dict[str, str]] = {
         "objects": "Objects that the first attention heads discover in a clip's first frame, tracked through it; a color is an object. "
@@ -100,6 +101,12 @@ class DoraSettings(SelfDistillationSettings):
     def sample_images(self) -> int:
         """Frames of a clip."""
         return self.frames
+
+    def obstacle_to_network(self, arch: Architecture) -> str | None:
+        """As DINO's, and more objects than there are heads to discover them."""
+        if self.objects > arch.heads:
+            return f"objects {self.objects} is more than the backbone's heads; allowed: 1 to {arch.heads}"
+        return super().obstacle_to_network(arch)
 
     def across_samples(self) -> str | None:
         """The release's threshold is a mean over the batch; heads from the system's entropy are drawn once for it."""

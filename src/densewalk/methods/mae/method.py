@@ -51,10 +51,10 @@ class Mae(Method):
     def __init__(self, settings: MaeSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         self.settings = settings
-        self.grid = check_masks(settings, backbone)
+        settings.require_network(backbone.arch)
+        side = settings.size // backbone.patch
+        self.grid = (side, side)
         self.patches = self.grid[0] * self.grid[1]
-        if backbone.arch.rope:  # each block would turn the patches that are left as if all were there
-            raise UserError(f"{backbone.arch.name} has rotary positions, which MAE cannot train", todo="choose another arch or init")
         if settings.positions == "sincos":
             backbone = with_fixed_positions(backbone, settings.size, first="column")
         self.backbone = backbone
@@ -122,19 +122,6 @@ class Mae(Method):
     def export(self) -> Backbone:
         """The encoder."""
         return self.backbone
-
-
-def check_masks(settings: MaeSettings, backbone: Backbone) -> tuple[int, int]:
-    """The grid of patches; UserError if it is not whole, or if all patches would be left or none."""
-    if settings.size % backbone.patch:
-        near = max(1, round(settings.size / backbone.patch)) * backbone.patch
-        raise UserError(f"size {settings.size} is not a multiple of the patch size {backbone.patch}", allowed=f"e.g. {near}")
-    side = settings.size // backbone.patch
-    visible = settings.visible(side * side)
-    if not 0 < visible < side * side:
-        found = f"mask_ratio {settings.mask_ratio} leaves {visible} of the {side * side} patches of {settings.size} px"
-        raise UserError(found, allowed=f"1 to {side * side - 1}", todo="change mask_ratio or size")
-    return side, side
 
 
 def levels(images: Images) -> tuple[Any, Any]:

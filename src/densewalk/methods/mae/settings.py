@@ -88,6 +88,22 @@ class MaeSettings(PresetSettings):
                 raise ValueError(f"decoder_dim {self.decoder_dim} is no multiple of {what}")
         return self
 
+    def sides(self) -> dict[str, int]:
+        """As of any method."""
+        return {"size": self.size}
+
+    def obstacle_to_network(self, arch: Architecture) -> str | None:
+        """As of any method; rotary positions, and masks that leave all patches or none."""
+        if arch.rope:  # each block would turn the patches that are left as if all were there
+            return f"{arch.name} has rotary positions, which MAE cannot train; to do: choose another arch or init"
+        if obstacle := super().obstacle_to_network(arch):
+            return obstacle
+        patches = (self.size // arch.patch) ** 2
+        if 0 < (visible := self.visible(patches)) < patches:
+            return None
+        found = f"mask_ratio {self.mask_ratio} leaves {visible} of the {patches} patches of {self.size} px"
+        return f"{found}; allowed: 1 to {patches - 1}; to do: change mask_ratio or size"
+
     def obstacle(self) -> str | None:
         """A warm-up that is longer than the training would never reach the learning rate."""
         if self.epochs is not None and self.warmup_epochs > self.epochs:

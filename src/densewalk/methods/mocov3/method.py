@@ -73,7 +73,7 @@ class MocoV3(Contrastive):
     def __init__(self, settings: MocoV3Settings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         self.settings = settings
-        backbone.require_whole_patches(size=settings.size)
+        settings.require_network(backbone.arch)
         if settings.positions == "sincos":
             backbone = with_fixed_positions(backbone, settings.size, first="row")
         with torch.random.fork_rng(devices=[]):

@@ -33,7 +33,7 @@ from densewalk.methods.mosic.clips import TrackDataset, make_views, tracked_vide
 from densewalk.methods.mosic.settings import MosicSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.ema import make_teacher, update_teacher
-from densewalk.models.heads import Clusterer, assignment_statistics, require_clusterable
+from densewalk.models.heads import Clusterer, assignment_statistics
 from densewalk.ops.collapse import MOST, feature_rank
 from densewalk.ops.sinkhorn import sinkhorn
 from densewalk.training.method import Method, ParamGroup, clusterer_groups
@@ -57,7 +57,7 @@ class Mosic(Method):
     def __init__(self, settings: MosicSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         self.settings = settings = settings.resolved()
-        require_clusterable(backbone, settings.size, settings.trainable_blocks)
+        settings.require_network(backbone.arch)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "mosic"))
             self.student = Clusterer(

@@ -129,6 +129,16 @@ class MosicSettings(PresetSettings):
         """The files of tracks."""
         return self.track_files
 
+    def obstacle_to_network(self, arch: Architecture) -> str | None:
+        """As of any method, and more blocks to learn than there are."""
+        if self.trainable_blocks > arch.depth:
+            return f"trainable_blocks {self.trainable_blocks}: {arch.name} has {arch.depth} blocks"
+        return super().obstacle_to_network(arch)
+
+    def sides(self) -> dict[str, int]:
+        """As of any method."""
+        return {"size": self.size}
+
     def obstacle(self) -> str | None:
         """Tracks that nothing says, or that nothing reads."""
         if (self.tracker == "files") != bool(self.track_files):

@@ -59,8 +59,7 @@ class Neco(Method):
     def __init__(self, settings: NecoSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         self.settings = s = settings.resolved()
-        if not s.cut_remainder:
-            backbone.require_whole_patches(global_size=s.global_size, local_size=s.local_size)
+        s.require_network(backbone.arch)
         if s.registers == "drop" and backbone.arch.registers:
             backbone = without_registers(backbone)
         if s.offset_positions:

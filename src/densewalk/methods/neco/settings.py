@@ -193,6 +193,10 @@ class NecoSettings(PresetSettings):
         preset = _PUBLISHED.get((labels.method, labels.init, labels.arch))
         return cls(preset=preset, compat="released").all_settings() if preset else None
 
+    def sides(self) -> dict[str, int]:
+        """As of any method; none where what is left over is cut off."""
+        return {} if self.resolved().cut_remainder else {"global_size": self.global_size, "local_size": self.local_size}
+
     def across_samples(self) -> str | None:
         """References are drawn from the batch."""
         return "NeCo draws its references from the patches of the whole batch"

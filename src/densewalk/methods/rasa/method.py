@@ -40,10 +40,9 @@ class Rasa(Method):
     def __init__(self, settings: RasaSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         self.settings, self.backbone = settings.resolved(), backbone.requires_grad_(False)
-        if total_steps < settings.rounds:
-            raise UserError(f"{total_steps} steps for {settings.rounds} rounds", todo="raise epochs or steps, or lower rounds")
-        if 2 * settings.rounds >= backbone.dim:
-            raise UserError(f"{settings.rounds} rounds take out {2 * settings.rounds} of {backbone.dim} dimensions", todo="lower rounds")
+        settings.require_network(backbone.arch)
+        if obstacle := settings.obstacle_to_length(total_steps):
+            raise UserError(obstacle)
         self.starts = np.linspace(0, total_steps, settings.rounds + 1).round().astype(int)
         self.directions = nn.ParameterList(nn.Linear(backbone.dim, 2, bias=False).weight for _ in range(settings.rounds))
         self.matrices: dict[int, Tensor] = {}  # of the rounds before one, which no longer change

@@ -54,6 +54,24 @@ class RasaSettings(TrainingSettings):
     blue_std: float | None = switch(paper=0.225, released=0.255, source="the training transform", effect="a typing error")
     """Standard deviation that blue is normalized with in training."""
 
+    def obstacle(self) -> str | None:
+        """Fewer steps than rounds."""
+        return super().obstacle() if self.steps is None else self.obstacle_to_length(self.steps)
+
+    def obstacle_to_length(self, steps: int) -> str | None:
+        """Fewer steps than rounds, each of which needs one."""
+        return f"{steps} steps for {self.rounds} rounds; to do: raise epochs or steps, or lower rounds" if steps < self.rounds else None
+
+    def obstacle_to_network(self, arch: Architecture) -> str | None:
+        """As of any method, and rounds that would leave nothing."""
+        if 2 * self.rounds >= arch.dim:
+            return f"{self.rounds} rounds take out {2 * self.rounds} of {arch.dim} dimensions; to do: lower rounds"
+        return super().obstacle_to_network(arch)
+
+    def sides(self) -> dict[str, int]:
+        """As of any method."""
+        return {"size": self.size}
+
     def across_samples(self) -> str | None:
         """Nothing: the loss is a mean over images."""
         return None

@@ -60,7 +60,7 @@ class Simclr(Contrastive):
     def __init__(self, settings: SimclrSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         self.settings = settings = settings.resolved()
-        backbone.require_whole_patches(size=settings.size)
+        settings.require_network(backbone.arch)
         self.backbone = backbone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "simclr"))

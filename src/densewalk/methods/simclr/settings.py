@@ -41,6 +41,10 @@ class ContrastiveSettings(PresetSettings):
     warmup_epochs: float = Field(default=10, ge=0)
     """Linear warm-up of the learning rate."""
 
+    def sides(self) -> dict[str, int]:
+        """As of any method."""
+        return {"size": self.size}
+
     def obstacle(self) -> str | None:
         """A warm-up that is longer than the training would never reach the learning rate."""
         if self.epochs is not None and self.warmup_epochs > self.epochs:

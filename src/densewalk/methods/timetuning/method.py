@@ -37,7 +37,7 @@ from densewalk.methods.timetuning.clips import ClipDataset, Clips, make_views, n
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.models.backbone import Backbone
 from densewalk.models.ema import make_teacher, update_teacher
-from densewalk.models.heads import Clusterer, assignment_statistics, require_clusterable
+from densewalk.models.heads import Clusterer, assignment_statistics
 from densewalk.ops.attention_mask import top_mass_mask
 from densewalk.ops.label_propagation import Rule, follow
 from densewalk.ops.sinkhorn import sinkhorn
@@ -64,7 +64,7 @@ class TimeTuning(Method):
     def __init__(self, settings: TimeTuningSettings, backbone: Backbone, total_steps: int, steps_per_epoch: int, seed: int) -> None:
         super().__init__(settings, total_steps, steps_per_epoch)
         self.settings = settings = settings.resolved()
-        require_clusterable(backbone, settings.size, settings.trainable_blocks)
+        settings.require_network(backbone.arch)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "timetuning"))
             self.student = Clusterer(

@@ -124,7 +124,7 @@ def _by_file(path: Path, function: str) -> OwnCode:
     """The module of a file: its name starts above the folders that are packages."""
     if not path.is_file():
         raise UserError(
-            f"there is no file {path} for the network {path}:{function}", todo="correct the path, which the study's folder is before"
+            f"there is no file {path} for the network {path}:{function}", todo="correct the path, which begins in the study's folder"
         )
     file = path.resolve()
     root, names = file.parent, [] if file.name == "__init__.py" else [file.stem]

@@ -121,7 +121,10 @@ class WrappedNetwork(Network):
         parameter = next(self.parameters(), torch.zeros(()))
         images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)).to(parameter.device)
         mode = self.module.training
-        self.module.eval()
+        try:
+            self.module.eval()
+        except RecursionError as error:
+            raise UserError(f"{self.arch.name}: the module contains itself", todo="keep such a reference out of its modules") from error
         try:
             found = {"dense": self._dense(images), **({} if self._pooled is None else {"pooled": self._pooled(images)})}
         except Exception as error:  # the user's code: whatever it raises is said, with its own traceback as the cause

@@ -114,7 +114,7 @@ def make_ladder(name_a: str, a: EvaluationSettings, name_b: str, b: EvaluationSe
     """
     names = (name_a, name_b)
     if type(a) is not type(b):
-        found = f"{name_a} and {name_b} have other settings: {type(a).__name__} and {type(b).__name__}"
+        found = f"{name_a} and {name_b} have different kinds of settings: {a.TITLE} and {b.TITLE}"
         allowed = "two evaluations of one protocol, or linear_segmentation and a linear head of the toolbox"
         raise UserError(found, allowed=allowed, todo="choose two whose settings can be turned one by one")
     for field in DATA:

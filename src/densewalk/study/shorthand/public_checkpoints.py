@@ -37,3 +37,15 @@ def _with_own_names(section: dict[str, Any], key: str, taken: set[str], added: d
             taught = {"teachers": [own(teacher) for teacher in teachers]} if isinstance(teachers, list) else {}
             renamed[name] = {**content, **({key: own(content[key])} if key in content else {}), **taught}
     return renamed
+
+
+def as_named(study: dict[str, Any], line: str) -> str:
+    """A message on the checkpoint that was added for a public name, with the key where the study has that name."""
+    place, _, message = line.partition(": ")
+    for section, key in NAMED_BY.items():
+        for name, content in (study.get(section) or {}).items():
+            wanted = content.get(key) if isinstance(content, dict) else None
+            found = public_checkpoint(wanted) if isinstance(wanted, str) else None
+            if found is not None and place == f"checkpoints.{found[0]}.arch":
+                return f"{section}.{name}.{key}: {message}"
+    return line
