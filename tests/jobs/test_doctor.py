@@ -209,7 +209,7 @@ def test_checkpoints_are_checked_and_loaded_and_nothing_in_them_is_executed(tmp_
     assert " OK " in lines["checkpoints.good"]
     assert "30 tensors of network teacher taken" in lines["checkpoints.good"]
     for name, problem in {
-        "wrong": "instead of 0000",
+        "wrong": f"instead of {'0' * 64}; to do: put that file there, or correct `sha256`",
         "hostile": "cannot be read safely: it holds a ",
         "cut": "cannot be read safely",
         "missing": "missing.pth does not exist; to do: put it there or correct `file`",
