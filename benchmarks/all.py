@@ -37,7 +37,8 @@ computation divided by the time of what it cannot do without on this machine, wh
 * A floor of bytes is one pass over what must be read or written.
 * A step's own passes are all its networks forward, heads included, and backward from the sum of their outputs. What a step takes more is
   its losses, targets and centers.
-* [performance_avx2.md](performance_avx2.md) is such a page of a processor without AVX-512.
+* [performance_intel.md](performance_intel.md) is such a page of an Intel processor,
+  [performance_avx2.md](performance_avx2.md) of one with AVX2 only; both are of earlier versions.
 
 """
 

@@ -22,7 +22,7 @@ from densewalk.methods.dora.settings import DoraSettings
 from densewalk.methods.timetuning.settings import TimeTuningSettings
 from densewalk.models.architecture import architecture_named
 from densewalk.models.work import parameters, vit
-from densewalk.study.amounts import Amounts, Assumed, require_warmups
+from densewalk.study.amounts import Amounts, Assumed, require_amounts
 from densewalk.study.config import parse_study
 from densewalk.study.estimate import estimate
 from densewalk.study.gpus import GPUS, Gpu, Share, gigabytes, smallest, ways_to_fit
@@ -207,11 +207,28 @@ def test_a_warm_up_that_is_longer_than_the_training_is_refused_before_the_jobs(t
     monkeypatch.chdir(tmp_path)
     found = r"runs\.dino\.settings: warmup_epochs 10 are 20 steps, the training has 5; allowed: at most 2\.5; to do: lower warmup_epochs"
     with pytest.raises(UserError, match=found):
-        require_warmups(parse_study(with_warmup(tmp_path, steps=5, warmup_epochs=10)), Path("results"), stated_length)
-    require_warmups(parse_study(with_warmup(tmp_path, steps=5, warmup_epochs=2.5)), Path("results"), stated_length)
+        require_amounts(parse_study(with_warmup(tmp_path, steps=5, warmup_epochs=10)), Path("results"), stated_length)
+    require_amounts(parse_study(with_warmup(tmp_path, steps=5, warmup_epochs=2.5)), Path("results"), stated_length)
     study = with_warmup(tmp_path, steps=5, warmup_epochs=10)
     study["images"]["pets"]["source"] = "not_there_yet"
-    require_warmups(parse_study(study), Path("results"), stated_length)
+    require_amounts(parse_study(study), Path("results"), stated_length)
+
+
+def test_data_that_hold_less_than_a_batch_are_refused_before_the_jobs(tmp_path, monkeypatch):
+    """Of two frames DoRA makes no clip; of a folder, a batch may be twice what is counted, which is not exact."""
+    monkeypatch.chdir(tmp_path)
+    study = with_warmup(tmp_path, epochs=1, warmup_epochs=0, batch_size=17)
+    found = r"runs\.dino\.settings: batch_size 17 is larger than the data set \(about 8 samples in pets\); to do: lower batch_size"
+    with pytest.raises(UserError, match=found):
+        require_amounts(parse_study(study), Path("results"), stated_length)
+    study["runs"]["dino"]["settings"]["batch_size"] = 16
+    require_amounts(parse_study(study), Path("results"), stated_length)
+    study["runs"]["dino"] |= {"method": "dora", "data": ["walk"], "settings": {"batch_size": 1, "steps": 1, "warmup_epochs": 0}}
+    study["videos"] = {"walk": {"source": "walk.mp4"}}
+    require_amounts(parse_study(study), Path("results"), lambda _: (60.0, 10.0))
+    require_amounts(parse_study(study), Path("results"), lambda _: None)
+    with pytest.raises(UserError, match=r"batch_size 1 is larger than the data set \(about 0 samples in walk\)"):
+        require_amounts(parse_study(study), Path("results"), lambda _: (0.2, 10.0))
 
 
 def test_a_receipt_of_another_preparation_refuses_no_warm_up(tmp_path, monkeypatch):
@@ -220,10 +237,10 @@ def test_a_receipt_of_another_preparation_refuses_no_warm_up(tmp_path, monkeypat
     study = with_warmup(tmp_path, steps=5, warmup_epochs=2.5)  # 2 steps an epoch: just short enough
     receipt = images_receipt("more_pets", name="pets", files=80)
     write_receipt("results/data/pets.json", receipt)
-    require_warmups(parse_study(study), Path("results"), stated_length)
+    require_amounts(parse_study(study), Path("results"), stated_length)
     write_receipt("results/data/pets.json", receipt.model_copy(update={"path": "pets"}))  # of this folder: counted
     with pytest.raises(UserError, match=r"warmup_epochs 2.5 are 50 steps, the training has 5"):
-        require_warmups(parse_study(study), Path("results"), stated_length)
+        require_amounts(parse_study(study), Path("results"), stated_length)
 
     video = {"source": "walk.mp4", "usable_seconds": [[0, 4]]}  # 40 frames: 10 steps an epoch
     study = {**study, "images": {}, "videos": {"walk": video}}
@@ -232,13 +249,13 @@ def test_a_receipt_of_another_preparation_refuses_no_warm_up(tmp_path, monkeypat
     settings = VideoSettings.model_validate({**video, "usable_seconds": [[0, 40]]})
     sha256 = hashlib.sha256(b"a video").hexdigest()
     write_receipt("results/data/walk.json", video_receipt(source="walk.mp4", source_sha256=sha256, settings=settings))
-    require_warmups(parse_study(study), Path("results"), lambda _: (40.0, 10.0))
+    require_amounts(parse_study(study), Path("results"), lambda _: (40.0, 10.0))
     again = VideoSettings.model_validate(video)
     write_receipt("results/data/walk.json", video_receipt(source="elsewhere.mp4", source_sha256=sha256, settings=again))
     with pytest.raises(UserError, match=r"warmup_epochs 0.5 are 50 steps"):  # the receipt's 400 frames, though the copy is gone
-        require_warmups(parse_study(study), Path("results"), lambda _: (40.0, 10.0))
+        require_amounts(parse_study(study), Path("results"), lambda _: (40.0, 10.0))
     Path("walk.mp4").write_bytes(b"another one")
-    require_warmups(parse_study(study), Path("results"), lambda _: (40.0, 10.0))
+    require_amounts(parse_study(study), Path("results"), lambda _: (40.0, 10.0))
 
 
 def test_what_lies_on_the_disk_is_counted_and_not_assumed(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from densewalk.core.memory import HUGE_PAGES
 from densewalk.core.resources import Resources as Asked
 from densewalk.core.typed_files import write_model
 from densewalk.study import registry
-from densewalk.study.amounts import require_warmups
+from densewalk.study.amounts import require_amounts
 from densewalk.study.config import parse_study
 from densewalk.study.upkeep.former import take_over_states
 
@@ -71,8 +71,8 @@ try:
     if DECIDES:
         from densewalk.data.video.stated import stated_length
 
-        require_warmups(STUDY, RESULTS, stated_length, CHANGES)
-except UserError as error:  # too long a warm-up
+        require_amounts(STUDY, RESULTS, stated_length, CHANGES)
+except UserError as error:  # too few samples
     raise WorkflowError(str(error))
 
 

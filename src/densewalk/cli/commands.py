@@ -63,7 +63,7 @@ def _results(given: Path | None, planned: str) -> Path:
 def check(args: argparse.Namespace) -> None:
     """Validate a study's configuration, or print all of its settings."""
     from densewalk.data.video.stated import stated_length
-    from densewalk.study.amounts import require_warmups
+    from densewalk.study.amounts import require_amounts
     from densewalk.study.config import load_study
     from densewalk.study.text.own_code import own_code_lines
 
@@ -78,7 +78,7 @@ def check(args: argparse.Namespace) -> None:
     seeds = f" ({jobs} with their seeds)" if jobs != len(study.runs) else ""
     print(f"{args.config} is a study of {len(study.runs)} runs{seeds} and {evaluations} evaluations")
     with chdir(_folder_of(args.config)):
-        require_warmups(study, Path(study.results), stated_length)
+        require_amounts(study, Path(study.results), stated_length)
         for line in own_code_lines(study):
             print(line)
     print(f"videos, folders and checkpoints were not looked at: densewalk doctor --config {shlex.quote(str(args.config))}")

@@ -35,7 +35,7 @@ from densewalk.models.catalog import Checkpoint, public_checkpoint, published
 from densewalk.models.layouts.content import require_file
 from densewalk.models.loading import load
 from densewalk.results.benchmarks import BENCHMARKS
-from densewalk.study.amounts import require_warmups
+from densewalk.study.amounts import require_amounts
 from densewalk.study.config import Study
 from densewalk.study.registry import evaluation_module
 from densewalk.study.runs import ChangedRun
@@ -133,7 +133,7 @@ def _slurm() -> str:
 
 
 def _study_checks(study: Study, config: Path | None) -> Iterator[tuple[str, Check, Callable[[], str | None] | None]]:
-    yield "warm-up", partial(_warmups, study), None
+    yield "amounts", partial(_amounts, study), None
     if study.execution.tensorboard:
         yield "execution.tensorboard", _event_files, None
     for name, video in study.videos.items():
@@ -164,9 +164,9 @@ def _way_to(name: str, root: str) -> str:
     return f"root: {below[0]} has it" if below else f"command: {command_for(name, root)}"
 
 
-def _warmups(study: Study) -> str:
-    require_warmups(study, Path(study.results), stated_length)
-    return "of no training longer than the training, as far as the data tell"
+def _amounts(study: Study) -> str:
+    require_amounts(study, Path(study.results), stated_length)
+    return "enough samples for each batch and warm-up, as far as the data tell"
 
 
 def _event_files() -> str:

@@ -16,6 +16,7 @@ from densewalk.study.config import Study
 from densewalk.study.runs import TrainedRun
 
 FEWER = 0.9  # share of the samples that are counted: with so few, too, a warm-up must be too long to be refused before the job counts them
+MORE = 2  # times the samples that are counted: with so many, too, they must be fewer than a batch
 StatedLength = Callable[[str], tuple[float, float] | None]  # data/video/stated.py, which needs PyAV
 
 
@@ -116,25 +117,32 @@ class Amounts:
         return Amount(kind, count, fps, sizes.YOUTUBE_VOS_SEQUENCES if kind == "sequences" else 1)  # type: ignore[arg-type]
 
 
-def require_warmups(study: Study, results: Path, stated_length: StatedLength, changes: Changes | None = None) -> None:
-    """Refuse a training whose warm-up is longer than the training, as far as receipts, files and folders tell how many samples there are.
+def require_amounts(study: Study, results: Path, stated_length: StatedLength, changes: Changes | None = None) -> None:
+    """Refuse a training that its data are too few for, as far as receipts, files and folders tell how many samples there are.
 
     Args:
         changes: see `Amounts`.
 
     Raises:
-        UserError: the first such run, with the longest warm-up that it may have.
+        UserError: the first such run: one batch is larger than the data set, or the warm-up is longer than the training.
     """
     amounts = Amounts(study, results, Assumed(stated_length=stated_length), lambda _: None, changes)
     for name, run in study.runs.items():
-        if not isinstance(run, TrainedRun) or run.settings.steps is None or not run.settings.warmup_steps(1):
+        counted = _counted(study, run, amounts) if isinstance(run, TrainedRun) else None
+        if counted is None or not isinstance(run, TrainedRun):
             continue
-        counted = sum(run.settings.samples(amount) for source in run.data for amount in amounts.of(source))
-        sources = {other for source in run.data for other in (study.curations[source].data if source in study.curations else [source])}
-        if sources & amounts.guessed:
-            continue
-        if any(source in study.curations and amounts.receipt(source) is None for source in run.data):
-            continue
-        # too few samples for a batch is another fault, which the job names
-        if counted * FEWER >= run.settings.batch_size and run.settings.warmup_obstacle(*run.settings.total_steps(int(counted * FEWER))):
-            raise UserError(f"runs.{name}.settings: {run.settings.warmup_obstacle(*run.settings.total_steps(counted))}")
+        settings = run.settings
+        if counted * MORE < settings.batch_size:
+            found = f"batch_size {settings.batch_size} is larger than the data set (about {counted} samples in {', '.join(run.data)})"
+            raise UserError(f"runs.{name}.settings: {found}", todo="lower batch_size, or give more data")
+        few = int(counted * FEWER)
+        if settings.steps is not None and few >= settings.batch_size and settings.warmup_obstacle(*settings.total_steps(few)):
+            raise UserError(f"runs.{name}.settings: {settings.warmup_obstacle(*settings.total_steps(counted))}")
+
+
+def _counted(study: Study, run: TrainedRun, amounts: Amounts) -> int | None:
+    """About how many samples a run's data have; None where nothing tells."""
+    counted = sum(run.settings.samples(amount) for source in run.data for amount in amounts.of(source))
+    sources = {other for source in run.data for other in (study.curations[source].data if source in study.curations else [source])}
+    chosen_later = any(source in study.curations and amounts.receipt(source) is None for source in run.data)
+    return None if sources & amounts.guessed or chosen_later else counted
