@@ -370,7 +370,8 @@ def test_a_variant_takes_no_other_run_s_name(order):
     ("method", "data", "message"),
     [
         ("dora", "coco", "dora learns from videos, and coco holds unrelated images; to do: give videos, or folders of frames"),
-        ("cis", "chosen", "cis learns from videos, and chosen holds unrelated images"),
+        ("cis", "chosen", "cis learns from videos, and coco holds unrelated images"),
+        ("dora", "frames", None),
         ("crw", "davis", "crw takes frames some time apart, and images.davis.fps is not given; to do: give the frames a second"),
         ("cis", "davis", None),
         ("timetuning", "coco", None),
@@ -379,7 +380,8 @@ def test_a_variant_takes_no_other_run_s_name(order):
 def test_data_without_what_a_method_cuts_its_samples_from_are_refused(method, data, message):
     study = copy.deepcopy(TINY)
     study["images"] = {"coco": {"source": "coco"}, "davis": {"source": "davis", "layout": "sequences"}}
-    study["curations"] = {"chosen": {"data": ["walk"], "backbone": "start", "duplicates": 0.9}}
+    chosen = {"backbone": "start", "duplicates": 0.9}
+    study["curations"] = {"chosen": {"data": ["walk", "coco"], **chosen}, "frames": {"data": ["walk"], **chosen}}
     study["runs"]["new"] = {"method": method, "init": "random", "arch": "vit_nano_patch16", "data": [data], "settings": {"steps": 1}}
     if message is None:
         parse_study(study)

@@ -133,9 +133,10 @@ def _check_run(study: "Study", where: str, name: str, run: BaseRun) -> None:
 def _check_frames(study: "Study", where: str, run: TrainedRun) -> None:
     """Require frames that follow each other, and their times, of methods whose samples are cut from such."""
     needs = run.settings.CUT_FROM
-    for name in run.data if needs != "images" else ():
+    sources = [source for name in run.data for source in (study.curations[name].data if name in study.curations else [name])]
+    for name in sources if needs != "images" else ():
         folder = study.images.get(name)
-        if name in study.curations or (folder is not None and folder.layout == "pictures"):
+        if folder is not None and folder.layout == "pictures":
             todo = "give videos, or folders of frames (layout: sequences)"
             raise ValueError(f"{where}: {run.method} learns from videos, and {name} holds unrelated images; to do: {todo}")
         if folder is not None and folder.fps is None and needs == "timed frames":
