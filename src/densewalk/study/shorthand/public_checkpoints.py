@@ -43,7 +43,8 @@ def as_named(study: dict[str, Any], line: str) -> str:
     """A message on the checkpoint that was added for a public name, with the key where the study has that name."""
     place, _, message = line.partition(": ")
     for section, key in NAMED_BY.items():
-        for name, content in (study.get(section) or {}).items():
+        members = study.get(section)
+        for name, content in members.items() if isinstance(members, dict) else ():
             wanted = content.get(key) if isinstance(content, dict) else None
             found = public_checkpoint(wanted) if isinstance(wanted, str) else None
             if found is not None and place == f"checkpoints.{found[0]}.arch":
