@@ -218,6 +218,8 @@ def test_data_that_hold_less_than_a_batch_are_refused_before_the_jobs(tmp_path, 
     """Of two frames DoRA makes no clip; of a folder, a batch may be twice what is counted, which is not exact."""
     monkeypatch.chdir(tmp_path)
     study = with_warmup(tmp_path, epochs=1, warmup_epochs=0, batch_size=17)
+    require_amounts(parse_study(study), Path("results"), stated_length)  # a folder is not listed for that
+    write_receipt("results/data/pets.json", images_receipt("pets", name="pets", files=8))
     found = r"runs\.dino\.settings: batch_size 17 is larger than the data set \(about 8 samples in pets\); to do: lower batch_size"
     with pytest.raises(UserError, match=found):
         require_amounts(parse_study(study), Path("results"), stated_length)

@@ -128,10 +128,16 @@ def require_amounts(study: Study, results: Path, stated_length: StatedLength, ch
     """
     amounts = Amounts(study, results, Assumed(stated_length=stated_length), lambda _: None, changes)
     for name, run in study.runs.items():
-        counted = _counted(study, run, amounts) if isinstance(run, TrainedRun) else None
-        if counted is None or not isinstance(run, TrainedRun):
+        if not isinstance(run, TrainedRun):
             continue
         settings = run.settings
+        # to list a folder of millions of images takes minutes on some disks: only for a warm-up, of which no receipt will tell
+        listed = settings.steps is not None and settings.warmup_steps(1)
+        if not listed and any(source not in study.videos and amounts.receipt(source) is None for source in run.data):
+            continue
+        counted = _counted(study, run, amounts)
+        if counted is None:
+            continue
         if counted * MORE < settings.batch_size:
             found = f"batch_size {settings.batch_size} is larger than the data set (about {counted} samples in {', '.join(run.data)})"
             raise UserError(f"runs.{name}.settings: {found}", todo="lower batch_size, or give more data")
