@@ -16,7 +16,7 @@ from densewalk.evaluations.overcluster.settings import OverclusterSettings
 from densewalk.models.feature_cache import FeatureCache
 from densewalk.models.loading import load
 from densewalk.ops.clustering import PrincipalComponents, kmeans, nearest_center
-from tests.fixtures.dense import write_backbone, write_masks, write_voc
+from tests.fixtures.dense import COLORS, write_backbone, write_masks, write_voc
 from tests.fixtures.helpers import shared
 
 
@@ -92,6 +92,32 @@ def test_ground_truth_as_features_scores_one_hundred(tmp_path, monkeypatch, clus
     monkeypatch.setattr(Job, "cached", lambda *_: lambda images: F.avg_pool2d(images, 16))
     result = evaluate(settings_of(tmp_path, clusters=clusters, restarts=10), backbone, job_in(tmp_path))
     assert result.metrics == {"mIoU": 100.0}
+
+
+def test_it_is_of_no_matter_which_number_the_ignored_label_has(tmp_path, monkeypatch):
+    """Three classes that clusters find, and a border that is not scored: among the classes, its label takes no cluster from them."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "first", "last", "outside"):
+        (tmp_path / name).mkdir()
+    for number in range(12):
+        label = (number + np.array([[0, 1], [1, 2]])).repeat(16, 0).repeat(16, 1) % 3
+        noise = rng.integers(-30, 30, (32, 32, 3))
+        Image.fromarray((COLORS[label] + noise).clip(0, 255).astype(np.uint8)).save(tmp_path / f"images/{number:03d}.png")
+        border = np.zeros((32, 32), bool)
+        border[15:17], border[:, 15:17] = True, True
+        for name, shift, ignored in (("first", 1, 0), ("last", 0, 3), ("outside", 0, 255)):
+            Image.fromarray(np.where(border, ignored, label + shift).astype(np.uint8)).save(tmp_path / f"{name}/{number:03d}.png")
+    backbone = write_backbone(tmp_path / "b.safetensors")
+    monkeypatch.setattr(Job, "cached", lambda *_: lambda images: F.avg_pool2d(images, 16))
+    wanted = {"first": (4, 0), "last": (4, 3), "outside": (3, 255)}
+    for masks, (classes, ignored) in wanted.items():
+        settings = settings_of(tmp_path, masks=masks, num_classes=classes, ignore=ignored, restarts=5)
+        result = evaluate(settings, backbone, job_in(tmp_path))
+        assert result.metrics == {"mIoU": 100.0}, masks
+        assert result.details["clusters"] == 3
+        assert result.units.statistics["mIoU"].of_weights(np.ones((1, 12)))[0] == pytest.approx(100)
+    released = settings_of(tmp_path, masks="first", num_classes=4, ignore=0, restarts=5, count_absent_classes=True)
+    assert evaluate(released, backbone, job_in(tmp_path)).metrics["mIoU"] < 75, "the label costs a quarter, as released"
 
 
 def test_it_is_the_same_with_and_without_the_cache(tmp_path, monkeypatch):

@@ -14,9 +14,11 @@ from torch.nn import functional as F
 from densewalk.core.errors import Interrupted, UserError
 from densewalk.evaluations.common import dense_features
 from densewalk.evaluations.common.base import Job
+from densewalk.evaluations.metrics.image_counts import ImageCounts, entries
+from densewalk.evaluations.metrics.segmentation import mean_iou
 from densewalk.evaluations.stego import losses, views
 from densewalk.evaluations.stego import train as training
-from densewalk.evaluations.stego.evaluate import evaluate
+from densewalk.evaluations.stego.evaluate import MATCHING, evaluate, match
 from densewalk.evaluations.stego.head import Stego, drop_channels
 from densewalk.evaluations.stego.losses import Centering, Places, correspondence_losses, sample_negatives
 from densewalk.evaluations.stego.settings import StegoSettings
@@ -316,3 +318,21 @@ def test_presets_are_the_released_configuration():
     with pytest.raises(ValidationError, match="both train and val"):
         settings_of(val_offset=2)
     assert "shift_random 0.46" in StegoSettings(root=".", dataset="x", layout="voc", preset="potsdam").protocol
+
+
+@pytest.mark.parametrize(("ignored", "rows"), [(0, [1, 2, 3]), (2, [0, 1, 3]), (3, [0, 1, 2]), (255, [0, 1, 2])])
+def test_it_is_of_no_matter_which_number_the_ignored_label_has(ignored, rows):
+    """The third cluster meets no pixel of the third class, which has some: it is matched to it, and not to the ignored label."""
+    table = np.array([[100, 0, 20], [0, 100, 20], [20, 20, 0]])
+    classes = 3 if ignored == 255 else 4
+    matrix = np.zeros((classes, classes), dtype=int)
+    matrix[np.ix_(rows, range(3))] = table
+    settings = settings_of(num_classes=classes, ignore=ignored)
+    assert settings.clusters == 3
+    counts = replace(ImageCounts.of([entries(torch.from_numpy(matrix))], classes, classes), clusters=3)
+    matched, assignment = match(settings, counts)
+    assert assignment.tolist() == rows
+    value = mean_iou(matched, void=ignored)
+    assert value == pytest.approx(2 * (100 / 140) / 3)
+    statistic = counts.matched_iou(matching=MATCHING, void=ignored)
+    assert statistic.of_weights(np.ones((1, 1)))[0] == pytest.approx(100 * value)

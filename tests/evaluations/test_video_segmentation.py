@@ -13,7 +13,14 @@ from densewalk.evaluations.common.base import Job
 from densewalk.evaluations.video_segmentation import clips
 from densewalk.evaluations.video_segmentation import evaluate as video_segmentation
 from densewalk.evaluations.video_segmentation.clips import find_clips
-from densewalk.evaluations.video_segmentation.evaluate import cluster_maps, interpolate_pixels, match_and_score, sample_pixels
+from densewalk.evaluations.video_segmentation.evaluate import (
+    absent_background,
+    cluster_maps,
+    frame_counts,
+    interpolate_pixels,
+    match_and_score,
+    sample_pixels,
+)
 from densewalk.evaluations.video_segmentation.settings import VideoSegmentationSettings
 from densewalk.jobs import evaluate as evaluate_job
 from densewalk.jobs import train as train_job
@@ -98,6 +105,20 @@ def test_a_cluster_without_a_label_is_background():
     value, matched = match_and_score(labels, torch.tensor([[[0, 0, 1, 2]]]), 3, "hungarian")
     assert matched.tolist() == [[[0, 0, 0, 7]]]
     assert value == 1
+
+
+@pytest.mark.parametrize("numbers", [(1, 2), (2, 1), (0, 1), (1, 0)])
+def test_numbers_of_labels_are_of_no_matter(numbers):
+    """Two labels, with background among them or not, and two clusters: one found half of its label, the other none of its own."""
+    large, small = numbers
+    labels = torch.full((1, 10, 10), large)
+    labels[0, 0, :2] = small
+    maps = torch.zeros(1, 10, 10, dtype=torch.int64)
+    maps[0, 9, :8] = 1
+    value, _ = match_and_score(labels, maps, 2, "hungarian")
+    assert value == pytest.approx((90 / 100 + 0) / 2)
+    statistic = frame_counts(labels, maps, 2).matched_iou(matching="hungarian", void=absent_background(labels))
+    assert statistic.of_weights(np.ones((1, 1)))[0] == pytest.approx(100 * value)
 
 
 def all_pixels(components, grid, size):

@@ -274,6 +274,25 @@ def test_the_tracks_of_a_clip(tmp_path):
     assert other.tracks.clip(other.video, 1, 40, 60).visible.tolist() == [[True, False]]
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_hidden_points_have_the_tracker_s_places(tmp_path, lost):
+    """Or, where it tells none, the last one: all points share the prototypes, also those that the loss leaves out."""
+    write_scene(tmp_path / "scenes/a", frames=8)
+    source = source_of(tmp_path / "scenes")
+    points = np.stack([np.arange(10, 18), np.arange(20, 28)], axis=1)[None].astype(np.float32)
+    visible = np.array([[1, 1, 0, 0, 1, 1, 1, 1]], bool)
+    if lost:
+        points[0, 2:4] = np.nan
+    data = Mosic.dataset(given(tmp_path, tracks_of(source, points, visible, frames=8), frames=4, frame_step=1), [source])
+    one = data.videos[0]
+    found = one.tracks.clip(one.video, 1, 40, 60)
+    assert found.visible.tolist() == [[True, False, False, True]]
+    expected = [[11, 21], [11, 21], [11, 21], [14, 24]] if lost else [[11, 21], [12, 22], [13, 23], [14, 24]]
+    assert found.points.tolist() == [expected]
+    hidden = choose_tracks(ClipTracks(found.points, np.zeros((1, 4), bool)), 3, torch.Generator())
+    assert (hidden.points == found.points).all()
+
+
 def test_tracks_are_chosen_evenly():
     tracks = ClipTracks(np.arange(10, dtype=np.float32).reshape(5, 1, 2), np.array([[1], [0], [1], [1], [1]], bool))
     few, many = (choose_tracks(tracks, count, torch.Generator().manual_seed(0)) for count in (2, 10))

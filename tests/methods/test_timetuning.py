@@ -516,6 +516,7 @@ def test_the_preset_for_small_videos_learns():
 
 def test_a_length_or_a_preset_comes_before_the_length_of_the_simplified_variant():
     simplified = {"variant": "simplified"}
+    assert TimeTuningSettings(**simplified, preset=None, steps=None, budget=None, epochs=None).epochs == 800
     assert TimeTuningSettings(**simplified, preset="small_video").steps == 300
     assert TimeTuningSettings(**simplified, budget={"cpu_seconds": 60}).budget.cpu_seconds == 60
     assert TimeTuningSettings(**simplified, preset="small_video", epochs=7).epochs == 7

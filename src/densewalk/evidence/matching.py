@@ -6,13 +6,23 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
-Matching = Literal["hungarian", "many_to_one", "many_to_one_iou"]
+Matching = Literal["hungarian", "hungarian_pixels", "many_to_one", "many_to_one_iou"]
 
 
 def hungarian(counts: Int[np.ndarray, "classes clusters"]) -> Int[np.ndarray, " clusters"]:
     """The class of each cluster in the one-to-one matching of largest total IoU; -1 for a cluster that found none."""
-    rows, columns = linear_sum_assignment(pairwise_iou(counts), maximize=True)
-    assignment = np.full(counts.shape[1], -1)
+    return _one_to_one(pairwise_iou(counts))
+
+
+def hungarian_pixels(counts: Int[np.ndarray, "classes clusters"]) -> Int[np.ndarray, " clusters"]:
+    """The same in the matching of the most pixels that carry their own class (STEGO)."""
+    return _one_to_one(counts)
+
+
+def _one_to_one(worth: np.ndarray) -> Int[np.ndarray, " clusters"]:
+    """The class of each cluster in the one-to-one matching of largest total worth; -1 for a cluster that found none."""
+    rows, columns = linear_sum_assignment(worth, maximize=True)
+    assignment = np.full(worth.shape[1], -1)
     assignment[columns] = rows
     return assignment
 
@@ -40,4 +50,22 @@ def pairwise_iou(counts: Int[np.ndarray, "*tables classes clusters"]) -> Float[n
     return overlap / np.maximum(union, 1)
 
 
-MATCHINGS = {"hungarian": hungarian, "many_to_one": many_to_one, "many_to_one_iou": many_to_one_iou}
+MATCHINGS = {
+    "hungarian": hungarian,
+    "hungarian_pixels": hungarian_pixels,
+    "many_to_one": many_to_one,
+    "many_to_one_iou": many_to_one_iou,
+}
+
+
+def match(counts: Int[np.ndarray, "classes clusters"], how: Matching, void: int | None = None) -> Int[np.ndarray, " clusters"]:
+    """The class of each cluster; -1 for a cluster that found none.
+
+    Args:
+        void: a class that no pixel can have, if there is one among the rows: it takes no cluster, so that its place in the table is of no
+            matter.
+    """
+    if void is None or void >= len(counts):
+        return MATCHINGS[how](counts)
+    found = MATCHINGS[how](np.delete(counts, void, axis=0))
+    return np.where(found >= void, found + 1, found)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.sparse import csr_array
 
-from densewalk.evidence.matching import MATCHINGS, Matching, pairwise_iou
+from densewalk.evidence.matching import Matching, match, pairwise_iou
 
 Weights = Float[np.ndarray, "resamples units"]
 Scores = Float[np.ndarray, " resamples"]
@@ -195,7 +195,8 @@ class MatchedIoU(Statistic):
 
     unit, category, cluster, count: pixels of a class in a cluster, one entry for each pair that occurs in a unit. The clusters are those
     that were fitted once. fixed: keep the matching of all units, which asks a narrower question.
-    unmatched: the class of a cluster that found none. void: a class that stands for none: a cluster that is matched to it has found none.
+    unmatched: the class of a cluster that found none. void: a class that no pixel can have: it takes no cluster (matching.py), and is left
+    out of the mean with `absent: skip`.
     """
 
     KIND = "matched_iou"
@@ -228,8 +229,7 @@ class MatchedIoU(Statistic):
 
     def match(self, counts: Int[np.ndarray, "classes clusters"]) -> Int[np.ndarray, " clusters"]:
         """The class of each cluster."""
-        found = MATCHINGS[self.matching](counts)
-        return found if self.void is None else np.where(found == self.void, -1, found)
+        return match(counts, self.matching, self.void)
 
     @cached_property
     def _entries(self) -> tuple[Int[np.ndarray, " places"], csr_array]:
@@ -258,11 +258,13 @@ class MatchedIoU(Statistic):
 
     def _matches(self, tables: Tables) -> Int[np.ndarray, "resamples clusters"]:
         """The class of each cluster in each table."""
-        if self.matching == "hungarian":
+        if self.matching in ("hungarian", "hungarian_pixels"):
             return np.stack([self.match(table) for table in tables])
+        void = self.void if self.void is not None and self.void < self.classes else None
+        tables = tables if void is None else np.delete(tables, void, axis=1)
         preferred = tables if self.matching == "many_to_one" else pairwise_iou(tables)
         found = np.where(tables.any(1), preferred.argmax(1), -1)
-        return found if self.void is None else np.where(found == self.void, -1, found)
+        return found if void is None else np.where(found >= void, found + 1, found)
 
     def _mean_iou(self, tables: Tables, assignment: Int[np.ndarray, "resamples clusters"]) -> Scores:
         """The score of each table, 0 to 1, after every cluster has taken its class."""
@@ -275,6 +277,8 @@ class MatchedIoU(Statistic):
         iou = right / np.maximum(union, 1)
         if self.absent == "zero":
             return iou.mean(1)
+        if self.void is not None and self.void < self.classes:
+            union[:, self.void] = 0
         with np.errstate(invalid="ignore"):
             return iou.sum(1) / (union > 0).sum(1)
 

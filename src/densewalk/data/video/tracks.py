@@ -1,7 +1,7 @@
 """A file of point tracks of a video, or of a folder of sequences: safetensors, so that reading it runs no code.
 
 tensors      points    float [tracks, columns, 2]    x, y in pixels of the video's frames, the middle of whose first pixel is 0.5, 0.5
-             visible   bool [tracks, columns]        false where a point is hidden or outside; then its place counts for nothing
+             visible   bool [tracks, columns]        false where a point is hidden or outside; then its place is the tracker's guess, or NaN
              first     integer [tracks]              number of the frame, from 0, that a track's column 0 is
              sequence  integer [tracks]              number of a folder's sequence, in the order of the names; not needed for a video
 metadata     tracks    JSON, the fields of `TracksHeader`

@@ -65,10 +65,13 @@ class ImageCounts:
         np.add.at(total, (self.target, self.predicted), self.count)
         return torch.from_numpy(total)
 
-    def mean_iou(self, absent: Literal["skip", "zero"] = "skip") -> MeanIoU:
-        """The statistic of an mIoU in percent, predictions being classes."""
+    def mean_iou(self, absent: Literal["skip", "zero"] = "skip", void: int | None = None) -> MeanIoU:
+        """The statistic of an mIoU in percent, predictions being classes. void: a class that no pixel can have, left out of the mean."""
         truth, found, hits = self._sums()
-        return self._by_class(hits, truth + found - hits, absent)
+        union = truth + found - hits
+        if void is not None and void < self.classes:
+            union[:, void] = 0
+        return self._by_class(hits, union, absent)
 
     def mean_accuracy(self) -> MeanIoU:
         """The statistic of the mean over classes of the share of their pixels that is found, in percent."""

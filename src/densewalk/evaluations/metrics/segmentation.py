@@ -88,12 +88,13 @@ def iou(confusion: Int[Tensor, "classes classes"]) -> Float[Tensor, " classes"]:
     return hits / (confusion.sum(0) + confusion.sum(1) - hits)
 
 
-def mean_iou(confusion: Int[Tensor, "classes classes"], *, absent: Literal["skip", "zero"] = "skip") -> float:
+def mean_iou(confusion: Int[Tensor, "classes classes"], *, absent: Literal["skip", "zero"] = "skip", void: int | None = None) -> float:
     """Mean IoU in [0, 1].
 
     Args:
         absent: classes that are neither there nor predicted are left out of the mean (as mmsegmentation does), or count as 0
             (as open-hummingbird-eval, NeCo and Time-Tuning do: ADE20K's empty class 0 costs them 1/151).
+        void: a class that no pixel can have: with `skip` it is left out, too, where it is predicted.
 
     Raises:
         ValueError: no pixel was counted.
@@ -101,7 +102,11 @@ def mean_iou(confusion: Int[Tensor, "classes classes"], *, absent: Literal["skip
     if not confusion.any():
         raise ValueError("mIoU of no pixel at all")
     values = iou(confusion)
-    return float(values.nanmean() if absent == "skip" else values.nan_to_num(0.0).mean())
+    if absent == "zero":
+        return float(values.nan_to_num(0.0).mean())
+    if void is not None and void < len(values):
+        values[void] = torch.nan
+    return float(values.nanmean())
 
 
 def pixel_accuracy(confusion: Int[Tensor, "classes classes"]) -> float:
@@ -119,9 +124,9 @@ def many_to_one(confusion: Int[Tensor, "classes clusters"]) -> Int[Tensor, " clu
     return torch.from_numpy(matching.many_to_one(confusion.numpy()))
 
 
-def match_clusters(confusion: Int[Tensor, "classes clusters"], how: matching.Matching) -> Int[Tensor, " clusters"]:
-    """The class of each cluster by one of the rules of evidence/matching.py."""
-    return torch.from_numpy(matching.MATCHINGS[how](confusion.numpy()))
+def match_clusters(confusion: Int[Tensor, "classes clusters"], how: matching.Matching, void: int | None = None) -> Int[Tensor, " clusters"]:
+    """The class of each cluster by one of the rules of evidence/matching.py; `void` takes none."""
+    return torch.from_numpy(matching.match(confusion.numpy(), how, void))
 
 
 def reassign(

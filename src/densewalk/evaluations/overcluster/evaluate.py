@@ -44,7 +44,7 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
     examples = dense_features.whole_batches(settings, list_validation(settings), RELEASED_BATCH)
     _, features = dense_features.load_features(settings, settings.input_size, backbone_path, job)
     points, _, masks = project_features(features, examples, "validation", settings.components, settings.mask_size)
-    clusters = settings.clusters or settings.label_values
+    clusters = settings.clusters or settings.scored_classes
 
     absent: Literal["skip", "zero"] = "zero" if settings.count_absent_classes else "skip"
 
@@ -57,8 +57,8 @@ def evaluate(settings: OverclusterSettings, backbone_path: Path, job: Job) -> Re
             matched = assignment[predicted]
             shown = dense_features.shown_numbers(len(examples))
             dense_features.write_strip(settings, job, [dense_features.strip_row(examples[i], masks[i], matched[i]) for i in shown])
-        statistic = counts.matched_iou(matching=settings.matching, absent=absent)
-        return 100 * mean_iou(confusion, absent=absent), statistic
+        statistic = counts.matched_iou(matching=settings.matching, absent=absent, void=settings.void)
+        return 100 * mean_iou(confusion, absent=absent, void=settings.void), statistic
 
     scores, statistics = (list(column) for column in zip(*shared_map(one_run, range(settings.repeats)), strict=True))
     units = dense_features.image_units(settings, examples, {"mIoU": mean_of_runs(statistics)})
@@ -88,5 +88,5 @@ def match(
     settings: OverclusterSettings, counts: Int[Tensor, "classes clusters"]
 ) -> tuple[Int[Tensor, "classes classes"], Int[Tensor, " clusters"]]:
     """Confusion matrix after the clusters have taken their classes, and the class of each cluster."""
-    assignment = match_clusters(counts, settings.matching)
+    assignment = match_clusters(counts, settings.matching, settings.void)
     return reassign(counts, assignment), assignment.clamp(min=0)

@@ -20,8 +20,8 @@ class OverclusterSettings(BatchedValidationSettings):
 
     TABLE: ClassVar[str] = "overcluster"
     PROCESSES: ClassVar[bool] = True
-    VERSION: ClassVar[int] = 2
-    """2: images are turned as their EXIF says, 16-bit gray is scaled."""
+    VERSION: ClassVar[int] = 3
+    """2: images are turned as their EXIF says, 16-bit gray is scaled. 3: an ignored label among the classes takes no cluster."""
     TITLE: ClassVar[str] = "Clusters of frozen features"
     PICTURES: ClassVar[str] = "image, ground truth and clusters of {run}, matched to classes"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=480)
@@ -58,6 +58,16 @@ class OverclusterSettings(BatchedValidationSettings):
         if self.clusters is None:
             return "hungarian"
         return "many_to_one" if self.many_to_one is None else "many_to_one_iou"
+
+    @property
+    def void(self) -> int | None:
+        """The label that takes no cluster and is left out of the mean: the ignored one. None as released."""
+        return None if self.resolved().count_absent_classes else self.ignored
+
+    @property
+    def scored_classes(self) -> int:
+        """Classes that take clusters."""
+        return self.label_values - (self.void is not None and self.void < self.label_values)
 
     def feature_reads(self) -> dict[str, FeatureRead]:
         """The validation images: once for the principal components, once to project them."""

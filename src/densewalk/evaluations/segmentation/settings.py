@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from densewalk.core.settings import Difference
 from densewalk.data.benchmarks import sizes
 from densewalk.data.benchmarks.label_rules import CLASSES, LabelRule, class_rule
 from densewalk.evaluations.common.protocol_name import SHOWN_BY_ANOTHER, Shown, is_published
@@ -126,6 +127,9 @@ class Ade20kLinearSettings(LinearSettings, Ade20kData):
         "ibot": "linear 4-layer concat (iBOT)",
         "dinov3": "linear BN+1x1, 1024 patches (DINOv3)",
     }
+    NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
+        Difference("the head of `dinov3` drops a tenth of the channels in training", "none", "DINOv3, eval/segmentation/config.py"),
+    )
 
 
 class Ade20kUpernetSettings(UpernetSettings, Ade20kData):

@@ -18,7 +18,7 @@ Features of the training views are computed once, into a scratch file. No value 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from densewalk.evaluations.common.dense_features import DenseFeatures, list_spli
 from densewalk.evaluations.common.refinement import refined_labels
 from densewalk.evaluations.common.shares import in_order
 from densewalk.evaluations.metrics.image_counts import Counted, ImageCounts, counted
-from densewalk.evaluations.metrics.segmentation import hungarian, iou, mean_iou, pixel_accuracy, reassign
+from densewalk.evaluations.metrics.segmentation import iou, match_clusters, mean_iou, pixel_accuracy, reassign
 from densewalk.evaluations.stego.head import Stego
 from densewalk.evaluations.stego.settings import KINDS, StegoSettings
 from densewalk.evaluations.stego.train import train
@@ -41,6 +41,8 @@ from densewalk.evaluations.stego.views import TrainingView, read_views, require_
 from densewalk.evidence.statistics import Statistic
 from densewalk.ops.deterministic import deterministic_kernels
 from densewalk.visualization.overlays import Row
+
+MATCHING: Literal["hungarian_pixels"] = "hungarian_pixels"  # as STEGO's code: other evaluations here match by IoU
 
 
 def evaluate(settings: StegoSettings, backbone_path: Path, job: Job) -> Result:
@@ -118,14 +120,13 @@ def score(
         return target, found["clusters"]
 
     clusters, rows = dense_features.score_predictions(features, examples, predict, "validation")
-    return {"clusters": clusters, **{name: ImageCounts.of(in_order(done), classes, classes) for name, done in others.items()}}, rows
+    found = {"clusters": clusters, **{name: ImageCounts.of(in_order(done), classes, classes) for name, done in others.items()}}
+    return {name: own if name == "linear" else replace(own, clusters=settings.clusters) for name, own in found.items()}, rows
 
 
 def match(settings: StegoSettings, counts: ImageCounts) -> tuple[Int[Tensor, "classes classes"], Int[Tensor, " clusters"]]:
     """Confusion matrix after each cluster has taken its class, one to one; the class of each cluster."""
-    assignment = hungarian(counts.matrix)
-    if settings.ignored is not None:  # where the ignored label is one of the classes, it has no pixel to be matched by
-        assignment[assignment == settings.ignored] = -1
+    assignment = match_clusters(counts.matrix, MATCHING, settings.ignored)
     return reassign(counts.matrix, assignment), assignment.clamp(min=0)
 
 
@@ -133,9 +134,9 @@ def summarize(settings: StegoSettings, counts: dict[str, ImageCounts], examples:
     """Metrics in percent, and what they are made of."""
     one = replace(counts["clusters"], clusters=1, predicted=np.zeros_like(counts["clusters"].predicted))
     matched = {"mIoU": counts["clusters"], "mIoU_kmeans": counts["kmeans"], "mIoU_features": counts["features"], "mIoU_constant": one}
-    statistics: dict[str, Statistic] = {name: own.matched_iou(matching="hungarian", void=settings.ignored) for name, own in matched.items()}
-    statistics["mIoU_linear"] = counts["linear"].mean_iou()
-    metrics = {name: 100 * mean_iou(match(settings, own)[0]) for name, own in matched.items()}
-    metrics["mIoU_linear"] = 100 * mean_iou(counts["linear"].matrix)
+    statistics: dict[str, Statistic] = {name: own.matched_iou(matching=MATCHING, void=settings.ignored) for name, own in matched.items()}
+    statistics["mIoU_linear"] = counts["linear"].mean_iou(void=settings.ignored)
+    metrics = {name: 100 * mean_iou(match(settings, own)[0], void=settings.ignored) for name, own in matched.items()}
+    metrics["mIoU_linear"] = 100 * mean_iou(counts["linear"].matrix, void=settings.ignored)
     units = dense_features.image_units(settings, examples, statistics)
     return Result({name: metrics[name] for name in settings.METRICS}, len(examples), "images", details, units)

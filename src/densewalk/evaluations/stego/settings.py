@@ -26,7 +26,9 @@ class StegoSettings(NamedPresets, ScoredSettings, FeatureSettings):
 
     TABLE: ClassVar[str] = "stego"
     LEARNS: ClassVar[bool] = True
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    """2: clusters take the classes with which most pixels agree, as in STEGO's code, not those of largest IoU; an ignored label among the
+    classes takes none."""
     TITLE: ClassVar[str] = "Unsupervised segmentation by correspondences (STEGO)"
     RECIPE: ClassVar[str] = "STEGO"
     PICTURES: ClassVar[str] = "image, ground truth and clusters of the codes of {run}, matched to classes"
@@ -53,6 +55,8 @@ class StegoSettings(NamedPresets, ScoredSettings, FeatureSettings):
     NOT_REPRODUCED: ClassVar[tuple[Difference, ...]] = (
         Difference("predictions refined by a dense CRF", "none, or PAMR by `refine: pamr`", "STEGO, src/crf.py"),
         Difference("images cut to a square in the middle", "squeezed to a square, as by the other evaluations", "STEGO, src/utils.py"),
+        Difference("images enlarged and reduced to the nearest pixel", "bilinear", "STEGO, src/utils.py"),
+        Difference("the step with the best validation mIoU is kept", "the last one", "STEGO, src/train_segmentation.py"),
         Difference("COCO-Stuff's 27 and Cityscapes' 27 classes", "the layouts' own labels", "STEGO, src/data.py"),
     )
 

@@ -37,7 +37,7 @@ from densewalk.evaluations.common.dense_features import list_split, list_validat
 from densewalk.evaluations.common.refinement import labels_of_patches
 from densewalk.evaluations.common.shares import by_first, shared_map
 from densewalk.evaluations.metrics.image_counts import ImageCounts, counted
-from densewalk.evaluations.metrics.segmentation import hungarian, mean_iou, reassign
+from densewalk.evaluations.metrics.segmentation import match_clusters, mean_iou, reassign
 from densewalk.evaluations.unsupervised_segmentation import foreground as cbfe
 from densewalk.evaluations.unsupervised_segmentation.communities import cooccurrence, find_communities
 from densewalk.evaluations.unsupervised_segmentation.foreground import Labels, Masks, Patches, Split
@@ -155,7 +155,7 @@ def score_runs(
         predicted = in_pixels(segmented)
         counts = count(settings, predicted, split.masks)
         confusion, assignment = match(settings, counts.matrix)
-        miou = 100 * mean_iou(confusion, absent=absent)
+        miou = 100 * mean_iou(confusion, absent=absent, void=settings.ignored)
         shown = assignment[predicted] if number == 0 else None
         found = counts.matched_iou(matching="hungarian", absent=absent, unmatched=settings.background, void=settings.ignored)
         return miou, len(segmented[segmented > 0].unique()), shown, found
@@ -173,8 +173,6 @@ def count(settings: Settings, segmented: Labels, masks: Masks) -> ImageCounts:
 
 def match(settings: Settings, counts: Int[Tensor, "classes labels"]) -> tuple[Int[Tensor, "classes classes"], Int[Tensor, " labels"]]:
     """Confusion matrix after each label has taken its class, one to one, what is left over the background; the class of each label."""
-    assignment = hungarian(counts)
-    if settings.ignored is not None:  # where the ignored label is one of the classes, it has no pixel to be matched by
-        assignment[assignment == settings.ignored] = -1
+    assignment = match_clusters(counts, "hungarian", settings.ignored)
     assignment = torch.where(assignment < 0, settings.background, assignment)
     return reassign(counts, assignment), assignment

@@ -21,8 +21,9 @@ class UnsupervisedSegmentationSettings(ValidationSettings):
 
     TABLE: ClassVar[str] = "unsupervised_segmentation"
     PROCESSES: ClassVar[bool] = True
-    VERSION: ClassVar[int] = 2
-    """2: a cluster does not count among its own neighbors, as released; images are turned as their EXIF says, 16-bit gray is scaled."""
+    VERSION: ClassVar[int] = 3
+    """2: a cluster does not count among its own neighbors, as released; images are turned as their EXIF says, 16-bit gray is scaled.
+    3: an ignored label among the classes takes no cluster."""
     TITLE: ClassVar[str] = "Unsupervised segmentation"
     PICTURES: ClassVar[str] = "image, ground truth and segments of {run}, matched to classes"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=32_000)

@@ -166,7 +166,7 @@ def add_scores(
     value, _ = match_and_score(labels, finer, many, settings.matching)
     scores[f"{metric}_over"].append(value)
     if statistics is not None:
-        statistics[metric] = frame_counts(labels, maps, count).matched_iou(matching="hungarian")
+        statistics[metric] = frame_counts(labels, maps, count).matched_iou(matching="hungarian", void=absent_background(labels))
         statistics[f"{metric}_over"] = frame_counts(labels, finer, many).matched_iou(matching=settings.matching)
     return matched
 
@@ -183,12 +183,18 @@ def occurring(labels: Labels) -> Int[Tensor, " values"]:
     return torch.cat([torch.zeros(1, dtype=torch.int64), labels.flatten()]).unique()
 
 
+def absent_background(labels: Labels) -> int | None:
+    """0 where no pixel is background: it takes no cluster then, as any label that does not occur; else None."""
+    return None if bool((labels == 0).any()) else 0
+
+
 def match_and_score(labels: Labels, maps: Labels, clusters: int, matching: Matching) -> tuple[float, Labels]:
     """mIoU (0..1) over the labels that occur, and the label that each pixel's cluster is matched to; without one it is background."""
     values = occurring(labels)
     confusion = confusion_matrix(torch.searchsorted(values, labels), maps, len(values), clusters)
-    assignment = match_clusters(confusion, matching)
-    return mean_iou(reassign(confusion, assignment)), values[assignment.clamp(min=0)][maps]
+    void = absent_background(labels)
+    assignment = match_clusters(confusion, matching, void)
+    return mean_iou(reassign(confusion, assignment), void=void), values[assignment.clamp(min=0)][maps]
 
 
 def cluster_maps(

@@ -70,8 +70,8 @@ class VideoSegmentationSettings(ClipSettings):
     """Clusters of frozen features against the objects of annotated videos (Time-Tuning, https://arxiv.org/abs/2308.11796, section 4)."""
 
     TABLE: ClassVar[str] = "video_segmentation"
-    VERSION: ClassVar[int] = 2
-    """2: frames are in the order of their numbers."""
+    VERSION: ClassVar[int] = 3
+    """2: frames are in the order of their numbers. 3: background takes no cluster of a frame or clip that has none."""
     TITLE: ClassVar[str] = "Unsupervised video segmentation"
     RECIPE: ClassVar[str] = "unsupervised video segmentation"
     PICTURES: ClassVar[str] = "frames of {name}: the true objects above, clusters of {run} below"

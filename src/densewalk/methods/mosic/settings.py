@@ -21,6 +21,8 @@ class MosicSettings(PresetSettings):
     The released code is https://github.com/SMSD75/MoSiC at commit fed4637. Its point tracker, CoTracker3, is not part of this project.
     """
 
+    VERSION: ClassVar[int] = 2
+    """2: hidden points of given tracks have the tracker's places, not the corner of the frame."""
     SAMPLES: ClassVar[Literal["images", "clips"]] = "clips"
     RESOURCES: ClassVar[Resources] = Resources(mem_mb=64_000, runtime=1440)
     PICTURES: ClassVar[dict[str, str]] = {

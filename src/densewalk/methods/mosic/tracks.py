@@ -82,7 +82,17 @@ class GivenTracks:
         columns = column[:, None] + self.stride * np.arange(self.frames)
         visible = t.visible[rows[:, None], columns]
         points = t.points[rows[:, None], columns] * np.array([width / header.width, height / header.height], dtype=np.float32)
-        return ClipTracks(np.where(visible[..., None], points, 0), visible)
+        return ClipTracks(_with_places(points, visible), visible)
+
+
+def _with_places(points: Float32[np.ndarray, "points frames 2"], visible: Bool[np.ndarray, "points frames"]) -> np.ndarray:
+    """The points, hidden ones where the tracker has them: they have features, too, that share the prototypes.
+
+    A hidden point without a finite place is where the track was last.
+    """
+    known = visible | np.isfinite(points).all(axis=2)  # in the first frame all are visible
+    last = np.maximum.accumulate(np.where(known, np.arange(visible.shape[1]), 0), axis=1)
+    return np.take_along_axis(points, last[..., None], axis=1)
 
 
 def given_tracks(settings: MosicSettings, sources: Sequence[Source], lengths: Sequence[Sequence[int]]) -> list[GivenTracks]:
@@ -133,11 +143,11 @@ def crop_tracks(tracks: ClipTracks, box: Box, size: int) -> ClipTracks:
 def choose_tracks(tracks: ClipTracks, count: int, generator: Generator) -> ClipTracks:
     """Draw `count` of those whose first point is visible; if there are fewer, each is taken before one is taken again.
 
-    If there is none, all points are invisible.
+    If there is none, they are drawn of all, and all points are invisible.
     """
-    rows = torch.from_numpy(np.flatnonzero(tracks.visible[:, 0]))
-    if not len(rows):
-        frames = tracks.visible.shape[1]
-        return ClipTracks(np.zeros((count, frames, 2), np.float32), np.zeros((count, frames), bool))
+    seen = tracks.visible[:, 0]
+    if not seen.any():
+        tracks, seen = ClipTracks(tracks.points, np.zeros_like(tracks.visible)), np.ones_like(seen)
+    rows = torch.from_numpy(np.flatnonzero(seen))
     chosen = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(-(-count // len(rows)))])[:count]
     return ClipTracks(*(values[rows[chosen].numpy()] for values in tracks))

@@ -31,7 +31,11 @@ class TimeTuningSettings(PresetSettings):
         Difference("`--use_queue False` turns the queue on", "`queue: 0` turns it off", "README.md"),
         Difference("`--use_mask` stops the first step", "`foreground_mass` does what it is for", "time_tuning.py"),
         Difference("the weight-decay schedule stops the last step with an IndexError", "the training ends", "time_tuning.py"),
-        Difference("colors and blur are drawn before the crop", "after it, once per clip as well", "time_tuning.py:588-594"),
+        Difference(
+            "frames get colors and a blur of 0.1 to 2 px at their own size, and are reduced to 224 px before the crop",
+            "cropped from the whole frame to 224 px, then colors and the same blur: what is not blurred is sharper, what is, less sharp",
+            "time_tuning.py:588-594",
+        ),
     )
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -181,7 +185,7 @@ class TimeTuningSettings(PresetSettings):
     @classmethod
     def length_of_the_variant(cls, values: Any) -> Any:
         """The simplified variant trains longer, unless a study or a preset says how long."""
-        unsaid = isinstance(values, dict) and values.keys().isdisjoint({*LENGTHS, "preset"})
+        unsaid = isinstance(values, dict) and all(values.get(name) is None for name in (*LENGTHS, "preset"))
         return {**values, "epochs": 800} if unsaid and values.get("variant") == "simplified" else values
 
 
