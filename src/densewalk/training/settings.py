@@ -136,6 +136,8 @@ class TrainingSettings(MethodSettings):
 
     def obstacle_to_network(self, arch: Architecture) -> str | None:
         """Why a network of this shape cannot be trained with these settings, as far as they tell; None where it can."""
+        if (blocks := getattr(self, "trainable_blocks", None) or 0) > arch.depth:
+            return f"trainable_blocks {blocks}: {arch.name} has {arch.depth} blocks"
         for name, side in self.sides().items():
             if side % arch.patch:
                 near = max(1, round(side / arch.patch)) * arch.patch

@@ -131,12 +131,6 @@ class MosicSettings(PresetSettings):
         """The files of tracks."""
         return self.track_files
 
-    def obstacle_to_network(self, arch: Architecture) -> str | None:
-        """As of any method, and more blocks to learn than there are."""
-        if self.trainable_blocks > arch.depth:
-            return f"trainable_blocks {self.trainable_blocks}: {arch.name} has {arch.depth} blocks"
-        return super().obstacle_to_network(arch)
-
     def sides(self) -> dict[str, int]:
         """As of any method."""
         return {"size": self.size}

@@ -142,12 +142,6 @@ class TimeTuningSettings(PresetSettings):
             return None
         return {**cls(compat="released").all_settings(), "epochs": (100.0, None), "steps": (None, 2200)}
 
-    def obstacle_to_network(self, arch: Architecture) -> str | None:
-        """As of any method, and more blocks to learn than there are."""
-        if self.trainable_blocks > arch.depth:
-            return f"trainable_blocks {self.trainable_blocks}: {arch.name} has {arch.depth} blocks"
-        return super().obstacle_to_network(arch)
-
     def sides(self) -> dict[str, int]:
         """As of any method."""
         return {"size": self.size}
