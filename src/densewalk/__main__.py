@@ -13,7 +13,7 @@ def main(argv: list[str] | None = None) -> int:
         if status is not None:
             return status
     if argv is None:  # this process is the command's own
-        from densewalk.core.collection import collect_seldom
+        from densewalk.cli.collection import collect_seldom
 
         collect_seldom()
     from densewalk.cli.main import main as run_here

@@ -255,14 +255,10 @@ def evaluate(
     from densewalk.evaluations.common.base import Job
     from densewalk.models.export import export_backbone
     from densewalk.models.families.wrapped import WrappedNetwork
-    from densewalk.models.interface import Network
     from densewalk.study.registry import evaluation_module
     from densewalk.training.execution import Execution
 
-    if not isinstance(network, Network):
-        named = isinstance(network, str | Path)
-        todo = f'densewalk.load("{network}")' if named else "densewalk.wrap(module, dense=..., stride=..., dim=...)"
-        raise UserError(f"network is a {type(network).__name__}", allowed="what load, create or wrap return", todo=todo)
+    _require_network(network)
     _require("root", root, str | Path, "a path")
     _require_seed(seed)
     execution = _checked(Execution, {"device": device, "workers": workers})
@@ -304,6 +300,16 @@ def _require(name: str, value: object, kind: Any, allowed: str) -> None:
     """Refuse an argument of another type."""
     if not isinstance(value, kind):
         raise UserError(f"{name} is {brief(value)}", allowed=allowed)
+
+
+def _require_network(network: object) -> None:
+    """Refuse what is no network yet, and say how it becomes one."""
+    from densewalk.models.interface import Network
+
+    if not isinstance(network, Network):
+        named = isinstance(network, str | Path)
+        todo = f'densewalk.load("{network}")' if named else "densewalk.wrap(module, dense=..., stride=..., dim=...)"
+        raise UserError(f"network is a {type(network).__name__}", allowed="what load, create or wrap return", todo=todo)
 
 
 def _require_seed(seed: object) -> None:

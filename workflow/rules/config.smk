@@ -3,7 +3,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from densewalk.core.collection import collect_seldom
+from densewalk.cli.collection import collect_seldom
 from densewalk.core.config_file import read_config
 from densewalk.core.errors import UserError
 

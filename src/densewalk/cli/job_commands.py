@@ -7,7 +7,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from densewalk.core.collection import collect_as_usual
+from densewalk.cli.collection import collect_as_usual
 
 if TYPE_CHECKING:
     from densewalk.training.execution import Execution

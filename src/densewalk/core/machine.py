@@ -17,13 +17,14 @@ from densewalk.core.progress import log
 
 ROOM = "make room and start again: what was written before is kept"
 WRITABLE = "make it writable, or choose another folder, and start again"
+MOVE = "move it away and start again"
 DESCRIPTORS = "raise the limit of open files (ulimit -n 4096), or set execution.workers to 0"
 SHARED = "give the machine more shared memory (/dev/shm), or set execution.workers to 0"
 TODO = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), ROOM),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), WRITABLE),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), DESCRIPTORS),
-    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY), "move it away and start again"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY), MOVE),
     **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV), "look after the disk and start again"),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), "choose another path"),
 }
@@ -77,7 +78,7 @@ def require_place(folder: Path, results: Path) -> None:
         UserError: it cannot, or there is one.
     """
     if file := file_in_the_way(results):
-        raise UserError(f"{file} is a file where a folder should be", todo=TODO[errno.ENOTDIR])
+        raise UserError(f"{file} is a file where a folder should be", todo=MOVE)
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder.resolve()} cannot be written", todo=WRITABLE)
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from densewalk.cli.collection import collect_seldom
 from densewalk.cli.forkserver import job
 from densewalk.cli.forkserver.protocol import GPUS, LATER, START, is_own, receive, send
-from densewalk.core.collection import collect_seldom
 
 DRIVER = 0  # the standard input
 PATIENCE = 60.0  # seconds for a command to say what it asks for

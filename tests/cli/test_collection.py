@@ -5,7 +5,7 @@ import sys
 
 SETTLED = """
 import argparse, gc
-from densewalk.core import collection
+from densewalk.cli import collection
 usual = gc.get_threshold()
 collection.collect_as_usual()
 assert (gc.get_threshold(), gc.get_freeze_count()) == (usual, 0), "only after collect_seldom"
@@ -25,7 +25,7 @@ try:
     runpy.run_module("densewalk", run_name="__main__")
 except SystemExit as end:
     assert not end.code
-from densewalk.core.collection import SELDOM
+from densewalk.cli.collection import SELDOM
 assert gc.get_threshold() == SELDOM
 assert gc.get_stats()[2]["collections"] == 0
 """
@@ -49,5 +49,5 @@ def test_a_command_reads_a_study_without_looking_at_all_objects():
 def test_the_objects_of_a_command_are_not_taken_apart_at_its_end():
     """A frozen object is found by no collection, not even by the last one."""
     script = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count()))\n"
-    done = run(script + "from densewalk.core.collection import collect_seldom; collect_seldom()")
+    done = run(script + "from densewalk.cli.collection import collect_seldom; collect_seldom()")
     assert int(done.stdout) > 0, done.stderr
